@@ -1,0 +1,1 @@
+"""What a trial will need on a GPU, known before it runs and without one."""

@@ -1,0 +1,71 @@
+"""Command lines: exit codes, one-screen errors, text for people and JSON for programs."""
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Callable, Sequence
+
+from common.errors import ProductError
+
+
+def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and turns errors into exit codes: 0 done, 1 the work failed, 2 the request was wrong.
+
+    Args:
+        main: Takes the arguments and returns an exit code.
+        arguments: Without the program's name; those of this process when None.
+
+    Returns:
+        The exit code. A ProductError is printed on standard error without a traceback; any other exception is our own
+        bug and passes.
+    """
+    try:
+        return main(sys.argv[1:] if arguments is None else arguments)
+    except ProductError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # `... | head` closed the pipe: no reader is left, so there is nothing to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def emit(text: str) -> None:
+    """Prints text for a person."""
+    print(text, flush=True)
+
+
+def emit_json(content: object) -> None:
+    """Prints one JSON document for a program."""
+    print(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
+
+
+def note(text: str) -> None:
+    """Prints a remark on standard error, so that it never mixes with output that a program reads."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Lays out a table for a terminal: numbers to the right, text to the left, Hangul two columns wide.
+
+    >>> print(table(["model", "GiB"], [["kobart", 3.5], ["t5", 12]]))
+    model    GiB
+    kobart   3.5
+    t5        12
+    """
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(_columns(line[i]) for line in [list(header), *texts]) for i in range(len(header))]
+    right = [bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            " " * (width - _columns(cell)) + cell if to_right else cell + " " * (width - _columns(cell))
+            for cell, width, to_right in zip(cells, widths, right, strict=True)
+        ]
+        return "   ".join(padded).rstrip()
+
+    return "\n".join([line(list(header)), *(line(row) for row in texts)])
+
+
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

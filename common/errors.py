@@ -1,0 +1,81 @@
+"""The errors a person may see. Commands turn them into an exit code: a wrong request is 2, failed work is 1."""
+
+from collections.abc import Sequence
+from typing import Self
+
+
+class ProductError(Exception):
+    """Base of every error that a person may see; printed without a traceback."""
+
+    exit_code = 1
+
+
+class RequestError(ProductError):
+    """The request was wrong: a file, a flag or a configuration. Nothing was run.
+
+    Args:
+        message: What was asked and what was found, in one sentence.
+        problems: Every single problem with its place and remedy; all of them, not the first.
+
+    >>> print(RequestError("sweep.yaml has 2 problems", ["line 3: unknown key 'metod'", "line 9: empty range"]))
+    sweep.yaml has 2 problems
+      - line 3: unknown key 'metod'
+      - line 9: empty range
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message, tuple(problems))
+        self.message = message
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join([self.message, *(f"  - {problem}" for problem in self.problems)])
+
+
+class WorkError(ProductError):
+    """The request was right and the work failed."""
+
+
+class Problems:
+    """Collects problems so that a person sees all of them at once.
+
+    >>> problems = Problems()
+    >>> problems.add("batch_size must be at least 1, but is 0")
+    >>> bool(problems), len(problems)
+    (True, 1)
+    """
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def add(self, text: str) -> None:
+        """Adds one problem, with its place and its remedy."""
+        self._texts.append(text)
+
+    def extend(self, texts: Sequence[str]) -> Self:
+        """Adds several problems and returns itself."""
+        self._texts.extend(texts)
+        return self
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The problems in the order in which they were found."""
+        return tuple(self._texts)
+
+    def raise_if_any(self, title: str) -> None:
+        """Raises a RequestError that lists every problem.
+
+        Args:
+            title: What was read, for example "sweeps/a.yaml". The count is added.
+
+        Raises:
+            RequestError: When at least one problem was added.
+        """
+        if self._texts:
+            noun = "problem" if len(self._texts) == 1 else "problems"
+            raise RequestError(f"{title}: {len(self._texts)} {noun}", self._texts)

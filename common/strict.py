@@ -1,0 +1,281 @@
+"""Strict YAML: safe loading, file and line for every value, unknown keys refused, all problems at once."""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar, Union
+
+import yaml
+
+from common.errors import Problems, RequestError
+
+T = TypeVar("T")
+KeyPath = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `1e-5` as a number (YAML 1.2; PyYAML's YAML 1.1 rule makes it a string)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$|^[-+]?\.\d+([eE][-+]?\d+)?$"),
+    list("-+0123456789."),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Located:
+    """A YAML document and where each of its values stands.
+
+    Attributes:
+        data: Plain dicts, lists and scalars.
+        lines: Line number (from 1) by path, for example `("parameters", "lr", "min")`.
+        source: The file's name, as the person gave it.
+    """
+
+    data: object
+    lines: Mapping[KeyPath, int]
+    source: str
+
+    def where(self, *path: str | int) -> str:
+        """Names the place of a value: `file:line`, of its nearest known parent where it is absent."""
+        keys: KeyPath = tuple(path)
+        while keys and keys not in self.lines:
+            keys = keys[:-1]
+        return f"{self.source}:{self.lines.get(keys, 1)}"
+
+    def mapping(self) -> dict[str, object]:
+        """Returns the document as a mapping with text keys.
+
+        Raises:
+            RequestError: When the document is a list or a scalar, or is empty.
+        """
+        if not isinstance(self.data, dict):
+            found = "nothing" if self.data is None else type(self.data).__name__
+            raise RequestError(f"{self.source}: expected `key: value` lines at the top, found {found}")
+        return {str(key): value for key, value in self.data.items()}
+
+
+def load_yaml(path: Path) -> Located:
+    """Reads a YAML file without ever making an object other than plain data.
+
+    Raises:
+        RequestError: When the file is absent, is no UTF-8 or no YAML, has two keys of one name, or asks for a tag.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file (working folder: {Path.cwd()})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: cannot be read: {error}") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> Located:
+    """Reads YAML text; see load_yaml.
+
+    >>> document = parse_yaml("method: grid\\nparameters:\\n  lr: {min: 1e-5}\\n", "a.yaml")
+    >>> document.data["parameters"]["lr"]["min"], document.where("parameters", "lr", "min")
+    (1e-05, 'a.yaml:3')
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        lines: dict[KeyPath, int] = {(): 1}
+        problems = Problems()
+        if node is not None:
+            _collect_lines(node, (), lines, problems, source)
+        problems.raise_if_any(source)
+        data: object = loader.construct_document(node) if node is not None else None
+    except yaml.YAMLError as error:
+        raise RequestError(f"{source}: not valid YAML", [_yaml_problem(error, source)]) from None
+    finally:
+        loader.dispose()
+    return Located(data=data, lines=lines, source=source)
+
+
+def from_mapping(
+    cls: type[T], values: Mapping[str, object], *, where: str = "", located: Located | None = None, prefix: KeyPath = ()
+) -> T:
+    """Builds a dataclass from a mapping and refuses everything it does not know.
+
+    Args:
+        cls: A dataclass; nested dataclasses, Literal, unions, tuples, lists and dicts are understood.
+        values: Keys are field names.
+        where: What is being read, for the title of the error.
+        located: The document that holds the values, for file and line.
+        prefix: Path of `values` in the document.
+
+    Returns:
+        The instance; `int` is accepted for `float`, a list for a tuple.
+
+    Raises:
+        RequestError: With every unknown key (and its nearest valid name), every wrong type and every missing field.
+    """
+    problems = Problems()
+    result = _build(cls, values, prefix, located, problems)
+    problems.raise_if_any(where or (located.source if located else cls.__name__))
+    assert result is not None
+    return result
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """Says which valid word was probably meant, as the end of a sentence; empty where none is near.
+
+    >>> nearest("metod", ["method", "metric"])
+    "; did you mean 'method'?"
+    """
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _build(
+    cls: type[T], values: Mapping[str, object], path: KeyPath, located: Located | None, problems: Problems
+) -> T | None:
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    before = len(problems)
+    arguments: dict[str, object] = {}
+    for key, value in values.items():
+        place = _place(located, (*path, key))
+        if key not in fields:
+            problems.add(f"{place}unknown key {key!r}{nearest(key, list(fields)) or '; known: ' + ', '.join(fields)}")
+            continue
+        arguments[key] = _convert(value, hints[key], (*path, key), located, problems)
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            problems.add(f"{_place(located, path)}missing key {name!r}")
+    if len(problems) > before:
+        return None
+    try:
+        return cls(**arguments)
+    except RequestError as error:
+        problems.extend([_place(located, path) + text for text in (error.problems or (error.message,))])
+        return None
+
+
+def _convert(value: object, hint: object, path: KeyPath, located: Located | None, problems: Problems) -> object:
+    before = len(problems)
+    result = _match(value, hint, path, located, problems)
+    if result is _MISMATCH:
+        if len(problems) == before:
+            name = ".".join(str(part) for part in path)
+            problems.add(f"{_place(located, path)}{name} must be {_describe(hint)}, but is {value!r}")
+        return None
+    return result
+
+
+_MISMATCH = object()
+
+
+def _match(value: object, hint: object, path: KeyPath, located: Located | None, problems: Problems) -> object:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        for option in arguments:
+            attempt = Problems()
+            result = _match(value, option, path, located, attempt)
+            if result is not _MISMATCH and not attempt:
+                return result
+        return _MISMATCH
+    if origin is Literal:
+        return value if any(value == option and type(value) is type(option) for option in arguments) else _MISMATCH
+    if origin in (list, tuple, Sequence):
+        return _match_sequence(value, origin, arguments, path, located, problems)
+    if origin in (dict, Mapping):
+        if not isinstance(value, dict):
+            return _MISMATCH
+        return {
+            str(key): _convert(item, arguments[1], (*path, str(key)), located, problems) for key, item in value.items()
+        }
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            return _MISMATCH
+        built = _build(hint, {str(key): item for key, item in value.items()}, path, located, problems)
+        return _MISMATCH if built is None else built
+    return _match_scalar(value, hint)
+
+
+def _match_sequence(
+    value: object,
+    origin: object,
+    arguments: tuple[object, ...],
+    path: KeyPath,
+    located: Located | None,
+    problems: Problems,
+) -> object:
+    if not isinstance(value, (list, tuple)):
+        return _MISMATCH
+    if origin is tuple and (len(arguments) != 2 or arguments[1] is not Ellipsis):
+        if len(value) != len(arguments):
+            return _MISMATCH
+        hints: Sequence[object] = arguments
+    else:
+        hints = [arguments[0]] * len(value)
+    items = [
+        _convert(item, hint, (*path, index), located, problems)
+        for index, (item, hint) in enumerate(zip(value, hints, strict=True))
+    ]
+    return items if origin is list else tuple(items)
+
+
+def _match_scalar(value: object, hint: object) -> object:
+    if hint is object:
+        return value
+    if hint is type(None):
+        return value if value is None else _MISMATCH
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(hint, type) and hint not in (int, float) and isinstance(value, hint):
+        return value
+    return _MISMATCH
+
+
+def _describe(hint: object) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(option) for option in arguments)
+    if origin in (list, tuple, Sequence):
+        return f"a list of {_describe(arguments[0])}"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
+    if hint is type(None):
+        return "null"
+    if isinstance(hint, type):
+        return "a mapping" if dataclasses.is_dataclass(hint) else names.get(hint, hint.__name__)
+    return "a mapping" if origin in (dict, Mapping) else str(hint)
+
+
+def _place(located: Located | None, path: KeyPath) -> str:
+    return f"{located.where(*path)}: " if located else ""
+
+
+def _collect_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], problems: Problems, source: str) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            line = key_node.start_mark.line + 1
+            if key in seen:
+                problems.add(f"{source}:{line}: key {key!r} stands here a second time; the first would be lost")
+            seen.add(key)
+            lines[(*path, key)] = line
+            _collect_lines(value_node, (*path, key), lines, problems, source)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*path, index)] = item.start_mark.line + 1
+            _collect_lines(item, (*path, index), lines, problems, source)
+
+
+def _yaml_problem(error: yaml.YAMLError, source: str) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    return f"{source}:{mark.line + 1}: {problem}" if mark is not None else f"{source}: {problem}"
