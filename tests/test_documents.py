@@ -1,0 +1,24 @@
+"""Both READMEs show the same commands, and what they link to exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r"```.*?\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_korean_and_english_readme_show_the_same_commands() -> None:
+    assert blocks("README.ko.md") == blocks("README.md")
+    assert len(blocks("README.md")) >= 4
+
+
+@pytest.mark.parametrize("document", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*.md")))
+def test_relative_links_resolve(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
+    assert [target for target in targets if not (ROOT / target).exists()] == []
