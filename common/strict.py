@@ -17,13 +17,25 @@ T = TypeVar("T")
 KeyPath = tuple[str | int, ...]
 
 
+_NUMBER_TAGS = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-5` as a number (YAML 1.2; PyYAML's YAML 1.1 rule makes it a string)."""
+    """SafeLoader with the numbers of YAML 1.2.
+
+    PyYAML follows YAML 1.1, where `1e-5` is text, `22:00` is the number 1320 and `010` is 8.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's own class attribute, replaced as a whole
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBER_TAGS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$|^[-+]?\.\d+([eE][-+]?\d+)?$"),
+    re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
     list("-+0123456789."),
 )
 
@@ -156,7 +168,8 @@ def _build(
     try:
         return cls(**arguments)
     except RequestError as error:
-        problems.extend([_place(located, path) + text for text in (error.problems or (error.message,))])
+        texts = error.problems or (error.message,)  # a problem that begins with a field's name stands at its line
+        problems.extend([_place(located, (*path, text.split(" ", 1)[0])) + text for text in texts])
         return None
 
 

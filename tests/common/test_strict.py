@@ -76,3 +76,22 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
 def test_an_absent_file_is_a_request_error(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no such file"):
         load_yaml(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5),
+        ("3", 3),
+        ("-2.5", -2.5),
+        (".5", 0.5),
+        ("22:00", "22:00"),
+        ("010", 10.0),
+        ("true", True),
+        ("1_000", "1_000"),
+    ],
+)
+def test_numbers_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    data = parse_yaml(f"a: {text}\n", "a.yaml").mapping()
+    assert data == {"a": value}
+    assert type(data["a"]) is type(value)
