@@ -1,0 +1,233 @@
+"""One run in one flat, frozen configuration: the words that the trainer, the estimator and a sweep share.
+
+Must not import torch or transformers: the tuner reads configurations before anything heavy is loaded.
+"""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from common.errors import Problems
+from common.strict import from_mapping, load_yaml
+
+Language = Literal["ko", "en"]
+LrScheduler = Literal["linear", "cosine", "constant"]
+OptimizerName = Literal["adamw_fused", "adamw", "adafactor", "adamw_8bit", "sgd"]
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Attention = Literal["sdpa", "eager"]
+MAX_SEED = 2**32 - 1  # the largest that numpy takes
+TINY_HIDDEN_STEP = 16  # so that every tiny model splits evenly into attention heads
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides how one summarizer is trained, scored and run.
+
+    The defaults train `tiny-bart` on the sample data within a minute or two on one CPU core. Each field's description
+    stands beside its type; help texts are made from it (FIELD_DESCRIPTIONS). Checked when built.
+
+    Raises:
+        RequestError: With every field that is out of its range.
+
+    >>> config = RunConfig(batch_size=32, gradient_accumulation_steps=4)
+    >>> config.micro_batch, config.summary_max_len
+    (8, 128)
+    """
+
+    model: Annotated[str, "A named family (kobart, kogpt2, t5, mt5, tiny-*), a hub id or a local folder."] = "tiny-bart"
+    train_file: Annotated[str, "Dialogues with summaries to learn from."] = "outputs/sample_data/train.jsonl"
+    dev_file: Annotated[str, "Dialogues with summaries to choose the best model by."] = "outputs/sample_data/dev.jsonl"
+    test_file: Annotated[str | None, "Dialogues that are summarized once, with the best model."] = None
+    language: Annotated[Language, "How ROUGE splits text: ko (Kiwi morphemes) or en (Porter stems)."] = "ko"
+
+    encoder_max_len: Annotated[int, "Longest dialogue in tokens; the rest is cut off and counted."] = 512
+    decoder_max_len: Annotated[int, "Longest summary in tokens."] = 128
+    max_train_samples: Annotated[int | None, "Learn from the first N dialogues only; all when null."] = None
+    max_eval_samples: Annotated[int | None, "Evaluate on the first N dialogues only; all when null."] = None
+
+    learning_rate: Annotated[float, "Peak learning rate."] = 1e-3
+    batch_size: Annotated[int, "Effective batch: dialogues behind one optimizer step."] = 16
+    gradient_accumulation_steps: Annotated[int, "Pieces that an effective batch is computed in; must divide it."] = 1
+    num_epochs: Annotated[int, "Passes over the training data."] = 3
+    max_steps: Annotated[int | None, "Stop after so many optimizer steps, whatever num_epochs says."] = None
+    eval_steps: Annotated[int | None, "Optimizer steps between evaluations; each epoch when null."] = None
+    lr_scheduler: Annotated[LrScheduler, "How the learning rate falls after the warm-up."] = "linear"
+    warmup_ratio: Annotated[float, "Part of all steps in which the learning rate rises from zero."] = 0.1
+    weight_decay: Annotated[float, "Decoupled weight decay."] = 0.01
+    label_smoothing: Annotated[float, "Probability taken from the right token and spread over all."] = 0.0
+    dropout: Annotated[float | None, "Dropout of the model; the model's own when null."] = None
+    max_grad_norm: Annotated[float, "Gradients longer than this are scaled down; 0 turns that off."] = 1.0
+    optimizer: Annotated[OptimizerName, "Optimizer; adamw_8bit needs bitsandbytes and CUDA."] = "adamw_fused"
+    seed: Annotated[int, "Seed of weights, order of dialogues and dropout."] = 0
+    early_stopping_patience: Annotated[int | None, "Stop after N evaluations without progress; null: never."] = None
+    early_stopping_threshold: Annotated[float, "Smallest gain in rouge_combined_f1 that counts as progress."] = 0.0
+
+    precision: Annotated[Precision, "Number format; auto takes the best that the device can do."] = "auto"
+    attention: Annotated[Attention, "Attention kernels: sdpa (fast) or eager (plain)."] = "sdpa"
+    gradient_checkpointing: Annotated[bool, "Recompute activations in the backward pass: less memory, slower."] = False
+    torch_compile: Annotated[bool, "Compile the model; pays on long runs on a GPU."] = False
+    cpu_threads: Annotated[int, "Threads of torch in this process."] = 1
+    dataloader_workers: Annotated[int, "Processes that prepare batches; 0 prepares them in this process."] = 0
+    pin_memory: Annotated[bool | None, "Page-locked batches; null: where a GPU is used."] = None
+
+    num_beams: Annotated[int, "Beams of the search for a summary; 1 is greedy."] = 1
+    length_penalty: Annotated[float, "Above 1 prefers longer summaries; only with beams."] = 1.0
+    no_repeat_ngram_size: Annotated[int, "No run of so many tokens may come twice; 0 allows it."] = 0
+    generation_max_len: Annotated[int | None, "Longest generated summary in tokens; decoder_max_len when null."] = None
+    generation_batch_size: Annotated[int, "Dialogues that are summarized together."] = 32
+
+    rouge_weights: Annotated[
+        tuple[float, float, float], "Weights of ROUGE-1, ROUGE-2 and ROUGE-L in rouge_combined_f1; they add up to 1."
+    ] = (0.3, 0.3, 0.4)
+    summary_length_floor_chars: Annotated[
+        int, "rouge_combined_f1 is multiplied by 0.9 where the mean summary is shorter."
+    ] = 0
+
+    tiny_hidden_size: Annotated[int, "Width of a tiny-* model."] = 64
+    tiny_layers: Annotated[int, "Layers of a tiny-* model (of encoder and decoder each)."] = 2
+    tiny_vocab_size: Annotated[int, "Vocabulary that a tiny-* model's tokenizer learns from the data."] = 2000
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        for check in (_check_choices, _check_whole_numbers, _check_fractions, _check_together):
+            check(self, problems)
+        problems.raise_if_any("run configuration")
+
+    @property
+    def micro_batch(self) -> int:
+        """Dialogues in one forward pass."""
+        return self.batch_size // self.gradient_accumulation_steps
+
+    @property
+    def summary_max_len(self) -> int:
+        """Longest generated summary in tokens."""
+        return self.generation_max_len or self.decoder_max_len
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns plain values for JSON and YAML; from_dict reads them back."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object], *, where: str = "run configuration") -> "RunConfig":
+        """Builds a configuration from plain values; unknown keys, wrong types and bad values are refused together.
+
+        Raises:
+            RequestError: With every problem.
+
+        >>> RunConfig.from_dict({"learning_rate": 3e-4, "rouge_weights": [0.5, 0.0, 0.5]}).rouge_weights
+        (0.5, 0.0, 0.5)
+        """
+        return from_mapping(cls, values, where=where)
+
+    def with_changes(
+        self, changes: Mapping[str, object], *, where: str = "changes of the run configuration"
+    ) -> typing.Self:
+        """Returns a copy with some values replaced, checked as in from_dict.
+
+        >>> RunConfig().with_changes({"num_beams": 4}).num_beams
+        4
+        """
+        return from_mapping(type(self), self.to_dict() | dict(changes), where=where)
+
+
+FIELD_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
+    {name: hint.__metadata__[0] for name, hint in typing.get_type_hints(RunConfig, include_extras=True).items()}
+)
+
+
+def load_run_config(path: Path, overrides: Mapping[str, object] | None = None) -> RunConfig:
+    """Reads a run configuration from YAML.
+
+    Args:
+        path: A YAML file of `field: value` lines; absent fields keep their defaults.
+        overrides: Values that win over the file, for example from the command line.
+
+    Raises:
+        RequestError: When the file cannot be read, and with every unknown key, wrong type and bad value, by line.
+    """
+    located = load_yaml(path)
+    changed = dict(overrides or {})
+    file_lines = {keys: line for keys, line in located.lines.items() if not keys or keys[0] not in changed}
+    where = f"{path} with {', '.join(changed)} given beside it" if changed else str(path)
+    return from_mapping(
+        RunConfig,
+        located.mapping() | changed,
+        where=where,
+        located=dataclasses.replace(located, lines=file_lines),  # a value from elsewhere has no line in the file
+    )
+
+
+_AT_LEAST = MappingProxyType(
+    {
+        "encoder_max_len": 1,
+        "decoder_max_len": 2,
+        "max_train_samples": 1,
+        "max_eval_samples": 1,
+        "batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "num_epochs": 1,
+        "max_steps": 1,
+        "eval_steps": 1,
+        "early_stopping_patience": 1,
+        "cpu_threads": 1,
+        "dataloader_workers": 0,
+        "num_beams": 1,
+        "no_repeat_ngram_size": 0,
+        "generation_max_len": 2,
+        "generation_batch_size": 1,
+        "summary_length_floor_chars": 0,
+        "tiny_hidden_size": TINY_HIDDEN_STEP,
+        "tiny_layers": 1,
+        "tiny_vocab_size": 300,
+    }
+)
+
+
+def _check_choices(config: RunConfig, problems: Problems) -> None:
+    for name, hint in typing.get_type_hints(RunConfig).items():
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        value = getattr(config, name)
+        if choices and value not in choices:
+            problems.add(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
+    for name in ("model", "train_file", "dev_file"):
+        if not getattr(config, name).strip():
+            problems.add(f"{name} must not be empty")
+
+
+def _check_whole_numbers(config: RunConfig, problems: Problems) -> None:
+    for name, least in _AT_LEAST.items():
+        value = getattr(config, name)
+        if value is not None and value < least:
+            problems.add(f"{name} must be at least {least}, but is {value}")
+    if not 0 <= config.seed <= MAX_SEED:
+        problems.add(f"seed must be between 0 and {MAX_SEED}, but is {config.seed}")
+    if config.tiny_hidden_size % TINY_HIDDEN_STEP:
+        problems.add(f"tiny_hidden_size must be a multiple of {TINY_HIDDEN_STEP}, but is {config.tiny_hidden_size}")
+
+
+def _check_fractions(config: RunConfig, problems: Problems) -> None:
+    if not 0 < config.learning_rate <= 1:  # NaN fails every comparison and so is refused, here and below
+        problems.add(f"learning_rate must be above 0 and at most 1, but is {config.learning_rate}")
+    for name in ("warmup_ratio", "label_smoothing", "dropout"):
+        value = getattr(config, name)
+        if value is not None and not 0 <= value < 1:
+            problems.add(f"{name} must be at least 0 and below 1, but is {value}")
+    for name in ("weight_decay", "max_grad_norm", "early_stopping_threshold"):
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            problems.add(f"{name} must be a number of at least 0, but is {value}")
+    if not math.isfinite(config.length_penalty):
+        problems.add(f"length_penalty must be finite, but is {config.length_penalty}")
+
+
+def _check_together(config: RunConfig, problems: Problems) -> None:
+    pieces = config.gradient_accumulation_steps
+    if pieces >= 1 and config.batch_size % pieces:
+        problems.add(f"gradient_accumulation_steps must divide batch_size {config.batch_size}, but is {pieces}")
+    weights = config.rouge_weights
+    if not all(0 <= weight <= 1 for weight in weights) or not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
+        problems.add(f"rouge_weights must be three numbers from 0 to 1 that add up to 1, but are {list(weights)}")
