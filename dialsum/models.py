@@ -1,0 +1,217 @@
+"""Models by name: the families that Korean teams use, any hub id or folder, and tiny ones without a hub."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from common.errors import RequestError
+from common.strict import nearest
+from dialsum.config import RunConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Kind = Literal["seq2seq", "causal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model that is known by name.
+
+    Attributes:
+        name: What a person writes in a configuration.
+        architecture: The family's word in run names and calibration: bart, gpt2, t5 or mt5.
+        kind: Encoder-decoder, or decoder only (prompt and summary in one sequence).
+        hub_id: Where the weights are; None for a tiny model, which starts from random weights.
+        shape: Hugging Face configuration values; enough to estimate memory without the hub.
+        learning_rates: The range worth searching (see benchmarks and the notes of published runs).
+        source: Where the shape is from.
+    """
+
+    name: str
+    architecture: str
+    kind: Kind
+    hub_id: str | None
+    shape: Mapping[str, object] = field(default_factory=dict)
+    learning_rates: tuple[float, float] = (1e-5, 1e-4)
+    source: str = ""
+
+
+Shape = dict[str, object]
+
+_KOBART: Shape = {
+    "vocab_size": 30000, "d_model": 768, "encoder_layers": 6, "decoder_layers": 6, "encoder_attention_heads": 16,
+    "decoder_attention_heads": 16, "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072, "max_position_embeddings": 1026,
+    "pad_token_id": 3, "bos_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 1, "forced_eos_token_id": 1,
+}  # fmt: skip
+_KOGPT2: Shape = {
+    "vocab_size": 51200, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "bos_token_id": 1,
+    "eos_token_id": 1, "pad_token_id": 3,
+}  # fmt: skip
+
+
+def _seq2seq(name: str, architecture: str, hub_id: str, shape: Shape, source: str) -> ModelSpec:
+    rates = (1e-5, 1e-4) if architecture == "bart" else (1e-4, 1e-3)
+    return ModelSpec(
+        name=name, architecture=architecture, kind="seq2seq", hub_id=hub_id, shape=shape, source=source,
+        learning_rates=rates,
+    )  # fmt: skip
+
+
+def _t5_shape(size: Literal["small", "base"], vocab_size: int, **changes: object) -> Shape:
+    """The shape of T5 1.1 and mT5 (t5x gin files): gated GELU, heads of 64."""
+    layers, width, heads, ffn = (8, 512, 6, 1024) if size == "small" else (12, 768, 12, 2048)
+    shape: Shape = {
+        "num_layers": layers, "num_decoder_layers": layers, "d_model": width, "num_heads": heads, "d_ff": ffn,
+        "d_kv": 64, "vocab_size": vocab_size, "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0,
+        "pad_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    return shape | changes
+
+
+_T5_V1 = {"feed_forward_proj": "relu"}  # the first T5: plain ReLU, wider feed-forward
+_SPECS = (
+    _seq2seq("kobart", "bart", "gogamza/kobart-base-v2", _KOBART, "SKT KoBART README; 123,859,968 parameters"),
+    _seq2seq(
+        "kobart-summarization", "bart", "digit82/kobart-summarization",
+        _KOBART | {"decoder_start_token_id": 2, "forced_eos_token_id": 2}, "config.json of the hub repository",
+    ),
+    ModelSpec(
+        name="kogpt2", architecture="gpt2", kind="causal", hub_id="skt/kogpt2-base-v2", shape=_KOGPT2,
+        source="SKT KoGPT2 README; 125,164,032 parameters",
+    ),
+    _seq2seq("t5", "t5", "paust/pko-t5-base", _t5_shape("base", 50358), "pko-t5 args.py; Korean"),
+    _seq2seq("pko-t5-small", "t5", "paust/pko-t5-small", _t5_shape("small", 50358), "pko-t5 args.py; Korean"),
+    _seq2seq(
+        "ke-t5-small", "t5", "KETI-AIR/ke-t5-small", _t5_shape("small", 64128, dropout_rate=0.0), "T5 1.1; Korean"
+    ),
+    _seq2seq("ke-t5-base", "t5", "KETI-AIR/ke-t5-base", _t5_shape("base", 64128, dropout_rate=0.0), "T5 1.1; Korean"),
+    _seq2seq(
+        "t5-small", "t5", "google-t5/t5-small",
+        _t5_shape("small", 32128, num_layers=6, num_decoder_layers=6, num_heads=8, d_ff=2048, **_T5_V1),
+        "t5x gin; English; 60,506,624 parameters",
+    ),
+    _seq2seq(
+        "t5-base", "t5", "google-t5/t5-base", _t5_shape("base", 32128, d_ff=3072, **_T5_V1),
+        "t5x gin; English; 222,903,552 parameters",
+    ),
+    _seq2seq("mt5", "mt5", "google/mt5-small", _t5_shape("small", 250112), "t5x gin; 300,176,768 untied"),
+    _seq2seq("mt5-base", "mt5", "google/mt5-base", _t5_shape("base", 250112), "t5x gin; 582,401,280 untied"),
+    ModelSpec(name="tiny-bart", architecture="bart", kind="seq2seq", hub_id=None, learning_rates=(3e-4, 1e-2)),
+    ModelSpec(name="tiny-gpt2", architecture="gpt2", kind="causal", hub_id=None, learning_rates=(3e-4, 1e-2)),
+    ModelSpec(name="tiny-t5", architecture="t5", kind="seq2seq", hub_id=None, learning_rates=(3e-4, 1e-2)),
+)  # fmt: skip
+SPECS: Mapping[str, ModelSpec] = {spec.name: spec for spec in _SPECS}
+
+
+def resolve(name: str) -> ModelSpec:
+    """Finds a model by its name, hub id or folder.
+
+    Args:
+        name: A key of SPECS, `owner/model` on the hub, or a folder with a config.json.
+
+    Returns:
+        The specification; for a hub id or folder, kind and architecture are read from its configuration.
+
+    Raises:
+        RequestError: When it is neither; the message lists the names.
+
+    >>> resolve("kobart").hub_id
+    'gogamza/kobart-base-v2'
+    """
+    if name in SPECS:
+        return SPECS[name]
+    if not Path(name).is_dir() and ("/" not in name or name.startswith((".", "/"))):
+        raise RequestError(
+            f"model {name!r} is unknown{nearest(name, list(SPECS))}",
+            [f"known names: {', '.join(SPECS)}", "or a hub id (owner/model), or a folder with config.json"],
+        )
+    config = _load_config(name)
+    kind: Kind = "seq2seq" if config.is_encoder_decoder else "causal"
+    return ModelSpec(name=name, architecture=str(config.model_type), kind=kind, hub_id=name, source="its own config")
+
+
+def hf_config(name: str, *, dropout: float | None = None) -> "PretrainedConfig":
+    """Builds a model's configuration without its weights and, for a named model, without the hub.
+
+    Args:
+        name: As for resolve; the tiny models need a tokenizer first, see tiny_models.
+        dropout: Replaces the model's dropout; None keeps it.
+
+    Raises:
+        RequestError: When the name is unknown, tiny, or its configuration cannot be loaded.
+    """
+    spec = resolve(name)
+    if not spec.shape:
+        if spec.hub_id is None:
+            raise RequestError(f"{name}: a tiny model's shape depends on its data; use tiny_models.tiny_config")
+        return with_dropout(_load_config(spec.hub_id), dropout)
+    from transformers import BartConfig, GPT2Config, MT5Config, T5Config
+
+    classes = {"bart": BartConfig, "gpt2": GPT2Config, "t5": T5Config, "mt5": MT5Config}
+    return with_dropout(classes[spec.architecture](**spec.shape), dropout)
+
+
+def with_dropout(config: "PretrainedConfig", dropout: float | None) -> "PretrainedConfig":
+    """Sets every dropout of a configuration that is called so by its family; None changes nothing."""
+    if dropout is not None:
+        for key in ("dropout", "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+            if hasattr(config, key):
+                setattr(config, key, dropout)
+    return config
+
+
+def model_class(kind: Kind) -> type["PreTrainedModel"]:
+    """Returns transformers' automatic class for a kind of language model."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    chosen: type[PreTrainedModel] = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
+    return chosen
+
+
+def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
+    """Loads (or, for a tiny model, makes) the model of a run, fitted to its tokenizer.
+
+    Weights come from safetensors only and no code of a repository is run. New tokens get new rows of the embedding.
+
+    Raises:
+        RequestError: When the weights cannot be loaded; the message says from where.
+    """
+    from dialsum.tiny_models import build_tiny
+
+    spec = resolve(config.model)
+    if spec.hub_id is None:
+        return build_tiny(config, spec, tokenizer)
+    try:
+        model = model_class(spec.kind).from_pretrained(
+            spec.hub_id,
+            config=with_dropout(_load_config(spec.hub_id), config.dropout),
+            attn_implementation=config.attention,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError) as error:
+        raise _not_loaded(spec.hub_id, error) from None
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def _load_config(hub_id: str) -> "PretrainedConfig":
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(hub_id)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(hub_id, error) from None
+    return config
+
+
+def _not_loaded(hub_id: str, error: Exception) -> RequestError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return RequestError(
+        f"model {hub_id!r} cannot be loaded",
+        [reason, "without the hub: give a local folder with config.json and model.safetensors, or take tiny-bart"],
+    )

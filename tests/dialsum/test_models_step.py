@@ -1,0 +1,94 @@
+"""Names lead to the right shapes, the tiny tokenizer gives texts back, one loss function serves trainer and tracer."""
+
+import doctest
+
+import pytest
+import torch
+from transformers import BartForConditionalGeneration
+from transformers.trainer_pt_utils import LabelSmoother
+
+import dialsum.models
+import dialsum.optimizers
+import dialsum.step
+from common.errors import RequestError
+from dialsum.config import RunConfig
+from dialsum.models import build_model, hf_config, model_class, resolve
+from dialsum.optimizers import build_optimizer
+from dialsum.step import forward_loss
+from dialsum.tiny_models import train_tokenizer
+
+DIALOGUE = "#Person1#: 안녕하세요. 예약하려고요.\n#Person2#: 네, 언제 오세요?"
+SUMMARY = "#Person1#은 예약하려고 한다."
+
+
+@pytest.mark.parametrize("module", [dialsum.models, dialsum.optimizers, dialsum.step])
+def test_worked_examples_are_right(module: object) -> None:
+    assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("kobart", 123_859_968), ("kogpt2", 125_164_032), ("t5-small", 60_506_624), ("t5-base", 222_903_552)],
+)
+def test_named_shapes_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        model = model_class(resolve(name).kind).from_config(hf_config(name))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_an_unknown_model_lists_what_is_known() -> None:
+    with pytest.raises(RequestError) as caught:
+        resolve("kobrat")
+    assert caught.value.message == "model 'kobrat' is unknown; did you mean 'kobart'?"
+    assert caught.value.problems[0].startswith("known names: kobart, ")
+
+
+def test_the_tiny_tokenizer_gives_the_text_back_with_placeholders_whole() -> None:
+    tokenizer = train_tokenizer([DIALOGUE, SUMMARY] * 3, ["#Person1#", "#Person2#"], 300)
+    for text in (DIALOGUE, SUMMARY, "예약 #Person2# 네"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert tokenizer.convert_tokens_to_ids("#Person1#") in tokenizer(SUMMARY)["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["tiny-bart", "tiny-t5", "tiny-gpt2"])
+def test_smoothed_loss_equals_that_of_transformers(name: str) -> None:
+    torch.manual_seed(0)
+    causal = name == "tiny-gpt2"
+    tokenizer = train_tokenizer([DIALOGUE, SUMMARY] * 3, ["#Person1#"], 300)
+    model = build_model(RunConfig(model=name, tiny_hidden_size=32), tokenizer).eval()
+    inputs = torch.randint(4, len(tokenizer), (2, 9))
+    labels = inputs.clone() if causal else torch.randint(4, len(tokenizer), (2, 5))
+    labels[0, -2:] = -100
+    batch = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs), "labels": labels}
+    outputs = model(**batch)
+    expected = LabelSmoother(epsilon=0.1)(outputs, labels, shift_labels=causal)
+    assert forward_loss(model, batch, label_smoothing=0.1, causal=causal).item() == pytest.approx(expected.item(), 1e-5)
+    assert forward_loss(model, batch, label_smoothing=0.0, causal=causal).item() == pytest.approx(
+        outputs.loss.item(), 1e-6
+    )
+
+
+def test_a_local_folder_is_loaded_as_a_hub_id_is(tmp_path: object) -> None:
+    tokenizer = train_tokenizer([DIALOGUE, SUMMARY] * 3, [], 300)
+    made = build_model(RunConfig(tiny_hidden_size=32), tokenizer)
+    made.save_pretrained(tmp_path)
+    loaded = build_model(RunConfig(model=str(tmp_path), dropout=0.3), tokenizer)
+    assert isinstance(loaded, BartForConditionalGeneration)
+    assert loaded.config.dropout == 0.3
+    assert torch.equal(loaded.get_input_embeddings().weight, made.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize("name", ["adamw_fused", "adamw", "adafactor", "sgd"])
+def test_every_optimizer_moves_every_parameter(name: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    before = [parameter.clone() for parameter in model.parameters()]
+    optimizer = build_optimizer(model, name=name, learning_rate=0.1, weight_decay=0.01)  # type: ignore[arg-type]
+    (model(torch.randn(5, 3)) * torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    assert all(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_8bit_adam_without_cuda_is_refused_with_an_alternative() -> None:
+    with pytest.raises(RequestError, match="adafactor"):
+        build_optimizer(torch.nn.Linear(1, 1), name="adamw_8bit", learning_rate=0.1, weight_decay=0.0)
