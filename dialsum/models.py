@@ -26,6 +26,7 @@ class ModelSpec:
         hub_id: Where the weights are; None for a tiny model, which starts from random weights.
         shape: Hugging Face configuration values; enough to estimate memory without the hub.
         learning_rates: The range worth searching (see benchmarks and the notes of published runs).
+        special_tokens: Given to the tokenizer where its repository does not name them.
         source: Where the shape is from.
     """
 
@@ -35,6 +36,7 @@ class ModelSpec:
     hub_id: str | None
     shape: Mapping[str, object] = field(default_factory=dict)
     learning_rates: tuple[float, float] = (1e-5, 1e-4)
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
 
 
@@ -79,6 +81,7 @@ _SPECS = (
     ),
     ModelSpec(
         name="kogpt2", architecture="gpt2", kind="causal", hub_id="skt/kogpt2-base-v2", shape=_KOGPT2,
+        special_tokens={"bos_token": "</s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
         source="SKT KoGPT2 README; 125,164,032 parameters",
     ),
     _seq2seq("t5", "t5", "paust/pko-t5-base", _t5_shape("base", 50358), "pko-t5 args.py; Korean"),

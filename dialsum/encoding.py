@@ -1,0 +1,199 @@
+"""Dialogues and summaries as token ids: encoded once, cached by content, padded batch by batch."""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.files import write_bytes
+from dialsum.config import RunConfig
+from dialsum.models import Kind, resolve
+from dialsum.step import IGNORED_LABEL
+from dialsum.tokenizers import fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from dialsum.data import Example
+
+_FORMAT = 1  # part of the cache key: change it when encoding changes
+_PROMPT = {"ko": "\n요약: ", "en": "\nSummary: "}  # between dialogue and summary of a causal model
+
+Item = dict[str, list[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """Token ids of a data file.
+
+    Attributes:
+        sources: What the model reads: the dialogue, for a causal model with the prompt behind it.
+        targets: What it is to write: the summary and the end token; the first where there are several.
+        cut_dialogues: How many dialogues were longer than encoder_max_len.
+        cut_summaries: How many summaries were longer than decoder_max_len.
+    """
+
+    sources: tuple[tuple[int, ...], ...]
+    targets: tuple[tuple[int, ...], ...]
+    cut_dialogues: int
+    cut_summaries: int
+
+
+def encode(
+    examples: Sequence["Example"], tokenizer: "PreTrainedTokenizerBase", config: RunConfig, cache_dir: Path
+) -> Encoding:
+    """Encodes examples, or reads them from the cache when the same texts were encoded the same way before.
+
+    Args:
+        examples: Dialogues, with summaries or without.
+        tokenizer: See tokenizers.build_tokenizer.
+        config: Gives the lengths and, for a causal model, the language of the prompt.
+        cache_dir: Holds one .npz by content; a file that cannot be read is made again.
+    """
+    spec = resolve(config.model)
+    texts = [(example.dialogue, example.summaries[0] if example.summaries else "") for example in examples]
+    settings = [_FORMAT, spec.kind, spec.architecture, config.encoder_max_len, config.decoder_max_len, config.language]
+    key = hashlib.sha256(
+        json.dumps([settings, fingerprint(tokenizer), texts], ensure_ascii=False).encode("utf-8")
+    ).hexdigest()
+    path = cache_dir / "encodings" / f"{key[:32]}.npz"
+    cached = _read(path)
+    if cached is not None:
+        return cached
+    encoding = _encode(texts, tokenizer, config, kind=spec.kind, begins=spec.architecture == "bart")
+    write_bytes(path, _to_npz(encoding))
+    return encoding
+
+
+def _encode(
+    texts: Sequence[tuple[str, str]],
+    tokenizer: "PreTrainedTokenizerBase",
+    config: RunConfig,
+    *,
+    kind: Kind,
+    begins: bool,
+) -> Encoding:
+    dialogues = _ids(tokenizer, [dialogue for dialogue, _ in texts])
+    summaries = _ids(tokenizer, [summary for _, summary in texts])
+    end = [tokenizer.eos_token_id]
+    if kind == "causal":
+        before: list[int] = []
+        behind = _ids(tokenizer, [_PROMPT[config.language]])[0]
+    else:  # BART was trained with a begin token; KoBART's tokenizer adds neither begin nor end by itself
+        before = [tokenizer.bos_token_id] if begins and tokenizer.bos_token_id is not None else []
+        behind = end
+    room = config.encoder_max_len - len(before) - len(behind)
+    return Encoding(
+        sources=tuple(tuple(before + ids[:room] + behind) for ids in dialogues),
+        targets=tuple(tuple(ids[: config.decoder_max_len - 1] + end) for ids in summaries),
+        cut_dialogues=sum(len(ids) > room for ids in dialogues),
+        cut_summaries=sum(len(ids) > config.decoder_max_len - 1 for ids in summaries),
+    )
+
+
+def _ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return encoded
+
+
+class EncodedDataset(Dataset[Item]):
+    """Items for the trainer: `input_ids` and `labels`.
+
+    For a causal model one sequence holds prompt and summary, and the prompt carries no loss.
+    """
+
+    def __init__(self, encoding: Encoding, kind: Kind) -> None:
+        self._items: list[Item] = [_item(*pair, kind) for pair in zip(encoding.sources, encoding.targets, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Item:
+        return self._items[index]
+
+
+def _item(source: Sequence[int], target: Sequence[int], kind: Kind) -> Item:
+    if kind == "seq2seq":
+        return {"input_ids": list(source), "labels": list(target)}
+    return {"input_ids": [*source, *target], "labels": [IGNORED_LABEL] * len(source) + list(target)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collator:
+    """Pads a batch to its own longest sequence.
+
+    Attributes:
+        pad_id: Fills `input_ids`; labels are filled with -100.
+        multiple: Lengths are rounded up to a multiple (8 uses tensor cores fully).
+
+    >>> batch = Collator(pad_id=0)([{"input_ids": [5, 6], "labels": [7]}, {"input_ids": [5], "labels": [7, 8]}])
+    >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist(), batch["labels"].tolist()
+    ([[5, 6], [5, 0]], [[1, 1], [1, 0]], [[7, -100], [7, 8]])
+    """
+
+    pad_id: int
+    multiple: int = 1
+
+    def __call__(self, items: Sequence[Mapping[str, list[int]]]) -> dict[str, Tensor]:
+        """Returns int64 tensors `input_ids`, `attention_mask` (batch, longest source) and `labels`."""
+        inputs = [item["input_ids"] for item in items]
+        return {
+            "input_ids": pad(inputs, self.pad_id, multiple=self.multiple),
+            "attention_mask": pad([[1] * len(ids) for ids in inputs], 0, multiple=self.multiple),
+            "labels": pad([item["labels"] for item in items], IGNORED_LABEL, multiple=self.multiple),
+        }
+
+
+def pad(rows: Sequence[Sequence[int]], filler: int, *, multiple: int = 1, left: bool = False) -> Tensor:
+    """Makes a rectangle of rows.
+
+    Args:
+        rows: Token ids of different lengths.
+        filler: Fills the rest.
+        multiple: The width is rounded up to it.
+        left: Whether the rest stands before the tokens, as generation with a causal model needs.
+
+    Returns:
+        An int64 tensor (rows, width).
+
+    >>> pad([[1, 2, 3], [4]], 0, multiple=4, left=True).tolist()
+    [[0, 1, 2, 3], [0, 0, 0, 4]]
+    """
+    longest = max(len(row) for row in rows)
+    width = -(-longest // multiple) * multiple
+    blanks = [[filler] * (width - len(row)) for row in rows]
+    return torch.tensor([[*b, *row] if left else [*row, *b] for row, b in zip(rows, blanks, strict=True)])
+
+
+def _to_npz(encoding: Encoding) -> bytes:
+    buffer = io.BytesIO()
+    arrays = {"cut": np.array([encoding.cut_dialogues, encoding.cut_summaries])}
+    for name, rows in (("source", encoding.sources), ("target", encoding.targets)):
+        arrays[f"{name}_ids"] = np.array([index for row in rows for index in row], dtype=np.int32)
+        arrays[f"{name}_ends"] = np.cumsum([len(row) for row in rows], dtype=np.int64)
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _read(path: Path) -> Encoding | None:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            source, target = (
+                tuple(tuple(part.tolist()) for part in np.split(arrays[f"{name}_ids"], arrays[f"{name}_ends"][:-1]))
+                for name in ("source", "target")
+            )
+            cut_dialogues, cut_summaries = arrays["cut"].tolist()
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # absent, or damaged: made again
+    return Encoding(sources=source, targets=target, cut_dialogues=cut_dialogues, cut_summaries=cut_summaries)

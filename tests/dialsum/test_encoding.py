@@ -1,0 +1,67 @@
+"""Encoding keeps what the model needs, pads as each model kind needs it, and is done once."""
+
+import doctest
+from pathlib import Path
+
+import pytest
+
+import dialsum.encoding
+import dialsum.tokenizers
+from dialsum.config import RunConfig
+from dialsum.data import Example
+from dialsum.encoding import EncodedDataset, encode
+from dialsum.tokenizers import build_tokenizer, decode
+
+EXAMPLES = [
+    Example(
+        fname="a", dialogue="#Person1#: 예약할게요.\n#Person2#: 네.", summaries=("#Person1#은 예약한다.",), topic=None
+    ),
+    Example(fname="b", dialogue="#Person1#: 네.", summaries=("#Person1#은 답한다.", "둘째"), topic=None),
+]
+TEXTS = [text for example in EXAMPLES for text in (example.dialogue, *example.summaries)] * 3
+
+
+@pytest.mark.parametrize("module", [dialsum.encoding, dialsum.tokenizers])
+def test_worked_examples_are_right(module: object) -> None:
+    assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
+
+
+def test_seq2seq_sources_begin_and_end_and_targets_end(tmp_path: Path) -> None:
+    config = RunConfig(model="tiny-bart")
+    tokenizer = build_tokenizer(config, TEXTS, tmp_path)
+    encoding = encode(EXAMPLES, tokenizer, config, tmp_path)
+    assert encoding.sources[0][0] == tokenizer.bos_token_id
+    assert encoding.sources[0][-1] == encoding.targets[0][-1] == tokenizer.eos_token_id
+    assert decode(tokenizer, encoding.sources[0]) == EXAMPLES[0].dialogue
+    assert decode(tokenizer, encoding.targets[1]) == EXAMPLES[1].summaries[0]
+
+
+def test_the_prompt_of_a_causal_model_carries_no_loss(tmp_path: Path) -> None:
+    config = RunConfig(model="tiny-gpt2")
+    tokenizer = build_tokenizer(config, TEXTS, tmp_path)
+    encoding = encode(EXAMPLES, tokenizer, config, tmp_path)
+    item = EncodedDataset(encoding, "causal")[0]
+    prompt = len(encoding.sources[0])
+    assert item["labels"][:prompt] == [-100] * prompt
+    assert item["labels"][prompt:] == item["input_ids"][prompt:] == list(encoding.targets[0])
+
+
+def test_long_texts_are_cut_to_the_limit_and_counted(tmp_path: Path) -> None:
+    config = RunConfig(model="tiny-bart", encoder_max_len=6, decoder_max_len=3)
+    encoding = encode(EXAMPLES, build_tokenizer(config, TEXTS, tmp_path), config, tmp_path)
+    assert [len(ids) for ids in encoding.sources] == [6, min(6, len(encoding.sources[1]))]
+    assert max(len(ids) for ids in encoding.targets) == 3
+    assert (encoding.cut_dialogues, encoding.cut_summaries) == (1, 2)
+
+
+def test_the_second_trial_reads_the_cache_and_a_damaged_file_is_made_again(tmp_path: Path) -> None:
+    config = RunConfig(model="tiny-bart")
+    tokenizer = build_tokenizer(config, TEXTS, tmp_path)
+    first = encode(EXAMPLES, tokenizer, config, tmp_path)
+    (path,) = (tmp_path / "encodings").iterdir()
+    stamp = path.stat().st_mtime_ns
+    assert encode(EXAMPLES, build_tokenizer(config, TEXTS, tmp_path), config, tmp_path) == first
+    assert path.stat().st_mtime_ns == stamp
+    path.write_bytes(path.read_bytes()[:100])
+    assert encode(EXAMPLES, tokenizer, config, tmp_path) == first
+    assert len(list((tmp_path / "tokenizers").iterdir())) == 1
