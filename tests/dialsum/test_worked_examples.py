@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["cleaning", "config", "data"])
+@pytest.mark.parametrize("name", ["cleaning", "config", "data", "korean_tokens", "metrics"])
 def test_docstring_examples_hold(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(f"dialsum.{name}"))
     assert outcome.attempted > 0
