@@ -1,0 +1,238 @@
+"""The one door to Ray Tune: Tune runs the trials, a Conductor of ours makes every decision.
+
+No Ray type appears in any signature that leaves this module. What it relies on in Ray 2.60 beyond the documented
+interface is held by contract tests: `on_trial_error` runs before a failed trial is queued again, so its resources may
+change there, and the error lies in the local file `pickled_error_file` by then.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, cast
+
+from ray import cloudpickle, tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from common.strict import from_mapping
+
+ORDER_KEY = "order"  # the only key in a Tune configuration: the trial's order, a plain mapping
+ITERATION_KEY = "trial/evaluation"  # evaluations so far, counted over restarts; Tune's own count starts again
+FAILURE_KEY = "trial/failure"  # set by a trial that failed in a way that no retry would mend
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """What one trial occupies in Ray. An order holds it as a mapping, because Tune reads it in other processes too.
+
+    Attributes:
+        cpus: Logical CPU cores, fractions allowed.
+        gpus: Share of one card in steps of 1e-4, or whole cards.
+        labels: Node labels that must match, for example {"gpu-model": "A100"}.
+    """
+
+    cpus: float
+    gpus: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Conductor(Protocol):
+    """Decides everything about a sweep; called by Tune's thread only."""
+
+    def next_order(self, key: str) -> Mapping[str, object] | None:
+        """Returns the order (`name`, `bundle` and more) of the trial that Tune calls `key`; None when none is left."""
+        ...
+
+    def started(self, order: Mapping[str, object], bundle: Bundle) -> None:
+        """Hears that a trial has its place and starts, for the first time or again."""
+        ...
+
+    def reported(self, order: Mapping[str, object], result: Mapping[str, object]) -> bool:
+        """Takes in one evaluation and returns whether the trial should end here."""
+        ...
+
+    def saved(self, order: Mapping[str, object], folder: Path) -> None:
+        """Hears that a checkpoint is complete in the sweep's storage."""
+        ...
+
+    def retried(self, order: Mapping[str, object], error: BaseException | None, bundle: Bundle) -> Bundle:
+        """Hears that an attempt failed and will be made again; returns what the next one occupies."""
+        ...
+
+    def ended(self, key: str, order: Mapping[str, object], error: BaseException | None) -> None:
+        """Hears that a trial is over."""
+        ...
+
+    def tick(self) -> None:
+        """Is called several times a second."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How Tune runs a set of trials.
+
+    Attributes:
+        folder: Where Tune keeps its state and the checkpoints; shared by all nodes.
+        name: Folder below it for this run of the driver.
+        attempts: How often one trial may fail and be started again.
+        reuse_actors: Whether a process serves one trial after another: saves ten seconds of imports each.
+        max_pending: Trials that wait for a place at once; with one only, a large trial would hold up small ones.
+    """
+
+    folder: Path
+    name: str
+    attempts: int
+    reuse_actors: bool = True
+    max_pending: int = 16
+
+
+def fit(trainable: Callable[[dict[str, object]], None], conductor: Conductor, settings: FitSettings) -> None:
+    """Runs trials until the conductor has no more, or until SIGINT or SIGUSR1 asks for a clean stop.
+
+    Args:
+        trainable: Runs in the trial's process with {"order": ...}; must be importable there.
+        conductor: Makes the decisions.
+        settings: See there.
+    """
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # our ledger replaces its csv, json and TensorBoard files
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # the trial checks, and says more
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(settings.max_pending)
+    os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with it, Tune prints its own tables even at verbose=0
+    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # the conductor says which trial failed and why
+    for noisy in ("ray.tune", "ray.train"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, _resources),
+        tune_config=tune.TuneConfig(
+            search_alg=_OrderSearcher(conductor),
+            scheduler=_ConductedScheduler(conductor),
+            num_samples=-1,
+            reuse_actors=settings.reuse_actors,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=settings.name,
+            storage_path=str(settings.folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=settings.attempts),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+            callbacks=[_EventCallback(conductor)],
+        ),
+    )
+    tuner.fit()
+
+
+def report(metrics: Mapping[str, object], checkpoint: Path | None) -> None:
+    """Reports one evaluation from inside a trial; raises SystemExit when the trial should end here."""
+    saved = tune.Checkpoint.from_directory(str(checkpoint)) if checkpoint is not None else None
+    tune.report(dict(metrics), checkpoint=saved)
+
+
+def last_checkpoint() -> Path | None:
+    """Returns the folder of the checkpoint that this attempt should go on from, None on a first attempt."""
+    checkpoint = tune.get_checkpoint()
+    return None if checkpoint is None else Path(checkpoint.path)
+
+
+class _Detached:
+    """Tune pickles searcher, scheduler and callbacks for its own restore, which we do not use: a resumed sweep is a new
+    Tune run over the trials that our ledger shows unfinished. So the pickle holds nothing."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()
+        self.conductor = conductor
+
+    def __getstate__(self) -> dict[str, object]:
+        return {}
+
+
+class _OrderSearcher(_Detached, Searcher):  # type: ignore[misc]  # ray publishes no types
+    def suggest(self, trial_id: str) -> dict[str, object] | str:
+        order = self.conductor.next_order(trial_id)
+        return Searcher.FINISHED if order is None else {ORDER_KEY: dict(order)}
+
+    def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:
+        """Nothing: the conductor hears of a trial's end through the callback, with its order and error."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: see _Detached."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see _Detached."""
+
+
+class _ConductedScheduler(_Detached, FIFOScheduler):  # type: ignore[misc]  # ray publishes no types
+    def on_trial_result(self, tune_controller: object, trial: Trial, result: dict[str, object]) -> str:
+        if result.get("done"):  # Tune repeats the last result when a trial returns
+            return str(FIFOScheduler.CONTINUE)
+        stop = self.conductor.reported(_order(trial.config), result)
+        return str(FIFOScheduler.STOP if stop else FIFOScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: object, trial: Trial) -> None:
+        if trial.status != Trial.ERROR:  # the last failure: the callback's on_trial_error follows
+            return
+        present = _bundle(trial.placement_group_factory)
+        wanted = self.conductor.retried(_order(trial.config), _error(trial), present)
+        if wanted != present:
+            trial.update_resources(_factory(wanted))
+
+
+class _EventCallback(_Detached, tune.Callback):  # type: ignore[misc]  # ray publishes no types
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
+        self.conductor.started(_order(trial.config), _bundle(trial.placement_group_factory))
+
+    def on_checkpoint(
+        self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: tune.Checkpoint, **info: object
+    ) -> None:
+        self.conductor.saved(_order(trial.config), Path(checkpoint.path))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
+        self.conductor.ended(trial.trial_id, _order(trial.config), None)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
+        self.conductor.ended(trial.trial_id, _order(trial.config), _error(trial) or RuntimeError("no reason given"))
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
+        self.conductor.tick()
+
+
+def _order(config: dict[str, object]) -> Mapping[str, object]:
+    order = config[ORDER_KEY]
+    assert isinstance(order, dict)
+    return order
+
+
+def _resources(config: dict[str, object]) -> tune.PlacementGroupFactory:
+    return _factory(from_mapping(Bundle, cast("Mapping[str, object]", _order(config)["bundle"])))
+
+
+def _trial_name(trial: Trial) -> str:
+    return str(_order(trial.config)["name"])
+
+
+def _factory(bundle: Bundle) -> tune.PlacementGroupFactory:
+    resources = {"CPU": bundle.cpus} | ({"GPU": bundle.gpus} if bundle.gpus else {})
+    selector = {"bundle_label_selector": [dict(bundle.labels)]} if bundle.labels else {}
+    return tune.PlacementGroupFactory([resources], **selector)
+
+
+def _bundle(factory: tune.PlacementGroupFactory) -> Bundle:
+    """Reads a factory back, with its labels: update_resources would drop them unless they are passed again."""
+    resources = factory.bundles[0]
+    labels = (factory._kwargs.get("bundle_label_selector") or [{}])[0]
+    return Bundle(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0), labels=labels)
+
+
+def _error(trial: Trial) -> BaseException | None:
+    """Loads what ended an attempt. From the local file: the copy in the storage may come later (facts of Ray 2.60)."""
+    path = trial.pickled_error_file
+    if not path or not Path(path).exists():
+        return None
+    error = cloudpickle.loads(Path(path).read_bytes())
+    return error if isinstance(error, BaseException) else None
