@@ -1,0 +1,346 @@
+"""What a sweep may try: parameters with their distributions, and the space that they span. Pure and seeded.
+
+Distributions are those of W&B (https://docs.wandb.ai/guides/sweeps/sweep-config-keys). Every parameter is one inverse
+distribution function `at`: a random number in [0, 1) goes in, a value comes out; so one seed gives one sweep.
+"""
+
+import itertools
+import math
+import random
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal, TypeAlias
+
+Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | None"
+RangeDistribution = Literal[
+    "uniform", "int_uniform", "q_uniform", "log_uniform_values", "q_log_uniform_values", "inv_log_uniform_values"
+]
+BellDistribution = Literal["normal", "q_normal", "log_normal", "q_log_normal"]
+_SLACK = 1e-9  # relative; a bound that went through YAML or a logarithm may differ in its last digits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Constant:
+    """A parameter that every trial has alike.
+
+    Attributes:
+        name: A field of RunConfig.
+        value: Its value.
+    """
+
+    name: str
+    value: Value
+
+    @property
+    def size(self) -> int:
+        """One."""
+        return 1
+
+    def values(self) -> tuple[Value, ...]:
+        """The value alone."""
+        return (self.value,)
+
+    def at(self, fraction: float) -> Value:
+        """The value, wherever one looks."""
+        return self.value
+
+    def contains(self, value: object) -> bool:
+        """Whether this is the value."""
+        return _same(value, self.value)
+
+    def to_log(self, value: Value) -> float:
+        """A constant has no scale."""
+        return 0.0
+
+    def spec(self) -> dict[str, object]:
+        """The parameter as a sweep file writes it."""
+        return {"value": _plain(self.value)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Categorical:
+    """A parameter with a few values.
+
+    Attributes:
+        name: A field of RunConfig.
+        options: The values, in the order of the file.
+        probabilities: One for each, adding up to 1; None for equal chances.
+    """
+
+    name: str
+    options: tuple[Value, ...]
+    probabilities: tuple[float, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many values."""
+        return len(self.options)
+
+    def values(self) -> tuple[Value, ...]:
+        """All values in order."""
+        return self.options
+
+    def at(self, fraction: float) -> Value:
+        """Returns the value at a fraction of the cumulated probability.
+
+        >>> Categorical(name="num_beams", options=(1, 4), probabilities=(0.9, 0.1)).at(0.89)
+        1
+        """
+        if self.probabilities is None:
+            return self.options[min(int(fraction * len(self.options)), len(self.options) - 1)]
+        likely = [pair for pair in zip(self.options, self.probabilities, strict=True) if pair[1] > 0]
+        for option, reached in zip(likely, itertools.accumulate(chance for _, chance in likely), strict=True):
+            if fraction < reached:
+                return option[0]
+        return likely[-1][0]
+
+    def contains(self, value: object) -> bool:
+        """Whether this is one of the values."""
+        return any(_same(value, option) for option in self.options)
+
+    def to_log(self, value: Value) -> float:
+        """Place of the value in the list: categories have no other scale."""
+        return float(next(place for place, option in enumerate(self.options) if _same(value, option)))
+
+    def spec(self) -> dict[str, object]:
+        """The parameter as a sweep file writes it."""
+        chances = {} if self.probabilities is None else {"probabilities": list(self.probabilities)}
+        return {"values": [_plain(option) for option in self.options], **chances}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """A number between two bounds, both included.
+
+    Quantised values (`q_...`) are the multiples of q inside the bounds; unlike W&B, which rounds past them.
+    A whole q gives whole numbers.
+
+    Attributes:
+        name: A field of RunConfig.
+        distribution: How values are spread; `inv_log_uniform_values` is spread like `log_uniform_values` (log(1/x) is
+            uniform exactly when log x is) and walked from the top, as in W&B.
+        low: The lower bound, as a value (never an exponent).
+        high: The upper bound.
+        q: Step between quantised values.
+    """
+
+    name: str
+    distribution: RangeDistribution
+    low: float
+    high: float
+    q: float | None = None
+
+    @property
+    def log(self) -> bool:
+        """Whether values are spread evenly over their logarithm."""
+        return "log" in self.distribution
+
+    @property
+    def whole(self) -> bool:
+        """Whether values are whole numbers."""
+        return self.distribution == "int_uniform" or isinstance(self.q, int)
+
+    @property
+    def size(self) -> int | None:
+        """How many values; None for a continuous range."""
+        if self.distribution == "int_uniform":
+            return int(self.high) - int(self.low) + 1
+        first, last = self._multiples()
+        return None if self.q is None else last - first + 1
+
+    def values(self) -> tuple[Value, ...]:
+        """All values in rising order; only for a countable range."""
+        if self.distribution == "int_uniform":
+            return tuple(range(int(self.low), int(self.high) + 1))
+        assert self.q is not None, f"{self.name} is continuous"
+        first, last = self._multiples()
+        return tuple(_multiple(times, self.q) for times in range(first, last + 1))
+
+    def at(self, fraction: float) -> Value:
+        """Returns the value at a fraction of the distribution.
+
+        >>> Range(name="learning_rate", distribution="log_uniform_values", low=1e-5, high=1e-3).at(0.5)
+        0.0001
+        >>> Range(name="warmup_ratio", distribution="q_uniform", low=0.0, high=0.2, q=0.05).at(0.7)
+        0.15
+        """
+        if self.distribution == "int_uniform":
+            return int(self.low) + min(int(fraction * (self.high - self.low + 1)), int(self.high) - int(self.low))
+        if self.distribution == "inv_log_uniform_values":
+            fraction = 1 - fraction
+        low, high = self.to_log(self.low), self.to_log(self.high)
+        value = self.from_log(low + fraction * (high - low))
+        if self.q is None:
+            return value
+        first, last = self._multiples()
+        return _multiple(min(max(round(value / self.q), first), last), self.q)
+
+    def contains(self, value: object) -> bool:
+        """Whether a number lies between the bounds and, where there is a step, on it."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        slack = _SLACK * max(abs(self.low), abs(self.high))
+        if not self.low - slack <= value <= self.high + slack:
+            return False
+        step = 1 if self.distribution == "int_uniform" else self.q
+        return step is None or math.isclose(value / step, round(value / step), rel_tol=_SLACK, abs_tol=_SLACK)
+
+    def to_log(self, value: Value) -> float:
+        """Puts a value on the axis on which it is spread evenly: its logarithm, or itself."""
+        assert isinstance(value, (int, float))
+        return math.log(value) if self.log else float(value)
+
+    def from_log(self, position: float) -> float:
+        """Undoes to_log; the bounds come back exactly."""
+        value = float(f"{math.exp(position):.12g}") if self.log else position
+        return min(max(value, self.low), self.high)
+
+    def spec(self) -> dict[str, object]:
+        """The parameter as a sweep file writes it."""
+        step = {} if self.q is None else {"q": self.q}
+        return {"distribution": self.distribution, "min": self.low, "max": self.high, **step}
+
+    def _multiples(self) -> tuple[int, int]:
+        if self.q is None:
+            return 0, 0
+        return math.ceil(self.low / self.q - _SLACK), math.floor(self.high / self.q + _SLACK)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bell:
+    """A number around a mean, without bounds.
+
+    Attributes:
+        name: A field of RunConfig.
+        distribution: `log_normal` is the exponential of a normal value.
+        mu: Mean (of the logarithm for `log_normal`).
+        sigma: Standard deviation, above 0.
+        q: Values are rounded to multiples of it; a whole q gives whole numbers.
+    """
+
+    name: str
+    distribution: BellDistribution
+    mu: float = 0.0
+    sigma: float = 1.0
+    q: float | None = None
+
+    @property
+    def log(self) -> bool:
+        """Whether the logarithm is spread normally."""
+        return "log" in self.distribution
+
+    @property
+    def whole(self) -> bool:
+        """Whether values are whole numbers."""
+        return isinstance(self.q, int)
+
+    @property
+    def size(self) -> None:
+        """Without bounds there is no end of values."""
+        return
+
+    def values(self) -> tuple[Value, ...]:
+        """Never called: a grid refuses a parameter without bounds."""
+        raise AssertionError(f"{self.name} has no bounds")
+
+    def at(self, fraction: float) -> Value:
+        """Returns the value at a fraction of the distribution; 0 itself would be minus infinity and is moved up.
+
+        >>> Bell(name="weight_decay", distribution="normal", mu=0.1, sigma=0.01).at(0.5)
+        0.1
+        """
+        position = statistics.NormalDist(self.mu, self.sigma).inv_cdf(max(fraction, 2.0**-53))
+        value = math.exp(position) if self.log else position
+        return value if self.q is None else _multiple(round(value / self.q), self.q)
+
+    def contains(self, value: object) -> bool:
+        """Whether a number can come out at all."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or (self.log and value < 0):
+            return False
+        return self.q is None or math.isclose(value / self.q, round(value / self.q), rel_tol=_SLACK, abs_tol=_SLACK)
+
+    def to_log(self, value: Value) -> float:
+        """Puts a value on the axis on which it is spread normally."""
+        assert isinstance(value, (int, float))
+        return math.log(value) if self.log else float(value)
+
+    def spec(self) -> dict[str, object]:
+        """The parameter as a sweep file writes it."""
+        step = {} if self.q is None else {"q": self.q}
+        return {"distribution": self.distribution, "mu": self.mu, "sigma": self.sigma, **step}
+
+
+Parameter = Constant | Categorical | Range | Bell
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Space:
+    """All parameters of a sweep.
+
+    Attributes:
+        parameters: In the order of the file; names are unique.
+    """
+
+    parameters: tuple[Parameter, ...] = ()
+
+    def __getitem__(self, name: str) -> Parameter:
+        return next(parameter for parameter in self.parameters if parameter.name == name)
+
+    def __contains__(self, name: str) -> bool:
+        return any(parameter.name == name for parameter in self.parameters)
+
+    @property
+    def searched(self) -> tuple[Parameter, ...]:
+        """The parameters that can differ between trials."""
+        return tuple(parameter for parameter in self.parameters if parameter.size != 1)
+
+    @property
+    def size(self) -> int | None:
+        """How many different configurations there are; None where a parameter is continuous.
+
+        >>> Space(parameters=(Categorical(name="num_beams", options=(1, 2, 4)),)).size
+        3
+        """
+        sizes = [parameter.size for parameter in self.parameters]
+        return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+    def sample(self, rng: random.Random) -> dict[str, Value]:
+        """Draws one configuration; one random number for each parameter that is no constant."""
+        return {
+            parameter.name: parameter.value if isinstance(parameter, Constant) else parameter.at(rng.random())
+            for parameter in self.parameters
+        }
+
+    def grid(self) -> Iterator[dict[str, Value]]:
+        """Walks through every configuration once; the last parameter of the file changes fastest."""
+        names = [parameter.name for parameter in self.parameters]
+        for values in itertools.product(*(parameter.values() for parameter in self.parameters)):
+            yield dict(zip(names, values, strict=True))
+
+    def contains(self, config: Mapping[str, object]) -> bool:
+        """Whether a configuration has exactly these parameters, each with a value that it can take."""
+        return set(config) == {parameter.name for parameter in self.parameters} and all(
+            parameter.contains(config[parameter.name]) for parameter in self.parameters
+        )
+
+    def spec(self) -> dict[str, dict[str, object]]:
+        """The space as the `parameters` section of a sweep file."""
+        return {parameter.name: parameter.spec() for parameter in self.parameters}
+
+
+def _multiple(times: int, q: float) -> int | float:
+    """Returns times * q without the dust of binary fractions: 3 * 0.1 is 0.3."""
+    return times * q if isinstance(q, int) else float(times * Decimal(str(q)))
+
+
+def _same(left: object, right: object) -> bool:
+    """Whether two values are one configuration: 1 and 1.0 are, 1 and True are not."""
+    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+        return len(left) == len(right) and all(_same(a, b) for a, b in zip(left, right, strict=True))
+    return left == right and isinstance(left, bool) == isinstance(right, bool)
+
+
+def _plain(value: Value) -> object:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
