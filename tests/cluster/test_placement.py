@@ -1,0 +1,103 @@
+"""Shares, choices, refusals."""
+
+import pickle
+
+import pytest
+
+from cluster.hardware import Card, Inventory, Node, parse_simulated
+from cluster.host_placement import HostNeed, choose_hosts
+from cluster.placement import Demand, Need, Refusal, choose, refuse
+from cluster.shares import CLASSES, UNITS, Share, share_for, tenants_for_load
+
+GIB = 2**30
+
+
+def trial(*needs: Need, relief: tuple[str, ...] = ()) -> Demand:
+    return Demand(name="trial_7", needs=needs, relief=relief)
+
+
+@pytest.mark.parametrize(
+    ("k", "units"), [(1, 10_000), (2, 5000), (3, 3333), (4, 2500), (6, 1666), (8, 1250), (12, 833)]
+)
+def test_k_shares_of_class_one_kth_fill_a_card(k: int, units: int) -> None:
+    assert units in CLASSES
+    assert UNITS - k < k * units <= UNITS
+
+
+def test_every_share_has_a_complement_that_fills_the_card() -> None:
+    left = [UNITS - units - max(other for other in CLASSES if units + other <= UNITS) for units in CLASSES[:-1]]
+    assert max(left) < 16
+
+
+def test_co_tenants_are_limited_where_the_compute_is_the_bottleneck() -> None:
+    card = Card(model="a", total_bytes=80 * GIB)
+    assert share_for(GIB, card) == Share(units=1250)
+    assert share_for(GIB, card, max_tenants=3) == Share(units=3000)
+    assert share_for(GIB, card, busy=0.4) == Share(units=4000)
+    assert share_for(GIB, card, busy=1.7) == Share(units=UNITS)
+    assert [tenants_for_load(n, 4) for n in (0, 1, 5, 100)] == [1, 1, 2, 8]
+
+
+def test_a_share_prints_as_a_person_reads_it() -> None:
+    texts = [str(share) for share in (Share(units=3333), Share(units=UNITS), Share(units=UNITS, cards=2))]
+    assert texts == ["0.3333 of a card", "1 card", "2 cards"]
+    assert Share(units=UNITS, cards=2).gpus == 2.0
+
+
+def test_a_trial_goes_where_it_costs_the_smallest_part_of_the_cluster() -> None:
+    inventory = parse_simulated("64x24GiB,16x80GiB")
+    small, large = choose(trial(Need(upper_bytes=10 * GIB)), inventory)
+    assert (small.model, small.share.gpus, small.fair_part) == ("simulated-24GiB", 0.4375, 0.4375 / 64)
+    assert (large.model, large.share.gpus) == ("simulated-80GiB", 0.1666)
+    assert small.label_selector == {"gpu-model": "simulated-24GiB"}
+    assert [choice.model for choice in choose(trial(Need(upper_bytes=30 * GIB)), inventory)] == ["simulated-80GiB"]
+
+
+def test_each_model_may_have_its_own_estimate_and_duration() -> None:
+    inventory = parse_simulated("4xT4:16GiB@0.5,4xA100:80GiB@2")
+    needs = (
+        Need(model="T4", upper_bytes=8 * GIB, expected_s=100),
+        Need(model="A100", upper_bytes=20 * GIB, expected_s=100),
+    )
+    first, second = choose(trial(*needs), inventory)
+    assert (first.model, first.share.units, first.expected_s) == ("A100", 3000, 50)
+    assert (second.model, second.share.units, second.expected_s) == ("T4", 5625, 200)
+
+
+def test_a_trial_that_one_card_cannot_hold_takes_whole_cards_of_one_machine() -> None:
+    demand = trial(Need(upper_bytes=60 * GIB), Need(upper_bytes=20 * GIB, cards=4))
+    (choice,) = choose(demand, parse_simulated("8x24GiB"))
+    assert choice.share == Share(units=UNITS, cards=4)
+    assert choice.fair_part == 0.5
+    assert choose(demand, parse_simulated("2x24GiB")) == ()
+
+
+def test_a_refusal_says_bytes_cards_and_remedies() -> None:
+    demand = trial(Need(upper_bytes=90 * GIB), relief=("gradient checkpointing (31.0 GiB)", "encoder_max_len 512"))
+    refusal = refuse(demand, parse_simulated("2x24GiB,1x80GiB"))
+    assert str(refusal) == (
+        "trial_7: needs 90.0 GiB on one card, found 2 x simulated-24GiB, 1 x simulated-80GiB (simulated), of which at "
+        "most 79.8 GiB of one card can be used; would fit with a card of at least 90.2 GiB, or gradient checkpointing "
+        "(31.0 GiB), or encoder_max_len 512"
+    )
+    assert pickle.loads(pickle.dumps(refusal)) == refusal  # noqa: S301  (our own bytes)
+
+
+def test_a_refusal_for_several_cards_names_them() -> None:
+    refusal = refuse(trial(Need(upper_bytes=20 * GIB, cards=4)), parse_simulated("2x24GiB"))
+    assert refusal is not None
+    assert "20.0 GiB on each of 4 cards" in str(refusal)
+    assert "4 cards of at least 20.2 GiB in one machine" in str(refusal)
+
+
+def test_without_a_gpu_trials_are_placed_by_cpus_and_host_memory() -> None:
+    small = Node(name="small", cpus=2, memory_bytes=8 * GIB)
+    large = Node(name="large", cpus=16, memory_bytes=32 * GIB)
+    inventory = Inventory(nodes=(small, large))
+    nodes = choose_hosts(HostNeed(name="t", cpus=1, host_bytes=3 * GIB), inventory)
+    assert not isinstance(nodes, Refusal)
+    assert [node.name for node in nodes] == ["large", "small"]
+    only_large = choose_hosts(HostNeed(name="t", cpus=1, host_bytes=9 * GIB), inventory)
+    assert only_large == (large,)
+    refusal = choose_hosts(HostNeed(name="t", cpus=32, host_bytes=9 * GIB), inventory)
+    assert str(refusal).startswith("t: needs 32 CPUs and 9.00 GiB of host memory on one machine, found at most 16 CPUs")
