@@ -136,6 +136,16 @@ def from_mapping(
     return result
 
 
+def dump_yaml(content: object) -> str:
+    """Writes plain data as YAML for people: keys in their order, Hangul as it is.
+
+    >>> dump_yaml({"rate": 1e-05, "names": ["요약"], "start": "22:00"})
+    "rate: 1.0e-05\\nnames:\\n- 요약\\nstart: '22:00'\\n"
+    """
+    text: str = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
+    return text
+
+
 def nearest(word: str, words: Sequence[str]) -> str:
     """Says which valid word was probably meant, as the end of a sentence; empty where none is near.
 

@@ -1,0 +1,180 @@
+"""What a run measures while it trains: times of a step, memory, and its numbers for the reporter."""
+
+import json
+import logging
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import TrainerCallback
+
+from common.files import write_json
+from dialsum.reporter import Reporter
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
+HISTORY_FILE = "history.json"  # in each checkpoint, so that a resumed run knows its past
+NEAR_LIMIT = 0.9  # of the memory a run may use: above it a longer batch may fail
+_TRAIN_NAMES = ("loss", "learning_rate", "grad_norm", "epoch")
+
+
+class StepTimer:
+    """Adds up the seconds of each part of a step and gives the mean since it was last asked.
+
+    On a GPU kernels run behind the host: these are the host's times, and only `total_s` is the step's.
+
+    Args:
+        clock: Seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._sums = {"data_s": 0.0, "forward_s": 0.0, "step_s": 0.0}
+        self._steps = 0
+        self._since = clock()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Times a block as `data_s`, `step_s` (forward and backward of a micro-batch) or `forward_s` inside it."""
+        start = self._clock()
+        yield
+        self._sums[name] += self._clock() - start
+
+    def step_done(self) -> None:
+        """Counts one optimizer step."""
+        self._steps += 1
+
+    def mean(self) -> dict[str, float]:
+        """Returns `time/data_s`, `time/forward_s`, `time/backward_s`, `time/total_s` of one step, and starts anew."""
+        now, steps = self._clock(), max(self._steps, 1)
+        sums = self._sums | {"backward_s": self._sums["step_s"] - self._sums["forward_s"]}
+        means = {f"time/{name}": sums[name] / steps for name in ("data_s", "forward_s", "backward_s")}
+        means["time/total_s"] = (now - self._since) / steps
+        self._sums = dict.fromkeys(self._sums, 0.0)
+        self._steps, self._since = 0, now
+        return means
+
+
+def memory_metrics() -> dict[str, float]:
+    """Measures this process's memory.
+
+    Returns:
+        On a GPU `memory/allocated_bytes` and `memory/reserved_bytes` (peaks of torch's allocator),
+        `memory/device_bytes` (used on the card, by everybody) and `train/gpu_memory_used` (percent of the card).
+        Always `memory/host_rss_bytes` (peak).
+    """
+    metrics = {"memory/host_rss_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        metrics["memory/allocated_bytes"] = float(torch.cuda.max_memory_allocated())
+        metrics["memory/reserved_bytes"] = float(torch.cuda.max_memory_reserved())
+        metrics["memory/device_bytes"] = float(total - free)
+        metrics["train/gpu_memory_used"] = 100.0 * (total - free) / total
+        metrics["train/gpu_utilization"] = float(torch.cuda.utilization())
+    return metrics
+
+
+class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers publishes no types
+    """Gives a run's numbers to its reporter, under the names of a W&B run.
+
+    Args:
+        reporter: Who listens.
+        timer: Filled by the trainer.
+        limit_bytes: What the allocator may use; None where nobody limits it. Near it a warning is logged once.
+    """
+
+    def __init__(self, reporter: Reporter, timer: StepTimer, limit_bytes: int | None = None) -> None:
+        self.history: list[dict[str, float]] = []
+        self._reporter = reporter
+        self._timer = timer
+        self._limit_bytes = limit_bytes
+        self._warned = False
+        self._evaluated: dict[str, float] = {}
+        self._last_train: dict[str, float] = {}
+
+    def on_step_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
+    ) -> None:
+        """Counts the step for the timer."""
+        self._timer.step_done()
+
+    def on_log(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        logs: Mapping[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Renames the trainer's numbers, adds times and memory, and passes them on."""
+        if not logs or "loss" not in logs:
+            return
+        metrics = {f"train/{name}": float(logs[name]) for name in _TRAIN_NAMES if name in logs}
+        metrics["train/global_step"] = float(state.global_step)
+        metrics |= self._timer.mean() | memory_metrics()
+        self._warn_near_limit(metrics)
+        self._last_train = metrics
+        logger.info("step %d: loss %.4f, lr %.2e", state.global_step, logs["loss"], logs.get("learning_rate", 0.0))
+        self._reporter.log(metrics)
+
+    def on_evaluate(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        metrics: Mapping[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Keeps the evaluation until its checkpoint is saved."""
+        self._evaluated = {
+            "eval/" + name.removeprefix("eval_"): float(value)
+            for name, value in (metrics or {}).items()
+            if name.startswith("eval_")
+        }
+
+    def on_save(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
+    ) -> None:
+        """Reports the evaluation with the checkpoint of the same step."""
+        row = self._last_train | self._evaluated
+        row |= {"train/global_step": float(state.global_step), "train/epoch": float(state.epoch or 0.0)}
+        self.history.append(row)
+        rounded = {name: round(value, 4) for name, value in self._evaluated.items()}
+        logger.info("step %d: %s", state.global_step, rounded)
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        write_json(checkpoint / HISTORY_FILE, self.history)
+        self._reporter.report(row | best_of(self.history), checkpoint)
+
+    def _warn_near_limit(self, metrics: Mapping[str, float]) -> None:
+        used = metrics.get("memory/reserved_bytes", 0.0)
+        if self._limit_bytes and not self._warned and used > NEAR_LIMIT * self._limit_bytes:
+            self._warned = True
+            logger.warning("%.0f of %d allowed bytes are reserved; a longer batch may fail", used, self._limit_bytes)
+
+
+def read_history(checkpoint: Path) -> list[dict[str, float]]:
+    """Returns the evaluations before a checkpoint; none where it was not written by this project."""
+    path = checkpoint / HISTORY_FILE
+    if not path.exists():
+        return []
+    rows: list[dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
+    return rows
+
+
+def best_of(history: list[dict[str, float]]) -> dict[str, float]:
+    """Returns the numbers of the best evaluation (highest eval/rouge_combined_f1; the first of equals) as best/*.
+
+    >>> best_of([{"eval/rouge_combined_f1": 1.0, "eval/loss": 3.0}, {"eval/rouge_combined_f1": 2.0, "eval/loss": 4.0}])
+    {'best/rouge_combined_f1': 2.0, 'best/loss': 4.0}
+    """
+    scored = [row for row in history if "eval/rouge_combined_f1" in row]
+    if not scored:
+        return {}
+    best = max(scored, key=lambda row: row["eval/rouge_combined_f1"])
+    return {"best/" + name.removeprefix("eval/"): value for name, value in best.items() if name.startswith("eval/")}

@@ -1,0 +1,95 @@
+"""Summaries from a model: batches of similar length, beams, the order of the input kept."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from dialsum.config import RunConfig
+from dialsum.encoding import pad
+from dialsum.models import Kind
+from dialsum.tokenizers import decode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def summarize(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    sources: Sequence[Sequence[int]],
+    config: RunConfig,
+    kind: Kind,
+) -> list[str]:
+    """Writes one summary for each encoded dialogue.
+
+    Args:
+        model: Any causal or seq2seq model; its mode (training or not) is restored.
+        tokenizer: The one that encoded.
+        sources: Token ids; see encoding.Encoding.
+        config: Beams, penalties, lengths and batch of the generation.
+        kind: A causal model is padded on the left, so that its prompt ends where the summary begins.
+
+    Returns:
+        Summaries in the order of the sources.
+    """
+    order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))  # the longest first: memory errs early
+    written = [""] * len(sources)
+    training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), config.generation_batch_size):
+            chosen = order[start : start + config.generation_batch_size]
+            texts = _batch(model, tokenizer, [sources[index] for index in chosen], config, kind)
+            for index, text in zip(chosen, texts, strict=True):
+                written[index] = text
+    finally:
+        model.train(training)
+    return written
+
+
+def _batch(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    sources: Sequence[Sequence[int]],
+    config: RunConfig,
+    kind: Kind,
+) -> list[str]:
+    left = kind == "causal"
+    pad_id = int(tokenizer.pad_token_id)
+    inputs = pad(sources, pad_id, left=left).to(model.device)
+    mask = pad([[1] * len(row) for row in sources], 0, left=left).to(model.device)
+    generated = generate_ids(model, inputs, mask, config, pad_id)
+    width = inputs.shape[1] if kind == "causal" else 0
+    return [decode(tokenizer, row[width:]) for row in generated.tolist()]
+
+
+def generate_ids(
+    model: "PreTrainedModel", inputs: torch.Tensor, mask: torch.Tensor, config: RunConfig, pad_id: int
+) -> torch.Tensor:
+    """Runs the beam search of a run; the memory tracer calls it too.
+
+    Args:
+        model: A causal or seq2seq model.
+        inputs: (batch, length) int64.
+        mask: (batch, length), 1 where a token stands.
+        config: Beams, penalties and the longest summary.
+        pad_id: Fills sequences that ended early.
+
+    Returns:
+        (batch, generated length) int64; for a causal model the prompt comes first.
+    """
+    with torch.inference_mode():
+        generated: torch.Tensor = model.generate(
+            input_ids=inputs,
+            attention_mask=mask,
+            max_new_tokens=config.summary_max_len,
+            num_beams=config.num_beams,
+            length_penalty=config.length_penalty if config.num_beams > 1 else None,
+            no_repeat_ngram_size=config.no_repeat_ngram_size,
+            early_stopping=config.num_beams > 1,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=pad_id,
+        )
+    return generated
