@@ -1,0 +1,165 @@
+"""A trial in its process: reports with a count over restarts, smaller after an out-of-memory, failures told apart."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from common.errors import RequestError, WorkError
+from common.files import read_jsonl
+from dialsum.config import RunConfig
+from dialsum.reporter import Reporter
+from tune_jobs.recovery import RunShape
+from tune_jobs.tracking import NullTracker
+from tune_jobs.trainable import ATTEMPTS_FILE, STATE_FILE, TrialOrder, attempt
+
+METRIC = "eval/rouge_combined_f1"
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's own."""
+
+
+def order_in(folder: Path, *, batch_size: int = 8, retries: int = 0) -> TrialOrder:
+    return TrialOrder(
+        number=1,
+        name="one",
+        sweep="sample",
+        bundle={"cpus": 1.0},
+        sampled={"batch_size": batch_size},
+        config=RunConfig(batch_size=batch_size).to_dict(),
+        shape=RunShape(micro_batch=batch_size, accumulation=1),
+        folder=str(folder / "one"),
+        sweep_folder=str(folder),
+        cache_dir=str(folder / "cache"),
+        metric=METRIC,
+        retries=retries,
+    )
+
+
+class Sent:
+    """What the driver would hear."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, object]] = []
+
+    def __call__(self, metrics: Mapping[str, object], checkpoint: Path | None) -> None:
+        self.reports.append(dict(metrics))
+
+
+def trainer(
+    folder: Path, script: Callable[[RunConfig, Path | None], list[float]]
+) -> tuple[Callable[..., None], list[tuple[int, str | None]]]:
+    """A trainer whose values for one attempt come from `script`; writes down (micro-batch, checkpoint) of each."""
+    attempts: list[tuple[int, str | None]] = []
+
+    def train(
+        config: RunConfig, output_dir: Path, *, reporter: Reporter, resume_from: Path | None, cache_dir: Path
+    ) -> None:
+        attempts.append((config.micro_batch, resume_from.name if resume_from else None))
+        for value in script(config, resume_from):
+            checkpoint = output_dir / f"checkpoint-{len(attempts)}-{value:g}"
+            checkpoint.mkdir(parents=True)
+            reporter.log({"memory/device_bytes": 100.0 * value})
+            reporter.report({METRIC: value, "train/global_step": 1.0}, checkpoint)
+        if config.micro_batch > 2:
+            raise OutOfMemoryError("no bytes left")
+
+    return train, attempts
+
+
+def test_an_order_survives_the_trip_as_json(tmp_path: Path) -> None:
+    order = order_in(tmp_path)
+    assert TrialOrder.from_dict(json.loads(json.dumps(order.to_dict()))) == order
+
+
+def test_each_out_of_memory_halves_the_micro_batch_and_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    sent = Sent()
+    train, attempts = trainer(tmp_path, lambda config, start: {8: [1.0], 4: [], 2: [2.0, 3.0]}[config.micro_batch])
+    attempt(order_in(tmp_path), train, sent, NullTracker(), None)
+    assert attempts == [(8, None), (4, "checkpoint-1-1"), (2, "checkpoint-1-1")]
+    assert [report["trial/evaluation"] for report in sent.reports] == [1, 2, 3]
+    assert [(report["trial/micro_batch"], report["trial/accumulation"]) for report in sent.reports] == [
+        (8, 1),
+        (2, 4),
+        (2, 4),
+    ]
+    assert sent.reports[-1]["memory/device_bytes"] == 300.0
+    records, _ = read_jsonl(tmp_path / "one" / ATTEMPTS_FILE)
+    assert [(record["kind"], record["next_shape"]) for record in records] == [
+        ("out_of_memory", {"micro_batch": 4, "accumulation": 2, "gradient_checkpointing": False}),
+        ("out_of_memory", {"micro_batch": 2, "accumulation": 4, "gradient_checkpointing": False}),
+    ]
+
+
+def test_at_the_smallest_shape_the_error_goes_to_the_scheduler(tmp_path: Path) -> None:
+    def train(config: RunConfig, output_dir: Path, **kwargs: object) -> None:
+        raise OutOfMemoryError("no bytes left")
+
+    with pytest.raises(OutOfMemoryError):
+        attempt(order_in(tmp_path, batch_size=2), train, Sent(), NullTracker(), None)
+    records, _ = read_jsonl(tmp_path / "one" / ATTEMPTS_FILE)
+    assert [record["next_shape"] is None for record in records] == [False, False, True]
+
+
+def test_the_count_goes_on_from_the_checkpoint_of_an_earlier_process(tmp_path: Path) -> None:
+    start = tmp_path / "checkpoint-9"
+    start.mkdir()
+    (start / STATE_FILE).write_text('{"evaluations": 3}')
+    sent = Sent()
+    train, attempts = trainer(tmp_path, lambda config, start: [5.0])
+    attempt(order_in(tmp_path, batch_size=2), train, sent, NullTracker(), start)
+    assert attempts == [(2, "checkpoint-9")]
+    assert [report["trial/evaluation"] for report in sent.reports] == [4]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(RequestError("bad data"), "wrong_request"), (WorkError("diverged"), "work_failed")]
+)
+def test_a_failure_that_no_retry_mends_is_sent_as_the_outcome(tmp_path: Path, error: Exception, kind: str) -> None:
+    def train(config: RunConfig, output_dir: Path, **kwargs: object) -> None:
+        raise error
+
+    sent = Sent()
+    attempt(order_in(tmp_path, retries=5), train, sent, NullTracker(), None)
+    (report,) = sent.reports
+    assert report["trial/failure"] == {"kind": kind, "message": f"{type(error).__name__}: {error}"}
+
+
+def test_an_unexplained_error_is_retried_as_often_as_asked(tmp_path: Path) -> None:
+    def train(config: RunConfig, output_dir: Path, **kwargs: object) -> None:
+        raise ValueError("odd")
+
+    sent = Sent()
+    with pytest.raises(ValueError, match="odd"):
+        attempt(order_in(tmp_path, retries=1), train, sent, NullTracker(), None)
+    attempt(order_in(tmp_path, retries=1), train, sent, NullTracker(), None)
+    assert [report["trial/failure"] for report in sent.reports] == [{"kind": "error", "message": "ValueError: odd"}]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [({"eval/loss": 1.0}, f"no {METRIC} among the reported eval/loss"), ({METRIC: math.nan}, "became nan")],
+)
+def test_a_report_without_a_usable_metric_ends_the_trial_with_a_reason(
+    tmp_path: Path, metrics: dict[str, float], message: str
+) -> None:
+    def train(config: RunConfig, output_dir: Path, *, reporter: Reporter, **kwargs: object) -> None:
+        reporter.report(metrics, output_dir)
+
+    sent = Sent()
+    attempt(order_in(tmp_path), train, sent, NullTracker(), None)
+    failure = sent.reports[0]["trial/failure"]
+    assert isinstance(failure, dict)
+    assert message in failure["message"]
+
+
+def test_a_stop_by_the_driver_passes_through(tmp_path: Path) -> None:
+    def stop(metrics: Mapping[str, object], checkpoint: Path | None) -> None:
+        raise SystemExit(0)
+
+    train, _ = trainer(tmp_path, lambda config, start: [1.0])
+    with pytest.raises(SystemExit):
+        attempt(order_in(tmp_path), train, stop, NullTracker(), None)

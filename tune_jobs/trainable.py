@@ -1,0 +1,305 @@
+"""One trial in its own process: trains, reports, mirrors to W&B, and recovers from an out-of-memory by itself.
+
+Imports nothing heavy at the top: the driver imports this module too, and reused processes pay for torch once.
+"""
+
+import gc
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+from common.errors import WorkError
+from common.files import append_jsonl, read_jsonl, write_json
+from common.strict import from_mapping
+from dialsum.config import RunConfig
+from dialsum.reporter import Reporter
+from tune_jobs.recovery import FailureKind, RunShape, classify, smaller
+from tune_jobs.tracking import Mode, NullTracker, TrackedRun, Tracker, open_tracker
+
+logger = logging.getLogger(__name__)
+STATE_FILE = "trial_state.json"  # lies in every checkpoint beside the trainer's files
+ATTEMPTS_FILE = "attempts.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingOrder:
+    """How a trial is mirrored to W&B; see tracking.TrackedRun."""
+
+    project: str
+    mode: Mode = "auto"
+    entity: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOrder:
+    """Everything that a trial's process needs to know; plain values, so that it travels as JSON.
+
+    Attributes:
+        number: Place in the sweep, from 1.
+        name: Experiment name.
+        sweep: Sweep name.
+        bundle: What it occupies in Ray; see tune_door.Bundle.
+        sampled: Values of the searched parameters.
+        config: The resolved run configuration.
+        shape: How the effective batch is computed to fit into the share.
+        folder: outputs/experiments/<name>.
+        sweep_folder: outputs/sweep_results/<sweep>.
+        cache_dir: Tokenizers and encodings, shared by all trials.
+        metric: What trials are compared by; every report must have it.
+        retries: How often a failure that is no out-of-memory is tried again.
+        tracking: W&B; None mirrors nothing.
+        resume_from: Checkpoint that an earlier driver left.
+        usable_bytes: Of the card that the share is a part of; None on a machine without GPUs.
+        estimate: Predicted bytes and the plan, for the ledger.
+        simulated: Whether the card is a logical one.
+    """
+
+    number: int
+    name: str
+    sweep: str
+    bundle: dict[str, object]
+    sampled: dict[str, object]
+    config: dict[str, object]
+    shape: RunShape
+    folder: str
+    sweep_folder: str
+    cache_dir: str
+    metric: str
+    retries: int = 0
+    tracking: TrackingOrder | None = None
+    resume_from: str | None = None
+    usable_bytes: int | None = None
+    estimate: dict[str, object] = field(default_factory=dict)
+    simulated: bool = False
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns plain values; from_dict reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> "TrialOrder":
+        """Reads what to_dict made."""
+        return from_mapping(cls, values, where="trial order")
+
+
+Send = Callable[[Mapping[str, object], Path | None], None]
+Train = Callable[..., object]  # dialsum.trainer.train
+
+
+class TrialReporter:
+    """Passes every evaluation on to the driver and to the tracker, and counts them over restarts.
+
+    Args:
+        order: The trial.
+        send: Sends to the driver; raises SystemExit when the trial should end.
+        tracker: Mirrors every step.
+        evaluations: How many an earlier attempt had made at the checkpoint that this one starts from.
+        clock: Wall-clock seconds.
+    """
+
+    def __init__(
+        self,
+        order: TrialOrder,
+        send: Send,
+        tracker: Tracker,
+        *,
+        evaluations: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.shape = order.shape
+        self.checkpoint: Path | None = None
+        self.peaks: dict[str, float] = {}
+        self.evaluations = evaluations
+        self._order, self._send, self._tracker, self._clock = order, send, tracker, clock
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Mirrors numbers between evaluations and keeps the highest memory readings."""
+        for name, value in metrics.items():
+            if name.startswith("memory/"):
+                self.peaks[name] = max(value, self.peaks.get(name, 0.0))
+        self._tracker.log(metrics)
+
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+        """Sends one evaluation with its checkpoint; see Reporter.
+
+        Raises:
+            WorkError: When the sweep's metric is absent or no number: no later report would mend that.
+            SystemExit: When the driver stops the trial.
+        """
+        value = metrics.get(self._order.metric)
+        if value is None:
+            raise WorkError(f"no {self._order.metric} among the reported {', '.join(sorted(metrics))}")
+        if not math.isfinite(value):
+            raise WorkError(f"{self._order.metric} became {value}: the training diverged; try a smaller learning rate")
+        self.evaluations += 1
+        self.checkpoint = checkpoint
+        self.log(metrics)
+        if checkpoint is not None:
+            write_json(checkpoint / STATE_FILE, {"evaluations": self.evaluations})
+        self._send(
+            dict(metrics)
+            | self.peaks
+            | {
+                "trial/evaluation": self.evaluations,
+                "trial/micro_batch": self.shape.micro_batch,
+                "trial/accumulation": self.shape.accumulation,
+                "trial/gradient_checkpointing": self.shape.gradient_checkpointing,
+                "trial/reported_at": self._clock(),
+            },
+            checkpoint,
+        )
+
+
+def run_trial(config: dict[str, object]) -> None:
+    """The function that Tune runs in the trial's process, with {"order": ...}."""
+    from dialsum.trainer import train
+    from tune_jobs.tune_door import ORDER_KEY, last_checkpoint, report
+
+    # Ray reads this when the next trial takes over the process: W&B may need a while to close the last run.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
+    order = TrialOrder.from_dict(cast("Mapping[str, object]", config[ORDER_KEY]))
+    start = last_checkpoint() or (Path(order.resume_from) if order.resume_from else None)
+    tracker = _tracker(order)
+    outcome = "failed"
+    try:
+        attempt(order, train, report, tracker, start)
+        outcome = "finished"
+    except SystemExit:
+        outcome = "stopped"
+        raise
+    finally:
+        tracker.finish(outcome)
+
+
+def attempt(order: TrialOrder, train: Train, send: Send, tracker: Tracker, start: Path | None) -> None:
+    """Trains until the end, making the trial smaller after each out-of-memory.
+
+    Args:
+        order: The trial.
+        train: dialsum.trainer.train.
+        send: Sends reports to the driver.
+        tracker: Mirrors numbers.
+        start: Checkpoint to go on from.
+
+    Raises:
+        SystemExit: When the driver stops the trial.
+        Exception: A failure that another attempt might mend: out of memory at the smallest shape, and others as
+            often as `order.retries` says. Any other failure is sent to the driver as the trial's outcome.
+    """
+    folder = Path(order.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shape: RunShape | None = order.shape
+    while shape is not None:
+        reporter = TrialReporter(order, send, tracker, evaluations=_evaluations(start))
+        reporter.shape = shape
+        error = _train_once(order, train, reporter, start)
+        if error is None:
+            return
+        kind = classify(error)
+        start = reporter.checkpoint or start
+        if kind != "out_of_memory":
+            _note_attempt(folder, order, shape, kind, error)
+            _fail(folder, order, kind, error, send)
+            return
+        next_shape = smaller(shape)
+        _note_attempt(folder, order, shape, kind, error, next_shape)
+        if next_shape is None:
+            raise error
+        logger.warning("out of memory with %s; going on with %s", shape.describe(), next_shape.describe())
+        del error, reporter  # the traceback holds the model's tensors
+        _release_memory()
+        shape = next_shape
+
+
+def _train_once(order: TrialOrder, train: Train, reporter: TrialReporter, start: Path | None) -> Exception | None:
+    shape = reporter.shape
+    config = RunConfig.from_dict(order.config).with_changes(
+        {
+            "gradient_accumulation_steps": shape.accumulation,
+            "gradient_checkpointing": shape.gradient_checkpointing,
+        }
+    )
+    listener: Reporter = reporter
+    try:
+        train(config, Path(order.folder), reporter=listener, resume_from=start, cache_dir=Path(order.cache_dir))
+    except Exception as error:
+        return error
+    return None
+
+
+def _fail(folder: Path, order: TrialOrder, kind: FailureKind, error: Exception, send: Send) -> None:
+    """Raises what another attempt might mend and sends everything else to the driver as the outcome."""
+    earlier = [record for record in read_jsonl(folder / ATTEMPTS_FILE)[0] if record.get("kind") == kind]
+    if kind in ("host_memory", "worker_lost") or (kind == "error" and len(earlier) <= order.retries):
+        raise error
+    from tune_jobs.tune_door import FAILURE_KEY
+
+    send({FAILURE_KEY: {"kind": kind, "message": f"{type(error).__name__}: {error}"}}, None)
+
+
+def _note_attempt(
+    folder: Path,
+    order: TrialOrder,
+    shape: RunShape,
+    kind: FailureKind,
+    error: Exception,
+    next_shape: RunShape | None = None,
+) -> None:
+    append_jsonl(
+        folder / ATTEMPTS_FILE,
+        {
+            "at": time.time(),
+            "kind": kind,
+            "message": f"{type(error).__name__}: {error}",
+            "bundle": order.bundle,
+            "shape": asdict(shape),
+            "next_shape": asdict(next_shape) if next_shape else None,
+        },
+    )
+
+
+def _evaluations(checkpoint: Path | None) -> int:
+    state = checkpoint / STATE_FILE if checkpoint else None
+    if state is None or not state.exists():
+        return 0
+    return int(json.loads(state.read_text(encoding="utf-8"))["evaluations"])
+
+
+def _release_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _tracker(order: TrialOrder) -> Tracker:
+    if order.tracking is None:
+        return NullTracker()
+    return open_tracker(
+        TrackedRun(
+            project=order.tracking.project,
+            entity=order.tracking.entity,
+            mode=order.tracking.mode,
+            tags=order.tracking.tags,
+            group=order.sweep,
+            name=order.name,
+            run_id=order.name,
+            config={
+                "sampled": order.sampled,
+                "resolved": order.config,
+                "shape": asdict(order.shape),
+                "bundle": order.bundle,
+                "estimate": order.estimate,
+                "simulated": order.simulated,
+            },
+            folder=Path(order.sweep_folder),
+        )
+    )
