@@ -1,0 +1,173 @@
+"""python -m dialsum: train, score and run one summarizer; no cluster needed."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common import cli
+from common.errors import RequestError
+from common.files import write_text
+from common.strict import parse_yaml
+from dialsum import rouge_cli
+from dialsum.config import load_run_config
+
+CACHE_DIR = Path(".cache/dialsum")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command; see --help."""
+    parser = argparse.ArgumentParser(prog="python -m dialsum", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_generate(commands)
+    rouge_cli.add_parser(commands)
+    chosen = parser.parse_args(arguments)
+    code: int = chosen.run(chosen)
+    return code
+
+
+def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train one summarizer",
+        description="Trains one summarizer and keeps its best model.",
+        epilog="example: python -m dialsum train --config configs/tiny.yaml --output outputs/one_run",
+    )
+    parser.add_argument("--config", type=Path, required=True, help="a run configuration, for example configs/tiny.yaml")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the model and the numbers")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    _add_common(parser)
+    parser.set_defaults(run=_train)
+
+
+def _train(chosen: argparse.Namespace) -> int:
+    config = load_run_config(chosen.config, _changes(chosen.set))
+    from dialsum.trainer import train  # torch and transformers take seconds: wrong requests are answered before
+
+    result = train(
+        config,
+        chosen.output,
+        reporter=_Progress() if chosen.format == "text" else None,
+        resume_from=_last_checkpoint(chosen.output) if chosen.resume else None,
+        cache_dir=CACHE_DIR,
+    )
+    numbers = {**result.metrics, **result.best_metrics}
+    if chosen.format == "json":
+        cli.emit_json({"metrics": numbers, "best_model_dir": str(result.best_model_dir)})
+    else:
+        cli.emit(f"best: {_scores(result.best_metrics, 'best/')}\nmodel: {result.best_model_dir}")
+    return 0
+
+
+class _Progress:
+    """Prints one line per evaluation."""
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Numbers between evaluations stay in training.log."""
+
+    def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
+        """Prints the evaluation."""
+        cli.emit(f"epoch {metrics['train/epoch']:5.2f}   loss {metrics['eval/loss']:.3f}   {_scores(metrics, 'eval/')}")
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="score a finished run's best model on a data file",
+        epilog="example: python -m dialsum evaluate --run outputs/one_run --data dev.jsonl --set num_beams=4",
+    )
+    parser.add_argument("--run", dest="folder", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--data", type=Path, required=True, help="dialogues with summaries")
+    _add_common(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(chosen: argparse.Namespace) -> int:
+    from dialsum.data import load_examples
+
+    examples = load_examples(chosen.data)
+    from dialsum.finished import load_finished, predict, score
+
+    run = load_finished(chosen.folder, CACHE_DIR, _changes(chosen.set))
+    scores = score(run, examples, predict(run, examples))
+    numbers = scores.to_dict(run.config.rouge_weights, run.config.summary_length_floor_chars)
+    if chosen.format == "json":
+        cli.emit_json(numbers)
+    else:
+        cli.emit(cli.table(["score", "value"], [[name, value] for name, value in numbers.items() if "f1" in name]))
+    return 0
+
+
+def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="summarize dialogues with a finished run's best model",
+        epilog="example: python -m dialsum generate --run outputs/one_run --data test.csv --output submission.csv",
+    )
+    parser.add_argument("--run", dest="folder", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--data", type=Path, required=True, help="dialogues, with summaries or without")
+    parser.add_argument("--output", type=Path, required=True, help="FILE.jsonl, or FILE.csv as a submission wants it")
+    _add_common(parser)
+    parser.set_defaults(run=_generate)
+
+
+def _generate(chosen: argparse.Namespace) -> int:
+    if chosen.output.suffix not in (".jsonl", ".csv"):
+        raise RequestError(f"--output {chosen.output} must end in .jsonl or .csv")
+    from dialsum.data import load_examples
+
+    examples = load_examples(chosen.data, require_summary=False)
+    from dialsum.finished import load_finished, predict, submission
+    from dialsum.trainer import write_predictions
+
+    run = load_finished(chosen.folder, CACHE_DIR, _changes(chosen.set))
+    texts = predict(run, examples)
+    if chosen.output.suffix == ".jsonl":
+        write_predictions(chosen.output, examples, texts)
+    else:
+        write_text(chosen.output, submission([example.fname for example in examples], texts))
+    summary = {"output": str(chosen.output), "count": len(texts)}
+    if chosen.format == "json":
+        cli.emit_json(summary)
+    else:
+        cli.emit(f"{len(texts)} summaries: {chosen.output}")
+    return 0
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace one value of the configuration; repeatable",
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+
+
+def _changes(settings: Sequence[str]) -> dict[str, object]:
+    """Reads KEY=VALUE settings; values are YAML, so that numbers and null are what they look like."""
+    wrong = [setting for setting in settings if "=" not in setting]
+    if wrong:
+        raise RequestError("--set takes KEY=VALUE", [f"{setting!r} has no '='" for setting in wrong])
+    return {key: parse_yaml(value, f"--set {key}").data for key, value in (text.split("=", 1) for text in settings)}
+
+
+def _last_checkpoint(output: Path) -> Path:
+    found = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if not found:
+        raise RequestError(
+            f"--resume: there is no checkpoint in {output}; leave --resume out to start from the beginning"
+        )
+    return found[-1]
+
+
+def _scores(metrics: Mapping[str, float], prefix: str) -> str:
+    names = (("combined", "rouge_combined_f1"), ("R1", "rouge1_f1"), ("R2", "rouge2_f1"), ("RL", "rougeL_f1"))
+    return "   ".join(f"{label} {metrics[prefix + name]:.2f}" for label, name in names)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

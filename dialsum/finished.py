@@ -1,0 +1,80 @@
+"""A finished run's best model, loaded again to summarize and to be scored."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from common.errors import RequestError
+from dialsum.config import RunConfig, load_run_config
+from dialsum.data import Example
+from dialsum.encoding import encode
+from dialsum.generate import summarize
+from dialsum.metrics import RougeScorer, RougeScores
+from dialsum.models import Kind, build_model, resolve
+from dialsum.tokenizers import build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """The best model of a run, ready to summarize."""
+
+    config: RunConfig
+    kind: Kind
+    tokenizer: "PreTrainedTokenizerBase"
+    model: "PreTrainedModel"
+    cache_dir: Path
+
+
+def load_finished(folder: Path, cache_dir: Path, changes: Mapping[str, object] | None = None) -> FinishedRun:
+    """Loads the best model of an experiment folder.
+
+    Args:
+        folder: What `python -m dialsum train` or a trial left: config.yaml and models/best_model.
+        cache_dir: For encodings.
+        changes: Replace values of the run's configuration, for example num_beams.
+
+    Raises:
+        RequestError: When the folder holds no finished run.
+    """
+    model_dir = folder / "models" / "best_model"
+    if not (model_dir / "config.json").exists():
+        raise RequestError(f"{folder} holds no finished run: {model_dir}/config.json is not there")
+    config = load_run_config(folder / "config.yaml", {"model": str(model_dir), **(changes or {})})
+    torch.set_num_threads(config.cpu_threads)
+    tokenizer = build_tokenizer(config, [], cache_dir)
+    model = build_model(config, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
+    return FinishedRun(
+        config=config, kind=resolve(config.model).kind, tokenizer=tokenizer, model=model, cache_dir=cache_dir
+    )
+
+
+def predict(run: FinishedRun, examples: Sequence[Example]) -> list[str]:
+    """Writes one summary per dialogue, in their order."""
+    encoding = encode(examples, run.tokenizer, run.config, run.cache_dir)
+    return summarize(run.model, run.tokenizer, encoding.sources, run.config, run.kind)
+
+
+def score(run: FinishedRun, examples: Sequence[Example], texts: Sequence[str]) -> RougeScores:
+    """Scores summaries against the references of their dialogues, in the run's language."""
+    return RougeScorer(run.config.language).score(texts, [example.summaries for example in examples])
+
+
+def submission(names: Sequence[str], texts: Sequence[str]) -> str:
+    """Lays summaries out as the Korean task's submission file: an unnamed index column, fname, summary.
+
+    >>> submission(["test_0"], ["예약한다, 내일."])
+    ',fname,summary\\n0,test_0,"예약한다, 내일."\\n'
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["", "fname", "summary"])
+    writer.writerows([index, name, text] for index, (name, text) in enumerate(zip(names, texts, strict=True)))
+    return buffer.getvalue()
