@@ -11,83 +11,21 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
 from common.errors import WorkError
 from common.files import append_jsonl, read_jsonl, write_json
-from common.strict import from_mapping
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
+from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, ORDER_KEY, TrialOrder
 from tune_jobs.recovery import FailureKind, RunShape, classify, smaller
-from tune_jobs.tracking import Mode, NullTracker, TrackedRun, Tracker, open_tracker
+from tune_jobs.tracking import NullTracker, TrackedRun, Tracker, open_tracker
 
 logger = logging.getLogger(__name__)
 STATE_FILE = "trial_state.json"  # lies in every checkpoint beside the trainer's files
 ATTEMPTS_FILE = "attempts.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackingOrder:
-    """How a trial is mirrored to W&B; see tracking.TrackedRun."""
-
-    project: str
-    mode: Mode = "auto"
-    entity: str | None = None
-    tags: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialOrder:
-    """Everything that a trial's process needs to know; plain values, so that it travels as JSON.
-
-    Attributes:
-        number: Place in the sweep, from 1.
-        name: Experiment name.
-        sweep: Sweep name.
-        bundle: What it occupies in Ray; see tune_door.Bundle.
-        sampled: Values of the searched parameters.
-        config: The resolved run configuration.
-        shape: How the effective batch is computed to fit into the share.
-        folder: outputs/experiments/<name>.
-        sweep_folder: outputs/sweep_results/<sweep>.
-        cache_dir: Tokenizers and encodings, shared by all trials.
-        metric: What trials are compared by; every report must have it.
-        retries: How often a failure that is no out-of-memory is tried again.
-        tracking: W&B; None mirrors nothing.
-        resume_from: Checkpoint that an earlier driver left.
-        usable_bytes: Of the card that the share is a part of; None on a machine without GPUs.
-        estimate: Predicted bytes and the plan, for the ledger.
-        simulated: Whether the card is a logical one.
-    """
-
-    number: int
-    name: str
-    sweep: str
-    bundle: dict[str, object]
-    sampled: dict[str, object]
-    config: dict[str, object]
-    shape: RunShape
-    folder: str
-    sweep_folder: str
-    cache_dir: str
-    metric: str
-    retries: int = 0
-    tracking: TrackingOrder | None = None
-    resume_from: str | None = None
-    usable_bytes: int | None = None
-    estimate: dict[str, object] = field(default_factory=dict)
-    simulated: bool = False
-
-    def to_dict(self) -> dict[str, object]:
-        """Returns plain values; from_dict reads them back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> "TrialOrder":
-        """Reads what to_dict made."""
-        return from_mapping(cls, values, where="trial order")
 
 
 Send = Callable[[Mapping[str, object], Path | None], None]
@@ -148,7 +86,7 @@ class TrialReporter:
             dict(metrics)
             | self.peaks
             | {
-                "trial/evaluation": self.evaluations,
+                EVALUATION_KEY: self.evaluations,
                 "trial/micro_batch": self.shape.micro_batch,
                 "trial/accumulation": self.shape.accumulation,
                 "trial/gradient_checkpointing": self.shape.gradient_checkpointing,
@@ -161,7 +99,7 @@ class TrialReporter:
 def run_trial(config: dict[str, object]) -> None:
     """The function that Tune runs in the trial's process, with {"order": ...}."""
     from dialsum.trainer import train
-    from tune_jobs.tune_door import ORDER_KEY, last_checkpoint, report
+    from tune_jobs.tune_door import last_checkpoint, report
 
     # Ray reads this when the next trial takes over the process: W&B may need a while to close the last run.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
@@ -240,8 +178,6 @@ def _fail(folder: Path, order: TrialOrder, kind: FailureKind, error: Exception, 
     earlier = [record for record in read_jsonl(folder / ATTEMPTS_FILE)[0] if record.get("kind") == kind]
     if kind in ("host_memory", "worker_lost") or (kind == "error" and len(earlier) <= order.retries):
         raise error
-    from tune_jobs.tune_door import FAILURE_KEY
-
     send({FAILURE_KEY: {"kind": kind, "message": f"{type(error).__name__}: {error}"}}, None)
 
 
@@ -259,7 +195,7 @@ def _note_attempt(
             "at": time.time(),
             "kind": kind,
             "message": f"{type(error).__name__}: {error}",
-            "bundle": order.bundle,
+            "bundle": asdict(order.bundle),
             "shape": asdict(shape),
             "next_shape": asdict(next_shape) if next_shape else None,
         },
@@ -296,7 +232,7 @@ def _tracker(order: TrialOrder) -> Tracker:
                 "sampled": order.sampled,
                 "resolved": order.config,
                 "shape": asdict(order.shape),
-                "bundle": order.bundle,
+                "bundle": asdict(order.bundle),
                 "estimate": order.estimate,
                 "simulated": order.simulated,
             },

@@ -8,7 +8,7 @@ change there, and the error lies in the local file `pickled_error_file` by then.
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -18,25 +18,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from common.strict import from_mapping
-
-ORDER_KEY = "order"  # the only key in a Tune configuration: the trial's order, a plain mapping
-ITERATION_KEY = "trial/evaluation"  # evaluations so far, counted over restarts; Tune's own count starts again
-FAILURE_KEY = "trial/failure"  # set by a trial that failed in a way that no retry would mend
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bundle:
-    """What one trial occupies in Ray. An order holds it as a mapping, because Tune reads it in other processes too.
-
-    Attributes:
-        cpus: Logical CPU cores, fractions allowed.
-        gpus: Share of one card in steps of 1e-4, or whole cards.
-        labels: Node labels that must match, for example {"gpu-model": "A100"}.
-    """
-
-    cpus: float
-    gpus: float = 0.0
-    labels: Mapping[str, str] = field(default_factory=dict)
+from tune_jobs.orders import ORDER_KEY, Bundle
 
 
 class Conductor(Protocol):

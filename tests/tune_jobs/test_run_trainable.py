@@ -11,9 +11,10 @@ from common.errors import RequestError, WorkError
 from common.files import read_jsonl
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
+from tune_jobs.orders import Bundle, TrialOrder
 from tune_jobs.recovery import RunShape
 from tune_jobs.tracking import NullTracker
-from tune_jobs.trainable import ATTEMPTS_FILE, STATE_FILE, TrialOrder, attempt
+from tune_jobs.trainable import ATTEMPTS_FILE, STATE_FILE, attempt
 
 METRIC = "eval/rouge_combined_f1"
 
@@ -27,7 +28,7 @@ def order_in(folder: Path, *, batch_size: int = 8, retries: int = 0) -> TrialOrd
         number=1,
         name="one",
         sweep="sample",
-        bundle={"cpus": 1.0},
+        bundle=Bundle(cpus=1.0),
         sampled={"batch_size": batch_size},
         config=RunConfig(batch_size=batch_size).to_dict(),
         shape=RunShape(micro_batch=batch_size, accumulation=1),

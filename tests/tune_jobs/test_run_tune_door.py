@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tune_jobs.tune_door import ORDER_KEY, Bundle, FitSettings, fit, last_checkpoint, report
+from tune_jobs.orders import ORDER_KEY, Bundle
+from tune_jobs.tune_door import FitSettings, fit, last_checkpoint, report
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 LABELS = {"gpu-model": "simulated-24GiB"}

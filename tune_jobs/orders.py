@@ -1,0 +1,89 @@
+"""What the driver and a trial's process tell each other: plain values, so that they travel as JSON."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from common.strict import from_mapping
+from tune_jobs.recovery import RunShape
+from tune_jobs.tracking import Mode
+
+ORDER_KEY = "order"  # the only key in a Tune configuration
+EVALUATION_KEY = "trial/evaluation"  # evaluations so far, counted over restarts; Tune's own count starts again
+FAILURE_KEY = "trial/failure"  # sent by a trial that failed in a way that no retry would mend
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """What one trial occupies in Ray.
+
+    Attributes:
+        cpus: Logical CPU cores, fractions allowed.
+        gpus: Share of one card in steps of 1e-4, or whole cards.
+        labels: Node labels that must match, for example {"gpu-model": "A100"}.
+    """
+
+    cpus: float
+    gpus: float = 0.0
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingOrder:
+    """How a trial is mirrored to W&B; see tracking.TrackedRun."""
+
+    project: str
+    mode: Mode = "auto"
+    entity: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOrder:
+    """Everything that a trial's process needs to know; plain values, so that it travels as JSON.
+
+    Attributes:
+        number: Place in the sweep, from 1.
+        name: Experiment name.
+        sweep: Sweep name.
+        bundle: What it occupies in Ray; see Bundle.
+        sampled: Values of the searched parameters.
+        config: The resolved run configuration.
+        shape: How the effective batch is computed to fit into the share.
+        folder: outputs/experiments/<name>.
+        sweep_folder: outputs/sweep_results/<sweep>.
+        cache_dir: Tokenizers and encodings, shared by all trials.
+        metric: What trials are compared by; every report must have it.
+        retries: How often a failure that is no out-of-memory is tried again.
+        tracking: W&B; None mirrors nothing.
+        resume_from: Checkpoint that an earlier driver left.
+        usable_bytes: Of the card that the share is a part of; None on a machine without GPUs.
+        estimate: Predicted bytes and the plan, for the ledger.
+        simulated: Whether the card is a logical one.
+    """
+
+    number: int
+    name: str
+    sweep: str
+    bundle: Bundle
+    sampled: dict[str, object]
+    config: dict[str, object]
+    shape: RunShape
+    folder: str
+    sweep_folder: str
+    cache_dir: str
+    metric: str
+    retries: int = 0
+    tracking: TrackingOrder | None = None
+    resume_from: str | None = None
+    usable_bytes: int | None = None
+    estimate: dict[str, object] = field(default_factory=dict)
+    simulated: bool = False
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns plain values; from_dict reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> "TrialOrder":
+        """Reads what to_dict made."""
+        return from_mapping(cls, values, where="trial order")
