@@ -34,7 +34,8 @@ from dialsum.metrics import RougeScorer, ScorerIdentity
 from dialsum.models import Kind, build_model, resolve
 from dialsum.optimizers import build_optimizer
 from dialsum.reporter import NullReporter, Reporter
-from dialsum.step import forward_loss
+from dialsum.sampling import GroupedSampler
+from dialsum.step import IGNORED_LABEL, forward_loss
 from dialsum.tokenizers import build_tokenizer
 
 if TYPE_CHECKING:
@@ -177,6 +178,10 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
             ),
             callbacks=callbacks,
         )
+        # compute_loss below weighs micro-batches itself, so the trainer must count tokens and must not divide again,
+        # whatever the model's forward takes (it does the opposite of both where forward has no **kwargs).
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)  # numbers go to the log file and to the reporter
 
     def compute_loss(
@@ -186,11 +191,20 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
         return_outputs: bool = False,
         num_items_in_batch: "Tensor | int | None" = None,
     ) -> "Tensor":
-        """Returns the micro-batch's loss from the function that the memory tracer calls too."""
+        """Returns the micro-batch's loss from the function that the memory tracer calls too.
+
+        Each micro-batch counts by its summary tokens, so that the pieces of a batch add up to its mean over all tokens.
+        """
         with self._timer.part("forward_s"):
-            return forward_loss(
+            loss = forward_loss(
                 model, inputs, label_smoothing=self._config.label_smoothing, causal=self._prepared.kind == "causal"
             )
+            if num_items_in_batch is None:
+                return loss
+            # Processes average their gradients, but each counted the tokens of all.
+            share = (inputs["labels"] != IGNORED_LABEL).sum() * self.accelerator.num_processes / num_items_in_batch
+            weighted: Tensor = loss * share
+            return weighted
 
     def training_step(
         self, model: "nn.Module", inputs: dict[str, "Tensor"], num_items_in_batch: "Tensor | int | None" = None
@@ -215,6 +229,12 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
                 weight_decay=self._config.weight_decay,
             )
         return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: EncodedDataset | None = None) -> GroupedSampler:
+        """Groups by length in an order that depends on seed and epoch alone; see GroupedSampler."""
+        del train_dataset
+        lengths = [len(source) for source in self._prepared.train.sources]
+        return GroupedSampler(lengths, self._config.batch_size, self._config.seed)
 
     def get_batch_samples(self, *args: object, **kwargs: object) -> object:
         """Times the data loader; see Trainer.get_batch_samples."""
@@ -298,7 +318,7 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
         loader: DataLoader[dict[str, Tensor]] = self.get_eval_dataloader()
         for batch in loader:
             inputs = self._prepare_inputs(batch)
-            counted = int((inputs["labels"] != -100).sum())
+            counted = int((inputs["labels"] != IGNORED_LABEL).sum())
             with self.compute_loss_context_manager():
                 loss = forward_loss(self.model, inputs, label_smoothing=0.0, causal=self._prepared.kind == "causal")
             total += loss.item() * counted
@@ -347,7 +367,6 @@ def training_arguments(config: RunConfig, output_dir: Path, num_examples: int) -
         restore_callback_states_from_checkpoint=True,
         metric_for_best_model=_BEST_METRIC,
         greater_is_better=True,
-        train_sampling_strategy="group_by_length",
         dataloader_num_workers=config.dataloader_workers,
         dataloader_pin_memory=torch.cuda.is_available() if config.pin_memory is None else config.pin_memory,
         remove_unused_columns=False,

@@ -1,0 +1,100 @@
+"""What must hold whatever the numbers: how a batch is computed, where a run was cut, how a batch is padded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dialsum.config import RunConfig
+from dialsum.data import Example, write_examples
+from dialsum.reporter import RecordingReporter
+from dialsum.trainer import prepare, train
+
+PLACES, DAYS = ("병원", "식당", "은행", "미용실 예약 창구"), ("월요일", "화요일", "수요일 오후 세 시", "금요일")
+
+
+def small_run(folder: Path, **changes: object) -> RunConfig:
+    """A run whose dialogues differ in length, so that batches differ in their number of tokens."""
+    examples = [
+        Example(
+            fname=f"{turns}-{place}-{day}",
+            dialogue="\n".join([f"#Person1#: {place}이죠?", "#Person2#: 네."] * turns + [f"#Person1#: {day}이요."]),
+            summaries=(f"#Person1#은 {day}에 {place}에 간다. " + "#Person2#가 답한다. " * turns,),
+        )
+        for turns in (1, 2, 3)
+        for place in PLACES
+        for day in DAYS
+    ]
+    write_examples(folder / "train.jsonl", examples[:40])
+    write_examples(folder / "dev.jsonl", examples[40:])
+    values: dict[str, object] = {
+        "train_file": str(folder / "train.jsonl"), "dev_file": str(folder / "dev.jsonl"), "batch_size": 8,
+        "learning_rate": 5e-3, "num_epochs": 2, "decoder_max_len": 24, "generation_max_len": 6,
+        "tiny_hidden_size": 32, "tiny_layers": 1, "tiny_vocab_size": 300,
+    }  # fmt: skip
+    return RunConfig.from_dict(values | changes)
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+@pytest.mark.parametrize("model", ["tiny-bart", "tiny-t5", "tiny-gpt2"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_pieces_of_a_batch_give_the_gradient_of_the_batch(tmp_path: Path, model: str, label_smoothing: float) -> None:
+    """SGD without clipping: a gradient of the wrong size would give other weights (Adam would hide it)."""
+    found = []
+    for pieces in (1, 4):
+        config = small_run(
+            tmp_path, model=model, dropout=0.0, optimizer="sgd", max_grad_norm=0.0, learning_rate=0.3, max_steps=5,
+            gradient_accumulation_steps=pieces, label_smoothing=label_smoothing,
+        )  # fmt: skip
+        reporter = RecordingReporter()
+        result = train(config, tmp_path / str(pieces), reporter=reporter, cache_dir=tmp_path / "cache")
+        found.append((weights_of(result.best_model_dir), [log["train/loss"] for log in reporter.logs]))
+    (whole, whole_loss), (split, split_loss) = found
+    assert split_loss == pytest.approx(whole_loss, rel=1e-4)
+    for name, weight in whole.items():
+        torch.testing.assert_close(split[name], weight, rtol=1e-3, atol=1e-5)
+
+
+class CutAt(RecordingReporter):
+    """Ends a run at one step, as a scheduler does, and keeps that step's checkpoint."""
+
+    def __init__(self, step: int, keep: Path) -> None:
+        super().__init__()
+        self._step, self._keep = step, keep
+
+    def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
+        if metrics["train/global_step"] == self._step:
+            checkpoint.rename(self._keep)
+            raise SystemExit(0)
+
+
+@pytest.mark.parametrize("cut_step", [3, 6, 9])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_run_cut_within_an_epoch_goes_on_bit_for_bit(tmp_path: Path, cut_step: int, pieces: int) -> None:
+    config = small_run(tmp_path, num_epochs=2, eval_steps=3, gradient_accumulation_steps=pieces)
+    whole = train(config, tmp_path / "whole", cache_dir=tmp_path / "cache")
+    kept = tmp_path / "kept"
+    with pytest.raises(SystemExit):
+        train(config, tmp_path / "part", reporter=CutAt(cut_step, kept), cache_dir=tmp_path / "cache")
+    resumed = train(config, tmp_path / "part", resume_from=kept, cache_dir=tmp_path / "cache")
+    assert [row["eval/loss"] for row in resumed.history] == [row["eval/loss"] for row in whole.history]
+    assert [row["train/global_step"] for row in resumed.history] == [3, 6, 9, 10]
+    assert resumed.metrics["train/loss"] == whole.metrics["train/loss"]
+
+
+@pytest.mark.parametrize("model", ["tiny-bart", "tiny-t5", "tiny-gpt2"])
+def test_every_parameter_learns(tmp_path: Path, model: str) -> None:
+    config = small_run(tmp_path, model=model, num_epochs=1)
+    before = {name: value.clone() for name, value in prepare(config, tmp_path / "cache").model.named_parameters()}
+    after = weights_of(train(config, tmp_path / "run", cache_dir=tmp_path / "cache").best_model_dir)
+    positions = ("embed_positions", "wpe")  # rows behind the longest dialogue are never looked up
+    assert before.keys() - after.keys() == set()
+    for name, value in before.items():
+        assert not torch.equal(after[name], value), f"{name} did not change"
+        if not any(part in name for part in positions) and value.dim() == 1:
+            assert (after[name] != value).float().mean() > 0.9, f"{name} hardly changed"
