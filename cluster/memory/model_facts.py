@@ -16,62 +16,16 @@ from common.errors import Problems, RequestError
 Kind = Literal["seq2seq", "causal"]
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")
 SEQ2SEQ_ENDINGS = ("ForConditionalGeneration", "ForSeq2SeqLM", "MTModel")
-CAUSAL_TYPES = frozenset(
-    [
-        "bloom",
-        "codegen",
-        "exaone4",
-        "falcon",
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "glm",
-        "gpt2",
-        "gpt_bigcode",
-        "gpt_neo",
-        "gpt_neox",
-        "gptj",
-        "granite",
-        "llama",
-        "mistral",
-        "mixtral",
-        "olmo",
-        "olmo2",
-        "opt",
-        "phi",
-        "phi3",
-        "qwen2",
-        "qwen3",
-        "smollm3",
-        "stablelm",
-        "starcoder2",
-        "xglm",
-    ]
-)
-SEQ2SEQ_TYPES = frozenset(
-    [
-        "bart",
-        "bigbird_pegasus",
-        "blenderbot",
-        "blenderbot-small",
-        "fsmt",
-        "led",
-        "longt5",
-        "m2m_100",
-        "marian",
-        "mbart",
-        "mt5",
-        "mvp",
-        "nllb-moe",
-        "pegasus",
-        "pegasus_x",
-        "plbart",
-        "prophetnet",
-        "switch_transformers",
-        "t5",
-        "umt5",
-    ]
-)
+CAUSAL_TYPES = frozenset({
+    "bloom", "codegen", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "glm", "gpt2", "gpt_bigcode",
+    "gpt_neo", "gpt_neox", "gptj", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "opt", "phi",
+    "phi3", "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2", "xglm",
+})  # fmt: skip
+SEQ2SEQ_TYPES = frozenset({
+    "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "fsmt", "led", "longt5", "m2m_100",
+    "marian", "mbart", "mt5", "mvp", "nllb-moe", "pegasus", "pegasus_x", "plbart", "prophetnet",
+    "switch_transformers", "t5", "umt5",
+})  # fmt: skip
 NOT_TEXT = ("image_size", "num_channels", "num_mel_bins", "vision_config", "audio_config", "patch_size")
 POSITIONS = ("max_position_embeddings", "n_positions", "max_encoder_position_embeddings", "n_ctx")
 NO_POSITION_LIMIT = frozenset({"t5", "mt5", "umt5", "switch_transformers", "bloom"})  # relative positions or ALiBi
