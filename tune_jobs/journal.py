@@ -47,8 +47,12 @@ class TrialHistory:
         bundle: What it occupied last.
         status: None while it is not over.
         reason: Why it ended so.
+        failure: What kind of failure ended it, None where none did.
+        running: Whether it was started and has neither failed nor ended since.
         first_start_at: Wall-clock seconds of the first start.
-        ended_at: Wall-clock seconds of the end.
+        last_at: Wall-clock seconds of the last event with a time.
+        run_s: Seconds in which it ran, over all starts; what a killed driver no longer noted is not counted.
+        gpu_s: The same times the GPUs that it held.
     """
 
     number: int
@@ -60,8 +64,12 @@ class TrialHistory:
     bundle: Mapping[str, object] = field(default_factory=dict)
     status: EndStatus | None = None
     reason: str = ""
+    failure: str | None = None
     first_start_at: float | None = None
-    ended_at: float | None = None
+    last_at: float | None = None
+    run_s: float = 0.0
+    gpu_s: float = 0.0
+    running: bool = False
 
     @property
     def values(self) -> list[tuple[int, float]]:
@@ -104,10 +112,13 @@ class Journal:
 
 def _apply(trial: TrialHistory, event: Event) -> None:
     kind = event["event"]
+    if "at" in event:
+        _count_time(trial, cast("float", event["at"]))
     if kind == "started":
         trial.starts += 1
+        trial.running = True
         trial.bundle = cast("Mapping[str, object]", event["bundle"])
-        trial.first_start_at = trial.first_start_at or cast("float", event["at"])
+        trial.first_start_at = trial.first_start_at or trial.last_at
     elif kind == "reported":
         evaluation = Evaluation(
             number=cast("int", event["evaluation"]),
@@ -119,8 +130,18 @@ def _apply(trial: TrialHistory, event: Event) -> None:
     elif kind == "saved":
         trial.checkpoint = Path(cast("str", event["folder"]))
     elif kind == "retried":
+        trial.running = False
         trial.retries.append(cast("str", event["kind"]))
     elif kind == "ended":
+        trial.running = False
         trial.status = cast("EndStatus", event["status"])
         trial.reason = cast("str", event["reason"])
-        trial.ended_at = cast("float", event["at"])
+        trial.failure = cast("str | None", event.get("failure"))
+
+
+def _count_time(trial: TrialHistory, at: float) -> None:
+    if trial.running and trial.last_at is not None:
+        passed_s = at - trial.last_at
+        trial.run_s += passed_s
+        trial.gpu_s += passed_s * cast("float", trial.bundle.get("gpus", 0.0))
+    trial.last_at = at

@@ -8,7 +8,7 @@ from typing import Protocol, TextIO
 
 from common.cli import table
 from common.units import format_duration
-from tune_jobs.progress import SweepProgress, TrialProgress
+from tune_jobs.progress import ENDED, SweepProgress, TrialProgress
 
 REDRAW_S = 0.5
 _SHOWN_TRIALS = 12  # more would push the summary off a small terminal
@@ -43,8 +43,8 @@ def summary_line(progress: SweepProgress, now_s: float) -> str:
 
 
 def _summary_parts(progress: SweepProgress, now_s: float) -> list[str]:
-    ended = [f"{progress.count('finished', 'stopped', 'failed')} of {progress.total} trials ended"]
-    for status in ("stopped", "failed", "running", "waiting"):
+    ended = [f"{progress.count(*ENDED)} of {progress.total} trials ended"]
+    for status in ("stopped", "failed", "refused", "running", "waiting"):
         if count := progress.count(status):
             ended.append(f"{count} {'stopped early' if status == 'stopped' else status}")
     best = progress.best()
@@ -139,7 +139,7 @@ def view_for(stream: TextIO = sys.stderr) -> View:
 
 
 def _interest(trial: TrialProgress) -> tuple[int, int]:
-    order = {"running": 0, "failed": 1, "waiting": 2, "interrupted": 2}
+    order = {"running": 0, "failed": 1, "refused": 1, "waiting": 2, "interrupted": 2}
     return order.get(trial.status, 3), -trial.number
 
 

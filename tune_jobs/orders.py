@@ -9,7 +9,8 @@ from tune_jobs.tracking import Mode
 
 ORDER_KEY = "order"  # the only key in a Tune configuration
 EVALUATION_KEY = "trial/evaluation"  # evaluations so far, counted over restarts; Tune's own count starts again
-FAILURE_KEY = "trial/failure"  # sent by a trial that failed in a way that no retry would mend
+FAILURE_KEY = "trial/failure"  # its kind; sent by a trial that failed in a way that no retry would mend
+FAILURE_MESSAGE_KEY = "trial/failure_message"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Literal
 
 from tune_jobs.stopping import Goal
 
-TrialStatus = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
-ENDED: tuple[TrialStatus, ...] = ("finished", "stopped", "failed")
+TrialStatus = Literal["waiting", "running", "finished", "stopped", "failed", "refused", "interrupted"]
+ENDED: tuple[TrialStatus, ...] = ("finished", "stopped", "failed", "refused")
 
 
 @dataclass(kw_only=True)

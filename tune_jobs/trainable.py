@@ -19,7 +19,7 @@ from common.errors import WorkError
 from common.files import append_jsonl, read_jsonl, write_json
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, ORDER_KEY, TrialOrder
+from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, FAILURE_MESSAGE_KEY, ORDER_KEY, TrialOrder
 from tune_jobs.recovery import FailureKind, RunShape, classify, smaller
 from tune_jobs.tracking import NullTracker, TrackedRun, Tracker, open_tracker
 
@@ -178,7 +178,7 @@ def _fail(folder: Path, order: TrialOrder, kind: FailureKind, error: Exception, 
     earlier = [record for record in read_jsonl(folder / ATTEMPTS_FILE)[0] if record.get("kind") == kind]
     if kind in ("host_memory", "worker_lost") or (kind == "error" and len(earlier) <= order.retries):
         raise error
-    send({FAILURE_KEY: {"kind": kind, "message": f"{type(error).__name__}: {error}"}}, None)
+    send({FAILURE_KEY: kind, FAILURE_MESSAGE_KEY: f"{type(error).__name__}: {error}"}, None)
 
 
 def _note_attempt(

@@ -11,7 +11,7 @@ def lived(path: Path) -> Journal:
     journal.write("started", 1, bundle={"gpus": 0.25}, at=10.0)
     journal.write("reported", 1, evaluation=1, value=3.0, metrics={"eval/loss": 1.0}, at=11.0)
     journal.write("saved", 1, folder="/checkpoints/1")
-    journal.write("retried", 1, kind="out_of_memory", message="no bytes")
+    journal.write("retried", 1, kind="out_of_memory", message="no bytes", at=15.0)
     journal.write("started", 1, bundle={"gpus": 0.5}, at=20.0)
     journal.write("reported", 1, evaluation=1, value=4.0, metrics={}, at=21.0)
     journal.write("reported", 1, evaluation=2, value=5.0, metrics={}, at=22.0)
@@ -28,7 +28,8 @@ def test_a_second_driver_reads_what_the_first_wrote(tmp_path: Path) -> None:
     trial = second.trials[1]
     assert (trial.starts, trial.retries, trial.bundle) == (2, ["out_of_memory"], {"gpus": 0.5})
     assert (trial.values, trial.checkpoint) == ([(1, 4.0), (2, 5.0)], Path("/checkpoints/1"))
-    assert (trial.status, trial.first_start_at, trial.ended_at) == ("finished", 10.0, 30.0)
+    assert (trial.status, trial.first_start_at, trial.last_at) == ("finished", 10.0, 30.0)
+    assert (trial.run_s, trial.gpu_s) == (5.0 + 10.0, 5.0 * 0.25 + 10.0 * 0.5)
     assert second.trials[2].status is None
 
 
@@ -40,4 +41,4 @@ def test_a_line_torn_by_a_kill_costs_that_event_only(tmp_path: Path) -> None:
     assert journal.torn_lines == 1
     assert journal.trials[1].status is None
     journal.write("ended", 1, status="finished", reason="", at=31.0)
-    assert Journal(path).trials[1].ended_at == 31.0
+    assert Journal(path).trials[1].last_at == 31.0

@@ -126,7 +126,7 @@ def test_a_failure_that_no_retry_mends_is_sent_as_the_outcome(tmp_path: Path, er
     sent = Sent()
     attempt(order_in(tmp_path, retries=5), train, sent, NullTracker(), None)
     (report,) = sent.reports
-    assert report["trial/failure"] == {"kind": kind, "message": f"{type(error).__name__}: {error}"}
+    assert report == {"trial/failure": kind, "trial/failure_message": f"{type(error).__name__}: {error}"}
 
 
 def test_an_unexplained_error_is_retried_as_often_as_asked(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_an_unexplained_error_is_retried_as_often_as_asked(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="odd"):
         attempt(order_in(tmp_path, retries=1), train, sent, NullTracker(), None)
     attempt(order_in(tmp_path, retries=1), train, sent, NullTracker(), None)
-    assert [report["trial/failure"] for report in sent.reports] == [{"kind": "error", "message": "ValueError: odd"}]
+    assert sent.reports == [{"trial/failure": "error", "trial/failure_message": "ValueError: odd"}]
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,7 @@ def test_a_report_without_a_usable_metric_ends_the_trial_with_a_reason(
 
     sent = Sent()
     attempt(order_in(tmp_path), train, sent, NullTracker(), None)
-    failure = sent.reports[0]["trial/failure"]
-    assert isinstance(failure, dict)
-    assert message in failure["message"]
+    assert message in str(sent.reports[0]["trial/failure_message"])
 
 
 def test_a_stop_by_the_driver_passes_through(tmp_path: Path) -> None:

@@ -1,0 +1,245 @@
+"""A sweep conducted without Ray: stopped, failed, refused and resumed trials, and what is written about each."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.errors import RequestError
+from dialsum.config import RunConfig
+from tune_jobs.conductor import Clocks, SweepConductor
+from tune_jobs.journal import Journal
+from tune_jobs.live import LogView
+from tune_jobs.orders import Bundle, TrialOrder
+from tune_jobs.progress import SweepProgress
+from tune_jobs.records import SweepFolder
+from tune_jobs.recovery import RunShape
+from tune_jobs.search import Lesson, ListProposer, Sampled
+from tune_jobs.stopping import RungRule
+
+METRIC = "eval/rouge_combined_f1"
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's own."""
+
+
+class Proposer(ListProposer):
+    """Proposes batches 1, 2, 3, ... and writes down its lessons."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__([{"batch_size": size} for size in range(1, count + 1)])
+        self.lessons: dict[int, Lesson] = {}
+
+    def learn(self, number: int, lesson: Lesson) -> None:
+        self.lessons[number] = lesson
+
+
+class Orders:
+    """Makes orders of half a card; batch 3 fits nowhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def make(self, number: int, sampled: Sampled) -> TrialOrder:
+        size = sampled["batch_size"]
+        assert isinstance(size, int)
+        if size == 3:
+            raise RequestError("needs 30.0 GiB, found 24.0 GiB")
+        return TrialOrder(
+            number=number,
+            name=f"bs{size}",
+            sweep="sample",
+            bundle=Bundle(cpus=1, gpus=0.5, labels={"gpu-model": "A"}),
+            sampled=dict(sampled),
+            config=RunConfig(batch_size=size).to_dict(),
+            shape=RunShape(micro_batch=size, accumulation=1),
+            folder=str(self.folder / "experiments" / f"bs{size}"),
+            sweep_folder=str(self.folder),
+            cache_dir="cache",
+            metric=METRIC,
+        )
+
+
+class Driver:
+    """One driver process: a conductor over the files of `folder`, driven by hand instead of by Tune."""
+
+    def __init__(self, folder: Path, count: int = 4, ends_at_s: float | None = None) -> None:
+        self.now = 1000.0
+        self.said = io.StringIO()
+        self.proposer = Proposer(count)
+        self.folder = SweepFolder(folder)
+        self.progress = SweepProgress(
+            sweep="sample", metric=METRIC, goal="maximize", total=count, longest=3, slots=2, started_s=self.now
+        )
+        self.conductor = SweepConductor(
+            proposer=self.proposer,
+            orders=Orders(folder),
+            rule=RungRule(rungs=(1,), eta=2, goal="maximize"),
+            progress=self.progress,
+            view=LogView(self.said),
+            folder=self.folder,
+            journal=Journal(folder / "journal.jsonl"),
+            shares=(0.5, 0.75, 1.0),
+            ends_at_s=ends_at_s,
+            clocks=Clocks(elapsed_s=lambda: self.now, now=lambda: self.now),
+        )
+
+    def start(self) -> Mapping[str, object]:
+        order = self.conductor.next_order("key")
+        assert order is not None
+        self.conductor.started(order, Bundle(cpus=1, gpus=0.5, labels={"gpu-model": "A"}))
+        return order
+
+    def report(self, order: Mapping[str, object], evaluation: int, value: float) -> bool:
+        self.now += 10
+        result = {METRIC: value, "trial/evaluation": evaluation, "memory/device_bytes": 5e9, "time_total_s": 1.0}
+        return self.conductor.reported(order, result)
+
+
+def test_trials_finish_stop_and_are_refused_and_the_ledger_says_so(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    first = driver.start()
+    assert not driver.report(first, 1, 20.0)
+    second = driver.start()
+    assert driver.report(second, 1, 10.0)
+    driver.conductor.ended("key", second, None)
+    assert not driver.report(first, 2, 30.0)
+    assert not driver.report(first, 3, 25.0)
+    driver.conductor.ended("key", first, None)
+    fourth = driver.start()
+    driver.conductor.ended("key", fourth, ValueError("worker trace\n\nValueError: odd"))
+    assert driver.conductor.next_order("key") is None
+
+    records = {record.trial_id: record for record in driver.folder.load().trials}
+    assert {name: record.status for name, record in records.items()} == {
+        "1": "finished",
+        "2": "stopped",
+        "3": "refused",
+        "4": "failed",
+    }
+    assert (records["1"].metrics[METRIC], records["1"].best_metrics[METRIC]) == (25.0, 30.0)
+    assert [(row["rung"], row["iteration"], row[METRIC]) for row in records["1"].history] == [
+        (0.0, 1.0, 20.0),
+        (None, 2.0, 30.0),
+        (None, 3.0, 25.0),
+    ]
+    assert (records["1"].wall_s, records["1"].gpu_seconds, records["1"].gpu_model) == (40.0, 20.0, "A")
+    assert records["1"].measured == {"device_bytes": 5e9}
+    assert records["3"].error is not None
+    assert records["3"].error.message == "needs 30.0 GiB, found 24.0 GiB"
+    assert records["4"].error is not None
+    assert records["4"].error.message == "ValueError: ValueError: odd"
+    lessons = {number: (lesson.outcome, lesson.value) for number, lesson in driver.proposer.lessons.items()}
+    assert lessons == {
+        1: ("finished", 30.0),
+        2: ("stopped", 10.0),
+        3: ("out_of_memory", None),
+        4: ("out_of_memory", None),
+    }
+    assert (
+        "trial 2 stopped, best 10.000 after 1 evaluations: 10 against 20 at rung 1 (2 trials)" in driver.said.getvalue()
+    )
+
+
+def test_an_out_of_memory_leads_to_a_larger_share_with_the_same_labels_and_another_failure_does_not(
+    tmp_path: Path,
+) -> None:
+    driver = Driver(tmp_path)
+    order = driver.start()
+    half = Bundle(cpus=1, gpus=0.5, labels={"gpu-model": "A"})
+    assert driver.conductor.retried(order, ValueError("odd"), half) == half
+    assert driver.conductor.retried(order, None, half) == half
+    larger = driver.conductor.retried(order, OutOfMemoryError("no bytes"), half)
+    assert larger == replace(half, gpus=0.75)
+    driver.conductor.started(order, larger)
+    driver.report(order, 1, 5.0)
+    driver.conductor.ended("key", order, None)
+    (record,) = driver.folder.load().trials
+    assert (record.status, record.share, record.retries) == ("finished", 0.75, 1)
+    assert "starts again: out of memory; 0.5 -> 0.75 of a card" in driver.said.getvalue()
+
+
+def test_a_failure_that_the_trial_sends_is_its_outcome(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    order = driver.start()
+    sent = {"trial/failure": "work_failed", "trial/failure_message": "WorkError: the loss became nan"}
+    assert driver.conductor.reported(order, sent)
+    driver.conductor.ended("key", order, None)
+    (record,) = driver.folder.load().trials
+    assert record.status == "failed"
+    assert record.error is not None
+    assert (record.error.type, record.error.message) == ("work_failed", "WorkError: the loss became nan")
+    assert driver.proposer.lessons[1].outcome == "failed"
+
+
+def test_a_second_driver_goes_on_from_checkpoints_and_repeats_nothing_that_is_over(tmp_path: Path) -> None:
+    first = Driver(tmp_path)
+    done, open_trial = first.start(), first.start()
+    first.report(done, 1, 20.0)
+    first.report(open_trial, 1, 30.0)
+    first.conductor.saved(open_trial, tmp_path / "tune" / "bs2" / "checkpoint_000000")
+    first.conductor.ended("key", done, None)
+
+    second = Driver(tmp_path)
+    assert second.progress.count("finished") == 1
+    assert second.proposer.lessons[1].value == 20.0
+    order = second.start()
+    assert (order["number"], order["name"]) == (2, "bs2")
+    assert str(order["resume_from"]).endswith("bs2/checkpoint_000000")
+    fourth = second.start()  # the third is refused
+    assert fourth["number"] == 4
+    assert second.report(fourth, 1, 15.0), "the rung still knows both values of the first driver"
+    second.conductor.ended("key", fourth, None)
+    second.report(order, 2, 31.0)
+    second.conductor.ended("key", order, None)
+    assert second.conductor.next_order("key") is None
+    ledger = (tmp_path / "all_results.jsonl").read_text().splitlines()
+    assert len(ledger) == 4
+    records = {record.trial_id: record for record in second.folder.load().trials}
+    assert [row["iteration"] for row in records["2"].history] == [1.0, 2.0]
+
+
+def test_a_driver_that_died_between_journal_and_ledger_is_made_good(tmp_path: Path) -> None:
+    first = Driver(tmp_path)
+    order = first.start()
+    first.report(order, 1, 20.0)
+    first.conductor.ended("key", order, None)
+    (tmp_path / "all_results.jsonl").unlink()
+    (record,) = Driver(tmp_path).folder.load().trials
+    assert (record.trial_id, record.status) == ("1", "finished")
+
+
+def test_when_the_window_closes_trials_end_at_their_next_report_and_none_starts(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, ends_at_s=1025.0)
+    order = driver.start()
+    assert not driver.report(order, 1, 20.0)
+    assert not driver.report(order, 2, 20.0)
+    assert driver.report(order, 3, 20.0)
+    driver.conductor.ended("key", order, None)
+    assert driver.conductor.next_order("key") is None
+    (record,) = driver.folder.load().trials
+    assert record.status == "stopped"
+
+
+def test_checkpoints_go_when_a_trial_is_over_and_its_best_model_stays(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    order = driver.start()
+    folder = Path(str(order["folder"]))
+    for path in (folder / "checkpoint-8", folder / "models" / "best_model", tmp_path / "tune" / "bs1" / "checkpoint_0"):
+        path.mkdir(parents=True)
+    driver.conductor.saved(order, tmp_path / "tune" / "bs1" / "checkpoint_0")
+    driver.report(order, 1, 20.0)
+    driver.conductor.ended("key", order, None)
+    assert sorted(path.name for path in folder.iterdir()) == ["models"]
+    assert not (tmp_path / "tune" / "bs1").exists()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_numbers_that_json_does_not_have_do_not_stop_the_sweep(tmp_path: Path, value: float) -> None:
+    driver = Driver(tmp_path)
+    order = driver.start()
+    driver.conductor.reported(order, {METRIC: 1.0, "trial/evaluation": 1, "train/grad_norm": value})
+    assert "train/grad_norm" not in Journal(tmp_path / "journal.jsonl").trials[1].evaluations[1].metrics

@@ -1,0 +1,260 @@
+"""Conducts a sweep: which trial comes next, when one is stopped, what a failure leads to, and what is written down.
+
+Called by Tune through tune_door; knows no Ray itself, so a whole sweep can be conducted in a test.
+"""
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol, cast
+
+from common.errors import RequestError
+from common.strict import from_mapping
+from tune_jobs.journal import EndStatus, Journal, TrialHistory
+from tune_jobs.live import View
+from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, FAILURE_MESSAGE_KEY, Bundle, TrialOrder
+from tune_jobs.outcomes import record_of
+from tune_jobs.progress import SweepProgress
+from tune_jobs.records import SweepFolder
+from tune_jobs.recovery import FailureKind, classify, larger_share
+from tune_jobs.search import Lesson, Outcome, Proposer, Sampled
+from tune_jobs.stopping import Goal, StoppingRule
+
+
+class OrderMaker(Protocol):
+    """Turns sampled values into an order: rules, memory plan, share, name, folders."""
+
+    def make(self, number: int, sampled: Sampled) -> TrialOrder:
+        """Returns the order of trial `number`.
+
+        Raises:
+            RequestError: When the trial can never run here; says what would make it fit.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clocks:
+    """Where time comes from.
+
+    Attributes:
+        elapsed_s: Only grows; for durations.
+        now: Unix seconds; for records.
+    """
+
+    elapsed_s: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+
+
+class SweepConductor:
+    """Makes every decision of one sweep.
+
+    Args:
+        proposer: Where trials come from.
+        orders: Makes them runnable.
+        rule: When they are stopped early.
+        progress: Filled with what happens.
+        view: Shows it.
+        folder: The sweep's results.
+        journal: Its events; what it holds already is gone through first.
+        shares: Classes of shares in rising order, for recovery.
+        ends_at_s: Reading of `clocks.elapsed_s` after which every trial ends at its next report; None for never.
+        clocks: Injected in tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        proposer: Proposer,
+        orders: OrderMaker,
+        rule: StoppingRule,
+        progress: SweepProgress,
+        view: View,
+        folder: SweepFolder,
+        journal: Journal,
+        shares: tuple[float, ...] = (1.0,),
+        ends_at_s: float | None = None,
+        clocks: Clocks | None = None,
+    ) -> None:
+        self._proposer, self._orders, self._rule = proposer, orders, rule
+        self._progress, self._view, self._folder, self._journal = progress, view, folder, journal
+        self._shares, self._ends_at_s, self._clocks = shares, ends_at_s, clocks or Clocks()
+        self._next_number = 1
+        self._reasons: dict[int, str] = {}
+        self._failures: dict[int, tuple[FailureKind, str]] = {}
+        self._again: list[int] = []
+        self._go_through_journal()
+
+    def next_order(self, key: str) -> Mapping[str, object] | None:
+        """Returns an unfinished trial of an earlier driver, or the next proposal that can run here."""
+        if self._window_closed():
+            return None
+        if self._again:
+            trial = self._journal.trials[self._again.pop(0)]
+            resumed = replace(
+                from_mapping(TrialOrder, trial.order), resume_from=str(trial.checkpoint) if trial.checkpoint else None
+            )
+            return resumed.to_dict()
+        while True:
+            number = self._next_number
+            sampled = self._proposer.propose(number)
+            if sampled is None:
+                return None
+            self._next_number += 1
+            try:
+                order = self._orders.make(number, sampled).to_dict()
+            except RequestError as error:
+                self._refuse(number, sampled, error)
+                continue
+            self._journal.write("ordered", number, order=order)
+            return order
+
+    def started(self, order: Mapping[str, object], bundle: Bundle) -> None:
+        """Notes the start."""
+        number, name = _identity(order)
+        trial = self._journal.write("started", number, bundle=asdict(bundle), at=self._clocks.now())
+        self._progress.started(number, name, now_s=self._clocks.elapsed_s(), share=bundle.gpus)
+        where = f", {bundle.gpus:g} of a card" if 0 < bundle.gpus < 1 else ""
+        again = f" again (attempt {trial.starts})" if trial.starts > 1 else ""
+        self._view.event(f"trial {number} starts{again}{where}: {name}")
+
+    def reported(self, order: Mapping[str, object], result: Mapping[str, object]) -> bool:
+        """Notes an evaluation and asks the rule."""
+        number, _ = _identity(order)
+        if FAILURE_KEY in result:
+            self._failures[number] = cast("FailureKind", result[FAILURE_KEY]), str(result[FAILURE_MESSAGE_KEY])
+            return True
+        evaluation, value = cast("int", result[EVALUATION_KEY]), float(cast("float", result[str(order["metric"])]))
+        self._journal.write(
+            "reported", number, evaluation=evaluation, value=value, metrics=_plain(result), at=self._clocks.now()
+        )
+        verdict = self._rule.report(str(number), evaluation, value)
+        self._progress.reported(
+            number, iteration=evaluation, value=value, rung=verdict.rung, now_s=self._clocks.elapsed_s()
+        )
+        if verdict.stop:
+            self._reasons[number] = verdict.reason
+        elif self._window_closed():
+            self._reasons[number] = "the sweep's time is over"
+        return number in self._reasons
+
+    def saved(self, order: Mapping[str, object], folder: Path) -> None:
+        """Notes a checkpoint."""
+        self._journal.write("saved", _identity(order)[0], folder=str(folder))
+
+    def retried(self, order: Mapping[str, object], error: BaseException | None, bundle: Bundle) -> Bundle:
+        """Gives a trial that ran out of memory a larger share."""
+        number, _ = _identity(order)
+        kind = classify(error) if error is not None else "worker_lost"
+        self._journal.write("retried", number, kind=kind, message=_short(error), at=self._clocks.now())
+        wanted = bundle
+        if kind == "out_of_memory" and bundle.gpus:
+            wanted = replace(bundle, gpus=larger_share(bundle.gpus, self._shares) or bundle.gpus)
+        change = f"; {bundle.gpus:g} -> {wanted.gpus:g} of a card" if wanted != bundle else ""
+        reason = f"{kind.replace('_', ' ')}{change}"
+        self._progress.ended(number, status="waiting", reason=reason, now_s=self._clocks.elapsed_s())
+        self._view.event(f"trial {number} failed and starts again: {reason} ({_short(error)})")
+        return wanted
+
+    def ended(self, key: str, order: Mapping[str, object], error: BaseException | None) -> None:
+        """Writes the outcome down and teaches the search."""
+        number, _ = _identity(order)
+        if error is not None:
+            self._failures[number] = (classify(error), _short(error))
+        failure = self._failures.get(number)
+        status: EndStatus = "failed" if failure else "stopped" if number in self._reasons else "finished"
+        reason = failure[1] if failure else self._reasons.get(number, "")
+        self._close(number, status, reason, failure[0] if failure else None)
+
+    def tick(self) -> None:
+        """Lets the view redraw."""
+        self._view.refresh(self._progress)
+
+    def _close(self, number: int, status: EndStatus, reason: str, kind: FailureKind | None) -> None:
+        trial = self._journal.write("ended", number, status=status, reason=reason, failure=kind, at=self._clocks.now())
+        self._folder.append(record_of(trial, goal=self._progress.goal, rungs=self._rule.rungs))
+        self._proposer.learn(number, _lesson(trial, self._progress.goal))
+        self._progress.ended(number, status=status, reason=reason, now_s=self._clocks.elapsed_s())
+        _clean_up(trial)
+        best = self._progress.trials[number].best
+        scored = f", best {best:.3f} after {len(trial.evaluations)} evaluations" if best is not None else ""
+        self._view.event(f"trial {number} {status}{scored}{': ' + reason if reason else ''}")
+
+    def _refuse(self, number: int, sampled: Sampled, error: RequestError) -> None:
+        name = f"trial {number}"
+        self._journal.write("ordered", number, order={"name": name, "sampled": dict(sampled)})
+        self._progress.started(number, name, now_s=self._clocks.elapsed_s())
+        self._close(number, "refused", str(error), "wrong_request")
+
+    def _go_through_journal(self) -> None:
+        """Brings rule, search, progress and ledger to where an earlier driver left them."""
+        for number, evaluation in self._journal.reports:
+            report = self._journal.trials[number].evaluations[evaluation]
+            self._rule.report(str(number), evaluation, report.value)
+        written = {record.trial_id for record in self._folder.load().trials}
+        for number, trial in sorted(self._journal.trials.items()):
+            self._next_number = max(self._next_number, number + 1)
+            self._show_again(trial)
+            if trial.status is None:
+                self._again.append(number)
+                continue
+            if str(number) not in written:  # the driver died between the two lines
+                self._folder.append(record_of(trial, goal=self._progress.goal, rungs=self._rule.rungs))
+            self._progress.ended(number, status=trial.status, reason=trial.reason, now_s=self._clocks.elapsed_s())
+            self._proposer.learn(number, _lesson(trial, self._progress.goal))
+
+    def _show_again(self, trial: TrialHistory) -> None:
+        now_s = self._clocks.elapsed_s()
+        self._progress.started(trial.number, str(trial.order["name"]), now_s=now_s)
+        for number, value in trial.values:
+            self._progress.reported(trial.number, iteration=number, value=value, rung=None, now_s=now_s)
+        self._progress.ended(trial.number, status="waiting", reason="goes on", now_s=now_s)
+
+    def _window_closed(self) -> bool:
+        return self._ends_at_s is not None and self._clocks.elapsed_s() >= self._ends_at_s
+
+
+def _lesson(trial: TrialHistory, goal: Goal) -> Lesson:
+    values = [value for _, value in trial.values]
+    best = (max(values) if goal == "maximize" else min(values)) if values else None
+    outcome: Outcome = "stopped" if trial.status == "stopped" else "finished"
+    if trial.failure is not None:
+        # Only a training that broke down says something about its configuration; a lost worker or a full card does not.
+        outcome = "failed" if trial.failure == "work_failed" else "out_of_memory"
+    return Lesson(
+        sampled=cast("Sampled", trial.order["sampled"]), outcome=outcome, value=best, step=len(trial.evaluations)
+    )
+
+
+def _clean_up(trial: TrialHistory) -> None:
+    """Removes what only a resume would need: the trainer's checkpoints and the trial's folder at Tune."""
+    for leftover in Path(str(trial.order.get("folder", "/nowhere"))).glob("checkpoint-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if trial.checkpoint is not None:
+        shutil.rmtree(trial.checkpoint.parent, ignore_errors=True)
+
+
+def _identity(order: Mapping[str, object]) -> tuple[int, str]:
+    return cast("int", order["number"]), str(order["name"])
+
+
+def _plain(result: Mapping[str, object]) -> dict[str, object]:
+    """Keeps what the trial reported (its names have a slash), without Tune's own and without what JSON cannot hold."""
+    return {
+        name: value
+        for name, value in result.items()
+        if "/" in name
+        and not name.startswith("config/")
+        and not (isinstance(value, float) and not math.isfinite(value))
+    }
+
+
+def _short(error: BaseException | None) -> str:
+    """The last line of an error: Ray puts the worker's whole traceback into the message."""
+    if error is None:
+        return "its process died"
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:500]
