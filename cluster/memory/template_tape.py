@@ -1,0 +1,222 @@
+"""A tape: the allocations and releases of one routine, each size an exact product of batch, beams and lengths.
+
+A tape answers how many bytes are held at most, of what they consist and, event by event, what an allocator would be
+asked for. Imports numpy only: a query needs no torch.
+"""
+
+import dataclasses
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+BLOCK_BYTES = 512  # torch rounds every request up to this (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)
+TERMS = ("weights", "gradients", "optimizer", "activations", "logits", "workspace")
+ATOMS = (
+    "batch", "beams",
+    "encoder", "encoder-1", "encoder+1", "encoder^16", "encoder^32",
+    "decoder", "decoder-1", "decoder+1", "decoder^16", "decoder^32",
+    "both", "both-1", "both+1", "both^16", "both^32",
+)  # fmt: skip
+"""What sizes are products of; ^16 is rounded up to a multiple of 16, both is encoder + decoder length."""
+MAX_FACTORS = 5
+_ONE = len(ATOMS)  # index behind the last atom: the factor 1
+_CHUNK = 2048  # queries evaluated together: rows x queries must stay small
+
+
+Size = TypeVar("Size", int, Ints)
+
+
+def round_up(size: Size, multiple: int) -> Size:
+    """Rounds a number, or every number of an array, up to a multiple.
+
+    >>> round_up(17, 16), round_up(np.array([0, 1, 16, 17]), 16).tolist()
+    (32, [0, 16, 16, 32])
+    """
+    return -(-size // multiple) * multiple
+
+
+def atom_values(batch: Size, beams: int, encoder_len: Size, decoder_len: Size) -> Floats:
+    """Returns the value of every atom, and of the factor 1 behind them.
+
+    Args:
+        batch: A number, or one per query.
+        beams: The same for all queries.
+        encoder_len: Like batch.
+        decoder_len: Like batch.
+
+    Returns:
+        (atoms + 1), or (atoms + 1, queries).
+
+    >>> atom_values(8, 4, 100, 10)[2:7].astype(int).tolist()
+    [100, 99, 101, 112, 128]
+    """
+    one = batch * 0 + 1
+    found: list[Size] = [batch, one * beams]
+    for length in (encoder_len, decoder_len, encoder_len + decoder_len):
+        found += [length, length - 1, length + 1, round_up(length, 16), round_up(length, 32)]
+    return np.array([*found, one], dtype=np.float64)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Moments of a tape that can be its fullest: held bytes as a linear function of the products.
+
+    Attributes:
+        coefficients: (r, p); never negative.
+        slack_bytes: (r) what rounding every block to 512 bytes can add at most.
+        event: (r) the event after which a row holds.
+    """
+
+    coefficients: Floats
+    slack_bytes: Floats
+    event: npt.NDArray[np.int32]
+
+    def fullest(self, values: Floats) -> tuple[int, int]:
+        """Returns the most bytes held, never below the exact count, and the event after which they are.
+
+        Args:
+            values: (p) from Tape.values.
+        """
+        held = self.coefficients @ values + self.slack_bytes
+        best = int(held.argmax())
+        return int(held[best]), int(self.event[best])
+
+    def peak_bytes(self, values: Floats) -> Ints:
+        """Returns the most bytes held for many queries at once.
+
+        Args:
+            values: (p, q).
+
+        Returns:
+            (q).
+        """
+        parts = [
+            (self.coefficients @ values[:, start : start + _CHUNK] + self.slack_bytes[:, None]).max(axis=0)
+            for start in range(0, values.shape[1], _CHUNK)
+        ]
+        return np.concatenate(parts).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tape:
+    """Events of one routine.
+
+    Attributes:
+        products: (p, MAX_FACTORS) indices of atoms whose product is one basis function.
+        block_product: (n) which product a block's size is a multiple of.
+        block_coefficient: (n) bytes = coefficient · product.
+        block_term: (n) index into TERMS.
+        events: (m) block + 1 where it is allocated, -(block + 1) where it is released.
+        phase_starts: (k) index of the first event of each phase, ascending, the first 0.
+        phases: k names.
+    """
+
+    products: npt.NDArray[np.int8]
+    block_product: npt.NDArray[np.int16]
+    block_coefficient: Floats
+    block_term: npt.NDArray[np.int8]
+    events: npt.NDArray[np.int32]
+    phase_starts: npt.NDArray[np.int32]
+    phases: tuple[str, ...]
+
+    def values(self, atoms: Floats) -> Floats:
+        """Returns each product's value: (p, *shape) for atoms (atoms + 1, *shape)."""
+        gathered = atoms[self.products]
+        result: Floats = gathered.prod(axis=1)
+        return result
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The moments that can be the fullest, see Rows."""
+        return peak_rows(self)
+
+    def block_bytes(self, atoms: Floats) -> Ints:
+        """Returns every block's size, rounded as torch rounds it."""
+        exact = self.block_coefficient * self.values(atoms)[self.block_product]
+        return round_up(np.rint(exact).astype(np.int64), BLOCK_BYTES)
+
+    def live_at(self, event: int) -> npt.NDArray[np.bool_]:
+        """Returns which blocks are held right after an event."""
+        past = self.events[: event + 1]
+        live = np.zeros(len(self.block_product), dtype=np.bool_)
+        live[past[past > 0] - 1] = True
+        live[-past[past < 0] - 1] = False
+        return live
+
+    def terms_at(self, event: int, atoms: Floats) -> dict[str, int]:
+        """Returns the bytes that are held right after an event, by term; every term is there."""
+        live = self.live_at(event)
+        sums = np.bincount(self.block_term[live], self.block_bytes(atoms)[live], minlength=len(TERMS))
+        return {name: int(total) for name, total in zip(TERMS, sums, strict=True)}
+
+    def phase_at(self, event: int) -> str:
+        """Returns the name of the phase that an event lies in."""
+        return self.phases[int(np.searchsorted(self.phase_starts, event, side="right")) - 1]
+
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """Which blocks are still held at the end."""
+        return self.live_at(len(self.events) - 1)
+
+
+def peak_rows(tape: Tape) -> Rows:
+    """Finds the moments that can be the fullest at some batch and lengths.
+
+    Between two releases the last moment is the fullest, and a moment that holds at most as much of every product as
+    another one can be left out, as every product is at least 0: what stays is the Pareto front.
+    """
+    moments = _candidate_moments(tape.events)
+    coefficients, slack = _held(tape, moments)
+    order = np.lexsort((slack, coefficients.sum(axis=1)))[::-1]
+    both = np.column_stack([coefficients, slack])[order]
+    chosen: list[int] = []
+    front = np.empty_like(both)
+    for index, row in enumerate(both):
+        if not (front[: len(chosen)] >= row).all(axis=1).any():
+            front[len(chosen)] = row
+            chosen.append(index)
+    kept = front[: len(chosen)]
+    return Rows(
+        coefficients=np.ascontiguousarray(kept[:, :-1]),
+        slack_bytes=np.ascontiguousarray(kept[:, -1]),
+        event=moments[order][chosen].astype(np.int32),
+    )
+
+
+def _candidate_moments(events: npt.NDArray[np.int32]) -> Ints:
+    grows = events > 0
+    last = grows & np.append(~grows[1:], True)
+    return np.flatnonzero(last).astype(np.int64)
+
+
+def _held(tape: Tape, moments: Ints) -> tuple[Floats, Floats]:
+    """Sums what is held at given moments, by product; blocks of constant size are rounded exactly."""
+    constant = (tape.products[tape.block_product] == _ONE).all(axis=1)
+    rounded = np.where(constant, round_up(np.rint(tape.block_coefficient).astype(np.int64), BLOCK_BYTES), 0)
+    coefficient = np.where(constant, rounded, tape.block_coefficient)
+    slack = np.where(constant, 0, rounding_slack(tape.block_coefficient))
+    block = np.abs(tape.events) - 1
+    sign = np.sign(tape.events).astype(np.float64)
+    steps = np.zeros((len(tape.events), len(tape.products) + 1))
+    steps[np.arange(len(block)), tape.block_product[block]] = sign * coefficient[block]
+    steps[:, -1] = sign * slack[block]
+    held = np.cumsum(steps, axis=0)[moments]
+    # Coefficients are whole numbers of bytes or simple fractions; what a cancelled sum leaves behind is no byte.
+    held[np.abs(held) < 1e-6] = 0.0
+    return held[:, :-1], held[:, -1]
+
+
+def rounding_slack(coefficient: Floats) -> Floats:
+    """Returns what rounding `coefficient · whole number` up to 512 bytes can add at most.
+
+    >>> rounding_slack(np.array([1024.0, 8.0, 2.5])).tolist()
+    [0.0, 504.0, 511.0]
+    """
+    whole = np.rint(coefficient).astype(np.int64)
+    common = np.gcd(whole, BLOCK_BYTES)
+    return np.where(whole == coefficient, BLOCK_BYTES - common, BLOCK_BYTES - 1).astype(np.float64)
