@@ -1,11 +1,15 @@
 """Models by name: the families that Korean teams use, any hub id or folder, and tiny ones without a hub."""
 
+import functools
+import socket
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
-from common.errors import RequestError
+from common.errors import Problems, RequestError
 from common.strict import nearest
 from dialsum.config import RunConfig
 
@@ -179,19 +183,25 @@ def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "Pre
     Weights come from safetensors only and no code of a repository is run. New tokens get new rows of the embedding.
 
     Raises:
-        RequestError: When the weights cannot be loaded; the message says from where.
+        RequestError: When the weights cannot be loaded, or the model has fewer positions than the run wants.
     """
+    import torch
+
     from dialsum.tiny_models import build_tiny
 
     spec = resolve(config.model)
     if spec.hub_id is None:
         return build_tiny(config, spec, tokenizer)
+    shape = with_dropout(_load_config(spec.hub_id), config.dropout)
+    check_lengths(config, getattr(shape, "max_position_embeddings", None), spec.kind)
     try:
         model = model_class(spec.kind).from_pretrained(
             spec.hub_id,
-            config=with_dropout(_load_config(spec.hub_id), config.dropout),
+            config=shape,
             attn_implementation=config.attention,
             use_safetensors=True,
+            dtype=torch.float32,  # else half-precision weights stay so, and small updates of them are rounded away
+            **hub_options(spec.hub_id),
         )
     except (OSError, ValueError) as error:
         raise _not_loaded(spec.hub_id, error) from None
@@ -202,11 +212,56 @@ def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "Pre
     return model
 
 
+def check_lengths(config: RunConfig, positions: int | None, kind: Kind) -> None:
+    """Refuses texts that are longer than a model's table of positions; on a GPU they would end in a CUDA assertion.
+
+    Args:
+        config: Gives the lengths in tokens.
+        positions: Rows of the table; None for relative positions (T5), which have no end.
+        kind: A causal model holds dialogue and summary in one sequence.
+
+    Raises:
+        RequestError: With every length that does not fit.
+
+    >>> check_lengths(RunConfig(encoder_max_len=512, decoder_max_len=128), 1024, "causal")
+    """
+    if positions is None:
+        return
+    problems = Problems()
+    for name, summary in (("decoder_max_len", config.decoder_max_len), ("generation_max_len", config.summary_max_len)):
+        if kind == "causal" and config.encoder_max_len + summary > positions:
+            problems.add(f"encoder_max_len {config.encoder_max_len} and {name} {summary} must fit into {positions}")
+        elif summary > positions:
+            problems.add(f"{name} must be at most {positions}, but is {summary}")
+    if kind == "seq2seq" and config.encoder_max_len > positions:
+        problems.add(f"encoder_max_len must be at most {positions}, but is {config.encoder_max_len}")
+    problems.raise_if_any(f"model {config.model!r} has {positions} positions")
+
+
+def hub_options(hub_id: str) -> dict[str, bool]:
+    """Returns what every call of from_pretrained needs: without a route to the hub, its local cache alone."""
+    return {"local_files_only": not Path(hub_id).is_dir() and not _hub_reachable()}
+
+
+@functools.cache
+def _hub_reachable() -> bool:
+    """Whether the hub's name can be found; without this, half a minute of retries comes before the error."""
+    from huggingface_hub import constants
+
+    if "https" in urllib.request.getproxies():
+        return True  # the proxy finds names, not this machine
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
 def _load_config(hub_id: str) -> "PretrainedConfig":
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(hub_id)
+        config = AutoConfig.from_pretrained(hub_id, **hub_options(hub_id))
     except (OSError, ValueError) as error:
         raise _not_loaded(hub_id, error) from None
     return config
@@ -214,6 +269,8 @@ def _load_config(hub_id: str) -> "PretrainedConfig":
 
 def _not_loaded(hub_id: str, error: Exception) -> RequestError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if not Path(hub_id).is_dir() and not _hub_reachable():
+        reason = "it is not in the local cache, and the model hub cannot be reached from this machine"
     return RequestError(
         f"model {hub_id!r} cannot be loaded",
         [reason, "without the hub: give a local folder with config.json and model.safetensors, or take tiny-bart"],

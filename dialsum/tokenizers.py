@@ -6,53 +6,27 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import RequestError
+from dialsum.cleaning import find_placeholders
 from dialsum.config import RunConfig
-from dialsum.models import resolve
+from dialsum.models import hub_options, resolve
 from dialsum.tiny_models import train_tokenizer
 
 if TYPE_CHECKING:
+    from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-PLACEHOLDER = re.compile(r"#[A-Za-z]+\d*#")
-# Particles follow a placeholder without a blank; decoders that put a blank behind every added token separate them.
-_PARTICLES = (
-    *("은", "는", "이", "가", "을", "를", "의", "에", "에게", "에게서", "께", "께서", "한테", "와", "과", "랑", "이랑"),
-    *(
-        "도",
-        "만",
-        "로",
-        "으로",
-        "부터",
-        "까지",
-        "보다",
-        "처럼",
-        "이나",
-        "나",
-        "이고",
-        "이며",
-        "에서",
-        "에는",
-        "에도",
-        "님",
-        "씨",
-    ),
-)
-_SEPARATED_PARTICLE = re.compile(rf"(#[A-Za-z]+\d*#) (?=(?:{'|'.join(_PARTICLES)})(?:\s|[.,!?]|$))")
 _FORMAT = 1  # part of the cache key: change it when training of the tiny tokenizer changes
-
-
-def placeholders_in(texts: Iterable[str]) -> tuple[str, ...]:
-    """Lists the placeholders of texts, each once, sorted.
-
-    >>> placeholders_in(["#Person2#: #PhoneNumber# 맞나요?", "#Person2#"])
-    ('#Person2#', '#PhoneNumber#')
-    """
-    return tuple(sorted({match for text in texts for match in PLACEHOLDER.findall(text)}))
+_MARKER = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")  # <usr>, <extra_id_0>, [PAD]: never part of a summary
+_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+MIN_KEPT_LETTERS = 0.8  # an English vocabulary keeps under a tenth of a Korean text
+_CHECKED_TEXTS = 100
 
 
 def build_tokenizer(config: RunConfig, texts: Sequence[str], cache_dir: Path) -> "PreTrainedTokenizerBase":
@@ -60,57 +34,118 @@ def build_tokenizer(config: RunConfig, texts: Sequence[str], cache_dir: Path) ->
 
     Args:
         config: Names the model.
-        texts: Dialogues and summaries of the training data.
+        texts: Dialogues and summaries of the training data; none for a finished model, which knows its placeholders.
         cache_dir: Learned tokenizers are kept here, so that the trials of a sweep learn one once.
 
     Raises:
-        RequestError: When the tokenizer cannot be loaded.
+        RequestError: When the tokenizer cannot be loaded, or cannot write the language of the texts.
     """
     spec = resolve(config.model)
-    placeholders = placeholders_in(texts)
+    placeholders = find_placeholders(texts)
     if spec.hub_id is None:
         return _learned(texts, placeholders, config.tiny_vocab_size, cache_dir)
     from tokenizers import AddedToken
-    from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(spec.hub_id, **spec.special_tokens)
+        tokenizer = _load(spec.hub_id, spec.special_tokens)
     except (OSError, ValueError) as error:
-        raise RequestError(f"the tokenizer of {spec.hub_id!r} cannot be loaded", [str(error).splitlines()[0]]) from None
+        reason = str(error).strip().splitlines()[0]
+        raise RequestError(f"the tokenizer of {spec.hub_id!r} cannot be loaded", [reason]) from None
     # Special tokens would be dropped from predictions and references by skip_special_tokens; so these are not special.
     tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in placeholders])
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    kept = kept_letters(tokenizer, texts[:_CHECKED_TEXTS])
+    if kept < MIN_KEPT_LETTERS:
+        raise RequestError(
+            f"model {spec.name!r} cannot write the language of the training data:"
+            f" its tokenizer gives back {kept:.0%} of the letters",
+            ["for Korean take kobart, kogpt2, t5 (pko-t5) or mt5; for English t5-small, t5-base or mt5"],
+        )
     return tokenizer
 
 
+def _load(hub_id: str, special_tokens: Mapping[str, str]) -> "PreTrainedTokenizerBase":
+    """Loads a tokenizer so that decoding gives back the text around placeholders, blank by blank.
+
+    The repository's tokenizer.json is taken as it is: transformers 5 rebuilds some families (GPT2Tokenizer) by their
+    usual rules and then loses every Hangul letter of KoGPT2's.
+    """
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.utils.hub import cached_file
+
+    options = hub_options(hub_id)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(hub_id, **special_tokens, **options)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer
+    own = cached_file(hub_id, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **options)
+    backend = Tokenizer.from_file(own) if own else Tokenizer.from_str(backend.to_str())
+    _prefix_only_the_start(backend)
+    names = {name: getattr(tokenizer, name) for name in _NAMED_TOKENS if getattr(tokenizer, name) is not None}
+    wrapped: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, **names
+    )
+    return wrapped
+
+
+def _prefix_only_the_start(backend: "Tokenizer") -> None:
+    """Keeps a SentencePiece-like tokenizer from reading `#Person1#은` as `#Person1# 은`.
+
+    Such tokenizers put a blank before every piece of text, also behind an added token; texts without placeholders are
+    encoded as before. Other kinds (byte level) keep blanks by themselves.
+    """
+    from tokenizers import pre_tokenizers
+
+    if '"Metaspace"' in str(json.loads(backend.to_str())["pre_tokenizer"]).replace("'", '"'):
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+
+
+def kept_letters(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> float:
+    """Measures how much of some texts survives encoding and decoding.
+
+    Returns:
+        The share of letters and digits that come back, 0 to 1; 1 for no texts.
+    """
+    before, after = Counter[str](), Counter[str]()
+    for text in texts:
+        before.update(_letters(text))
+        after.update(_letters(decode(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"])))
+    return (before & after).total() / before.total() if before else 1.0
+
+
+def _letters(text: str) -> list[str]:
+    return [letter for letter in unicodedata.normalize("NFKC", text).casefold() if letter.isalnum()]
+
+
 def decode(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
-    """Turns generated tokens into text: special tokens go, placeholders stay, particles join their placeholder.
+    """Turns generated tokens into text: markers such as `</s>` and `<usr>` go, placeholders and smileys stay.
 
     Args:
         tokenizer: The one that encoded.
         ids: Generated tokens, with start, end and padding.
     """
-    special = set(tokenizer.all_special_ids)
-    text = tokenizer.decode(
-        [index for index in ids if index not in special], skip_special_tokens=False, clean_up_tokenization_spaces=False
+    named = set(tokenizer.all_special_ids)
+    added = tokenizer.added_tokens_decoder
+    text: str = tokenizer.decode(
+        [index for index in ids if index not in named and not (index in added and _is_marker(added[index]))],
+        skip_special_tokens=False,
+        clean_up_tokenization_spaces=False,
     )
-    return rejoin_particles(text).strip()
+    return text.strip()
 
 
-def rejoin_particles(text: str) -> str:
-    """Removes the blank that some decoders put between a placeholder and its particle.
-
-    >>> rejoin_particles("#Person1# 은 #Person2# 에게 전화했다. #Person1# 나중에")
-    '#Person1#은 #Person2#에게 전화했다. #Person1# 나중에'
-    """
-    return _SEPARATED_PARTICLE.sub(r"\1", text)
+def _is_marker(token: "AddedToken") -> bool:
+    # KoBART's smileys are "special" too, and its start token <usr> is not among the named ones.
+    return bool(token.special and _MARKER.fullmatch(token.content))
 
 
 def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Identifies a tokenizer by what it does: its vocabulary, merges and added tokens (SHA-256)."""
+    """Identifies a tokenizer by what it does: vocabulary, merges, added tokens, which token ends a text (SHA-256)."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    content += json.dumps(tokenizer.special_tokens_map, default=str, sort_keys=True)
     return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
 
