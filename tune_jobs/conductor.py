@@ -86,11 +86,13 @@ class SweepConductor:
         self._reasons: dict[int, str] = {}
         self._failures: dict[int, tuple[FailureKind, str]] = {}
         self._again: list[int] = []
+        self._exhausted = False
         self._go_through_journal()
 
     def next_order(self, key: str) -> Mapping[str, object] | None:
         """Returns an unfinished trial of an earlier driver, or the next proposal that can run here."""
         if self._window_closed():
+            self._exhausted = True
             return None
         if self._again:
             trial = self._journal.trials[self._again.pop(0)]
@@ -102,6 +104,7 @@ class SweepConductor:
             number = self._next_number
             sampled = self._proposer.propose(number)
             if sampled is None:
+                self._exhausted = True
                 return None
             self._next_number += 1
             try:
@@ -111,6 +114,12 @@ class SweepConductor:
                 continue
             self._journal.write("ordered", number, order=order)
             return order
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every trial is over and none is left to propose."""
+        ended = all(trial.status is not None for trial in self._journal.trials.values())
+        return self._exhausted and ended and not self._again
 
     def started(self, order: Mapping[str, object], bundle: Bundle) -> None:
         """Notes the start."""

@@ -49,6 +49,7 @@ class TrialOrder:
         bundle: What it occupies in Ray; see Bundle.
         sampled: Values of the searched parameters.
         config: The resolved run configuration.
+        notes: What each rule changed between the two.
         shape: How the effective batch is computed to fit into the share.
         folder: outputs/experiments/<name>.
         sweep_folder: outputs/sweep_results/<sweep>.
@@ -60,6 +61,7 @@ class TrialOrder:
         usable_bytes: Of the card that the share is a part of; None on a machine without GPUs.
         estimate: Predicted bytes and the plan, for the ledger.
         simulated: Whether the card is a logical one.
+        member: Whose quota it uses.
     """
 
     number: int
@@ -73,12 +75,14 @@ class TrialOrder:
     sweep_folder: str
     cache_dir: str
     metric: str
+    notes: list[str] = field(default_factory=list)
     retries: int = 0
     tracking: TrackingOrder | None = None
     resume_from: str | None = None
     usable_bytes: int | None = None
     estimate: dict[str, object] = field(default_factory=dict)
     simulated: bool = False
+    member: str | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Returns plain values; from_dict reads them back."""

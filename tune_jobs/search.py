@@ -3,10 +3,8 @@
 Optuna is imported inside functions: listing a grid must not pay for it.
 """
 
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from tune_jobs.space import Categorical, Constant, Parameter, Range, Space, Value
@@ -54,7 +52,7 @@ class Proposer(Protocol):
 
 
 class ListProposer:
-    """Proposes what stands in a list; the order is known beforehand, so results teach it nothing."""
+    """Proposes what stands in a list (see grid.sampled_configs); results teach it nothing."""
 
     def __init__(self, configurations: Iterable[Sampled]) -> None:
         self._configurations = list(configurations)
@@ -70,33 +68,6 @@ class ListProposer:
 
     def learn(self, number: int, lesson: Lesson) -> None:
         """Does nothing."""
-
-
-def grid(space: Space, limit: int | None = None) -> ListProposer:
-    """Proposes every combination, or the first `limit` of them."""
-    return ListProposer(islice(space.grid(), limit))
-
-
-def random_search(space: Space, count: int, seed: int) -> ListProposer:
-    """Proposes random configurations, none twice as long as the space has others.
-
-    >>> space = Space(parameters=(Categorical(name="num_beams", options=(1, 2)),))
-    >>> sorted(str(random_search(space, 2, seed=0).propose(number)) for number in (1, 2))
-    ["{'num_beams': 1}", "{'num_beams': 2}"]
-    """
-    return ListProposer(islice(_distinct(space, random.Random(seed)), count))
-
-
-def _distinct(space: Space, rng: random.Random) -> Iterator[Sampled]:
-    seen: set[str] = set()
-    while True:
-        sampled = space.sample(rng)
-        for _ in range(1000):  # a nearly exhausted space: take a repeat rather than search for ever
-            if repr(sampled) not in seen:
-                break
-            sampled = space.sample(rng)
-        seen.add(repr(sampled))
-        yield sampled
 
 
 class TpeProposer:

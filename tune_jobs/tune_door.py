@@ -63,6 +63,7 @@ class FitSettings:
         attempts: How often one trial may fail and be started again.
         reuse_actors: Whether a process serves one trial after another: saves ten seconds of imports each.
         max_pending: Trials that wait for a place at once; with one only, a large trial would hold up small ones.
+        max_concurrent: Trials under way at once; None for as many as find a place.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class FitSettings:
     attempts: int
     reuse_actors: bool = True
     max_pending: int = 16
+    max_concurrent: int | None = None
 
 
 def fit(trainable: Callable[[dict[str, object]], None], conductor: Conductor, settings: FitSettings) -> None:
@@ -91,7 +93,7 @@ def fit(trainable: Callable[[dict[str, object]], None], conductor: Conductor, se
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources),
         tune_config=tune.TuneConfig(
-            search_alg=_OrderSearcher(conductor),
+            search_alg=_OrderSearcher(conductor, settings.max_concurrent),
             scheduler=_ConductedScheduler(conductor),
             num_samples=-1,
             reuse_actors=settings.reuse_actors,
@@ -135,12 +137,22 @@ class _Detached:
 
 
 class _OrderSearcher(_Detached, Searcher):  # type: ignore[misc]  # ray publishes no types
-    def suggest(self, trial_id: str) -> dict[str, object] | str:
+    def __init__(self, conductor: Conductor, max_concurrent: int | None) -> None:
+        super().__init__(conductor)
+        self.max_concurrent = max_concurrent
+        self.under_way: set[str] = set()
+
+    def suggest(self, trial_id: str) -> dict[str, object] | str | None:
+        if self.max_concurrent is not None and len(self.under_way) >= self.max_concurrent:
+            return None  # not now
         order = self.conductor.next_order(trial_id)
-        return Searcher.FINISHED if order is None else {ORDER_KEY: dict(order)}
+        if order is None:
+            return str(Searcher.FINISHED)
+        self.under_way.add(trial_id)
+        return {ORDER_KEY: dict(order)}
 
     def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:
-        """Nothing: the conductor hears of a trial's end through the callback, with its order and error."""
+        self.under_way.discard(trial_id)  # its outcome goes to the conductor by the callback, with order and error
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: see _Detached."""

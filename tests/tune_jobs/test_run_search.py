@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tune_jobs.search import Lesson, Sampled, TpeProposer, grid, random_search
+from tune_jobs.search import Lesson, ListProposer, Sampled, TpeProposer
 from tune_jobs.space import Bell, Categorical, Constant, Range, Space, Value
 
 SPACE = Space(
@@ -31,33 +31,10 @@ def tpe(count: int, seed: int = 0, **options: object) -> TpeProposer:
     return TpeProposer(SPACE, count, goal="maximize", seed=seed, startup_trials=5, **options)  # type: ignore[arg-type]
 
 
-def test_a_grid_lists_every_combination_and_then_nothing() -> None:
-    space = Space(
-        parameters=(Categorical(name="num_beams", options=(1, 4)), Categorical(name="batch_size", options=(8, 16)))
-    )
-    proposer = grid(space)
-    assert proposer.total == 4
-    assert proposer.propose(2) == {"num_beams": 1, "batch_size": 16}
-    assert proposer.propose(5) is None
-    assert grid(space, 3).total == 3
-
-
-def test_random_search_repeats_itself_with_its_seed_and_not_with_another() -> None:
-    def draw(seed: int) -> list[Sampled | None]:
-        return [random_search(SPACE, 5, seed).propose(number) for number in range(1, 7)]
-
-    assert draw(1) == draw(1)
-    assert draw(1) != draw(2)
-    assert draw(1)[5] is None
-    assert all(sampled is None or SPACE.contains(sampled) for sampled in draw(1))
-
-
-def test_random_search_tries_all_of_a_small_space_before_it_repeats() -> None:
-    space = Space(parameters=(Categorical(name="num_beams", options=(1, 2, 3, 4)),))
-    proposer = random_search(space, 6, seed=3)
-    beams = [sampled["num_beams"] for number in range(1, 7) if (sampled := proposer.propose(number))]
-    assert sorted(str(beam) for beam in beams[:4]) == ["1", "2", "3", "4"]
-    assert len(beams) == 6
+def test_a_list_is_proposed_in_its_order_and_then_nothing() -> None:
+    proposer = ListProposer([{"num_beams": 1}, {"num_beams": 4}])
+    assert proposer.total == 2
+    assert [proposer.propose(number) for number in (2, 1, 3)] == [{"num_beams": 4}, {"num_beams": 1}, None]
 
 
 def test_the_model_proposes_valid_values_repeats_itself_and_beats_chance() -> None:

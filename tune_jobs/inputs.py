@@ -1,0 +1,92 @@
+"""What a sweep needs before anything runs: data files, models, and how long its trials are."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from common.cli import note
+from common.errors import Problems, RequestError
+from dialsum.config import RunConfig
+from tune_jobs.grid import planned_trials
+from tune_jobs.sweep import Sweep
+
+SAMPLE_FOLDER = Path("outputs/sample_data")
+
+
+def ensure_sample_data(sweep: Sweep) -> None:
+    """Writes the sample dialogues when a sweep trains on them and they are not there yet."""
+    for config in bases(sweep):
+        files = [Path(config.train_file), Path(config.dev_file)]
+        if all(path.parent == SAMPLE_FOLDER for path in files) and not all(path.exists() for path in files):
+            from dialsum.data import write_examples
+            from dialsum.sample_data.generate import generate
+
+            for name, examples in zip(("train", "dev"), generate(seed=0), strict=True):
+                write_examples(SAMPLE_FOLDER / f"{name}.jsonl", examples)
+            note(f"sample dialogues written to {SAMPLE_FOLDER}")
+
+
+def check_inputs(sweep: Sweep) -> None:
+    """Reads every data file and looks up every model once, before a cluster is started.
+
+    Raises:
+        RequestError: With every problem of every file, and of every trial that is known beforehand.
+    """
+    from dialsum.data import load_examples
+    from dialsum.models import resolve
+
+    configs = [trial.resolved for trial in planned_trials(sweep)] if sweep.method in ("grid", "random") else []
+    configs += bases(sweep)
+    problems = Problems()
+    for path in sorted({path for config in configs for path in (config.train_file, config.dev_file)}):
+        collect(problems, partial(load_examples, Path(path)))
+    for model in sorted({config.model for config in configs}):
+        collect(problems, partial(resolve, model))
+    problems.raise_if_any(sweep.source)
+
+
+def longest_trial(sweep: Sweep) -> int:
+    """Counts the evaluations of the longest trial that the sweep can have.
+
+    Each epoch has one unless eval_steps says otherwise; then the number of examples decides.
+    """
+    from dialsum.data import load_examples
+
+    if sweep.method in ("grid", "random"):
+        configs = [trial.resolved for trial in planned_trials(sweep)]
+    else:
+        configs = bases(sweep)
+    sizes: dict[str, int] = {}
+    longest = 1
+    for config in configs:
+        if config.train_file not in sizes:
+            sizes[config.train_file] = len(load_examples(Path(config.train_file)))
+        longest = max(longest, evaluations_of(config, sizes[config.train_file]))
+    return longest
+
+
+def evaluations_of(config: RunConfig, num_examples: int) -> int:
+    """Counts the evaluations of a run that is never stopped early.
+
+    >>> evaluations_of(RunConfig(num_epochs=3), 100)
+    3
+    >>> evaluations_of(RunConfig(num_epochs=2, batch_size=10, eval_steps=4), 100)
+    5
+    """
+    examples = min(num_examples, config.max_train_samples or num_examples)
+    steps_an_epoch = -(-examples // config.batch_size)
+    steps = config.max_steps or steps_an_epoch * config.num_epochs
+    return max(1, steps // (config.eval_steps or steps_an_epoch))
+
+
+def collect(problems: Problems, action: Callable[[], object]) -> None:
+    """Runs a check and adds what it refuses to the problems."""
+    try:
+        action()
+    except RequestError as error:
+        problems.extend([f"{error.message}: {text}" for text in error.problems] or [error.message])
+
+
+def bases(sweep: Sweep) -> list[RunConfig]:
+    """Returns every base configuration of a sweep."""
+    return [sweep.base, *sweep.base_by_model.values()]

@@ -1,0 +1,120 @@
+"""Makes a trial runnable: rules, placement, name and folders come together in its order."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from dialsum.config import RunConfig
+from tune_jobs.naming import trial_name
+from tune_jobs.orders import Bundle, TrackingOrder, TrialOrder
+from tune_jobs.records import ExperimentFolder, SweepFolder
+from tune_jobs.recovery import RunShape
+from tune_jobs.search import Sampled
+from tune_jobs.sweep import Sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """Where and how a configuration runs.
+
+    Attributes:
+        bundle: What it occupies in Ray.
+        shape: How its effective batch is computed.
+        usable_bytes: Of the card that the share is a part of; None where it runs without a card.
+        estimate: Predicted bytes, for the ledger.
+    """
+
+    bundle: Bundle
+    shape: RunShape
+    usable_bytes: int | None = None
+    estimate: dict[str, object] | None = None
+
+
+class Placer(Protocol):
+    """Finds a place for a configuration."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the cards are logical ones."""
+        ...
+
+    def place(self, name: str, config: RunConfig) -> Placed:
+        """Returns the place.
+
+        Raises:
+            RequestError: When there is none; says what was asked, what there is, and what would fit.
+        """
+        ...
+
+
+class SweepOrders:
+    """Makes the orders of one sweep.
+
+    Args:
+        sweep: A plain sweep.
+        placer: Finds places.
+        output_dir: Folder of experiments and sweep results.
+        cache_dir: Tokenizers and encodings, shared by all trials.
+        started: When the sweep started first; part of every name.
+        taken: Names that exist already.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        placer: Placer,
+        *,
+        output_dir: Path,
+        cache_dir: Path,
+        started: datetime,
+        taken: set[str],
+    ) -> None:
+        self._sweep, self._placer = sweep, placer
+        self._output_dir, self._cache_dir = output_dir.resolve(), cache_dir.resolve()
+        self._started, self._taken = started, set(taken)
+
+    def make(self, number: int, sampled: Sampled) -> TrialOrder:
+        """Returns the order of a trial; see conductor.OrderMaker."""
+        trial = self._sweep.resolve(sampled)
+        name = trial_name(self._sweep.name, trial.resolved, self._started, self._taken)
+        placed = self._placer.place(name, trial.resolved)
+        self._taken.add(name)
+        return TrialOrder(
+            number=number,
+            name=name,
+            sweep=self._sweep.name,
+            bundle=placed.bundle,
+            sampled={key: list(value) if isinstance(value, tuple) else value for key, value in sampled.items()},
+            config=_with_whole_paths(trial.resolved).to_dict(),
+            notes=list(trial.notes),
+            shape=placed.shape,
+            folder=str(ExperimentFolder.of(self._output_dir, name).path),
+            sweep_folder=str(SweepFolder.of(self._output_dir, self._sweep.name).path),
+            cache_dir=str(self._cache_dir),
+            metric=self._sweep.metric.name,
+            retries=self._sweep.resources.retries,
+            tracking=self._tracking(trial.resolved),
+            usable_bytes=placed.usable_bytes,
+            estimate=placed.estimate or {},
+            simulated=self._placer.simulated,
+            member=self._sweep.team.member,
+        )
+
+    def _tracking(self, config: RunConfig) -> TrackingOrder | None:
+        tracking = self._sweep.tracking
+        if tracking.wandb == "off":
+            return None
+        return TrackingOrder(
+            project=tracking.project,
+            entity=tracking.entity,
+            mode=tracking.wandb,
+            tags=(*tracking.tags, config.model, self._sweep.method),
+        )
+
+
+def _with_whole_paths(config: RunConfig) -> RunConfig:
+    """A trial's process has a working folder of its own, so files and local models are named in full."""
+    names = ("train_file", "dev_file", "test_file", "model")
+    paths = {name: str(getattr(config, name)) for name in names if getattr(config, name) is not None}
+    return config.with_changes({name: str(Path(path).resolve()) for name, path in paths.items() if Path(path).exists()})

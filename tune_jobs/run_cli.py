@@ -1,0 +1,81 @@
+"""python -m tune_jobs run: runs a sweep file."""
+
+import argparse
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import cli
+from common.errors import WorkError
+from common.units import format_duration
+
+if TYPE_CHECKING:
+    from tune_jobs.runner import SweepOutcome
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m tune_jobs`."""
+    parser = commands.add_parser(
+        "run",
+        help="run a sweep and keep its best model",
+        description="Runs every trial of a sweep file on the Ray cluster at hand, or on an embedded one.",
+        epilog="example: python -m tune_jobs run tune_jobs/sweeps/sample.yaml",
+    )
+    parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier run of this sweep was ended")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Runs the sweep.
+
+    Raises:
+        RequestError: When the file, the data or the cluster cannot be used.
+        WorkError: When the sweep was interrupted, or no trial has a result.
+    """
+    from tune_jobs.live import view_for
+    from tune_jobs.runner import RunOptions, run_sweep
+    from tune_jobs.sweep import load_sweep
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    options = RunOptions(resume=chosen.resume, command=shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]]))
+    outcome = run_sweep(load_sweep(chosen.sweep), options, view_for())
+    if chosen.format == "json":
+        cli.emit_json(_summary(outcome))
+    else:
+        cli.emit(_text(outcome))
+    if outcome.interrupted:
+        raise WorkError(f"stopped before the end; go on with: python -m tune_jobs run {chosen.sweep} --resume")
+    if outcome.best is None:
+        raise WorkError(f"no trial has a result; the reasons stand in {outcome.folder.ledger}")
+    return 0
+
+
+def _summary(outcome: "SweepOutcome") -> dict[str, object]:
+    best, progress = outcome.best, outcome.progress
+    return {
+        "sweep": progress.sweep,
+        "metric": progress.metric,
+        "trials": {trial.number: trial.status for trial in progress.trials.values()},
+        "best": None if best is None else {"name": best.name, "value": best.best_metrics.get(progress.metric)},
+        "best_model_dir": None if best is None else f"{best.experiment_dir}/models/best_model",
+        "folder": str(outcome.folder.path),
+        "interrupted": outcome.interrupted,
+        "simulated": progress.simulated,
+    }
+
+
+def _text(outcome: "SweepOutcome") -> str:
+    best, progress = outcome.best, outcome.progress
+    lines = []
+    if best is not None:
+        value = best.best_metrics[progress.metric]
+        lines.append(f"best:    {best.name}   {progress.metric} {value:.3f}   ({format_duration(best.wall_s)})")
+        lines.append(f"model:   {best.experiment_dir}/models/best_model")
+    lines.append(f"results: {outcome.folder.path}")
+    if progress.simulated:
+        lines.append("The cards were simulated: trials ran on the CPU.")
+    return "\n".join(lines)
