@@ -111,6 +111,22 @@ def process_bytes(pid: int) -> int | None:
     return sum(known) if known and len(known) == len(held) else None
 
 
+def free_bytes(device: str) -> int | None:
+    """Asks how much memory of one card nobody holds.
+
+    Args:
+        device: As it stands in CUDA_VISIBLE_DEVICES: a number, or a UUID or its beginning.
+
+    Returns:
+        Bytes; None where there is no such card or no NVML.
+    """
+    for reading in read().cards:
+        by_number = device == str(reading.card.index) and not reading.card.mig
+        if by_number or (not device.isdecimal() and device and reading.card.uuid.startswith(device)):
+            return max(0, reading.card.total_bytes - reading.used_bytes)
+    return None
+
+
 @contextmanager
 def _session(pynvml: ModuleType) -> Iterator[None]:
     pynvml.nvmlInit()

@@ -93,6 +93,12 @@ def test_bytes_that_the_driver_does_not_tell_are_unknown_and_not_zero(fake_nvml:
     assert nvml.read().cards[0].processes == (nvml.Process(pid=7, held_bytes=None),)
 
 
+def test_free_bytes_of_a_card_as_cuda_names_it(fake_nvml: Install) -> None:
+    fake_nvml([FakeCard(uuid="GPU-aa", used=GIB), FakeCard(uuid="GPU-bb", used=4 * GIB)])
+    found = [nvml.free_bytes(device) for device in ("0", "1", "GPU-b", "2", "GPU-c", "")]
+    assert found == [23 * GIB, 20 * GIB, 20 * GIB, None, None, None]
+
+
 def test_a_driver_before_510_is_asked_in_its_own_way(fake_nvml: Install) -> None:
     fake_nvml([FakeCard(processes=[(7, GIB)])], old_driver=True)
     assert nvml.process_bytes(7) == GIB

@@ -1,0 +1,143 @@
+"""A trial is held to its share: the cap before the model, the look from outside, the wait for room."""
+
+import pickle
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from cluster.guard import (
+    CudaDevice,
+    Guard,
+    HostDevice,
+    Limit,
+    OutOfMemoryError,
+    environment,
+    resident_bytes,
+    wait_for_room,
+)
+from common.errors import RequestError, WorkError
+from tests.cluster.conftest import Install
+from tests.cluster.fake_nvml import FakeCard
+
+GIB = 2**30
+LIMIT = Limit(cap_bytes=4 * GIB, context_bytes=GIB // 2)
+
+
+class Meter:
+    """Bytes that a test sets, and a clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.now_s = 0.0
+        self.asked = 0
+
+    def __call__(self) -> int:
+        self.asked += 1
+        return self.bytes
+
+
+def test_the_context_is_kept_back_from_the_allocator() -> None:
+    assert LIMIT.allocator_bytes == 3.5 * GIB
+    with pytest.raises(RequestError, match=r"512 MiB leaves nothing beside the CUDA context of 512 MiB"):
+        Limit(cap_bytes=GIB // 2, context_bytes=GIB // 2)
+
+
+def test_a_process_that_outgrows_its_share_is_stopped_and_its_peak_is_known() -> None:
+    meter = Meter()
+    guard = Guard(LIMIT, HostDevice(meter), interval_s=0, clock=lambda: meter.now_s)
+    meter.bytes = 4 * GIB
+    guard.check()
+    assert guard.peak_bytes == 4 * GIB
+    meter.bytes = 4 * GIB + 65 * 2**20
+    with pytest.raises(OutOfMemoryError, match=r"holds 4.06 GiB, its share is 4.00 GiB"):
+        guard.check()
+    assert guard.peak_bytes == meter.bytes
+
+
+def test_the_outside_is_not_asked_more_often_than_agreed() -> None:
+    meter = Meter()
+    guard = Guard(LIMIT, HostDevice(meter), interval_s=5, clock=lambda: meter.now_s)
+    for second in range(11):
+        meter.now_s = second
+        guard.check()
+    assert meter.asked == 3
+
+
+def test_an_unknown_reading_is_no_peak_and_no_offence() -> None:
+    class Silent:
+        def cap(self, allocator_bytes: int) -> None:
+            self.allocator_bytes = allocator_bytes
+
+        def held_bytes(self) -> int | None:
+            return None
+
+    device = Silent()
+    guard = Guard(LIMIT, device)
+    guard.check()
+    assert (guard.peak_bytes, device.allocator_bytes) == (None, LIMIT.allocator_bytes)
+
+
+def test_host_memory_is_counted_from_the_start_of_the_guard() -> None:
+    device = HostDevice()
+    device.cap(GIB)
+    block = bytearray(96 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    grown = device.held_bytes()
+    assert 80 * 2**20 < grown < 200 * 2**20
+    assert resident_bytes() > grown
+
+
+def test_torch_recovery_recognises_it_by_its_name() -> None:
+    error = pickle.loads(pickle.dumps(OutOfMemoryError("too much")))  # noqa: S301  (our own bytes)
+    assert (type(error).__name__, str(error), error.exit_code) == ("OutOfMemoryError", "too much", 1)
+
+
+@pytest.mark.parametrize(("initialized", "calls"), [(False, []), (True, ["empty_cache"])])
+def test_the_cap_is_a_fraction_of_what_torch_sees(
+    monkeypatch: pytest.MonkeyPatch, initialized: bool, calls: list[str]
+) -> None:
+    done: list[object] = []
+    cuda = SimpleNamespace(
+        is_initialized=lambda: initialized,
+        empty_cache=lambda: done.append("empty_cache"),
+        current_device=lambda: 0,
+        get_device_properties=lambda _index: SimpleNamespace(total_memory=14 * GIB),
+        set_per_process_memory_fraction=done.append,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    Guard(LIMIT, CudaDevice())
+    assert done == [*calls, 0.25]
+
+
+def test_on_cuda_the_outside_is_nvml(fake_nvml: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvml([FakeCard(processes=[(41, 5 * GIB), (42, GIB)])])
+    monkeypatch.setattr("os.getpid", lambda: 41)
+    assert CudaDevice().held_bytes() == 5 * GIB
+
+
+def test_settings_of_a_person_stay_unless_they_contradict() -> None:
+    assert environment({"PYTORCH_ALLOC_CONF": "expandable_segments:True"}) == {}
+    assert environment({"PYTORCH_ALLOC_CONF": "a:1"}) == {"PYTORCH_ALLOC_CONF": "a:1,expandable_segments:True"}
+    for wrong in ("max_split_size_mb:128", "expandable_segments: False"):
+        with pytest.raises(RequestError, match="cannot go with expandable segments"):
+            environment({"PYTORCH_CUDA_ALLOC_CONF": wrong})
+
+
+def test_torch_takes_the_variable_that_we_set() -> None:
+    torch = pytest.importorskip("torch")
+    settings = environment({})["PYTORCH_ALLOC_CONF"]
+    torch._C._accelerator_setAllocatorSettings(settings)  # the parser refuses what it does not know
+
+
+def test_a_share_waits_for_the_memory_of_the_trial_before() -> None:
+    answers = iter([GIB, 2 * GIB, 4 * GIB])
+    slept: list[float] = []
+    waited_s = wait_for_room(3 * GIB, lambda: next(answers), timeout_s=10, sleep=slept.append)
+    assert (waited_s, slept) == (2.0, [1.0, 1.0])
+    assert wait_for_room(3 * GIB, lambda: None, timeout_s=10, sleep=slept.append) == 0
+
+
+def test_a_card_that_a_stranger_fills_is_an_error_with_a_reason() -> None:
+    with pytest.raises(WorkError, match=r"after 3.0 s the card has 1.00 GiB free, the share needs 3.00 GiB"):
+        wait_for_room(3 * GIB, lambda: GIB, timeout_s=3, sleep=lambda _s: None)
