@@ -11,6 +11,7 @@ from common.files import write_text
 from common.strict import parse_yaml
 from dialsum import rouge_cli
 from dialsum.config import load_run_config
+from dialsum.sample_data import command as sample_data
 
 CACHE_DIR = Path(".cache/dialsum")
 
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     _add_evaluate(commands)
     _add_generate(commands)
     rouge_cli.add_parser(commands)
+    sample_data.add_parser(commands)
     chosen = parser.parse_args(arguments)
     code: int = chosen.run(chosen)
     return code
