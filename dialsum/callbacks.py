@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import TrainerCallback
 
+from common.errors import WorkError
 from common.files import write_json
+from dialsum.device import gpu_utilization
 from dialsum.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -27,7 +30,8 @@ _TRAIN_NAMES = ("loss", "learning_rate", "grad_norm", "epoch")
 class StepTimer:
     """Adds up the seconds of each part of a step and gives the mean since it was last asked.
 
-    On a GPU kernels run behind the host: these are the host's times, and only `total_s` is the step's.
+    On a GPU kernels run behind the host: the parts are the host's times, and only `total_s` is the step's. Evaluation
+    and saving are in none of them.
 
     Args:
         clock: Seconds that only grow.
@@ -35,9 +39,9 @@ class StepTimer:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._sums = {"data_s": 0.0, "forward_s": 0.0, "step_s": 0.0}
+        self._sums = {"data_s": 0.0, "forward_s": 0.0, "step_s": 0.0, "update_s": 0.0}
         self._steps = 0
-        self._since = clock()
+        self._begun = clock()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -46,19 +50,23 @@ class StepTimer:
         yield
         self._sums[name] += self._clock() - start
 
+    def step_begun(self) -> None:
+        """Marks the start of an optimizer step, behind its data."""
+        self._begun = self._clock()
+
     def step_done(self) -> None:
         """Counts one optimizer step."""
+        self._sums["update_s"] += self._clock() - self._begun
         self._steps += 1
 
     def mean(self) -> dict[str, float]:
         """Returns `time/data_s`, `time/forward_s`, `time/backward_s`, `time/total_s` of one step, and starts anew."""
-        now, steps = self._clock(), max(self._steps, 1)
-        sums = self._sums | {"backward_s": self._sums["step_s"] - self._sums["forward_s"]}
-        means = {f"time/{name}": sums[name] / steps for name in ("data_s", "forward_s", "backward_s")}
-        means["time/total_s"] = (now - self._since) / steps
-        self._sums = dict.fromkeys(self._sums, 0.0)
-        self._steps, self._since = 0, now
-        return means
+        sums, steps = self._sums, max(self._steps, 1)
+        sums["backward_s"] = sums["step_s"] - sums["forward_s"]
+        sums["total_s"] = sums["data_s"] + sums["update_s"]
+        self._sums = dict.fromkeys(("data_s", "forward_s", "step_s", "update_s"), 0.0)
+        self._steps = 0
+        return {f"time/{name}": sums[name] / steps for name in ("data_s", "forward_s", "backward_s", "total_s")}
 
 
 def memory_metrics() -> dict[str, float]:
@@ -76,7 +84,9 @@ def memory_metrics() -> dict[str, float]:
         metrics["memory/reserved_bytes"] = float(torch.cuda.max_memory_reserved())
         metrics["memory/device_bytes"] = float(total - free)
         metrics["train/gpu_memory_used"] = 100.0 * (total - free) / total
-        metrics["train/gpu_utilization"] = float(torch.cuda.utilization())
+        utilization = gpu_utilization()
+        if utilization is not None:
+            metrics["train/gpu_utilization"] = utilization
     return metrics
 
 
@@ -98,6 +108,12 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
         self._evaluated: dict[str, float] = {}
         self._last_train: dict[str, float] = {}
 
+    def on_step_begin(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
+    ) -> None:
+        """Marks the start of the step for the timer."""
+        self._timer.step_begun()
+
     def on_step_end(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
     ) -> None:
@@ -112,10 +128,19 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
         logs: Mapping[str, float] | None = None,
         **kwargs: object,
     ) -> None:
-        """Renames the trainer's numbers, adds times and memory, and passes them on."""
+        """Renames the trainer's numbers, adds times and memory, and passes them on.
+
+        Raises:
+            WorkError: When the loss is no number any more.
+        """
         if not logs or "loss" not in logs:
             return
+        refuse_no_number("training loss", logs["loss"], state.global_step, args.learning_rate)
         metrics = {f"train/{name}": float(logs[name]) for name in _TRAIN_NAMES if name in logs}
+        if not math.isfinite(metrics.get("train/grad_norm", 0.0)):
+            # fp16: the scaler skipped this step and halves its scale; JSON and the reporters take numbers only.
+            logger.info("step %d: gradient overflow, step skipped", state.global_step)
+            del metrics["train/grad_norm"]
         metrics["train/global_step"] = float(state.global_step)
         metrics |= self._timer.mean() | memory_metrics()
         self._warn_near_limit(metrics)
@@ -156,6 +181,19 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
         if self._limit_bytes and not self._warned and used > NEAR_LIMIT * self._limit_bytes:
             self._warned = True
             logger.warning("%.0f of %d allowed bytes are reserved; a longer batch may fail", used, self._limit_bytes)
+
+
+def refuse_no_number(name: str, value: float, step: int, learning_rate: float) -> None:
+    """Ends a run whose loss became NaN or infinite.
+
+    Raises:
+        WorkError: With the step and what would help.
+    """
+    if not math.isfinite(value):
+        raise WorkError(
+            f"the {name} became {value} by step {step}; a smaller learning rate (now {learning_rate:g}), a longer"
+            " warm-up or bf16 instead of fp16 would help"
+        )
 
 
 def read_history(checkpoint: Path) -> list[dict[str, float]]:

@@ -1,5 +1,7 @@
-"""What the device at hand can do."""
+"""What the device at hand can do, and what it holds."""
 
+import gc
+import logging
 from typing import Literal
 
 import torch
@@ -7,13 +9,17 @@ import torch
 from common.errors import RequestError
 from dialsum.config import Precision
 
+logger = logging.getLogger(__name__)
+OVERFLOWS_IN_FP16 = ("t5", "mt5")  # trained in bf16: activations of their feed-forward layers pass 65,504
 
-def precision_of(wanted: Precision) -> Literal["fp32", "fp16", "bf16"]:
+
+def precision_of(wanted: Precision, architecture: str) -> Literal["fp32", "fp16", "bf16"]:
     """Chooses the number format of a run.
 
     Args:
-        wanted: "auto" takes bf16 where the GPU has it (compute capability 8.0 and above), fp16 on an older GPU and
-            fp32 on a CPU.
+        wanted: "auto" takes bf16 where the GPU has it (compute capability 8.0 and above); on an older GPU fp16, but
+            fp32 for T5 and mT5, whose loss becomes NaN in fp16; and fp32 on a CPU.
+        architecture: bart, gpt2, t5, mt5 or another model type.
 
     Raises:
         RequestError: When a half precision is asked for where it cannot be trained.
@@ -21,9 +27,28 @@ def precision_of(wanted: Precision) -> Literal["fp32", "fp16", "bf16"]:
     if wanted == "auto":
         if not torch.cuda.is_available():
             return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16"
+        return "fp32" if architecture in OVERFLOWS_IN_FP16 else "fp16"
     if wanted == "fp16" and not torch.cuda.is_available():
         raise RequestError("precision fp16 needs a CUDA device; on a CPU take fp32, bf16 or auto")
     if wanted == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise RequestError(f"precision bf16: {torch.cuda.get_device_name()} has no bf16; take fp16, fp32 or auto")
     return wanted
+
+
+def forget_earlier_runs() -> None:
+    """Frees what an earlier run of this process left on the GPU; peaks measured from now on are of this run alone."""
+    gc.collect()  # trainer and model refer to each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def gpu_utilization() -> float | None:
+    """Returns the percent of the last moments in which the GPU was busy; None where the driver does not say (MIG)."""
+    try:
+        return float(torch.cuda.utilization())
+    except Exception as error:  # NVML's own classes, which this package does not import; a number is no reason to stop
+        logger.debug("no GPU utilization: %s", error)
+        return None

@@ -21,13 +21,12 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from common.errors import WorkError
 from common.files import write_json, write_text
 from common.strict import dump_yaml
-from dialsum.callbacks import NumbersCallback, StepTimer, read_history
+from dialsum.callbacks import NumbersCallback, StepTimer, read_history, refuse_no_number
 from dialsum.config import RunConfig
 from dialsum.data import Example, load_examples
-from dialsum.device import precision_of
+from dialsum.device import forget_earlier_runs, precision_of
 from dialsum.encoding import Collator, EncodedDataset, Encoding, encode
 from dialsum.generate import summarize
 from dialsum.metrics import RougeScorer, ScorerIdentity
@@ -108,6 +107,7 @@ def train(
     output_dir.mkdir(parents=True, exist_ok=True)
     with _log_file(output_dir / "training.log"):
         disable_progress_bar()
+        forget_earlier_runs()
         torch.set_num_threads(config.cpu_threads)
         set_seed(config.seed)
         write_text(output_dir / "config.yaml", dump_yaml(config.to_dict()))
@@ -169,7 +169,9 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
             callbacks.insert(0, EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold))
         super().__init__(
             model=prepared.model,
-            args=training_arguments(config, output_dir, len(prepared.train.sources)),
+            args=training_arguments(
+                config, output_dir, len(prepared.train.sources), resolve(config.model).architecture
+            ),
             train_dataset=EncodedDataset(prepared.train, prepared.kind),
             eval_dataset=EncodedDataset(prepared.dev, prepared.kind),
             processing_class=prepared.tokenizer,
@@ -209,14 +211,9 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
     def training_step(
         self, model: "nn.Module", inputs: dict[str, "Tensor"], num_items_in_batch: "Tensor | int | None" = None
     ) -> "Tensor":
-        """Runs one micro-batch; a loss that is no number ends the run with its step named."""
+        """Times one micro-batch, forward and backward."""
         with self._timer.part("step_s"):
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        if not math.isfinite(loss.item()):
-            raise WorkError(
-                f"the training loss became {loss.item()} at step {self.state.global_step + 1}; a smaller learning rate"
-                f" (now {self._config.learning_rate:g}), a longer warm-up or bf16 instead of fp16 would help"
-            )
         return loss
 
     def create_optimizer(self, model: "nn.Module | None" = None) -> "Optimizer":
@@ -324,21 +321,25 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
             total += loss.item() * counted
             tokens += counted
         self.model.train(was_training)
+        refuse_no_number("dev loss", total / tokens, self.state.global_step, self._config.learning_rate)
         return total / tokens
 
 
-def training_arguments(config: RunConfig, output_dir: Path, num_examples: int) -> Seq2SeqTrainingArguments:
+def training_arguments(
+    config: RunConfig, output_dir: Path, num_examples: int, architecture: str
+) -> Seq2SeqTrainingArguments:
     """Translates a run configuration into transformers' arguments.
 
     Args:
         config: The run.
         output_dir: Receives the checkpoints.
         num_examples: Training examples, for the number of warm-up steps.
+        architecture: Decides the precision where the configuration says "auto".
     """
     steps_an_epoch = math.ceil(num_examples / config.batch_size)
     total_steps = config.max_steps or steps_an_epoch * config.num_epochs
     rhythm = "steps" if config.eval_steps else "epoch"
-    precision = precision_of(config.precision)
+    precision = precision_of(config.precision, architecture)
     return Seq2SeqTrainingArguments(
         output_dir=str(output_dir),
         per_device_train_batch_size=config.micro_batch,

@@ -133,7 +133,7 @@ def test_early_stopping_ends_a_run_that_no_longer_gains(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_ends_the_run_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = dialsum.trainer.forward_loss
     monkeypatch.setattr(dialsum.trainer, "forward_loss", lambda *args, **kwargs: sound(*args, **kwargs) * math.nan)
-    with pytest.raises(WorkError, match=r"became nan at step 1; a smaller learning rate \(now 0\.005\)"):
+    with pytest.raises(WorkError, match=r"became nan by step 2; a smaller learning rate \(now 0\.005\)"):
         run(tmp_path)
 
 
@@ -144,9 +144,12 @@ def test_fp16_on_a_cpu_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_timer_splits_a_step() -> None:
-    ticks = iter([0.0, 1.0, 2.0, 3.0, 4.5, 5.0, 6.0])
+    ticks = iter([0.0, 10.0, 10.5, 20.0, 21.0, 22.0, 23.0, 25.5, 26.0])
     timer = StepTimer(clock=lambda: next(ticks))
+    with timer.part("data_s"):
+        pass
+    timer.step_begun()
     with timer.part("step_s"), timer.part("forward_s"):
         pass
     timer.step_done()
-    assert timer.mean() == {"time/data_s": 0.0, "time/forward_s": 1.0, "time/backward_s": 2.5, "time/total_s": 5.0}
+    assert timer.mean() == {"time/data_s": 0.5, "time/forward_s": 1.0, "time/backward_s": 3.5, "time/total_s": 6.5}
