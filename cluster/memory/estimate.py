@@ -1,0 +1,309 @@
+"""From a request to bytes: what training and generation hold at their fullest, in what, and what is placed.
+
+Adds up what others know: the template (tensors), the allocator on paper (segments), the GPU profile (context, cuBLAS)
+and the calibration (margin). Imports numpy only.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster.memory.allocator import Replayed, replay
+from cluster.memory.calibration import Calibration, Margin
+from cluster.memory.gpu_profile import BLAS_HANDLES, MIB, GpuProfile
+from cluster.memory.request import BF16_SM, MemoryRequest
+from cluster.memory.template import ROUTINES, EventLog, Peak, Routine, Template, TemplateKey
+from cluster.memory.template_tape import Ints
+
+TemplateFinder = Callable[[MemoryRequest], Template]
+"""Finds (or makes) the template of a request."""
+
+REPLAYED_STEPS = 3  # what is reserved at one shape stops growing after one or two steps (facts-memory §5)
+COMPILE_MARGIN = 0.15  # an assumption, not a measurement; warnings_for says so
+NCCL_BYTES = 512 * MIB  # buffers of NCCL outside torch's allocator; an assumption, likewise
+GRADIENT_BYTES = 4  # of one parameter: weights are trained in fp32
+
+# What the allocator adds is taken from replays at these sizes where a replay of each trial would take too long:
+# (micro-batch, encoder length, decoder length, generation batch).
+_PROBES = ((1, 64, 16, 1), (4, 256, 64, 8), (16, 512, 128, 32))
+_PROBE_BEAMS = 4
+_Sizes = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """What a trial will need on one card.
+
+    Attributes:
+        train_allocated_bytes: Peak that torch counts for tensors in training, cuBLAS workspaces included.
+        train_reserved_bytes: What its allocator then holds of the device.
+        evaluate_allocated_bytes: Peak for the loss of a dev batch, without gradients.
+        generate_allocated_bytes: Peak for the summaries of a dev batch, beside weights and optimizer.
+        generate_reserved_bytes: What the allocator then holds, were nothing left over from training.
+        context_bytes: Held outside torch's allocator.
+        device_bytes: The whole process at its peak: reserved + context.
+        upper_bytes: device · (1 + margin), rounded up: what is placed and enforced.
+        margin: The margin and what it rests on.
+        peak_phase: routine/phase in which most is held, for example "train/backward".
+        terms: device_bytes by what they are for; they add up to it.
+        model_parameters: Elements of all parameters, a tied one once.
+        operations: Tensor operations of one forward and backward pass.
+        gpu: The card that was assumed.
+        gpu_fraction: upper ÷ usable bytes of the card; above 1 where the card is too small.
+        template: Where the template is from.
+        warnings: What is bounded or assumed rather than modelled.
+    """
+
+    train_allocated_bytes: int
+    train_reserved_bytes: int
+    evaluate_allocated_bytes: int
+    generate_allocated_bytes: int
+    generate_reserved_bytes: int
+    context_bytes: int
+    device_bytes: int
+    upper_bytes: int
+    margin: Margin
+    peak_phase: str
+    terms: dict[str, int]
+    model_parameters: int
+    operations: int
+    gpu: GpuProfile
+    gpu_fraction: float
+    template: str
+    warnings: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the trial fits on the card at all."""
+        return self.upper_bytes <= self.gpu.usable_bytes
+
+
+class Estimator:
+    """Answers requests; keeps the replays that it has made.
+
+    Args:
+        templates: Finds a request's template.
+        calibration: Measured peaks; none when None.
+    """
+
+    def __init__(self, templates: TemplateFinder, calibration: Calibration | None = None) -> None:
+        self._templates = templates
+        self._calibration = calibration or Calibration()
+        self._replays: dict[tuple[object, ...], Replayed] = {}
+        self._slacks: dict[tuple[TemplateKey, str, int], float] = {}
+
+    def estimate(self, request: MemoryRequest) -> MemoryEstimate:
+        """Estimates one trial with the allocator replayed: the first time tens of milliseconds, then few.
+
+        The same input gives the same bytes.
+        """
+        template = self._templates(request)
+        peaks = {routine: _peak(template, request, routine) for routine in ROUTINES}
+        blas_bytes, ddp_bytes = request.gpu.workspace_bytes, _ddp_bytes(request, template)
+        train = self._replay(template, request, "train")
+        generate = self._replay(template, request, "generate")
+        process = self._replay(template, request, "train", "generate")
+        # The loss without gradients is in no replay; it is given the slack of training.
+        slack = max(1.0, train.peak_reserved_bytes / train.peak_allocated_bytes)
+        evaluate_bytes = math.ceil((peaks["evaluate"].allocated_bytes + blas_bytes) * slack)
+        context_bytes = request.gpu.context_bytes + (NCCL_BYTES if request.ranks > 1 else 0)
+        # Exact counts are replayed and bounds are added up: where nothing is lost, the bound can be the larger.
+        tensor_bytes = max(peak.allocated_bytes for peak in peaks.values()) + blas_bytes
+        torch_bytes = max(process.peak_reserved_bytes, evaluate_bytes, tensor_bytes) + ddp_bytes
+        device_bytes = torch_bytes + context_bytes
+        margin = self.margin(request)
+        upper_bytes = math.ceil(device_bytes * (1 + margin.fraction))
+        routine = max(ROUTINES, key=lambda name: peaks[name].allocated_bytes)
+        return MemoryEstimate(
+            train_allocated_bytes=peaks["train"].allocated_bytes + blas_bytes + ddp_bytes,
+            train_reserved_bytes=train.peak_reserved_bytes + ddp_bytes,
+            evaluate_allocated_bytes=peaks["evaluate"].allocated_bytes + blas_bytes,
+            generate_allocated_bytes=peaks["generate"].allocated_bytes + blas_bytes,
+            generate_reserved_bytes=generate.peak_reserved_bytes + peaks["generate"].terms["optimizer"],
+            context_bytes=context_bytes,
+            device_bytes=device_bytes,
+            upper_bytes=upper_bytes,
+            margin=margin,
+            peak_phase=f"{routine}/{peaks[routine].phase}",
+            terms=_terms(routine, peaks[routine], blas_bytes, ddp_bytes, context_bytes, device_bytes),
+            model_parameters=template.model_parameters,
+            operations=template.operations,
+            gpu=request.gpu,
+            gpu_fraction=upper_bytes / request.gpu.usable_bytes,
+            template=template.source,
+            warnings=warnings_for(request),
+        )
+
+    def upper_bytes(self, request: MemoryRequest) -> int:
+        """Returns the upper bytes without a replay of this request, in well under a millisecond."""
+        return int(self.upper_bytes_many([request])[0])
+
+    def upper_bytes_many(self, requests: Sequence[MemoryRequest]) -> Ints:
+        """Estimates the upper bytes of many different trials at once.
+
+        Trials of one template are computed together. What the allocator adds is the most that it added in replays of
+        that template at three sizes; so this differs from estimate by a few percent, and is mostly the larger.
+
+        Returns:
+            One number per request, in their order.
+        """
+        groups: dict[object, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(_kind(request), []).append(index)
+        uppers = np.zeros(len(requests), dtype=np.int64)
+        for indices in groups.values():
+            uppers[indices] = self._uppers([requests[index] for index in indices])
+        return uppers
+
+    def margin(self, request: MemoryRequest) -> Margin:
+        """Returns the margin of a request; torch.compile widens it."""
+        found = self._calibration.margin(family=request.model.family, gpu=request.gpu.name, precision=request.precision)
+        if not request.torch_compile:
+            return found
+        basis = f"{found.basis}; and {COMPILE_MARGIN:.0%} for torch.compile (assumed, not measured)"
+        return Margin(fraction=found.fraction + COMPILE_MARGIN, count=found.count, basis=basis)
+
+    def _uppers(self, alike: Sequence[MemoryRequest]) -> Ints:
+        """Upper bytes of requests of one kind."""
+        first = alike[0]
+        template = self._templates(first)
+        sizes: dict[Routine, Ints] = {
+            routine: np.array([_sizes(request, routine) for request in alike], dtype=np.int64).T for routine in ROUTINES
+        }
+        train = template.allocated_bytes(*sizes["train"])
+        evaluate = template.allocated_bytes(*sizes["evaluate"], routine="evaluate")
+        generate = template.allocated_bytes(*sizes["generate"], routine="generate", beams=first.num_beams)
+        torch_bytes = np.maximum(np.maximum(train, evaluate), generate) + first.gpu.workspace_bytes
+        context_bytes = first.gpu.context_bytes + (NCCL_BYTES if first.ranks > 1 else 0)
+        device = torch_bytes * self._slack(template, first) + _ddp_bytes(first, template) + context_bytes
+        upper: Ints = np.ceil(device * (1 + self.margin(first).fraction)).astype(np.int64)
+        return upper
+
+    def _slack(self, template: Template, request: MemoryRequest) -> float:
+        """Returns the largest reserved ÷ allocated of the probes, at least 1."""
+        key = (template.key, request.allocator, request.gpu.workspace_bytes)
+        if key not in self._slacks:
+            ratios = [1.0]
+            for batch, encoder_len, decoder_len, together in _PROBES:
+                train, generate = (batch, encoder_len, decoder_len), (together, encoder_len, decoder_len)
+                replayed = _replayed(template, request, [train], [generate], _PROBE_BEAMS)
+                allocated = max(
+                    template.allocated_bytes(*train),
+                    template.allocated_bytes(*generate, routine="generate", beams=_PROBE_BEAMS),
+                )
+                ratios.append(replayed.peak_reserved_bytes / (allocated + request.gpu.workspace_bytes))
+            self._slacks[key] = max(ratios)
+        return self._slacks[key]
+
+    def _replay(self, template: Template, request: MemoryRequest, *routines: Routine) -> Replayed:
+        train = [_sizes(request, "train")] if "train" in routines else []
+        generate = [_sizes(request, "generate")] if "generate" in routines else []
+        beams = request.num_beams
+        workspace_bytes = request.gpu.workspace_bytes
+        key = (template.key, request.allocator, workspace_bytes, beams, tuple(train), tuple(generate))
+        if key not in self._replays:
+            self._replays[key] = _replayed(template, request, train, generate, beams)
+        return self._replays[key]
+
+
+def warnings_for(request: MemoryRequest) -> tuple[str, ...]:
+    """Says what an estimate bounds or assumes rather than models; for a person."""
+    found = []
+    gpu = request.gpu
+    if request.torch_compile:
+        found.append(
+            "torch.compile is not modelled: these are the bytes of the same step without it, which mostly holds more;"
+            f" {COMPILE_MARGIN:.0%} are added to the margin (assumed, not measured)"
+        )
+    if request.ranks > 1:
+        found.append(
+            "data-parallel training is bounded, not modelled: one more copy of all gradients for DDP's buckets, and"
+            f" {NCCL_BYTES // MIB} MiB for NCCL (assumed, not measured)"
+        )
+    if request.precision == "bf16" and gpu.sm < BF16_SM:
+        found.append(f"{gpu.name} (compute capability {gpu.sm[0]}.{gpu.sm[1]}) has no bf16; fp16 or fp32 would run")
+    if request.optimizer == "adamw_8bit":
+        found.append("8-bit Adam is modelled by its states; its kernels' temporaries are not traced")
+    if request.model.untied_source.startswith("assumed"):
+        found.append(f"output head: {request.model.untied_source}")
+    if not gpu.measured:
+        found.append(f"context of {gpu.context_bytes // MIB} MiB on {gpu.name}: not measured on this project")
+    return tuple(found)
+
+
+def _sizes(request: MemoryRequest, routine: Routine) -> _Sizes:
+    """Returns batch, encoder length and decoder length of a routine at its longest."""
+    if routine == "generate":
+        return request.generation_batch_size, request.encoder_max_len, request.new_tokens
+    encoder_len, decoder_len = request.padded_lengths
+    return request.micro_batch if routine == "train" else request.generation_batch_size, encoder_len, decoder_len
+
+
+def _peak(template: Template, request: MemoryRequest, routine: Routine) -> Peak:
+    return template.peak(*_sizes(request, routine), routine=routine, beams=request.num_beams)
+
+
+def _replayed(
+    template: Template, request: MemoryRequest, train: Sequence[_Sizes], generate: Sequence[_Sizes], beams: int
+) -> Replayed:
+    pieces = 2 if template.key.accumulation else 1
+    log = template.events([*train] * (REPLAYED_STEPS * pieces), micro_steps=pieces, generate=generate, beams=beams)
+    return replay(_with_workspaces(log, request.gpu), expandable=request.allocator == "expandable")
+
+
+def _with_workspaces(log: EventLog, gpu: GpuProfile) -> EventLog:
+    """Puts cuBLAS's workspaces, which stay for good, before everything else."""
+    first = int(np.abs(log.ids).max(initial=0)) + 1
+    ids = np.arange(first, first + BLAS_HANDLES, dtype=np.int64)
+    sizes = np.full(BLAS_HANDLES, gpu.workspace_bytes // BLAS_HANDLES, dtype=np.int64)
+    return EventLog(ids=np.concatenate([ids, log.ids]), sizes=np.concatenate([sizes, log.sizes]))
+
+
+def _ddp_bytes(request: MemoryRequest, template: Template) -> int:
+    """DDP copies gradients into buckets of the same size before it adds them up over the cards."""
+    return template.model_parameters * GRADIENT_BYTES if request.ranks > 1 else 0
+
+
+def _terms(
+    routine: Routine, peak: Peak, blas_bytes: int, ddp_bytes: int, context_bytes: int, device_bytes: int
+) -> dict[str, int]:
+    """Splits the device's bytes at the fullest moment; what no tensor explains is the allocator's fragmentation."""
+    held = dict(peak.terms)
+    generation = 0
+    if routine == "generate":
+        generation = held["activations"] + held["logits"]
+        held["activations"] = held["logits"] = 0
+    terms = {
+        "weights": held["weights"],
+        "gradients": held["gradients"] + ddp_bytes,
+        "optimizer": held["optimizer"],
+        "activations": held["activations"],
+        "logits": held["logits"],
+        "generation": generation,
+        "workspace": held["workspace"] + blas_bytes,
+    }
+    terms["fragmentation"] = device_bytes - context_bytes - sum(terms.values())
+    terms["context"] = context_bytes
+    return terms
+
+
+def _kind(request: MemoryRequest) -> tuple[object, ...]:
+    """Requests of one kind have the same template, card, margin and beams."""
+    return (
+        id(request.model),
+        id(request.gpu),
+        request.precision,
+        request.optimizer,
+        request.attention,
+        request.gradient_checkpointing,
+        request.dropout is None or request.dropout > 0,
+        request.dropout is None,
+        request.label_smoothing > 0,
+        request.gradient_accumulation_steps > 1,
+        request.num_beams,
+        request.allocator,
+        request.torch_compile,
+        request.ranks > 1,
+    )
