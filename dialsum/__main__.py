@@ -122,7 +122,7 @@ def _generate(chosen: argparse.Namespace) -> int:
 
     examples = load_examples(chosen.data, require_summary=False)
     from dialsum.finished import load_finished, predict, submission
-    from dialsum.trainer import write_predictions
+    from dialsum.run_folder import write_predictions
 
     run = load_finished(chosen.folder, CACHE_DIR, _changes(chosen.set))
     texts = predict(run, examples)

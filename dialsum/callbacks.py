@@ -16,7 +16,9 @@ from transformers import TrainerCallback
 from common.errors import WorkError
 from common.files import write_json
 from dialsum.device import gpu_utilization
+from dialsum.metrics import ScorerIdentity
 from dialsum.reporter import Reporter
+from dialsum.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -95,14 +97,19 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
 
     Args:
         reporter: Who listens.
-        timer: Filled by the trainer.
+        folder: Receives metrics.json at each evaluation: a run may be stopped at any time.
+        scorer: What counts the scores.
         limit_bytes: What the allocator may use; None where nobody limits it. Near it a warning is logged once.
     """
 
-    def __init__(self, reporter: Reporter, timer: StepTimer, limit_bytes: int | None = None) -> None:
+    def __init__(
+        self, reporter: Reporter, folder: RunFolder, scorer: ScorerIdentity, limit_bytes: int | None = None
+    ) -> None:
         self.history: list[dict[str, float]] = []
+        self.timer = StepTimer()
         self._reporter = reporter
-        self._timer = timer
+        self._folder = folder
+        self._scorer = scorer
         self._limit_bytes = limit_bytes
         self._warned = False
         self._evaluated: dict[str, float] = {}
@@ -112,13 +119,13 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
     ) -> None:
         """Marks the start of the step for the timer."""
-        self._timer.step_begun()
+        self.timer.step_begun()
 
     def on_step_end(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
     ) -> None:
         """Counts the step for the timer."""
-        self._timer.step_done()
+        self.timer.step_done()
 
     def on_log(
         self,
@@ -142,7 +149,7 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
             logger.info("step %d: gradient overflow, step skipped", state.global_step)
             del metrics["train/grad_norm"]
         metrics["train/global_step"] = float(state.global_step)
-        metrics |= self._timer.mean() | memory_metrics()
+        metrics |= self.timer.mean() | memory_metrics()
         self._warn_near_limit(metrics)
         self._last_train = metrics
         logger.info("step %d: loss %.4f, lr %.2e", state.global_step, logs["loss"], logs.get("learning_rate", 0.0))
@@ -174,6 +181,7 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
         logger.info("step %d: %s", state.global_step, rounded)
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         write_json(checkpoint / HISTORY_FILE, self.history)
+        self._folder.write_metrics(self.history, self._scorer)
         self._reporter.report(row | best_of(self.history), checkpoint)
 
     def _warn_near_limit(self, metrics: Mapping[str, float]) -> None:

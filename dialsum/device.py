@@ -2,6 +2,7 @@
 
 import gc
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -35,6 +36,14 @@ def precision_of(wanted: Precision, architecture: str) -> Literal["fp32", "fp16"
     if wanted == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise RequestError(f"precision bf16: {torch.cuda.get_device_name()} has no bf16; take fp16, fp32 or auto")
     return wanted
+
+
+def autocast(precision: Literal["fp32", "fp16", "bf16"]) -> AbstractContextManager[object]:
+    """Returns a context in which a model computes in a number format, as in training and its evaluations."""
+    if precision == "fp32":
+        return nullcontext()
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(kind, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 def forget_earlier_runs() -> None:

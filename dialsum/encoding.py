@@ -5,7 +5,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,6 +121,12 @@ class EncodedDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         return self._items[index]
+
+
+def longest_first(encoding: Encoding) -> Encoding:
+    """Orders the examples by falling length, for batches with little padding where the order does not matter."""
+    pairs = sorted(zip(encoding.sources, encoding.targets, strict=True), key=lambda pair: -len(pair[0]))
+    return replace(encoding, sources=tuple(a for a, _ in pairs), targets=tuple(b for _, b in pairs))
 
 
 def _item(source: Sequence[int], target: Sequence[int], kind: Kind) -> Item:

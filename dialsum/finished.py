@@ -12,6 +12,7 @@ import torch
 from common.errors import RequestError
 from dialsum.config import RunConfig, load_run_config
 from dialsum.data import Example
+from dialsum.device import autocast, precision_of
 from dialsum.encoding import encode
 from dialsum.generate import summarize
 from dialsum.metrics import RougeScorer, RougeScores
@@ -57,14 +58,31 @@ def load_finished(folder: Path, cache_dir: Path, changes: Mapping[str, object] |
 
 
 def predict(run: FinishedRun, examples: Sequence[Example]) -> list[str]:
-    """Writes one summary per dialogue, in their order."""
+    """Writes one summary per dialogue, in their order and in the number format that the model was chosen in."""
     encoding = encode(examples, run.tokenizer, run.config, run.cache_dir)
-    return summarize(run.model, run.tokenizer, encoding.sources, run.config, run.kind)
+    with autocast(precision_of(run.config.precision, run.model.config.model_type)):
+        return summarize(run.model, run.tokenizer, encoding.sources, run.config, run.kind)
 
 
 def score(run: FinishedRun, examples: Sequence[Example], texts: Sequence[str]) -> RougeScores:
     """Scores summaries against the references of their dialogues, in the run's language."""
     return RougeScorer(run.config.language).score(texts, [example.summaries for example in examples])
+
+
+def score_metrics(scores: RougeScores, config: RunConfig) -> dict[str, float]:
+    """Names scores as every evaluation does; ROUGE is 0 to 100.
+
+    Returns:
+        `rouge1_f1`, `rouge2_f1`, `rougeL_f1`, `rouge_combined_f1`, `rouge_mean_f1`, `mean_summary_chars`.
+    """
+    return {
+        "rouge1_f1": scores.rouge1_f1,
+        "rouge2_f1": scores.rouge2_f1,
+        "rougeL_f1": scores.rougeL_f1,
+        "rouge_combined_f1": scores.combined(config.rouge_weights, config.summary_length_floor_chars),
+        "rouge_mean_f1": scores.mean,
+        "mean_summary_chars": scores.mean_summary_chars,
+    }
 
 
 def submission(names: Sequence[str], texts: Sequence[str]) -> str:

@@ -89,6 +89,9 @@ def generate_ids(
             no_repeat_ngram_size=config.no_repeat_ngram_size,
             early_stopping=config.num_beams > 1,
             do_sample=False,
+            # A checkpoint's own settings (bart-large-cnn: no summary under 56 tokens) must not act unseen.
+            min_length=0,
+            repetition_penalty=1.0,
             use_cache=True,
             pad_token_id=pad_id,
         )

@@ -1,5 +1,6 @@
 """What must hold whatever the numbers: how a batch is computed, where a run was cut, how a batch is padded."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +10,12 @@ from safetensors.torch import load_file
 
 from dialsum.config import RunConfig
 from dialsum.data import Example, write_examples
+from dialsum.encoding import Collator, EncodedDataset
+from dialsum.generate import summarize
+from dialsum.preparation import prepare
 from dialsum.reporter import RecordingReporter
-from dialsum.trainer import prepare, train
+from dialsum.step import forward_loss
+from dialsum.trainer import train
 
 PLACES, DAYS = ("병원", "식당", "은행", "미용실 예약 창구"), ("월요일", "화요일", "수요일 오후 세 시", "금요일")
 
@@ -85,6 +90,64 @@ def test_a_run_cut_within_an_epoch_goes_on_bit_for_bit(tmp_path: Path, cut_step:
     assert [row["eval/loss"] for row in resumed.history] == [row["eval/loss"] for row in whole.history]
     assert [row["train/global_step"] for row in resumed.history] == [3, 6, 9, 10]
     assert resumed.metrics["train/loss"] == whole.metrics["train/loss"]
+
+
+def test_after_an_out_of_memory_smaller_pieces_go_on_with_the_same_batches(tmp_path: Path) -> None:
+    """What the recovery does: the checkpoint of one shape, resumed with another, learns what the whole run learned."""
+    changes: dict[str, object] = {"dropout": 0.0, "eval_steps": 3, "num_epochs": 2}
+    whole = train(small_run(tmp_path, **changes), tmp_path / "whole", cache_dir=tmp_path / "cache")
+    kept = tmp_path / "kept"
+    with pytest.raises(SystemExit):
+        train(small_run(tmp_path, **changes), tmp_path / "part", reporter=CutAt(6, kept), cache_dir=tmp_path / "cache")
+    smaller = small_run(tmp_path, **changes, gradient_accumulation_steps=4, gradient_checkpointing=True)
+    resumed = train(smaller, tmp_path / "part", resume_from=kept, cache_dir=tmp_path / "cache")
+    assert [row["train/global_step"] for row in resumed.history] == [3, 6, 9, 10]
+    assert [row["eval/loss"] for row in resumed.history] == pytest.approx(
+        [row["eval/loss"] for row in whole.history], rel=1e-3
+    )
+
+
+def test_a_run_that_is_stopped_leaves_its_best_model_and_its_numbers(tmp_path: Path) -> None:
+    config = small_run(tmp_path)
+    with pytest.raises(SystemExit):
+        train(config, tmp_path / "run", reporter=CutAt(5, tmp_path / "kept"), cache_dir=tmp_path / "cache")
+    numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert numbers["last"]["train/global_step"] == numbers["best"]["best/global_step"] == 5
+    assert numbers["scorer"]["tokenizer"] == "kiwi"
+    assert weights_of(tmp_path / "run" / "models" / "best_model")
+
+
+def test_the_test_file_is_summarized_with_the_best_model(tmp_path: Path) -> None:
+    config = small_run(tmp_path, test_file=str(tmp_path / "dev.jsonl"), num_epochs=1)
+    result = train(config, tmp_path / "run", cache_dir=tmp_path / "cache")
+    assert result.test_metrics["test/rouge_combined_f1"] == result.best_metrics["best/rouge_combined_f1"]
+    folder = tmp_path / "run"
+    assert (folder / "test_predictions.jsonl").read_text() == (folder / "predictions.jsonl").read_text()
+    assert json.loads((folder / "metrics.json").read_text())["test"] == result.test_metrics
+
+
+@pytest.mark.parametrize("model", ["tiny-bart", "tiny-t5", "tiny-gpt2"])
+def test_a_summary_does_not_depend_on_its_neighbours_in_the_batch(tmp_path: Path, model: str) -> None:
+    config = small_run(tmp_path, model=model, num_epochs=1, generation_max_len=12)
+    prepared = prepare(config, tmp_path / "cache")
+    together = summarize(prepared.model, prepared.tokenizer, prepared.train.sources, config, prepared.kind)
+    alone = config.with_changes({"generation_batch_size": 1})
+    assert summarize(prepared.model, prepared.tokenizer, prepared.train.sources, alone, prepared.kind) == together
+
+
+def test_the_loss_of_a_causal_model_sees_no_prompt_and_no_padding(tmp_path: Path) -> None:
+    prepared = prepare(small_run(tmp_path, model="tiny-gpt2"), tmp_path / "cache")
+    items = EncodedDataset(prepared.dev, "causal")
+    batch = Collator(pad_id=0)([items[0], items[1]])
+    prepared.model.eval()
+    logits = prepared.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])["logits"]
+    losses = []
+    for row, (source, target) in enumerate(zip(prepared.dev.sources[:2], prepared.dev.targets[:2], strict=True)):
+        writing = logits[row, len(source) - 1 : len(source) + len(target) - 1]  # each position writes the next token
+        losses.append(torch.nn.functional.cross_entropy(writing, torch.tensor(target), reduction="sum"))
+    tokens = sum(len(target) for target in prepared.dev.targets[:2])
+    expected = (torch.stack(losses).sum() / tokens).item()
+    assert forward_loss(prepared.model, batch, label_smoothing=0.0, causal=True).item() == pytest.approx(expected, 1e-5)
 
 
 @pytest.mark.parametrize("model", ["tiny-bart", "tiny-t5", "tiny-gpt2"])

@@ -1,0 +1,69 @@
+"""A run configuration in the words of transformers' trainer."""
+
+import math
+from pathlib import Path
+
+import torch
+from transformers import Seq2SeqTrainingArguments
+
+from dialsum.config import RunConfig
+from dialsum.device import precision_of
+
+_BEST_METRIC = "eval_rouge_combined_f1"
+
+
+def training_arguments(
+    config: RunConfig, output_dir: Path, num_examples: int, architecture: str
+) -> Seq2SeqTrainingArguments:
+    """Translates a run configuration into transformers' arguments.
+
+    Args:
+        config: The run.
+        output_dir: Receives the checkpoints.
+        num_examples: Training examples, for the number of warm-up steps.
+        architecture: Decides the precision where the configuration says "auto".
+    """
+    steps_an_epoch = math.ceil(num_examples / config.batch_size)
+    total_steps = config.max_steps or steps_an_epoch * config.num_epochs
+    rhythm = "steps" if config.eval_steps else "epoch"
+    precision = precision_of(config.precision, architecture)
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(output_dir),
+        per_device_train_batch_size=config.micro_batch,
+        per_device_eval_batch_size=config.generation_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        num_train_epochs=config.num_epochs,
+        max_steps=config.max_steps or -1,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler if config.lr_scheduler != "constant" else "constant_with_warmup",
+        warmup_steps=round(total_steps * config.warmup_ratio),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        torch_compile=config.torch_compile,
+        eval_strategy=rhythm,
+        save_strategy=rhythm,
+        eval_steps=config.eval_steps,
+        save_steps=config.eval_steps or 500,
+        logging_strategy="steps",
+        logging_steps=max(1, min(steps_an_epoch // 4, 50)),
+        logging_nan_inf_filter=False,
+        save_total_limit=1,
+        restore_callback_states_from_checkpoint=True,
+        metric_for_best_model=_BEST_METRIC,
+        greater_is_better=True,
+        dataloader_num_workers=config.dataloader_workers,
+        dataloader_pin_memory=torch.cuda.is_available() if config.pin_memory is None else config.pin_memory,
+        remove_unused_columns=False,
+        use_cpu=not torch.cuda.is_available(),
+        seed=config.seed,
+        report_to=[],
+        disable_tqdm=True,
+        log_level="error",
+    )
+    # Several cards in one process would make transformers split and multiply the batch (DataParallel).
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

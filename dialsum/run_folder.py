@@ -1,0 +1,123 @@
+"""The folder of one run: what is in it and how it is written. Knows no model; saving weights is given to it.
+
+config.yaml metrics.json training.log predictions.jsonl [test_predictions.jsonl] models/best_model/
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common.files import write_json, write_text
+from common.strict import dump_yaml
+from dialsum.config import RunConfig
+from dialsum.data import Example
+from dialsum.metrics import ScorerIdentity
+
+BEST_FILE = "best.json"  # beside the weights: whose numbers they have
+CHECKPOINTS = "checkpoint-*"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Files of a run.
+
+    Attributes:
+        path: The folder; made when needed.
+    """
+
+    path: Path
+
+    @property
+    def best_model(self) -> Path:
+        """Holds the best model and its tokenizer; loads with transformers alone."""
+        return self.path / "models" / "best_model"
+
+    def begin(self, config: RunConfig, *, resumed: bool) -> None:
+        """Writes the configuration; a new run forgets the best model of an earlier one, a resumed run keeps it."""
+        if not resumed:
+            shutil.rmtree(self.path / "models", ignore_errors=True)
+        write_text(self.path / "config.yaml", dump_yaml(config.to_dict()))
+
+    def keep_best(
+        self,
+        save: Callable[[str], object],
+        numbers: Mapping[str, float],
+        examples: Sequence[Example],
+        texts: Sequence[str],
+    ) -> None:
+        """Replaces the best model and its summaries; a run that dies in between leaves the old one or the new one.
+
+        Args:
+            save: Writes model and tokenizer to the folder that it is given.
+            numbers: best/* of this model.
+            examples: The dev dialogues.
+            texts: The model's summaries of them.
+        """
+        folder = self.best_model
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh, old = folder.with_name(".best_model.new"), folder.with_name(".best_model.old")
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        save(str(fresh))
+        write_json(fresh / BEST_FILE, dict(numbers))
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        write_predictions(self.path / "predictions.jsonl", examples, texts)
+
+    def best(self) -> dict[str, float]:
+        """Returns the best model's numbers (best/*); none where there is no model."""
+        path = self.best_model / BEST_FILE
+        if not path.exists():
+            return {}
+        numbers: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        return numbers
+
+    def write_metrics(
+        self, history: Sequence[Mapping[str, float]], scorer: ScorerIdentity, test: Mapping[str, float] | None = None
+    ) -> None:
+        """Writes metrics.json: the last and the best evaluation, all of them, what counted the scores, test scores."""
+        content: dict[str, object] = {"last": history[-1], "best": self.best(), "history": history}
+        content["scorer"] = asdict(scorer)
+        if test is not None:
+            content["test"] = test
+        write_json(self.path / "metrics.json", content)
+
+    def drop_checkpoints(self) -> None:
+        """Removes what only an unfinished run needs."""
+        for checkpoint in self.path.glob(CHECKPOINTS):
+            shutil.rmtree(checkpoint)
+
+    @contextmanager
+    def log(self) -> Iterator[None]:
+        """Sends this package's log to training.log while a run lasts; a resumed run goes on in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        root = logging.getLogger("dialsum")
+        handler = logging.FileHandler(self.path / "training.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        level = root.level
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            root.setLevel(level)
+            handler.close()
+
+
+def write_predictions(path: Path, examples: Sequence[Example], texts: Sequence[str]) -> None:
+    """Writes one JSON line per dialogue: fname, dialogue, references, prediction."""
+    lines = [
+        json.dumps(
+            {"fname": e.fname, "dialogue": e.dialogue, "references": list(e.summaries), "prediction": text},
+            ensure_ascii=False,
+        )
+        for e, text in zip(examples, texts, strict=True)
+    ]
+    write_text(path, "".join(line + "\n" for line in lines))
