@@ -80,6 +80,19 @@ class MemoryEstimate:
         return self.upper_bytes <= self.gpu.usable_bytes
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """What the time of a step depends on.
+
+    Attributes:
+        parameters: Elements of all parameters, a tied one once.
+        operations: Tensor operations of one forward and backward pass.
+    """
+
+    parameters: int
+    operations: int
+
+
 class Estimator:
     """Answers requests; keeps the replays that it has made.
 
@@ -156,6 +169,11 @@ class Estimator:
         for indices in groups.values():
             uppers[indices] = self._uppers([requests[index] for index in indices])
         return uppers
+
+    def model_size(self, request: MemoryRequest) -> ModelSize:
+        """Returns the size of a request's model."""
+        template = self._templates(request)
+        return ModelSize(parameters=template.model_parameters, operations=template.operations)
 
     def margin(self, request: MemoryRequest) -> Margin:
         """Returns the margin of a request; torch.compile widens it."""

@@ -9,69 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.memory.calibration import DEFAULT_MARGIN, Calibration, Peak
-from cluster.memory.estimate import COMPILE_MARGIN, NCCL_BYTES, Estimator, warnings_for
+from cluster.memory.estimate import COMPILE_MARGIN, NCCL_BYTES, Estimator, TemplateFinder, warnings_for
 from cluster.memory.gpu_profile import find_gpu, gpu_of_size
 from cluster.memory.model_facts import model_facts
 from cluster.memory.request import MemoryRequest
-from cluster.memory.template import Template, TemplateKey, TrainTapes
-from cluster.memory.template_tape import ATOMS, MAX_FACTORS, TERMS, Tape
+from cluster.memory.template import Template
 
 MIB = 2**20
 BART = model_facts("kobart", {"model_type": "bart", "vocab_size": 30000, "max_position_embeddings": 1026})
 L4 = find_gpu("L4")
-Block = tuple[tuple[str, ...], float, str]  # atoms, bytes each, term
-
-
-def tape(blocks: list[Block], events: list[int], phases: dict[str, int]) -> Tape:
-    products = sorted({atoms for atoms, _, _ in blocks})
-    indices = [[ATOMS.index(a) for a in atoms] + [len(ATOMS)] * (MAX_FACTORS - len(atoms)) for atoms in products]
-    return Tape(
-        products=np.array(indices, dtype=np.int8).reshape(-1, MAX_FACTORS),
-        block_product=np.array([products.index(atoms) for atoms, _, _ in blocks], dtype=np.int16),
-        block_coefficient=np.array([coefficient for _, coefficient, _ in blocks], dtype=np.float64),
-        block_term=np.array([TERMS.index(term) for _, _, term in blocks], dtype=np.int8),
-        events=np.array(events, dtype=np.int32),
-        phase_starts=np.array(list(phases.values()), dtype=np.int32),
-        phases=tuple(phases),
-    )
-
-
-WEIGHTS = 100 * MIB
-HIDDEN: Block = (("batch", "encoder"), 40_960.0, "activations")
-LOGITS: Block = (("batch", "decoder"), 239_616.0, "logits")
-GRADIENT: Block = ((), float(WEIGHTS), "gradients")
-STATE: Block = ((), float(2 * WEIGHTS), "optimizer")
-SCRATCH: Block = ((), 1024.0, "workspace")
-CACHE: Block = (("batch", "beams", "encoder"), 4096.0, "activations")
-SCORES: Block = (("batch", "beams"), 119_808.0, "logits")
-
-
-def make(request: MemoryRequest) -> Template:
-    """A small model whose bytes can be computed on paper."""
-    key = TemplateKey(
-        model="0" * 64, precision=request.precision, optimizer=request.optimizer, attention=request.attention,
-        gradient_checkpointing=request.gradient_checkpointing, dropout=request.dropout != 0,
-        label_smoothing=request.label_smoothing > 0, accumulation=request.gradient_accumulation_steps > 1,
-        kernels="sm80", torch="2.13.0", transformers="5.23.0",
-    )  # fmt: skip
-    hidden = (HIDDEN[0], HIDDEN[1] / 8, HIDDEN[2]) if request.gradient_checkpointing else HIDDEN
-    return Template(
-        key=key,
-        causal=False,
-        model_parameters=WEIGHTS // 4,
-        operations=4000,
-        weight_bytes=np.array([WEIGHTS]),
-        train=TrainTapes(
-            first=tape([hidden, LOGITS, GRADIENT], [1, 2, -2, 3, -1], {"forward": 0, "backward": 2}),
-            later=tape([hidden, LOGITS], [1, 2, -2, -1], {"forward": 0, "backward": 2}),
-            optimizer_first=tape([STATE], [1], {"optimizer": 0}),
-            optimizer_later=tape([SCRATCH], [1, -1], {"optimizer": 0}),
-        ),
-        evaluate=tape([LOGITS], [1, -1], {"forward": 0}),
-        greedy=tape([CACHE, SCORES], [1, 2, -2, -1], {"prefill": 0, "decode": 1}),
-        beam=tape([CACHE, SCORES], [1, 2, -2, -1], {"prefill": 0, "decode": 1}),
-        source="made by hand",
-    )
+WEIGHTS = 100 * MIB  # of the toy of conftest.py
 
 
 def ask(**changes: object) -> MemoryRequest:
@@ -79,7 +26,7 @@ def ask(**changes: object) -> MemoryRequest:
     return dataclasses.replace(plain, **changes)
 
 
-def test_bytes_are_those_on_paper() -> None:
+def test_bytes_are_those_on_paper(make: TemplateFinder) -> None:
     found = Estimator(make).estimate(ask())
     hidden, logits, blas = 8 * 512 * 40_960, 8 * 128 * 239_616, L4.workspace_bytes
     assert found.train_allocated_bytes == 3 * WEIGHTS + hidden + logits + blas
@@ -98,7 +45,7 @@ def test_bytes_are_those_on_paper() -> None:
     assert found.fits
 
 
-def test_generation_with_many_beams_can_set_the_peak() -> None:
+def test_generation_with_many_beams_can_set_the_peak(make: TemplateFinder) -> None:
     found = Estimator(make).estimate(ask(generation_batch_size=64, num_beams=8, decoder_max_len=8))
     assert found.peak_phase == "generate/decode"
     assert found.terms["generation"] == 64 * 8 * (512 * 4096 + 119_808)
@@ -106,7 +53,7 @@ def test_generation_with_many_beams_can_set_the_peak() -> None:
     assert sum(found.terms.values()) == found.device_bytes
 
 
-def test_a_large_dev_batch_can_set_the_peak() -> None:
+def test_a_large_dev_batch_can_set_the_peak(make: TemplateFinder) -> None:
     found = Estimator(make).estimate(ask(generation_batch_size=200, batch_size=1))
     assert found.peak_phase == "evaluate/forward"
     assert found.device_bytes >= found.evaluate_allocated_bytes + found.context_bytes
@@ -126,7 +73,7 @@ SIZES = st.fixed_dictionaries(
 
 
 @given(SIZES)
-def test_terms_add_up_and_none_is_negative(sizes: dict[str, int]) -> None:
+def test_terms_add_up_and_none_is_negative(make: TemplateFinder, sizes: dict[str, int]) -> None:
     found = Estimator(make).estimate(ask(**sizes))
     assert sum(found.terms.values()) == found.device_bytes
     assert min(found.terms.values()) >= 0
@@ -137,7 +84,7 @@ def test_terms_add_up_and_none_is_negative(sizes: dict[str, int]) -> None:
 
 
 @given(SIZES, st.sampled_from(["batch_size", "encoder_max_len", "decoder_max_len"]))
-def test_training_grows_with_batch_and_lengths(sizes: dict[str, int], name: str) -> None:
+def test_training_grows_with_batch_and_lengths(make: TemplateFinder, sizes: dict[str, int], name: str) -> None:
     small = Estimator(make).estimate(ask(**sizes | {name: max(2, sizes[name] // 2)}))
     large = Estimator(make).estimate(ask(**sizes | {name: max(2, sizes[name])}))
     assert small.train_allocated_bytes <= large.train_allocated_bytes
@@ -145,27 +92,27 @@ def test_training_grows_with_batch_and_lengths(sizes: dict[str, int], name: str)
 
 
 @given(SIZES, st.integers(1, 4))
-def test_generation_grows_with_beams(sizes: dict[str, int], more: int) -> None:
+def test_generation_grows_with_beams(make: TemplateFinder, sizes: dict[str, int], more: int) -> None:
     small = Estimator(make).estimate(ask(**sizes))
     large = Estimator(make).estimate(ask(**sizes | {"num_beams": sizes["num_beams"] + more}))
     assert small.generate_allocated_bytes <= large.generate_allocated_bytes
 
 
 @given(SIZES)
-def test_checkpointing_never_raises_training(sizes: dict[str, int]) -> None:
+def test_checkpointing_never_raises_training(make: TemplateFinder, sizes: dict[str, int]) -> None:
     plain = Estimator(make).estimate(ask(**sizes | {"gradient_checkpointing": False}))
     checkpointed = Estimator(make).estimate(ask(**sizes | {"gradient_checkpointing": True}))
     assert checkpointed.train_allocated_bytes <= plain.train_allocated_bytes
 
 
 @given(SIZES)
-def test_the_same_request_gives_the_same_bytes(sizes: dict[str, int]) -> None:
+def test_the_same_request_gives_the_same_bytes(make: TemplateFinder, sizes: dict[str, int]) -> None:
     estimator = Estimator(make)
     first = estimator.estimate(ask(**sizes))
     assert estimator.estimate(ask(**sizes)) == first == Estimator(make).estimate(ask(**sizes))
 
 
-def test_many_are_computed_together_and_close_to_one_by_one() -> None:
+def test_many_are_computed_together_and_close_to_one_by_one(make: TemplateFinder) -> None:
     estimator = Estimator(make)
     requests = [
         ask(batch_size=batch, encoder_max_len=length, gradient_checkpointing=ckpt)
@@ -178,24 +125,22 @@ def test_many_are_computed_together_and_close_to_one_by_one() -> None:
     assert len(estimator.upper_bytes_many([])) == 0
 
 
-def counted(calls: list[MemoryRequest]) -> Callable[[MemoryRequest], Template]:
-    made: dict[tuple[object, ...], Template] = {}
-
+def counted(make: TemplateFinder, calls: list[MemoryRequest]) -> Callable[[MemoryRequest], Template]:
     def find(request: MemoryRequest) -> Template:
         calls.append(request)
-        return made.setdefault((request.gradient_checkpointing, request.gradient_accumulation_steps > 1), make(request))
+        return make(request)
 
     return find
 
 
-def test_templates_are_asked_for_once_a_kind() -> None:
+def test_templates_are_asked_for_once_a_kind(make: TemplateFinder) -> None:
     calls: list[MemoryRequest] = []
     requests = [ask(batch_size=b, gradient_checkpointing=c) for b in range(1, 50) for c in (False, True)]
-    Estimator(counted(calls)).upper_bytes_many(requests)
+    Estimator(counted(make, calls)).upper_bytes_many(requests)
     assert len(calls) == 2
 
 
-def test_measured_peaks_move_the_margin() -> None:
+def test_measured_peaks_move_the_margin(make: TemplateFinder) -> None:
     peaks = tuple(
         Peak(
             family="bart", gpu=L4.name, precision="bf16", torch_version="2.13.0", predicted_device_bytes=1000,
@@ -210,7 +155,7 @@ def test_measured_peaks_move_the_margin() -> None:
     assert "other cells too" in other.margin.basis
 
 
-def test_what_is_only_bounded_costs_more_and_says_so() -> None:
+def test_what_is_only_bounded_costs_more_and_says_so(make: TemplateFinder) -> None:
     plain = Estimator(make).estimate(ask())
     compiled = Estimator(make).estimate(ask(torch_compile=True))
     assert compiled.device_bytes == plain.device_bytes
@@ -233,7 +178,7 @@ def test_assumptions_about_card_and_head_are_said() -> None:
     assert warnings_for(ask(gpu=measured)) == ()
 
 
-def test_a_card_that_is_too_small_is_said() -> None:
+def test_a_card_that_is_too_small_is_said(make: TemplateFinder) -> None:
     found = Estimator(make).estimate(ask(gpu=gpu_of_size("2GiB"), batch_size=64))
     assert not found.fits
     assert found.gpu_fraction > 1

@@ -1,0 +1,105 @@
+"""A plan for a request: how to run it inside a budget, or why nothing fits and what would."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from cluster.memory.estimate import Estimator
+from cluster.memory.gpu_profile import DRIVER_PART, RESERVE_BYTES
+from cluster.memory.memory_plan import NoPlan, Plan, plan, time_model
+from cluster.memory.request import BF16_SM, MemoryRequest
+from common.units import format_bytes
+
+LENGTH_STEP = 64  # a remedy names a length that a person would type
+UpperOf = Callable[[MemoryRequest], int]
+
+
+def plan_request(
+    estimator: Estimator,
+    request: MemoryRequest,
+    budget_bytes: int,
+    *,
+    checkpointing: Sequence[bool] = (False, True),
+    remedies_from: UpperOf | None = None,
+) -> Plan | NoPlan:
+    """Plans how to run a request's effective batch inside a budget; see memory_plan.plan.
+
+    Args:
+        estimator: Answers without a replay, so a plan takes milliseconds once its templates are at hand.
+        request: Its own accumulation and checkpointing are not kept.
+        budget_bytes: What the trial may hold on the card.
+        checkpointing: The choices that are allowed.
+        remedies_from: Answers for other optimizers and lengths when nothing fits; the estimator when None. A caller who
+            must not wait for a new trace gives one that raises LookupError where there is no template yet.
+
+    Returns:
+        A plan whose upper bytes are at most the budget, or why there is none, with what would make it fit.
+    """
+
+    def upper_bytes(micro_batch: int, accumulation: int, checkpointed: bool) -> int:
+        return estimator.upper_bytes(_way(request, accumulation, checkpointed))
+
+    size = estimator.model_size(request)
+    tokens = request.encoder_max_len + request.decoder_max_len
+    pieces = request.batch_size // request.ranks
+    found = plan(
+        pieces,
+        budget_bytes,
+        upper_bytes,
+        time_model(model_parameters=size.parameters, tokens=tokens, operations=size.operations),
+        checkpointing=checkpointing,
+    )
+    if isinstance(found, Plan):
+        return found
+    smallest = _way(request, pieces, found.gradient_checkpointing)
+    remedies = _remedies(smallest, budget_bytes, remedies_from or estimator.upper_bytes)
+    return replace(found, remedies=(*remedies, _larger_card(found.smallest_bytes)))
+
+
+def _way(request: MemoryRequest, accumulation: int, checkpointed: bool) -> MemoryRequest:
+    return replace(request, gradient_accumulation_steps=accumulation, gradient_checkpointing=checkpointed)
+
+
+def _remedies(smallest: MemoryRequest, budget_bytes: int, upper_of: UpperOf) -> list[str]:
+    """Tries one change at a time and keeps those that fit by themselves."""
+    changes: list[tuple[str, list[MemoryRequest]]] = [
+        ("generation_batch_size", _halved_generation(smallest)),
+        ("precision", [replace(smallest, precision="bf16")] if _could_use_bf16(smallest) else []),
+        ("optimizer", [replace(smallest, optimizer="adafactor")] if smallest.optimizer != "adafactor" else []),
+        ("encoder_max_len", _shorter(smallest)),
+    ]
+    remedies = []
+    for name, candidates in changes:
+        for candidate in candidates:
+            try:
+                needed_bytes = upper_of(candidate)
+            except LookupError:
+                break
+            if needed_bytes <= budget_bytes:
+                remedies.append(f"{name} {getattr(candidate, name)} ({format_bytes(needed_bytes)})")
+                break
+    return remedies
+
+
+def _could_use_bf16(request: MemoryRequest) -> bool:
+    return request.precision == "fp32" and request.gpu.sm >= BF16_SM
+
+
+def _halved_generation(request: MemoryRequest) -> list[MemoryRequest]:
+    """Smaller generation batches, largest first."""
+    sizes = []
+    size = request.generation_batch_size // 2
+    while size >= 1:
+        sizes.append(size)
+        size //= 2
+    return [replace(request, generation_batch_size=size) for size in sizes]
+
+
+def _shorter(request: MemoryRequest) -> list[MemoryRequest]:
+    """Shorter dialogues, longest first."""
+    longest = (request.encoder_max_len - 1) // LENGTH_STEP * LENGTH_STEP
+    return [replace(request, encoder_max_len=length) for length in range(longest, 0, -LENGTH_STEP)]
+
+
+def _larger_card(needed_bytes: int) -> str:
+    total_bytes = int((needed_bytes + RESERVE_BYTES) / (1 - DRIVER_PART)) + 1
+    return f"a card of at least {format_bytes(total_bytes)}"
