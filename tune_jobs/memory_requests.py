@@ -1,0 +1,134 @@
+"""From a run configuration to a question for the memory estimator.
+
+Must not import torch or transformers where a model is known by name or lies in a folder: an estimate answers at once.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cluster.memory.checkpoint import Checkpoint, find_in_hub_cache, read_checkpoint
+from cluster.memory.gpu_profile import GpuProfile
+from cluster.memory.model_facts import ModelFacts, model_facts, read_model_folder
+from cluster.memory.request import BF16_SM, Allocator, MemoryRequest, Precision
+from dialsum.config import RunConfig
+from dialsum.models import ModelSpec, hf_config, resolve
+
+NEVER_FP16 = frozenset({"t5", "mt5"})  # their activations overflow; the trainer decides alike, see dialsum.device
+
+
+def request_of(
+    config: RunConfig, gpu: GpuProfile, *, model: ModelFacts | None = None, allocator: Allocator = "expandable"
+) -> MemoryRequest:
+    """Asks for what a run will need on a card.
+
+    Args:
+        config: The run; precision "auto" becomes what the trainer would choose on this card.
+        gpu: The card.
+        model: Facts of config.model, where the caller has them already.
+        allocator: How torch's allocator is set; trials of a sweep run with expandable segments.
+
+    Raises:
+        RequestError: When the model is unknown or cannot be estimated, or lengths do not fit its positions.
+    """
+    facts = model or facts_of(config)
+    return MemoryRequest(
+        model=facts,
+        gpu=gpu,
+        batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        encoder_max_len=config.encoder_max_len,
+        decoder_max_len=config.decoder_max_len,
+        precision=precision_on(gpu, config, facts.family),
+        optimizer=config.optimizer,
+        attention=config.attention,
+        gradient_checkpointing=config.gradient_checkpointing,
+        label_smoothing=config.label_smoothing,
+        dropout=config.dropout,
+        num_beams=config.num_beams,
+        generation_batch_size=config.generation_batch_size,
+        generation_max_len=config.generation_max_len,
+        allocator=allocator,
+        torch_compile=config.torch_compile,
+    )
+
+
+def precision_on(gpu: GpuProfile, config: RunConfig, family: str) -> Precision:
+    """Returns the number format that a run has on a card: for "auto" what dialsum.device.precision_of takes there.
+
+    >>> from cluster.memory.gpu_profile import find_gpu
+    >>> precision_on(find_gpu("L4"), RunConfig(), "t5"), precision_on(find_gpu("T4"), RunConfig(), "t5")
+    ('bf16', 'fp32')
+    """
+    if config.precision != "auto":
+        return config.precision
+    if gpu.sm >= BF16_SM:
+        return "bf16"
+    return "fp32" if family in NEVER_FP16 else "fp16"
+
+
+def facts_of(config: RunConfig, *, untied: bool | None = None) -> ModelFacts:
+    """Reads what an estimate must know of a run's model.
+
+    A named model is known without any file; where its weights were downloaded before, their header says whether the
+    output head is tied. Any other hub id is read from the local cache first, and from the hub only then.
+
+    Args:
+        config: Gives the model, and the shape of a tiny one.
+        untied: The person's own word on the output head.
+
+    Raises:
+        RequestError: When the model is unknown, cannot be loaded, or is no language model.
+    """
+    name = config.model
+    if Path(name).is_dir():
+        return read_model_folder(Path(name), untied=untied)
+    spec = resolve_light(name)
+    if spec is not None and spec.hub_id is None:
+        return model_facts(name, _tiny_values(config, spec), untied=untied)
+    hub_id = spec.hub_id if spec is not None and spec.hub_id else name
+    folder = find_in_hub_cache(hub_id, hub_cache())
+    if spec is not None and spec.shape:
+        return model_facts(name, _values(spec), checkpoint=_weights(folder), untied=untied)
+    if folder is not None and (folder / "config.json").is_file():
+        return dataclasses.replace(read_model_folder(folder, untied=untied), name=name)
+    values: Mapping[str, object] = hf_config(name).to_dict()
+    return model_facts(name, values, checkpoint=_weights(folder), untied=untied)
+
+
+def resolve_light(name: str) -> ModelSpec | None:
+    """Finds a named model, by its hub id too; None for another hub id, of which only its own configuration knows more.
+
+    Raises:
+        RequestError: When the name is neither.
+    """
+    from dialsum.models import SPECS
+
+    named = SPECS.get(name) or next((spec for spec in SPECS.values() if spec.hub_id == name), None)
+    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/"))
+    return named if named is not None or is_hub_id else resolve(name)
+
+
+def hub_cache() -> Path:
+    """Returns the folder in which models of the hub are kept, as huggingface_hub chooses it."""
+    if chosen := os.environ.get("HF_HUB_CACHE"):
+        return Path(chosen)
+    home = os.environ.get("HF_HOME")
+    return (Path(home) if home else Path.home() / ".cache" / "huggingface") / "hub"
+
+
+def _values(spec: ModelSpec) -> dict[str, object]:
+    return {"model_type": spec.architecture, "is_encoder_decoder": spec.kind == "seq2seq", **spec.shape}
+
+
+def _tiny_values(config: RunConfig, spec: ModelSpec) -> Mapping[str, object]:
+    """The shape of a tiny model with the largest vocabulary that its tokenizer may learn."""
+    from dialsum.tiny_models import tiny_config
+
+    values: Mapping[str, object] = tiny_config(config, spec.architecture, config.tiny_vocab_size).to_dict()
+    return values
+
+
+def _weights(folder: Path | None) -> Checkpoint | None:
+    return read_checkpoint(folder) if folder is not None else None
