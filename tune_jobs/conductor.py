@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from common.errors import RequestError
+from common.files import write_json
 from common.strict import from_mapping
 from tune_jobs.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.live import View
 from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, FAILURE_MESSAGE_KEY, Bundle, TrialOrder
 from tune_jobs.outcomes import record_of
 from tune_jobs.progress import SweepProgress
-from tune_jobs.records import SweepFolder
+from tune_jobs.records import ExperimentFolder, SweepFolder
 from tune_jobs.recovery import FailureKind, classify, larger_share
 from tune_jobs.search import Lesson, Outcome, Proposer, Sampled
 from tune_jobs.stopping import Goal, StoppingRule
@@ -187,7 +188,7 @@ class SweepConductor:
         self._folder.append(record_of(trial, goal=self._progress.goal, rungs=self._rule.rungs))
         self._proposer.learn(number, _lesson(trial, self._progress.goal))
         self._progress.ended(number, status=status, reason=reason, now_s=self._clocks.elapsed_s())
-        _clean_up(trial)
+        _leave_in_order(trial)
         best = self._progress.trials[number].best
         scored = f", best {best:.3f} after {len(trial.evaluations)} evaluations" if best is not None else ""
         self._view.event(f"trial {number} {status}{scored}{': ' + reason if reason else ''}")
@@ -238,12 +239,18 @@ def _lesson(trial: TrialHistory, goal: Goal) -> Lesson:
     )
 
 
-def _clean_up(trial: TrialHistory) -> None:
-    """Removes what only a resume would need: the trainer's checkpoints and the trial's folder at Tune."""
-    for leftover in Path(str(trial.order.get("folder", "/nowhere"))).glob("checkpoint-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def _leave_in_order(trial: TrialHistory) -> None:
+    """Removes what only a resume would need, and writes the numbers of a trial that could not do so itself."""
     if trial.checkpoint is not None:
-        shutil.rmtree(trial.checkpoint.parent, ignore_errors=True)
+        shutil.rmtree(trial.checkpoint.parent, ignore_errors=True)  # its folder at Tune
+    if "folder" not in trial.order:
+        return
+    folder = ExperimentFolder(Path(str(trial.order["folder"])))
+    for leftover in folder.path.glob("checkpoint-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    rows = [trial.evaluations[number].metrics for number in sorted(trial.evaluations)]
+    if rows and not folder.metrics.exists():
+        write_json(folder.metrics, {"last": rows[-1], "history": rows})
 
 
 def _identity(order: Mapping[str, object]) -> tuple[int, str]:

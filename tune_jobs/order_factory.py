@@ -103,7 +103,7 @@ class SweepOrders:
 
     def _tracking(self, config: RunConfig) -> TrackingOrder | None:
         tracking = self._sweep.tracking
-        if tracking.wandb == "off":
+        if tracking.wandb == "disabled":
             return None
         return TrackingOrder(
             project=tracking.project,

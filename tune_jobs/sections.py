@@ -201,7 +201,8 @@ class Tracking:
     """Where results go beside the files.
 
     Attributes:
-        wandb: `auto` is online with a key and offline without.
+        wandb: `auto` is online with a key and offline without; `disabled` keeps to the files. (Not `off`: in YAML that
+            is false.)
         project: W&B project.
         entity: W&B user or team; the account's own where None.
         tags: Put on every run.
@@ -209,7 +210,7 @@ class Tracking:
         output_dir: Folder of experiments and sweep results.
     """
 
-    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "dialogue-summarizer"
     entity: str | None = None
     tags: tuple[str, ...] = ()

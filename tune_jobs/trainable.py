@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
@@ -40,7 +40,6 @@ class TrialReporter:
         send: Sends to the driver; raises SystemExit when the trial should end.
         tracker: Mirrors every step.
         evaluations: How many an earlier attempt had made at the checkpoint that this one starts from.
-        clock: Wall-clock seconds.
     """
 
     def __init__(
@@ -50,13 +49,12 @@ class TrialReporter:
         tracker: Tracker,
         *,
         evaluations: int = 0,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self.shape = order.shape
         self.checkpoint: Path | None = None
         self.peaks: dict[str, float] = {}
         self.evaluations = evaluations
-        self._order, self._send, self._tracker, self._clock = order, send, tracker, clock
+        self._order, self._send, self._tracker = order, send, tracker
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Mirrors numbers between evaluations and keeps the highest memory readings."""
@@ -90,7 +88,6 @@ class TrialReporter:
                 "trial/micro_batch": self.shape.micro_batch,
                 "trial/accumulation": self.shape.accumulation,
                 "trial/gradient_checkpointing": self.shape.gradient_checkpointing,
-                "trial/reported_at": self._clock(),
             },
             checkpoint,
         )
@@ -99,16 +96,23 @@ class TrialReporter:
 def run_trial(config: dict[str, object]) -> None:
     """The function that Tune runs in the trial's process, with {"order": ...}."""
     from dialsum.trainer import train
-    from tune_jobs.tune_door import last_checkpoint, report
+    from tune_jobs.tune_door import last_checkpoint, present_place, report
 
     # Ray reads this when the next trial takes over the process: W&B may need a while to close the last run.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
     order = TrialOrder.from_dict(cast("Mapping[str, object]", config[ORDER_KEY]))
     start = last_checkpoint() or (Path(order.resume_from) if order.resume_from else None)
+    place = present_place()
+    order = replace(order, bundle=replace(order.bundle, gpus=place.gpus))  # after a failure it may hold more
+    where = {"trial/node": place.node} | ({"trial/card": place.card} if place.card is not None else {})
+
+    def send(metrics: Mapping[str, object], checkpoint: Path | None) -> None:
+        report({**metrics, **where}, checkpoint)
+
     tracker = _tracker(order)
     outcome = "failed"
     try:
-        attempt(order, train, report, tracker, start)
+        attempt(order, train, send, tracker, start)
         outcome = "finished"
     except SystemExit:
         outcome = "stopped"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
+import ray
 from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
@@ -122,6 +123,32 @@ def last_checkpoint() -> Path | None:
     """Returns the folder of the checkpoint that this attempt should go on from, None on a first attempt."""
     checkpoint = tune.get_checkpoint()
     return None if checkpoint is None else Path(checkpoint.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a trial runs.
+
+    Attributes:
+        node: Address of the host.
+        card: Number of its card there; None without one.
+        gpus: The share that Ray granted.
+    """
+
+    node: str
+    card: str | None
+    gpus: float
+
+
+def present_place() -> Place:
+    """Tells, from inside a trial, where it runs and what it was granted."""
+    context = ray.get_runtime_context()
+    cards = [str(card) for card in ray.get_gpu_ids()]
+    return Place(
+        node=ray.util.get_node_ip_address(),
+        card=",".join(cards) or None,
+        gpus=float(context.get_assigned_resources().get("GPU", 0.0)),
+    )
 
 
 class _Detached:

@@ -233,7 +233,7 @@ def test_checkpoints_go_when_a_trial_is_over_and_its_best_model_stays(tmp_path: 
     driver.conductor.saved(order, tmp_path / "tune" / "bs1" / "checkpoint_0")
     driver.report(order, 1, 20.0)
     driver.conductor.ended("key", order, None)
-    assert sorted(path.name for path in folder.iterdir()) == ["models"]
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", "models"]
     assert not (tmp_path / "tune" / "bs1").exists()
 
 

@@ -1,0 +1,154 @@
+"""A whole sweep on a real Ray and a real trainer: finished, resumed after kill -9, stopped by SIGTERM, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common.files import read_jsonl
+from tune_jobs.records import SweepFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEP = """
+name: small
+method: grid
+parameters:
+  learning_rate: {{values: [{rates}]}}
+  batch_size: {{value: 8}}
+  num_epochs: {{value: {epochs}}}
+  max_train_samples: {{value: 32}}
+  max_eval_samples: {{value: 4}}
+  decoder_max_len: {{value: 16}}
+  encoder_max_len: {{value: 64}}
+  tiny_hidden_size: {{value: 16}}
+  tiny_layers: {{value: 1}}
+  tiny_vocab_size: {{value: 400}}
+early_terminate: {{type: {stop}}}
+resources: {{cpus_per_trial: 1}}
+tracking: {{wandb: {wandb}}}
+"""
+
+
+def write_sweep(
+    folder: Path, *, rates: str = "1e-3, 1e-2", epochs: int = 2, stop: str = "none", wandb: str = "disabled"
+) -> Path:
+    path = folder / "small.yaml"
+    path.write_text(SWEEP.format(rates=rates, epochs=epochs, stop=stop, wandb=wandb))
+    return path
+
+
+def command(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tune_jobs", "run", "small.yaml", *arguments],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for(path: Path, text: str, count: int, process: "subprocess.Popen[str]") -> None:
+    """Waits until a file holds a text so often."""
+    for _ in range(1200):
+        if path.exists() and path.read_text().count(text) >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError(f"{text} did not come {count} times into {path}")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path: Path) -> None:
+    write_sweep(tmp_path, rates="1e-2, 1e-5, 2e-5", epochs=3, stop="asha", wandb="offline")
+    process = command(tmp_path, "--format", "json")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    result = json.loads(out)
+    folder = SweepFolder.of(tmp_path / "outputs", "small")
+    records = folder.load().trials
+    assert [record.trial_id for record in sorted(records, key=lambda record: record.trial_id)] == ["1", "2", "3"]
+    assert set(result["trials"].values()) <= {"finished", "stopped"}
+    best = next(record for record in records if record.name == result["best"]["name"])
+    assert best.best_metrics["eval/rouge_combined_f1"] == result["best"]["value"]
+    assert best.sampled["learning_rate"] == best.resolved["learning_rate"]
+    assert (best.node, best.plan) != (None, None)
+    assert (Path(result["best_model_dir"]) / "model.safetensors").exists()
+    assert (Path(best.experiment_dir) / "metrics.json").exists()
+    assert "learning_rate: " in folder.best_config.read_text()
+    assert folder.sweep_file.read_text() == (tmp_path / "small.yaml").read_text()
+    assert len(list((folder.path / "wandb").glob("offline-run-*"))) == 3
+    assert "trial 1 starts" in err
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_after_kill_9_of_the_driver_resume_repeats_nothing(tmp_path: Path) -> None:
+    write_sweep(tmp_path, epochs=8)
+    journal = tmp_path / "outputs/sweep_results/small/journal.jsonl"
+    first = command(tmp_path)
+    wait_for(journal, '"event": "saved"', 3, first)
+    first.kill()
+    first.communicate()
+    saved = [record for record in read_jsonl(journal)[0] if record["event"] == "saved"]
+    last_saved = {record["number"]: Path(str(record["folder"])) for record in saved}
+    states = {number: json.loads((path / "trial_state.json").read_text()) for number, path in last_saved.items()}
+
+    second = command(tmp_path, "--resume")
+    _, err = second.communicate(timeout=240)
+    assert second.returncode == 0, err
+    events = read_jsonl(journal)[0]
+    border = max(place for place, event in enumerate(events) if event == saved[-1])
+    again = {
+        number: min(
+            int(str(e["evaluation"])) for e in events[border:] if e["event"] == "reported" and e["number"] == number
+        )
+        for number in states
+    }
+    assert again == {number: state["evaluations"] + 1 for number, state in states.items()}
+    records = SweepFolder.of(tmp_path / "outputs", "small").load().trials
+    assert [record.status for record in records] == ["finished", "finished"]
+    assert all([row["iteration"] for row in record.history] == list(range(1, 9)) for record in records)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_sigterm_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
+    write_sweep(tmp_path, epochs=40)
+    process = command(tmp_path)
+    wait_for(tmp_path / "outputs/sweep_results/small/journal.jsonl", '"event": "reported"', 1, process)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.rstrip().endswith("go on with: python -m tune_jobs run small.yaml --resume")
+    assert time.monotonic() - asked < 30
+    assert "Traceback" not in err
+
+
+def test_a_wrong_request_costs_no_cluster(tmp_path: Path) -> None:
+    path = write_sweep(tmp_path)
+    path.write_text(path.read_text().replace("8}", "8}\n  train_file: {value: absent.jsonl}", 1))
+    process = command(tmp_path)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "absent.jsonl" in err
+    assert not (tmp_path / "outputs" / "sweep_results").exists()
+
+
+def test_resuming_what_never_ran_is_refused(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    process = command(tmp_path, "--resume")
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "nothing to resume" in err
