@@ -1,0 +1,180 @@
+"""What to do next, from what the trials showed. Pure rules, each with its reason."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tune_jobs.analysis import Analysis, Scored
+from tune_jobs.importance import LEAST_TRIALS, Importances
+from tune_jobs.parameters import show_value
+from tune_jobs.report.charts_machine import memory_points
+from tune_jobs.report.charts_space import best_box
+from tune_jobs.report.look import metric_name, show_score, trials_text
+
+_MOST = 5
+_EDGE = 0.08  # so near to the end of a range, better values may lie beyond
+_HALF_EMPTY = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """One thing to do.
+
+    Attributes:
+        title: What to do.
+        reason: What it follows from.
+        command: To be typed; empty where it is an edit of the sweep file.
+    """
+
+    title: str
+    reason: str
+    command: str = ""
+
+
+def advise(analysis: Analysis, importances: Importances, folder: str) -> tuple[Advice, ...]:
+    """Returns what to do next, the most urgent first, at most five things.
+
+    Args:
+        analysis: Of the sweep.
+        importances: Of its parameters.
+        folder: Of its results, as a person would type it.
+    """
+    found = [*_unfinished(analysis), *_failures(analysis)]
+    if analysis.winner is not None:
+        found += _baseline(analysis)
+        found += [*_ties(analysis), *_edges(analysis, importances), *_still_rising(analysis)]
+        found += [*_memory(analysis), *_narrow(analysis, folder), _use(analysis, folder)]
+        if len(found) > _MOST:  # the last is how to use the winner: always of interest
+            found = [*found[: _MOST - 1], found[-1]]
+    return tuple(found[:_MOST])
+
+
+def _unfinished(analysis: Analysis) -> list[Advice]:
+    source = analysis.sweep.source or "SWEEP"
+    if not analysis.ledger.trials:
+        return [
+            Advice(title="Run the sweep", reason="no trial has started", command=f"python -m tune_jobs run {source}")
+        ]
+    missing = (analysis.sweep.trials or 0) - len(analysis.ledger.trials) + analysis.count("running")
+    if missing <= 0:
+        return []
+    command = f"python -m tune_jobs run {source} --resume"
+    return [Advice(title="Let the sweep end", reason=f"{trials_text(missing)} of it have no end yet", command=command)]
+
+
+def _failures(analysis: Analysis) -> list[Advice]:
+    total = len(analysis.ledger.trials)
+    if not analysis.failures or len(analysis.failures) < 0.1 * total:
+        return []
+    reasons = Counter(
+        (trial.status, trial.error.message if trial.error else "no reason was recorded") for trial in analysis.failures
+    )
+    (status, message), count = reasons.most_common(1)[0]
+    told = f"{count} of {trials_text(total)}: {message}"
+    if status in ("oom", "refused"):
+        remedy = "Allow larger shares, a smaller max length or gradient checkpointing"
+        return [Advice(title=remedy, reason=told)]
+    return [Advice(title="Mend the most frequent failure", reason=told)]
+
+
+def _baseline(analysis: Analysis) -> list[Advice]:
+    best, metric = analysis.candidates[0].score, analysis.sweep.metric
+    unbeaten = [
+        f"{name} has {show_score(score, metric)}"
+        for name, score in (analysis.sweep.baseline or {}).items()
+        if (best <= score if analysis.maximize else best >= score)
+    ]
+    if not unbeaten:
+        return []
+    return [Advice(title="Do not use the winner yet", reason=f"{', '.join(unbeaten)}, and no trial is better")]
+
+
+def _ties(analysis: Analysis) -> list[Advice]:
+    if analysis.sureness not in ("tied", "unknown"):
+        return []
+    count = min(len(analysis.tied), 5) if analysis.sureness == "tied" else min(len(analysis.candidates), 2)
+    reason = analysis.noise.source
+    if analysis.noise.band:
+        band = show_score(analysis.noise.band, analysis.sweep.metric)
+        reason = f"they lie within {band} of each other, and {reason}"
+    if len(analysis.tied) > count:
+        reason = f"{reason}; {len(analysis.tied)} are tied in all"
+    title = f"Train the best {count} again with three seeds each (a `confirm` phase)"
+    return [Advice(title=title, reason=reason)]
+
+
+def _edges(analysis: Analysis, importances: Importances) -> list[Advice]:
+    """A best value at the end of its range asks for a wider range, if the parameter matters at all."""
+    matters = {one.name for one in importances.parameters if one.stands_out} | {"learning_rate"}
+    top = [candidate.best for candidate in analysis.candidates[:3]]
+    found = []
+    for parameter in analysis.parameters:
+        if parameter.name not in matters or parameter.scale == "category" or parameter.high <= parameter.low:
+            continue
+        places = [parameter.position(o.trial.sampled[parameter.name]) for o in top if parameter.name in o.trial.sampled]
+        if not places or not (places[0] <= _EDGE or places[0] >= 1 - _EDGE):
+            continue
+        upper = places[0] >= 0.5
+        end = show_value(parameter.high if upper else parameter.low)
+        value = show_value(top[0].trial.sampled[parameter.name])
+        title = f"Search {'higher' if upper else 'lower'} values of {parameter.name}"
+        reason = f"the best trial has {value}, at the {'upper' if upper else 'lower'} end {end} of the range"
+        found.append(Advice(title=title, reason=reason))
+    return found
+
+
+def _still_rising(analysis: Analysis) -> list[Advice]:
+    """A winner that was best at its very end, and had just gained more than noise, was not done."""
+    winner, metric = analysis.winner, analysis.sweep.metric
+    assert winner is not None
+    scores = [score for row in winner.trial.history if (score := row.get(metric)) is not None]
+    if winner.trial.status != "finished" or len(scores) < 3 or scores[-1] != winner.score:
+        return []
+    before = scores[: -max(1, len(scores) // 4)]
+    gain = abs(winner.score - (max(before) if analysis.maximize else min(before)))
+    least = analysis.noise.band if analysis.noise.band is not None else abs(winner.score) * 0.02
+    if gain <= least:
+        return []
+    reason = f"it was best in its last evaluation and had just gained {show_score(gain, metric)}"
+    return [Advice(title="Train the winner longer", reason=reason)]
+
+
+def _memory(analysis: Analysis) -> list[Advice]:
+    points = [(p, p.measured) for p in memory_points(analysis.ledger.trials) if p.measured is not None]
+    over = [point for point, seen in points if seen > point.upper]
+    if over:
+        reason = f"{trials_text(len(over))} of {len(points)} took more than their upper bound"
+        return [Advice(title="Let calibration raise the margin", reason=reason)]
+    parts = sorted(seen / point.upper for point, seen in points)
+    if len(parts) >= 3 and parts[len(parts) // 2] < _HALF_EMPTY:
+        reason = f"half of the trials took less than {parts[len(parts) // 2]:.0%} of the memory held for them"
+        return [Advice(title="Let calibration lower the margin: more trials would fit on a card", reason=reason)]
+    return []
+
+
+def _narrow(analysis: Analysis, folder: str) -> list[Advice]:
+    if len(analysis.scored) < LEAST_TRIALS:
+        reason = f"{trials_text(len(analysis.scored))} with a score say little about the space"
+        return [Advice(title="Run more trials before choosing", reason=reason)] if len(analysis.parameters) else []
+    top = _top_quarter(analysis)
+    boxes = [f"{one.name} {box}" for one in analysis.parameters if (box := best_box(one, top))]
+    if not boxes:
+        return []
+    reason = f"the best quarter lies at {'; '.join(boxes)}"
+    return [Advice(title="Search on around the best", reason=reason, command=f"python -m tune_jobs narrow {folder}")]
+
+
+def _top_quarter(analysis: Analysis) -> Sequence[Scored]:
+    return analysis.scored[: max(3, len(analysis.scored) // 4)]
+
+
+def _use(analysis: Analysis, folder: str) -> Advice:
+    winner = analysis.winner
+    assert winner is not None
+    name = metric_name(analysis.sweep.metric)
+    score = show_score(winner.score, analysis.sweep.metric)
+    reason = (
+        f"{name} {score}; the model is in {winner.trial.experiment_dir or 'its experiment folder'}/models/best_model"
+    )
+    command = f"python -m dialsum train --config {folder}/best_config.yaml --output outputs/again"
+    return Advice(title="Use the winner, or train it again", reason=reason, command=command)

@@ -1,0 +1,141 @@
+"""Which charts a report has, in which order, and what is said where there is nothing to draw."""
+
+from functools import partial
+
+from tune_jobs.analysis import Analysis
+from tune_jobs.importance import Importances
+from tune_jobs.report.charts_machine import draw_cost, draw_estimates, draw_memory, draw_timeline, memory_points
+from tune_jobs.report.charts_space import MOST_LINES, draw_heat_map, draw_parallel, draw_slice, heat_map_pair
+from tune_jobs.report.charts_trials import MOST_CURVES, draw_curves, draw_importance, draw_leaders, find_curves
+from tune_jobs.report.look import Chart, metric_name, trials_text
+
+_MOST_SLICES = 6
+_NO_SCORE = "no trial has a score"
+
+
+def find_charts(analysis: Analysis, importances: Importances) -> list[Chart]:
+    """Returns the charts of a report; those that cannot be drawn say why."""
+    return [
+        _leaders(analysis),
+        _importance(importances),
+        *_slices(analysis),
+        _heat_map(analysis, importances),
+        _parallel(analysis),
+        _curves(analysis),
+        _memory(analysis),
+        _cost(analysis),
+        _timeline(analysis),
+    ]
+
+
+def _leaders(analysis: Analysis) -> Chart:
+    title = "How far apart are the best?"
+    if not analysis.candidates:
+        return Chart(key="leaders", title=title, reason=_NO_SCORE)
+    note = "Large dot: the best. " + (
+        "Whoever stands in the shaded band is tied with it." if analysis.noise.band else f"{analysis.noise.source}."
+    )
+    return Chart(key="leaders", title=title, note=_sentence(note), draw=partial(draw_leaders, analysis))
+
+
+def _importance(found: Importances) -> Chart:
+    title = "Which parameter made the difference?"
+    if found.reason:
+        return Chart(key="importance", title=title, reason=found.reason)
+    note = (
+        f"Optuna's PED-ANOVA over {trials_text(found.trials)}. Black line: 90% of resampled sweeps."
+        " Dashed: what shuffled scores reach; a grey bar is not above chance."
+    )
+    return Chart(key="importance", title=title, note=note, draw=partial(draw_importance, found))
+
+
+def _slices(analysis: Analysis) -> list[Chart]:
+    name = metric_name(analysis.sweep.metric)
+    if not analysis.parameters or not analysis.scored:
+        reason = "no parameter was searched" if analysis.scored else _NO_SCORE
+        return [Chart(key="slice", title=f"{name} against the parameters", reason=reason)]
+    note = "Filled: ran to its end. Ring: stopped early, with its best until then. Large: the winner."
+    return [
+        Chart(
+            key=f"slice-{parameter.name}",
+            title=f"{name} against {parameter.name.replace('_', ' ')}",
+            note=note
+            if i == 0
+            else "Line: median of the trials with this value."
+            if parameter.scale == "category"
+            else "",
+            draw=partial(draw_slice, analysis, parameter),
+        )
+        for i, parameter in enumerate(analysis.parameters[:_MOST_SLICES])
+    ]
+
+
+def _heat_map(analysis: Analysis, importances: Importances) -> Chart:
+    pair = heat_map_pair(analysis.parameters, [one.name for one in importances.parameters])
+    if pair is None or not analysis.scored:
+        reason = "fewer than two parameters were searched" if analysis.scored else _NO_SCORE
+        return Chart(key="heat-map", title="Two parameters together", reason=reason)
+    across, up = pair
+    title = f"{across.name.replace('_', ' ')} and {up.name.replace('_', ' ')} together".capitalize()
+    note = "Best score in each cell, and of how many trials."
+    return Chart(key="heat-map", title=title, note=note, draw=partial(draw_heat_map, analysis, across, up))
+
+
+def _parallel(analysis: Analysis) -> Chart:
+    title = "All parameters at once"
+    if len(analysis.scored) < 2 or len(analysis.parameters) < 2:
+        reason = "this needs two parameters and two trials with a score"
+        return Chart(key="parallel", title=title, reason=reason, wide=True)
+    cut = f" The best {MOST_LINES} trials are drawn." if len(analysis.scored) > MOST_LINES else ""
+    note = f"Each line is a trial, from its settings to its score; the winner is thick.{cut}"
+    return Chart(key="parallel", title=title, note=note, draw=partial(draw_parallel, analysis), wide=True)
+
+
+def _curves(analysis: Analysis) -> Chart:
+    title = "Learning curves"
+    x_name, curves = find_curves(analysis)
+    if not curves:
+        return Chart(key="curves", title=title, reason="no evaluation was recorded", wide=True)
+    cut = f" The best {MOST_CURVES} trials are drawn." if len(curves) > MOST_CURVES else ""
+    rule = f" Early stopping: {analysis.sweep.stopping}." if analysis.sweep.stopping else ""
+    note = f"{metric_name(analysis.sweep.metric)} over {x_name}. A ring is where a trial was stopped early.{rule}{cut}"
+    return Chart(key="curves", title=title, note=note, draw=partial(draw_curves, analysis), wide=True)
+
+
+def _memory(analysis: Analysis) -> Chart:
+    points = memory_points(analysis.ledger.trials)
+    if not points:
+        return Chart(key="memory", title="Memory, estimated and measured", reason="no trial has a memory estimate")
+    if any(point.measured is not None for point in points):
+        note = "On the dashed line the estimate was exact. Bar: up to the bound that was placed and enforced."
+        draw = partial(draw_memory, analysis, points)
+        return Chart(key="memory", title="Memory, estimated and measured", note=note, draw=draw)
+    why = "the cards are logical" if analysis.sweep.simulated else "no device reported it"
+    note = f"Device memory was not measured: {why}. Pale: the calibrated margin. In brackets: trials."
+    return Chart(key="memory", title="Memory, estimated", note=note, draw=partial(draw_estimates, points))
+
+
+def _cost(analysis: Analysis) -> Chart:
+    cost = analysis.cost
+    title = "Where did the GPU time go?" if cost.on_gpus else "Where did the time go?"
+    if not sum(cost.gpu_s.values() if cost.on_gpus else cost.trial_s.values()):
+        return Chart(key="cost", title=title, reason="no trial has run")
+    note = "Share of a card times seconds." if cost.on_gpus else "Seconds in which trials ran; no GPU was held."
+    if cost.on_gpus and analysis.sweep.simulated:
+        note += " The cards are logical: what they would have been held, not what a GPU would need."
+    return Chart(key="cost", title=title, note=note, draw=partial(draw_cost, analysis))
+
+
+def _timeline(analysis: Analysis) -> Chart:
+    ran = any(t.started_at is not None and t.ended_at is not None for t in analysis.ledger.trials)
+    title = "What ran where" + (" (simulated cards)" if analysis.sweep.simulated else "")
+    if not ran:
+        return Chart(key="timeline", title=title, reason="no trial has run", wide=True)
+    note = "One band for each card; the height of a trial is its share."
+    if not any(trial.card for trial in analysis.ledger.trials):
+        note = "One band for each machine; trials side by side share its cores."
+    return Chart(key="timeline", title=title, note=note, draw=partial(draw_timeline, analysis), wide=True)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

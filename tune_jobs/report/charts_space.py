@@ -1,0 +1,239 @@
+"""Charts of the search space: score against one parameter, two parameters, all parameters."""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+from tune_jobs.analysis import Analysis, Scored
+from tune_jobs.parameters import Parameter, show_value, to_number
+from tune_jobs.report.axes import (
+    Axis,
+    Plot,
+    draw_x_axis,
+    draw_y_axis,
+    linear_ticks,
+    number_text,
+    padded,
+    parameter_axis,
+)
+from tune_jobs.report.drawing import Box, Canvas, Drawing, Label, Polyline, ramp, shorten, text_width
+from tune_jobs.report.look import NARROW, goodness, inner_plot, mark, metric_name, show_score, trial_tip, trials_text
+
+MOST_LINES = 300  # parallel coordinates of more trials are a grey area
+
+
+def score_axis(analysis: Analysis, start: float, end: float) -> tuple[Axis, int]:
+    """Returns an axis for scores and how many poor trials lie beyond its end.
+
+    A trial that diverged would press all others together; so the poor end is at most three times as far from the
+    median as the best score is, and what lies beyond is drawn at the edge.
+    """
+    scores = [one.score for one in analysis.scored]
+    best = max(scores) if analysis.maximize else min(scores)
+    middle = statistics.median(scores)
+    reach = 3.0 * abs(best - middle)
+    if analysis.maximize:
+        low, high = (max(min(scores), middle - reach) if reach > 0 else min(scores)), best
+    else:
+        low, high = best, (min(max(scores), middle + reach) if reach > 0 else max(scores))
+    beyond = sum(1 for score in scores if not low <= score <= high)
+    low, high = padded(low, high, 0.08)
+    return Axis(low=low, high=high, start=start, end=end), beyond
+
+
+def place_score(axis: Axis, score: float) -> float:
+    """Returns the place of a score, at the edge where it lies beyond."""
+    return axis.at(min(max(score, axis.low), axis.high))
+
+
+def draw_slice(analysis: Analysis, parameter: Parameter, width: float) -> Drawing:
+    """Draws each trial's score against one parameter."""
+    canvas = Canvas(width=width, height=300.0)
+    plot = inner_plot(width, canvas.height, left=48.0)
+    axis, beyond = score_axis(analysis, plot.bottom, plot.top)
+    draw_y_axis(canvas, plot, axis, [(axis.at(t), number_text(t)) for t in linear_ticks(axis.low, axis.high)])
+    across, ticks = parameter_axis(parameter, plot.left, plot.right)
+    draw_x_axis(canvas, plot, ticks, parameter.name, grid=parameter.scale != "category")
+    shown = [one for one in analysis.scored if parameter.name in one.trial.sampled]
+    if parameter.scale == "category":
+        _add_medians(canvas, analysis, parameter, axis, across, shown)
+    for one in reversed(shown):  # the best on top
+        x = across.at(parameter.position(one.trial.sampled[parameter.name]))
+        if parameter.scale == "category":
+            x += _jitter(one.trial.trial_id) * min(18.0, plot.width / len(parameter.values) * 0.3)
+        canvas.add(mark(analysis, one, x, place_score(axis, one.score)))
+    if beyond:
+        text = f"{trials_text(beyond)} beyond the edge"
+        y = plot.bottom - 10 if analysis.maximize else plot.top + 10
+        canvas.add(Label(x=plot.right, y=y, text=text, anchor="end", size=11.0))
+    name = metric_name(analysis.sweep.metric)
+    return canvas.finish(f"{name} of {trials_text(len(shown))} against {parameter.name}.")
+
+
+def draw_heat_map(analysis: Analysis, across: Parameter, up: Parameter, width: float) -> Drawing:
+    """Draws the best score in each cell of two parameters, and how many trials it comes from."""
+    columns, rows = _cells(across, 6 if width >= NARROW else 4), _cells(up, 5)
+    left = min(max(text_width(text) for _, text in rows) + 16.0, width * 0.3)
+    canvas = Canvas(width=width, height=300.0)
+    plot = inner_plot(width, canvas.height, left=left, top=26.0)
+    metric = analysis.sweep.metric
+    cells: dict[tuple[int, int], list[Scored]] = {}
+    for one in analysis.scored:
+        if across.name in one.trial.sampled and up.name in one.trial.sampled:
+            key = (_cell_of(across, columns, one), _cell_of(up, rows, one))
+            cells.setdefault(key, []).append(one)
+    cell_width, cell_height = plot.width / len(columns), plot.height / len(rows)
+    for i in range(len(columns)):
+        for j in range(len(rows)):
+            x, y = plot.left + i * cell_width, plot.bottom - (j + 1) * cell_height
+            inside = cells.get((i, j), [])
+            _add_cell(canvas, analysis, inside, Plot(left=x, top=y, right=x + cell_width, bottom=y + cell_height))
+    for j, (_, text) in enumerate(rows):
+        shown = shorten(text, left - 12.0)
+        y = plot.bottom - (j + 0.5) * cell_height
+        canvas.add(Label(x=plot.left - 8, y=y, text=shown, anchor="end"))
+    ticks = [(plot.left + (i + 0.5) * cell_width, text) for i, (_, text) in enumerate(columns)]
+    draw_x_axis(canvas, plot, ticks, across.name, grid=False)
+    canvas.add(Label(x=2.0, y=10.0, text=up.name, ink="ink"))
+    best = max(cells.values(), key=lambda cell: goodness(analysis, cell[0].score), default=[])
+    told = f" Best cell: {show_score(best[0].score, metric)}." if best else ""
+    return canvas.finish(f"Best {metric_name(metric)} by {across.name} and {up.name}.{told}")
+
+
+def draw_parallel(analysis: Analysis, width: float) -> Drawing:
+    """Draws each trial as a line through its settings to its score; better trials are darker and on top."""
+    narrow = width < NARROW
+    canvas = Canvas(width=width, height=340.0)
+    parameters = analysis.parameters[: 4 if narrow else 9]
+    plot = Plot(left=40.0, top=44.0, right=width - 48.0, bottom=canvas.height - 16.0)
+    places = [plot.left + plot.width * i / len(parameters) for i in range(len(parameters) + 1)]
+    score, _ = score_axis(analysis, plot.bottom, plot.top)
+    axes = [parameter_axis(parameter, plot.bottom, plot.top) for parameter in parameters]
+    complete = [one for one in analysis.scored if all(p.name in one.trial.sampled for p in parameters)][:MOST_LINES]
+    for one in reversed(complete):
+        settings = one.trial.sampled
+        ends = [axis.at(p.position(settings[p.name])) for p, (axis, _) in zip(parameters, axes, strict=True)]
+        points = tuple(zip(places, [*ends, place_score(score, one.score)], strict=True))
+        part = goodness(analysis, one.score)
+        won = analysis.winner is not None and one.trial.trial_id == analysis.winner.trial.trial_id
+        canvas.add(
+            Polyline(
+                points=points,
+                ink="accent" if won else f"ramp{ramp(part)}",
+                width=3.0 if won else 1.5,
+                opacity=1.0 if won else 0.45 + 0.45 * part,
+                tip=trial_tip(analysis, one.trial, one.score),
+                trial=one.trial.trial_id,
+            )
+        )
+    for i, (parameter, (_, ticks)) in enumerate(zip(parameters, axes, strict=True)):
+        _add_upright(canvas, plot, places[i], parameter.name, ticks, low_title=narrow and i % 2 == 1)
+    score_ticks = [(score.at(t), number_text(t)) for t in linear_ticks(score.low, score.high)]
+    _add_upright(
+        canvas, plot, places[-1], "score", score_ticks, bold=True, low_title=narrow and len(parameters) % 2 == 1
+    )
+    return canvas.finish(f"Settings of {trials_text(len(complete))} and the score that each led to.")
+
+
+def heat_map_pair(parameters: Sequence[Parameter], important: Sequence[str]) -> tuple[Parameter, Parameter] | None:
+    """Chooses the two parameters of the heat map: the most important two, else the first two.
+
+    Returns:
+        The one with more places first, as charts have more room across; None where fewer than two were searched.
+    """
+    if len(parameters) < 2:
+        return None
+    ranks = {name: rank for rank, name in enumerate(important)}
+    chosen = sorted(parameters, key=lambda one: ranks.get(one.name, len(ranks)))[:2]
+    chosen.sort(key=lambda one: len(one.values) if one.scale == "category" else 99, reverse=True)
+    return chosen[0], chosen[1]
+
+
+def _add_medians(
+    canvas: Canvas, analysis: Analysis, parameter: Parameter, axis: Axis, across: Axis, shown: Sequence[Scored]
+) -> None:
+    for value in parameter.values:
+        place = parameter.position(value)
+        scores = [one.score for one in shown if parameter.position(one.trial.sampled[parameter.name]) == place]
+        if len(scores) >= 3:
+            x, y = across.at(place), place_score(axis, statistics.median(scores))
+            tip = f"median of {len(scores)}: {show_score(statistics.median(scores), analysis.sweep.metric)}"
+            canvas.add(Polyline(points=((x - 24, y), (x + 24, y)), ink="muted", width=2.0, tip=tip))
+
+
+def _jitter(name: str) -> float:
+    """A number from -1 to 1 that depends on the name alone, so that a report looks the same each time."""
+    return (sum(ord(character) * (i + 7) for i, character in enumerate(name)) * 37 % 101) / 50.0 - 1.0
+
+
+def _cells(parameter: Parameter, most: int) -> list[tuple[float, str]]:
+    """Divides an axis; returns the upper end of each cell (0 to 1) and its text."""
+    if parameter.scale == "category":
+        count = len(parameter.values)
+        return [((i + 0.5) / max(count - 1, 1), show_value(value)) for i, value in enumerate(parameter.values)]
+    cells = []
+    for i in range(most):
+        middle = parameter.low + (parameter.high - parameter.low) * (i + 0.5) / most
+        if parameter.scale == "log":
+            middle = parameter.low * (parameter.high / parameter.low) ** ((i + 0.5) / most)
+        cells.append(((i + 1) / most, show_value(float(f"{middle:.1e}"))))
+    return cells
+
+
+def _cell_of(parameter: Parameter, cells: Sequence[tuple[float, str]], one: Scored) -> int:
+    place = parameter.position(one.trial.sampled[parameter.name])
+    return next((i for i, (end, _) in enumerate(cells) if place <= end), len(cells) - 1)
+
+
+def _add_cell(canvas: Canvas, analysis: Analysis, inside: Sequence[Scored], cell: Plot) -> None:
+    frame = Box(x=cell.left + 1, y=cell.top + 1, width=cell.width - 2, height=cell.height - 2, ink="band", radius=3.0)
+    if not inside:
+        canvas.add(dataclasses.replace(frame, tip="no trial"))
+        return
+    best = inside[0]
+    step = ramp(goodness(analysis, best.score))
+    tip = f"{trials_text(len(inside))}\nbest: {trial_tip(analysis, best.trial, best.score)}"
+    canvas.add(dataclasses.replace(frame, ink=f"ramp{step}", tip=tip, trial=best.trial.trial_id))
+    x, y = (cell.left + cell.right) / 2, (cell.top + cell.bottom) / 2
+    room = cell.height >= 36
+    text = show_score(best.score, analysis.sweep.metric)
+    canvas.add(Label(x=x, y=y - (7 if room else 0), text=text, ink=f"on_ramp{step}", anchor="middle", bold=True))
+    if room:
+        canvas.add(Label(x=x, y=y + 9, text=f"of {len(inside)}", ink=f"on_ramp{step}", anchor="middle", size=10.5))
+
+
+def _add_upright(
+    canvas: Canvas,
+    plot: Plot,
+    x: float,
+    title: str,
+    ticks: Sequence[tuple[float, str]],
+    *,
+    bold: bool = False,
+    low_title: bool = False,
+) -> None:
+    canvas.add(Polyline(points=((x, plot.top - 6), (x, plot.bottom + 6)), ink="muted"))
+    room = max((plot.width / 4), 70.0)
+    y = plot.top - (30 if low_title else 16)
+    at_edge = x + text_width(title) / 2 > canvas.width
+    anchor, place = ("end", canvas.width - 2) if at_edge else ("start", 2.0) if x < 60 else ("middle", x)
+    canvas.add(Label(x=place, y=y, text=shorten(title, room), anchor=anchor, ink="ink", bold=bold))  # type: ignore[arg-type]
+    for place, text in ticks:
+        shown = shorten(text, 64.0)
+        canvas.add(Label(x=x + 5, y=place, text=shown, size=11.0, ink="ink"))
+
+
+def best_box(parameter: Parameter, best: Sequence[Scored]) -> str:
+    """Says where the best trials lie on a parameter.
+
+    >>> rates = Parameter(name="learning_rate", scale="log", values=(1e-5, 1e-3), low=1e-5, high=1e-3)
+    >>> best_box(rates, [])
+    ''
+    """
+    values = [one.trial.sampled[parameter.name] for one in best if parameter.name in one.trial.sampled]
+    if not values:
+        return ""
+    numbers = [number for number in map(to_number, values) if number is not None]
+    if parameter.scale == "category" or len(numbers) < len(values):
+        return " or ".join(dict.fromkeys(show_value(value) for value in values))
+    return f"{show_value(min(numbers))} to {show_value(max(numbers))}"

@@ -1,0 +1,187 @@
+"""Charts of trials: the leaders and what tells them apart, their learning curves, what made the difference."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tune_jobs.analysis import Analysis, Scored
+from tune_jobs.importance import Importances
+from tune_jobs.records import TrialRecord
+from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded
+from tune_jobs.report.charts_space import place_score, score_axis
+from tune_jobs.report.drawing import Box, Canvas, Cross, Dot, Drawing, Label, Polyline, Shape, shorten, text_width
+from tune_jobs.report.look import NARROW, inner_plot, mark, metric_name, show_score, trial_tip, trials_text
+
+MOST_CURVES = 200
+_LEADERS = 10
+_X_NAMES = {"train/epoch": "epochs", "train/global_step": "optimizer steps", "iteration": "evaluations"}
+
+
+def draw_leaders(analysis: Analysis, width: float) -> Drawing:
+    """Draws the best configurations with the band in which an order says nothing."""
+    leaders = analysis.candidates[:_LEADERS]
+    metric = analysis.sweep.metric
+    left = min(190.0, width * 0.36)
+    canvas = Canvas(width=width, height=62.0 + 24.0 * max(len(leaders), 3))
+    plot = inner_plot(width, canvas.height, left=left, top=22.0)
+    best = leaders[0]
+    scores = [one.score for candidate in leaders for one in candidate.trials] + [one.score for one in leaders]
+    band = analysis.noise.band
+    edge = best.score - (band or 0.0) if analysis.maximize else best.score + (band or 0.0)
+    low, high = padded(min([*scores, edge]), max([*scores, edge]))
+    axis = Axis(low=low, high=high, start=plot.left, end=plot.right)
+    if band:
+        x1, x2 = sorted((axis.at(edge), axis.at(best.score)))
+        canvas.add(Box(x=x1, y=plot.top, width=x2 - x1, height=plot.height, ink="band", tip=analysis.noise.source))
+        text = f"tie: within {show_score(band, metric)}"
+        x = min(max((x1 + x2) / 2, plot.left + text_width(text) / 2), plot.right - text_width(text) / 2)
+        canvas.add(Label(x=x, y=plot.top - 10, text=text, anchor="middle"))
+    ticks = [(axis.at(tick), number_text(tick)) for tick in linear_ticks(low, high, 4 if width < NARROW else 6)]
+    draw_x_axis(canvas, plot, ticks, metric_name(metric))
+    for i, candidate in enumerate(leaders):
+        y = plot.top + (i + 0.5) * plot.height / len(leaders)
+        name = f"{i + 1}  {_without_shared(candidate.best.trial, analysis)}"
+        canvas.add(Label(x=0.0, y=y, text=shorten(name, left - 12), ink="ink" if i == 0 else "muted", bold=i == 0))
+        if len(candidate.trials) > 1:
+            ends = [axis.at(one.score) for one in candidate.trials]
+            canvas.add(Polyline(points=((min(ends), y), (max(ends), y)), ink="muted", width=2.0))
+            canvas.extend(Dot(x=end, y=y, radius=2.5, ink="muted") for end in ends)
+        canvas.add(
+            mark(analysis, Scored(trial=candidate.best.trial, score=candidate.score), axis.at(candidate.score), y)
+        )
+    return canvas.finish(f"The best {len(leaders)} configurations by {metric_name(metric)}.")
+
+
+def draw_importance(found: Importances, width: float) -> Drawing:
+    """Draws importances with their intervals and with what chance alone would reach."""
+    rows = found.parameters[:12]
+    left = min(max(text_width(one.name) for one in rows) + 16.0, width * 0.42)
+    canvas = Canvas(width=width, height=62.0 + 34.0 * max(len(rows), 2))
+    plot = inner_plot(width, canvas.height, left=left)
+    axis = Axis(low=0.0, high=1.0, start=plot.left, end=plot.right)
+    ticks = [(axis.at(part / 4), f"{part * 25}%") for part in range(5)]
+    draw_x_axis(canvas, plot, ticks, "part in what made good trials good")
+    height = plot.height / len(rows)
+    for i, one in enumerate(rows):
+        y = plot.top + (i + 0.5) * height
+        tip = (
+            f"{one.name}: {one.part:.0%}\n90% of resampled sweeps: {one.low:.0%} to {one.high:.0%}"
+            f"\nshuffled scores reach {one.chance:.0%}"
+        )
+        ink = "accent" if one.stands_out else "stopped"
+        canvas.add(
+            Label(x=plot.left - 8, y=y, text=shorten(one.name, left - 12), anchor="end", ink="ink"),
+            Box(x=plot.left, y=y - 8, width=axis.at(one.part) - plot.left, height=16, ink=ink, radius=2.0, tip=tip),
+            Polyline(points=((axis.at(one.low), y), (axis.at(one.high), y)), ink="ink", width=1.5),
+            *(
+                Polyline(points=((axis.at(end), y - 4), (axis.at(end), y + 4)), ink="ink")
+                for end in (one.low, one.high)
+            ),
+            Polyline(points=((axis.at(one.chance), y - 13), (axis.at(one.chance), y + 13)), ink="failed", dashed=True),
+        )
+    return canvas.finish("Importance: " + ", ".join(f"{one.name} {one.part:.0%}" for one in rows) + ".")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """The evaluations of a trial as (x, score)."""
+
+    one: Scored
+    points: tuple[tuple[float, float], ...]
+
+
+def find_curves(analysis: Analysis) -> tuple[str, list[Curve]]:
+    """Returns the name of the x axis and a curve for each trial with an evaluation, the best first.
+
+    Epochs stand across where every evaluation has them: trials with different batch sizes make different numbers of
+    steps from the same data.
+    """
+    metric = analysis.sweep.metric
+    rows = {one.trial.trial_id: [r for r in one.trial.history if r.get(metric) is not None] for one in analysis.scored}
+    every = [row for trial_rows in rows.values() for row in trial_rows]
+    name = next((name for name in _X_NAMES if every and all(row.get(name) is not None for row in every)), "")
+    curves = []
+    for one in analysis.scored:
+        points = []
+        for number, row in enumerate(rows[one.trial.trial_id], start=1):
+            x, y = row.get(name) if name else float(number), row[metric]
+            if x is not None and y is not None:
+                points.append((x, y))
+        if points:
+            curves.append(Curve(one=one, points=tuple(points)))
+    return _X_NAMES.get(name, "evaluations"), curves
+
+
+def draw_curves(analysis: Analysis, width: float) -> Drawing:
+    """Draws the score over training; a curve that ends in a ring was stopped there."""
+    x_name, every = find_curves(analysis)
+    curves = every[:MOST_CURVES]
+    canvas = Canvas(width=width, height=380.0 if width >= NARROW else 300.0)
+    plot = inner_plot(width, canvas.height, left=48.0, top=22.0)
+    longest = max(x for curve in curves for x, _ in curve.points)
+    across = Axis(low=0.0, high=longest, start=plot.left, end=plot.right - 8)
+    ys = [y for curve in curves for _, y in curve.points]
+    best, _ = score_axis(analysis, plot.bottom, plot.top)
+    low, high = padded(min(ys), max(ys), 0.04)
+    low, high = (min(low, best.low), best.high) if analysis.maximize else (best.low, min(high, best.high * 1.5))
+    axis = Axis(low=low, high=high, start=plot.bottom, end=plot.top)
+    draw_y_axis(canvas, plot, axis, [(axis.at(t), number_text(t)) for t in linear_ticks(low, high)])
+    draw_x_axis(canvas, plot, [(across.at(t), number_text(t)) for t in linear_ticks(0.0, longest)], x_name, grid=False)
+    for x in _rungs(analysis, curves):
+        canvas.add(Polyline(points=((across.at(x), plot.top), (across.at(x), plot.bottom)), ink="muted", dashed=True))
+        canvas.add(Label(x=across.at(x), y=plot.top - 10, text="rung", anchor="middle", size=11.0))
+    for curve in reversed(curves):
+        canvas.extend(_curve_shapes(analysis, curve, across, axis))
+    stopped = sum(1 for curve in curves if curve.one.trial.status == "stopped")
+    return canvas.finish(
+        f"{metric_name(analysis.sweep.metric)} over {x_name} of {trials_text(len(curves))}, {stopped} stopped early."
+    )
+
+
+def _curve_shapes(analysis: Analysis, curve: Curve, across: Axis, axis: Axis) -> list[Shape]:
+    trial = curve.one.trial
+    winner = analysis.winner
+    won = winner is not None and trial.trial_id == winner.trial.trial_id
+    points = tuple((across.at(x), place_score(axis, y)) for x, y in curve.points)
+    tip = trial_tip(analysis, trial, curve.one.score)
+    ink = "accent" if won else trial.status
+    opacity = 1.0 if won else 0.75 if trial.status == "finished" else 0.6
+    width = 3.0 if won else 1.5
+    x, y = points[-1]
+    shapes: list[Shape] = []
+    if len(points) > 1:
+        shapes.append(Polyline(points=points, ink=ink, width=width, opacity=opacity, tip=tip, trial=trial.trial_id))
+    if trial.status in ("failed", "oom"):
+        shapes.append(Cross(x=x, y=y, radius=4.0, ink=trial.status, tip=tip, trial=trial.trial_id))
+    elif trial.status != "finished" or len(points) == 1:
+        hollow = trial.status != "finished"
+        shapes.append(Dot(x=x, y=y, radius=3.5, ink=ink, hollow=hollow, tip=tip, trial=trial.trial_id))
+    if won:
+        shapes.append(Dot(x=x, y=y, radius=5.0, ink="accent", tip=tip, trial=trial.trial_id))
+    return shapes
+
+
+def _rungs(analysis: Analysis, curves: Sequence[Curve]) -> list[float]:
+    """Places where trials were compared: x of evaluations that carry a rung. Empty where trials differ in them."""
+    found: dict[float, set[float]] = {}
+    names = [name for name in _X_NAMES if all(name in row for c in curves for row in c.one.trial.history)]
+    for curve in curves:
+        for row in curve.one.trial.history:
+            rung, x = row.get("rung"), row.get(names[0]) if names else None
+            if rung is not None and x is not None:
+                found.setdefault(rung, set()).add(round(x, 3))
+    return [next(iter(xs)) for _, xs in sorted(found.items()) if len(xs) == 1]
+
+
+def _without_shared(trial: TrialRecord, analysis: Analysis) -> str:
+    """A trial in a few words: its most telling settings, else its name."""
+    short = {"learning_rate": "lr", "batch_size": "bs", "model": ""}
+
+    def words(name: str, text: str) -> str:
+        return f"{short.get(name, name)} {text}".strip()
+
+    parts = [
+        words(one.name, one.show(trial.sampled[one.name]))
+        for one in sorted(analysis.parameters, key=lambda one: one.name not in short)
+        if one.name in trial.sampled
+    ]
+    return ", ".join(parts[:3]) or trial.name

@@ -1,0 +1,144 @@
+"""The report as text that reads well in a terminal, on GitHub and in an e-mail."""
+
+from collections.abc import Sequence
+
+from common.units import format_bytes, format_duration
+from tune_jobs.analysis import Analysis
+from tune_jobs.importance import Importances
+from tune_jobs.records import OUTCOMES
+from tune_jobs.report.advice import Advice
+from tune_jobs.report.charts_machine import find_lanes, memory_points
+from tune_jobs.report.look import OUTCOME_TEXT, show_score
+from tune_jobs.report.summary import SHOWN_RUNS, eyebrow, failure_rows, headline, notes, runs_table, tiles
+
+_MOST_FAILURES = 30
+
+
+def build_markdown(
+    analysis: Analysis, importances: Importances, advice: Sequence[Advice], remarks: Sequence[str] = ()
+) -> str:
+    """Returns the whole text."""
+    sections = [
+        f"# {headline(analysis)}\n\n{_plain(eyebrow(analysis))}"
+        + (" · **simulated cards**" if analysis.sweep.simulated else ""),
+        _table(("", "", ""), [(tile.label, f"**{tile.value}**", tile.detail) for tile in tiles(analysis)]),
+        _advice(advice),
+        _runs(analysis),
+        "![Charts](analysis_report.png)",
+        _importances(importances),
+        _memory(analysis),
+        _cost(analysis),
+        _lanes(analysis),
+        _phases(analysis),
+        _failures(analysis),
+        "\n".join(f"* {_plain(text)}" for text in [*notes(analysis), *remarks]),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _advice(advice: Sequence[Advice]) -> str:
+    items = []
+    for i, one in enumerate(advice, start=1):
+        command = f"\n   `{one.command}`" if one.command else ""
+        items.append(f"{i}. **{_plain(one.title)}**: {_plain(one.reason)}{command}")
+    return "## What to do next\n\n" + "\n".join(items) if items else ""
+
+
+def _runs(analysis: Analysis) -> str:
+    if not analysis.candidates:
+        return ""
+    header, rows = runs_table(analysis)
+    more = len(analysis.candidates) - SHOWN_RUNS
+    rest = f"\n\n{more:,} more are in `all_results.jsonl`." if more > 0 else ""
+    return f"## Best runs\n\n{_table(header, rows)}{rest}"
+
+
+def _importances(found: Importances) -> str:
+    title = "## Which parameter made the difference?"
+    if found.reason:
+        return f"{title}\n\nNot known: {found.reason}."
+    rows = [
+        (
+            one.name,
+            f"{one.part:.0%}",
+            f"{one.low:.0%} to {one.high:.0%}",
+            f"{one.chance:.0%}",
+            "yes" if one.stands_out else "no",
+        )
+        for one in found.parameters
+    ]
+    header = ("Parameter", "Part", "90% of resampled sweeps", "Shuffled scores reach", "Above chance")
+    return f"{title}\n\nOptuna's PED-ANOVA over {found.trials} trials.\n\n{_table(header, rows)}"
+
+
+def _memory(analysis: Analysis) -> str:
+    points = memory_points(analysis.ledger.trials)
+    measured = [(point, point.measured) for point in points if point.measured is not None]
+    title = "## Memory, estimated and measured"
+    if not points:
+        return f"{title}\n\nNo trial has a memory estimate."
+    if not measured:
+        largest = max(point.upper for point in points)
+        return f"{title}\n\nNot measured. The largest trial was given {format_bytes(largest)}."
+    parts = sorted(seen / point.estimate for point, seen in measured)
+    over = sum(1 for point, seen in measured if seen > point.upper)
+    return (
+        f"{title}\n\nMeasured ÷ estimate over {len(measured)} trials: median {parts[len(parts) // 2]:.3f},"
+        f" from {parts[0]:.3f} to {parts[-1]:.3f}. Above the bound that was placed and enforced: {over}."
+    )
+
+
+def _cost(analysis: Analysis) -> str:
+    cost = analysis.cost
+    rows = [
+        (
+            OUTCOME_TEXT[outcome],
+            str(analysis.count(outcome)),
+            format_duration(cost.trial_s.get(outcome, 0.0)),
+            f"{cost.gpu_s.get(outcome, 0.0) / 3600:.3g}",
+        )
+        for outcome in OUTCOMES
+        if analysis.count(outcome)
+    ]
+    return "## Cost\n\n" + _table(("End", "Trials", "Time", "GPU-hours"), rows) if rows else ""
+
+
+def _lanes(analysis: Analysis) -> str:
+    lanes = [lane for lane in find_lanes(analysis) if lane.bars or analysis.sweep.cards]
+    if not lanes:
+        return ""
+    rows = [(lane.name, str(len(lane.bars)), f"{lane.busy:.0%}") for lane in lanes]
+    return "## What ran where\n\n" + _table(("Place", "Trials", "Taken"), rows)
+
+
+def _phases(analysis: Analysis) -> str:
+    rows = [
+        (
+            one.name or "without a phase",
+            str(one.trials),
+            show_score(one.best, analysis.sweep.metric) if one.best is not None else "",
+            format_duration(one.trial_s),
+        )
+        for one in analysis.phases
+    ]
+    return "## Phases\n\n" + _table(("Phase", "Trials", "Best", "Time"), rows) if rows else ""
+
+
+def _failures(analysis: Analysis) -> str:
+    rows = failure_rows(analysis.failures)
+    if not rows:
+        return ""
+    more = len(rows) - _MOST_FAILURES
+    rest = f"\n\n{more:,} more are in `all_results.jsonl`." if more > 0 else ""
+    header = ("Trial", "End", "Reason", "Where to look")
+    return f"## What failed, and why\n\n{_table(header, rows[:_MOST_FAILURES])}{rest}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(_plain(cell) for cell in row)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(_plain(name) for name in header)} |", "|" + "---|" * len(header), *lines])
+
+
+def _plain(text: str) -> str:
+    """Keeps a text on one line and in its cell."""
+    return " ".join(text.replace("|", "\\|").split())

@@ -1,0 +1,239 @@
+"""The pen for the picture: all charts of a report on one PNG, through matplotlib."""
+
+import dataclasses
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.files import write_bytes
+from tune_jobs.analysis import Analysis
+from tune_jobs.report.drawing import Box, Canvas, Cross, Dot, Drawing, Label, Polyline, Shape, shorten, text_width
+from tune_jobs.report.look import Chart
+from tune_jobs.report.summary import eyebrow, headline, tiles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.patches import Patch
+
+_COLOURS = {
+    "page": "#f6f5f2",
+    "ink": "#22282f",
+    "muted": "#646e79",
+    "grid": "#e6e5e0",
+    "surface": "#ffffff",
+    "band": "#efeeea",
+    "accent": "#1f6f8b",
+    "finished": "#6d93ab",
+    "stopped": "#a3a7a6",
+    "failed": "#bf4f3a",
+    "oom": "#c98716",
+    "refused": "#8467a8",
+    "running": "#5b8f5b",
+} | {
+    f"ramp{i}": colour
+    for i, colour in enumerate(
+        ["#eee7d6", "#dde0cc", "#c5d6c7", "#a8c9c3", "#87b8bd", "#65a2b0", "#45889f", "#2b6d89", "#16506d"]
+    )
+}
+_KOREAN_FONTS = (
+    "Noto Sans KR",
+    "Noto Sans CJK KR",
+    "Noto Sans CJK JP",  # the same file with the same Hangul; matplotlib knows a collection by its first font
+    "NanumGothic",
+    "NanumBarunGothic",
+    "Malgun Gothic",
+    "AppleGothic",
+    "Apple SD Gothic Neo",
+    "UnDotum",
+    "Baekmuk Dotum",
+)
+_PLAIN_FONT = "DejaVu Sans"  # comes with matplotlib
+_WIDTH, _GAP, _PADDING, _DPI = 1120.0, 16.0, 18.0, 110
+_POINT = 0.72  # one unit is a hundredth of an inch, which has 72 points
+
+
+def write_picture(path: Path, analysis: Analysis, charts: Sequence[Chart]) -> list[str]:
+    """Draws the headline and all charts into one PNG.
+
+    Returns:
+        Remarks for people: which text could not be drawn as it is.
+    """
+    sheet = lay_out(analysis, charts)
+    texts = [shape.text for shape in sheet.shapes if isinstance(shape, Label)]
+    fonts, missing = choose_fonts(texts)
+    write_bytes(path, _draw(sheet, fonts, missing))
+    if not missing:
+        return []
+    return [
+        f"The picture shows a box for {len(missing)} different characters: no font on this machine has them."
+        " Install a Korean font, for example the package fonts-noto-cjk, and build the report again."
+    ]
+
+
+def lay_out(analysis: Analysis, charts: Sequence[Chart]) -> Drawing:
+    """Puts headline, facts and charts on one sheet: wide ones alone, others two in a row."""
+    canvas = Canvas(width=_WIDTH, height=0.0)
+    inner = _WIDTH - 2 * _GAP
+    badge = " · simulated cards" if analysis.sweep.simulated else ""
+    canvas.add(Label(x=_GAP, y=26, text=eyebrow(analysis) + badge, size=13.0))
+    canvas.add(Label(x=_GAP, y=54, text=shorten(headline(analysis), inner, 22.0), ink="ink", size=22.0, bold=True))
+    top = 80.0 + _tile_row(canvas, analysis, inner)
+    half = (inner - _GAP) / 2
+    waiting: tuple[Chart, Drawing] | None = None
+    for chart in charts:
+        if chart.draw is None:
+            continue
+        drawing = chart.draw((inner if chart.wide else half) - 2 * _PADDING)
+        if chart.wide:
+            if waiting is not None:
+                top += _card(canvas, *waiting, x=_GAP, y=top, width=half, height=waiting[1].height)
+                waiting = None
+            top += _card(canvas, chart, drawing, x=_GAP, y=top, width=inner, height=drawing.height)
+        elif waiting is None:
+            waiting = (chart, drawing)
+        else:
+            height = max(waiting[1].height, drawing.height)
+            _card(canvas, *waiting, x=_GAP, y=top, width=half, height=height)
+            top += _card(canvas, chart, drawing, x=_GAP + half + _GAP, y=top, width=half, height=height)
+            waiting = None
+    if waiting is not None:
+        top += _card(canvas, *waiting, x=_GAP, y=top, width=half, height=waiting[1].height)
+    canvas.height = top
+    return canvas.finish(headline(analysis))
+
+
+def choose_fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
+    """Chooses fonts that have every character of some texts.
+
+    Returns:
+        Names for matplotlib, in the order in which it should try them, and the characters that none of them has.
+    """
+    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+
+    needed = {character for text in texts for character in text if not character.isspace()}
+    installed = {entry.name for entry in fontManager.ttflist}
+    fonts: list[str] = []
+    for name in (_PLAIN_FONT, *(name for name in _KOREAN_FONTS if name in installed)):
+        have = {chr(code) for code in get_font(findfont(FontProperties(family=[name]))).get_charmap()}
+        if not fonts or needed & have:
+            fonts.append(name)
+            needed -= have
+        if not needed:
+            break
+    return fonts, needed
+
+
+def _tile_row(canvas: Canvas, analysis: Analysis, inner: float) -> float:
+    width = (inner - 3 * _GAP) / 4
+    for i, tile in enumerate(tiles(analysis)):
+        x = _GAP + i * (width + _GAP)
+        canvas.add(Box(x=x, y=80, width=width, height=92, ink="surface", radius=8.0))
+        canvas.add(Label(x=x + 14, y=98, text=tile.label))
+        canvas.add(Label(x=x + 14, y=120, text=shorten(tile.value, width - 28, 17.0), ink="ink", size=17.0, bold=True))
+        for j, line in enumerate(_wrapped(tile.detail, width - 28, 10.5, lines=2)):
+            canvas.add(Label(x=x + 14, y=142 + 14 * j, text=line, size=10.5))
+    return 92.0 + _GAP
+
+
+def _wrapped(text: str, width: float, size: float, lines: int) -> list[str]:
+    found = [""]
+    for word in text.split():
+        longer = f"{found[-1]} {word}".strip()
+        if text_width(longer, size) <= width or not found[-1]:
+            found[-1] = longer
+        elif len(found) == lines:
+            found[-1] = found[-1] + " …"
+            break
+        else:
+            found.append(word)
+    return found
+
+
+def _card(canvas: Canvas, chart: Chart, drawing: Drawing, *, x: float, y: float, width: float, height: float) -> float:
+    """Adds a chart with its title on a white card; returns the room that it takes with the gap below."""
+    whole = height + 40 + 2 * _PADDING - 14
+    canvas.add(Box(x=x, y=y, width=width, height=whole, ink="surface", radius=8.0))
+    canvas.add(Label(x=x + _PADDING, y=y + 22, text=chart.title, ink="ink", size=14.0, bold=True))
+    canvas.extend(_moved(shape, x + _PADDING, y + 42) for shape in drawing.shapes)
+    return whole + _GAP
+
+
+def _moved(shape: Shape, right: float, down: float) -> Shape:
+    if isinstance(shape, Polyline):
+        return dataclasses.replace(shape, points=tuple((x + right, y + down) for x, y in shape.points))
+    assert isinstance(shape, (Box, Dot, Cross, Label)), f"no pen for {type(shape).__name__}"
+    return dataclasses.replace(shape, x=shape.x + right, y=shape.y + down)
+
+
+def _draw(sheet: Drawing, fonts: list[str], missing: set[str]) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(sheet.width / 100, sheet.height / 100), dpi=_DPI, facecolor=_COLOURS["page"])
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_xlim(0, sheet.width)
+    axes.set_ylim(sheet.height, 0)
+    axes.axis("off")
+    for order, shape in enumerate(sheet.shapes):
+        _put(axes, shape, order, fonts, missing)
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    return content.getvalue()
+
+
+def _put(axes: "Axes", shape: Shape, order: int, fonts: list[str], missing: set[str]) -> None:
+    from matplotlib.patches import Circle
+
+    if isinstance(shape, Polyline):
+        xs, ys = [x for x, _ in shape.points], [y for _, y in shape.points]
+        style = (0, (4, 4)) if shape.dashed else "-"
+        axes.plot(
+            xs, ys, color=_colour(shape.ink), linewidth=shape.width * _POINT, linestyle=style, alpha=shape.opacity,
+            zorder=order, solid_joinstyle="round", solid_capstyle="round",
+        )  # fmt: skip
+    elif isinstance(shape, Box):
+        axes.add_patch(_box_patch(shape, order))
+    elif isinstance(shape, Dot):
+        face = _COLOURS["surface"] if shape.hollow else _colour(shape.ink)
+        edge = _colour(shape.ink) if shape.hollow else _COLOURS["surface"]
+        line = (1.6 if shape.hollow else 1.0) * _POINT
+        axes.add_patch(
+            Circle((shape.x, shape.y), shape.radius, facecolor=face, edgecolor=edge, linewidth=line, zorder=order)
+        )
+    elif isinstance(shape, Cross):
+        r = shape.radius
+        for dx in (-r, r):
+            ends = ([shape.x - dx, shape.x + dx], [shape.y - r, shape.y + r])
+            axes.plot(*ends, color=_colour(shape.ink), linewidth=2 * _POINT, zorder=order)
+    elif isinstance(shape, Label):
+        text = "".join("□" if character in missing else character for character in shape.text)
+        axes.text(
+            shape.x, shape.y, text, color=_colour(shape.ink), fontsize=shape.size * _POINT, fontfamily=fonts,
+            ha={"start": "left", "middle": "center", "end": "right"}[shape.anchor], va="center",
+            fontweight="bold" if shape.bold else "normal", rotation=90 if shape.rotated else 0, zorder=order,
+            parse_math=False,
+        )  # fmt: skip
+
+
+def _box_patch(box: Box, order: int) -> "Patch":
+    from matplotlib.patches import FancyBboxPatch, Rectangle
+
+    corner = (box.x, box.y)
+    patch: Patch
+    if box.radius >= 3:
+        style = f"round,pad=0,rounding_size={box.radius}"
+        patch = FancyBboxPatch(corner, box.width, box.height, boxstyle=style)
+    else:
+        patch = Rectangle(corner, box.width, box.height)
+    patch.set(
+        facecolor=_colour(box.ink), edgecolor=_colour(box.outline) if box.outline else "none", linewidth=_POINT,
+        alpha=box.opacity, zorder=order,
+    )  # fmt: skip
+    return patch
+
+
+def _colour(ink: str) -> str:
+    if ink.startswith("on_ramp"):
+        return _COLOURS["surface" if int(ink[-1]) >= 5 else "ink"]
+    return _COLOURS[ink]

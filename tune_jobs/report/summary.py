@@ -1,0 +1,201 @@
+"""What a person should know in one minute, in words: who won, how sure that is, what it cost. For page and text."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from common.units import format_duration
+from tune_jobs.analysis import Analysis, describe_settings
+from tune_jobs.parameters import show_value
+from tune_jobs.records import OUTCOMES, TrialRecord
+from tune_jobs.report.look import OUTCOME_TEXT, metric_name, show_score, trials_text
+
+SHOWN_RUNS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One fact of the headline.
+
+    Attributes:
+        label: What it is.
+        value: The fact in a few words.
+        detail: One sentence on it.
+    """
+
+    label: str
+    value: str
+    detail: str
+
+
+def headline(analysis: Analysis) -> str:
+    """Says who won in one sentence."""
+    winner = analysis.winner
+    if winner is None:
+        total = len(analysis.ledger.trials)
+        if not total:
+            return "No trial has run yet"
+        running = analysis.count("running")
+        return "No trial has a score yet" if running else f"None of the {trials_text(total)} has a score"
+    settings = describe_settings(winner.trial.sampled, analysis.parameters[:4]) or winner.trial.name
+    return f"Best: {settings}"
+
+
+def eyebrow(analysis: Analysis) -> str:
+    """Says which sweep this is and when it ran."""
+    ends = [trial.ended_at for trial in analysis.ledger.trials if trial.ended_at is not None]
+    when = f"{datetime.fromtimestamp(max(ends), UTC):%Y-%m-%d %H:%M} UTC" if ends else ""
+    parts = [analysis.sweep.sweep, analysis.sweep.method, when, analysis.sweep.member or ""]
+    return " · ".join(part for part in parts if part)
+
+
+def tiles(analysis: Analysis) -> tuple[Tile, ...]:
+    """Returns score, sureness, cost and trials."""
+    return (_score_tile(analysis), _sureness_tile(analysis), _cost_tile(analysis), _trials_tile(analysis))
+
+
+def _score_tile(analysis: Analysis) -> Tile:
+    metric = analysis.sweep.metric
+    if not analysis.candidates:
+        return Tile(label=metric_name(metric), value="—", detail="no trial reported it")
+    best = analysis.candidates[0]
+    value = show_score(best.score, metric)
+    if best.spread is not None:
+        value += f" ± {show_score(best.spread, metric)}"
+    seeds = f"mean of {len(best.trials)} seeds; " if best.spread is not None else ""
+    beaten = [
+        f"{'+' if best.score >= score else '−'}{show_score(abs(best.score - score), metric)} against {name}"
+        for name, score in (analysis.sweep.baseline or {}).items()
+    ]
+    better = "higher is better" if analysis.maximize else "lower is better"
+    return Tile(label=metric_name(metric), value=value, detail=seeds + ("; ".join(beaten) or better))
+
+
+def _sureness_tile(analysis: Analysis) -> Tile:
+    label, metric = "How sure", analysis.sweep.metric
+    band = analysis.noise.band
+    if analysis.sureness == "nothing":
+        return Tile(label=label, value="—", detail="there is no winner")
+    if analysis.sureness == "single":
+        return Tile(label=label, value="nothing to compare", detail="only one configuration has a score")
+    lead = abs(analysis.candidates[0].score - analysis.candidates[1].score)
+    if analysis.sureness == "tied":
+        others = len(analysis.tied) - 1
+        value = f"tied with {others} other{'s' if others > 1 else ''}"
+        within = f"within {show_score(band, metric)}; " if band else ""
+        return Tile(label=label, value=value, detail=within + analysis.noise.source)
+    if analysis.sureness == "unknown":
+        return Tile(
+            label=label, value="not known", detail=f"{show_score(lead, metric)} ahead, but {analysis.noise.source}"
+        )
+    detail = f"noise is {show_score(band or 0.0, metric)}: {analysis.noise.source}"
+    return Tile(label=label, value=f"clear, by {show_score(lead, metric)}", detail=detail)
+
+
+def _cost_tile(analysis: Analysis) -> Tile:
+    cost = analysis.cost
+    total_trial_s = sum(cost.trial_s.values())
+    logical = " on logical cards" if analysis.sweep.simulated else ""
+    gpu_hours = sum(cost.gpu_s.values()) / 3600
+    value = f"{gpu_hours:.3g} GPU-hours" if cost.on_gpus else format_duration(total_trial_s)
+    facts = [f"{format_duration(cost.span_s)} from start to end{logical if cost.on_gpus else ', without a GPU'}"]
+    if cost.saved_s > 0:
+        part = cost.saved_s / (cost.saved_s + total_trial_s)
+        facts.append(f"stopping early spared about {part:.0%}")
+    return Tile(label="Cost", value=value, detail="; ".join(facts))
+
+
+def _trials_tile(analysis: Analysis) -> Tile:
+    total, meant = len(analysis.ledger.trials), analysis.sweep.trials
+    counts = [(outcome, analysis.count(outcome)) for outcome in OUTCOMES]
+    detail = ", ".join(f"{count} {OUTCOME_TEXT[outcome]}" for outcome, count in counts if count)
+    value = f"{total} of {meant}" if meant is not None and meant != total else str(total)
+    return Tile(label="Trials", value=value, detail=detail or "none has started")
+
+
+def runs_table(analysis: Analysis, most: int = SHOWN_RUNS) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Returns the column names and the lines of the best configurations."""
+    extra = [name for name in _EXTRA if name != analysis.sweep.metric and _is_known(analysis, name)]
+    names = [one.name for one in analysis.parameters]
+    header = ("#", "Trial", "Score", "To best", *(_EXTRA[name] for name in extra), *names, "Evals", "Time", "End")
+    metric, tied = analysis.sweep.metric, {id(one) for one in analysis.tied}
+    rows = []
+    for rank, candidate in enumerate(analysis.candidates[:most], start=1):
+        trial = candidate.best.trial
+        values = best_row(trial, metric, candidate.best.score)
+        seeds = f" ({len(candidate.trials)} seeds)" if candidate.spread is not None else ""
+        rows.append(
+            (
+                str(rank),
+                trial.name,
+                show_score(candidate.score, metric) + seeds,
+                _distance(analysis, rank, candidate.score, is_tied=id(candidate) in tied),
+                *(show_score(values[name], name) if name in values else "" for name in extra),
+                *(show_value(trial.sampled[name]) if name in trial.sampled else "" for name in names),
+                str(len(trial.history)),
+                format_duration(trial.wall_s),
+                OUTCOME_TEXT[trial.status],
+            )
+        )
+    return header, rows
+
+
+def best_row(trial: TrialRecord, metric: str, score: float) -> dict[str, float]:
+    """Returns all metrics of the evaluation in which a trial had its best score, under eval/* names."""
+    row = next((row for row in trial.history if row.get(metric) == score), None)
+    if row is not None:
+        return {name: value for name, value in row.items() if value is not None}
+    return {name.replace("best/", "eval/"): value for name, value in trial.best_metrics.items()}
+
+
+def failure_rows(failures: Sequence[TrialRecord]) -> list[tuple[str, str, str, str]]:
+    """Returns (trial, end, reason, where to look); equal reasons stand together, the most frequent first."""
+    reasons = [_reason(trial) for trial in failures]
+    counts = Counter(reasons)
+    order = sorted(range(len(failures)), key=lambda i: (-counts[reasons[i]], reasons[i]))
+    rows = []
+    for i in order:
+        trial = failures[i]
+        where = trial.error.where if trial.error and trial.error.where else trial.experiment_dir
+        rows.append((trial.name, OUTCOME_TEXT[trial.status], reasons[i], where))
+    return rows
+
+
+def notes(analysis: Analysis) -> list[str]:
+    """What a reader must know about the numbers."""
+    found = []
+    if analysis.sweep.simulated:
+        found.append(
+            "The cards were simulated: placement was real, training ran on the CPU, and times say nothing about GPUs."
+        )
+    if analysis.ledger.torn:
+        lines = "line" if analysis.ledger.torn == 1 else "lines"
+        found.append(f"{analysis.ledger.torn} torn {lines} of the ledger could not be read.")
+    if analysis.ledger.sweep is None and analysis.ledger.trials:
+        found.append(f"The ledger does not say what the sweep is; trials are compared by {analysis.sweep.metric}.")
+    if analysis.fixed:
+        same = ", ".join(f"{name} {show_value(value)}" for name, value in analysis.fixed.items())
+        found.append(f"The same in all trials: {same}.")
+    return found
+
+
+def _reason(trial: TrialRecord) -> str:
+    if trial.error is None:
+        return "no reason was recorded"
+    return f"{trial.error.type}: {trial.error.message}" if trial.error.type else trial.error.message
+
+
+_EXTRA = {"eval/rouge1_f1": "R-1", "eval/rouge2_f1": "R-2", "eval/rougeL_f1": "R-L", "eval/loss": "Loss"}
+
+
+def _is_known(analysis: Analysis, name: str) -> bool:
+    return any(row.get(name) is not None for one in analysis.scored for row in one.trial.history)
+
+
+def _distance(analysis: Analysis, rank: int, score: float, *, is_tied: bool) -> str:
+    if rank == 1:
+        return "best"
+    ahead = score - analysis.candidates[0].score
+    text = f"{'+' if ahead > 0 else '−'}{show_score(abs(ahead), analysis.sweep.metric)}"
+    return f"{text} tie" if is_tied else text
