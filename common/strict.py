@@ -179,7 +179,10 @@ def _build(
         return cls(**arguments)
     except RequestError as error:
         texts = error.problems or (error.message,)  # a problem that begins with a field's name stands at its line
-        names = [text.split(" ", 1)[0].rstrip(":").split(".") for text in texts]
+        names = [
+            [int(part) if part.isdigit() else part for part in text.split(" ", 1)[0].rstrip(":").split(".")]
+            for text in texts
+        ]
         problems.extend([_place(located, (*path, *name)) + text for name, text in zip(names, texts, strict=True)])
         return None
 

@@ -72,8 +72,8 @@ class Team:
         for name, member in self.members.items():
             if member.quota_gpus < 0:
                 problems.add(f"members.{name}.quota_gpus must not be negative, but is {member.quota_gpus:g}")
-        for window in self.windows:
-            problems.extend(_window_problems(window, self.members))
+        for index, window in enumerate(self.windows):
+            problems.extend([f"windows.{index}: {text}" for text in _window_problems(window, self.members)])
         problems.raise_if_any("team")
 
 
