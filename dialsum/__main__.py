@@ -10,7 +10,7 @@ from common.errors import RequestError
 from common.files import write_text
 from common.strict import parse_yaml
 from dialsum import rouge_cli
-from dialsum.config import load_run_config
+from dialsum.config import RunConfig, load_run_config
 from dialsum.sample_data import command as sample_data
 
 CACHE_DIR = Path(".cache/dialsum")
@@ -39,28 +39,44 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--config", type=Path, required=True, help="a run configuration, for example configs/tiny.yaml")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model and the numbers")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    earlier.add_argument("--overwrite", action="store_true", help="replace a run that is in the output folder already")
     _add_common(parser)
     parser.set_defaults(run=_train)
 
 
 def _train(chosen: argparse.Namespace) -> int:
     config = load_run_config(chosen.config, _changes(chosen.set))
-    from dialsum.trainer import train  # torch and transformers take seconds: wrong requests are answered before
+    start = _last_checkpoint(chosen.output) if chosen.resume else None
+    if not chosen.resume and not chosen.overwrite and any(chosen.output.glob("models/*")):
+        raise RequestError(
+            f"{chosen.output} holds a run already", ["give another --output, or --overwrite, or --resume to go on"]
+        )
+    _check_quickly(config)
+    from dialsum.trainer import train
 
-    result = train(
-        config,
-        chosen.output,
-        reporter=_Progress() if chosen.format == "text" else None,
-        resume_from=_last_checkpoint(chosen.output) if chosen.resume else None,
-        cache_dir=CACHE_DIR,
-    )
-    numbers = {**result.metrics, **result.best_metrics}
+    reporter = _Progress() if chosen.format == "text" else None
+    result = train(config, chosen.output, reporter=reporter, resume_from=start, cache_dir=CACHE_DIR)
+    numbers = {**result.metrics, **result.best_metrics, **result.test_metrics}
     if chosen.format == "json":
         cli.emit_json({"metrics": numbers, "best_model_dir": str(result.best_model_dir)})
     else:
         cli.emit(f"best: {_scores(result.best_metrics, 'best/')}\nmodel: {result.best_model_dir}")
     return 0
+
+
+def _check_quickly(config: RunConfig) -> None:
+    """Refuses an unknown model or a faulty file before torch and transformers take their seconds to load."""
+    from dialsum.data import load_examples
+    from dialsum.models import SPECS, resolve
+
+    if config.model not in SPECS and "/" not in config.model:
+        resolve(config.model)
+    for name in (config.train_file, config.dev_file):
+        load_examples(Path(name))
+    if config.test_file:
+        load_examples(Path(config.test_file), require_summary=False)
 
 
 class _Progress:
@@ -98,7 +114,8 @@ def _evaluate(chosen: argparse.Namespace) -> int:
     if chosen.format == "json":
         cli.emit_json(numbers)
     else:
-        cli.emit(cli.table(["score", "value"], [[name, value] for name, value in numbers.items() if "f1" in name]))
+        rows = [[name, round(value, 2)] for name, value in numbers.items() if isinstance(value, float) and "f1" in name]
+        cli.emit(cli.table(["score", "value"], rows))
     return 0
 
 

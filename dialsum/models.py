@@ -186,9 +186,11 @@ def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "Pre
         RequestError: When the weights cannot be loaded, or the model has fewer positions than the run wants.
     """
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from dialsum.tiny_models import build_tiny
 
+    disable_progress_bar()
     spec = resolve(config.model)
     if spec.hub_id is None:
         return build_tiny(config, spec, tokenizer)

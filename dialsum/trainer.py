@@ -13,7 +13,6 @@ from transformers import (
     PrinterCallback,
     Seq2SeqTrainer,
 )
-from transformers.utils.logging import disable_progress_bar
 
 from dialsum.arguments import training_arguments
 from dialsum.callbacks import NumbersCallback, read_history, refuse_no_number
@@ -88,9 +87,7 @@ def train(
     """
     folder = RunFolder(output_dir)
     with folder.log():
-        disable_progress_bar()
         torch.set_num_threads(config.cpu_threads)
-        folder.begin(config, resumed=resume_from is not None)
         test_examples = load_examples(Path(config.test_file), require_summary=False) if config.test_file else []
         scorer = RougeScorer(config.language)
         numbers = NumbersCallback(reporter or NullReporter(), folder, scorer.identity, limit_bytes)
@@ -120,6 +117,7 @@ def _fit(
     cache_dir: Path,
 ) -> None:
     trainer = SummarizerTrainer(config, prepare(config, cache_dir), folder, scorer, numbers)
+    folder.begin(config, resumed=resume_from is not None)  # a wrong request was refused before: nothing is lost by it
     if resume_from is not None:
         numbers.history.extend(read_history(resume_from))
         if numbers.history and not folder.best():

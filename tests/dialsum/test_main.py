@@ -29,6 +29,13 @@ def test_train_then_evaluate_then_generate(
     assert json.loads(capsys.readouterr().out)["rouge_combined_f1"] == pytest.approx(best)
 
     assert main(["generate", "--run", "run", "--data", "dev.jsonl", "--output", "out/submission.csv"]) == 0
+    assert cli.run(main, ["train", "--config", "config.yaml", "--output", "run"]) == 2  # it would replace the run
+    assert "--overwrite" in capsys.readouterr().err
+    weights = Path("run/models/best_model/model.safetensors").read_bytes()
+    wrong = ["--overwrite", "--set", "precision=fp16", "--set", "model=nobody/nothing"]
+    assert cli.run(main, ["train", "--config", "config.yaml", "--output", "run", *wrong]) == 2
+    assert Path("run/models/best_model/model.safetensors").read_bytes() == weights  # a wrong request replaces nothing
+
     lines = Path("out/submission.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == ",fname,summary"
     assert [line.split(",")[0] for line in lines[1:]] == [str(index) for index in range(9)]
@@ -41,6 +48,7 @@ def test_train_then_evaluate_then_generate(
         (["--set", "learning_rat=1"], "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
         (["--set", "batch_size"], "'batch_size' has no '='"),
         (["--resume"], "there is no checkpoint in run"),
+        (["--set", "dev_file=gone.jsonl"], "gone.jsonl: no such file"),
     ],
 )
 def test_a_wrong_request_ends_with_two(
