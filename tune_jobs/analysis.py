@@ -232,10 +232,10 @@ def find_noise(metric: str, candidates: Sequence[Candidate]) -> Noise:
         spread = math.sqrt(squares / freedom)
         band = _STUDENT.get(freedom, 2.1) * math.sqrt(2) * spread
         runs = sum(len(one.trials) for one in repeated)
-        return Noise(band=band, source=f"measured here: {runs} runs that differ only in their seed, sd {spread:.2g}")
+        return Noise(band=band, source=f"{runs} runs of this sweep differ only in their seed, with sd {spread:.2g}")
     if "rouge" in metric:
         return Noise(
-            band=ROUGE_NOISE_POINTS, source="runs that differ only in their seed lie so far apart on 500 dialogues"
+            band=ROUGE_NOISE_POINTS, source="on 500 dialogues, runs that differ only in their seed lie so far apart"
         )
     return Noise(band=None, source=f"how far {metric} varies between seeds was not measured")
 

@@ -72,7 +72,7 @@ def test_seeds_of_one_configuration_are_averaged_and_measure_the_noise() -> None
     assert found.winner.trial.trial_id == "b2"
     pooled = ((2 * 1.0 + 2 * 0.01) / 4) ** 0.5
     assert found.noise.band == pytest.approx(2.78 * 2**0.5 * pooled)
-    assert "6 runs that differ only in their seed" in found.noise.source
+    assert "6 runs of this sweep differ only in their seed" in found.noise.source
     assert found.sureness == "tied"
     assert found.noise.between(*found.candidates) == pytest.approx(found.noise.band / 3**0.5)
 

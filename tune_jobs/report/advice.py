@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tune_jobs.analysis import Analysis, Scored
 from tune_jobs.importance import LEAST_TRIALS, Importances
 from tune_jobs.parameters import show_value
-from tune_jobs.report.charts_machine import memory_points
+from tune_jobs.report.charts_memory import memory_points
 from tune_jobs.report.charts_space import best_box
 from tune_jobs.report.look import metric_name, show_score, trials_text
 
@@ -95,11 +95,10 @@ def _ties(analysis: Analysis) -> list[Advice]:
     count = min(len(analysis.tied), 5) if analysis.sureness == "tied" else min(len(analysis.candidates), 2)
     reason = analysis.noise.source
     if analysis.noise.band:
-        band = show_score(analysis.noise.band, analysis.sweep.metric)
-        reason = f"they lie within {band} of each other, and {reason}"
+        reason = f"{show_score(analysis.noise.band, analysis.sweep.metric)} may be chance: {reason}"
     if len(analysis.tied) > count:
         reason = f"{reason}; {len(analysis.tied)} are tied in all"
-    title = f"Train the best {count} again with three seeds each (a `confirm` phase)"
+    title = f"Train the best {count} again with three seeds each (a phase of kind confirm)"
     return [Advice(title=title, reason=reason)]
 
 

@@ -1,11 +1,14 @@
 """Which charts a report has, in which order, and what is said where there is nothing to draw."""
 
+import dataclasses
+from collections.abc import Sequence
 from functools import partial
 
 from tune_jobs.analysis import Analysis
 from tune_jobs.importance import Importances
-from tune_jobs.report.charts_machine import draw_cost, draw_estimates, draw_memory, draw_timeline, memory_points
-from tune_jobs.report.charts_space import MOST_LINES, draw_heat_map, draw_parallel, draw_slice, heat_map_pair
+from tune_jobs.report.charts_memory import draw_memory, memory_points, memory_ratios
+from tune_jobs.report.charts_space import MOST_DOTS, MOST_LINES, draw_heat_map, draw_parallel, draw_slice, heat_map_pair
+from tune_jobs.report.charts_timeline import draw_cost, draw_timeline
 from tune_jobs.report.charts_trials import MOST_CURVES, draw_curves, draw_importance, draw_leaders, find_curves
 from tune_jobs.report.look import Chart, metric_name, trials_text
 
@@ -15,7 +18,7 @@ _NO_SCORE = "no trial has a score"
 
 def find_charts(analysis: Analysis, importances: Importances) -> list[Chart]:
     """Returns the charts of a report; those that cannot be drawn say why."""
-    return [
+    found = [
         _leaders(analysis),
         _importance(importances),
         *_slices(analysis),
@@ -26,6 +29,23 @@ def find_charts(analysis: Analysis, importances: Importances) -> list[Chart]:
         _cost(analysis),
         _timeline(analysis),
     ]
+    return arrange(found)
+
+
+def arrange(charts: Sequence[Chart]) -> list[Chart]:
+    """Widens a chart that would stand alone beside an empty half.
+
+    >>> a, b = Chart(key="a", title=""), Chart(key="b", title="", wide=True)
+    >>> [chart.wide for chart in arrange([a, a, a, b, a, a])]
+    [False, False, True, True, False, False]
+    """
+    arranged: list[Chart] = []
+    halves = 0
+    for i, chart in enumerate(charts):
+        alone = not chart.wide and halves % 2 == 0 and (i + 1 == len(charts) or charts[i + 1].wide)
+        halves = 0 if chart.wide or alone else halves + 1
+        arranged.append(dataclasses.replace(chart, wide=chart.wide or alone))
+    return arranged
 
 
 def _leaders(analysis: Analysis) -> Chart:
@@ -54,20 +74,20 @@ def _slices(analysis: Analysis) -> list[Chart]:
     if not analysis.parameters or not analysis.scored:
         reason = "no parameter was searched" if analysis.scored else _NO_SCORE
         return [Chart(key="slice", title=f"{name} against the parameters", reason=reason)]
-    note = "Filled: ran to its end. Ring: stopped early, with its best until then. Large: the winner."
-    return [
-        Chart(
-            key=f"slice-{parameter.name}",
-            title=f"{name} against {parameter.name.replace('_', ' ')}",
-            note=note
-            if i == 0
-            else "Line: median of the trials with this value."
-            if parameter.scale == "category"
-            else "",
-            draw=partial(draw_slice, analysis, parameter),
+    marks = "Filled: ran to its end. Ring: stopped early, with its best until then. Large: the winner."
+    sample = " The best and a sample of the others are drawn." if len(analysis.scored) > MOST_DOTS else ""
+    charts = []
+    for i, parameter in enumerate(analysis.parameters[:_MOST_SLICES]):
+        line = "Line: median of the trials with this value." if parameter.scale == "category" else ""
+        charts.append(
+            Chart(
+                key=f"slice-{parameter.name}",
+                title=f"{name} against {parameter.name.replace('_', ' ')}",
+                note=marks + sample if i == 0 else line,
+                draw=partial(draw_slice, analysis, parameter),
+            )
         )
-        for i, parameter in enumerate(analysis.parameters[:_MOST_SLICES])
-    ]
+    return charts
 
 
 def _heat_map(analysis: Analysis, importances: Importances) -> Chart:
@@ -86,7 +106,7 @@ def _parallel(analysis: Analysis) -> Chart:
     if len(analysis.scored) < 2 or len(analysis.parameters) < 2:
         reason = "this needs two parameters and two trials with a score"
         return Chart(key="parallel", title=title, reason=reason, wide=True)
-    cut = f" The best {MOST_LINES} trials are drawn." if len(analysis.scored) > MOST_LINES else ""
+    cut = " The best and a sample of the others are drawn." if len(analysis.scored) > MOST_LINES else ""
     note = f"Each line is a trial, from its settings to its score; the winner is thick.{cut}"
     return Chart(key="parallel", title=title, note=note, draw=partial(draw_parallel, analysis), wide=True)
 
@@ -96,9 +116,9 @@ def _curves(analysis: Analysis) -> Chart:
     x_name, curves = find_curves(analysis)
     if not curves:
         return Chart(key="curves", title=title, reason="no evaluation was recorded", wide=True)
-    cut = f" The best {MOST_CURVES} trials are drawn." if len(curves) > MOST_CURVES else ""
+    cut = " The best and a sample of the others are drawn." if len(curves) > MOST_CURVES else ""
     rule = f" Early stopping: {analysis.sweep.stopping}." if analysis.sweep.stopping else ""
-    note = f"{metric_name(analysis.sweep.metric)} over {x_name}. A ring is where a trial was stopped early.{rule}{cut}"
+    note = f"{metric_name(analysis.sweep.metric)} over {x_name}. A ring: stopped there.{rule}{cut}"
     return Chart(key="curves", title=title, note=note, draw=partial(draw_curves, analysis), wide=True)
 
 
@@ -106,13 +126,18 @@ def _memory(analysis: Analysis) -> Chart:
     points = memory_points(analysis.ledger.trials)
     if not points:
         return Chart(key="memory", title="Memory, estimated and measured", reason="no trial has a memory estimate")
-    if any(point.measured is not None for point in points):
-        note = "On the dashed line the estimate was exact. Bar: up to the bound that was placed and enforced."
-        draw = partial(draw_memory, analysis, points)
-        return Chart(key="memory", title="Memory, estimated and measured", note=note, draw=draw)
-    why = "the cards are logical" if analysis.sweep.simulated else "no device reported it"
-    note = f"Device memory was not measured: {why}. Pale: the calibrated margin. In brackets: trials."
-    return Chart(key="memory", title="Memory, estimated", note=note, draw=partial(draw_estimates, points))
+    draw = partial(draw_memory, points)
+    ratios = memory_ratios(points)
+    if not ratios:
+        why = "the cards are logical" if analysis.sweep.simulated else "no device reported it"
+        note = f"Device memory was not measured: {why}. Pale: the calibrated margin."
+        return Chart(key="memory", title="Memory, estimated", note=note, draw=draw)
+    over = sum(1 for point in points if point.measured is not None and point.measured > point.upper)
+    note = (
+        f"Measured ÷ estimate: median {ratios[len(ratios) // 2]:.2f}, from {ratios[0]:.2f} to {ratios[-1]:.2f}."
+        f" Pale: the calibrated margin; {over or 'no'} {'trial' if over == 1 else 'trials'} beyond it."
+    )
+    return Chart(key="memory", title="Memory, estimated and measured", note=note, draw=draw)
 
 
 def _cost(analysis: Analysis) -> Chart:

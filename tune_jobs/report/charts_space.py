@@ -20,6 +20,16 @@ from tune_jobs.report.drawing import Box, Canvas, Drawing, Label, Polyline, ramp
 from tune_jobs.report.look import NARROW, goodness, inner_plot, mark, metric_name, show_score, trial_tip, trials_text
 
 MOST_LINES = 300  # parallel coordinates of more trials are a grey area
+MOST_DOTS = 1000
+
+
+def thinned(scored: Sequence[Scored], most: int) -> Sequence[Scored]:
+    """Returns at most so many trials: the best third of them, then every n-th of the others."""
+    if len(scored) <= most:
+        return scored
+    best = most // 3
+    step = (len(scored) - best) / (most - best)
+    return [*scored[:best], *(scored[best + int(i * step)] for i in range(most - best))]
 
 
 def score_axis(analysis: Analysis, start: float, end: float) -> tuple[Axis, int]:
@@ -57,7 +67,7 @@ def draw_slice(analysis: Analysis, parameter: Parameter, width: float) -> Drawin
     shown = [one for one in analysis.scored if parameter.name in one.trial.sampled]
     if parameter.scale == "category":
         _add_medians(canvas, analysis, parameter, axis, across, shown)
-    for one in reversed(shown):  # the best on top
+    for one in reversed(thinned(shown, MOST_DOTS)):  # the best on top
         x = across.at(parameter.position(one.trial.sampled[parameter.name]))
         if parameter.scale == "category":
             x += _jitter(one.trial.trial_id) * min(18.0, plot.width / len(parameter.values) * 0.3)
@@ -109,8 +119,9 @@ def draw_parallel(analysis: Analysis, width: float) -> Drawing:
     places = [plot.left + plot.width * i / len(parameters) for i in range(len(parameters) + 1)]
     score, _ = score_axis(analysis, plot.bottom, plot.top)
     axes = [parameter_axis(parameter, plot.bottom, plot.top) for parameter in parameters]
-    complete = [one for one in analysis.scored if all(p.name in one.trial.sampled for p in parameters)][:MOST_LINES]
-    for one in reversed(complete):
+    complete = [one for one in analysis.scored if all(p.name in one.trial.sampled for p in parameters)]
+    drawn = thinned(complete, MOST_LINES)
+    for one in reversed(drawn):
         settings = one.trial.sampled
         ends = [axis.at(p.position(settings[p.name])) for p, (axis, _) in zip(parameters, axes, strict=True)]
         points = tuple(zip(places, [*ends, place_score(score, one.score)], strict=True))
@@ -119,7 +130,7 @@ def draw_parallel(analysis: Analysis, width: float) -> Drawing:
         canvas.add(
             Polyline(
                 points=points,
-                ink="accent" if won else f"ramp{ramp(part)}",
+                ink="accent" if won else f"ramp{2 + round(part * 6)}",  # the palest would vanish as lines
                 width=3.0 if won else 1.5,
                 opacity=1.0 if won else 0.45 + 0.45 * part,
                 tip=trial_tip(analysis, one.trial, one.score),
@@ -132,7 +143,7 @@ def draw_parallel(analysis: Analysis, width: float) -> Drawing:
     _add_upright(
         canvas, plot, places[-1], "score", score_ticks, bold=True, low_title=narrow and len(parameters) % 2 == 1
     )
-    return canvas.finish(f"Settings of {trials_text(len(complete))} and the score that each led to.")
+    return canvas.finish(f"Settings of {trials_text(len(drawn))} and the score that each led to.")
 
 
 def heat_map_pair(parameters: Sequence[Parameter], important: Sequence[str]) -> tuple[Parameter, Parameter] | None:
@@ -220,11 +231,11 @@ def _add_upright(
     canvas.add(Label(x=place, y=y, text=shorten(title, room), anchor=anchor, ink="ink", bold=bold))  # type: ignore[arg-type]
     for place, text in ticks:
         shown = shorten(text, 64.0)
-        canvas.add(Label(x=x + 5, y=place, text=shown, size=11.0, ink="ink"))
+        canvas.add(Label(x=x + 5, y=place, text=shown, size=11.0, ink="ink", halo=True))
 
 
 def best_box(parameter: Parameter, best: Sequence[Scored]) -> str:
-    """Says where the best trials lie on a parameter.
+    """Says where the best trials lie on a parameter; empty where they lie everywhere.
 
     >>> rates = Parameter(name="learning_rate", scale="log", values=(1e-5, 1e-3), low=1e-5, high=1e-3)
     >>> best_box(rates, [])
@@ -235,5 +246,6 @@ def best_box(parameter: Parameter, best: Sequence[Scored]) -> str:
         return ""
     numbers = [number for number in map(to_number, values) if number is not None]
     if parameter.scale == "category" or len(numbers) < len(values):
-        return " or ".join(dict.fromkeys(show_value(value) for value in values))
+        kept = dict.fromkeys(show_value(value) for value in values)
+        return " or ".join(kept) if len(kept) < len(parameter.values) else ""
     return f"{show_value(min(numbers))} to {show_value(max(numbers))}"

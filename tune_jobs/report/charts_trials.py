@@ -7,9 +7,21 @@ from tune_jobs.analysis import Analysis, Scored
 from tune_jobs.importance import Importances
 from tune_jobs.records import TrialRecord
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded
-from tune_jobs.report.charts_space import place_score, score_axis
-from tune_jobs.report.drawing import Box, Canvas, Cross, Dot, Drawing, Label, Polyline, Shape, shorten, text_width
-from tune_jobs.report.look import NARROW, inner_plot, mark, metric_name, show_score, trial_tip, trials_text
+from tune_jobs.report.charts_space import place_score, score_axis, thinned
+from tune_jobs.report.drawing import (
+    TEXT_SIZE,
+    Box,
+    Canvas,
+    Cross,
+    Dot,
+    Drawing,
+    Label,
+    Polyline,
+    Shape,
+    shorten,
+    text_width,
+)
+from tune_jobs.report.look import NARROW, inner_plot, legend, mark, metric_name, show_score, trial_tip, trials_text
 
 MOST_CURVES = 200
 _LEADERS = 10
@@ -20,7 +32,9 @@ def draw_leaders(analysis: Analysis, width: float) -> Drawing:
     """Draws the best configurations with the band in which an order says nothing."""
     leaders = analysis.candidates[:_LEADERS]
     metric = analysis.sweep.metric
-    left = min(190.0, width * 0.36)
+    size = TEXT_SIZE if width >= NARROW else 11.0
+    names = [f"{i}. {_few_words(one.best.trial, analysis)}" for i, one in enumerate(leaders, start=1)]
+    left = min(max(text_width(name, size) for name in names) + 18.0, width * 0.52)
     canvas = Canvas(width=width, height=62.0 + 24.0 * max(len(leaders), 3))
     plot = inner_plot(width, canvas.height, left=left, top=22.0)
     best = leaders[0]
@@ -39,8 +53,8 @@ def draw_leaders(analysis: Analysis, width: float) -> Drawing:
     draw_x_axis(canvas, plot, ticks, metric_name(metric))
     for i, candidate in enumerate(leaders):
         y = plot.top + (i + 0.5) * plot.height / len(leaders)
-        name = f"{i + 1}  {_without_shared(candidate.best.trial, analysis)}"
-        canvas.add(Label(x=0.0, y=y, text=shorten(name, left - 12), ink="ink" if i == 0 else "muted", bold=i == 0))
+        text = shorten(names[i], left - 12, size)
+        canvas.add(Label(x=0.0, y=y, text=text, ink="ink" if i == 0 else "muted", size=size, bold=i == 0))
         if len(candidate.trials) > 1:
             ends = [axis.at(one.score) for one in candidate.trials]
             canvas.add(Polyline(points=((min(ends), y), (max(ends), y)), ink="muted", width=2.0))
@@ -59,7 +73,7 @@ def draw_importance(found: Importances, width: float) -> Drawing:
     plot = inner_plot(width, canvas.height, left=left)
     axis = Axis(low=0.0, high=1.0, start=plot.left, end=plot.right)
     ticks = [(axis.at(part / 4), f"{part * 25}%") for part in range(5)]
-    draw_x_axis(canvas, plot, ticks, "part in what made good trials good")
+    draw_x_axis(canvas, plot, ticks, "importance")
     height = plot.height / len(rows)
     for i, one in enumerate(rows):
         y = plot.top + (i + 0.5) * height
@@ -114,9 +128,12 @@ def find_curves(analysis: Analysis) -> tuple[str, list[Curve]]:
 def draw_curves(analysis: Analysis, width: float) -> Drawing:
     """Draws the score over training; a curve that ends in a ring was stopped there."""
     x_name, every = find_curves(analysis)
-    curves = every[:MOST_CURVES]
-    canvas = Canvas(width=width, height=380.0 if width >= NARROW else 300.0)
-    plot = inner_plot(width, canvas.height, left=48.0, top=22.0)
+    keep = {one.trial.trial_id for one in thinned([curve.one for curve in every], MOST_CURVES)}
+    curves = [curve for curve in every if curve.one.trial.trial_id in keep]
+    keys, top = legend(analysis, width)
+    canvas = Canvas(width=width, height=top + (380.0 if width >= NARROW else 290.0))
+    canvas.extend(keys)
+    plot = inner_plot(width, canvas.height, left=48.0, top=top + 22.0)
     longest = max(x for curve in curves for x, _ in curve.points)
     across = Axis(low=0.0, high=longest, start=plot.left, end=plot.right - 8)
     ys = [y for curve in curves for _, y in curve.points]
@@ -163,16 +180,17 @@ def _curve_shapes(analysis: Analysis, curve: Curve, across: Axis, axis: Axis) ->
 def _rungs(analysis: Analysis, curves: Sequence[Curve]) -> list[float]:
     """Places where trials were compared: x of evaluations that carry a rung. Empty where trials differ in them."""
     found: dict[float, set[float]] = {}
+    end = max(x for curve in curves for x, _ in curve.points)
     names = [name for name in _X_NAMES if all(name in row for c in curves for row in c.one.trial.history)]
     for curve in curves:
         for row in curve.one.trial.history:
             rung, x = row.get("rung"), row.get(names[0]) if names else None
             if rung is not None and x is not None:
                 found.setdefault(rung, set()).add(round(x, 3))
-    return [next(iter(xs)) for _, xs in sorted(found.items()) if len(xs) == 1]
+    return [next(iter(xs)) for _, xs in sorted(found.items()) if len(xs) == 1 and max(xs) < end]
 
 
-def _without_shared(trial: TrialRecord, analysis: Analysis) -> str:
+def _few_words(trial: TrialRecord, analysis: Analysis) -> str:
     """A trial in a few words: its most telling settings, else its name."""
     short = {"learning_rate": "lr", "batch_size": "bs", "model": ""}
 

@@ -57,7 +57,6 @@ class Box(Shape):
     outline: Ink = ""
     radius: float = 0.0
     opacity: float = 1.0
-    hatched: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,7 @@ class Cross(Shape):
 
 @dataclass(frozen=True, kw_only=True)
 class Label(Shape):
-    """One line of text; `y` is its middle."""
+    """One line of text; `y` is its middle. A halo keeps it readable upon lines."""
 
     x: float
     y: float
@@ -93,7 +92,7 @@ class Label(Shape):
     size: float = TEXT_SIZE
     anchor: Anchor = "start"
     bold: bool = False
-    rotated: bool = False
+    halo: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

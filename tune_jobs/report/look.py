@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from common.units import format_duration
 from tune_jobs.analysis import Analysis, Scored, describe_settings
-from tune_jobs.records import TrialOutcome, TrialRecord
+from tune_jobs.records import OUTCOMES, TrialOutcome, TrialRecord
 from tune_jobs.report.axes import Plot
-from tune_jobs.report.drawing import Cross, Dot, Drawing, Shape
+from tune_jobs.report.drawing import Cross, Dot, Drawing, Label, Shape, text_width
 
 OUTCOME_TEXT: dict[TrialOutcome, str] = {
     "finished": "finished",
@@ -92,6 +92,21 @@ def mark(analysis: Analysis, one: Scored, x: float, y: float, *, radius: float =
         return Cross(x=x, y=y, radius=radius, ink=trial.status, tip=tip, trial=trial.trial_id)
     hollow = trial.status != "finished"
     return Dot(x=x, y=y, radius=radius, ink=trial.status, hollow=hollow, tip=tip, trial=trial.trial_id)
+
+
+def legend(analysis: Analysis, width: float) -> tuple[list[Shape], float]:
+    """Says which ink is which outcome; returns the shapes and the height that they take."""
+    entries: list[tuple[str, str]] = [("accent", "winner")] if analysis.winner else []
+    entries += [(outcome, OUTCOME_TEXT[outcome]) for outcome in OUTCOMES if analysis.count(outcome)]
+    shapes: list[Shape] = []
+    x, y = 4.0, 8.0
+    for ink, text in entries:
+        room = text_width(text) + 34.0
+        if x + room > width and x > 4.0:
+            x, y = 4.0, y + 20.0
+        shapes += [Dot(x=x + 3, y=y, radius=4.5, ink=ink), Label(x=x + 14, y=y, text=text)]
+        x += room
+    return shapes, y + 18.0
 
 
 def inner_plot(width: float, height: float, left: float, bottom: float = 46.0, top: float = 10.0) -> Plot:

@@ -7,7 +7,8 @@ from tune_jobs.analysis import Analysis
 from tune_jobs.importance import Importances
 from tune_jobs.records import OUTCOMES
 from tune_jobs.report.advice import Advice
-from tune_jobs.report.charts_machine import find_lanes, memory_points
+from tune_jobs.report.charts_memory import memory_points, memory_ratios
+from tune_jobs.report.charts_timeline import find_lanes
 from tune_jobs.report.look import OUTCOME_TEXT, show_score
 from tune_jobs.report.summary import SHOWN_RUNS, eyebrow, failure_rows, headline, notes, runs_table, tiles
 
@@ -80,7 +81,7 @@ def _memory(analysis: Analysis) -> str:
     if not measured:
         largest = max(point.upper for point in points)
         return f"{title}\n\nNot measured. The largest trial was given {format_bytes(largest)}."
-    parts = sorted(seen / point.estimate for point, seen in measured)
+    parts = memory_ratios(points)
     over = sum(1 for point, seen in measured if seen > point.upper)
     return (
         f"{title}\n\nMeasured ÷ estimate over {len(measured)} trials: median {parts[len(parts) // 2]:.3f},"

@@ -41,7 +41,7 @@ def build_page(content: PageContent) -> str:
     badge = '<span class="badge">simulated cards</span>' if analysis.sweep.simulated else ""
     body = [
         f'<p class="eyebrow"><span>{escape(eyebrow(analysis))}</span>{badge}</p>',
-        f"<h1>{escape(headline(analysis))}</h1>",
+        f"<h1>{_unbroken(headline(analysis))}</h1>",
         f'<div class="tiles">{"".join(_tile(tile, i == 0) for i, tile in enumerate(tiles(analysis)))}</div>',
         '<div class="grid">',
         _advice(content.advice),
@@ -60,6 +60,11 @@ def build_page(content: PageContent) -> str:
         + "\n".join(part for part in body if part)
         + f"\n</main>\n<script>\n{_resource('page.js')}</script>\n</body>\n</html>\n"
     )
+
+
+def _unbroken(text: str) -> str:
+    """Lets a headline break between settings only."""
+    return ", ".join(f'<span class="nb">{escape(part)}</span>' for part in text.split(", "))
 
 
 def _tile(tile: Tile, lead: bool) -> str:
@@ -87,7 +92,7 @@ def _runs(analysis: Analysis) -> str:
     header, rows = runs_table(analysis)
     numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(header))]
     head = "".join(
-        f'<th class="sortable{" num" if is_numeric else ""}">{escape(name)}</th>'
+        f'<th class="sortable{" num" if is_numeric else ""}">{escape(name).replace("_", "_<wbr>")}</th>'
         for name, is_numeric in zip(header, numeric, strict=True)
     )
     lines = []
@@ -112,7 +117,7 @@ def _cell(name: str, text: str, is_numeric: bool) -> str:
     if name == "End":
         return _end_cell(text)
     if name == "Trial":
-        return f'<td class="trial">{escape(text)}</td>'
+        return f'<td class="trial" title="{escape(text)}">{escape(text)}</td>'
     return f'<td class="num">{escape(text)}</td>' if is_numeric else f"<td>{escape(text)}</td>"
 
 
@@ -151,8 +156,8 @@ def _failures(analysis: Analysis) -> str:
     more = len(rows) - _MOST_FAILURES
     rest = f'<p class="note">{more:,} more are in all_results.jsonl.</p>' if more > 0 else ""
     return (
-        f'<section class="card wide" id="failures"><h2>What failed, and why</h2>{rest}<div class="scroll"><table>'
-        "<thead><tr><th>Trial</th><th>End</th><th>Reason</th><th>Where to look</th></tr></thead>"
+        f'<section class="card wide" id="failures"><h2>What failed, and why</h2>{rest}<div class="scroll">'
+        '<table class="stack"><thead><tr><th>Trial</th><th>End</th><th>Reason</th><th>Where to look</th></tr></thead>'
         f"<tbody>{lines}</tbody></table></div></section>"
     )
 
@@ -188,7 +193,7 @@ def _ink_rules() -> str:
     rules = []
     for ink in INKS:
         if ink.startswith("on_ramp"):
-            colour = "var(--on-high)" if int(ink[-1]) >= 5 else "var(--on-low)"
+            colour = "var(--on-high)" if int(ink[-1]) >= 6 else "var(--on-low)"
         else:
             colour = f"var(--{ink})"
         rules.append(f"svg .f-{ink} {{ fill: {colour}; }} svg .s-{ink} {{ stroke: {colour}; }}")

@@ -33,7 +33,7 @@ _COLOURS = {
 } | {
     f"ramp{i}": colour
     for i, colour in enumerate(
-        ["#eee7d6", "#dde0cc", "#c5d6c7", "#a8c9c3", "#87b8bd", "#65a2b0", "#45889f", "#2b6d89", "#16506d"]
+        ["#eee7d6", "#dde0cc", "#c5d6c7", "#a8c9c3", "#87b8bd", "#65a2b0", "#3b7b92", "#2b6d89", "#16506d"]
     )
 }
 _KOREAN_FONTS = (
@@ -50,6 +50,7 @@ _KOREAN_FONTS = (
 )
 _PLAIN_FONT = "DejaVu Sans"  # comes with matplotlib
 _WIDTH, _GAP, _PADDING, _DPI = 1120.0, 16.0, 18.0, 110
+_DEJAVU = 1.12  # matplotlib's own font is wider than those of a browser
 _POINT = 0.72  # one unit is a hundredth of an inch, which has 72 points
 
 
@@ -140,7 +141,7 @@ def _wrapped(text: str, width: float, size: float, lines: int) -> list[str]:
     found = [""]
     for word in text.split():
         longer = f"{found[-1]} {word}".strip()
-        if text_width(longer, size) <= width or not found[-1]:
+        if text_width(longer, size) * _DEJAVU <= width or not found[-1]:
             found[-1] = longer
         elif len(found) == lines:
             found[-1] = found[-1] + " …"
@@ -184,6 +185,7 @@ def _draw(sheet: Drawing, fonts: list[str], missing: set[str]) -> bytes:
 
 def _put(axes: "Axes", shape: Shape, order: int, fonts: list[str], missing: set[str]) -> None:
     from matplotlib.patches import Circle
+    from matplotlib.patheffects import withStroke
 
     if isinstance(shape, Polyline):
         xs, ys = [x for x, _ in shape.points], [y for _, y in shape.points]
@@ -211,8 +213,8 @@ def _put(axes: "Axes", shape: Shape, order: int, fonts: list[str], missing: set[
         axes.text(
             shape.x, shape.y, text, color=_colour(shape.ink), fontsize=shape.size * _POINT, fontfamily=fonts,
             ha={"start": "left", "middle": "center", "end": "right"}[shape.anchor], va="center",
-            fontweight="bold" if shape.bold else "normal", rotation=90 if shape.rotated else 0, zorder=order,
-            parse_math=False,
+            fontweight="bold" if shape.bold else "normal", zorder=order, parse_math=False,
+            path_effects=[withStroke(linewidth=3 * _POINT, foreground=_COLOURS["surface"])] if shape.halo else None,
         )  # fmt: skip
 
 
@@ -235,5 +237,5 @@ def _box_patch(box: Box, order: int) -> "Patch":
 
 def _colour(ink: str) -> str:
     if ink.startswith("on_ramp"):
-        return _COLOURS["surface" if int(ink[-1]) >= 5 else "ink"]
+        return _COLOURS["surface" if int(ink[-1]) >= 6 else "ink"]
     return _COLOURS[ink]

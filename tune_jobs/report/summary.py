@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from common.units import format_duration
-from tune_jobs.analysis import Analysis, describe_settings
+from tune_jobs.analysis import Analysis
 from tune_jobs.parameters import show_value
 from tune_jobs.records import OUTCOMES, TrialRecord
 from tune_jobs.report.look import OUTCOME_TEXT, metric_name, show_score, trials_text
@@ -38,8 +38,13 @@ def headline(analysis: Analysis) -> str:
             return "No trial has run yet"
         running = analysis.count("running")
         return "No trial has a score yet" if running else f"None of the {trials_text(total)} has a score"
-    settings = describe_settings(winner.trial.sampled, analysis.parameters[:4]) or winner.trial.name
-    return f"Best: {settings}"
+    ordered = sorted(analysis.parameters, key=lambda one: one.name != "model")  # the model says most
+    settings = [
+        ("" if one.name == "model" else one.name.replace("_", " ") + " ") + one.show(winner.trial.sampled[one.name])
+        for one in ordered
+        if one.name in winner.trial.sampled
+    ]
+    return f"Best: {', '.join(settings[:4]) or winner.trial.name}"
 
 
 def eyebrow(analysis: Analysis) -> str:
@@ -83,13 +88,13 @@ def _sureness_tile(analysis: Analysis) -> Tile:
     if analysis.sureness == "tied":
         others = len(analysis.tied) - 1
         value = f"tied with {others} other{'s' if others > 1 else ''}"
-        within = f"within {show_score(band, metric)}; " if band else ""
-        return Tile(label=label, value=value, detail=within + analysis.noise.source)
+        chance = f"{show_score(band, metric)} may be chance: " if band else ""
+        return Tile(label=label, value=value, detail=chance + analysis.noise.source)
     if analysis.sureness == "unknown":
         return Tile(
             label=label, value="not known", detail=f"{show_score(lead, metric)} ahead, but {analysis.noise.source}"
         )
-    detail = f"noise is {show_score(band or 0.0, metric)}: {analysis.noise.source}"
+    detail = f"{show_score(band or 0.0, metric)} may be chance: {analysis.noise.source}"
     return Tile(label=label, value=f"clear, by {show_score(lead, metric)}", detail=detail)
 
 
@@ -118,7 +123,7 @@ def runs_table(analysis: Analysis, most: int = SHOWN_RUNS) -> tuple[tuple[str, .
     """Returns the column names and the lines of the best configurations."""
     extra = [name for name in _EXTRA if name != analysis.sweep.metric and _is_known(analysis, name)]
     names = [one.name for one in analysis.parameters]
-    header = ("#", "Trial", "Score", "To best", *(_EXTRA[name] for name in extra), *names, "Evals", "Time", "End")
+    header = ("#", "Score", "To best", *names, *(_EXTRA[name] for name in extra), "Evals", "Time", "End", "Trial")
     metric, tied = analysis.sweep.metric, {id(one) for one in analysis.tied}
     rows = []
     for rank, candidate in enumerate(analysis.candidates[:most], start=1):
@@ -128,14 +133,14 @@ def runs_table(analysis: Analysis, most: int = SHOWN_RUNS) -> tuple[tuple[str, .
         rows.append(
             (
                 str(rank),
-                trial.name,
                 show_score(candidate.score, metric) + seeds,
                 _distance(analysis, rank, candidate.score, is_tied=id(candidate) in tied),
-                *(show_score(values[name], name) if name in values else "" for name in extra),
                 *(show_value(trial.sampled[name]) if name in trial.sampled else "" for name in names),
+                *(show_score(values[name], name) if name in values else "" for name in extra),
                 str(len(trial.history)),
-                format_duration(trial.wall_s),
+                _brief(trial.wall_s),
                 OUTCOME_TEXT[trial.status],
+                trial.name,
             )
         )
     return header, rows
@@ -187,6 +192,12 @@ def _reason(trial: TrialRecord) -> str:
 
 
 _EXTRA = {"eval/rouge1_f1": "R-1", "eval/rouge2_f1": "R-2", "eval/rougeL_f1": "R-L", "eval/loss": "Loss"}
+
+
+def _brief(duration_s: float) -> str:
+    """A duration for a narrow column: minutes are exact enough from one minute on."""
+    text = format_duration(duration_s)
+    return text.rsplit(" ", 2)[0] if " min " in text and text.endswith(" s") else text
 
 
 def _is_known(analysis: Analysis, name: str) -> bool:

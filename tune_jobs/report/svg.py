@@ -38,7 +38,7 @@ def _geometry(shape: Shape) -> tuple[str, str]:
         place = f' x="{_number(shape.x)}" y="{_number(shape.y)}"'
         place += f' width="{_number(shape.width)}" height="{_number(shape.height)}"'
         outline = f" s-{shape.outline}" if shape.outline else ""
-        classes = f"f-{shape.ink}{outline}" + (" hatched" if shape.hatched else "")
+        classes = f"f-{shape.ink}{outline}"
         radius = f' rx="{_number(shape.radius)}"' if shape.radius else ""
         return "rect", f' class="{classes}"{place}{radius}' + _opacity(shape.opacity)
     if isinstance(shape, Dot):
@@ -56,9 +56,9 @@ def _label(label: Label, common: str, content: str) -> str:
     place = f' x="{_number(label.x)}" y="{_number(label.y)}"'
     anchor = f' text-anchor="{label.anchor}"' if label.anchor != "start" else ""
     size = f' font-size="{_number(label.size)}"' if label.size != TEXT_SIZE else ""
-    turn = f' transform="rotate(-90 {_number(label.x)} {_number(label.y)})"' if label.rotated else ""
     bold = ' font-weight="600"' if label.bold else ""
-    return f'<text class="f-{label.ink}"{place}{anchor}{size}{bold}{turn}{common}>{content}{escape(label.text)}</text>'
+    halo = " halo" if label.halo else ""
+    return f'<text class="f-{label.ink}{halo}"{place}{anchor}{size}{bold}{common}>{content}{escape(label.text)}</text>'
 
 
 def _opacity(opacity: float) -> str:

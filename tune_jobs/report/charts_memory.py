@@ -1,0 +1,132 @@
+"""The chart of memory: what was predicted, what was placed and enforced, what was measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.units import format_bytes
+from tune_jobs.parameters import to_number
+from tune_jobs.records import TrialRecord
+from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
+from tune_jobs.report.drawing import Box, Canvas, Cross, Dot, Drawing, Label, Polyline, shorten, text_width
+from tune_jobs.report.look import NARROW, inner_plot, trials_text
+
+MOST_KINDS = 12  # more different estimates are drawn as a cloud of points instead of bars
+_GIB = 2.0**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPoint:
+    """A trial's memory on its device, in bytes; `measured` is None on logical cards and on the CPU."""
+
+    trial: TrialRecord
+    estimate: float
+    upper: float
+    measured: float | None
+
+
+def memory_points(trials: Sequence[TrialRecord]) -> list[MemoryPoint]:
+    """Returns trials with an estimate, and what they really took where that was measured.
+
+    Device bytes are compared with device bytes; where only torch's reserved bytes are known, with the predicted ones.
+    """
+    points = []
+    for trial in trials:
+        estimate, measured = trial.estimate or {}, trial.measured or {}
+        device, upper = to_number(estimate.get("device_bytes")), to_number(estimate.get("upper_bytes"))
+        if device is None or upper is None:
+            continue
+        seen = to_number(measured.get("device_bytes"))
+        reserved = [to_number(estimate.get(f"{phase}_reserved_bytes")) for phase in ("train", "generate")]
+        known = [size for size in reserved if size is not None]
+        if seen is None and measured.get("reserved_bytes") and known:
+            upper, device = upper * max(known) / device, max(known)
+            seen = to_number(measured.get("reserved_bytes"))
+        points.append(MemoryPoint(trial=trial, estimate=device, upper=upper, measured=seen or None))
+    return points
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryKind:
+    """Trials with one and the same estimate, and words for them."""
+
+    text: str
+    points: tuple[MemoryPoint, ...]
+
+
+def find_kinds(points: Sequence[MemoryPoint]) -> list[MemoryKind]:
+    """Puts trials with one estimate together, the largest first."""
+    found: dict[tuple[str, int], list[MemoryPoint]] = {}
+    for point in points:
+        model = point.trial.resolved.get("model", point.trial.sampled.get("model", ""))
+        micro = (point.trial.plan or {}).get("micro_batch")
+        text = " ".join(part for part in (str(model), f"micro-batch {micro}" if micro else "") if part)
+        found.setdefault((text or point.trial.name, round(point.upper)), []).append(point)
+    kinds = [MemoryKind(text=text, points=tuple(same)) for (text, _), same in found.items()]
+    return sorted(kinds, key=lambda kind: -kind.points[0].upper)
+
+
+def memory_ratios(points: Sequence[MemoryPoint]) -> list[float]:
+    """Returns measured ÷ estimate of every measured trial, rising."""
+    return sorted(point.measured / point.estimate for point in points if point.measured is not None)
+
+
+def draw_memory(points: Sequence[MemoryPoint], width: float) -> Drawing:
+    """Draws estimates with their margin, and measured peaks upon them; a cross is a trial that outgrew its bound."""
+    kinds = find_kinds(points)
+    measured = any(point.measured is not None for point in points)
+    return _draw_cloud(points, width) if measured and len(kinds) > MOST_KINDS else _draw_bars(kinds[:MOST_KINDS], width)
+
+
+def _draw_bars(kinds: Sequence[MemoryKind], width: float) -> Drawing:
+    names = [f"{kind.text} ×{len(kind.points)}" if len(kind.points) > 1 else kind.text for kind in kinds]
+    left = min(max(text_width(name) for name in names) + 16.0, width * 0.46)
+    canvas = Canvas(width=width, height=62.0 + 34.0 * max(len(kinds), 3))
+    plot = inner_plot(width, canvas.height, left=left)
+    most = max(max(point.upper, point.measured or 0.0) for kind in kinds for point in kind.points)
+    axis = Axis(low=0.0, high=most / _GIB, start=plot.left, end=plot.right)
+    ticks = linear_ticks(0.0, axis.high, 3 if width < NARROW else 5)
+    draw_x_axis(canvas, plot, [(axis.at(tick), number_text(tick)) for tick in ticks], "GiB on the device")
+    for i, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        y = plot.top + (i + 0.5) * plot.height / len(kinds)
+        point = kind.points[0]
+        tip = f"estimate {format_bytes(point.estimate)}, at most {format_bytes(point.upper)}"
+        x, reach = axis.at(point.estimate / _GIB), axis.at(point.upper / _GIB)
+        canvas.add(
+            Label(x=plot.left - 8, y=y, text=shorten(name, left - 12), anchor="end", ink="ink"),
+            Box(x=plot.left, y=y - 8, width=x - plot.left, height=16, ink="finished", opacity=0.75, tip=tip),
+            Box(x=x, y=y - 8, width=reach - x, height=16, ink="finished", opacity=0.35, tip=tip),
+        )
+        canvas.extend(
+            _measured_mark(one, axis.at((one.measured or 0.0) / _GIB), y) for one in kind.points if one.measured
+        )
+    return canvas.finish(f"Memory of {len(kinds)} different kinds of trials, estimated and measured.")
+
+
+def _draw_cloud(points: Sequence[MemoryPoint], width: float) -> Drawing:
+    canvas = Canvas(width=width, height=300.0)
+    plot = inner_plot(width, canvas.height, left=48.0, top=22.0)
+    known = [point for point in points if point.measured is not None]
+    high = max(max(point.upper, point.measured or 0.0) for point in known) / _GIB * 1.05
+    across = Axis(low=0.0, high=high, start=plot.left, end=plot.right)
+    up = Axis(low=0.0, high=high, start=plot.bottom, end=plot.top)
+    ticks = linear_ticks(0.0, high)
+    draw_y_axis(canvas, plot, up, [(up.at(tick), number_text(tick)) for tick in ticks])
+    draw_x_axis(canvas, plot, [(across.at(tick), number_text(tick)) for tick in ticks], "estimate, GiB")
+    canvas.add(Polyline(points=((across.at(0), up.at(0)), (across.at(high), up.at(high))), ink="muted", dashed=True))
+    canvas.add(Label(x=2.0, y=8.0, text="measured, GiB", ink="ink"))
+    canvas.extend(
+        _measured_mark(point, across.at(point.estimate / _GIB), up.at((point.measured or 0.0) / _GIB))
+        for point in known
+    )
+    return canvas.finish(f"Measured against estimated memory of {trials_text(len(known))}.")
+
+
+def _measured_mark(point: MemoryPoint, x: float, y: float) -> Dot | Cross:
+    assert point.measured is not None
+    tip = (
+        f"{point.trial.name}\nmeasured {format_bytes(point.measured)}\nestimate {format_bytes(point.estimate)}"
+        f", at most {format_bytes(point.upper)}"
+    )
+    if point.measured > point.upper:
+        return Cross(x=x, y=y, radius=4.5, ink="failed", tip=tip, trial=point.trial.trial_id)
+    return Dot(x=x, y=y, radius=4.0, ink="accent", tip=tip, trial=point.trial.trial_id)
