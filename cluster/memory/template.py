@@ -224,7 +224,8 @@ class Template:
             begins = index % pieces == 0
             script.play(self.train.first if begins else self.train.later, atoms, keep="step")
             if index % pieces == pieces - 1 or index == len(shapes) - 1:
-                script.play(optimizer, atoms, keep="always")
+                # A later step keeps what replaces a state of the same size; the old one stays in the books.
+                script.play(optimizer, atoms, keep="always" if optimizer is self.train.optimizer_first else "step")
                 script.release("step")
                 optimizer = self.train.optimizer_later
         for shape in generate:

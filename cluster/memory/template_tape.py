@@ -18,11 +18,11 @@ BLOCK_BYTES = 512  # torch rounds every request up to this (c10/cuda/CUDACaching
 TERMS = ("weights", "gradients", "optimizer", "activations", "logits", "workspace")
 ATOMS = (
     "batch", "beams",
-    "encoder", "encoder-1", "encoder+1", "encoder^16", "encoder^32",
-    "decoder", "decoder-1", "decoder+1", "decoder^16", "decoder^32",
-    "both", "both-1", "both+1", "both^16", "both^32",
+    "encoder", "encoder-1", "encoder+1", "encoder^8", "encoder^32",
+    "decoder", "decoder-1", "decoder+1", "decoder^8", "decoder^32",
+    "both", "both-1", "both+1", "both^8", "both^32",
 )  # fmt: skip
-"""What sizes are products of; ^16 is rounded up to a multiple of 16, both is encoder + decoder length."""
+"""What sizes are products of; ^8 is rounded up to a multiple of 8, both is encoder + decoder length."""
 MAX_FACTORS = 5
 _ONE = len(ATOMS)  # index behind the last atom: the factor 1
 _CHUNK = 2048  # queries evaluated together: rows x queries must stay small
@@ -53,12 +53,12 @@ def atom_values(batch: Size, beams: int, encoder_len: Size, decoder_len: Size) -
         (atoms + 1), or (atoms + 1, queries).
 
     >>> atom_values(8, 4, 100, 10)[2:7].astype(int).tolist()
-    [100, 99, 101, 112, 128]
+    [100, 99, 101, 104, 128]
     """
     one = batch * 0 + 1
     found: list[Size] = [batch, one * beams]
     for length in (encoder_len, decoder_len, encoder_len + decoder_len):
-        found += [length, length - 1, length + 1, round_up(length, 16), round_up(length, 32)]
+        found += [length, length - 1, length + 1, round_up(length, 8), round_up(length, 32)]
     return np.array([*found, one], dtype=np.float64)
 
 
