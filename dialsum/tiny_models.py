@@ -65,7 +65,8 @@ def tiny_config(config: RunConfig, architecture: str, vocab_size: int) -> "Pretr
             vocab_size=vocab_size, d_model=width, encoder_layers=layers, decoder_layers=layers,
             encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=4 * width,
             decoder_ffn_dim=4 * width, max_position_embeddings=positions, dropout=dropout, attention_dropout=0.0,
-            init_std=0.02, decoder_start_token_id=1, forced_eos_token_id=None, **tokens,
+            init_std=width**-0.5, scale_embedding=True,  # 0.02 suits a width of 768 and leaves this one deaf
+            decoder_start_token_id=1, forced_eos_token_id=None, **tokens,
         )  # fmt: skip
     if architecture == "gpt2":
         return GPT2Config(
