@@ -4,12 +4,12 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from cluster.memory.gpu_profile import DRIVER_PART, RESERVE_BYTES
 from common.errors import Problems
 from common.units import parse_bytes
 
 GPU_MODEL_LABEL = "gpu-model"  # node labels in Ray: Kubernetes syntax, so letters, digits, '-', '_' and '.'
-GPU_MEMORY_LABEL = "gpu-memory-gib"
-RESERVE_BYTES = 256 * 2**20  # of each card, never given away: driver bookkeeping, a monitor, rounding of pages
+GPU_MEMORY_LABEL = "gpu-memory-mib"
 SIMULATED_CARDS_PER_NODE = 8
 SIMULATED_CPUS_PER_CARD = 8
 SIMULATED_HOST_BYTES_PER_CARD = 64 * 2**30
@@ -39,8 +39,16 @@ class Card:
 
     @property
     def usable_bytes(self) -> int:
-        """Bytes that all our trials on this card may hold together; 0 where others hold it all."""
-        return max(0, self.total_bytes - self.used_by_others_bytes - RESERVE_BYTES)
+        """Bytes that all our trials on this card may hold together; 0 where others hold it all.
+
+        A part of the total belongs to the driver. NVML counts it as used on most cards, and not on all, nor is it seen
+        where a card is simulated, so at least that part is taken off.
+
+        >>> round(Card(model="a", total_bytes=24 * 2**30).usable_bytes / 2**30, 2)
+        23.27
+        """
+        taken_bytes = max(self.used_by_others_bytes, int(self.total_bytes * DRIVER_PART))
+        return max(0, self.total_bytes - taken_bytes - RESERVE_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +61,7 @@ class Node:
         cards: Its cards, all of one model.
         cpus: Logical CPUs that trials may use.
         memory_bytes: Host memory that trials may use.
+        driver: Version of the NVIDIA driver, where there is one.
         gpus_unavailable: Why no card is seen; empty where cards are seen or the node is simulated.
     """
 
@@ -61,6 +70,7 @@ class Node:
     cards: tuple[Card, ...] = ()
     cpus: float = 0.0
     memory_bytes: int = 0
+    driver: str = ""
     gpus_unavailable: str = ""
 
     def __post_init__(self) -> None:
@@ -72,8 +82,8 @@ class Node:
         """Labels for `ray start --labels`, by which a trial is sent to the model that its share was computed for."""
         if not self.cards:
             return {}
-        gib = min(card.total_bytes for card in self.cards) // 2**30
-        return {GPU_MODEL_LABEL: self.cards[0].model, GPU_MEMORY_LABEL: str(gib)}
+        mib = min(card.total_bytes for card in self.cards) // 2**20
+        return {GPU_MODEL_LABEL: self.cards[0].model, GPU_MEMORY_LABEL: str(mib)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +145,16 @@ class Inventory:
         counts = Counter(card.model for node in self.nodes for card in node.cards)
         text = ", ".join(f"{count} x {model}" for model, count in sorted(counts.items())) or "no GPU"
         return f"{text} (simulated)" if self.simulated else text
+
+
+def total_bytes_for(upper_bytes: int) -> int:
+    """Returns the size of the smallest card that holds a trial when nobody else uses it.
+
+    >>> card = Card(model="a", total_bytes=total_bytes_for(30 * 2**30))
+    >>> 0 <= card.usable_bytes - 30 * 2**30 <= 1
+    True
+    """
+    return -int(-(upper_bytes + RESERVE_BYTES) // (1 - DRIVER_PART))
 
 
 def label_of(name: str) -> str:

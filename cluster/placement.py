@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cluster.hardware import GPU_MODEL_LABEL, Inventory, Pool
+from cluster.hardware import GPU_MODEL_LABEL, Inventory, Pool, total_bytes_for
 from cluster.shares import MAX_TENANTS, UNITS, Share, share_for
 from common.units import format_bytes
 
@@ -115,8 +115,8 @@ def refuse(demand: Demand, inventory: Inventory) -> Refusal | None:
 
     >>> from cluster.hardware import parse_simulated
     >>> print(refuse(Demand(name="t5", needs=(Need(upper_bytes=30 * 2**30),)), parse_simulated("2x24GiB")))
-    t5: needs 30.0 GiB on one card, found 2 x simulated-24GiB (simulated), of which at most 23.8 GiB of one card \
-can be used; would fit with a card of at least 30.2 GiB, or a smaller batch or length
+    t5: needs 30.0 GiB on one card, found 2 x simulated-24GiB (simulated), of which at most 23.3 GiB of one card \
+can be used; would fit with a card of at least 30.9 GiB, or a smaller batch or length
     """
     if choose(demand, inventory):
         return None
@@ -131,10 +131,10 @@ can be used; would fit with a card of at least 30.2 GiB, or a smaller batch or l
     if pools:
         found += f", of which at most {format_bytes(largest)} of one card can be used"
     smallest = min(demand.needs, key=lambda need: (need.upper_bytes, need.cards))
-    card = f"a card of at least {format_bytes(smallest.upper_bytes + _reserve(pools))}"
+    card = f"a card of at least {format_bytes(total_bytes_for(smallest.upper_bytes))}"
     if smallest.cards > 1:
         card = (
-            f"{smallest.cards} cards of at least {format_bytes(smallest.upper_bytes + _reserve(pools))} in one machine"
+            f"{smallest.cards} cards of at least {format_bytes(total_bytes_for(smallest.upper_bytes))} in one machine"
         )
     return Refusal(
         name=demand.name,
@@ -184,7 +184,3 @@ def _share_of_pool(need: Need, pool: Pool, max_tenants: int) -> Share | None:
     if need.upper_bytes <= pool.usable_bytes and need.cards <= max(pool.node_cards):
         return Share(units=UNITS, cards=need.cards)
     return None
-
-
-def _reserve(pools: tuple[Pool, ...]) -> int:
-    return max((pool.total_bytes - pool.usable_bytes for pool in pools), default=0)

@@ -73,8 +73,8 @@ def share_for(
 
     >>> card = Card(model="a", total_bytes=24 * 2**30)
     >>> [share_for(gib * 2**30, card).gpus for gib in (1, 7, 11, 13, 23)]
-    [0.125, 0.3, 0.5, 0.5625, 1.0]
-    >>> share_for(24 * 2**30, card) is None  # 256 MiB of each card are kept back
+    [0.125, 0.3125, 0.5, 0.5625, 1.0]
+    >>> share_for(24 * 2**30, card) is None  # the driver and a reserve take a part of each card
     True
     """
     assert upper_bytes >= 0, upper_bytes

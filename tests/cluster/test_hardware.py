@@ -17,7 +17,7 @@ def test_a_described_cluster_has_its_cards_on_nodes_of_one_model() -> None:
     ]
     assert inventory.simulated
     assert inventory.cards == 11
-    assert inventory.nodes[2].labels == {"gpu-model": "simulated-80GiB", "gpu-memory-gib": "80"}
+    assert inventory.nodes[2].labels == {"gpu-model": "simulated-80GiB", "gpu-memory-mib": "81920"}
 
 
 def test_every_wrong_part_of_a_described_cluster_is_named() -> None:

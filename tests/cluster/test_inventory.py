@@ -1,0 +1,144 @@
+"""What a machine and a Ray cluster say about themselves."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from cluster.hardware import Card, Node
+from cluster.inventory import Machine, Raylet, look, node_of, ray_cluster, this_machine
+from common.errors import RequestError
+from tests.cluster.conftest import Install
+from tests.cluster.fake_nvml import FakeCard
+
+GIB = 2**30
+LOOPBACK = "127.0.0.2"  # Ray would replace 127.0.0.1 by an address that others can reach
+RAYLET = Raylet(name="id", address="10.0.0.1", cpus=8, memory_bytes=32 * GIB, gpus=1, labels={"gpu-model": "A"})
+HOST = Node(name="h", cpus=64, memory_bytes=256 * GIB)
+
+
+def machine(*models: str) -> Machine:
+    cards = tuple(Card(model=model, total_bytes=24 * GIB, index=index) for index, model in enumerate(models))
+    return Machine(node=HOST, cards=cards, problems=())
+
+
+def test_a_machine_without_nvidia_says_why_and_has_cpus_and_memory(fake_nvml: Install) -> None:
+    fake_nvml([FakeCard()], init_code=12)
+    survey = this_machine()
+    (node,) = survey.inventory.nodes
+    assert node.gpus_unavailable.startswith("no NVIDIA driver on this machine")
+    assert (node.cards, survey.inventory.simulated) == ((), False)
+    assert node.cpus == len(os.sched_getaffinity(0))
+    assert node.memory_bytes > 2**29
+
+
+def test_a_mixed_box_is_a_node_of_each_model(fake_nvml: Install) -> None:
+    fake_nvml([FakeCard(name="NVIDIA A40", total=48 * GIB), FakeCard(name="NVIDIA L4"), FakeCard(lost=True)])
+    survey = this_machine()
+    assert [(node.name, node.driver) for node in survey.inventory.nodes] == [
+        ("this-machine/NVIDIA-A40", "570.86.15"),
+        ("this-machine/NVIDIA-L4", "570.86.15"),
+    ]
+    assert survey.problems == ("card 2: GPU is lost",)
+
+
+def test_simulated_cards_sit_in_the_real_machine(fake_nvml: Install) -> None:
+    fake_nvml([])
+    inventory = this_machine("10x24GiB,1x80GiB").inventory
+    assert inventory.simulated
+    assert [len(node.cards) for node in inventory.nodes] == [8, 2, 1]
+    assert all(node.cpus >= 1 for node in inventory.nodes)
+    assert sum(node.memory_bytes for node in inventory.nodes) <= os.sysconf("SC_PHYS_PAGES") * os.sysconf(
+        "SC_PAGE_SIZE"
+    )
+    with pytest.raises(RequestError, match="cluster 'x': 1 problem"):
+        this_machine("x")
+
+
+def test_what_processes_of_a_parent_hold_is_ours(fake_nvml: Install) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        fake_nvml([FakeCard(used=5 * GIB, processes=[(child.pid, 3 * GIB)])])
+        assert look().cards[0].used_by_others_bytes == 5 * GIB
+        assert look(own_parent=os.getpid()).cards[0].used_by_others_bytes == 2 * GIB
+    finally:
+        child.communicate(b"\n", timeout=20)
+
+
+def test_a_raylet_has_the_cards_of_its_label() -> None:
+    node, problems, simulated = node_of(replace(RAYLET, gpus=2), machine("B", "A", "A"))
+    assert ([card.index for card in node.cards], problems, simulated) == ([1, 2], (), False)
+    assert (node.name, node.address, node.cpus, node.memory_bytes) == ("id", "10.0.0.1", 8, 32 * GIB)
+
+
+def test_a_raylet_that_has_some_of_the_cards_is_promised_only_what_the_fullest_have() -> None:
+    seen = machine("A", "A")
+    full = replace(seen.cards[1], used_by_others_bytes=9 * GIB)
+    node, problems, _ = node_of(RAYLET, replace(seen, cards=(seen.cards[0], full)))
+    assert node.cards == (full,)
+    assert problems == ()
+
+
+@pytest.mark.parametrize(
+    ("raylet", "seen", "problem"),
+    [
+        (replace(RAYLET, labels={}), machine("A"), r"no label gpu-model; start it with .* \(A\)"),
+        (replace(RAYLET, labels={}), machine("A", "B"), r"start one raylet for each of its models .*\(A, B\)"),
+        (replace(RAYLET, gpus=4), machine("A"), r"Ray counts 4 GPUs, NVML sees 1 of A"),
+        (RAYLET, machine(), r"Ray counts 1 GPUs and NVML sees none"),
+    ],
+)
+def test_what_is_wrong_with_a_raylet_is_said_with_a_remedy(raylet: Raylet, seen: Machine, problem: str) -> None:
+    _, problems, simulated = node_of(raylet, seen)
+    assert len(problems) == 1
+    assert re.search(problem, problems[0])
+    assert not simulated
+
+
+def test_logical_cards_are_made_from_labels_and_say_so() -> None:
+    labels = {"gpu-model": "A", "gpu-memory-mib": str(80 * 1024)}
+    node, problems, simulated = node_of(replace(RAYLET, gpus=2, labels=labels), machine())
+    assert [(card.model, card.total_bytes) for card in node.cards] == [("A", 80 * GIB)] * 2
+    assert (problems, simulated) == ((), True)
+    assert node.labels == labels
+
+
+def test_a_node_without_gpus_in_ray_has_none_for_trials() -> None:
+    node, problems, simulated = node_of(replace(RAYLET, gpus=0, labels={}), machine("A"))
+    assert (node.cards, problems, simulated) == ((), (), False)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_every_node_of_a_cluster_is_asked() -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    try:
+        for gpus, labels in (
+            (0, {}),
+            (2, {"gpu-model": "small", "gpu-memory-mib": "24576"}),
+            (1, {"gpu-model": "large", "gpu-memory-mib": "81920"}),
+        ):
+            cluster.add_node(
+                num_cpus=1,
+                num_gpus=gpus,
+                labels=labels,
+                include_dashboard=False,
+                node_ip_address=LOOPBACK,
+                object_store_memory=100 * 2**20,
+            )
+        ray.init(address=cluster.address, _node_ip_address=LOOPBACK, log_to_driver=False)
+        survey = ray_cluster()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    pools = [(pool.model, pool.cards, pool.total_bytes) for pool in survey.inventory.pools]
+    assert pools == [("large", 1, 80 * GIB), ("small", 2, 24 * GIB)]
+    assert survey.inventory.simulated
+    assert survey.problems == ()
+    assert len(survey.inventory.nodes) == 3
