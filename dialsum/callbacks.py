@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from common.errors import WorkError
 from common.files import write_json
+from common.units import format_bytes
 from dialsum.device import gpu_utilization
 from dialsum.metrics import ScorerIdentity
 from dialsum.reporter import Reporter
@@ -188,7 +189,9 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
         used = metrics.get("memory/reserved_bytes", 0.0)
         if self._limit_bytes and not self._warned and used > NEAR_LIMIT * self._limit_bytes:
             self._warned = True
-            logger.warning("%.0f of %d allowed bytes are reserved; a longer batch may fail", used, self._limit_bytes)
+            logger.warning(
+                "%s of %s are reserved; a longer batch may fail", format_bytes(used), format_bytes(self._limit_bytes)
+            )
 
 
 def refuse_no_number(name: str, value: float, step: int, learning_rate: float) -> None:

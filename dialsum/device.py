@@ -54,6 +54,13 @@ def forget_earlier_runs() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
+def allowed_bytes() -> int | None:
+    """Returns what this process may reserve on its GPU: the card, or the part that a guard left it; None on a CPU."""
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.mem_get_info()[1] * torch.cuda.get_per_process_memory_fraction())
+
+
 def gpu_utilization() -> float | None:
     """Returns the percent of the last moments in which the GPU was busy; None where the driver does not say (MIG)."""
     try:

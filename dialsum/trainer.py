@@ -18,7 +18,7 @@ from dialsum.arguments import training_arguments
 from dialsum.callbacks import NumbersCallback, read_history, refuse_no_number
 from dialsum.config import RunConfig
 from dialsum.data import Example, load_examples
-from dialsum.device import forget_earlier_runs
+from dialsum.device import allowed_bytes, forget_earlier_runs
 from dialsum.encoding import Collator, EncodedDataset, longest_first
 from dialsum.finished import load_finished, predict, score, score_metrics
 from dialsum.generate import summarize
@@ -76,7 +76,7 @@ def train(
         reporter: Hears of every evaluation and its checkpoint; may raise SystemExit to end the run.
         resume_from: A checkpoint folder of an earlier, interrupted run of the same configuration.
         cache_dir: Tokenizers and encodings, shared by the trials of a sweep.
-        limit_bytes: What the run may use on the device, for warnings.
+        limit_bytes: What the run may reserve on the device, for a warning near it; the device's own limit when None.
 
     Returns:
         The numbers and where the best model is.
@@ -90,7 +90,7 @@ def train(
         torch.set_num_threads(config.cpu_threads)
         test_examples = load_examples(Path(config.test_file), require_summary=False) if config.test_file else []
         scorer = RougeScorer(config.language)
-        numbers = NumbersCallback(reporter or NullReporter(), folder, scorer.identity, limit_bytes)
+        numbers = NumbersCallback(reporter or NullReporter(), folder, scorer.identity, limit_bytes or allowed_bytes())
         forget_earlier_runs()
         _fit(config, folder, scorer, numbers, resume_from, cache_dir)
         test_metrics = None
