@@ -9,7 +9,10 @@ class Reporter(Protocol):
     """Receives a run's numbers. Names are those of a W&B run: train/*, eval/*, best/*, time/*, memory/*."""
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Takes numbers between evaluations (loss, learning rate, times, memory). Must be quick and must not raise."""
+        """Takes numbers between evaluations (loss, learning rate, times, memory). Must be quick.
+
+        May raise what should end the run, for example when it holds more memory than its share.
+        """
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
         """Takes the numbers of one evaluation and the checkpoint that was saved at the same step.

@@ -36,6 +36,10 @@ class OrderMaker(Protocol):
         """
         ...
 
+    def release(self, name: str) -> None:
+        """Hears that the trial of this name is over and its place is free."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clocks:
@@ -188,6 +192,7 @@ class SweepConductor:
         self._folder.append(record_of(trial, goal=self._progress.goal, rungs=self._rule.rungs))
         self._proposer.learn(number, _lesson(trial, self._progress.goal))
         self._progress.ended(number, status=status, reason=reason, now_s=self._clocks.elapsed_s())
+        self._orders.release(str(trial.order["name"]))
         _leave_in_order(trial)
         best = self._progress.trials[number].best
         scored = f", best {best:.3f} after {len(trial.evaluations)} evaluations" if best is not None else ""

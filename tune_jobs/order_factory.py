@@ -1,34 +1,15 @@
 """Makes a trial runnable: rules, placement, name and folders come together in its order."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from dialsum.config import RunConfig
 from tune_jobs.naming import trial_name
-from tune_jobs.orders import Bundle, TrackingOrder, TrialOrder
+from tune_jobs.orders import Placed, TrackingOrder, TrialOrder
 from tune_jobs.records import ExperimentFolder, SweepFolder
-from tune_jobs.recovery import RunShape
 from tune_jobs.search import Sampled
 from tune_jobs.sweep import Sweep
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placed:
-    """Where and how a configuration runs.
-
-    Attributes:
-        bundle: What it occupies in Ray.
-        shape: How its effective batch is computed.
-        usable_bytes: Of the card that the share is a part of; None where it runs without a card.
-        estimate: Predicted bytes, for the ledger.
-    """
-
-    bundle: Bundle
-    shape: RunShape
-    usable_bytes: int | None = None
-    estimate: dict[str, object] | None = None
 
 
 class Placer(Protocol):
@@ -39,12 +20,20 @@ class Placer(Protocol):
         """Whether the cards are logical ones."""
         ...
 
+    def check(self, config: RunConfig) -> None:
+        """Raises RequestError where a configuration can never run."""
+        ...
+
     def place(self, name: str, config: RunConfig) -> Placed:
-        """Returns the place.
+        """Returns the place, and counts it as held until it is released.
 
         Raises:
             RequestError: When there is none; says what was asked, what there is, and what would fit.
         """
+        ...
+
+    def release(self, name: str) -> None:
+        """Hears that the trial of this name is over."""
         ...
 
 
@@ -96,10 +85,15 @@ class SweepOrders:
             retries=self._sweep.resources.retries,
             tracking=self._tracking(trial.resolved),
             usable_bytes=placed.usable_bytes,
+            context_bytes=placed.context_bytes,
             estimate=placed.estimate or {},
             simulated=self._placer.simulated,
             member=self._sweep.team.member,
         )
+
+    def release(self, name: str) -> None:
+        """Hears that a trial is over; see conductor.OrderMaker."""
+        self._placer.release(name)
 
     def _tracking(self, config: RunConfig) -> TrackingOrder | None:
         tracking = self._sweep.tracking

@@ -29,6 +29,38 @@ class Bundle:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Placed:
+    """Where and how a configuration runs.
+
+    Attributes:
+        bundle: What it occupies in Ray.
+        shape: How its effective batch is computed.
+        usable_bytes: Of the card that the share is a part of; None where it runs without a card.
+        context_bytes: What it holds there outside torch's allocator.
+        estimate: Predicted bytes, for the ledger.
+    """
+
+    bundle: Bundle
+    shape: RunShape
+    usable_bytes: int | None = None
+    context_bytes: int = 0
+    estimate: dict[str, object] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretendedUse:
+    """Device bytes as a straight line of the micro-batch, in place of a card that is not there.
+
+    Attributes:
+        fixed_bytes: Weights, optimizer, context.
+        bytes_per_sample: Of the micro-batch.
+    """
+
+    fixed_bytes: int
+    bytes_per_sample: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackingOrder:
     """How a trial is mirrored to W&B; see tracking.TrackedRun."""
 
@@ -59,6 +91,8 @@ class TrialOrder:
         tracking: W&B; None mirrors nothing.
         resume_from: Checkpoint that an earlier driver left.
         usable_bytes: Of the card that the share is a part of; None on a machine without GPUs.
+        context_bytes: What the process holds there outside torch's allocator.
+        pretended: On a simulated card: what the process would hold there; None holds nothing. For tests of recovery.
         estimate: Predicted bytes and the plan, for the ledger.
         simulated: Whether the card is a logical one.
         member: Whose quota it uses.
@@ -80,6 +114,8 @@ class TrialOrder:
     tracking: TrackingOrder | None = None
     resume_from: str | None = None
     usable_bytes: int | None = None
+    context_bytes: int = 0
+    pretended: PretendedUse | None = None
     estimate: dict[str, object] = field(default_factory=dict)
     simulated: bool = False
     member: str | None = None

@@ -88,12 +88,18 @@ def _history(trial: TrialHistory, rungs: tuple[int, ...]) -> list[dict[str, floa
 
 def _measured(trial: TrialHistory) -> dict[str, float] | None:
     peaks: dict[str, float] = {}
+    held_bytes = 0.0
     for evaluation in trial.evaluations.values():
         numbers = _numbers(evaluation.metrics)
         for name in _MEASURED:
             if (value := numbers.get(f"memory/{name}")) is not None:
                 peaks[name] = max(value, peaks.get(name, 0.0))
-    return peaks or None
+        held = evaluation.metrics.get("trial/held_bytes")
+        if isinstance(held, float):
+            held_bytes = max(held, held_bytes)
+    # What the whole card holds includes the neighbours; only what the process holds is the trial's.
+    peaks.pop("device_bytes", None)
+    return (peaks | ({"device_bytes": held_bytes} if held_bytes else {})) or None
 
 
 def _plan(seen: Mapping[str, object], order: Mapping[str, object]) -> dict[str, object] | None:

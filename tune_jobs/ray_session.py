@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from cluster.hardware import Inventory
+from cluster.hardware import Inventory, Node
 
 _LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange metrics and paths, no tensors; Ray's default is 30 % of the memory
+_QUIET: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
 _STOP_WAIT_S = "30"  # `ray job stop` kills after 3 s by default; a clean stop writes its state first
 
 
@@ -22,8 +23,24 @@ def attached() -> bool:
 
 
 @contextmanager
+def connected() -> Iterator[None]:
+    """Connects to the cluster at hand, unless this process is connected already."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    _prepare()
+    ray.init(**_QUIET)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
 def session(inventory: Inventory) -> Iterator[None]:
-    """Connects to the cluster at hand, or starts an embedded one that looks like the inventory.
+    """Starts an embedded Ray that looks like the inventory, unless this process is connected already.
 
     Args:
         inventory: Nodes, cards and labels; a simulated card becomes a logical GPU of Ray.
@@ -33,17 +50,14 @@ def session(inventory: Inventory) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_JOB_STOP_WAIT_TIME_S", _STOP_WAIT_S)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and Ray's forks do not go together
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-        try:
-            yield
-        finally:
-            ray.shutdown()
-        return
+    _prepare()
     with _embedded(inventory):
         yield
+
+
+def _prepare() -> None:
+    os.environ.setdefault("RAY_JOB_STOP_WAIT_TIME_S", _STOP_WAIT_S)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and Ray's forks do not go together
 
 
 @contextmanager
@@ -51,40 +65,37 @@ def _embedded(inventory: Inventory) -> Iterator[None]:
     import ray
 
     nodes = sorted(inventory.nodes, key=lambda node: node.name)
-    head, others = nodes[0], nodes[1:]
     cluster = None
-    address = {}
-    if others:  # a node carries one GPU model's label, so unequal cards need a raylet each
+    if len(nodes) == 1:
+        # More processes than cores would start if Ray counted all it sees: the inventory is what trials may use.
+        ray.init("local", include_dashboard=False, _node_ip_address=_LOOPBACK, **_QUIET, **_resources(nodes[0]))
+    else:  # a node carries one GPU model's label, so unequal cards need a raylet each
         from ray.cluster_utils import Cluster
 
         cluster = Cluster()
         for node in nodes:
-            cluster.add_node(
-                num_cpus=node.cpus,
-                num_gpus=len(node.cards),
-                labels=node.labels,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                node_ip_address=_LOOPBACK,
-            )
-        address = {"address": cluster.address}
-    else:
-        address = {
-            "address": "local",
-            "num_cpus": head.cpus,
-            "num_gpus": len(head.cards),
-            "labels": head.labels,
-            "object_store_memory": _OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-            "_node_ip_address": _LOOPBACK,
-        }
-    ray.init(logging_level=logging.ERROR, log_to_driver=False, **address)
+            visible = {} if inventory.simulated else {"env_vars": {"CUDA_VISIBLE_DEVICES": _indices(node)}}
+            cluster.add_node(include_dashboard=False, node_ip_address=_LOOPBACK, **_resources(node), **visible)
+        ray.init(cluster.address, **_QUIET)
     try:
         yield
     finally:
         ray.shutdown()
         if cluster is not None:
             cluster.shutdown()
+
+
+def _resources(node: Node) -> dict[str, object]:
+    return {
+        "num_cpus": node.cpus,
+        "num_gpus": len(node.cards),
+        "labels": node.labels,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+    }
+
+
+def _indices(node: Node) -> str:
+    return ",".join(card.uuid or str(card.index) for card in node.cards)
 
 
 @contextmanager

@@ -25,6 +25,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run of this sweep was ended")
+    cards = parser.add_mutually_exclusive_group()
+    cards.add_argument("--simulate", metavar="CARDS", help="logical cards, for example 2x24GiB,1x80GiB")
+    cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
 
@@ -41,7 +44,12 @@ def run(chosen: argparse.Namespace) -> int:
     from tune_jobs.sweep import load_sweep
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    options = RunOptions(resume=chosen.resume, command=shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]]))
+    options = RunOptions(
+        resume=chosen.resume,
+        simulate=chosen.simulate,
+        cpu_only=chosen.cpu_only,
+        command=shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]]),
+    )
     outcome = run_sweep(load_sweep(chosen.sweep), options, view_for())
     if chosen.format == "json":
         cli.emit_json(_summary(outcome))
@@ -75,6 +83,7 @@ def _text(outcome: "SweepOutcome") -> str:
         value = best.best_metrics[progress.metric]
         lines.append(f"best:    {best.name}   {progress.metric} {value:.3f}   ({format_duration(best.wall_s)})")
         lines.append(f"model:   {best.experiment_dir}/models/best_model")
+        lines.append(f"report:  {outcome.folder.report_html}")
     lines.append(f"results: {outcome.folder.path}")
     if progress.simulated:
         lines.append("The cards were simulated: trials ran on the CPU.")

@@ -1,11 +1,16 @@
 """Runs a sweep from its file to its best model: checks, folders, Ray, the conductor, the report."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from cluster.hardware import Inventory
+from cluster.memory.calibration import load_calibration
+from cluster.memory.estimate import Estimator
+from common.cli import note
 from common.errors import Problems, RequestError
 from common.files import write_bytes
 from tune_jobs.conductor import Clocks, SweepConductor
@@ -15,14 +20,15 @@ from tune_jobs.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.journal import Journal
 from tune_jobs.live import View
 from tune_jobs.order_factory import Placer, SweepOrders
-from tune_jobs.progress import SweepProgress, best_of
+from tune_jobs.progress import SweepProgress
 from tune_jobs.records import ExperimentFolder, SweepFolder, SweepRecord, TrialRecord
-from tune_jobs.resources import HostPlacer, this_host
+from tune_jobs.resources import SHARE_CLASSES, placer_for, slots
 from tune_jobs.search import ListProposer, Proposer, TpeProposer
 from tune_jobs.sweep import Sweep
 from tune_jobs.sweep_folder import alone, names_in, put_aside
 
 CACHE_DIR = Path(".cache/dialsum")
+CALIBRATION_NAME = "calibration.jsonl"  # in the output folder: shared by all sweeps
 ATTEMPTS = 5  # of one trial: two or three larger shares, and a lost worker or node
 
 
@@ -32,10 +38,14 @@ class RunOptions:
 
     Attributes:
         resume: Go on where an earlier run of the same sweep was ended.
+        simulate: Described logical cards, instead of the sweep's own word.
+        cpu_only: Place by CPUs and host memory, also where cards would be simulated.
         command: What the person typed, for the ledger.
     """
 
     resume: bool = False
+    simulate: str | None = None
+    cpu_only: bool = False
     command: str = ""
 
 
@@ -74,37 +84,72 @@ def run_sweep(sweep: Sweep, options: RunOptions, view: View, clocks: Clocks | No
     check_inputs(sweep)
     folder = SweepFolder.of(Path(sweep.tracking.output_dir), sweep.name)
     with alone(folder):
-        if not options.resume:
-            put_aside(folder)
-        elif not (folder.path / JOURNAL_NAME).exists():
+        if options.resume and not (folder.path / JOURNAL_NAME).exists():
             raise RequestError(f"{folder.path}: nothing to resume; run the sweep without --resume")
-        return _run_in(folder, sweep, options, view, clocks)
+        with _cluster(sweep, options) as inventory:
+            placer = _placer(sweep, inventory)
+            _check_places(sweep, placer)
+            if not options.resume:
+                put_aside(folder)
+            return _conduct(folder, sweep, options, view, clocks, inventory, placer)
 
 
-def _run_in(folder: SweepFolder, sweep: Sweep, options: RunOptions, view: View, clocks: Clocks) -> SweepOutcome:
+@contextmanager
+def _cluster(sweep: Sweep, options: RunOptions) -> Iterator[Inventory]:
+    """Looks at the cluster at hand, or at this machine, whose own Ray is started only when the sweep is in order."""
+    from cluster.inventory import ray_cluster, this_machine
+    from tune_jobs.ray_session import attached, connected
+
+    if attached():
+        with connected():
+            survey = ray_cluster()
+            for problem in survey.problems:
+                note(problem)
+            yield survey.inventory
+        return
+    simulate = options.simulate or sweep.resources.simulate
+    survey = this_machine(None if options.cpu_only else simulate)
+    for problem in survey.problems:
+        note(problem)
+    yield survey.inventory
+
+
+def _placer(sweep: Sweep, inventory: Inventory) -> Placer:
+    def estimator() -> Estimator:
+        from tune_jobs.memory_templates import template_finder
+
+        calibration = load_calibration(Path(sweep.tracking.output_dir) / CALIBRATION_NAME)
+        return Estimator(template_finder(note), calibration)
+
+    return placer_for(
+        inventory,
+        cpus=sweep.resources.cpus_per_trial,
+        share=sweep.resources.share,
+        max_tenants=sweep.resources.max_trials_per_gpu,
+        estimator=estimator,
+    )
+
+
+def _conduct(
+    folder: SweepFolder,
+    sweep: Sweep,
+    options: RunOptions,
+    view: View,
+    clocks: Clocks,
+    inventory: Inventory,
+    placer: Placer,
+) -> SweepOutcome:
     from tune_jobs.ray_session import clean_stop, session
     from tune_jobs.trainable import run_trial
     from tune_jobs.tune_door import FitSettings, fit
 
-    inventory = Inventory(nodes=(this_host(),))
-    placer: Placer = HostPlacer(inventory=inventory, cpus=sweep.resources.cpus_per_trial)
-    slots = _slots(sweep, inventory)
+    side_by_side = min(slots(inventory, sweep.resources.cpus_per_trial), sweep.resources.max_concurrent_trials or 10**6)
     longest = longest_trial(sweep)
-    earlier = folder.load().sweep
-    started_at = earlier.started_at if earlier and earlier.started_at is not None else clocks.now()
-    output_dir = Path(sweep.tracking.output_dir)
-    orders = SweepOrders(
-        sweep,
-        placer,
-        output_dir=output_dir,
-        cache_dir=CACHE_DIR,
-        started=datetime.fromtimestamp(started_at),  # local time, as on the wall of who reads the name
-        taken=names_in(ExperimentFolder.of(output_dir, "").path),
-    )
     rule = sweep.early_terminate.rule(sweep.metric.goal, longest)
     proposer = _proposer(sweep)
-    _check_places(sweep, placer)
-    folder.append(_sweep_record(sweep, options, started_at, rule.rungs, placer.simulated))
+    earlier = folder.load().sweep
+    started_at = earlier.started_at if earlier and earlier.started_at is not None else clocks.now()
+    folder.append(_sweep_record(sweep, options, started_at, rule.rungs, inventory))
     write_bytes(folder.sweep_file, Path(sweep.source).read_bytes())
     progress = SweepProgress(
         sweep=sweep.name,
@@ -112,31 +157,38 @@ def _run_in(folder: SweepFolder, sweep: Sweep, options: RunOptions, view: View, 
         goal=sweep.metric.goal,
         total=proposer.total,
         longest=longest,
-        slots=slots,
+        slots=side_by_side,
         started_s=clocks.elapsed_s(),
         simulated=placer.simulated,
     )
     budget_s = sweep.resources.time_budget_s
+    output_dir = Path(sweep.tracking.output_dir)
     conductor = SweepConductor(
         proposer=proposer,
-        orders=orders,
+        orders=SweepOrders(
+            sweep,
+            placer,
+            output_dir=output_dir,
+            cache_dir=CACHE_DIR,
+            started=datetime.fromtimestamp(started_at),  # local time, as on the wall of who reads the name
+            taken=names_in(ExperimentFolder.of(output_dir, "").path),
+        ),
         rule=rule,
         progress=progress,
         view=view,
         folder=folder,
         journal=Journal(folder.path / JOURNAL_NAME),
+        shares=SHARE_CLASSES,
         ends_at_s=None if budget_s is None else clocks.elapsed_s() + budget_s,
         clocks=clocks,
     )
-    view.event(
-        f"sweep {sweep.name}: {proposer.total} trials ({sweep.method}), up to {slots} side by side on"
-        f" {inventory.describe()}; rungs at evaluations {', '.join(map(str, rule.rungs)) or 'none'} of {longest}"
-    )
+    view.event(_opening(sweep, proposer, rule.rungs, longest, inventory, side_by_side))
+    limited = sweep.resources.max_concurrent_trials or sweep.method in ("bayes", "bohb") or placer.simulated
     settings = FitSettings(
         folder=folder.path.resolve() / "tune",
         name=f"{clocks.now():.0f}",
         attempts=ATTEMPTS,
-        max_concurrent=slots if sweep.resources.max_concurrent_trials or sweep.method in ("bayes", "bohb") else None,
+        max_concurrent=side_by_side if limited else None,
     )
     with session(inventory), clean_stop():
         fit(run_trial, conductor, settings)
@@ -145,6 +197,19 @@ def _run_in(folder: SweepFolder, sweep: Sweep, options: RunOptions, view: View, 
             progress.ended(trial.number, status="interrupted", reason="", now_s=clocks.elapsed_s())
     view.close(progress)
     return _outcome(folder, progress, conductor.is_over)
+
+
+def _opening(
+    sweep: Sweep, proposer: Proposer, rungs: tuple[int, ...], longest: int, inventory: Inventory, side_by_side: int
+) -> str:
+    compared = (
+        f"compared at evaluations {', '.join(map(str, rungs))} of {longest}" if rungs else f"{longest} evaluations"
+    )
+    where = inventory.describe() if inventory.cards else f"{sum(node.cpus for node in inventory.nodes):g} CPUs"
+    return (
+        f"sweep {sweep.name}: {proposer.total} trials ({sweep.method}) on {where}, up to {side_by_side} side by side,"
+        f" {compared}"
+    )
 
 
 def _proposer(sweep: Sweep) -> Proposer:
@@ -167,28 +232,29 @@ def _check_places(sweep: Sweep, placer: Placer) -> None:
         return
     problems = Problems()
     trials = planned_trials(sweep)
-    for number, trial in enumerate(trials, start=1):
-        collect(problems, partial(placer.place, f"trial {number}", trial.resolved))
+    for trial in trials:
+        collect(problems, partial(placer.check, trial.resolved))
     if len(problems) >= len(trials):
         problems.raise_if_any(f"{sweep.source}: no trial can run")
 
 
-def _slots(sweep: Sweep, inventory: Inventory) -> int:
-    by_cpus = int(sum(node.cpus for node in inventory.nodes) / sweep.resources.cpus_per_trial)
-    return max(1, min(by_cpus, sweep.resources.max_concurrent_trials or by_cpus))
-
-
 def _outcome(folder: SweepFolder, progress: SweepProgress, is_over: bool) -> SweepOutcome:
-    winner = best_of(progress.trials.values(), progress.goal)
-    records = {record.trial_id: record for record in folder.load().trials}
-    best = records.get(str(winner.number)) if winner else None
-    if best is not None:
-        folder.write_best_config(best)
+    """Builds the reports, also of an interrupted sweep; its winner is the sweep's."""
+    best: TrialRecord | None = None
+    remarks: tuple[str, ...] = ()
+    if folder.load().trials:
+        from tune_jobs.report.build import build_report
+
+        report = build_report(folder.path)
+        best = report.analysis.winner.trial if report.analysis.winner is not None else None
+        remarks = report.remarks
+    for remark in remarks:
+        note(remark)
     return SweepOutcome(folder=folder, best=best, progress=progress, interrupted=not is_over)
 
 
 def _sweep_record(
-    sweep: Sweep, options: RunOptions, started_at: float, rungs: tuple[int, ...], simulated: bool
+    sweep: Sweep, options: RunOptions, started_at: float, rungs: tuple[int, ...], inventory: Inventory
 ) -> SweepRecord:
     stop = sweep.early_terminate
     shown = f", eta {stop.eta:g}" if stop.type in ("asha", "hyperband") else ""
@@ -202,7 +268,12 @@ def _sweep_record(
         stopping=f"{stop.type}{shown}, rungs {', '.join(map(str, rungs))}" if rungs else stop.type,
         started_at=started_at,
         command=options.command,
-        simulated=simulated,
+        simulated=inventory.simulated,
+        cards=[
+            {"node": node.address, "card": str(card.index), "gpu_model": card.model, "total_bytes": card.total_bytes}
+            for node in inventory.nodes
+            for card in node.cards
+        ],
         member=sweep.team.member,
         source=sweep.source,
     )

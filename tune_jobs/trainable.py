@@ -15,6 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
+from cluster.guard import CudaDevice, Guard, HostDevice, Limit, environment
+from cluster.shares import UNITS, Share
 from common.errors import WorkError
 from common.files import append_jsonl, read_jsonl, write_json
 from dialsum.config import RunConfig
@@ -39,6 +41,7 @@ class TrialReporter:
         order: The trial.
         send: Sends to the driver; raises SystemExit when the trial should end.
         tracker: Mirrors every step.
+        guard: Holds the process to its share; None on a machine without GPUs.
         evaluations: How many an earlier attempt had made at the checkpoint that this one starts from.
     """
 
@@ -48,16 +51,30 @@ class TrialReporter:
         send: Send,
         tracker: Tracker,
         *,
+        guard: Guard | None = None,
         evaluations: int = 0,
     ) -> None:
         self.shape = order.shape
         self.checkpoint: Path | None = None
         self.peaks: dict[str, float] = {}
         self.evaluations = evaluations
-        self._order, self._send, self._tracker = order, send, tracker
+        self._order, self._send, self._tracker, self._guard = order, send, tracker, guard
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """What torch may reserve; None where nobody limits it."""
+        return None if self._guard is None else self._guard.limit.allocator_bytes
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Mirrors numbers between evaluations and keeps the highest memory readings."""
+        """Mirrors numbers between evaluations, keeps the highest memory readings, looks at the share.
+
+        Raises:
+            OutOfMemoryError: When the process holds more than its share.
+        """
+        if self._guard is not None:
+            self._guard.check()
+            if self._guard.peak_bytes is not None:
+                self.peaks["trial/held_bytes"] = float(self._guard.peak_bytes)
         for name, value in metrics.items():
             if name.startswith("memory/"):
                 self.peaks[name] = max(value, self.peaks.get(name, 0.0))
@@ -95,6 +112,7 @@ class TrialReporter:
 
 def run_trial(config: dict[str, object]) -> None:
     """The function that Tune runs in the trial's process, with {"order": ...}."""
+    os.environ.update(environment(os.environ))  # before torch starts CUDA
     from dialsum.trainer import train
     from tune_jobs.tune_door import last_checkpoint, present_place, report
 
@@ -140,7 +158,8 @@ def attempt(order: TrialOrder, train: Train, send: Send, tracker: Tracker, start
     folder.mkdir(parents=True, exist_ok=True)
     shape: RunShape | None = order.shape
     while shape is not None:
-        reporter = TrialReporter(order, send, tracker, evaluations=_evaluations(start))
+        guard = hold(order, shape)
+        reporter = TrialReporter(order, send, tracker, guard=guard, evaluations=_evaluations(start))
         reporter.shape = shape
         error = _train_once(order, train, reporter, start)
         if error is None:
@@ -156,7 +175,7 @@ def attempt(order: TrialOrder, train: Train, send: Send, tracker: Tracker, start
         if next_shape is None:
             raise error
         logger.warning("out of memory with %s; going on with %s", shape.describe(), next_shape.describe())
-        del error, reporter  # the traceback holds the model's tensors
+        del error, reporter, guard  # the traceback holds the model's tensors
         _release_memory()
         shape = next_shape
 
@@ -171,10 +190,39 @@ def _train_once(order: TrialOrder, train: Train, reporter: TrialReporter, start:
     )
     listener: Reporter = reporter
     try:
-        train(config, Path(order.folder), reporter=listener, resume_from=start, cache_dir=Path(order.cache_dir))
+        train(
+            config,
+            Path(order.folder),
+            reporter=listener,
+            resume_from=start,
+            cache_dir=Path(order.cache_dir),
+            limit_bytes=reporter.limit_bytes,
+        )
     except Exception as error:
         return error
     return None
+
+
+def hold(order: TrialOrder, shape: RunShape) -> Guard | None:
+    """Holds this process to the share that it was granted, before the model is built.
+
+    Returns:
+        None where there is no card: on a machine without GPUs, and on a simulated card that pretends nothing.
+    """
+    if order.usable_bytes is None or (order.simulated and order.pretended is None):
+        return None
+    limit = Limit(cap_bytes=_cap_bytes(order), context_bytes=order.context_bytes)
+    if order.pretended is None:
+        return Guard(limit, CudaDevice())
+    held_bytes = order.pretended.fixed_bytes + shape.micro_batch * order.pretended.bytes_per_sample
+    return Guard(limit, HostDevice(meter=lambda: held_bytes), interval_s=0.0)
+
+
+def _cap_bytes(order: TrialOrder) -> int:
+    assert order.usable_bytes is not None
+    if order.bundle.gpus >= 1:
+        return order.usable_bytes
+    return Share(units=round(order.bundle.gpus * UNITS)).cap_bytes(order.usable_bytes)
 
 
 def _fail(folder: Path, order: TrialOrder, kind: FailureKind, error: Exception, send: Send) -> None:

@@ -42,6 +42,7 @@ class Orders:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.released: list[str] = []
 
     def make(self, number: int, sampled: Sampled) -> TrialOrder:
         size = sampled["batch_size"]
@@ -62,6 +63,9 @@ class Orders:
             metric=METRIC,
         )
 
+    def release(self, name: str) -> None:
+        self.released.append(name)
+
 
 class Driver:
     """One driver process: a conductor over the files of `folder`, driven by hand instead of by Tune."""
@@ -70,13 +74,14 @@ class Driver:
         self.now = 1000.0
         self.said = io.StringIO()
         self.proposer = Proposer(count)
+        self.orders = Orders(folder)
         self.folder = SweepFolder(folder)
         self.progress = SweepProgress(
             sweep="sample", metric=METRIC, goal="maximize", total=count, longest=3, slots=2, started_s=self.now
         )
         self.conductor = SweepConductor(
             proposer=self.proposer,
-            orders=Orders(folder),
+            orders=self.orders,
             rule=RungRule(rungs=(1,), eta=2, goal="maximize"),
             progress=self.progress,
             view=LogView(self.said),
@@ -95,7 +100,13 @@ class Driver:
 
     def report(self, order: Mapping[str, object], evaluation: int, value: float) -> bool:
         self.now += 10
-        result = {METRIC: value, "trial/evaluation": evaluation, "memory/device_bytes": 5e9, "time_total_s": 1.0}
+        result = {
+            METRIC: value,
+            "trial/evaluation": evaluation,
+            "memory/device_bytes": 9e9,
+            "trial/held_bytes": 5e9,
+            "time_total_s": 1.0,
+        }
         return self.conductor.reported(order, result)
 
 
@@ -113,6 +124,7 @@ def test_trials_finish_stop_and_are_refused_and_the_ledger_says_so(tmp_path: Pat
     driver.conductor.ended("key", fourth, ValueError("worker trace\n\nValueError: odd"))
     assert driver.conductor.next_order("key") is None
 
+    assert driver.orders.released == ["bs2", "bs1", "trial 3", "bs4"]
     records = {record.trial_id: record for record in driver.folder.load().trials}
     assert {name: record.status for name, record in records.items()} == {
         "1": "finished",

@@ -85,6 +85,8 @@ def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path
     assert (Path(best.experiment_dir) / "metrics.json").exists()
     assert "learning_rate: " in folder.best_config.read_text()
     assert folder.sweep_file.read_text() == (tmp_path / "small.yaml").read_text()
+    assert folder.report_html.exists()
+    assert folder.report_picture.exists()
     assert len(list((folder.path / "wandb").glob("offline-run-*"))) == 3
     assert "trial 1 starts" in err
 

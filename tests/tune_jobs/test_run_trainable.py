@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,10 @@ from common.errors import RequestError, WorkError
 from common.files import read_jsonl
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tune_jobs.orders import Bundle, TrialOrder
+from tune_jobs.orders import Bundle, PretendedUse, TrialOrder
 from tune_jobs.recovery import RunShape
 from tune_jobs.tracking import NullTracker
-from tune_jobs.trainable import ATTEMPTS_FILE, STATE_FILE, attempt
+from tune_jobs.trainable import ATTEMPTS_FILE, STATE_FILE, attempt, hold
 
 METRIC = "eval/rouge_combined_f1"
 
@@ -57,7 +58,7 @@ def trainer(
     attempts: list[tuple[int, str | None]] = []
 
     def train(
-        config: RunConfig, output_dir: Path, *, reporter: Reporter, resume_from: Path | None, cache_dir: Path
+        config: RunConfig, output_dir: Path, *, reporter: Reporter, resume_from: Path | None, **options: object
     ) -> None:
         attempts.append((config.micro_batch, resume_from.name if resume_from else None))
         for value in script(config, resume_from):
@@ -153,6 +154,37 @@ def test_a_report_without_a_usable_metric_ends_the_trial_with_a_reason(
     sent = Sent()
     attempt(order_in(tmp_path), train, sent, NullTracker(), None)
     assert message in str(sent.reports[0]["trial/failure_message"])
+
+
+def test_a_process_that_outgrows_its_share_gets_smaller_and_with_more_of_a_card_it_would_not(tmp_path: Path) -> None:
+    pretended = PretendedUse(fixed_bytes=2 * 2**30, bytes_per_sample=2**30)
+
+    def train(config: RunConfig, output_dir: Path, *, reporter: Reporter, limit_bytes: int, **options: object) -> None:
+        limits.append(limit_bytes)
+        reporter.log({"train/loss": 1.0})
+        reporter.report({METRIC: 1.0}, None)
+
+    for gpus, micro_batches, share in ((0.25, [4], 6.0), (0.5, [8], 12.0), (1.0, [8], 24.0)):
+        limits: list[int] = []
+        sent = Sent()
+        order = replace(
+            order_in(tmp_path),
+            bundle=Bundle(cpus=1, gpus=gpus),
+            usable_bytes=24 * 2**30,
+            context_bytes=2**29,
+            pretended=pretended,
+            simulated=True,
+        )
+        attempt(order, train, sent, NullTracker(), None)
+        assert [report["trial/micro_batch"] for report in sent.reports] == micro_batches
+        assert sent.reports[0]["trial/held_bytes"] == (2 + micro_batches[0]) * 2.0**30
+        assert {limit / 2**30 for limit in limits} == {share - 0.5}
+
+
+def test_without_a_card_nothing_is_held(tmp_path: Path) -> None:
+    assert hold(order_in(tmp_path), RunShape(micro_batch=1, accumulation=1)) is None
+    simulated = replace(order_in(tmp_path), usable_bytes=2**30, simulated=True)
+    assert hold(simulated, RunShape(micro_batch=1, accumulation=1)) is None
 
 
 def test_a_stop_by_the_driver_passes_through(tmp_path: Path) -> None:

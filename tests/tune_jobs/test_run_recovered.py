@@ -1,0 +1,142 @@
+"""Recovery on a real Ray with the real trainer: in place, by a larger share, and after a killed worker."""
+
+import io
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from dialsum.config import RunConfig
+from dialsum.data import write_examples
+from dialsum.sample_data.generate import generate
+from tune_jobs.conductor import SweepConductor
+from tune_jobs.journal import Journal
+from tune_jobs.live import LogView
+from tune_jobs.orders import Bundle, PretendedUse, TrialOrder
+from tune_jobs.progress import SweepProgress
+from tune_jobs.records import SweepFolder, TrialRecord
+from tune_jobs.recovery import RunShape
+from tune_jobs.search import ListProposer, Sampled
+from tune_jobs.stopping import NeverStop
+from tune_jobs.trainable import run_trial
+from tune_jobs.tune_door import FitSettings, fit
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_cluster")]
+METRIC = "eval/rouge_combined_f1"
+GIB = 2**30
+CARD_BYTES = 24 * GIB
+USES = {
+    "fits": PretendedUse(fixed_bytes=GIB, bytes_per_sample=GIB // 2),  # 5 of 6 GiB
+    "smaller": PretendedUse(fixed_bytes=2 * GIB, bytes_per_sample=GIB),  # 6 GiB at a micro-batch of 4
+    "larger": PretendedUse(fixed_bytes=11 * GIB, bytes_per_sample=GIB // 100),  # never in a quarter of the card
+}
+
+
+class Orders:
+    """Makes tiny trials in a quarter of a pretended card each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        train, dev = generate(seed=0, train_count=32, dev_count=4)
+        for name, examples in (("train", train), ("dev", dev)):
+            write_examples(folder / f"{name}.jsonl", examples)
+
+    def make(self, number: int, sampled: Sampled) -> TrialOrder:
+        name = str(sampled["model"])
+        config = RunConfig(
+            train_file=str(self.folder / "train.jsonl"),
+            dev_file=str(self.folder / "dev.jsonl"),
+            batch_size=8,
+            num_epochs=4,
+            encoder_max_len=64,
+            decoder_max_len=16,
+            tiny_hidden_size=16,
+            tiny_layers=1,
+            tiny_vocab_size=400,
+        )
+        return TrialOrder(
+            number=number,
+            name=name,
+            sweep="recovered",
+            bundle=Bundle(cpus=1, gpus=0.25, labels={"gpu-model": "simulated-24GiB"}),
+            sampled={},
+            config=config.to_dict(),
+            shape=RunShape(micro_batch=8, accumulation=1),
+            folder=str(self.folder / "experiments" / name),
+            sweep_folder=str(self.folder),
+            cache_dir=str(self.folder / "cache"),
+            metric=METRIC,
+            usable_bytes=CARD_BYTES,
+            pretended=USES.get(name),
+            simulated=True,
+        )
+
+    def release(self, name: str) -> None:
+        """Nothing is held."""
+
+
+class WorkerKiller(SweepConductor):
+    """Kills the process of trial "killed" with signal 9 once, after its second evaluation."""
+
+    killed = False
+
+    def reported(self, order: Mapping[str, object], result: Mapping[str, object]) -> bool:
+        stop = super().reported(order, result)
+        if order["name"] == "killed" and result["trial/evaluation"] == 2 and not self.killed:
+            self.killed = True
+            os.kill(int(str(result["pid"])), signal.SIGKILL)
+        return stop
+
+
+def conducted(
+    folder: Path, names: list[str], kind: type[SweepConductor] = SweepConductor
+) -> tuple[dict[str, TrialRecord], str]:
+    """Runs trials by name and returns their records and what was said."""
+    said = io.StringIO()
+    results = SweepFolder(folder / "results")
+    conductor = kind(
+        proposer=ListProposer([{"model": name} for name in names]),
+        orders=Orders(folder),
+        rule=NeverStop(),
+        progress=SweepProgress(
+            sweep="recovered", metric=METRIC, goal="maximize", total=len(names), longest=4, slots=2, started_s=0.0
+        ),
+        view=LogView(said),
+        folder=results,
+        journal=Journal(results.path / "journal.jsonl"),
+        shares=(0.25, 0.5, 1.0),
+    )
+    fit(run_trial, conductor, FitSettings(folder=folder / "tune", name="1", attempts=3, max_concurrent=2))
+    return {record.name: record for record in results.load().trials}, said.getvalue()
+
+
+def test_an_out_of_memory_is_mended_in_place_and_then_by_a_larger_share(tmp_path: Path) -> None:
+    records, said = conducted(tmp_path, ["fits", "smaller", "larger"])
+    assert {name: record.status for name, record in records.items()} == dict.fromkeys(USES, "finished")
+    plans = {
+        name: record.plan and (record.plan["micro_batch"], record.plan["accumulation"])
+        for name, record in records.items()
+    }
+    assert plans == {"fits": (8, 1), "smaller": (4, 2), "larger": (8, 1)}
+    assert {name: (record.share, record.retries) for name, record in records.items()} == {
+        "fits": (0.25, 0),
+        "smaller": (0.25, 0),
+        "larger": (0.5, 1),
+    }
+    assert all([row["iteration"] for row in record.history] == [1, 2, 3, 4] for record in records.values())
+    measured = records["smaller"].measured
+    assert measured is not None
+    assert measured["device_bytes"] == 6 * GIB
+    assert "trial 3 failed and starts again: out of memory; 0.25 -> 0.5 of a card" in said
+
+
+def test_a_killed_worker_costs_the_steps_since_its_last_checkpoint(tmp_path: Path) -> None:
+    records, said = conducted(tmp_path, ["killed", "neighbour"], WorkerKiller)
+    assert {name: record.status for name, record in records.items()} == {"killed": "finished", "neighbour": "finished"}
+    assert (records["killed"].retries, records["neighbour"].retries) == (1, 0)
+    assert [row["iteration"] for row in records["killed"].history] == [1, 2, 3, 4]
+    assert "trial 1 failed and starts again: worker lost" in said
+    starts = [line for line in said.splitlines() if "starts" in line]
+    assert len(starts) == 4  # two trials, one failure that says so, one new start
