@@ -30,6 +30,8 @@ class Sweep:
         early_terminate: When hopeless trials are stopped.
         base: Everything that is not searched.
         base_by_model: Bases of single models, which go before `base` where `model` is searched.
+        trained_model: A finished sweep or experiment whose best model writes the summaries of every trial: only
+            generation differs, and nothing is trained.
         search: Seed and the knobs of the method.
         resources: What the sweep may use.
         tracking: Where results go beside the files.
@@ -49,6 +51,7 @@ class Sweep:
     early_terminate: EarlyTerminate = field(default_factory=EarlyTerminate)
     base: RunConfig = field(default_factory=RunConfig)
     base_by_model: Mapping[str, RunConfig] = field(default_factory=dict)
+    trained_model: str | None = None
     search: SearchOptions = field(default_factory=SearchOptions)
     resources: Resources = field(default_factory=Resources)
     tracking: Tracking = field(default_factory=Tracking)

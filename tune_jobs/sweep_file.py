@@ -11,7 +11,16 @@ from common.strict import Located, nearest
 from dialsum.config import RunConfig, load_run_config
 from tune_jobs.phase_file import read_phases
 from tune_jobs.rules import Rules
-from tune_jobs.sections import COMPOSITE, METRIC_GOALS, Metric, Resources, SearchOptions, TeamSection, Tracking
+from tune_jobs.sections import (
+    COMPOSITE,
+    METRIC_GOALS,
+    EarlyTerminate,
+    Metric,
+    Resources,
+    SearchOptions,
+    TeamSection,
+    Tracking,
+)
 from tune_jobs.space import Space
 from tune_jobs.space_file import read_space
 from tune_jobs.sweep import Sweep
@@ -19,7 +28,8 @@ from tune_jobs.sweep_parts import check_end, read_early_terminate, read_mapping,
 
 _KEYS = (
     "name", "description", "method", "metric", "parameters", "early_terminate", "count", "run_cap", "base_config",
-    "phases", "search", "resources", "tracking", "rules", "team", "project", "entity", "program", "command",
+    "trained_model", "phases", "search", "resources", "tracking", "rules", "team", "project", "entity", "program",
+    "command",
 )  # fmt: skip
 _REFUSED = MappingProxyType(  # keys of W&B without a meaning here, and why
     {
@@ -48,6 +58,10 @@ _OF_METHOD = MappingProxyType(  # keys of `search` that only some methods read
     }
 )
 _SHAPE_FIELDS = ("model", "tiny_hidden_size", "tiny_layers", "tiny_vocab_size")
+GENERATION_FIELDS = (
+    "num_beams", "length_penalty", "no_repeat_ngram_size", "generation_max_len", "generation_batch_size",
+    "max_eval_samples", "dev_file",
+)  # fmt: skip
 _COMMAND_MACROS = ("${env}", "${interpreter}", "${program}", "${args}", "${args_no_hyphens}", "python", "python3")
 _LONGEST_NAME = 64
 
@@ -83,6 +97,7 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
         ),
         base=bases.get("", RunConfig()),
         base_by_model={model: base for model, base in bases.items() if model},
+        trained_model=_text(raw, "trained_model", document, problems),
         search=read_section(SearchOptions, "search", document, problems),
         resources=read_section(Resources, "resources", document, problems),
         tracking=_tracking(raw, document, problems),
@@ -95,6 +110,9 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
     elif named is not None:
         check_end(sweep, ("method",), document, problems)
     _check_methods(sweep, raw, document, problems)
+    if sweep.trained_model is not None:
+        sweep = dataclasses.replace(sweep, early_terminate=EarlyTerminate(type="none"))
+        _check_generation(sweep, raw, document, problems)
     Problems().extend(sorted(problems.texts, key=_line_of)).raise_if_any(document.source)
     return sweep
 
@@ -248,6 +266,24 @@ def _check_methods(sweep: Sweep, raw: Mapping[str, object], document: Located, p
             f"{document.where('parameters', name)}: {name}: pbt copies weights between trials, so their models must "
             "have one shape; fix it with `value`, or use `method: random`"
         )
+
+
+def _check_generation(sweep: Sweep, raw: Mapping[str, object], document: Located, problems: Problems) -> None:
+    """Collects what cannot differ between trials that share one trained model."""
+    for key, why in (
+        ("phases", "there is one phase: the model is trained already"),
+        ("early_terminate", "a trial has one evaluation, so none is stopped early"),
+    ):
+        if key in raw:
+            problems.add(f"{document.where(key)}: {key} has no meaning beside trained_model: {why}")
+    if sweep.method in ("bohb", "pbt"):
+        problems.add(f"{document.where('method')}: {sweep.method} needs training; take grid, random or bayes")
+    for one in sweep.space.parameters:
+        if one.name not in GENERATION_FIELDS:
+            problems.add(
+                f"{document.where('parameters', one.name)}: {one.name} is fixed in a trained model; "
+                f"beside trained_model only {', '.join(GENERATION_FIELDS)} can be set"
+            )
 
 
 def _line_of(problem: str) -> tuple[str, int]:
