@@ -143,6 +143,13 @@ class Analysis:
         """Whether high scores are good."""
         return self.sweep.goal == "maximize"
 
+    @property
+    def band(self) -> float | None:
+        """By how much the best and the second may differ by chance; None where that is not known."""
+        if not self.candidates:
+            return None
+        return self.noise.between(self.candidates[0], self.candidates[min(1, len(self.candidates) - 1)])
+
     def count(self, *outcomes: TrialOutcome) -> int:
         """How many trials came to these ends."""
         return sum(1 for trial in self.ledger.trials if trial.status in outcomes)

@@ -16,7 +16,7 @@ from tune_jobs.parameters import Parameter
 
 LEAST_TRIALS = 8
 _GOOD_TRIALS = 5  # Optuna's advice: at least so many among the "good" ones
-_MOST_TRIALS = 500  # more would make resampling slow and the intervals no narrower than a pixel
+_MOST_TRIALS = 200  # more would make resampling slow and the intervals no narrower than a pixel
 _RESAMPLES = 60
 _SEED = 20
 

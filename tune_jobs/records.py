@@ -309,8 +309,9 @@ def _read(line: Mapping[str, object]) -> TrialRecord | SweepRecord:
         return from_mapping(SweepRecord, values, where="sweep record")
     if line.get("event") != "trial":
         raise RequestError(f"event must be 'sweep' or 'trial', but is {line.get('event')!r}")
-    numbers = {key: _numbers(values[key]) for key in ("metrics", "best_metrics", "history") if key in values}
-    return from_mapping(TrialRecord, values | numbers, where="trial record")
+    numbers = {key: _numbers(values[key]) for key in ("metrics", "best_metrics") if key in values}
+    history = _rows(values.pop("history", []))  # the bulk of a ledger, so it is not taken apart value by value
+    return dataclasses.replace(from_mapping(TrialRecord, values | numbers, where="trial record"), history=history)
 
 
 def _for_json(value: object) -> object:
@@ -324,10 +325,21 @@ def _for_json(value: object) -> object:
     return value
 
 
+def _rows(value: object) -> list[dict[str, float | None]]:
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        raise RequestError("history must be a list of mappings")
+    rows: list[dict[str, float | None]] = []
+    for row in value:
+        read = {name: _NOT_FINITE.get(item, item) if isinstance(item, str) else item for name, item in row.items()}
+        wrong = [name for name, item in read.items() if not (item is None or type(item) in (int, float))]
+        if wrong:
+            raise RequestError(f"history: {', '.join(wrong)} must be a number or null")
+        rows.append({name: None if item is None else float(item) for name, item in read.items()})
+    return rows
+
+
 def _numbers(value: object) -> object:
     """The way back for the fields that hold measured numbers."""
     if isinstance(value, dict):
         return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
     return _NOT_FINITE.get(value, value) if isinstance(value, str) else value

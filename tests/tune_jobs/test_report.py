@@ -92,7 +92,7 @@ def test_a_sweep_of_failures_says_why_and_draws_what_there_is(tmp_path: Path) ->
     page = check(build_report(write(tmp_path, [*trials, refused]).path))
     assert "None of the 4 trials has a score" in page
     assert "3 of 4 trials: row 3: &lt;b&gt;empty &amp; bad&lt;/b&gt;" in page
-    assert "Not drawn: no trial has a score" in page
+    assert "How far apart are the best?: no trial has a score" in page
     assert "no reason was recorded" in page
 
 

@@ -94,8 +94,8 @@ def _ties(analysis: Analysis) -> list[Advice]:
         return []
     count = min(len(analysis.tied), 5) if analysis.sureness == "tied" else min(len(analysis.candidates), 2)
     reason = analysis.noise.source
-    if analysis.noise.band:
-        reason = f"{show_score(analysis.noise.band, analysis.sweep.metric)} may be chance: {reason}"
+    if analysis.band:
+        reason = f"{show_score(analysis.band, analysis.sweep.metric)} may be chance: {reason}"
     if len(analysis.tied) > count:
         reason = f"{reason}; {len(analysis.tied)} are tied in all"
     title = f"Train the best {count} again with three seeds each (a phase of kind confirm)"
@@ -153,8 +153,11 @@ def _memory(analysis: Analysis) -> list[Advice]:
 
 def _narrow(analysis: Analysis, folder: str) -> list[Advice]:
     if len(analysis.scored) < LEAST_TRIALS:
+        has_seeds = any(candidate.spread is not None for candidate in analysis.candidates)
+        if has_seeds or not analysis.parameters:  # a confirmation is no search
+            return []
         reason = f"{trials_text(len(analysis.scored))} with a score say little about the space"
-        return [Advice(title="Run more trials before choosing", reason=reason)] if len(analysis.parameters) else []
+        return [Advice(title="Run more trials before choosing", reason=reason)]
     top = _top_quarter(analysis)
     boxes = [f"{one.name} {box}" for one in analysis.parameters if (box := best_box(one, top))]
     if not boxes:

@@ -17,7 +17,7 @@ _NO_SCORE = "no trial has a score"
 
 
 def find_charts(analysis: Analysis, importances: Importances) -> list[Chart]:
-    """Returns the charts of a report; those that cannot be drawn say why."""
+    """Returns the charts of a report; those that cannot be drawn come last and say why."""
     found = [
         _leaders(analysis),
         _importance(importances),
@@ -29,7 +29,8 @@ def find_charts(analysis: Analysis, importances: Importances) -> list[Chart]:
         _cost(analysis),
         _timeline(analysis),
     ]
-    return arrange(found)
+    drawn = [chart for chart in found if chart.draw is not None]
+    return [*arrange(drawn), *(chart for chart in found if chart.draw is None)]
 
 
 def arrange(charts: Sequence[Chart]) -> list[Chart]:
@@ -116,6 +117,8 @@ def _curves(analysis: Analysis) -> Chart:
     x_name, curves = find_curves(analysis)
     if not curves:
         return Chart(key="curves", title=title, reason="no evaluation was recorded", wide=True)
+    if all(len(curve.points) == 1 for curve in curves):
+        return Chart(key="curves", title=title, reason="every trial was evaluated once", wide=True)
     cut = " The best and a sample of the others are drawn." if len(curves) > MOST_CURVES else ""
     rule = f" Early stopping: {analysis.sweep.stopping}." if analysis.sweep.stopping else ""
     note = f"{metric_name(analysis.sweep.metric)} over {x_name}. A ring: stopped there.{rule}{cut}"

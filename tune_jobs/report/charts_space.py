@@ -20,7 +20,7 @@ from tune_jobs.report.drawing import Box, Canvas, Drawing, Label, Polyline, ramp
 from tune_jobs.report.look import NARROW, goodness, inner_plot, mark, metric_name, show_score, trial_tip, trials_text
 
 MOST_LINES = 300  # parallel coordinates of more trials are a grey area
-MOST_DOTS = 1000
+MOST_DOTS = 600
 
 
 def thinned(scored: Sequence[Scored], most: int) -> Sequence[Scored]:
@@ -35,13 +35,13 @@ def thinned(scored: Sequence[Scored], most: int) -> Sequence[Scored]:
 def score_axis(analysis: Analysis, start: float, end: float) -> tuple[Axis, int]:
     """Returns an axis for scores and how many poor trials lie beyond its end.
 
-    A trial that diverged would press all others together; so the poor end is at most three times as far from the
+    A trial that diverged would press all others together; so the poor end is at most twice as far from the
     median as the best score is, and what lies beyond is drawn at the edge.
     """
     scores = [one.score for one in analysis.scored]
     best = max(scores) if analysis.maximize else min(scores)
     middle = statistics.median(scores)
-    reach = 3.0 * abs(best - middle)
+    reach = 2.0 * abs(best - middle)
     if analysis.maximize:
         low, high = (max(min(scores), middle - reach) if reach > 0 else min(scores)), best
     else:

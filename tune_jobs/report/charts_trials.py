@@ -39,7 +39,7 @@ def draw_leaders(analysis: Analysis, width: float) -> Drawing:
     plot = inner_plot(width, canvas.height, left=left, top=22.0)
     best = leaders[0]
     scores = [one.score for candidate in leaders for one in candidate.trials] + [one.score for one in leaders]
-    band = analysis.noise.band
+    band = analysis.band
     edge = best.score - (band or 0.0) if analysis.maximize else best.score + (band or 0.0)
     low, high = padded(min([*scores, edge]), max([*scores, edge]))
     axis = Axis(low=low, high=high, start=plot.left, end=plot.right)

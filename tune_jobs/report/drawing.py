@@ -5,7 +5,7 @@ or a dark one.
 """
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -146,7 +146,7 @@ def shorten(text: str, width: float, size: float = TEXT_SIZE) -> str:
     """Cuts a text in its middle until it fits; names of trials differ at both ends.
 
     >>> shorten("wide_kobart_lr3e-05_bs16_0921_1403", 120)
-    'wide_kobar…921_1403'
+    'wide_kob…921_1403'
     """
     if text_width(text, size) <= width:
         return text
@@ -163,25 +163,6 @@ def ramp(fraction: float) -> int:
     (0, 4, 8)
     """
     return min(8, max(0, int(fraction * 9)))
-
-
-def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Moves places of labels apart so that each has `gap`, in their order, inside the bounds where there is room.
-
-    >>> spread([10.0, 11.0, 30.0], 5.0, 0.0, 40.0)
-    [10.0, 15.0, 30.0]
-    """
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    placed = [0.0] * len(values)
-    floor = low
-    for i in order:
-        placed[i] = max(values[i], floor)
-        floor = placed[i] + gap
-    ceiling = high
-    for i in reversed(order):
-        placed[i] = min(placed[i], ceiling)
-        ceiling = placed[i] - gap
-    return placed
 
 
 def _em(character: str) -> float:

@@ -46,9 +46,10 @@ def build_page(content: PageContent) -> str:
         '<div class="grid">',
         _advice(content.advice),
         _runs(analysis),
-        *(_chart(chart) for chart in content.charts),
+        *(_chart(chart) for chart in content.charts if chart.draw is not None),
         _failures(analysis),
         _phases(analysis),
+        _absent(content.charts),
         "</div>",
         _foot(analysis, content.remarks),
     ]
@@ -134,14 +135,18 @@ def _is_number(text: str) -> bool:
 
 
 def _chart(chart: Chart) -> str:
+    assert chart.draw is not None
     note = f'<p class="note">{escape(chart.note)}</p>' if chart.note else ""
-    if chart.draw is None:
-        content = f'<p class="reason">Not drawn: {escape(chart.reason)}.</p>'
-    else:
-        laptop = chart.draw(_WIDE if chart.wide else _HALF)
-        content = note + to_svg(laptop, "laptop") + to_svg(chart.draw(_PHONE), "phone")
+    laptop = chart.draw(_WIDE if chart.wide else _HALF)
+    content = note + to_svg(laptop, "laptop") + to_svg(chart.draw(_PHONE), "phone")
     wide = " wide" if chart.wide else ""
     return f'<section class="card{wide}" id="{escape(chart.key)}"><h2>{escape(chart.title)}</h2>{content}</section>'
+
+
+def _absent(charts: Sequence[Chart]) -> str:
+    """Says which charts there are not, and why: a reader who looks for one should not wonder."""
+    items = "".join(f"<li>{escape(chart.title)}: {escape(chart.reason)}</li>" for chart in charts if chart.draw is None)
+    return f'<section class="card wide"><h2>Not drawn</h2><ul class="absent">{items}</ul></section>' if items else ""
 
 
 def _failures(analysis: Analysis) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,6 +111,7 @@ def choose_fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
     Returns:
         Names for matplotlib, in the order in which it should try them, and the characters that none of them has.
     """
+    _keep_cache_here()
     from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
     needed = {character for text in texts for character in text if not character.isspace()}
@@ -123,6 +125,11 @@ def choose_fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
         if not needed:
             break
     return fonts, needed
+
+
+def _keep_cache_here() -> None:
+    """Lets matplotlib keep its list of fonts in the working folder: nothing is written elsewhere."""
+    os.environ.setdefault("MPLCONFIGDIR", str(Path(".cache/matplotlib").resolve()))
 
 
 def _tile_row(canvas: Canvas, analysis: Analysis, inner: float) -> float:
@@ -195,12 +202,12 @@ def _put(axes: "Axes", shape: Shape, order: int, fonts: list[str], missing: set[
             zorder=order, solid_joinstyle="round", solid_capstyle="round",
         )  # fmt: skip
     elif isinstance(shape, Box):
-        axes.add_patch(_box_patch(shape, order))
+        axes.add_artist(_box_patch(shape, order))
     elif isinstance(shape, Dot):
         face = _COLOURS["surface"] if shape.hollow else _colour(shape.ink)
         edge = _colour(shape.ink) if shape.hollow else _COLOURS["surface"]
         line = (1.6 if shape.hollow else 1.0) * _POINT
-        axes.add_patch(
+        axes.add_artist(
             Circle((shape.x, shape.y), shape.radius, facecolor=face, edgecolor=edge, linewidth=line, zorder=order)
         )
     elif isinstance(shape, Cross):

@@ -79,7 +79,7 @@ def _score_tile(analysis: Analysis) -> Tile:
 
 def _sureness_tile(analysis: Analysis) -> Tile:
     label, metric = "How sure", analysis.sweep.metric
-    band = analysis.noise.band
+    band = analysis.band
     if analysis.sureness == "nothing":
         return Tile(label=label, value="—", detail="there is no winner")
     if analysis.sureness == "single":
