@@ -17,7 +17,7 @@ from dialsum.data import Example, fingerprint, load_examples
 from dialsum.sample_data import command
 from dialsum.sample_data.generate import generate, tell
 from dialsum.sample_data.particles import WITHOUT_FINAL, with_particle
-from dialsum.sample_data.scenes import FOLDER, Scene, load_common, load_scenes, parse_script, pool_of
+from dialsum.sample_data.scenes import FOLDER, Ending, Scene, load_common, load_scenes, parse_script, pool_of
 
 SCENES = {scene.topic: scene for scene in load_scenes()}
 PARTICLES = sorted({*WITHOUT_FINAL, *WITHOUT_FINAL.values()}, key=len, reverse=True)
@@ -140,6 +140,16 @@ def test_every_ending_of_every_scene_can_be_told(topic: str) -> None:
 
 
 @pytest.mark.parametrize("topic", sorted(SCENES))
+def test_slot_values_of_a_summary_stand_in_its_dialogue(topic: str) -> None:
+    scene = SCENES[topic]
+    pools = {value for slot in scene.slots for value in pool_of(scene, slot)}
+    drawn = random.Random(topic)
+    for _ in range(100):
+        dialogue, summary, _ = tell(scene, drawn)
+        assert [value for value in pools if value in summary and value not in dialogue] == []
+
+
+@pytest.mark.parametrize("topic", sorted(SCENES))
 def test_every_value_of_a_scene_is_used_and_known(topic: str) -> None:
     scene = SCENES[topic]
     text = scene.dialogue + "".join(ending.dialogue + ending.summary for ending in scene.endings)
@@ -180,12 +190,15 @@ def test_the_command_writes_files_that_are_read_back(tmp_path: Path, capsys: pyt
     assert [example.fname for example in load_examples(tmp_path / "dev.jsonl")][:2] == ["dev_0", "dev_1"]
 
 
-def test_impossible_counts_are_refused_together(tmp_path: Path) -> None:
+def test_impossible_counts_are_refused_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError) as caught:
         command.run(arguments(tmp_path, train_count=0, dev_count=-1))
     assert len(caught.value.problems) == 2
-    with pytest.raises(RequestError, match=r"topic .* has no new dialogue after \d+ of 100000"):
-        command.run(arguments(tmp_path, dev_count=100_000))
+    ending = Ending(dialogue="B 네. | 응.", summary="{A:은} 인사한다.")
+    small = Scene(topic="인사", register="polite", dialogue="A 안녕?\n", endings=(ending,))
+    monkeypatch.setattr("dialsum.sample_data.generate.load_scenes", lambda: (small,))
+    with pytest.raises(RequestError, match="topic '인사' has no new dialogue after 2 of 76 for train"):
+        command.run(arguments(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
