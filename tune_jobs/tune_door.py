@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 
 from common.strict import from_mapping
 from tune_jobs.orders import ORDER_KEY, Bundle
+from tune_jobs.waiting import WaitingLine
 
 
 class Conductor(Protocol):
@@ -64,6 +65,8 @@ class FitSettings:
         attempts: How often one trial may fail and be started again.
         reuse_actors: Whether a process serves one trial after another: saves ten seconds of imports each.
         max_pending: Trials that wait for a place at once; with one only, a large trial would hold up small ones.
+        patience: Later trials that may start before a waiting one; then no further trial is ordered until it has its
+            place, so that small trials do not starve a large one.
         max_concurrent: Trials under way at once; None for as many as find a place.
     """
 
@@ -71,7 +74,8 @@ class FitSettings:
     name: str
     attempts: int
     reuse_actors: bool = True
-    max_pending: int = 16
+    max_pending: int = 4
+    patience: int = 4
     max_concurrent: int | None = None
 
 
@@ -91,11 +95,12 @@ def fit(trainable: Callable[[dict[str, object]], None], conductor: Conductor, se
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # the conductor says which trial failed and why
     for noisy in ("ray.tune", "ray.train"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    line = WaitingLine(patience=settings.patience)
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources),
         tune_config=tune.TuneConfig(
-            search_alg=_OrderSearcher(conductor, settings.max_concurrent),
-            scheduler=_ConductedScheduler(conductor),
+            search_alg=_OrderSearcher(conductor, line, settings.max_concurrent),
+            scheduler=_ConductedScheduler(conductor, line),
             num_samples=-1,
             reuse_actors=settings.reuse_actors,
             trial_name_creator=_trial_name,
@@ -107,7 +112,7 @@ def fit(trainable: Callable[[dict[str, object]], None], conductor: Conductor, se
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=settings.attempts),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-            callbacks=[_EventCallback(conductor)],
+            callbacks=[_EventCallback(conductor, line)],
         ),
     )
     tuner.fit()
@@ -164,18 +169,21 @@ class _Detached:
 
 
 class _OrderSearcher(_Detached, Searcher):  # type: ignore[misc]  # ray publishes no types
-    def __init__(self, conductor: Conductor, max_concurrent: int | None) -> None:
+    def __init__(self, conductor: Conductor, line: WaitingLine, max_concurrent: int | None) -> None:
         super().__init__(conductor)
+        self.line = line
         self.max_concurrent = max_concurrent
         self.under_way: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, object] | str | None:
-        if self.max_concurrent is not None and len(self.under_way) >= self.max_concurrent:
+        full = self.max_concurrent is not None and len(self.under_way) >= self.max_concurrent
+        if full or self.line.is_impatient:
             return None  # not now
         order = self.conductor.next_order(trial_id)
         if order is None:
             return str(Searcher.FINISHED)
         self.under_way.add(trial_id)
+        self.line.join(trial_id)
         return {ORDER_KEY: dict(order)}
 
     def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:
@@ -189,6 +197,10 @@ class _OrderSearcher(_Detached, Searcher):  # type: ignore[misc]  # ray publishe
 
 
 class _ConductedScheduler(_Detached, FIFOScheduler):  # type: ignore[misc]  # ray publishes no types
+    def __init__(self, conductor: Conductor, line: WaitingLine) -> None:
+        super().__init__(conductor)
+        self.line = line
+
     def on_trial_result(self, tune_controller: object, trial: Trial, result: dict[str, object]) -> str:
         if result.get("done"):  # Tune repeats the last result when a trial returns
             return str(FIFOScheduler.CONTINUE)
@@ -202,10 +214,16 @@ class _ConductedScheduler(_Detached, FIFOScheduler):  # type: ignore[misc]  # ra
         wanted = self.conductor.retried(_order(trial.config), _error(trial), present)
         if wanted != present:
             trial.update_resources(_factory(wanted))
+        self.line.join(trial.trial_id)
 
 
 class _EventCallback(_Detached, tune.Callback):  # type: ignore[misc]  # ray publishes no types
+    def __init__(self, conductor: Conductor, line: WaitingLine) -> None:
+        super().__init__(conductor)
+        self.line = line
+
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
+        self.line.leave(trial.trial_id)
         self.conductor.started(_order(trial.config), _bundle(trial.placement_group_factory))
 
     def on_checkpoint(

@@ -108,3 +108,30 @@ def test_the_last_failure_ends_the_trial_with_its_error_and_spares_the_others(tm
     assert conductor.retries == []
     assert isinstance(conductor.ends[2], TooLittleError)
     assert (conductor.ends[1], conductor.ends[3]) == (None, None)
+
+
+class MixedConductor(RecordingConductor):
+    """A large trial stands fourth in a long line of small ones."""
+
+    def next_order(self, key: str) -> Mapping[str, object] | None:
+        order = super().next_order(key)
+        if order is not None and number(order) == 4:
+            return dict(order) | {"bundle": dataclasses.asdict(Bundle(cpus=1, gpus=1.0, labels=LABELS))}
+        return order
+
+
+def holding(config: dict[str, object]) -> None:
+    """Holds its place for a while, small trials for different times, so that a card is never free by chance."""
+    order = config[ORDER_KEY]
+    assert isinstance(order, dict)
+    time.sleep(0.4 + 0.13 * (order["number"] % 4))
+    report({"step": 1}, None)
+
+
+def test_a_large_trial_starts_in_spite_of_a_stream_of_small_ones(tmp_path: Path) -> None:
+    conductor = MixedConductor(24)
+    settings = FitSettings(folder=tmp_path, name="run_1", attempts=0, max_pending=8, patience=4)
+    fit(holding, conductor, settings)
+    started = [at for at, _ in conductor.starts]
+    assert len(started) == 24
+    assert started.index(4) <= 3 + settings.patience + settings.max_pending
