@@ -19,7 +19,12 @@ NEVER_FP16 = frozenset({"t5", "mt5"})  # their activations overflow; the trainer
 
 
 def request_of(
-    config: RunConfig, gpu: GpuProfile, *, model: ModelFacts | None = None, allocator: Allocator = "expandable"
+    config: RunConfig,
+    gpu: GpuProfile,
+    *,
+    model: ModelFacts | None = None,
+    allocator: Allocator = "expandable",
+    ranks: int = 1,
 ) -> MemoryRequest:
     """Asks for what a run will need on a card.
 
@@ -28,6 +33,7 @@ def request_of(
         gpu: The card.
         model: Facts of config.model, where the caller has them already.
         allocator: How torch's allocator is set; trials of a sweep run with expandable segments.
+        ranks: Data-parallel processes, each on a card of its own.
 
     Raises:
         RequestError: When the model is unknown or cannot be estimated, or lengths do not fit its positions.
@@ -49,8 +55,10 @@ def request_of(
         num_beams=config.num_beams,
         generation_batch_size=config.generation_batch_size,
         generation_max_len=config.generation_max_len,
+        no_repeat_ngram_size=config.no_repeat_ngram_size,
         allocator=allocator,
         torch_compile=config.torch_compile,
+        ranks=ranks,
     )
 
 

@@ -321,6 +321,7 @@ def _kind(request: MemoryRequest) -> tuple[object, ...]:
         request.label_smoothing > 0,
         request.gradient_accumulation_steps > 1,
         request.num_beams,
+        request.no_repeat_ngram_size > 0,
         request.allocator,
         request.torch_compile,
         request.ranks > 1,

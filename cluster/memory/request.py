@@ -38,6 +38,7 @@ class MemoryRequest:
         num_beams: Of the generation.
         generation_batch_size: Dialogues that are scored and summarized together.
         generation_max_len: Longest generated summary; decoder_max_len when None.
+        no_repeat_ngram_size: Of the generation; only whether it is 0 moves memory.
         allocator: expandable (expandable_segments:True, as the guard sets it) or native (torch's default).
         torch_compile: Bounded, not modelled.
         ranks: Data-parallel processes, each on a card of its own; above 1 bounded, not modelled.
@@ -61,6 +62,7 @@ class MemoryRequest:
     num_beams: int = 1
     generation_batch_size: int = 32
     generation_max_len: int | None = None
+    no_repeat_ngram_size: int = 0
     allocator: Allocator = "expandable"
     torch_compile: bool = False
     ranks: int = 1
@@ -101,7 +103,7 @@ class MemoryRequest:
 def _check_numbers(request: MemoryRequest, problems: Problems) -> None:
     least = {
         "batch_size": 1, "gradient_accumulation_steps": 1, "encoder_max_len": 1, "decoder_max_len": 2, "num_beams": 1,
-        "generation_batch_size": 1, "generation_max_len": 2, "ranks": 1,
+        "generation_batch_size": 1, "generation_max_len": 2, "no_repeat_ngram_size": 0, "ranks": 1,
     }  # fmt: skip
     for name, smallest in least.items():
         value = getattr(request, name)
