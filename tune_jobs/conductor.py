@@ -6,7 +6,7 @@ Called by Tune through tune_door; knows no Ray itself, so a whole sweep can be c
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
@@ -14,6 +14,7 @@ from typing import Protocol, cast
 from common.errors import RequestError
 from common.files import write_json
 from common.strict import from_mapping
+from common.units import format_duration
 from tune_jobs.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.live import View
 from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, FAILURE_MESSAGE_KEY, Bundle, TrialOrder
@@ -23,6 +24,9 @@ from tune_jobs.records import ExperimentFolder, SweepFolder
 from tune_jobs.recovery import FailureKind, classify, larger_share
 from tune_jobs.search import Lesson, Outcome, Proposer, Sampled
 from tune_jobs.stopping import Goal, StoppingRule
+
+STALL_FLOOR_S = 1800.0  # loading a large model and its data for the first time may take this long
+STALL_FACTOR = 10.0  # times the longest time between two reports of any trial
 
 
 class OrderMaker(Protocol):
@@ -92,6 +96,8 @@ class SweepConductor:
         self._failures: dict[int, tuple[FailureKind, str]] = {}
         self._again: list[int] = []
         self._exhausted = False
+        self._heard_s: dict[int, float] = {}
+        self._longest_gap_s = 0.0
         self._go_through_journal()
 
     def next_order(self, key: str) -> Mapping[str, object] | None:
@@ -130,6 +136,7 @@ class SweepConductor:
         """Notes the start."""
         number, name = _identity(order)
         trial = self._journal.write("started", number, bundle=asdict(bundle), at=self._clocks.now())
+        self._heard_s[number] = self._clocks.elapsed_s()
         self._progress.started(number, name, now_s=self._clocks.elapsed_s(), share=bundle.gpus)
         where = f", {bundle.gpus:g} of a card" if 0 < bundle.gpus < 1 else ""
         again = f" again (attempt {trial.starts})" if trial.starts > 1 else ""
@@ -141,14 +148,15 @@ class SweepConductor:
         if FAILURE_KEY in result:
             self._failures[number] = cast("FailureKind", result[FAILURE_KEY]), str(result[FAILURE_MESSAGE_KEY])
             return True
+        now_s = self._clocks.elapsed_s()
+        self._longest_gap_s = max(self._longest_gap_s, now_s - self._heard_s.get(number, now_s))
+        self._heard_s[number] = now_s
         evaluation, value = cast("int", result[EVALUATION_KEY]), float(cast("float", result[str(order["metric"])]))
         self._journal.write(
             "reported", number, evaluation=evaluation, value=value, metrics=_plain(result), at=self._clocks.now()
         )
         verdict = self._rule.report(str(number), evaluation, value)
-        self._progress.reported(
-            number, iteration=evaluation, value=value, rung=verdict.rung, now_s=self._clocks.elapsed_s()
-        )
+        self._progress.reported(number, iteration=evaluation, value=value, rung=verdict.rung, now_s=now_s)
         if verdict.stop:
             self._reasons[number] = verdict.reason
         elif self._window_closed():
@@ -162,6 +170,7 @@ class SweepConductor:
     def retried(self, order: Mapping[str, object], error: BaseException | None, bundle: Bundle) -> Bundle:
         """Gives a trial that ran out of memory a larger share."""
         number, _ = _identity(order)
+        self._heard_s.pop(number, None)
         kind = classify(error) if error is not None else "worker_lost"
         self._journal.write("retried", number, kind=kind, message=_short(error), at=self._clocks.now())
         wanted = bundle
@@ -176,6 +185,7 @@ class SweepConductor:
     def ended(self, key: str, order: Mapping[str, object], error: BaseException | None) -> None:
         """Writes the outcome down and teaches the search."""
         number, _ = _identity(order)
+        self._heard_s.pop(number, None)
         if error is not None:
             self._failures[number] = (classify(error), _short(error))
         failure = self._failures.get(number)
@@ -183,9 +193,18 @@ class SweepConductor:
         reason = failure[1] if failure else self._reasons.get(number, "")
         self._close(number, status, reason, failure[0] if failure else None)
 
-    def tick(self) -> None:
-        """Lets the view redraw."""
+    def tick(self) -> Collection[int]:
+        """Lets the view redraw and returns the trials that hang, each once per start."""
         self._view.refresh(self._progress)
+        now_s = self._clocks.elapsed_s()
+        limit_s = max(STALL_FLOOR_S, STALL_FACTOR * self._longest_gap_s)
+        hanging = [number for number, heard_s in self._heard_s.items() if now_s - heard_s > limit_s]
+        for number in hanging:
+            del self._heard_s[number]
+            self._view.event(
+                f"trial {number} has not reported for {format_duration(limit_s)}: its process is ended and starts again"
+            )
+        return hanging
 
     def _close(self, number: int, status: EndStatus, reason: str, kind: FailureKind | None) -> None:
         trial = self._journal.write("ended", number, status=status, reason=reason, failure=kind, at=self._clocks.now())

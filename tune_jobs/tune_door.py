@@ -7,7 +7,7 @@ change there, and the error lies in the local file `pickled_error_file` by then.
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -50,8 +50,8 @@ class Conductor(Protocol):
         """Hears that a trial is over."""
         ...
 
-    def tick(self) -> None:
-        """Is called several times a second."""
+    def tick(self) -> Collection[int]:
+        """Is called several times a second; returns trials whose process hangs and should be ended."""
         ...
 
 
@@ -238,7 +238,11 @@ class _EventCallback(_Detached, tune.Callback):  # type: ignore[misc]  # ray pub
         self.conductor.ended(trial.trial_id, _order(trial.config), _error(trial) or RuntimeError("no reason given"))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
-        self.conductor.tick()
+        hanging = self.conductor.tick()
+        for trial in trials:
+            actor = trial.temporary_state.ray_actor
+            if trial.status == Trial.RUNNING and actor is not None and _order(trial.config)["number"] in hanging:
+                ray.kill(actor)
 
 
 def _order(config: dict[str, object]) -> Mapping[str, object]:

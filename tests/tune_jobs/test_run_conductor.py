@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import RequestError
 from dialsum.config import RunConfig
-from tune_jobs.conductor import Clocks, SweepConductor
+from tune_jobs.conductor import STALL_FACTOR, STALL_FLOOR_S, Clocks, SweepConductor
 from tune_jobs.journal import Journal
 from tune_jobs.live import LogView
 from tune_jobs.orders import Bundle, TrialOrder
@@ -255,3 +255,25 @@ def test_numbers_that_json_does_not_have_do_not_stop_the_sweep(tmp_path: Path, v
     order = driver.start()
     driver.conductor.reported(order, {METRIC: 1.0, "trial/evaluation": 1, "train/grad_norm": value})
     assert "train/grad_norm" not in Journal(tmp_path / "journal.jsonl").trials[1].evaluations[1].metrics
+
+
+def test_a_trial_that_does_not_report_for_long_is_ended_once(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    silent, speaking = driver.start(), driver.start()
+    driver.now += STALL_FLOOR_S - 100
+    assert driver.conductor.tick() == []
+    driver.report(speaking, 1, 5.0)
+    driver.now += 200
+    assert (
+        driver.conductor.tick() == []
+    )  # the longest silence so far was nearly half an hour: ten times that is allowed
+    driver.now += STALL_FACTOR * STALL_FLOOR_S - 250
+    driver.report(speaking, 2, 5.0)
+    assert driver.conductor.tick() == []
+    driver.now += 10 * STALL_FACTOR * STALL_FLOOR_S
+    assert driver.conductor.tick() == [1, 2]
+    assert driver.conductor.tick() == []
+    assert "trial 1 has not reported for" in driver.said.getvalue()
+    driver.conductor.retried(silent, None, Bundle(cpus=1, gpus=0.5))
+    driver.conductor.started(silent, Bundle(cpus=1, gpus=0.5))
+    assert driver.conductor.tick() == []

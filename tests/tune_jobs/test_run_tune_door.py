@@ -5,12 +5,13 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pytest
 
 from tune_jobs.orders import ORDER_KEY, Bundle
+from tune_jobs.recovery import classify
 from tune_jobs.tune_door import FitSettings, fit, last_checkpoint, report
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -77,8 +78,9 @@ class RecordingConductor:
     def ended(self, key: str, order: Mapping[str, object], error: BaseException | None) -> None:
         self.ends[number(order)] = error
 
-    def tick(self) -> None:
+    def tick(self) -> Collection[int]:
         self.ticks += 1
+        return ()
 
 
 def number(order: Mapping[str, object]) -> int:
@@ -135,3 +137,41 @@ def test_a_large_trial_starts_in_spite_of_a_stream_of_small_ones(tmp_path: Path)
     started = [at for at, _ in conductor.starts]
     assert len(started) == 24
     assert started.index(4) <= 3 + settings.patience + settings.max_pending
+
+
+class Impatient(RecordingConductor):
+    """Ends the process of trial 1 a while after its first start."""
+
+    def tick(self) -> Collection[int]:
+        starts = [at for at, _ in self.starts]
+        if starts.count(1) == 1 and self.results:
+            self.results.clear()
+            return (1,)
+        return ()
+
+    def retried(self, order: Mapping[str, object], error: BaseException | None, bundle: Bundle) -> Bundle:
+        self.retries.append((number(order), classify(error) if error else "", bundle))
+        return bundle
+
+
+def hanging(config: dict[str, object]) -> None:
+    """Reports once and then hangs; goes on when it is started again."""
+    report({"step": 1}, None)
+    marker = Path(str(config[ORDER_KEY]["marker"]))  # type: ignore[index]
+    if not marker.exists():
+        marker.touch()
+        time.sleep(600)
+
+
+def test_a_process_that_hangs_is_ended_and_starts_again(tmp_path: Path) -> None:
+    conductor = Impatient(1)
+    order = conductor.next_order
+
+    def marked(key: str) -> Mapping[str, object] | None:
+        found = order(key)
+        return None if found is None else dict(found) | {"marker": str(tmp_path / "hung")}
+
+    conductor.next_order = marked  # type: ignore[method-assign]
+    fit(hanging, conductor, FitSettings(folder=tmp_path, name="run_1", attempts=1))
+    assert [(at, kind) for at, kind, _ in conductor.retries] == [(1, "worker_lost")]
+    assert conductor.ends == {1: None}
