@@ -9,9 +9,9 @@ from typing import get_args
 from common.errors import Problems, RequestError
 from common.strict import KeyPath, Located, nearest
 from dialsum.config import FIELD_DESCRIPTIONS
+from tune_jobs.fields import to_value, unknown_field, value_problems
 from tune_jobs.sections import EarlyTerminate, Method
 from tune_jobs.space import Value
-from tune_jobs.space_file import to_value, unknown_field, value_problems
 from tune_jobs.sweep import Phase, PhaseKind, Sweep
 from tune_jobs.sweep_parts import check_end, read_early_terminate, read_mapping, read_method
 

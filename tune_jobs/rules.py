@@ -1,8 +1,6 @@
 """From a sampled configuration to the one that is run: dependent parameters follow rules, and every change is noted."""
 
 import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -10,8 +8,8 @@ from typing import cast
 from common.errors import Problems, RequestError
 from dialsum.config import FIELD_DESCRIPTIONS, RunConfig
 from tune_jobs.expressions import Expression, parse
+from tune_jobs.fields import takes_whole, to_value, unknown_field
 from tune_jobs.space import Value
-from tune_jobs.space_file import to_value, unknown_field
 
 RuleValue = str | int | float | bool | None
 
@@ -126,16 +124,11 @@ def _computed(name: str, text: RuleValue, values: Mapping[str, Value], problems:
     except RequestError as error:
         problems.add(f"rules.set.{name}: {error.message}")
         return values[name]
-    return int(result) if isinstance(result, float) and result.is_integer() and _takes_whole(name) else result
+    return int(result) if isinstance(result, float) and result.is_integer() and takes_whole(name) else result
 
 
 def _parse(text: str) -> Expression:
     return parse(text, list(FIELD_DESCRIPTIONS), unknown_field)
-
-
-def _takes_whole(name: str) -> bool:
-    hint = typing.get_type_hints(RunConfig)[name]
-    return int in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
 
 
 def _scale_learning_rate(values: dict[str, Value], reference: int, notes: list[str]) -> None:
