@@ -23,7 +23,7 @@ def find_charts(analysis: Analysis, importances: Importances) -> list[Chart]:
         _importance(importances),
         *_slices(analysis),
         _heat_map(analysis, importances),
-        _parallel(analysis),
+        _parallel(analysis, importances),
         _curves(analysis),
         _memory(analysis),
         _cost(analysis),
@@ -102,14 +102,15 @@ def _heat_map(analysis: Analysis, importances: Importances) -> Chart:
     return Chart(key="heat-map", title=title, note=note, draw=partial(draw_heat_map, analysis, across, up))
 
 
-def _parallel(analysis: Analysis) -> Chart:
+def _parallel(analysis: Analysis, importances: Importances) -> Chart:
     title = "All parameters at once"
     if len(analysis.scored) < 2 or len(analysis.parameters) < 2:
         reason = "this needs two parameters and two trials with a score"
         return Chart(key="parallel", title=title, reason=reason, wide=True)
     cut = " The best and a sample of the others are drawn." if len(analysis.scored) > MOST_LINES else ""
+    draw = partial(draw_parallel, analysis, [one.name for one in importances.parameters])
     note = f"Each line is a trial, from its settings to its score; the winner is thick.{cut}"
-    return Chart(key="parallel", title=title, note=note, draw=partial(draw_parallel, analysis), wide=True)
+    return Chart(key="parallel", title=title, note=note, draw=draw, wide=True)
 
 
 def _curves(analysis: Analysis) -> Chart:

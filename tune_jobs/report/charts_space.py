@@ -21,6 +21,7 @@ from tune_jobs.report.look import NARROW, goodness, inner_plot, mark, metric_nam
 
 MOST_LINES = 300  # parallel coordinates of more trials are a grey area
 MOST_DOTS = 600
+_EVERYWHERE = 0.8  # good trials on so much of an axis say nothing about it
 
 
 def thinned(scored: Sequence[Scored], most: int) -> Sequence[Scored]:
@@ -110,13 +111,24 @@ def draw_heat_map(analysis: Analysis, across: Parameter, up: Parameter, width: f
     return canvas.finish(f"Best {metric_name(metric)} by {across.name} and {up.name}.{told}")
 
 
-def draw_parallel(analysis: Analysis, width: float) -> Drawing:
-    """Draws each trial as a line through its settings to its score; better trials are darker and on top."""
+def draw_parallel(analysis: Analysis, important: Sequence[str], width: float) -> Drawing:
+    """Draws each trial as a line through its settings to its score; better trials are darker and on top.
+
+    Args:
+        analysis: Of the sweep.
+        important: Names of parameters, the most important first; where there is no room for all, they go first.
+        width: Of the drawing.
+    """
     narrow = width < NARROW
     canvas = Canvas(width=width, height=340.0)
-    parameters = analysis.parameters[: 4 if narrow else 9]
+    ranks = {name: rank for rank, name in enumerate(important)}
+    kept = sorted(analysis.parameters, key=lambda one: ranks.get(one.name, len(ranks)))[: 4 if narrow else 9]
+    parameters = [one for one in analysis.parameters if one in kept]
     plot = Plot(left=40.0, top=44.0, right=width - 48.0, bottom=canvas.height - 16.0)
-    places = [plot.left + plot.width * i / len(parameters) for i in range(len(parameters) + 1)]
+    gap = plot.width / len(parameters)
+    places = [plot.left + gap * i for i in range(len(parameters) + 1)]
+    crowded = any(text_width(parameter.name) > gap - 12 for parameter in parameters)  # then titles stand on two lines
+    room = (2 if crowded else 1) * gap - 12
     score, _ = score_axis(analysis, plot.bottom, plot.top)
     axes = [parameter_axis(parameter, plot.bottom, plot.top) for parameter in parameters]
     complete = [one for one in analysis.scored if all(p.name in one.trial.sampled for p in parameters)]
@@ -138,11 +150,10 @@ def draw_parallel(analysis: Analysis, width: float) -> Drawing:
             )
         )
     for i, (parameter, (_, ticks)) in enumerate(zip(parameters, axes, strict=True)):
-        _add_upright(canvas, plot, places[i], parameter.name, ticks, low_title=narrow and i % 2 == 1)
+        _add_upright(canvas, plot, places[i], parameter.name, ticks, room=room, high_title=crowded and i % 2 == 1)
     score_ticks = [(score.at(t), number_text(t)) for t in linear_ticks(score.low, score.high)]
-    _add_upright(
-        canvas, plot, places[-1], "score", score_ticks, bold=True, low_title=narrow and len(parameters) % 2 == 1
-    )
+    high = crowded and len(parameters) % 2 == 1
+    _add_upright(canvas, plot, places[-1], "score", score_ticks, bold=True, room=room, high_title=high)
     return canvas.finish(f"Settings of {trials_text(len(drawn))} and the score that each led to.")
 
 
@@ -221,11 +232,11 @@ def _add_upright(
     ticks: Sequence[tuple[float, str]],
     *,
     bold: bool = False,
-    low_title: bool = False,
+    room: float,
+    high_title: bool = False,
 ) -> None:
     canvas.add(Polyline(points=((x, plot.top - 6), (x, plot.bottom + 6)), ink="muted"))
-    room = max((plot.width / 4), 70.0)
-    y = plot.top - (30 if low_title else 16)
+    y = plot.top - (32 if high_title else 16)
     at_edge = x + text_width(title) / 2 > canvas.width
     anchor, place = ("end", canvas.width - 2) if at_edge else ("start", 2.0) if x < 60 else ("middle", x)
     canvas.add(Label(x=place, y=y, text=shorten(title, room), anchor=anchor, ink="ink", bold=bold))  # type: ignore[arg-type]
@@ -245,7 +256,10 @@ def best_box(parameter: Parameter, best: Sequence[Scored]) -> str:
     if not values:
         return ""
     numbers = [number for number in map(to_number, values) if number is not None]
+    places = [parameter.position(value) for value in values]
     if parameter.scale == "category" or len(numbers) < len(values):
         kept = dict.fromkeys(show_value(value) for value in values)
         return " or ".join(kept) if len(kept) < len(parameter.values) else ""
+    if max(places) - min(places) > _EVERYWHERE:
+        return ""
     return f"{show_value(min(numbers))} to {show_value(max(numbers))}"
