@@ -30,6 +30,7 @@ class Sweep:
         early_terminate: When hopeless trials are stopped.
         base: Everything that is not searched.
         base_by_model: Bases of single models, which go before `base` where `model` is searched.
+        base_files: Where the bases were read from: a model, or "" for all others, and its file.
         trained_model: A finished sweep or experiment whose best model writes the summaries of every trial: only
             generation differs, and nothing is trained.
         search: Seed and the knobs of the method.
@@ -51,6 +52,7 @@ class Sweep:
     early_terminate: EarlyTerminate = field(default_factory=EarlyTerminate)
     base: RunConfig = field(default_factory=RunConfig)
     base_by_model: Mapping[str, RunConfig] = field(default_factory=dict)
+    base_files: Mapping[str, str] = field(default_factory=dict)
     trained_model: str | None = None
     search: SearchOptions = field(default_factory=SearchOptions)
     resources: Resources = field(default_factory=Resources)

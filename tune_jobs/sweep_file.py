@@ -97,6 +97,7 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
         ),
         base=bases.get("", RunConfig()),
         base_by_model={model: base for model, base in bases.items() if model},
+        base_files=_base_files(raw.get("base_config")),
         trained_model=_text(raw, "trained_model", document, problems),
         search=read_section(SearchOptions, "search", document, problems),
         resources=read_section(Resources, "resources", document, problems),
@@ -220,6 +221,13 @@ def _bases(raw: object, space: Space, document: Located, problems: Problems) -> 
         problems.add(f"{document.where('base_config', model)}: model {model!r} is not among `parameters.model`{hint}")
     read = {str(model): _base(path, document.where("base_config", str(model)), problems) for model, path in raw.items()}
     return {model: base for model, base in read.items() if base is not None}
+
+
+def _base_files(raw: object) -> dict[str, str]:
+    """The files by model, as they stand; _bases has said what is wrong with them."""
+    if isinstance(raw, dict):
+        return {str(model): str(path) for model, path in raw.items()}
+    return {"": raw} if isinstance(raw, str) else {}
 
 
 def _base(path: str, place: str, problems: Problems) -> RunConfig | None:

@@ -76,11 +76,11 @@ def read_early_terminate(
         problems: Collects what is wrong.
     """
     if raw is None:
-        return _default_stop(method)
+        return default_stop(method)
     if not isinstance(raw, dict):
         hint = " (write `type: none` below it)" if raw == "none" else ""
         problems.add(f"{document.where(*path)}: early_terminate must be a mapping, but is {raw!r}{hint}")
-        return _default_stop(method)
+        return default_stop(method)
     kind = raw.get("type")
     keys = next((keys for known, keys in STOP_KEYS.items() if known == kind), None)
     if keys is None:
@@ -89,14 +89,14 @@ def read_early_terminate(
             f"{document.where(*path, 'type')}: early_terminate.type must be one of {', '.join(STOP_KEYS)}, "
             f"but is {kind!r}{hint}"
         )
-        return _default_stop(method)
+        return default_stop(method)
     for key in [str(key) for key in raw if key not in keys and key != "type"]:
         meant = _OTHER_STOP_WORDS.get(key)
         hint = f"; did you mean {meant!r}?" if meant in keys else nearest(key, keys)
         listed = f"; it has {', '.join(keys)}" if keys else "; it has no keys"
         problems.add(f"{document.where(*path, key)}: early_terminate of type {kind} has no key {key!r}{hint or listed}")
     values = {str(key): value for key, value in raw.items() if key in keys or key == "type"}
-    found = read_mapping(EarlyTerminate, values, path, document, problems) or _default_stop(method)
+    found = read_mapping(EarlyTerminate, values, path, document, problems) or default_stop(method)
     if (method == "pbt" and kind != "none") or (method == "bohb" and kind in ("median", "none")):
         reason = {
             "pbt": "pbt never stops a trial but gives it a better one's weights; write `type: none` or leave it out",
@@ -104,6 +104,17 @@ def read_early_terminate(
         }[method]
         problems.add(f"{document.where(*path, 'type')}: {reason}")
     return found
+
+
+def default_stop(method: Method) -> EarlyTerminate:
+    """Returns when trials are stopped where the file says nothing.
+
+    >>> default_stop("random").type, default_stop("pbt").type
+    ('asha', 'none')
+    """
+    if method == "pbt":
+        return EarlyTerminate(type="none")
+    return EarlyTerminate(type="hyperband", min_iter=1) if method == "bohb" else EarlyTerminate()
 
 
 def check_end(sweep: Sweep, path: KeyPath, document: Located, problems: Problems) -> None:
@@ -129,12 +140,6 @@ def check_end(sweep: Sweep, path: KeyPath, document: Located, problems: Problems
                 f"{document.where('parameters', parameter.name)}: {parameter.name}: a grid needs values, but "
                 f"{_distribution(parameter)} is continuous; give `values`, a q, or `method: random`"
             )
-
-
-def _default_stop(method: Method) -> EarlyTerminate:
-    if method == "pbt":
-        return EarlyTerminate(type="none")
-    return EarlyTerminate(type="hyperband", min_iter=1) if method == "bohb" else EarlyTerminate()
 
 
 def _distribution(parameter: Parameter) -> str:
