@@ -4,23 +4,23 @@ Called by Tune through tune_door; knows no Ray itself, so a whole sweep can be c
 """
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
+from cluster.memory.calibration import record_peak
 from common.errors import RequestError
-from common.files import write_json
 from common.strict import from_mapping
 from common.units import format_duration
+from tune_jobs.housekeeping import keep_best_models, leave_in_order
 from tune_jobs.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.live import View
 from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, FAILURE_MESSAGE_KEY, Bundle, TrialOrder
-from tune_jobs.outcomes import record_of
+from tune_jobs.outcomes import peak_of, record_of
 from tune_jobs.progress import SweepProgress
-from tune_jobs.records import ExperimentFolder, SweepFolder
+from tune_jobs.records import SweepFolder
 from tune_jobs.recovery import FailureKind, classify, larger_share
 from tune_jobs.search import Lesson, Outcome, Proposer, Sampled
 from tune_jobs.stopping import Goal, StoppingRule
@@ -70,6 +70,7 @@ class SweepConductor:
         folder: The sweep's results.
         journal: Its events; what it holds already is gone through first.
         shares: Classes of shares in rising order, for recovery.
+        calibration: Ledger of measured peaks, shared by sweeps; None keeps none.
         ends_at_s: Reading of `clocks.elapsed_s` after which every trial ends at its next report; None for never.
         clocks: Injected in tests.
     """
@@ -85,12 +86,14 @@ class SweepConductor:
         folder: SweepFolder,
         journal: Journal,
         shares: tuple[float, ...] = (1.0,),
+        calibration: Path | None = None,
         ends_at_s: float | None = None,
         clocks: Clocks | None = None,
     ) -> None:
         self._proposer, self._orders, self._rule = proposer, orders, rule
         self._progress, self._view, self._folder, self._journal = progress, view, folder, journal
-        self._shares, self._ends_at_s, self._clocks = shares, ends_at_s, clocks or Clocks()
+        self._shares, self._calibration = shares, calibration
+        self._ends_at_s, self._clocks = ends_at_s, clocks or Clocks()
         self._next_number = 1
         self._reasons: dict[int, str] = {}
         self._failures: dict[int, tuple[FailureKind, str]] = {}
@@ -208,11 +211,16 @@ class SweepConductor:
 
     def _close(self, number: int, status: EndStatus, reason: str, kind: FailureKind | None) -> None:
         trial = self._journal.write("ended", number, status=status, reason=reason, failure=kind, at=self._clocks.now())
-        self._folder.append(record_of(trial, goal=self._progress.goal, rungs=self._rule.rungs))
+        record = record_of(trial, goal=self._progress.goal, rungs=self._rule.rungs)
+        self._folder.append(record)
+        peak = peak_of(trial, record)
+        if peak is not None and self._calibration is not None:
+            record_peak(self._calibration, peak)
         self._proposer.learn(number, _lesson(trial, self._progress.goal))
         self._progress.ended(number, status=status, reason=reason, now_s=self._clocks.elapsed_s())
         self._orders.release(str(trial.order["name"]))
-        _leave_in_order(trial)
+        leave_in_order(trial)
+        keep_best_models(self._journal.trials, self._progress)
         best = self._progress.trials[number].best
         scored = f", best {best:.3f} after {len(trial.evaluations)} evaluations" if best is not None else ""
         self._view.event(f"trial {number} {status}{scored}{': ' + reason if reason else ''}")
@@ -261,20 +269,6 @@ def _lesson(trial: TrialHistory, goal: Goal) -> Lesson:
     return Lesson(
         sampled=cast("Sampled", trial.order["sampled"]), outcome=outcome, value=best, step=len(trial.evaluations)
     )
-
-
-def _leave_in_order(trial: TrialHistory) -> None:
-    """Removes what only a resume would need, and writes the numbers of a trial that could not do so itself."""
-    if trial.checkpoint is not None:
-        shutil.rmtree(trial.checkpoint.parent, ignore_errors=True)  # its folder at Tune
-    if "folder" not in trial.order:
-        return
-    folder = ExperimentFolder(Path(str(trial.order["folder"])))
-    for leftover in folder.path.glob("checkpoint-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    rows = [trial.evaluations[number].metrics for number in sorted(trial.evaluations)]
-    if rows and not folder.metrics.exists():
-        write_json(folder.metrics, {"last": rows[-1], "history": rows})
 
 
 def _identity(order: Mapping[str, object]) -> tuple[int, str]:

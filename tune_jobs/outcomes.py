@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import cast
 
+from cluster.memory.calibration import Peak
 from tune_jobs.journal import EndStatus, TrialHistory
 from tune_jobs.progress import better
 from tune_jobs.records import TrialError, TrialOutcome, TrialRecord
@@ -53,6 +54,39 @@ def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -
         simulated=bool(order.get("simulated", False)),
         experiment_dir=str(order.get("folder", "")),
         member=cast("str | None", order.get("member")),
+    )
+
+
+def peak_of(trial: TrialHistory, record: TrialRecord) -> Peak | None:
+    """Makes the calibration's line of a trial: what was predicted for the shape it was ordered with, and what came.
+
+    A trial that ran out of memory tells at least that its cap was too small. Where the driver does not tell what a
+    process holds (in most containers), torch's reserved bytes and the assumed context stand for it.
+
+    Returns:
+        None for a simulated card, for one without an estimate, and where nothing was measured.
+    """
+    estimate, measured = record.estimate, record.measured or {}
+    if record.simulated or estimate is None or "device_bytes" not in estimate or not trial.evaluations:
+        return None
+    outgrew = record.plan != trial.order.get("shape") or "out_of_memory" in trial.retries or record.status == "oom"
+    held_bytes = measured.get("device_bytes")
+    if held_bytes is None and "reserved_bytes" in measured:
+        held_bytes = measured["reserved_bytes"] + cast("float", estimate["context_bytes"])
+    if outgrew:
+        held_bytes = cast("float", estimate["cap_bytes"])
+    if held_bytes is None:
+        return None
+    seen = trial.evaluations[max(trial.evaluations)].metrics
+    return Peak(
+        family=str(estimate["family"]),
+        gpu=str(estimate["gpu"]),
+        precision=str(estimate["precision"]),
+        torch_version=str(seen.get("trial/torch", "")),
+        predicted_device_bytes=cast("int", estimate["device_bytes"]),
+        measured_device_bytes=int(held_bytes),
+        outgrew=outgrew,
+        run=record.name,
     )
 
 

@@ -179,6 +179,7 @@ def _conduct(
         folder=folder,
         journal=Journal(folder.path / JOURNAL_NAME),
         shares=SHARE_CLASSES,
+        calibration=output_dir / CALIBRATION_NAME,
         ends_at_s=None if budget_s is None else clocks.elapsed_s() + budget_s,
         clocks=clocks,
     )

@@ -122,7 +122,11 @@ def run_trial(config: dict[str, object]) -> None:
     start = last_checkpoint() or (Path(order.resume_from) if order.resume_from else None)
     place = present_place()
     order = replace(order, bundle=replace(order.bundle, gpus=place.gpus))  # after a failure it may hold more
-    where = {"trial/node": place.node} | ({"trial/card": place.card} if place.card is not None else {})
+    import torch
+
+    where = {"trial/node": place.node, "trial/torch": str(torch.__version__)} | (
+        {"trial/card": place.card} if place.card is not None else {}
+    )
 
     def send(metrics: Mapping[str, object], checkpoint: Path | None) -> None:
         report({**metrics, **where}, checkpoint)

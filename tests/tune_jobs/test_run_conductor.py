@@ -10,6 +10,7 @@ import pytest
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.conductor import STALL_FACTOR, STALL_FLOOR_S, Clocks, SweepConductor
+from tune_jobs.housekeeping import KEPT_MODELS
 from tune_jobs.journal import Journal
 from tune_jobs.live import LogView
 from tune_jobs.orders import Bundle, TrialOrder
@@ -277,3 +278,16 @@ def test_a_trial_that_does_not_report_for_long_is_ended_once(tmp_path: Path) -> 
     driver.conductor.retried(silent, None, Bundle(cpus=1, gpus=0.5))
     driver.conductor.started(silent, Bundle(cpus=1, gpus=0.5))
     assert driver.conductor.tick() == []
+
+
+def test_the_weights_of_the_best_trials_stay_and_all_numbers(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, count=12)
+    for place in range(9):
+        order = driver.start()
+        (Path(str(order["folder"])) / "models" / "best_model").mkdir(parents=True)
+        driver.report(order, 1, 100.0 - 7 * (place % 4) - place)
+        driver.conductor.ended("key", order, None)
+    records = sorted(driver.folder.load().trials, key=lambda record: -record.best_metrics.get(METRIC, 0.0))
+    kept = [(Path(record.experiment_dir) / "models").exists() for record in records if record.status != "refused"]
+    assert kept == [True] * KEPT_MODELS + [False] * (9 - KEPT_MODELS)
+    assert all((Path(record.experiment_dir) / "metrics.json").exists() for record in records if record.experiment_dir)
