@@ -28,7 +28,8 @@ def test_every_field_that_moves_memory_is_taken_over() -> None:
     config = RunConfig(
         model="kobart", batch_size=64, gradient_accumulation_steps=4, encoder_max_len=700, decoder_max_len=90,
         precision="fp16", optimizer="adafactor", attention="eager", gradient_checkpointing=True, label_smoothing=0.1,
-        dropout=0.0, num_beams=4, generation_batch_size=16, generation_max_len=60, no_repeat_ngram_size=3, torch_compile=True,
+        dropout=0.0, num_beams=4, generation_batch_size=16, generation_max_len=60, no_repeat_ngram_size=3,
+        torch_compile=True,
     )  # fmt: skip
     request = request_of(config, L4, allocator="native")
     assert (request.model.name, request.model.family, request.model.positions) == ("kobart", "bart", 1026)
