@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -257,7 +258,7 @@ def _match_scalar(value: object, hint: object) -> object:
     if hint is type(None):
         return value if value is None else _MISMATCH
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if isinstance(value, float) or abs(value) < sys.float_info.max else _MISMATCH
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(hint, type) and hint not in (int, float) and isinstance(value, hint):

@@ -13,7 +13,7 @@ from tune_jobs.fields import to_value, unknown_field, value_problems
 from tune_jobs.sections import EarlyTerminate, Method
 from tune_jobs.space import Value
 from tune_jobs.sweep import Phase, PhaseKind, Sweep
-from tune_jobs.sweep_parts import check_end, read_early_terminate, read_mapping, read_method
+from tune_jobs.sweep_parts import check_end, name_problems, read_early_terminate, read_mapping, read_method
 
 KINDS: tuple[PhaseKind, ...] = get_args(PhaseKind)
 _SEARCH_KEYS = ("method", "count", "set", "early_terminate")
@@ -204,11 +204,13 @@ def _load(
 def _check_order(
     spec: Mapping[str, object], earlier: list[Phase], path: KeyPath, document: Located, problems: Problems
 ) -> None:
-    name, kind = spec["name"], spec.get("kind", spec["name"])
+    name = str(spec["name"])
+    kind = str(spec.get("kind", name))
+    problems.extend([f"{document.where(*path, 'name')}: {text}" for text in name_problems(name)])
     if any(phase.name == name for phase in earlier):
         problems.add(f"{document.where(*path, 'name')}: a phase called {name!r} stands before; names must differ")
     searched = [phase for phase in earlier if phase.kind in ("wide", "narrow")]
-    needs: Mapping[object, str] = {"narrow": "makes its box", "confirm": "names its winners"}
+    needs = {"narrow": "makes its box", "confirm": "names its winners"}
     if kind in needs and not searched:
         problems.add(
             f"{document.where(*path)}: {name!r} needs an earlier wide or narrow phase that {needs[kind]}; "

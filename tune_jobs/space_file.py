@@ -1,6 +1,7 @@
 """Reads the `parameters` section of a sweep file: W&B's keys and defaults, every problem with its line."""
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -154,7 +155,7 @@ def _distribution(entry: _Entry) -> str | None:
             if not unknown:
                 entry.add("needs `value`, `values`, or `min` and `max`")
             return None
-    if named not in _KEYS:
+    if not isinstance(named, str) or named not in _KEYS:
         text = str(named)
         hint = "; it has no meaning for any field of a run" if text in ("beta", "q_beta") else ""
         entry.add(
@@ -162,12 +163,12 @@ def _distribution(entry: _Entry) -> str | None:
             "distribution",
         )
         return None
-    needed, optional = _KEYS[str(named)]
+    needed, optional = _KEYS[named]
     for key in sorted(needed - set(spec)):
         entry.add(f"{named} needs {key!r}")
     for key in [key for key in spec if key in _SPEC_KEYS and key not in needed | optional | {"distribution"}]:
         entry.add(f"{key!r} has no meaning beside {named}", key)
-    return str(named) if needed <= set(spec) else None
+    return named if needed <= set(spec) else None
 
 
 def _constant(entry: _Entry) -> Constant | None:
@@ -293,9 +294,9 @@ def _short(value: Value) -> Value:
 
 
 def _number(raw: object) -> float | None:
-    if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not math.isfinite(raw):
+    if isinstance(raw, bool) or not isinstance(raw, (int, float)):
         return None
-    return raw
+    return raw if abs(raw) <= sys.float_info.max else None  # false for NaN too
 
 
 def _is_whole(raw: object) -> bool:

@@ -24,7 +24,14 @@ from tune_jobs.sections import (
 from tune_jobs.space import Space
 from tune_jobs.space_file import read_space
 from tune_jobs.sweep import Sweep
-from tune_jobs.sweep_parts import check_end, read_early_terminate, read_mapping, read_method, read_section
+from tune_jobs.sweep_parts import (
+    check_end,
+    name_problems,
+    read_early_terminate,
+    read_mapping,
+    read_method,
+    read_section,
+)
 
 _KEYS = (
     "name", "description", "method", "metric", "parameters", "early_terminate", "count", "run_cap", "base_config",
@@ -63,7 +70,6 @@ GENERATION_FIELDS = (
     "max_eval_samples", "dev_file",
 )  # fmt: skip
 _COMMAND_MACROS = ("${env}", "${interpreter}", "${program}", "${args}", "${args_no_hyphens}", "python", "python3")
-_LONGEST_NAME = 64
 
 
 def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
@@ -132,14 +138,9 @@ def _check_keys(raw: Mapping[str, object], document: Located, problems: Problems
 
 def _name(raw: Mapping[str, object], document: Located, problems: Problems) -> str:
     name = raw.get("name", Path(document.source).stem)
-    if isinstance(name, str) and len(name) <= _LONGEST_NAME and re.fullmatch(r"\w[\w.-]*", name):
-        return name
-    better = re.sub(r"[^\w.-]+", "_", str(name)).strip("_.-")[:_LONGEST_NAME] or "sweep"
-    problems.add(
-        f"{document.where('name')}: name becomes a folder: letters, digits, `_`, `-` and `.`, "
-        f"at most {_LONGEST_NAME}; instead of {name!r} write {better!r}"
-    )
-    return "sweep"
+    found = name_problems(name)
+    problems.extend([f"{document.where('name')}: {text}" for text in found])
+    return "sweep" if found else str(name)
 
 
 def _text(raw: Mapping[str, object], key: str, document: Located, problems: Problems) -> str | None:

@@ -1,6 +1,7 @@
 """Reads the parts that a sweep and its phases have in common: sections, method, early termination, the end."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TypeVar, get_args
@@ -12,6 +13,7 @@ from tune_jobs.space import Parameter
 from tune_jobs.sweep import Sweep
 
 T = TypeVar("T")
+_LONGEST_NAME = 64
 METHODS: tuple[Method, ...] = get_args(Method)
 _OTHER_STOP_WORDS = MappingProxyType(
     {
@@ -51,6 +53,21 @@ def read_section(cls: type[T], key: str, document: Located, problems: Problems) 
         return cls()
     values = {str(name): value for name, value in raw.items()}
     return read_mapping(cls, values, (key,), document, problems) or cls()
+
+
+def name_problems(name: object) -> tuple[str, ...]:
+    """Says why a name cannot be a folder's, and which one could; empty where it can.
+
+    >>> name_problems("my sweep")[0].rsplit("; ", 1)[1]
+    "instead of 'my sweep' write 'my_sweep'"
+    """
+    if isinstance(name, str) and len(name) <= _LONGEST_NAME and re.fullmatch(r"\w[\w.-]*", name):
+        return ()
+    better = re.sub(r"[^\w.-]+", "_", str(name)).strip("_.-")[:_LONGEST_NAME] or "sweep"
+    return (
+        "name becomes a folder: letters, digits, `_`, `-` and `.`, "
+        f"at most {_LONGEST_NAME}; instead of {name!r} write {better!r}",
+    )
 
 
 def read_method(raw: object, path: KeyPath, document: Located, problems: Problems) -> Method | None:

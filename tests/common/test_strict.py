@@ -56,6 +56,11 @@ def test_true_is_no_number() -> None:
         from_mapping(Sweep, {"method": "grid", "metric": {"name": "a"}, "rate": True})
 
 
+def test_a_whole_number_beyond_every_float_is_no_number() -> None:
+    with pytest.raises(RequestError, match="rate must be a number"):
+        from_mapping(Sweep, {"method": "grid", "metric": {"name": "a"}, "rate": 10**400})
+
+
 def test_a_key_that_stands_twice_is_refused() -> None:
     with pytest.raises(RequestError, match=r"a.yaml:2: key 'a' stands here a second time"):
         parse_yaml("a: 1\na: 2\n", "a.yaml")
