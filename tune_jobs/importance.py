@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tune_jobs.analysis import Scored
+from tune_jobs.candidates import Scored
 from tune_jobs.parameters import Parameter
 
 LEAST_TRIALS = 8

@@ -1,16 +1,21 @@
 """Winners, ties, costs and importances of ledgers whose truth is known."""
 
 import doctest
+import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.tune_jobs.synthetic import METRIC, START, sweep_record, truth, wide_ledger
-from tune_jobs import analysis, parameters
-from tune_jobs.analysis import Scored, analyse, describe_settings, find_noise, group_seeds, score_of
+from tune_jobs import candidates, parameters, significance
+from tune_jobs.analysis import analyse, describe_settings
+from tune_jobs.candidates import Scored, find_noise, group_seeds, score_of
 from tune_jobs.importance import LEAST_TRIALS, find_importances
 from tune_jobs.parameters import find_parameters
 from tune_jobs.records import Ledger, SweepRecord, TrialRecord
+from tune_jobs.significance import PairedDifference, paired_bootstrap
 
 
 def trial(trial_id: str, score: float | None, **changes: object) -> TrialRecord:
@@ -55,6 +60,45 @@ def test_the_noise_of_a_loss_is_not_made_up() -> None:
     )
     assert (found.sureness, found.noise.band) == ("unknown", None)
     assert "was not measured" in found.noise.source
+
+
+def test_few_dialogues_make_more_noise() -> None:
+    trials = (trial("1", 30.0, resolved={"model": "kobart"}), trial("2", 29.2))
+    many, few = analyse(ledger(*trials), dialogues=2000), analyse(ledger(*trials), dialogues=80)
+    assert (many.noise.band, many.sureness) == (0.5, "clear")
+    assert (few.noise.band, few.sureness) == (1.25, "tied")
+    assert few.noise.source == "seeds alone make 0.50 on 500 dialogues, and these are 80"
+
+
+def test_the_noise_of_models_from_scratch_is_not_made_up() -> None:
+    found = analyse(ledger(trial("1", 30.0, resolved={"model": "tiny-bart"}), trial("2", 20.0)))
+    assert (found.noise.band, found.sureness) == (None, "unknown")
+    assert "trained from scratch" in found.noise.source
+
+
+def test_a_lead_that_other_dialogues_would_turn_round_is_uncertain() -> None:
+    trials = (trial("1", 30.0), trial("2", 28.0))
+    sure = PairedDifference(mean=2.0, low=0.4, high=3.6, count=500)
+    unsure = PairedDifference(mean=2.0, low=-0.4, high=4.4, count=500)
+    assert analyse(ledger(*trials), paired=sure).sureness == "clear"
+    assert analyse(ledger(*trials), paired=unsure).sureness == "uncertain"
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=40))
+def test_paired_intervals_hold_their_mean_and_turn_with_the_order(pairs: list[tuple[float, float]]) -> None:
+    one, other = [a for a, _ in pairs], [b for _, b in pairs]
+    found, turned = paired_bootstrap(one, other), paired_bootstrap(other, one)
+    assert found.low - 1e-9 <= found.mean <= found.high + 1e-9
+    assert turned.mean == pytest.approx(-found.mean, abs=1e-9)
+    assert (turned.low, turned.high) == (pytest.approx(-found.high, abs=1e-6), pytest.approx(-found.low, abs=1e-6))
+
+
+def test_a_small_difference_needs_many_examples() -> None:
+    rng = random.Random(0)
+    one = [rng.gauss(30.5, 10) for _ in range(4000)]
+    other = [score - 0.5 + rng.gauss(0, 3) for score in one]
+    assert paired_bootstrap(one, other).is_clear is True
+    assert paired_bootstrap(one[:20], other[:20]).is_clear is False
 
 
 def test_seeds_of_one_configuration_are_averaged_and_measure_the_noise() -> None:
@@ -206,7 +250,7 @@ def test_the_made_up_ledger_has_the_winner_that_it_was_made_with() -> None:
     assert Path(found.winner.trial.experiment_dir).parent == Path("outputs/experiments")
 
 
-@pytest.mark.parametrize("module", [analysis, parameters])
+@pytest.mark.parametrize("module", [candidates, parameters, significance])
 def test_worked_examples_hold(module: object) -> None:
     outcome = doctest.testmod(module)  # type: ignore[arg-type]
     assert outcome.attempted > 0

@@ -1,5 +1,6 @@
 """Reports are whole and true for every kind of sweep, also the sad ones."""
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import RequestError
+from common.files import append_jsonl
+from dialsum.metrics import RougeScorer
 from tests.tune_jobs.synthetic import METRIC, START, sweep_record, wide_ledger, write
 from tune_jobs.records import SweepFolder, SweepRecord, TrialError, TrialRecord
 from tune_jobs.report.build import ReportPaths, build_report
@@ -158,3 +161,51 @@ def test_reports_of_one_ledger_are_alike(tmp_path: Path) -> None:
     page, other_page = (paths.html.read_text(encoding="utf-8") for paths in (one, other))
     assert page.replace(str(tmp_path / "a"), "X") == other_page.replace(str(tmp_path / "b"), "X")
     assert one.picture.read_bytes() == other.picture.read_bytes()
+
+
+def write_predictions(path: Path, texts: list[str]) -> None:
+    path.mkdir(parents=True)
+    for i, text in enumerate(texts):
+        row = {
+            "fname": f"d{i}",
+            "dialogue": f"#Person1#: number {i}?\n#Person2#: <i>yes</i>.",
+            "references": [f"#Person1# asks about number {i} and hears yes."],
+            "prediction": text,
+        }
+        append_jsonl(path / "predictions.jsonl", row)
+
+
+def summarised(path: Path, number: int, texts: list[str], **resolved: object) -> TrialRecord:
+    """A trial whose score is that of its summaries."""
+    write_predictions(path, texts)
+    references = [[f"#Person1# asks about number {i} and hears yes."] for i in range(len(texts))]
+    score = RougeScorer("en").score(texts, references).combined()
+    return trial(
+        number, score, experiment_dir=str(path), sampled={"learning_rate": 10.0**-number},
+        resolved={"model": "t5", "language": "en", **resolved},
+    )  # fmt: skip
+
+
+def test_the_summaries_of_the_best_two_are_compared_and_shown(tmp_path: Path) -> None:
+    good = [f"#Person1# asks about number {i} and hears {'yes' if i % 3 else 'no'}." for i in range(40)]
+    poor = [f"#Person1# asks about number {i}." for i in range(40)]
+    trials = [summarised(tmp_path / "good", 1, good), summarised(tmp_path / "poor", 2, poor)]
+    paths = build_report(write(tmp_path / "sweep", trials).path)
+    page = check(paths)
+    paired = paths.analysis.paired
+    assert paired is not None
+    assert (paired.count, paired.is_clear, paths.analysis.sureness) == (40, True, "clear")
+    assert paired.mean == pytest.approx(trials[0].history[0][METRIC] - trials[1].history[0][METRIC], abs=1e-6)  # type: ignore[operator]
+    assert "on other 40 dialogues it would be +" in page
+    assert page.count('<div class="example">') == 3
+    assert "&lt;i&gt;yes&lt;/i&gt;" in page
+    assert "| 100.0 | d1 |" in paths.markdown.read_text(encoding="utf-8")
+
+
+def test_summaries_that_are_not_those_of_the_score_are_left_out(tmp_path: Path) -> None:
+    first = summarised(tmp_path / "one", 1, ["#Person1# asks about number 0 and hears yes."])
+    other_score = dataclasses.replace(first, history=[{METRIC: 55.0}])
+    missing = trial(2, 30.0, experiment_dir=str(tmp_path / "gone"), sampled={"learning_rate": 0.01})
+    paths = build_report(write(tmp_path / "sweep", [other_score, missing]).path)
+    assert paths.analysis.paired is None
+    assert "What the winner writes" not in check(paths)

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tune_jobs.analysis import Analysis, Scored
+from tune_jobs.analysis import Analysis
+from tune_jobs.candidates import Scored
 from tune_jobs.importance import LEAST_TRIALS, Importances
 from tune_jobs.parameters import show_value
 from tune_jobs.report.charts_memory import memory_points
@@ -90,11 +91,13 @@ def _baseline(analysis: Analysis) -> list[Advice]:
 
 
 def _ties(analysis: Analysis) -> list[Advice]:
-    if analysis.sureness not in ("tied", "unknown"):
+    if analysis.sureness not in ("tied", "uncertain", "unknown"):
         return []
     count = min(len(analysis.tied), 5) if analysis.sureness == "tied" else min(len(analysis.candidates), 2)
     reason = analysis.noise.source
-    if analysis.band:
+    if analysis.sureness == "uncertain":
+        reason = "other dialogues might turn their order round"
+    elif analysis.band:
         reason = f"{show_score(analysis.band, analysis.sweep.metric)} may be chance: {reason}"
     if len(analysis.tied) > count:
         reason = f"{reason}; {len(analysis.tied)} are tied in all"

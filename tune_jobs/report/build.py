@@ -10,6 +10,7 @@ from tune_jobs.importance import find_importances
 from tune_jobs.records import SweepFolder
 from tune_jobs.report.advice import advise
 from tune_jobs.report.charts import find_charts
+from tune_jobs.report.evidence import gather
 from tune_jobs.report.markdown import build_markdown
 from tune_jobs.report.page import PageContent, build_page
 from tune_jobs.report.picture import write_picture
@@ -50,14 +51,18 @@ def build_report(folder: Path) -> ReportPaths:
         raise RequestError(
             f"{folder}: no {sweep.ledger.name} in it; give the folder of a sweep, outputs/sweep_results/NAME"
         )
-    analysis = analyse(sweep.load())
+    ledger = sweep.load()
+    evidence = gather(analyse(ledger))
+    analysis = analyse(ledger, dialogues=evidence.dialogues, paired=evidence.against_second)
     importances = find_importances(analysis.scored, analysis.parameters, maximize=analysis.maximize)
     charts = find_charts(analysis, importances)
     advice = advise(analysis, importances, folder.as_posix())
     remarks = write_picture(sweep.report_picture, analysis, charts)
-    page = build_page(PageContent(analysis=analysis, charts=charts, advice=advice, remarks=remarks))
+    page = build_page(
+        PageContent(analysis=analysis, charts=charts, advice=advice, examples=evidence.examples, remarks=remarks)
+    )
     write_text(sweep.report_html, page)
-    write_text(sweep.report_markdown, build_markdown(analysis, importances, advice, remarks))
+    write_text(sweep.report_markdown, build_markdown(analysis, importances, advice, evidence.examples, remarks))
     winner = analysis.winner
     if winner is not None:
         sweep.write_best_config(winner.trial)

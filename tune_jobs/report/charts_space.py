@@ -4,7 +4,8 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
-from tune_jobs.analysis import Analysis, Scored
+from tune_jobs.analysis import Analysis
+from tune_jobs.candidates import Scored
 from tune_jobs.parameters import Parameter, show_value, to_number
 from tune_jobs.report.axes import (
     Axis,

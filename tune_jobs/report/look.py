@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.units import format_duration
-from tune_jobs.analysis import Analysis, Scored, describe_settings
+from tune_jobs.analysis import Analysis, describe_settings
+from tune_jobs.candidates import Scored
 from tune_jobs.records import OUTCOMES, TrialOutcome, TrialRecord
 from tune_jobs.report.axes import Plot
 from tune_jobs.report.drawing import Cross, Dot, Drawing, Label, Shape, text_width

@@ -9,6 +9,7 @@ from tune_jobs.records import OUTCOMES
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.charts_memory import memory_points, memory_ratios
 from tune_jobs.report.charts_timeline import find_lanes
+from tune_jobs.report.evidence import Summary
 from tune_jobs.report.look import OUTCOME_TEXT, show_score
 from tune_jobs.report.summary import SHOWN_RUNS, eyebrow, failure_rows, headline, notes, runs_table, tiles
 
@@ -16,7 +17,11 @@ _MOST_FAILURES = 30
 
 
 def build_markdown(
-    analysis: Analysis, importances: Importances, advice: Sequence[Advice], remarks: Sequence[str] = ()
+    analysis: Analysis,
+    importances: Importances,
+    advice: Sequence[Advice],
+    examples: Sequence[Summary] = (),
+    remarks: Sequence[str] = (),
 ) -> str:
     """Returns the whole text."""
     sections = [
@@ -25,6 +30,7 @@ def build_markdown(
         _table(("", "", ""), [(tile.label, f"**{tile.value}**", tile.detail) for tile in tiles(analysis)]),
         _advice(advice),
         _runs(analysis),
+        _examples(examples),
         "![Charts](analysis_report.png)",
         _importances(importances),
         _memory(analysis),
@@ -52,6 +58,13 @@ def _runs(analysis: Analysis) -> str:
     more = len(analysis.candidates) - SHOWN_RUNS
     rest = f"\n\n{more:,} more are in `all_results.jsonl`." if more > 0 else ""
     return f"## Best runs\n\n{_table(header, rows)}{rest}"
+
+
+def _examples(examples: Sequence[Summary]) -> str:
+    if not examples:
+        return ""
+    rows = [(f"{one.score:.1f}", one.fname, one.prediction, " / ".join(one.references)) for one in examples]
+    return "## What the winner writes\n\n" + _table(("Score", "Dialogue", "It wrote", "People wrote"), rows)
 
 
 def _importances(found: Importances) -> str:

@@ -9,6 +9,7 @@ from common.units import format_duration
 from tune_jobs.analysis import Analysis
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.drawing import INKS
+from tune_jobs.report.evidence import Summary
 from tune_jobs.report.look import OUTCOME_TEXT, Chart, show_score, trials_text
 from tune_jobs.report.summary import SHOWN_RUNS, Tile, eyebrow, failure_rows, headline, notes, runs_table, tiles
 from tune_jobs.report.svg import to_svg
@@ -26,12 +27,14 @@ class PageContent:
         analysis: Of the sweep.
         charts: In order.
         advice: What to do next.
+        examples: Summaries of the winner.
         remarks: Sentences for the foot of the page, beside those that follow from the analysis.
     """
 
     analysis: Analysis
     charts: Sequence[Chart]
     advice: Sequence[Advice]
+    examples: Sequence[Summary] = ()
     remarks: Sequence[str] = ()
 
 
@@ -46,6 +49,7 @@ def build_page(content: PageContent) -> str:
         '<div class="grid">',
         _advice(content.advice),
         _runs(analysis),
+        _examples(content.examples),
         *(_chart(chart) for chart in content.charts if chart.draw is not None),
         _failures(analysis),
         _phases(analysis),
@@ -132,6 +136,27 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return text == ""
     return True
+
+
+def _examples(examples: Sequence[Summary]) -> str:
+    if not examples:
+        return ""
+    names = ("Its best summary", "A middling one", "Its worst") if len(examples) == 3 else ("Summary",) * len(examples)
+    items = "".join(_example(name, one) for name, one in zip(names, examples, strict=True))
+    return (
+        '<section class="card wide" id="examples"><h2>What the winner writes</h2>'
+        '<p class="note">With a dark line: the model. With a pale one: people.</p>'
+        f'<div class="examples">{items}</div></section>'
+    )
+
+
+def _example(name: str, one: Summary) -> str:
+    wanted = "".join(f'<p class="wanted">{escape(text)}</p>' for text in one.references[:3])
+    return (
+        f'<div class="example"><h3>{name}<span>{one.score:.1f} · {escape(one.fname)}</span></h3>'
+        f'<p class="said">{escape(one.prediction) or "(nothing)"}</p>{wanted}'
+        f"<details><summary>the dialogue</summary><p>{escape(one.dialogue)}</p></details></div>"
+    )
 
 
 def _chart(chart: Chart) -> str:

@@ -1,0 +1,127 @@
+"""What the summaries themselves say: examples of the winner's, and whether they are better than those of the second."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.files import read_jsonl
+from tune_jobs.analysis import Analysis
+from tune_jobs.records import ExperimentFolder, TrialRecord
+from tune_jobs.significance import PairedDifference, paired_bootstrap
+
+_SCORES = {  # metric -> weights of ROUGE-1, ROUGE-2 and ROUGE-L; the combined one has its own in the configuration
+    "rouge1_f1": (1.0, 0.0, 0.0),
+    "rouge2_f1": (0.0, 1.0, 0.0),
+    "rougeL_f1": (0.0, 0.0, 1.0),
+}
+_SAME = 0.02  # points; a file whose mean differs more from the ledger's score is of another evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A dialogue, what people wrote about it, what a model wrote, and its score, 0 to 100."""
+
+    fname: str
+    dialogue: str
+    references: tuple[str, ...]
+    prediction: str
+    score: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was found beside the ledger.
+
+    Attributes:
+        dialogues: How many the scores come from; None where that is not known.
+        against_second: The winner against the second, on the same dialogues; None where there are no summaries of both.
+        examples: The winner's best, middle and worst summary.
+    """
+
+    dialogues: int | None = None
+    against_second: PairedDifference | None = None
+    examples: tuple[Summary, ...] = ()
+
+
+def gather(analysis: Analysis) -> Evidence:
+    """Reads the summaries of the best two candidates, as far as their experiment folders are at hand."""
+    if analysis.winner is None:
+        return Evidence()
+    best = analysis.winner
+    summaries = _scored(best.trial, analysis.sweep.metric, best.score)
+    if not summaries:
+        return Evidence(dialogues=_as_number(best.trial.resolved.get("max_eval_samples")))
+    return Evidence(
+        dialogues=len(summaries),
+        against_second=_against_second(analysis, summaries),
+        examples=_telling(summaries),
+    )
+
+
+def read_summaries(path: Path) -> list[Summary]:
+    """Reads predictions.jsonl; an absent file, or one of another shape, holds no summaries."""
+    found = []
+    for row in read_jsonl(path)[0]:
+        texts, references = (row.get("dialogue"), row.get("prediction")), row.get("references")
+        if not all(isinstance(text, str) for text in texts) or not isinstance(references, list) or not references:
+            return []
+        found.append(
+            Summary(
+                fname=str(row.get("fname", "")),
+                dialogue=str(texts[0]),
+                references=tuple(str(text) for text in references),
+                prediction=str(texts[1]),
+            )
+        )
+    return found
+
+
+def _scored(trial: TrialRecord, metric: str, score: float) -> list[Summary]:
+    """Scores each summary of a trial; nothing where they are not those that the ledger's score comes from."""
+    from dataclasses import replace
+
+    from dialsum.metrics import RougeScorer
+
+    summaries = read_summaries(ExperimentFolder(Path(trial.experiment_dir)).predictions) if trial.experiment_dir else []
+    weights = _SCORES.get(metric.split("/", 1)[-1]) or _weights(trial)
+    language = trial.resolved.get("language")
+    if not summaries or "rouge" not in metric or language not in ("ko", "en"):
+        return []
+    scorer = RougeScorer("ko" if language == "ko" else "en")
+    pairs = scorer.score_pairs([one.prediction for one in summaries], [one.references for one in summaries])
+    scored = []
+    for one, pair in zip(summaries, pairs, strict=True):
+        three = (pair.rouge1_f1, pair.rouge2_f1, pair.rougeL_f1)
+        scored.append(replace(one, score=sum(w * s for w, s in zip(weights, three, strict=True))))
+    mean = sum(one.score for one in scored) / len(scored)
+    return scored if abs(mean - score) <= _SAME else []
+
+
+def _weights(trial: TrialRecord) -> tuple[float, float, float]:
+    from dialsum.metrics import DEFAULT_WEIGHTS
+
+    given = trial.resolved.get("rouge_weights")
+    if isinstance(given, (list, tuple)) and len(given) == 3:
+        return float(given[0]), float(given[1]), float(given[2])
+    return DEFAULT_WEIGHTS
+
+
+def _against_second(analysis: Analysis, summaries: Sequence[Summary]) -> PairedDifference | None:
+    if len(analysis.candidates) < 2:
+        return None
+    second = analysis.candidates[1].best
+    others = {one.fname: one for one in _scored(second.trial, analysis.sweep.metric, second.score)}
+    pairs = [(one.score, others[one.fname].score) for one in summaries if one.fname in others]
+    if len(pairs) < len(summaries) or len(others) < len(summaries):
+        return None
+    return paired_bootstrap([one for one, _ in pairs], [other for _, other in pairs])
+
+
+def _telling(summaries: Sequence[Summary]) -> tuple[Summary, ...]:
+    ranked = sorted(summaries, key=lambda one: -one.score)
+    places = dict.fromkeys((0, len(ranked) // 2, len(ranked) - 1))
+    return tuple(ranked[place] for place in places)
+
+
+def _as_number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
