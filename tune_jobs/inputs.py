@@ -15,7 +15,7 @@ SAMPLE_FOLDER = Path("outputs/sample_data")
 
 def ensure_sample_data(sweep: Sweep) -> None:
     """Writes the sample dialogues when a sweep trains on them and they are not there yet."""
-    for config in bases(sweep):
+    for config in known_configs(sweep):
         files = [Path(config.train_file), Path(config.dev_file)]
         if all(path.parent == SAMPLE_FOLDER for path in files) and not all(path.exists() for path in files):
             from dialsum.data import write_examples
@@ -35,8 +35,7 @@ def check_inputs(sweep: Sweep) -> None:
     from dialsum.data import load_examples
     from dialsum.models import resolve
 
-    configs = [trial.resolved for trial in planned_trials(sweep)] if sweep.method in ("grid", "random") else []
-    configs += bases(sweep)
+    configs = known_configs(sweep)
     problems = Problems()
     for path in sorted({path for config in configs for path in (config.train_file, config.dev_file)}):
         collect(problems, partial(load_examples, Path(path)))
@@ -52,13 +51,9 @@ def longest_trial(sweep: Sweep) -> int:
     """
     from dialsum.data import load_examples
 
-    if sweep.method in ("grid", "random"):
-        configs = [trial.resolved for trial in planned_trials(sweep)]
-    else:
-        configs = bases(sweep)
     sizes: dict[str, int] = {}
     longest = 1
-    for config in configs:
+    for config in known_configs(sweep):
         if config.train_file not in sizes:
             sizes[config.train_file] = len(load_examples(Path(config.train_file)))
         longest = max(longest, evaluations_of(config, sizes[config.train_file]))
@@ -87,6 +82,15 @@ def collect(problems: Problems, action: Callable[[], object]) -> None:
         problems.extend([f"{error.message}: {text}" for text in error.problems] or [error.message])
 
 
-def bases(sweep: Sweep) -> list[RunConfig]:
-    """Returns every base configuration of a sweep."""
-    return [sweep.base, *sweep.base_by_model.values()]
+def known_configs(sweep: Sweep) -> list[RunConfig]:
+    """Returns the configurations of all trials where they are known beforehand, else of one trial for each model.
+
+    A search that decides by results may still set epochs or files: constants are known, and what is searched is taken
+    at its largest, so that the longest trial is among them.
+    """
+    if sweep.method in ("grid", "random"):
+        return [trial.resolved for trial in planned_trials(sweep)]
+    almost_one = 1 - 2**-53
+    sampled = {parameter.name: parameter.at(almost_one) for parameter in sweep.space.parameters}
+    models = sweep.space["model"].values() if "model" in sweep.space else (sweep.base.model,)
+    return [sweep.resolve({**sampled, "model": model}).resolved for model in models]

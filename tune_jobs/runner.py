@@ -20,7 +20,7 @@ from tune_jobs.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.journal import Journal
 from tune_jobs.live import View
 from tune_jobs.order_factory import Placer, SweepOrders
-from tune_jobs.progress import SweepProgress
+from tune_jobs.progress import SweepProgress, best_of
 from tune_jobs.records import ExperimentFolder, SweepFolder, SweepRecord, TrialRecord
 from tune_jobs.resources import SHARE_CLASSES, placer_for, slots
 from tune_jobs.search import ListProposer, Proposer, TpeProposer
@@ -240,18 +240,29 @@ def _check_places(sweep: Sweep, placer: Placer) -> None:
 
 
 def _outcome(folder: SweepFolder, progress: SweepProgress, is_over: bool) -> SweepOutcome:
-    """Builds the reports, also of an interrupted sweep; its winner is the sweep's."""
-    best: TrialRecord | None = None
-    remarks: tuple[str, ...] = ()
-    if folder.load().trials:
+    """Finds the winner and builds the reports, also of an interrupted sweep."""
+    winner = best_of(progress.trials.values(), progress.goal)
+    records = {record.trial_id: record for record in folder.load().trials}
+    best = records.get(str(winner.number)) if winner else None
+    if best is not None:
+        folder.write_best_config(best)
+    if records:
+        best = _reported(folder) or best
+    return SweepOutcome(folder=folder, best=best, progress=progress, interrupted=not is_over)
+
+
+def _reported(folder: SweepFolder) -> TrialRecord | None:
+    """Builds the reports; their winner counts several seeds of one configuration together."""
+    try:
         from tune_jobs.report.build import build_report
 
         report = build_report(folder.path)
-        best = report.analysis.winner.trial if report.analysis.winner is not None else None
-        remarks = report.remarks
-    for remark in remarks:
+    except Exception as error:  # hours of training are worth more than their picture
+        note(f"the report failed ({type(error).__name__}: {error}); try: python -m tune_jobs report {folder.path}")
+        return None
+    for remark in report.remarks:
         note(remark)
-    return SweepOutcome(folder=folder, best=best, progress=progress, interrupted=not is_over)
+    return report.analysis.winner.trial if report.analysis.winner is not None else None
 
 
 def _sweep_record(

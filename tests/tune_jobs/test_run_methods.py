@@ -1,0 +1,85 @@
+"""Every method and every early termination on a real Ray with the real trainer, on tiny budgets."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from dialsum.data import write_examples
+from dialsum.sample_data.generate import generate
+from tune_jobs.journal import Journal
+from tune_jobs.live import LogView
+from tune_jobs.runner import RunOptions, SweepOutcome, run_sweep
+from tune_jobs.sweep import load_sweep
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.usefixtures("ray_cluster")]
+
+SWEEP = """
+name: {name}
+method: {method}
+count: {count}
+parameters:
+  learning_rate: {{distribution: log_uniform_values, min: 1e-4, max: 1e-1}}
+  batch_size: {{values: [4, 8]}}
+  train_file: {{value: train.jsonl}}
+  dev_file: {{value: dev.jsonl}}
+  num_epochs: {{value: 4}}
+  decoder_max_len: {{value: 12}}
+  encoder_max_len: {{value: 48}}
+  tiny_hidden_size: {{value: 16}}
+  tiny_layers: {{value: 1}}
+  tiny_vocab_size: {{value: 400}}
+metric: {{name: eval/loss, goal: minimize}}
+early_terminate: {stop}
+search: {search}
+tracking: {{wandb: disabled}}
+"""
+
+
+def swept(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, method: str, stop: str, count: int) -> SweepOutcome:
+    monkeypatch.chdir(folder)
+    for part, examples in zip(("train", "dev"), generate(seed=0, train_count=24, dev_count=4), strict=True):
+        write_examples(folder / f"{part}.jsonl", examples)
+    search = "{seed: 3}" if method == "random" else "{seed: 3, startup_trials: 3}"
+    path = folder / f"{name}.yaml"
+    path.write_text(SWEEP.format(name=name, method=method, stop=stop, count=count, search=search))
+    return run_sweep(load_sweep(path), RunOptions(cpu_only=True), LogView(io.StringIO()))
+
+
+@pytest.mark.parametrize(
+    ("method", "stop", "count"),
+    [
+        ("random", "{type: hyperband, max_iter: 4, s: 2, eta: 2, strict: true}", 6),
+        ("random", "{type: median, min_trials: 6}", 6),  # never enough company
+        ("bayes", "{type: none}", 7),
+        ("bohb", "{type: hyperband, min_iter: 1, eta: 2, strict: true}", 7),
+    ],
+)
+def test_a_method_with_an_early_termination(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, stop: str, count: int
+) -> None:
+    outcome = swept(tmp_path, monkeypatch, "tiny", method, stop, count)
+    assert not outcome.interrupted
+    assert not Path("outputs/sample_data").exists(), "the sweep has data of its own"
+    records = outcome.folder.load().trials
+    assert len(records) == count
+    assert {record.status for record in records} <= {"finished", "stopped"}
+    assert outcome.best is not None
+    best = outcome.best.best_metrics["eval/loss"]
+    assert best == min(record.best_metrics["eval/loss"] for record in records)
+    stopped = {record.trial_id for record in records if record.status == "stopped"}
+    assert stopped == replayed(outcome.folder.path, tmp_path / "tiny.yaml")
+    assert bool(stopped) == ("hyperband" in stop), "six learning rates over three decades"
+    for record in records:
+        assert (len(record.history) < 4) == (record.trial_id in stopped)
+
+
+def replayed(folder: Path, sweep: Path) -> set[str]:
+    """Goes through the journal with a fresh rule and returns the trials that it stops."""
+    journal = Journal(folder / "journal.jsonl")
+    rule = load_sweep(sweep).early_terminate.rule("minimize", 4)
+    return {
+        str(number)
+        for number, evaluation in journal.reports
+        if rule.report(str(number), evaluation, journal.trials[number].evaluations[evaluation].value).stop
+    }
