@@ -10,26 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.memory.allocator import Replayed, replay
 from cluster.memory.calibration import Calibration, Margin
-from cluster.memory.gpu_profile import BLAS_HANDLES, MIB, GpuProfile
+from cluster.memory.gpu_profile import MIB, GpuProfile
+from cluster.memory.process import ProcessPeaks, Setting, Sizes, replay_process, usual_slack
 from cluster.memory.request import BF16_SM, MemoryRequest
-from cluster.memory.template import ROUTINES, EventLog, Peak, Routine, Template, TemplateKey
+from cluster.memory.template import ROUTINES, Peak, Routine, Template, TemplateKey
 from cluster.memory.template_tape import Ints
 
 TemplateFinder = Callable[[MemoryRequest], Template]
 """Finds (or makes) the template of a request."""
 
-REPLAYED_STEPS = 3  # what is reserved at one shape stops growing after one or two steps (facts-memory §5)
 COMPILE_MARGIN = 0.15  # an assumption, not a measurement; warnings_for says so
 NCCL_BYTES = 512 * MIB  # buffers of NCCL outside torch's allocator; an assumption, likewise
 GRADIENT_BYTES = 4  # of one parameter: weights are trained in fp32
-
-# What the allocator adds is taken from replays at these sizes where a replay of each trial would take too long:
-# (micro-batch, encoder length, decoder length, generation batch).
-_PROBES = ((1, 64, 16, 1), (4, 256, 64, 8), (16, 512, 128, 32))
-_PROBE_BEAMS = 4
-_Sizes = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,37 +97,36 @@ class Estimator:
     def __init__(self, templates: TemplateFinder, calibration: Calibration | None = None) -> None:
         self._templates = templates
         self._calibration = calibration or Calibration()
-        self._replays: dict[tuple[object, ...], Replayed] = {}
-        self._slacks: dict[tuple[TemplateKey, str, int], float] = {}
+        self._replays: dict[tuple[object, ...], ProcessPeaks] = {}
+        self._slacks: dict[tuple[TemplateKey, Setting], float] = {}
 
     def estimate(self, request: MemoryRequest) -> MemoryEstimate:
-        """Estimates one trial with the allocator replayed: the first time tens of milliseconds, then few.
+        """Estimates one trial with the allocator replayed: the first time tens of milliseconds, then a few.
 
         The same input gives the same bytes.
         """
         template = self._templates(request)
         peaks = {routine: _peak(template, request, routine) for routine in ROUTINES}
         blas_bytes, ddp_bytes = request.gpu.workspace_bytes, _ddp_bytes(request, template)
-        train = self._replay(template, request, "train")
-        generate = self._replay(template, request, "generate")
-        process = self._replay(template, request, "train", "generate")
+        process = self._replay(template, request, _sizes(request, "train"))
+        generation = self._replay(template, request, None)
         # The loss without gradients is in no replay; it is given the slack of training.
-        slack = max(1.0, train.peak_reserved_bytes / train.peak_allocated_bytes)
+        slack = max(1.0, process.train_reserved_bytes / process.train_allocated_bytes)
         evaluate_bytes = math.ceil((peaks["evaluate"].allocated_bytes + blas_bytes) * slack)
         context_bytes = request.gpu.context_bytes + (NCCL_BYTES if request.ranks > 1 else 0)
         # Exact counts are replayed and bounds are added up: where nothing is lost, the bound can be the larger.
         tensor_bytes = max(peak.allocated_bytes for peak in peaks.values()) + blas_bytes
-        torch_bytes = max(process.peak_reserved_bytes, evaluate_bytes, tensor_bytes) + ddp_bytes
+        torch_bytes = max(process.reserved_bytes, evaluate_bytes, tensor_bytes) + ddp_bytes
         device_bytes = torch_bytes + context_bytes
         margin = self.margin(request)
         upper_bytes = math.ceil(device_bytes * (1 + margin.fraction))
         routine = max(ROUTINES, key=lambda name: peaks[name].allocated_bytes)
         return MemoryEstimate(
             train_allocated_bytes=peaks["train"].allocated_bytes + blas_bytes + ddp_bytes,
-            train_reserved_bytes=train.peak_reserved_bytes + ddp_bytes,
+            train_reserved_bytes=process.train_reserved_bytes + ddp_bytes,
             evaluate_allocated_bytes=peaks["evaluate"].allocated_bytes + blas_bytes,
             generate_allocated_bytes=peaks["generate"].allocated_bytes + blas_bytes,
-            generate_reserved_bytes=generate.peak_reserved_bytes + peaks["generate"].terms["optimizer"],
+            generate_reserved_bytes=generation.reserved_bytes + peaks["generate"].terms["optimizer"],
             context_bytes=context_bytes,
             device_bytes=device_bytes,
             upper_bytes=upper_bytes,
@@ -157,7 +149,7 @@ class Estimator:
         """Estimates the upper bytes of many different trials at once.
 
         Trials of one template are computed together. What the allocator adds is the most that it added in replays of
-        that template at three sizes; so this differs from estimate by a few percent, and is mostly the larger.
+        that template at a few sizes; so this differs from estimate by a few percent, and is mostly the larger.
 
         Returns:
             One number per request, in their order.
@@ -200,29 +192,18 @@ class Estimator:
         return upper
 
     def _slack(self, template: Template, request: MemoryRequest) -> float:
-        """Returns the largest reserved ÷ allocated of the probes, at least 1."""
-        key = (template.key, request.allocator, request.gpu.workspace_bytes)
+        key = (template.key, _setting(request))
         if key not in self._slacks:
-            ratios = [1.0]
-            for batch, encoder_len, decoder_len, together in _PROBES:
-                train, generate = (batch, encoder_len, decoder_len), (together, encoder_len, decoder_len)
-                replayed = _replayed(template, request, [train], [generate], _PROBE_BEAMS)
-                allocated = max(
-                    template.allocated_bytes(*train),
-                    template.allocated_bytes(*generate, routine="generate", beams=_PROBE_BEAMS),
-                )
-                ratios.append(replayed.peak_reserved_bytes / (allocated + request.gpu.workspace_bytes))
-            self._slacks[key] = max(ratios)
+            self._slacks[key] = usual_slack(template, _setting(request))
         return self._slacks[key]
 
-    def _replay(self, template: Template, request: MemoryRequest, *routines: Routine) -> Replayed:
-        train = [_sizes(request, "train")] if "train" in routines else []
-        generate = [_sizes(request, "generate")] if "generate" in routines else []
-        beams = request.num_beams
-        workspace_bytes = request.gpu.workspace_bytes
-        key = (template.key, request.allocator, workspace_bytes, beams, tuple(train), tuple(generate))
+    def _replay(self, template: Template, request: MemoryRequest, train: Sizes | None) -> ProcessPeaks:
+        generate, setting = _sizes(request, "generate"), _setting(request)
+        key = (template.key, setting, train, generate, request.num_beams)
         if key not in self._replays:
-            self._replays[key] = _replayed(template, request, train, generate, beams)
+            self._replays[key] = replay_process(
+                template, setting, train=train, generate=generate, beams=request.num_beams
+            )
         return self._replays[key]
 
 
@@ -251,7 +232,7 @@ def warnings_for(request: MemoryRequest) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _sizes(request: MemoryRequest, routine: Routine) -> _Sizes:
+def _sizes(request: MemoryRequest, routine: Routine) -> Sizes:
     """Returns batch, encoder length and decoder length of a routine at its longest."""
     if routine == "generate":
         return request.generation_batch_size, request.encoder_max_len, request.new_tokens
@@ -263,20 +244,8 @@ def _peak(template: Template, request: MemoryRequest, routine: Routine) -> Peak:
     return template.peak(*_sizes(request, routine), routine=routine, beams=request.num_beams)
 
 
-def _replayed(
-    template: Template, request: MemoryRequest, train: Sequence[_Sizes], generate: Sequence[_Sizes], beams: int
-) -> Replayed:
-    pieces = 2 if template.key.accumulation else 1
-    log = template.events([*train] * (REPLAYED_STEPS * pieces), micro_steps=pieces, generate=generate, beams=beams)
-    return replay(_with_workspaces(log, request.gpu), expandable=request.allocator == "expandable")
-
-
-def _with_workspaces(log: EventLog, gpu: GpuProfile) -> EventLog:
-    """Puts cuBLAS's workspaces, which stay for good, before everything else."""
-    first = int(np.abs(log.ids).max(initial=0)) + 1
-    ids = np.arange(first, first + BLAS_HANDLES, dtype=np.int64)
-    sizes = np.full(BLAS_HANDLES, gpu.workspace_bytes // BLAS_HANDLES, dtype=np.int64)
-    return EventLog(ids=np.concatenate([ids, log.ids]), sizes=np.concatenate([sizes, log.sizes]))
+def _setting(request: MemoryRequest) -> Setting:
+    return Setting(expandable=request.allocator == "expandable", workspace_bytes=request.gpu.workspace_bytes)
 
 
 def _ddp_bytes(request: MemoryRequest, template: Template) -> int:

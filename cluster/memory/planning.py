@@ -19,6 +19,7 @@ def plan_request(
     budget_bytes: int,
     *,
     checkpointing: Sequence[bool] = (False, True),
+    confirm: bool = False,
     remedies_from: UpperOf | None = None,
 ) -> Plan | NoPlan:
     """Plans how to run a request's effective batch inside a budget; see memory_plan.plan.
@@ -28,6 +29,8 @@ def plan_request(
         request: Its own accumulation and checkpointing are not kept.
         budget_bytes: What the trial may hold on the card.
         checkpointing: The choices that are allowed.
+        confirm: Whether the winner's allocator is replayed, which takes tens of milliseconds: where it then needs more
+            than the budget, a smaller way is taken, and the plan's bytes are the replayed ones.
         remedies_from: Answers for other optimizers and lengths when nothing fits; the estimator when None. A caller who
             must not wait for a new trace gives one that raises LookupError where there is no template yet.
 
@@ -35,24 +38,33 @@ def plan_request(
         A plan whose upper bytes are at most the budget, or why there is none, with what would make it fit.
     """
 
+    offered_bytes = budget_bytes
+    while True:
+        found = _planned(estimator, request, offered_bytes, checkpointing)
+        if isinstance(found, NoPlan):
+            smallest = _way(request, request.batch_size // request.ranks, found.gradient_checkpointing)
+            remedies = _remedies(smallest, budget_bytes, remedies_from or estimator.upper_bytes)
+            remedies.append(_larger_card(max(found.smallest_bytes, budget_bytes + 1)))
+            return replace(found, budget_bytes=budget_bytes, remedies=tuple(remedies))
+        if not confirm:
+            return found
+        way = _way(request, found.accumulation, found.gradient_checkpointing)
+        replayed_bytes = estimator.estimate(way).upper_bytes
+        if replayed_bytes <= budget_bytes:
+            return replace(found, upper_bytes=replayed_bytes)
+        offered_bytes = found.upper_bytes - 1
+
+
+def _planned(
+    estimator: Estimator, request: MemoryRequest, budget_bytes: int, checkpointing: Sequence[bool]
+) -> Plan | NoPlan:
     def upper_bytes(micro_batch: int, accumulation: int, checkpointed: bool) -> int:
         return estimator.upper_bytes(_way(request, accumulation, checkpointed))
 
     size = estimator.model_size(request)
     tokens = request.encoder_max_len + request.decoder_max_len
-    pieces = request.batch_size // request.ranks
-    found = plan(
-        pieces,
-        budget_bytes,
-        upper_bytes,
-        time_model(model_parameters=size.parameters, tokens=tokens, operations=size.operations),
-        checkpointing=checkpointing,
-    )
-    if isinstance(found, Plan):
-        return found
-    smallest = _way(request, pieces, found.gradient_checkpointing)
-    remedies = _remedies(smallest, budget_bytes, remedies_from or estimator.upper_bytes)
-    return replace(found, remedies=(*remedies, _larger_card(found.smallest_bytes)))
+    model = time_model(model_parameters=size.parameters, tokens=tokens, operations=size.operations)
+    return plan(request.batch_size // request.ranks, budget_bytes, upper_bytes, model, checkpointing=checkpointing)
 
 
 def _way(request: MemoryRequest, accumulation: int, checkpointed: bool) -> MemoryRequest:

@@ -71,3 +71,17 @@ def test_a_plan_takes_less_than_five_milliseconds(estimator: Estimator) -> None:
         plan_request(estimator, REQUEST, 3000 * MIB)
         best_s = min(best_s, time.perf_counter() - start)
     assert best_s < 0.005
+
+
+def test_a_confirmed_plan_has_the_bytes_of_its_estimate(estimator: Estimator) -> None:
+    for budget_mib in (1500, 1600, 1800, 2200, 3000, 6000):
+        found = plan_request(estimator, REQUEST, budget_mib * MIB, confirm=True)
+        if isinstance(found, NoPlan):
+            assert found.budget_bytes == budget_mib * MIB
+            continue
+        planned = dataclasses.replace(
+            REQUEST,
+            gradient_accumulation_steps=found.accumulation,
+            gradient_checkpointing=found.gradient_checkpointing,
+        )
+        assert found.upper_bytes == estimator.estimate(planned).upper_bytes <= budget_mib * MIB
