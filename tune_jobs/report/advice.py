@@ -32,19 +32,20 @@ class Advice:
     command: str = ""
 
 
-def advise(analysis: Analysis, importances: Importances, folder: str) -> tuple[Advice, ...]:
+def advise(analysis: Analysis, importances: Importances, folder: str, winner_folder: str) -> tuple[Advice, ...]:
     """Returns what to do next, the most urgent first, at most five things.
 
     Args:
         analysis: Of the sweep.
         importances: Of its parameters.
         folder: Of its results, as a person would type it.
+        winner_folder: Of the winner's experiment; empty where there is none.
     """
     found = [*_unfinished(analysis), *_failures(analysis)]
     if analysis.winner is not None:
         found += _baseline(analysis)
         found += [*_ties(analysis), *_edges(analysis, importances), *_still_rising(analysis)]
-        found += [*_memory(analysis), *_narrow(analysis, folder), _use(analysis, folder)]
+        found += [*_memory(analysis), *_narrow(analysis, folder), _use(analysis, folder, winner_folder)]
         if len(found) > _MOST:  # the last is how to use the winner: always of interest
             found = [*found[: _MOST - 1], found[-1]]
     return tuple(found[:_MOST])
@@ -173,13 +174,12 @@ def _top_quarter(analysis: Analysis) -> Sequence[Scored]:
     return analysis.scored[: max(3, len(analysis.scored) // 4)]
 
 
-def _use(analysis: Analysis, folder: str) -> Advice:
+def _use(analysis: Analysis, folder: str, winner_folder: str) -> Advice:
     winner = analysis.winner
     assert winner is not None
     name = metric_name(analysis.sweep.metric)
     score = show_score(winner.score, analysis.sweep.metric)
-    reason = (
-        f"{name} {score}; the model is in {winner.trial.experiment_dir or 'its experiment folder'}/models/best_model"
-    )
+    place = f"; the model is in {winner_folder}/models/best_model" if winner_folder else ""
+    reason = f"{name} {score}{place}"
     command = f"python -m dialsum train --config {folder}/best_config.yaml --output outputs/again"
     return Advice(title="Use the winner, or train it again", reason=reason, command=command)

@@ -56,7 +56,8 @@ def build_report(folder: Path) -> ReportPaths:
     analysis = analyse(ledger, dialogues=evidence.dialogues, paired=evidence.against_second)
     importances = find_importances(analysis.scored, analysis.parameters, maximize=analysis.maximize)
     charts = find_charts(analysis, importances)
-    advice = advise(analysis, importances, folder.as_posix())
+    winner_folder = analysis.winner.trial.experiment_dir if analysis.winner else ""
+    advice = advise(analysis, importances, _typed(folder), _typed(Path(winner_folder)) if winner_folder else "")
     remarks = write_picture(sweep.report_picture, analysis, charts)
     page = build_page(
         PageContent(analysis=analysis, charts=charts, advice=advice, examples=evidence.examples, remarks=remarks)
@@ -74,3 +75,9 @@ def build_report(folder: Path) -> ReportPaths:
         remarks=tuple(remarks),
         analysis=analysis,
     )
+
+
+def _typed(path: Path) -> str:
+    """A path as a person would type it: from the working folder where it lies inside."""
+    inside = path.resolve().is_relative_to(Path.cwd())
+    return (path.resolve().relative_to(Path.cwd()) if inside else path).as_posix()

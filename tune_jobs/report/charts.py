@@ -54,9 +54,11 @@ def _leaders(analysis: Analysis) -> Chart:
     if not analysis.candidates:
         return Chart(key="leaders", title=title, reason=_NO_SCORE)
     note = "Large dot: the best. " + (
-        "Whoever stands in the shaded band is tied with it." if analysis.noise.band else f"{analysis.noise.source}."
+        "Whoever stands in the shaded band is tied with it."
+        if analysis.noise.band
+        else _sentence(f"{analysis.noise.source}.")
     )
-    return Chart(key="leaders", title=title, note=_sentence(note), draw=partial(draw_leaders, analysis))
+    return Chart(key="leaders", title=title, note=note, draw=partial(draw_leaders, analysis))
 
 
 def _importance(found: Importances) -> Chart:

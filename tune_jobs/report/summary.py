@@ -90,14 +90,14 @@ def _sureness_tile(analysis: Analysis) -> Tile:
         value = f"tied with {others} other{'s' if others > 1 else ''}"
         chance = f"{show_score(band, metric)} may be chance: " if band else ""
         return Tile(label=label, value=value, detail=chance + analysis.noise.source)
-    told = paired_text(analysis)
-    if analysis.sureness == "unknown":
-        detail = f"{show_score(lead, metric)} ahead, but {analysis.noise.source}{told}"
-        return Tile(label=label, value="not known", detail=detail)
-    if analysis.sureness == "uncertain":
-        return Tile(label=label, value="not sure", detail=f"{show_score(lead, metric)} ahead of the second{told}")
-    detail = f"{show_score(band or 0.0, metric)} may be chance: {analysis.noise.source}{told}"
-    return Tile(label=label, value=f"clear, by {show_score(lead, metric)}", detail=detail)
+    if analysis.sureness == "clear":
+        value = f"clear, by {show_score(lead, metric)}"
+        facts = [f"{show_score(band or 0.0, metric)} may be chance: {analysis.noise.source}", paired_text(analysis)]
+    elif analysis.sureness == "uncertain":
+        value, facts = "not sure", [f"{show_score(lead, metric)} ahead of the second", paired_text(analysis)]
+    else:
+        value, facts = f"ahead by {show_score(lead, metric)}", [paired_text(analysis), analysis.noise.source]
+    return Tile(label=label, value=value, detail="; ".join(fact for fact in facts if fact))
 
 
 def paired_text(analysis: Analysis) -> str:
@@ -106,7 +106,7 @@ def paired_text(analysis: Analysis) -> str:
     if paired is None:
         return ""
     ends = " to ".join(f"{'+' if end >= 0 else '−'}{show_score(abs(end), metric)}" for end in (paired.low, paired.high))
-    return f"; on other {paired.count} dialogues it would be {ends} (95%)"
+    return f"on {paired.count} other dialogues it would be {ends} (95%)"
 
 
 def _cost_tile(analysis: Analysis) -> Tile:
