@@ -53,7 +53,8 @@ def _summary_parts(progress: SweepProgress, now_s: float) -> list[str]:
         parts.append(f"best {best.best:.3f} (trial {best.number})")
     left_s = progress.left_s(now_s)
     spent = format_duration(now_s - progress.started_s)
-    parts.append(spent if left_s is None else f"{spent}, at most {format_duration(left_s)} left")
+    is_over = progress.count(*ENDED) == progress.total
+    parts.append(spent if left_s is None or is_over else f"{spent}, at most {format_duration(left_s)} left")
     return parts
 
 

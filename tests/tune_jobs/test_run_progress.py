@@ -90,3 +90,10 @@ def test_a_log_gets_events_at_once_and_a_summary_now_and_then() -> None:
     view.refresh(progress)
     assert stream.getvalue().count("trials ended") == 1
     assert isinstance(view_for(stream), LogView)
+
+
+def test_when_all_is_over_no_time_is_left_to_speak_of() -> None:
+    progress = small_sweep()
+    progress.total = 2
+    progress.ended(1, status="finished", reason="", now_s=120.0)
+    assert summary_line(progress, 120.0) == "2 of 2 trials ended, 1 stopped early | best 3.000 (trial 1) | 20 s"
