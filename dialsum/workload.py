@@ -64,10 +64,16 @@ class SummarizerWorkload:
         Args:
             autocast: Put around the forward pass where the precision is a half one.
             recompute: Put around the recomputation of a checkpointed layer.
+
+        Raises:
+            RequestError: When transformers cannot build it so.
         """
-        model = model_class(self._kind).from_config(
-            self._shape, attn_implementation=self._run.attention, dtype=torch.float32
-        )
+        try:
+            model = model_class(self._kind).from_config(
+                self._shape, attn_implementation=self._run.attention, dtype=torch.float32
+            )
+        except ValueError as error:  # for example an architecture without sdpa
+            raise RequestError(f"{self._shape.model_type}: {str(error).splitlines()[0]}") from None
         if self._untied:
             _untie(model)
         if self._run.gradient_checkpointing:

@@ -11,7 +11,7 @@ from typing import Literal, overload
 
 import numpy as np
 
-from cluster.memory.template_tape import BLOCK_BYTES, Floats, Ints, Size, Tape, atom_values, round_up
+from cluster.memory.template_tape import BLOCK_BYTES, Floats, Ints, Sizes, Tape, atom_values, round_up
 from common.errors import RequestError
 
 Routine = Literal["train", "evaluate", "generate"]
@@ -31,9 +31,10 @@ class TemplateKey:
         dropout: Whether any dropout is above 0.
         label_smoothing: Whether it is above 0.
         accumulation: Whether more than one micro-batch stands behind an optimizer step.
-        kernels: Which attention kernels the GPU has, see cuda_imitation.kernel_family.
+        kernels: Which attention kernels the GPU prefers, see cuda_imitation.kernel_family.
         torch: Version of torch, without the build ("2.13.0").
         transformers: Version of transformers.
+        no_repeat_ngrams: Whether the generation forbids repetitions, which takes a copy of the scores.
     """
 
     model: str
@@ -47,6 +48,7 @@ class TemplateKey:
     kernels: str
     torch: str
     transformers: str
+    no_repeat_ngrams: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -234,7 +236,7 @@ class Template:
             script.release("generation")
         return script.log()
 
-    def _atoms(self, batch: Size, encoder_len: Size, decoder_len: Size, routine: Routine, beams: int) -> Floats:
+    def _atoms(self, batch: Sizes, encoder_len: Sizes, decoder_len: Sizes, routine: Routine, beams: int) -> Floats:
         if self.causal and routine != "generate":  # one sequence: only the sum counts
             encoder_len, decoder_len = encoder_len + decoder_len, decoder_len * 0 + 1
         return atom_values(batch, beams, encoder_len, decoder_len)

@@ -6,7 +6,7 @@ asked for. Imports numpy only: a query needs no torch.
 
 import dataclasses
 from functools import cached_property
-from typing import TypeVar
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,22 +16,23 @@ Floats = npt.NDArray[np.float64]
 
 BLOCK_BYTES = 512  # torch rounds every request up to this (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)
 TERMS = ("weights", "gradients", "optimizer", "activations", "logits", "workspace")
-ATOMS = (
-    "batch", "beams",
-    "encoder", "encoder-1", "encoder+1", "encoder^8", "encoder^32",
-    "decoder", "decoder-1", "decoder+1", "decoder^8", "decoder^32",
-    "both", "both-1", "both+1", "both^8", "both^32",
-)  # fmt: skip
-"""What sizes are products of; ^8 is rounded up to a multiple of 8, both is encoder + decoder length."""
+LENGTHS = ("encoder", "decoder", "both")
+LENGTH_FORMS = ("", "-1", "-2", "+1", "^8", "^16", "^32", "^128")
+ATOMS = ("batch", "beams", *(length + form for length in LENGTHS for form in LENGTH_FORMS))
+"""What sizes are products of. both is encoder + decoder length; ^8 is rounded up to a multiple of 8, and so on."""
 MAX_FACTORS = 5
 _ONE = len(ATOMS)  # index behind the last atom: the factor 1
 _CHUNK = 2048  # queries evaluated together: rows x queries must stay small
 
 
-Size = TypeVar("Size", int, Ints)
+Sizes = int | Ints  # a number, or one per query
 
 
-def round_up(size: Size, multiple: int) -> Size:
+@overload
+def round_up(size: int, multiple: int) -> int: ...
+@overload
+def round_up(size: Ints, multiple: int) -> Ints: ...
+def round_up(size: Sizes, multiple: int) -> Sizes:
     """Rounds a number, or every number of an array, up to a multiple.
 
     >>> round_up(17, 16), round_up(np.array([0, 1, 16, 17]), 16).tolist()
@@ -40,7 +41,7 @@ def round_up(size: Size, multiple: int) -> Size:
     return -(-size // multiple) * multiple
 
 
-def atom_values(batch: Size, beams: int, encoder_len: Size, decoder_len: Size) -> Floats:
+def atom_values(batch: Sizes, beams: int, encoder_len: Sizes, decoder_len: Sizes) -> Floats:
     """Returns the value of every atom, and of the factor 1 behind them.
 
     Args:
@@ -52,14 +53,18 @@ def atom_values(batch: Size, beams: int, encoder_len: Size, decoder_len: Size) -
     Returns:
         (atoms + 1), or (atoms + 1, queries).
 
-    >>> atom_values(8, 4, 100, 10)[2:7].astype(int).tolist()
-    [100, 99, 101, 104, 128]
+    >>> atom_values(8, 4, 100, 10)[2:9].astype(int).tolist()
+    [100, 99, 98, 101, 104, 112, 128]
     """
     one = batch * 0 + 1
-    found: list[Size] = [batch, one * beams]
-    for length in (encoder_len, decoder_len, encoder_len + decoder_len):
-        found += [length, length - 1, length + 1, round_up(length, 8), round_up(length, 32)]
-    return np.array([*found, one], dtype=np.float64)
+    forms = (*_forms(encoder_len), *_forms(decoder_len), *_forms(encoder_len + decoder_len))
+    return np.maximum(np.array([batch, one * beams, *forms, one], dtype=np.float64), 0.0)
+
+
+def _forms(length: Sizes) -> list[Sizes]:
+    """Returns a length in each of LENGTH_FORMS."""
+    whole_steps = [round_up(length, multiple) for multiple in (8, 16, 32, 128)]
+    return [length, length - 1, length - 2, length + 1, *whole_steps]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
