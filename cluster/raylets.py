@@ -8,7 +8,9 @@ from cluster.hardware import Node
 
 GCS_PORT = 6379
 METRICS_PORT = 8090  # of the machine's first raylet; the next ones count up
-_FIRST_WORKER_PORT, _PORTS_A_RAYLET = 20002, 1000
+FIRST_PORT, PORTS_A_RAYLET = 20000, 1000  # every port of a machine's first raylet beside the metrics'; then the next's
+_AGENT_PORT = 52365
+_STOP_WAIT_S = "30"  # `ray job stop` kills after 3 s by default; a clean stop of a sweep writes its state first
 _OBJECT_STORE_PART = 0.1  # trials exchange metrics and paths, not tensors; Ray's default is 0.3
 
 
@@ -47,16 +49,24 @@ class HeadOptions:
 
 
 def raylet_starts(
-    nodes: Sequence[Node], *, ip: str, head: HeadOptions | None = None, head_address: str | None = None
+    nodes: Sequence[Node],
+    *,
+    ip: str,
+    head: HeadOptions | None = None,
+    head_address: str | None = None,
+    spill_dir: str | None = None,
+    token: bool = True,
 ) -> tuple[Start, ...]:
     """Lists the raylets of one machine.
 
     Args:
         nodes: The machine's inventory, one node for each GPU model (hardware.split_by_model), each with its part of
             CPUs and memory; one node without cards where there is no GPU.
-        ip: Address of the machine in the cluster's network; nothing listens elsewhere.
+        ip: Address of the machine in the cluster's network.
         head: Options of the head, on the head's machine.
         head_address: "ip:port" of the head, on every other machine.
+        spill_dir: Where objects go that do not fit into memory; Ray's session folder where None.
+        token: Whether only those who have the token may use the cluster.
 
     Returns:
         The head's raylet first. Each sees only its own cards, carries their labels and has its own ports.
@@ -69,37 +79,55 @@ def raylet_starts(
     """
     assert (head is None) != (head_address is None), "a machine is the head or joins one"
     address = head_address or f"{ip}:{GCS_PORT}"
-    return tuple(
-        _start(node, index, nodes, ip, address, head if index == 0 else None) for index, node in enumerate(nodes)
-    )
+    starts = []
+    for index, node in enumerate(nodes):
+        arguments = ["start", f"--address={address}"]
+        environment = {"RAY_AUTH_MODE": "token" if token else "disabled", "RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S}
+        if head and index == 0:
+            arguments = ["start", "--head", f"--port={GCS_PORT}", *_head_arguments(head)]
+            environment |= _head_environment(head)
+        arguments += [f"--node-ip-address={ip}", *_resources(node), *_ports(index), "--disable-usage-stats"]
+        arguments += [f"--object-spilling-directory={spill_dir}"] if spill_dir else []
+        if len(nodes) > 1 and all(card.uuid for card in node.cards):
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(card.uuid for card in node.cards)
+        starts.append(Start(arguments=tuple(arguments), environment=environment))
+    return tuple(starts)
 
 
-def _start(node: Node, index: int, nodes: Sequence[Node], ip: str, address: str, head: HeadOptions | None) -> Start:
-    first_port = _FIRST_WORKER_PORT + index * _PORTS_A_RAYLET
-    arguments = ["start"]
-    arguments += ["--head", f"--port={GCS_PORT}"] if head else [f"--address={address}"]
-    arguments += [
-        f"--node-ip-address={ip}",
+def _head_arguments(head: HeadOptions) -> list[str]:
+    arguments = [f"--dashboard-host={head.dashboard_host}"]
+    arguments += ["--ray-client-server-port=0"]  # jobs are submitted through the dashboard; nobody needs this door
+    return arguments + ([f"--autoscaling-config={head.autoscaling_config}"] if head.autoscaling_config else [])
+
+
+def _head_environment(head: HeadOptions) -> dict[str, str]:
+    return {
+        "RAY_enable_autoscaler_v2": "0",  # Ray 2.60: v2 starts only one worker with the provider `local`
+        "RAY_gcs_storage": "rocksdb",
+        "RAY_gcs_storage_path": head.state_dir,
+    }
+
+
+def _resources(node: Node) -> list[str]:
+    arguments = [
         f"--num-cpus={max(1, int(node.cpus))}",
         f"--num-gpus={len(node.cards)}",
         f"--object-store-memory={max(100 * 2**20, int(node.memory_bytes * _OBJECT_STORE_PART))}",
-        f"--metrics-export-port={METRICS_PORT + index}",
-        f"--min-worker-port={first_port}",
-        f"--max-worker-port={first_port + _PORTS_A_RAYLET - 3}",
-        "--disable-usage-stats",
     ]
-    if node.labels:
-        arguments.append("--labels=" + ",".join(f"{name}={value}" for name, value in sorted(node.labels.items())))
-    environment = {"RAY_AUTH_MODE": "token"}
-    if len(nodes) > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(card.uuid for card in node.cards)
-    if head:
-        arguments += [f"--dashboard-host={head.dashboard_host}"]
-        arguments += [f"--autoscaling-config={head.autoscaling_config}"] if head.autoscaling_config else []
-        # Ray 2.60: autoscaler v2 starts one worker only with the provider `local`; the state survives in RocksDB.
-        environment |= {
-            "RAY_enable_autoscaler_v2": "0",
-            "RAY_gcs_storage": "rocksdb",
-            "RAY_gcs_storage_path": head.state_dir,
-        }
-    return Start(arguments=tuple(arguments), environment=environment)
+    labels = ",".join(f"{name}={value}" for name, value in sorted(node.labels.items()))
+    return arguments + ([f"--labels={labels}"] if labels else [])
+
+
+def _ports(index: int) -> list[str]:
+    """Fixed ports, so that a firewall can name them, and none that two raylets of a machine would both take."""
+    first = FIRST_PORT + index * PORTS_A_RAYLET
+    return [
+        f"--metrics-export-port={METRICS_PORT + index}",
+        f"--dashboard-agent-listen-port={_AGENT_PORT + index}",
+        f"--node-manager-port={first}",
+        f"--object-manager-port={first + 1}",
+        f"--dashboard-agent-grpc-port={first + 2}",
+        f"--runtime-env-agent-port={first + 3}",
+        f"--min-worker-port={first + 10}",
+        f"--max-worker-port={first + PORTS_A_RAYLET - 1}",
+    ]

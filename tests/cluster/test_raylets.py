@@ -31,7 +31,10 @@ def test_a_mixed_box_is_one_raylet_a_model_with_its_own_cards_labels_and_ports()
     assert [options(start.arguments)["num-gpus"] for start in starts] == ["1", "2"]
     assert sum(int(options(start.arguments)["num-cpus"]) for start in starts) == 12
     ports = [(options(s.arguments)["min-worker-port"], options(s.arguments)["max-worker-port"]) for s in starts]
-    assert ports == [("20002", "20999"), ("21002", "21999")]
+    assert ports == [("20010", "20999"), ("21010", "21999")]
+    single = [name for name in options(starts[0].arguments) if name.endswith("-port") and "worker" not in name]
+    assert len(single) == 6
+    assert [name for name in single if len({options(start.arguments)[name] for start in starts}) == 1] == []
     assert [options(start.arguments)["metrics-export-port"] for start in starts] == ["8090", "8091"]
 
 
@@ -49,7 +52,18 @@ def test_the_head_keeps_its_state_and_its_dashboard_on_loopback() -> None:
     assert "RAY_gcs_storage" not in second.environment
 
 
-def test_every_raylet_asks_for_a_token() -> None:
-    starts = raylet_starts([MACHINE], ip="10.0.0.2", head_address="10.0.0.1:6379")
-    assert [start.environment for start in starts] == [{"RAY_AUTH_MODE": "token"}]
-    assert starts[0].shell().startswith("RAY_AUTH_MODE=token ray start --address=10.0.0.1:6379 ")
+def test_every_raylet_asks_for_a_token_unless_told_otherwise() -> None:
+    (start,) = raylet_starts([MACHINE], ip="10.0.0.2", head_address="10.0.0.1:6379")
+    assert start.environment == {"RAY_AUTH_MODE": "token", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
+    assert start.shell().startswith(
+        "RAY_AUTH_MODE=token RAY_JOB_STOP_WAIT_TIME_S=30 ray start --address=10.0.0.1:6379 "
+    )
+    (open_start,) = raylet_starts([MACHINE], ip="10.0.0.2", head_address="10.0.0.1:6379", token=False)
+    assert open_start.environment["RAY_AUTH_MODE"] == "disabled"
+
+
+def test_logical_cards_hide_no_real_ones() -> None:
+    cards = tuple(Card(model=model, total_bytes=24 * GIB) for model in ("a", "b"))
+    starts = raylet_starts(split_by_model(MACHINE, cards), ip="10.0.0.2", head_address="h:1", spill_dir="/scratch")
+    assert ["CUDA_VISIBLE_DEVICES" in start.environment for start in starts] == [False, False]
+    assert {options(start.arguments)["object-spilling-directory"] for start in starts} == {"/scratch"}

@@ -1,0 +1,24 @@
+"""python -m cluster: where trials may run."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import cli
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command; see --help. Every module `*_cli.py` of this package adds its own."""
+    parser = argparse.ArgumentParser(prog="python -m cluster", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for path in sorted(Path(__file__).parent.glob("*_cli.py")):
+        importlib.import_module(f"cluster.{path.stem}").add_parser(commands)
+    chosen = parser.parse_args(arguments)
+    code: int = chosen.run(chosen)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,61 @@
+"""The cluster's token: who has it can run code on every machine, so it lies in a file that only its owner reads."""
+
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from common.errors import RequestError
+
+AUTH_MODE = "RAY_AUTH_MODE"  # read by Ray when it is imported
+_PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
+_SHORTEST = 32  # characters; Ray's own have 64
+
+
+def token_path(environment: Mapping[str, str], home: Path) -> Path:
+    """Tells where Ray looks for the token.
+
+    >>> token_path({}, Path("/home/a")).as_posix(), token_path({"RAY_AUTH_TOKEN_PATH": "/etc/t"}, Path("/")).as_posix()
+    ('/home/a/.ray/auth_token', '/etc/t')
+    """
+    chosen = environment.get(_PATH_VARIABLE)
+    return Path(chosen) if chosen else home / ".ray" / "auth_token"
+
+
+def token_problem(path: Path) -> str | None:
+    """Says what is wrong with a token file, and how to mend it; None where nothing is. Never shows the token."""
+    try:
+        found = path.stat()
+        length = len(path.read_text(encoding="utf-8", errors="replace").strip())
+    except FileNotFoundError:
+        return f"{path}: no token; make one with `python -m cluster token`, and put the same one on every machine"
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror}); it must belong to the user who starts Ray"
+    if found.st_uid != os.geteuid():
+        return f"{path}: belongs to another user (uid {found.st_uid}); it must be your own"
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        return f"{path}: others may read it (mode {stat.S_IMODE(found.st_mode):o}); chmod 600 {path}"
+    if length < _SHORTEST:
+        return f"{path}: {length} characters are too few for a token; make one with `python -m cluster token`"
+    return None
+
+
+def make_token(path: Path) -> None:
+    """Writes a new random token that only its owner may read.
+
+    Raises:
+        RequestError: When a file is there already: the machines that share it would be locked out.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise RequestError(
+            f"{path}: there is a token already; a new one would lock out every machine that has the old one",
+            [f"to replace it everywhere: end the cluster, remove {path} on every machine, and make one"],
+        ) from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(secrets.token_hex(32))
+        stream.flush()
+        os.fsync(stream.fileno())
