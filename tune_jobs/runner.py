@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.hardware import Inventory
 from cluster.memory.calibration import load_calibration
@@ -27,7 +28,11 @@ from tune_jobs.search import ListProposer, Proposer, TpeProposer
 from tune_jobs.sweep import Sweep
 from tune_jobs.sweep_folder import alone, names_in, put_aside
 
+if TYPE_CHECKING:
+    from cluster.inventory import Survey
+
 CACHE_DIR = Path(".cache/dialsum")
+DEFAULT_SIMULATED = "1x24GiB"  # so that a first run without a GPU shows estimates, shares and packing
 CALIBRATION_NAME = "calibration.jsonl"  # in the output folder: shared by all sweeps
 ATTEMPTS = 5  # of one trial: two or three larger shares, and a lost worker or node
 
@@ -102,16 +107,20 @@ def _cluster(sweep: Sweep, options: RunOptions) -> Iterator[Inventory]:
 
     if attached():
         with connected():
-            survey = ray_cluster()
-            for problem in survey.problems:
-                note(problem)
-            yield survey.inventory
+            yield _seen(ray_cluster(), options)
         return
-    simulate = options.simulate or sweep.resources.simulate
-    survey = this_machine(None if options.cpu_only else simulate)
+    survey = this_machine(None if options.cpu_only else options.simulate or sweep.resources.simulate)
+    if not survey.inventory.cards and not options.cpu_only:
+        survey = this_machine(DEFAULT_SIMULATED)
+    yield _seen(survey, options)
+
+
+def _seen(survey: "Survey", options: RunOptions) -> Inventory:
     for problem in survey.problems:
         note(problem)
-    yield survey.inventory
+    if not options.cpu_only:
+        return survey.inventory
+    return Inventory(nodes=tuple(replace(node, cards=()) for node in survey.inventory.nodes))
 
 
 def _placer(sweep: Sweep, inventory: Inventory) -> Placer:

@@ -112,13 +112,15 @@ class TrialReporter:
 
 def run_trial(config: dict[str, object]) -> None:
     """The function that Tune runs in the trial's process, with {"order": ...}."""
+    order = TrialOrder.from_dict(cast("Mapping[str, object]", config[ORDER_KEY]))
     os.environ.update(environment(os.environ))  # before torch starts CUDA
+    if order.simulated:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray names the logical card 0, which may be a real one here
+    # Ray reads this when the next trial takes over the process: W&B may need a while to close the last run.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
     from dialsum.trainer import train
     from tune_jobs.tune_door import last_checkpoint, present_place, report
 
-    # Ray reads this when the next trial takes over the process: W&B may need a while to close the last run.
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
-    order = TrialOrder.from_dict(cast("Mapping[str, object]", config[ORDER_KEY]))
     start = last_checkpoint() or (Path(order.resume_from) if order.resume_from else None)
     place = present_place()
     order = replace(order, bundle=replace(order.bundle, gpus=place.gpus))  # after a failure it may hold more

@@ -80,7 +80,13 @@ def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path
     best = next(record for record in records if record.name == result["best"]["name"])
     assert best.best_metrics["eval/rouge_combined_f1"] == result["best"]["value"]
     assert best.sampled["learning_rate"] == best.resolved["learning_rate"]
-    assert (best.node, best.plan) != (None, None)
+    assert best.node is not None
+    assert best.plan == {"micro_batch": 8, "accumulation": 1, "gradient_checkpointing": False}
+    assert (best.simulated, best.share, best.gpu_model) == (True, 0.125, "simulated-24GiB")
+    assert best.estimate is not None
+    assert sum(best.estimate["terms"].values()) == best.estimate["device_bytes"]  # type: ignore[attr-defined]
+    assert result["simulated"]
+    assert "[simulated cards]" in err
     assert (Path(result["best_model_dir"]) / "model.safetensors").exists()
     assert (Path(best.experiment_dir) / "metrics.json").exists()
     assert "learning_rate: " in folder.best_config.read_text()
@@ -97,7 +103,7 @@ def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path
 def test_after_kill_9_of_the_driver_resume_repeats_nothing(tmp_path: Path) -> None:
     write_sweep(tmp_path, epochs=8)
     journal = tmp_path / "outputs/sweep_results/small/journal.jsonl"
-    first = command(tmp_path)
+    first = command(tmp_path, "--cpu-only")
     wait_for(journal, '"event": "saved"', 3, first)
     first.kill()
     first.communicate()
@@ -105,7 +111,7 @@ def test_after_kill_9_of_the_driver_resume_repeats_nothing(tmp_path: Path) -> No
     last_saved = {record["number"]: Path(str(record["folder"])) for record in saved}
     states = {number: json.loads((path / "trial_state.json").read_text()) for number, path in last_saved.items()}
 
-    second = command(tmp_path, "--resume")
+    second = command(tmp_path, "--resume", "--cpu-only")
     _, err = second.communicate(timeout=240)
     assert second.returncode == 0, err
     events = read_jsonl(journal)[0]
@@ -127,7 +133,7 @@ def test_after_kill_9_of_the_driver_resume_repeats_nothing(tmp_path: Path) -> No
 @pytest.mark.timeout(300)
 def test_sigterm_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
     write_sweep(tmp_path, epochs=40)
-    process = command(tmp_path)
+    process = command(tmp_path, "--cpu-only")
     wait_for(tmp_path / "outputs/sweep_results/small/journal.jsonl", '"event": "reported"', 1, process)
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
