@@ -1,22 +1,57 @@
-"""Finds the template of a memory request."""
+"""Finds the template of a memory request: shipped, traced before, or traced now by the trainer's own workload."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from cluster.memory.estimate import TemplateFinder
+from cluster.memory.model_facts import ModelFacts
 from cluster.memory.request import MemoryRequest
 from cluster.memory.template import Template
-from common.errors import RequestError
+from cluster.memory.template_requests import key_of, settings_of
+from cluster.memory.template_store import CACHE, find_template, has_template
+from cluster.memory.workload import Recipe
+
+FACTORY = "dialsum.workload:summarizer_workload"
 
 
-def template_finder(note: Callable[[str], None], *, only_at_hand: bool = False) -> TemplateFinder:
-    """Returns a finder.
+class NoTemplateError(LookupError):
+    """There is no template yet, and the caller did not want to wait for a trace."""
+
+
+def template_finder(note: Callable[[str], None], *, only_at_hand: bool = False, cache: Path = CACHE) -> TemplateFinder:
+    """Returns a finder that remembers what it found.
 
     Args:
-        note: Told when a trace takes seconds.
-        only_at_hand: Raise LookupError rather than trace.
+        note: Told before a trace, which takes seconds.
+        only_at_hand: Raise NoTemplateError rather than trace.
+        cache: Folder of templates that were traced here.
     """
+    by_kind: dict[tuple[object, ...], tuple[ModelFacts, Template]] = {}
 
     def find(request: MemoryRequest) -> Template:
-        raise RequestError(f"no template of {request.model.name} is at hand")
+        kind = (id(request.model), *_kind(request))
+        if kind not in by_kind:
+            key = key_of(request)
+            if only_at_hand and not has_template(key, cache=cache):
+                raise NoTemplateError(request.model.name)
+            recipe = Recipe(factory=FACTORY, settings=settings_of(request))
+            # The facts are kept beside the template: as long as they live, no others have their id.
+            by_kind[kind] = (request.model, find_template(key, recipe, cache=cache, note=note))
+        return by_kind[kind][1]
 
     return find
+
+
+def _kind(request: MemoryRequest) -> tuple[object, ...]:
+    """What a template depends on beside the model."""
+    return (
+        request.gpu.sm,
+        request.precision,
+        request.optimizer,
+        request.attention,
+        request.gradient_checkpointing,
+        request.dropout,
+        request.label_smoothing > 0,
+        request.gradient_accumulation_steps > 1,
+        request.no_repeat_ngram_size > 0,
+    )

@@ -1,9 +1,9 @@
 """A plan for a request: how to run it inside a budget, or why nothing fits and what would."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from cluster.memory.estimate import Estimator
+from cluster.memory.estimate import Estimator, MemoryEstimate
 from cluster.memory.gpu_profile import DRIVER_PART, RESERVE_BYTES
 from cluster.memory.memory_plan import NoPlan, Plan, plan, time_model
 from cluster.memory.request import BF16_SM, MemoryRequest
@@ -53,6 +53,38 @@ def plan_request(
         if replayed_bytes <= budget_bytes:
             return replace(found, upper_bytes=replayed_bytes)
         offered_bytes = found.upper_bytes - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lighter:
+    """A smaller batch of dialogues that are scored and summarized together, with which training sets the peak.
+
+    Attributes:
+        generation_batch_size: The batch.
+        upper_bytes: What the trial then needs.
+    """
+
+    generation_batch_size: int
+    upper_bytes: int
+
+
+def lighter_generation(estimator: Estimator, request: MemoryRequest, found: MemoryEstimate) -> Lighter | None:
+    """Says what a trial would need, were its dev batch no larger than training allows; None where it is not.
+
+    A dev batch changes no score, so bytes that it needs beyond training buy nothing but speed of the evaluation.
+
+    Args:
+        estimator: Made the estimate.
+        request: Of the estimate.
+        found: The estimate.
+    """
+    if found.peak_phase.startswith("train/"):
+        return None
+    for candidate in _halved_generation(request):
+        smaller = estimator.estimate(candidate)
+        if smaller.peak_phase.startswith("train/"):
+            return Lighter(generation_batch_size=candidate.generation_batch_size, upper_bytes=smaller.upper_bytes)
+    return None
 
 
 def _planned(

@@ -11,9 +11,9 @@ Sizes = tuple[int, int, int]
 STEPS = 3  # what is reserved at one shape stops growing after one or two steps (facts-memory §5)
 
 # Where a replay of each trial would take too long, the allocator's part is taken from replays at these sizes:
-# (micro-batch, encoder length, decoder length, generation batch). Chosen among a few sets by how rarely 40 random
-# shapes of KoBART and KoGPT2 exceeded them.
-_PROBES = ((1, 512, 128, 1), (4, 128, 32, 4), (8, 640, 96, 8), (16, 320, 48, 16), (64, 200, 100, 32))
+# (micro-batch, encoder length, decoder length, generation batch). Of 240 random shapes of KoBART, KoGPT2, T5 and mT5,
+# with checkpointing and without, few needed more than the largest of these (benchmarks/estimator.md).
+_PROBES = ((1, 512, 128, 1), (8, 300, 30, 1), (16, 700, 60, 1), (64, 512, 64, 8), (64, 200, 100, 32))
 _PROBE_BEAMS = 4
 _PROBE_STEPS = 2
 

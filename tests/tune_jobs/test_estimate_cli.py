@@ -1,0 +1,189 @@
+"""The estimate command: what it answers, what it refuses, and that it answers at once, without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from common import cli
+from tune_jobs.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[2]
+KOBART = [
+    "estimate", "--model", "kobart", "--batch-size", "8", "--encoder-max-len", "512", "--decoder-max-len", "128",
+    "--precision", "bf16",
+]  # fmt: skip
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def nothing_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def ask(capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, object]:
+    assert cli.run(main, [*KOBART, "--format", "json", *more]) == 0
+    answer: dict[str, object] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def test_json_has_what_the_design_promises(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = ask(capsys, "--gpu", "rtx 3090")
+    promised = {
+        "train_allocated_bytes", "train_reserved_bytes", "generate_allocated_bytes", "generate_reserved_bytes",
+        "context_bytes", "device_bytes", "upper_bytes", "gpu_share", "peak_phase", "terms", "model_parameters",
+    }  # fmt: skip
+    assert promised <= set(answer)
+    assert answer["model_parameters"] == 123_859_968
+    assert sum(answer["terms"].values()) == answer["device_bytes"] < answer["upper_bytes"]
+    assert (answer["gpu"], answer["gpu_share"], answer["fits"]) == ("NVIDIA GeForce RTX 3090", 0.1875, True)
+    assert answer["peak_phase"].split("/")[0] == "train"
+
+
+def test_the_tensors_of_training_are_those_of_the_published_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    # 3,195 MiB by an independent tracer (facts-memory, peaks at B8 S512 T128), and 16.25 MiB for cuBLAS.
+    assert ask(capsys, "--gpu", "rtx 3090")["train_allocated_bytes"] / 2**20 == pytest.approx(3195 + 16.25, rel=0.002)
+
+
+def test_more_of_anything_needs_more(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = ask(capsys)
+    for more in (["--batch-size", "16"], ["--encoder-max-len", "900"], ["--decoder-max-len", "300"]):
+        assert ask(capsys, *more)["train_allocated_bytes"] > plain["train_allocated_bytes"]
+    assert ask(capsys, "--num-beams", "4")["generate_allocated_bytes"] > plain["generate_allocated_bytes"]
+    checkpointed = ask(capsys, "--gradient-checkpointing")
+    assert checkpointed["train_allocated_bytes"] < plain["train_allocated_bytes"]
+
+
+def test_accumulation_means_smaller_pieces_of_the_same_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = ask(capsys, "--batch-size", "32", "--gradient-accumulation-steps", "4")
+    assert (answer["batch_size"], answer["micro_batch"]) == (32, 8)
+    assert answer["train_allocated_bytes"] > ask(capsys)["train_allocated_bytes"]  # gradients stay beside activations
+
+
+def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(main, [*KOBART, "--gpu", "rtx 3090"]) == 0
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert lines[0] == ("kobart (bart, 123,859,968 parameters, tied output head) on NVIDIA GeForce RTX 3090 (24.0 GiB)")
+    assert max(line.count("█") for line in lines) == 32
+    assert "share: 0.1875 of a card, as " in text
+    assert "5 such trials run beside each other" in text
+    assert "note: margin: default, no measured peak yet" in text
+    assert "not measured on this project" in text
+
+
+def test_a_card_that_is_too_small_gets_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = ask(capsys, "--batch-size", "64", "--gpu-memory", "8GiB")
+    assert (answer["fits"], answer["gpu_share"]) == (False, None)
+    assert answer["gpu_fraction"] > 1
+    plan = answer["plan"]
+    assert plan["fits"] is True
+    assert plan["micro_batch"] * plan["gradient_accumulation_steps"] == 64
+    assert plan["upper_bytes"] <= answer["gpu_usable_bytes"]
+    assert cli.run(main, [*KOBART, "--batch-size", "64", "--gpu-memory", "8GiB"]) == 0
+    text = capsys.readouterr().out
+    assert "does not fit on GPU with 8.00 GiB" in text
+    assert "plan: batch 64 as " in text
+
+
+def test_a_dev_batch_that_needs_more_than_training_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = ask(capsys, "--num-beams", "4", "--generation-batch-size", "64")
+    assert answer["peak_phase"].startswith("generate/")
+    lighter = answer["lighter_generation"]
+    assert lighter["upper_bytes"] < answer["upper_bytes"]
+    size = str(lighter["generation_batch_size"])
+    again = ask(capsys, "--num-beams", "4", "--generation-batch-size", size)
+    assert (again["upper_bytes"], again["lighter_generation"]) == (lighter["upper_bytes"], None)
+    assert cli.run(main, [*KOBART, "--num-beams", "4", "--generation-batch-size", "64"]) == 0
+    assert (
+        f"hint: the peak is not in training; with generation_batch_size {size} it would be" in capsys.readouterr().out
+    )
+
+
+def test_an_impossible_budget_says_what_would_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = ask(capsys, "--budget", "1GiB")["plan"]
+    assert plan["fits"] is False
+    assert plan["smallest_bytes"] > GIB
+    assert plan["remedies"][-1].startswith("a card of at least ")
+
+
+def test_everything_that_is_wrong_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    request = ["estimate", "--model", "kobrt", "--batch-size", "0", "--gpu", "a1000", "--budget", "1x"]
+    assert cli.run(main, request) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: estimate: 4 problems")
+    for text in ("'a1000' is unknown", "batch_size must be at least 1", "did you mean 'kobart'", "is no size"):
+        assert text in said
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--encoder-max-len", "2000"], "encoder_max_len must be at most 1026, the positions of kobart, but is 2000"),
+        (["--gradient-accumulation-steps", "3"], "gradient_accumulation_steps must divide batch_size 8, but is 3"),
+        (["--gpu-memory", "200MiB"], "GPU memory must be more than"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(capsys: pytest.CaptureFixture[str], more: list[str], text: str) -> None:
+    assert cli.run(main, [*KOBART, *more]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_configuration_that_is_no_language_model_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit", "image_size": 224}')
+    assert cli.run(main, ["estimate", "--model", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "is no language model that can be estimated: 2 problems; it reads more than text (image_size)" in said
+
+
+def test_a_head_of_its_own_costs_its_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mt5 = ["--model", "mt5", "--batch-size", "1", "--optimizer", "adamw_fused", "--precision", "fp32"]
+    tied, untied = ask(capsys, *mt5, "--tied-head"), ask(capsys, *mt5, "--untied-head")
+    assert untied["model_parameters"] - tied["model_parameters"] == 250_112 * 512
+    assert untied["terms"]["weights"] - tied["terms"]["weights"] == 250_112 * 512 * 4
+    assert ask(capsys, *mt5)["untied_head"] is True  # nothing downloaded: the larger case, which it says
+    snapshot = tmp_path / "hub" / "models--google--mt5-small" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    save_file({"shared.weight": np.zeros((4, 2), dtype=np.float32)}, snapshot / "model.safetensors")
+    assert ask(capsys, *mt5)["untied_head"] is False
+
+
+def test_measured_peaks_move_the_margin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = tmp_path / "calibration.jsonl"
+    line = {
+        "family": "bart", "gpu": "NVIDIA L4", "precision": "bf16", "torch_version": "2.13.0",
+        "predicted_device_bytes": 1000, "measured_device_bytes": 1010,
+    }  # fmt: skip
+    ledger.write_text("".join(json.dumps(line) + "\n" for _ in range(20)) + '{"fam')
+    assert cli.run(main, [*KOBART, "--gpu", "L4", "--calibration", str(ledger), "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    answer = json.loads(captured.out)
+    assert (answer["margin"], answer["margin_peaks"]) == (0.01, 20)
+    assert "1 unreadable line" in captured.err
+
+
+ALONE = """
+import resource, sys
+from tune_jobs.__main__ import main
+code = main(sys.argv[1:])
+heavy = {"torch", "transformers", "ray", "wandb", "optuna", "matplotlib"} & {name.split(".")[0] for name in sys.modules}
+print(code, sorted(heavy), resource.getrusage(resource.RUSAGE_SELF).ru_utime, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("model", ["kobart", "kogpt2", "t5-base", "mt5"])
+def test_it_answers_at_once_and_without_torch(model: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, "estimate", "--model", model, "--batch-size", "8", "--precision", "bf16"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    code, heavy, cpu_s = done.stderr.strip().splitlines()[-1].split(" ", 2)
+    assert (code, heavy) == ("0", "[]")
+    assert float(cpu_s) < 1.5
+    assert "share: " in done.stdout

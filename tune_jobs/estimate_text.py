@@ -1,0 +1,199 @@
+"""Shows an estimate to a person: terms as bars, the share of the card and why. Pure text."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from cluster.hardware import Card, label_of
+from cluster.memory.estimate import MemoryEstimate
+from cluster.memory.gpu_profile import GpuProfile
+from cluster.memory.memory_plan import NoPlan, Plan
+from cluster.memory.planning import Lighter
+from cluster.memory.request import MemoryRequest
+from cluster.shares import Share, share_for
+from common.units import format_bytes
+
+BAR_WIDTH = 32
+_EXPLAINED: Mapping[str, str] = {
+    "weights": "parameters in fp32, their half-precision copies, buffers",
+    "gradients": "of all parameters, as far as they live at the peak",
+    "optimizer": "states of the optimizer",
+    "activations": "kept for the backward pass, and temporaries",
+    "logits": "scores of every token of the vocabulary, and their gradients",
+    "generation": "caches and scores of all beams",
+    "workspace": "cuBLAS, and temporaries inside kernels",
+    "fragmentation": "reserved by torch's allocator and not in use",
+    "context": "CUDA context and libraries, outside torch",
+}
+
+
+def share_on(found: MemoryEstimate) -> Share | None:
+    """Returns the share of the card that a trial is placed with; None where the card is too small.
+
+    The classes are those of placement, on a card of which the driver keeps its part.
+    """
+    gpu = found.gpu
+    card = Card(model=label_of(gpu.name), total_bytes=gpu.total_bytes, used_by_others_bytes=gpu.driver_bytes)
+    return share_for(found.upper_bytes, card)
+
+
+def as_text(
+    request: MemoryRequest, found: MemoryEstimate, alternative: Plan | NoPlan | None, lighter: Lighter | None
+) -> str:
+    """Lays out an estimate.
+
+    Args:
+        request: What was asked.
+        found: The answer.
+        alternative: How the same batch would run in what the card or the person offers; None where nobody asked.
+        lighter: A smaller dev batch that would cost less; None where training sets the peak anyway.
+    """
+    placed = [_share(found), *([_planned(request, alternative)] if alternative is not None else [])]
+    if lighter is not None:
+        placed.append(
+            f"hint: the peak is not in training; with generation_batch_size {lighter.generation_batch_size} it would"
+            f" be, and {format_bytes(lighter.upper_bytes)} would be placed"
+        )
+    notes = [f"note: {text}" for text in (f"margin: {found.margin.basis}", *found.warnings)]
+    return "\n\n".join([_asked(request, found), _bars(found), _totals(found), "\n".join(placed), "\n".join(notes)])
+
+
+def _asked(request: MemoryRequest, found: MemoryEstimate) -> str:
+    model = request.model
+    head = "own output head" if model.untied else "tied output head"
+    pieces = request.gradient_accumulation_steps
+    batch = f"batch {request.batch_size}" + (f" as {request.micro_batch} x {pieces}" if pieces > 1 else "")
+    options = [request.precision, request.optimizer, request.attention]
+    options += ["gradient checkpointing"] if request.gradient_checkpointing else []
+    options += ["label smoothing"] if request.label_smoothing else []
+    generation = f"generation of {request.new_tokens} tokens for {request.generation_batch_size} at once"
+    beams = f"{request.num_beams} beams" if request.num_beams > 1 else "greedy"
+    return "\n".join(
+        [
+            f"{model.name} ({model.family}, {found.model_parameters:,} parameters, {head}) on {_card(found.gpu)}",
+            f"{batch}, lengths {request.encoder_max_len} + {request.decoder_max_len}, {', '.join(options)}",
+            f"{generation}, {beams}",
+        ]
+    )
+
+
+def _card(gpu: GpuProfile) -> str:
+    return gpu.name if gpu.name.startswith("GPU with") else f"{gpu.name} ({format_bytes(gpu.total_bytes)})"
+
+
+def _bars(found: MemoryEstimate) -> str:
+    largest = max(found.terms.values())
+    width = max(len(name) for name in found.terms)
+    lines = []
+    for name, term_bytes in found.terms.items():
+        if not term_bytes:
+            continue
+        bar = "█" * max(1, round(BAR_WIDTH * term_bytes / largest))
+        lines.append(f"{name:<{width}}  {format_bytes(term_bytes):>9}  {bar:<{BAR_WIDTH}}  {_EXPLAINED[name]}")
+    return "\n".join(lines)
+
+
+def _totals(found: MemoryEstimate) -> str:
+    rows = [
+        ("device", found.device_bytes, f"at the peak, which is in {found.peak_phase}"),
+        ("upper", found.upper_bytes, f"with a margin of {found.margin.fraction:.1%}: what is placed and enforced"),
+        (
+            "training",
+            found.train_reserved_bytes,
+            f"reserved, of which {format_bytes(found.train_allocated_bytes)} in use",
+        ),
+        (
+            "generation",
+            found.generate_reserved_bytes,
+            f"reserved, of which {format_bytes(found.generate_allocated_bytes)} in use",
+        ),
+    ]
+    return "\n".join(f"{name:<10}  {format_bytes(size):>9}  {text}" for name, size, text in rows)
+
+
+def _share(found: MemoryEstimate) -> str:
+    gpu, share = found.gpu, share_on(found)
+    upper, usable = format_bytes(found.upper_bytes), format_bytes(gpu.usable_bytes)
+    if share is None:
+        missing = format_bytes(found.upper_bytes - gpu.usable_bytes)
+        return f"does not fit on {gpu.name}: {upper} are {missing} more than the {usable} that a trial can use"
+    tenants = int(1 / share.gpus)
+    why = f"{upper} are {found.gpu_fraction:.1%} of the {usable} that trials can use"
+    if tenants > 1:
+        together = f"{tenants} such trials run beside each other"
+        return f"share: {share}, as {why}, rounded up to a class of shares that tile a card; {together}"
+    return f"share: {share}, as {why}"
+
+
+def _planned(request: MemoryRequest, found: Plan | NoPlan) -> str:
+    if isinstance(found, NoPlan):
+        return f"plan: {found}"
+    with_checkpoints = " with gradient checkpointing" if found.gradient_checkpointing else ""
+    return (
+        f"plan: batch {request.batch_size} as {found.micro_batch} x {found.accumulation}{with_checkpoints}, upper"
+        f" {format_bytes(found.upper_bytes)}; {found.reason}"
+    )
+
+
+def as_json(
+    request: MemoryRequest, found: MemoryEstimate, alternative: Plan | NoPlan | None, lighter: Lighter | None
+) -> dict[str, object]:
+    """Returns an estimate for a program; bytes throughout.
+
+    Args:
+        request: What was asked.
+        found: The answer.
+        alternative: As for as_text.
+        lighter: Likewise.
+    """
+    share = share_on(found)
+    return {
+        "model": request.model.name,
+        "family": request.model.family,
+        "untied_head": request.model.untied,
+        "model_parameters": found.model_parameters,
+        "batch_size": request.batch_size,
+        "micro_batch": request.micro_batch,
+        "gradient_accumulation_steps": request.gradient_accumulation_steps,
+        "encoder_max_len": request.encoder_max_len,
+        "decoder_max_len": request.decoder_max_len,
+        "precision": request.precision,
+        "train_allocated_bytes": found.train_allocated_bytes,
+        "train_reserved_bytes": found.train_reserved_bytes,
+        "evaluate_allocated_bytes": found.evaluate_allocated_bytes,
+        "generate_allocated_bytes": found.generate_allocated_bytes,
+        "generate_reserved_bytes": found.generate_reserved_bytes,
+        "context_bytes": found.context_bytes,
+        "device_bytes": found.device_bytes,
+        "upper_bytes": found.upper_bytes,
+        "margin": found.margin.fraction,
+        "margin_basis": found.margin.basis,
+        "margin_peaks": found.margin.count,
+        "gpu": found.gpu.name,
+        "gpu_total_bytes": found.gpu.total_bytes,
+        "gpu_usable_bytes": found.gpu.usable_bytes,
+        "gpu_fraction": round(found.gpu_fraction, 6),
+        "gpu_share": share.gpus if share is not None else None,
+        "fits": found.fits,
+        "peak_phase": found.peak_phase,
+        "terms": found.terms,
+        "template": found.template,
+        "plan": _plan_json(alternative),
+        "lighter_generation": None if lighter is None else dataclasses.asdict(lighter),
+        "warnings": list(found.warnings),
+    }
+
+
+def _plan_json(found: Plan | NoPlan | None) -> dict[str, object] | None:
+    if found is None:
+        return None
+    if isinstance(found, NoPlan):
+        return {"fits": False, "smallest_bytes": found.smallest_bytes, "remedies": list(found.remedies)}
+    return {
+        "fits": True,
+        "micro_batch": found.micro_batch,
+        "gradient_accumulation_steps": found.accumulation,
+        "gradient_checkpointing": found.gradient_checkpointing,
+        "upper_bytes": found.upper_bytes,
+        "slowdown": round(found.slowdown, 4),
+        "reason": found.reason,
+    }
