@@ -203,6 +203,11 @@ class SweepFolder:
         return self.path / "review.md"
 
     @property
+    def snapshot(self) -> Path:
+        """The code and the command that its experiments have in common."""
+        return self.path / "snapshot"
+
+    @property
     def report_html(self) -> Path:
         """The report for a browser."""
         return self.path / "analysis_report.html"

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ def run(chosen: argparse.Namespace) -> int:
         WorkError: When the sweep was interrupted, or no trial has a result.
     """
     from tune_jobs.live import view_for
+    from tune_jobs.redaction import Redactor
     from tune_jobs.runner import RunOptions, run_sweep
     from tune_jobs.sweep import load_sweep
 
@@ -49,7 +51,7 @@ def run(chosen: argparse.Namespace) -> int:
         resume=chosen.resume,
         simulate=chosen.simulate,
         cpu_only=chosen.cpu_only,
-        command=shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]]),
+        command=Redactor.of_environment(os.environ).hide(shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]])),
     )
     sweep = load_sweep(chosen.sweep)
     _refuse_what_would_be_ignored(sweep)

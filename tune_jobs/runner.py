@@ -25,6 +25,7 @@ from tune_jobs.progress import SweepProgress, best_of
 from tune_jobs.records import ExperimentFolder, SweepFolder, SweepRecord, TrialRecord
 from tune_jobs.resources import SHARE_CLASSES, placer_for, slots
 from tune_jobs.search import ListProposer, Proposer, TpeProposer
+from tune_jobs.snapshot import keep_code
 from tune_jobs.sweep import Sweep
 from tune_jobs.sweep_folder import alone, names_in, put_aside
 
@@ -160,6 +161,7 @@ def _conduct(
     started_at = earlier.started_at if earlier and earlier.started_at is not None else clocks.now()
     folder.append(_sweep_record(sweep, options, started_at, rule.rungs, inventory))
     write_bytes(folder.sweep_file, Path(sweep.source).read_bytes())
+    keep_code(folder.snapshot, options.command, {"search": sweep.search.seed})
     progress = SweepProgress(
         sweep=sweep.name,
         metric=sweep.metric.name,

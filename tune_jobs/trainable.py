@@ -17,11 +17,12 @@ from typing import cast
 
 from cluster.guard import CudaDevice, Guard, HostDevice, Limit, environment
 from cluster.shares import UNITS, Share
-from common.errors import WorkError
+from common.errors import ProductError, WorkError
 from common.files import append_jsonl, read_jsonl, write_json
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
 from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, FAILURE_MESSAGE_KEY, ORDER_KEY, TrialOrder
+from tune_jobs.records import ExperimentFolder, SweepFolder
 from tune_jobs.recovery import FailureKind, RunShape, classify, smaller
 from tune_jobs.tracking import NullTracker, TrackedRun, Tracker, open_tracker
 
@@ -133,6 +134,7 @@ def run_trial(config: dict[str, object]) -> None:
     def send(metrics: Mapping[str, object], checkpoint: Path | None) -> None:
         report({**metrics, **where}, checkpoint)
 
+    _take_snapshot(order, goes_on=start is not None)
     tracker = _tracker(order)
     outcome = "failed"
     try:
@@ -143,6 +145,22 @@ def run_trial(config: dict[str, object]) -> None:
         raise
     finally:
         tracker.finish(outcome)
+
+
+def _take_snapshot(order: TrialOrder, *, goes_on: bool) -> None:
+    """Keeps what is needed to run the trial again; a trial is worth more than its snapshot."""
+    from tune_jobs.snapshot import take_snapshot
+
+    try:
+        take_snapshot(
+            ExperimentFolder(Path(order.folder)).snapshot,
+            _config(order, order.shape).to_dict(),
+            sweep_snapshot=SweepFolder(Path(order.sweep_folder)).snapshot,
+            sweep=order.sweep,
+            goes_on=goes_on,
+        )
+    except (OSError, ValueError, ProductError) as error:
+        logger.warning("no snapshot of %s was taken (%s: %s)", order.name, type(error).__name__, error)
 
 
 def attempt(order: TrialOrder, train: Train, send: Send, tracker: Tracker, start: Path | None) -> None:
@@ -187,13 +205,7 @@ def attempt(order: TrialOrder, train: Train, send: Send, tracker: Tracker, start
 
 
 def _train_once(order: TrialOrder, train: Train, reporter: TrialReporter, start: Path | None) -> Exception | None:
-    shape = reporter.shape
-    config = RunConfig.from_dict(order.config).with_changes(
-        {
-            "gradient_accumulation_steps": shape.accumulation,
-            "gradient_checkpointing": shape.gradient_checkpointing,
-        }
-    )
+    config = _config(order, reporter.shape)
     listener: Reporter = reporter
     try:
         train(
@@ -207,6 +219,15 @@ def _train_once(order: TrialOrder, train: Train, reporter: TrialReporter, start:
     except Exception as error:
         return error
     return None
+
+
+def _config(order: TrialOrder, shape: RunShape) -> RunConfig:
+    return RunConfig.from_dict(order.config).with_changes(
+        {
+            "gradient_accumulation_steps": shape.accumulation,
+            "gradient_checkpointing": shape.gradient_checkpointing,
+        }
+    )
 
 
 def hold(order: TrialOrder, shape: RunShape) -> Guard | None:

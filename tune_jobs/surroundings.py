@@ -1,0 +1,103 @@
+"""What a training ran on: Python, packages, CUDA, driver, cards, CPU. Asked inside the trial's own process."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Only these variables are kept: they change numbers or speed. All others may hold anything, also secrets.
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "PYTHONHASHSEED",
+    "CUDA_VISIBLE_DEVICES",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TOKENIZERS_PARALLELISM",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """One machine and one Python, as far as they may change a training.
+
+    Attributes:
+        python: Version and implementation.
+        platform: Operating system, its version and the machine's architecture.
+        cpu: Model of the processor.
+        cpu_capability: Vector instructions that torch uses; other ones give other last digits.
+        cpu_threads: Of torch, in this process.
+        packages: Versions by name, of everything that is installed.
+        torch: Version with its build, for example "2.13.0+cu128".
+        cuda: Version that torch was built for; None for a CPU build.
+        cudnn: Its version; None where there is none.
+        driver: Version of the NVIDIA driver; None without one.
+        cards: Names of the cards in this machine.
+        variables: Environment variables out of a short list of harmless ones.
+    """
+
+    python: str = ""
+    platform: str = ""
+    cpu: str = ""
+    cpu_capability: str = ""
+    cpu_threads: int = 1
+    packages: dict[str, str] = field(default_factory=dict)
+    torch: str = ""
+    cuda: str | None = None
+    cudnn: int | None = None
+    driver: str | None = None
+    cards: list[str] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+def read_surroundings(environment: Mapping[str, str] = os.environ) -> Surroundings:
+    """Asks this process and this machine."""
+    import torch
+
+    from cluster.nvml import read
+
+    nvml = read()
+    return Surroundings(
+        python=f"{platform.python_version()} {platform.python_implementation()}",
+        platform=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu=_cpu_model(),
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        cpu_threads=torch.get_num_threads(),
+        packages=installed_packages(),
+        torch=str(torch.__version__),
+        cuda=torch.version.cuda,
+        cudnn=_cudnn_version(),
+        driver=nvml.driver or None,
+        cards=[reading.name for reading in nvml.cards],
+        variables={name: environment[name] for name in _VARIABLES if name in environment},
+    )
+
+
+def installed_packages() -> dict[str, str]:
+    """Returns versions by name. Where a package came from is not kept: such addresses may hold passwords."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions(path=sys.path):
+        name = distribution.metadata["Name"]
+        if name:
+            found.setdefault(name.lower().replace("_", "-"), distribution.version)
+    return dict(sorted(found.items()))
+
+
+def _cudnn_version() -> int | None:
+    import torch
+
+    version: Callable[[], int | None] = torch.backends.cudnn.version
+    return version() if torch.version.cuda else None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
