@@ -3,11 +3,12 @@
 import argparse
 import typing
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 from cluster.memory.calibration import Calibration, load_calibration
 from cluster.memory.estimate import Estimator
-from cluster.memory.gpu_profile import GpuProfile, find_gpu, gpu_of_size
+from cluster.memory.gpu_profile import PROFILES_FILE, GpuProfile, find_gpu, gpu_of_size, with_measured
 from cluster.memory.memory_plan import NoPlan, Plan
 from cluster.memory.model_facts import ModelFacts
 from cluster.memory.planning import lighter_generation, plan_request
@@ -129,12 +130,14 @@ def _request(chosen: argparse.Namespace) -> tuple[MemoryRequest, int | None]:
 
 
 def card_of(chosen: argparse.Namespace) -> GpuProfile:
-    """Returns the card that the flags name.
+    """Returns the card that the flags name, with what was measured on this model where it was.
 
     Raises:
         RequestError: When it is unknown or no size.
     """
-    return find_gpu(chosen.gpu) if chosen.gpu is not None else gpu_of_size(chosen.gpu_memory or UNNAMED_CARD)
+    if chosen.gpu is None:
+        return gpu_of_size(chosen.gpu_memory or UNNAMED_CARD)
+    return with_measured(find_gpu(chosen.gpu), PROFILES_FILE, torch_version=version("torch"))
 
 
 def _facts(chosen: argparse.Namespace, config: RunConfig | None) -> ModelFacts:

@@ -24,6 +24,7 @@ SMALL_WORKSPACE_BYTES = 8_519_680
 RESERVE_BYTES = 256 * MIB  # left free on every card: display, driver, other people's small processes
 DRIVER_PART = 0.02  # part of the NVML total that the driver keeps from processes; see driver_bytes
 NOT_MEASURED = "not measured"
+PROFILES_FILE = Path("outputs/gpu_profiles.jsonl")  # what was measured on this team's machines
 _DATA = Path(__file__).with_name("gpu_profiles.json")
 
 
