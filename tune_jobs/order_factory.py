@@ -20,7 +20,7 @@ class Placer(Protocol):
         """Whether the cards are logical ones."""
         ...
 
-    def check(self, config: RunConfig) -> None:
+    def check(self, name: str, config: RunConfig) -> None:
         """Raises RequestError where a configuration can never run."""
         ...
 

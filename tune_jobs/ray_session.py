@@ -10,6 +10,8 @@ from types import FrameType
 from cluster.hardware import Inventory, Node
 
 _LOOPBACK = "127.0.0.1"
+# Ray takes "127.0.0.1" in a cluster's address for "this host" and then looks for it at the host's outer address.
+_CLUSTER_LOOPBACK = "127.0.0.2"
 _OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange metrics and paths, no tensors; Ray's default is 30 % of the memory
 _QUIET: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
 _STOP_WAIT_S = "30"  # `ray job stop` kills after 3 s by default; a clean stop writes its state first
@@ -72,11 +74,12 @@ def _embedded(inventory: Inventory) -> Iterator[None]:
     else:  # a node carries one GPU model's label, so unequal cards need a raylet each
         from ray.cluster_utils import Cluster
 
+        logging.getLogger("ray").setLevel(logging.ERROR)
         cluster = Cluster()
         for node in nodes:
             visible = {} if inventory.simulated else {"env_vars": {"CUDA_VISIBLE_DEVICES": _indices(node)}}
-            cluster.add_node(include_dashboard=False, node_ip_address=_LOOPBACK, **_resources(node), **visible)
-        ray.init(cluster.address, **_QUIET)
+            cluster.add_node(include_dashboard=False, node_ip_address=_CLUSTER_LOOPBACK, **_resources(node), **visible)
+        ray.init(cluster.address, _node_ip_address=_CLUSTER_LOOPBACK, **_QUIET)
     try:
         yield
     finally:

@@ -42,9 +42,9 @@ class HostPlacer:
         """Never: these CPUs are real."""
         return False
 
-    def check(self, config: RunConfig) -> None:
+    def check(self, name: str, config: RunConfig) -> None:
         """Raises RequestError where a configuration can never run."""
-        self.place("a trial", config)
+        self.place(name, config)
 
     def place(self, name: str, config: RunConfig) -> Placed:
         """Returns a bundle without a card; see order_factory.Placer."""
@@ -93,9 +93,9 @@ class SharePlacer:
         """Whether the cards are logical ones."""
         return self.inventory.simulated
 
-    def check(self, config: RunConfig) -> None:
+    def check(self, name: str, config: RunConfig) -> None:
         """Raises RequestError where a configuration can never run."""
-        self._choices("a trial", config)
+        self._choices(name, config)
 
     def place(self, name: str, config: RunConfig) -> Placed:
         """Returns the share, the GPU model and the shape of a configuration; see order_factory.Placer."""

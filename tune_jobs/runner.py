@@ -244,8 +244,9 @@ def _check_places(sweep: Sweep, placer: Placer) -> None:
         return
     problems = Problems()
     trials = planned_trials(sweep)
-    for trial in trials:
-        collect(problems, partial(placer.check, trial.resolved))
+    for number, trial in enumerate(trials, start=1):
+        shown = ", ".join(f"{name} {value}" for name, value in trial.sampled.items())
+        collect(problems, partial(placer.check, f"trial {number} ({shown})", trial.resolved))
     if len(problems) >= len(trials):
         problems.raise_if_any(f"{sweep.source}: no trial can run")
 

@@ -94,7 +94,7 @@ def test_a_fixed_share_is_kept_and_the_trial_is_planned_into_it() -> None:
 def test_what_fits_nowhere_is_refused_with_bytes_cards_and_remedies() -> None:
     small = placer("2x4GiB")
     with pytest.raises(RequestError) as caught:
-        small.check(config(8))
+        small.check("one", config(8))
     text = str(caught.value)
     assert "2 x simulated-4GiB" in text
     assert "would fit with a card of at least" in text
@@ -131,4 +131,4 @@ def test_without_cards_cpus_and_host_memory_decide() -> None:
     assert host.place("one", config(8)).bundle == Bundle(cpus=2)
     assert slots(inventory, 2) == 2
     with pytest.raises(RequestError, match="8 CPUs"):
-        HostPlacer(inventory=inventory, cpus=8).check(config(8))
+        HostPlacer(inventory=inventory, cpus=8).check("one", config(8))
