@@ -76,9 +76,9 @@ def trace(workload: Workload, shape: Shape, *, family: KernelFamily, parts: tupl
             names += ["first", "later"]
         if "optimizer" in parts:
             stage.make_gradients()
-            optimizer = stage.first_optimizer_step("optimizer_first")
+            stage.optimizer_step("optimizer_first")
             stage.recorder.mark_kept("optimizer_first", OPTIMIZER)
-            stage.optimizer_step("optimizer_later", optimizer)
+            stage.optimizer_step("optimizer_later")
             names += ["optimizer_first", "optimizer_later"]
         stage.drop_gradients()
         if "evaluate" in parts:
@@ -100,7 +100,13 @@ def trace(workload: Workload, shape: Shape, *, family: KernelFamily, parts: tupl
 
 
 def traced_peaks(
-    workload: Workload, shape: Shape, *, family: KernelFamily, micro_steps: int = 1, steps: int = 2
+    workload: Workload,
+    shape: Shape,
+    *,
+    family: KernelFamily,
+    micro_steps: int = 1,
+    steps: int = 2,
+    generated: Shape | None = None,
 ) -> TracedPeaks:
     """Runs optimizer steps, an evaluation and a generation in order, and counts: what templates are checked against.
 
@@ -110,24 +116,14 @@ def traced_peaks(
         family: Which attention kernels the GPU prefers.
         micro_steps: Micro-batches behind one optimizer step.
         steps: Optimizer steps; states exist from the second on.
+        generated: The generation's own sizes; those of shape when None.
     """
     with _stage(workload, family) as stage:
-        found = []
-        optimizer = None
-        for step in range(steps):
-            for micro_step in range(micro_steps):
-                stage.micro_step(f"step {step} {micro_step}", shape)
-                found.append(stage.recorder.peak_bytes)
-            if optimizer is None:
-                optimizer = stage.first_optimizer_step(f"optimizer {step}")
-            else:
-                stage.optimizer_step(f"optimizer {step}", optimizer)
-            found.append(stage.recorder.peak_bytes)
-            stage.drop_gradients()
+        train = stage.train(shape, micro_steps=micro_steps, steps=steps)
         stage.evaluate("evaluate", shape)
         evaluate = stage.recorder.peak_bytes
-        stage.generate("generate", shape)
-        return TracedPeaks(train=max(found), evaluate=evaluate, generate=stage.recorder.peak_bytes)
+        stage.generate("generate", generated or shape)
+        return TracedPeaks(train=train, evaluate=evaluate, generate=stage.recorder.peak_bytes)
 
 
 class _StopGeneration(Exception):  # noqa: N818  # no error: the tracer has seen enough
@@ -140,6 +136,7 @@ class _Stage:
     def __init__(self, workload: Workload, recorder: Recorder, model: "nn.Module") -> None:
         self._workload = workload
         self._model = model
+        self._optimizer: Optimizer | None = None
         self.recorder = recorder
         self.weight_bytes = recorder.live_sizes("load")
         self.model_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -170,17 +167,24 @@ class _Stage:
         for parameter in self._model.parameters():
             parameter.grad = None
 
-    def first_optimizer_step(self, section: str) -> "Optimizer":
-        """Builds the optimizer and steps: its states are made."""
+    def optimizer_step(self, section: str) -> None:
+        """Steps; the first time the optimizer is built and makes its states, which stay."""
         self._begin(section, "optimizer", training=True)
-        optimizer = self._workload.build_optimizer(self._model)
-        self._workload.optimizer_step(self._model, optimizer)
-        return optimizer
+        if self._optimizer is None:
+            self._optimizer = self._workload.build_optimizer(self._model)
+        self._workload.optimizer_step(self._model, self._optimizer)
 
-    def optimizer_step(self, section: str, optimizer: "Optimizer") -> None:
-        """Steps once more."""
-        self._begin(section, "optimizer", training=True)
-        self._workload.optimizer_step(self._model, optimizer)
+    def train(self, shape: Shape, *, micro_steps: int, steps: int) -> int:
+        """Runs whole optimizer steps and returns the most bytes held in any of them."""
+        found = []
+        for step in range(steps):
+            for micro_step in range(micro_steps):
+                self.micro_step(f"step {step} {micro_step}", shape)
+                found.append(self.recorder.peak_bytes)
+            self.optimizer_step(f"optimizer {step}")
+            found.append(self.recorder.peak_bytes)
+            self.drop_gradients()
+        return max(found)
 
     def evaluate(self, section: str, shape: Shape) -> None:
         """Loss without gradients."""
