@@ -29,6 +29,7 @@ DIFF_FILE = "changes.diff"
 CONFIG_FILE = "config.yaml"
 RESTARTS_FILE = "restarts.jsonl"
 _FILE_FIELDS = ("train_file", "dev_file", "test_file")
+CODE_FOLDER = Path(__file__).resolve().parent  # the code that runs, wherever the working folder is
 _checksums: dict[tuple[str, int, int], str] = {}  # of this process: trials that share it share their data too
 
 
@@ -83,7 +84,7 @@ def keep_code(folder: Path, command: str, seeds: Mapping[str, int]) -> None:
         seeds: Of the search.
     """
     redactor = Redactor.of_environment(os.environ)
-    code = read_code(Path.cwd(), redactor)
+    code = read_code(CODE_FOLDER, redactor)
     _write_diff(folder, code)
     content = {"command": redactor.hide(command), "seeds": dict(seeds), "code": _without_diff(code)}
     write_json(folder / CODE_FILE, content)
@@ -102,7 +103,7 @@ def take_snapshot(
     Args:
         folder: snapshot/ in the folder of the experiment.
         config: The resolved configuration.
-        sweep_snapshot: What keep_code wrote; without it, the code of the working folder is looked at.
+        sweep_snapshot: What keep_code wrote; without it, git is asked here.
         sweep: Name of the sweep.
         goes_on: Whether this is a later attempt: the first snapshot stays, and the new surroundings are noted.
     """
@@ -161,7 +162,7 @@ def current_state(config: Mapping[str, object], command: str = "") -> Snapshot:
     return Snapshot(
         taken_at=time.time(),
         command=redactor.hide(command),
-        code=read_code(Path.cwd(), redactor),
+        code=read_code(CODE_FOLDER, redactor),
         surroundings=read_surroundings(),
         data={name: file_state(Path(str(config[name]))) for name in _FILE_FIELDS if config.get(name)},
         model=_local_model(str(config.get("model", ""))),
@@ -189,7 +190,7 @@ def file_state(path: Path) -> FileState:
 def _of_sweep(folder: Path | None, redactor: Redactor) -> tuple[str, dict[str, int], CodeState]:
     path = folder / CODE_FILE if folder is not None else None
     if folder is None or path is None or not path.exists():
-        return "", {}, read_code(Path.cwd(), redactor)
+        return "", {}, read_code(CODE_FOLDER, redactor)
     content = json.loads(path.read_text(encoding="utf-8"))
     diff = folder / DIFF_FILE
     text = diff.read_text(encoding="utf-8") if diff.exists() else ""

@@ -31,7 +31,6 @@ class Surroundings:
         platform: Operating system, its version and the machine's architecture.
         cpu: Model of the processor.
         cpu_capability: Vector instructions that torch uses; other ones give other last digits.
-        cpu_threads: Of torch, in this process.
         packages: Versions by name, of everything that is installed.
         torch: Version with its build, for example "2.13.0+cu128".
         cuda: Version that torch was built for; None for a CPU build.
@@ -45,7 +44,6 @@ class Surroundings:
     platform: str = ""
     cpu: str = ""
     cpu_capability: str = ""
-    cpu_threads: int = 1
     packages: dict[str, str] = field(default_factory=dict)
     torch: str = ""
     cuda: str | None = None
@@ -67,7 +65,6 @@ def read_surroundings(environment: Mapping[str, str] = os.environ) -> Surroundin
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=_cpu_model(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
-        cpu_threads=torch.get_num_threads(),
         packages=installed_packages(),
         torch=str(torch.__version__),
         cuda=torch.version.cuda,
