@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import cast
 
+from cluster.hardware import GPU_MODEL_LABEL
 from cluster.memory.calibration import Peak
 from tune_jobs.journal import EndStatus, TrialHistory
 from tune_jobs.progress import better
@@ -44,7 +45,7 @@ def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -
         gpu_seconds=trial.gpu_s,
         node=_text(seen.get("trial/node")),
         card=_text(seen.get("trial/card")),
-        gpu_model=_labels(trial).get("gpu-model"),
+        gpu_model=_text(seen.get("trial/gpu_model")) or _labels(trial).get(GPU_MODEL_LABEL),
         share=float(cast("float", trial.bundle.get("gpus", 0.0))),
         estimate=cast("dict[str, object] | None", order.get("estimate") or None),
         plan=_plan(seen, order),

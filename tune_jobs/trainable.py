@@ -127,9 +127,14 @@ def run_trial(config: dict[str, object]) -> None:
     order = replace(order, bundle=replace(order.bundle, gpus=place.gpus))  # after a failure it may hold more
     import torch
 
-    where = {"trial/node": place.node, "trial/torch": str(torch.__version__)} | (
-        {"trial/card": place.card} if place.card is not None else {}
-    )
+    where = {
+        "trial/node": place.node,
+        "trial/raylet": place.raylet,
+        "trial/card": place.card,
+        "trial/gpu_model": place.gpu_model,
+        "trial/torch": str(torch.__version__),
+    }
+    where = {name: value for name, value in where.items() if value is not None}
 
     def send(metrics: Mapping[str, object], checkpoint: Path | None) -> None:
         report({**metrics, **where}, checkpoint)

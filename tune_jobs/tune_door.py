@@ -18,6 +18,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from cluster.hardware import GPU_MODEL_LABEL
 from common.strict import from_mapping
 from tune_jobs.orders import ORDER_KEY, Bundle
 from tune_jobs.waiting import WaitingLine
@@ -136,12 +137,16 @@ class Place:
 
     Attributes:
         node: Address of the host.
+        raylet: Ray's id of the node; one host may carry several.
         card: Number of its card there; None without one.
+        gpu_model: The raylet's label; None without one.
         gpus: The share that Ray granted.
     """
 
     node: str
+    raylet: str
     card: str | None
+    gpu_model: str | None
     gpus: float
 
 
@@ -151,6 +156,8 @@ def present_place() -> Place:
     cards = [str(card) for card in ray.get_gpu_ids()]
     return Place(
         node=ray.util.get_node_ip_address(),
+        raylet=str(context.get_node_id()),
+        gpu_model=context.get_node_labels().get(GPU_MODEL_LABEL),
         card=",".join(cards) or None,
         gpus=float(context.get_assigned_resources().get("GPU", 0.0)),
     )
