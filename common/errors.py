@@ -1,6 +1,6 @@
 """The errors a person may see. Commands turn them into an exit code: a wrong request is 2, failed work is 1."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 
@@ -58,6 +58,22 @@ class Problems:
         """Adds several problems and returns itself."""
         self._texts.extend(texts)
         return self
+
+    def collect(self, check: Callable[[], object]) -> None:
+        """Runs a check and adds what it refuses, so that the next check can say its part too.
+
+        >>> def check() -> None:
+        ...     raise RequestError("train.csv: 1 fault", ["line 3: the summary is empty"])
+        >>> problems = Problems()
+        >>> problems.collect(check)
+        >>> print(problems.texts[0])
+        train.csv: 1 fault
+              - line 3: the summary is empty
+        """
+        try:
+            check()
+        except RequestError as error:
+            self.add(str(error).replace("\n", "\n    "))
 
     def __len__(self) -> int:
         return len(self._texts)

@@ -3,10 +3,11 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from common import cli
-from common.errors import RequestError
+from common.errors import Problems, RequestError
 from common.files import write_text
 from common.strict import parse_yaml
 from dialsum import rouge_cli
@@ -71,12 +72,14 @@ def _check_quickly(config: RunConfig) -> None:
     from dialsum.data import load_examples
     from dialsum.models import SPECS, resolve
 
+    problems = Problems()
     if config.model not in SPECS and "/" not in config.model:
-        resolve(config.model)
+        problems.collect(partial(resolve, config.model))
     for name in (config.train_file, config.dev_file):
-        load_examples(Path(name))
+        problems.collect(partial(load_examples, Path(name)))
     if config.test_file:
-        load_examples(Path(config.test_file), require_summary=False)
+        problems.collect(partial(load_examples, Path(config.test_file), require_summary=False))
+    problems.raise_if_any("nothing was trained")
 
 
 class _Progress:

@@ -1,11 +1,10 @@
 """What a sweep needs before anything runs: data files, models, and how long its trials are."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from common.cli import note
-from common.errors import Problems, RequestError
+from common.errors import Problems
 from dialsum.config import RunConfig
 from tune_jobs.grid import planned_trials
 from tune_jobs.sweep import Sweep
@@ -38,9 +37,9 @@ def check_inputs(sweep: Sweep) -> None:
     configs = known_configs(sweep)
     problems = Problems()
     for path in sorted({path for config in configs for path in (config.train_file, config.dev_file)}):
-        collect(problems, partial(load_examples, Path(path)))
+        problems.collect(partial(load_examples, Path(path)))
     for model in sorted({config.model for config in configs}):
-        collect(problems, partial(resolve, model))
+        problems.collect(partial(resolve, model))
     problems.raise_if_any(sweep.source)
 
 
@@ -72,14 +71,6 @@ def evaluations_of(config: RunConfig, num_examples: int) -> int:
     steps_an_epoch = -(-examples // config.batch_size)
     steps = config.max_steps or steps_an_epoch * config.num_epochs
     return max(1, steps // (config.eval_steps or steps_an_epoch))
-
-
-def collect(problems: Problems, action: Callable[[], object]) -> None:
-    """Runs a check and adds what it refuses to the problems."""
-    try:
-        action()
-    except RequestError as error:
-        problems.extend([f"{error.message}: {text}" for text in error.problems] or [error.message])
 
 
 def known_configs(sweep: Sweep) -> list[RunConfig]:

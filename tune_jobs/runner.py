@@ -16,7 +16,7 @@ from common.errors import Problems, RequestError
 from common.files import write_bytes
 from tune_jobs.conductor import Clocks, SweepConductor
 from tune_jobs.grid import planned_trials, sampled_configs
-from tune_jobs.inputs import check_inputs, collect, ensure_sample_data, longest_trial
+from tune_jobs.inputs import check_inputs, ensure_sample_data, longest_trial
 from tune_jobs.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.journal import Journal
 from tune_jobs.live import View
@@ -246,7 +246,7 @@ def _check_places(sweep: Sweep, placer: Placer) -> None:
     trials = planned_trials(sweep)
     for number, trial in enumerate(trials, start=1):
         shown = ", ".join(f"{name} {value}" for name, value in trial.sampled.items())
-        collect(problems, partial(placer.check, f"trial {number} ({shown})", trial.resolved))
+        problems.collect(partial(placer.check, f"trial {number} ({shown})", trial.resolved))
     if len(problems) >= len(trials):
         problems.raise_if_any(f"{sweep.source}: no trial can run")
 

@@ -64,6 +64,19 @@ def test_a_wrong_request_ends_with_two(
     assert message in capsys.readouterr().err
 
 
+def test_every_fault_of_every_file_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train.csv").write_text("fname,dialogue\na,hello\n", encoding="utf-8")
+    Path("dev.jsonl").write_text(
+        '{"fname": "a", "dialogue": "hello", "summary": ""}\n{"fname": "b"\n', encoding="utf-8"
+    )
+    Path("config.yaml").write_text("{model: kobrat, train_file: train.csv, dev_file: dev.jsonl}", encoding="utf-8")
+    assert cli.run(main, ["train", "--config", "config.yaml", "--output", "run"]) == 2
+    assert capsys.readouterr().err == (Path(__file__).parent.parent / "golden/data_errors.txt").read_text("utf-8")
+
+
 def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_data(tmp_path)
     data = str(tmp_path / "dev.jsonl")
