@@ -1,28 +1,16 @@
 """Errors list everything and survive a process border; files are whole; units read as people write them."""
 
-import doctest
 import json
 import pickle
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import common.cli
-import common.errors
-import common.files
-import common.strict
-import common.units
 from common.errors import Problems, RequestError
 from common.files import append_jsonl, read_jsonl, write_json, write_text
 from common.units import format_duration, parse_bytes, parse_duration
-
-
-@pytest.mark.parametrize("module", [common.cli, common.errors, common.files, common.strict, common.units])
-def test_worked_examples_are_right(module: ModuleType) -> None:
-    assert doctest.testmod(module).failed == 0
 
 
 def test_request_error_survives_pickling() -> None:

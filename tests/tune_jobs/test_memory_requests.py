@@ -11,7 +11,6 @@ from cluster.memory.gpu_profile import find_gpu
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from dialsum.device import OVERFLOWS_IN_FP16
-from tune_jobs import memory_requests
 from tune_jobs.memory_requests import NEVER_FP16, facts_of, hub_cache, precision_on, request_of
 
 L4, T4 = find_gpu("L4"), find_gpu("T4")
@@ -100,11 +99,3 @@ def test_the_cache_is_where_the_hub_library_keeps_it(monkeypatch: pytest.MonkeyP
     assert hub_cache() == Path("/data/hf/hub")
     monkeypatch.delenv("HF_HOME")
     assert hub_cache() == Path.home() / ".cache" / "huggingface" / "hub"
-
-
-def test_examples_hold() -> None:
-    import doctest
-
-    outcome = doctest.testmod(memory_requests)
-    assert outcome.attempted >= 2
-    assert outcome.failed == 0

@@ -1,6 +1,5 @@
 """The ledger grows, survives a torn line, and gives back what was written."""
 
-import doctest
 import math
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 from common.errors import RequestError
 from common.strict import load_yaml
 from dialsum.config import RunConfig
-from tune_jobs import records
 from tune_jobs.records import ExperimentFolder, Ledger, SweepFolder, SweepRecord, TrialError, TrialRecord
 
 
@@ -105,8 +103,3 @@ def test_folders_are_those_of_the_design() -> None:
     files = [experiment.config, experiment.metrics, experiment.log, experiment.predictions, experiment.snapshot]
     assert [p.name for p in files] == ["config.yaml", "metrics.json", "training.log", "predictions.jsonl", "snapshot"]
     assert experiment.best_model.as_posix() == "o/experiments/e/models/best_model"
-
-
-def test_worked_examples_hold() -> None:
-    outcome = doctest.testmod(records)
-    assert (outcome.attempted, outcome.failed) == (2, 0)

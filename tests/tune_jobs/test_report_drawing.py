@@ -1,7 +1,5 @@
 """Axes put numbers where they belong, pens draw every shape, and Korean text is drawn or the lack of a font is said."""
 
-import doctest
-import importlib
 import itertools
 import math
 from pathlib import Path
@@ -232,10 +230,3 @@ def test_charts_keep_inside_their_drawing(width: float) -> None:
                 assert isinstance(shape, (Dot, Cross))
                 ends = [shape.x, width - shape.x, shape.y, drawing.height - shape.y]
             assert min(ends) >= -1.5, (chart.key, shape)
-
-
-@pytest.mark.parametrize("name", ["axes", "charts", "charts_space", "drawing", "look"])
-def test_worked_examples_hold(name: str) -> None:
-    outcome = doctest.testmod(importlib.import_module(f"tune_jobs.report.{name}"))
-    assert outcome.attempted > 0
-    assert outcome.failed == 0
