@@ -130,7 +130,9 @@ def judge(
     deviation, numbers = first_deviation(before, again)
     if deviation is None and summaries is not None and summaries[0] < summaries[1]:
         verdict, reason = _by_noise(metric, model, old, new, paired, dialogues)
-        reason = f"all numbers are equal, but {summaries[1] - summaries[0]} of {summaries[1]} summaries differ; {reason}"
+        reason = (
+            f"all numbers are equal, but {summaries[1] - summaries[0]} of {summaries[1]} summaries differ; {reason}"
+        )
     elif deviation is None:
         verdict, reason = "same", f"all {numbers} numbers of {_evaluations(len(before.history))} are equal bit for bit"
     else:
