@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 
 from common.errors import Problems, RequestError
+from tune_jobs.points import grid_of_points
 from tune_jobs.rules import ResolvedTrial
 from tune_jobs.space import Space, Value
 from tune_jobs.sweep import Sweep
@@ -16,7 +17,7 @@ def sampled_configs(sweep: Sweep, seed: int | None = None) -> tuple[dict[str, Va
 
     No configuration comes twice. Random: a larger count only adds trials behind the same first ones. A grid with a
     smaller count is a random part of the whole in the grid's order, since its first corner would say nothing about
-    the parameters that change slowly.
+    the parameters that change slowly. With `search.points` the grid is those points; see points.grid_of_points.
 
     Args:
         sweep: A plain sweep with method grid or random.
@@ -30,6 +31,9 @@ def sampled_configs(sweep: Sweep, seed: int | None = None) -> tuple[dict[str, Va
     """
     assert sweep.method in ("grid", "random"), f"{sweep.method} decides by the results so far"
     rng = random.Random(sweep.search.seed if seed is None else seed)
+    if sweep.search.points:
+        every = grid_of_points(sweep)
+        return tuple(every[place] for place in sorted(rng.sample(range(len(every)), sweep.trials)))
     if sweep.method == "random":
         draws = _different(sweep.space, rng)
         return tuple(next(draws) for _ in range(sweep.trials))

@@ -21,10 +21,11 @@ from tune_jobs.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.journal import Journal
 from tune_jobs.live import View
 from tune_jobs.order_factory import Placer, SweepOrders
+from tune_jobs.points import points_of
 from tune_jobs.progress import SweepProgress, best_of
 from tune_jobs.records import ExperimentFolder, SweepFolder, SweepRecord, TrialRecord
 from tune_jobs.resources import SHARE_CLASSES, placer_for, slots
-from tune_jobs.search import ListProposer, Proposer, TpeProposer
+from tune_jobs.search import Lesson, ListProposer, Proposer, TpeProposer
 from tune_jobs.snapshot import keep_code
 from tune_jobs.sweep import Sweep
 from tune_jobs.sweep_folder import alone, names_in, put_aside
@@ -228,12 +229,19 @@ def _proposer(sweep: Sweep) -> Proposer:
     if sweep.method in ("grid", "random"):
         return ListProposer(sampled_configs(sweep))
     if sweep.method in ("bayes", "bohb"):
+        points = points_of(sweep)
         return TpeProposer(
             sweep.space,
             sweep.trials,
             goal=sweep.metric.goal,
             seed=sweep.search.seed,
             startup_trials=sweep.search.startup_trials,
+            points=[point.sampled for point in points if point.score is None],
+            known=[
+                Lesson(sampled=point.sampled, outcome="finished", value=point.score)
+                for point in points
+                if point.score is not None
+            ],
         )
     raise RequestError(f"{sweep.source}: method {sweep.method} cannot be run yet; take grid, random, bayes or bohb")
 

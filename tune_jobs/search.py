@@ -81,7 +81,8 @@ class TpeProposer:
         goal: Whether high or low values are good.
         seed: Same seed and same lessons in the same order: same proposals.
         startup_trials: Random trials before the first that the model proposes.
-        points: Configurations to try first, for example the best of an earlier phase.
+        points: Configurations to try first, as trials 1, 2, ...
+        known: Configurations that were tried elsewhere, for example in an earlier phase; they are not proposed again.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class TpeProposer:
         seed: int,
         startup_trials: int = 10,
         points: Iterable[Sampled] = (),
+        known: Iterable[Lesson] = (),
     ) -> None:
         import optuna
 
@@ -104,8 +106,9 @@ class TpeProposer:
         )
         self._study = optuna.create_study(sampler=sampler, direction=goal)
         self._trials: dict[int, optuna.trial.Trial] = {}
-        for point in points:
-            self._study.enqueue_trial({name: self._position(name, point[name]) for name in self._distributions})
+        self._points = list(points)
+        for lesson in known:
+            self.learn(0, lesson)
 
     @property
     def total(self) -> int:
@@ -116,6 +119,9 @@ class TpeProposer:
         """Asks the model."""
         if number > self._count:
             return None
+        if number <= len(self._points):  # by number, so that a resumed sweep tries none of them twice
+            point = self._points[number - 1]
+            self._study.enqueue_trial({name: self._position(name, point[name]) for name in self._distributions})
         trial = self._study.ask(self._distributions)
         self._trials[number] = trial
         return {parameter.name: self._value(parameter, trial.params) for parameter in self._space.parameters}

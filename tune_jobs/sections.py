@@ -128,6 +128,9 @@ class SearchOptions:
     Attributes:
         seed: Same seed, same file: same trials.
         startup_trials: bayes, bohb: random trials before the first that a model proposes.
+        points: bayes, bohb: configurations to start from; one with a `score` is a known result that is not run again,
+            one without is tried first. grid: the grid is these points, times the values of the parameters that they
+            leave open.
         perturbation_interval: pbt: evaluations between two exchanges.
         exploit_fraction: pbt: this part at the bottom copies from this part at the top.
         resample_probability: pbt: chance that a value is drawn anew instead of moved a little.
@@ -135,6 +138,7 @@ class SearchOptions:
 
     seed: int = 0
     startup_trials: int = 10
+    points: tuple[dict[str, object], ...] = ()
     perturbation_interval: int = 1
     exploit_fraction: float = 0.25
     resample_probability: float = 0.25

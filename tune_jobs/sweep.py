@@ -1,6 +1,7 @@
 """A sweep and its phases as values. The file that they are read from is described in sweep_file."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,10 +68,16 @@ class Sweep:
         """How many trials there will be: `count`, or fewer where a grid or random search has no more to try."""
         if self.phases:
             return sum(phase.sweep.trials for phase in self.phases)
-        distinct = self.space.size if self.method in ("grid", "random") else None
+        distinct = self._distinct() if self.method in ("grid", "random") else None
         sizes = [size for size in (self.count, distinct) if size is not None]
         assert sizes, "a sweep without an end is refused when it is read"
         return min(sizes)
+
+    def _distinct(self) -> int | None:
+        if not self.search.points:
+            return self.space.size
+        left = [[one.size for one in self.space.parameters if one.name not in point] for point in self.search.points]
+        return sum(math.prod(size or 0 for size in sizes) for sizes in left)
 
     def base_for(self, sampled: Mapping[str, Value]) -> RunConfig:
         """Returns the base configuration that belongs to a sampled model."""

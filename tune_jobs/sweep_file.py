@@ -10,6 +10,7 @@ from common.errors import Problems, RequestError
 from common.strict import Located, nearest
 from dialsum.config import RunConfig, load_run_config
 from tune_jobs.phase_file import read_phases
+from tune_jobs.points import check_points
 from tune_jobs.rules import Rules
 from tune_jobs.sections import (
     COMPOSITE,
@@ -59,6 +60,7 @@ _REFUSED_OF_METRIC = MappingProxyType(
 _OF_METHOD = MappingProxyType(  # keys of `search` that only some methods read
     {
         "startup_trials": ("bayes", "bohb"),
+        "points": ("bayes", "bohb", "grid"),
         "perturbation_interval": ("pbt",),
         "exploit_fraction": ("pbt",),
         "resample_probability": ("pbt",),
@@ -116,6 +118,7 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
         sweep = dataclasses.replace(sweep, phases=read_phases(sweep, document, problems, load))
     elif named is not None:
         check_end(sweep, ("method",), document, problems)
+    check_points(sweep, document, problems)
     _check_methods(sweep, raw, document, problems)
     if sweep.trained_model is not None:
         sweep = dataclasses.replace(sweep, early_terminate=EarlyTerminate(type="none"))

@@ -41,8 +41,15 @@ def sweep_text(sweep: Sweep, *, head: Sequence[str] = (), reasons: Mapping[str, 
     for key in _SECTIONS:
         section = _changed(getattr(sweep, key))
         if section:
-            lines += [f"{key}:", *(f"  {name}: {_flow(value)}" for name, value in section.items())]
+            lines += [f"{key}:", *(line for name, value in section.items() for line in _entry(name, value))]
     return "\n".join(lines) + "\n"
+
+
+def _entry(name: str, value: object) -> list[str]:
+    """One line; a list of mappings has one for each, so that a person can remove one."""
+    if isinstance(value, tuple) and value and all(isinstance(item, Mapping) for item in value):
+        return [f"  {name}:", *(f"    - {_flow(item)}" for item in value)]
+    return [f"  {name}: {_flow(value)}"]
 
 
 def _top(sweep: Sweep) -> Iterator[tuple[str, object]]:

@@ -1,0 +1,260 @@
+"""The sweep that should follow a finished one: narrower around its best, or its best again with several seeds."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import RequestError
+from common.files import write_text
+from tune_jobs.analysis import Analysis, analyse
+from tune_jobs.candidates import Candidate
+from tune_jobs.fields import to_value
+from tune_jobs.narrowing import Box, Tried, narrow
+from tune_jobs.points import SCORE
+from tune_jobs.records import SweepFolder
+from tune_jobs.sections import EarlyTerminate
+from tune_jobs.space import Categorical, Constant, Parameter, Space, Value
+from tune_jobs.sweep import Sweep, load_sweep
+from tune_jobs.sweep_parts import default_stop
+from tune_jobs.sweep_writer import sweep_text
+
+MOST_POINTS = 8  # that a search starts from; more would only make the file longer
+LEAST_COUNT = 8
+_SEEDS = (1, 2, 3)
+_LONGEST_NAME = 64
+_BROKE_DOWN = ("work_failed", "diverged")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextSweep:
+    """What should be run next.
+
+    Attributes:
+        sweep: As a sweep file would hold it.
+        reasons: Why each parameter has its bounds or values.
+        head: What it follows from, for people.
+        box: The box; None for a confirmation.
+    """
+
+    sweep: Sweep
+    reasons: Mapping[str, str]
+    head: tuple[str, ...]
+    box: Box | None = None
+
+    def text(self) -> str:
+        """The file."""
+        return sweep_text(self.sweep, head=self.head, reasons=self.reasons)
+
+
+def tried_of(analysis: Analysis) -> list[Tried]:
+    """Returns every configuration with a score, and those whose training broke down.
+
+    A trial that ran out of memory or lost its worker says nothing about how good its configuration is.
+    """
+    broken = [one for one in analysis.failures if one.error is not None and one.error.type in _BROKE_DOWN]
+    scored = [
+        Tried(sampled=_values(one.best.trial.sampled), score=one.score, whole=one.best.trial.status == "finished")
+        for one in analysis.candidates
+    ]
+    names = {one.best.trial.trial_id for one in analysis.candidates}
+    return scored + [Tried(sampled=_values(one.sampled), score=None) for one in broken if one.trial_id not in names]
+
+
+def narrowed(
+    before: Sweep,
+    analysis: Analysis,
+    after: Sweep,
+    *,
+    keep_fraction: float = 0.25,
+    margin: float = 0.1,
+    known: bool = True,
+) -> NextSweep:
+    """Returns a search inside the box of the best trials of another one.
+
+    Args:
+        before: The sweep that was run.
+        analysis: Of its ledger.
+        after: What is to be run: its space is what the box is cut out of where it differs from the earlier one.
+        keep_fraction: See narrowing.narrow.
+        margin: See narrowing.narrow.
+        known: Whether the earlier scores are of the same training, so that the best need not be run again.
+    """
+    space = Space(parameters=tuple(_starting_point(one, before.space) for one in after.space.parameters))
+    box = narrow(
+        tried_of(analysis),
+        space,
+        goal=before.metric.goal,
+        keep_fraction=keep_fraction,
+        margin=margin,
+        noise=analysis.noise.band,
+    )
+    searched = [one.name for one in box.space.parameters if not isinstance(one, Constant)]
+    points = _points(box, searched, known=known) if after.method in ("bayes", "bohb") else ()
+    sweep = dataclasses.replace(
+        after,
+        space=box.space,
+        search=dataclasses.replace(after.search, points=points),
+        base_files=_files_of(after.base_files, box.space),
+        phases=(),
+    )
+    head = (f"Follows from {before.name}: the box of {box.summary}.", *_how_to_run(analysis, points))
+    return NextSweep(sweep=sweep, reasons=box.reasons, head=head, box=box)
+
+
+def confirming(
+    analysis: Analysis, after: Sweep, *, searched: Sequence[str], winners: int, seeds: Sequence[int]
+) -> NextSweep:
+    """Returns a sweep that trains the best configurations again with several seeds.
+
+    Args:
+        analysis: Of the trials that the winners are chosen from.
+        after: What is to be run; its space gives what is fixed.
+        searched: The parameters that make up a configuration.
+        winners: How many configurations.
+        seeds: Of each.
+    """
+    best = analysis.candidates[:winners]
+    names = [name for name in searched if name != "seed" and all(name in one.best.trial.sampled for one in best)]
+    fixed = [one for one in after.space.parameters if isinstance(one, Constant) and one.name not in (*names, "seed")]
+    axes: list[Parameter] = [Categorical(name=name, options=_different(best, name)) for name in names]
+    space = Space(parameters=(*axes, Categorical(name="seed", options=tuple(seeds)), *fixed))
+    points = tuple({name: _plain(to_value(one.best.trial.sampled[name])) for name in names} for one in best)
+    sweep = dataclasses.replace(
+        after,
+        method="grid",
+        count=None,
+        early_terminate=EarlyTerminate(type="none"),
+        space=space,
+        search=dataclasses.replace(after.search, points=points if names else (), startup_trials=10),
+        base_files=_files_of(after.base_files, space),
+        phases=(),
+    )
+    shown = [f"{one.best.trial.name}: {one.score:.4g}" for one in best]
+    reasons = {name: f"of the best {len(best)}: {', '.join(shown)}" for name in names[:1]}
+    reasons["seed"] = "the same seeds for each: their spread is the noise that a difference must exceed"
+    head = (f"Trains the best {len(best)} of {analysis.sweep.sweep} again with {len(seeds)} seeds each.",)
+    return NextSweep(sweep=sweep, reasons=reasons, head=head)
+
+
+def next_sweep(
+    folder: Path, *, keep_fraction: float = 0.25, margin: float = 0.1, count: int | None = None
+) -> NextSweep:
+    """Returns what should follow a finished plain sweep.
+
+    Args:
+        folder: outputs/sweep_results/NAME.
+        keep_fraction: See narrowing.narrow.
+        margin: See narrowing.narrow.
+        count: Trials of the next sweep; half as many as before where None.
+
+    Raises:
+        RequestError: When the folder holds no sweep, no trial with a score, or a staged sweep.
+    """
+    kept = SweepFolder(folder)
+    if not kept.ledger.exists() or not kept.sweep_file.exists():
+        raise RequestError(f"{folder}: no finished sweep in it; give outputs/sweep_results/NAME")
+    before = load_sweep(kept.sweep_file)
+    if before.phases:
+        names = ", ".join(str(folder.with_name(phase.sweep.name)) for phase in before.phases if phase.kind != "confirm")
+        raise RequestError(f"{folder}: a staged sweep narrows by itself; give the folder of one of its phases: {names}")
+    analysis = analyse(kept.load())
+    if not analysis.candidates:
+        raise RequestError(f"{folder}: no trial has a score, so there is no best to look around")
+    return follow(before, analysis, keep_fraction=keep_fraction, margin=margin, count=count)
+
+
+def follow(
+    before: Sweep, analysis: Analysis, *, keep_fraction: float = 0.25, margin: float = 0.1, count: int | None = None
+) -> NextSweep:
+    """Decides what follows a plain sweep: a model-based search of the box, its whole grid where that is small, or,
+    where one configuration is left, that one again with several seeds; see next_sweep."""
+    wanted = count or max(LEAST_COUNT, (before.trials + 1) // 2)
+    name = f"{before.name}_narrow"[:_LONGEST_NAME]
+    search = dataclasses.replace(before.search, points=())
+    after = dataclasses.replace(
+        before, name=name, description="", method="bayes", count=wanted, search=search, source="", notes=()
+    )
+    if before.method in ("bohb", "pbt") or before.early_terminate == default_stop(before.method):
+        after = dataclasses.replace(after, early_terminate=default_stop("bayes"))
+    found = narrowed(before, analysis, after, keep_fraction=keep_fraction, margin=margin)
+    size = found.sweep.space.size
+    if size == 1 and before.trained_model is None:
+        again = dataclasses.replace(after, name=f"{before.name}_confirm"[:_LONGEST_NAME])
+        searched = [one.name for one in before.space.searched]
+        return confirming(analysis, again, searched=searched, winners=2, seeds=_SEEDS)
+    if size is not None and size <= wanted:
+        plain = dataclasses.replace(search, startup_trials=10)
+        grid = dataclasses.replace(found.sweep, method="grid", count=None, search=plain)
+        return dataclasses.replace(found, sweep=grid, head=(*found.head, f"Only {size} configurations are left: all."))
+    return found
+
+
+def is_confirmation(sweep: Sweep) -> bool:
+    """Whether a sweep trains known configurations again, so that nothing narrower follows from it."""
+    return sweep.method == "grid" and bool(sweep.search.points)
+
+
+def leave_next_sweep(folder: SweepFolder) -> Path | None:
+    """Writes next_sweep.yaml into the folder of a finished plain sweep; None for a confirmation.
+
+    Raises:
+        RequestError: When nothing can follow from it.
+    """
+    if is_confirmation(load_sweep(folder.sweep_file)):
+        return None
+    write_text(folder.next_sweep, next_sweep(folder.path).text())
+    return folder.next_sweep
+
+
+def _starting_point(parameter: Parameter, before: Space) -> Parameter:
+    """The parameter as it was searched, unless the next sweep fixes it."""
+    if isinstance(parameter, Constant) or parameter.name not in before:
+        return parameter
+    earlier = before[parameter.name]
+    return parameter if isinstance(earlier, Constant) else earlier
+
+
+def _points(box: Box, searched: Sequence[str], *, known: bool) -> tuple[dict[str, object], ...]:
+    if not searched:
+        return ()
+    points: list[dict[str, object]] = []
+    for one in [one for one in box.best if one.whole]:  # the others might have become better
+        if all(name in one.sampled and box.space[name].contains(one.sampled[name]) for name in searched):
+            point: dict[str, object] = {name: _plain(one.sampled[name]) for name in searched}
+            points.append(point | ({SCORE: one.score} if known else {}))
+    return tuple(points[: MOST_POINTS if known else 2])
+
+
+def _how_to_run(analysis: Analysis, points: Sequence[Mapping[str, object]]) -> list[str]:
+    lines = ["Edit what you know better, and run it: python -m tune_jobs run FILE"]
+    if points and SCORE in points[0]:
+        lines.append("The points below were run already: the search knows their scores and starts from them.")
+    if analysis.noise.band is None:
+        lines.append(f"The noise is not known ({analysis.noise.source}), so only equal scores count as ties.")
+    return lines
+
+
+def _files_of(files: Mapping[str, str], space: Space) -> Mapping[str, str]:
+    """Base configurations of the models that are left."""
+    if set(files) <= {""} or "model" not in space:
+        return files
+    left = {str(model) for model in space["model"].values()}
+    return {model: file for model, file in files.items() if model in left}
+
+
+def _different(best: Sequence[Candidate], name: str) -> tuple[Value, ...]:
+    options: list[Value] = []
+    for one in best:
+        value = to_value(one.best.trial.sampled[name])
+        if not Categorical(name=name, options=tuple(options)).contains(value):
+            options.append(value)
+    return tuple(options)
+
+
+def _values(sampled: Mapping[str, object]) -> dict[str, Value]:
+    return {name: to_value(value) for name, value in sampled.items()}
+
+
+def _plain(value: Value) -> object:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
