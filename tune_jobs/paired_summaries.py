@@ -64,7 +64,7 @@ def shared_summaries(
 
 
 def count_summaries(folder: Path) -> int:
-    """Counts the summaries of an experiment."""
+    """Counts the summaries of an experiment that have references."""
     return len(read_summaries(ExperimentFolder(folder).predictions))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_RESAMPLES = 4000
+RESAMPLES = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,6 @@ def paired_bootstrap(one: Sequence[float], other: Sequence[float], *, seed: int 
     assert len(one) == len(other) > 0, f"{len(one)} and {len(other)} scores are no pairs"
     differences = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     generator = np.random.default_rng(seed)
-    draws = generator.integers(0, len(differences), size=(_RESAMPLES, len(differences)), dtype=np.int32)
+    draws = generator.integers(0, len(differences), size=(RESAMPLES, len(differences)), dtype=np.int32)
     low, high = np.quantile(differences[draws].mean(axis=1), (0.025, 0.975))
     return PairedDifference(mean=float(differences.mean()), low=float(low), high=float(high), count=len(differences))

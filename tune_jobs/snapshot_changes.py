@@ -82,7 +82,7 @@ def _code(before: Snapshot, now: Snapshot) -> Iterator[Change]:
                 matters=True,
             )
         return
-    yield from _pairs({"commit": (one.commit, other.commit)}, matters=True)
+    yield from _pairs({"commit": (one.commit[:12], other.commit[:12])}, matters=True)
     yield from _pairs({"branch": (one.branch, other.branch)}, matters=False)
     if one.diff_sha256 != other.diff_sha256:
         yield Change(what="changes since the commit", before=_files(one.dirty), now=_files(other.dirty), matters=True)
@@ -130,7 +130,7 @@ def _pairs(pairs: Mapping[str, tuple[object, object]], *, matters: bool) -> Iter
 
 
 def _text(value: object) -> str:
-    return _ABSENT if value in (None, "") else str(value)
+    return _ABSENT if value is None else "empty" if value == "" else str(value)
 
 
 def _file(state: FileState | None) -> str:
@@ -138,7 +138,7 @@ def _file(state: FileState | None) -> str:
 
 
 def _files(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "none"
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "") if names else "none"
 
 
 def _cards(cards: list[str]) -> str:

@@ -3,18 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 
 from common.units import format_duration
 from tune_jobs.analysis import Analysis
 from tune_jobs.report.advice import Advice
-from tune_jobs.report.drawing import INKS
 from tune_jobs.report.evidence import Summary
 from tune_jobs.report.look import OUTCOME_TEXT, Chart, show_score, trials_text
-from tune_jobs.report.summary import SHOWN_RUNS, Tile, eyebrow, failure_rows, headline, notes, runs_table, tiles
-from tune_jobs.report.svg import to_svg
+from tune_jobs.report.shell import chart_html, document, tiles_html, unbroken
+from tune_jobs.report.summary import SHOWN_RUNS, eyebrow, failure_rows, headline, notes, runs_table, tiles
 
-_HALF, _WIDE, _PHONE = 520.0, 1064.0, 338.0  # widths for which charts are drawn, in CSS pixels
 _MOST_FAILURES = 30
 _OUTCOME_OF = {text: outcome for outcome, text in OUTCOME_TEXT.items()}
 
@@ -44,39 +41,20 @@ def build_page(content: PageContent) -> str:
     badge = '<span class="badge">simulated cards</span>' if analysis.sweep.simulated else ""
     body = [
         f'<p class="eyebrow"><span>{escape(eyebrow(analysis))}</span>{badge}</p>',
-        f"<h1>{_unbroken(headline(analysis))}</h1>",
-        f'<div class="tiles">{"".join(_tile(tile, i == 0) for i, tile in enumerate(tiles(analysis)))}</div>',
+        f"<h1>{unbroken(headline(analysis))}</h1>",
+        tiles_html(tiles(analysis)),
         '<div class="grid">',
         _advice(content.advice),
         _runs(analysis),
         _examples(content.examples),
-        *(_chart(chart) for chart in content.charts if chart.draw is not None),
+        *(chart_html(chart) for chart in content.charts if chart.draw is not None),
         _failures(analysis),
         _phases(analysis),
         _absent(content.charts),
         "</div>",
         _foot(analysis, content.remarks),
     ]
-    title = f"Sweep report: {analysis.sweep.sweep or 'no sweep'}"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{_resource('page.css')}{_ink_rules()}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in body if part)
-        + f"\n</main>\n<script>\n{_resource('page.js')}</script>\n</body>\n</html>\n"
-    )
-
-
-def _unbroken(text: str) -> str:
-    """Lets a headline break between settings only."""
-    return ", ".join(f'<span class="nb">{escape(part)}</span>' for part in text.split(", "))
-
-
-def _tile(tile: Tile, lead: bool) -> str:
-    return (
-        f'<div class="tile{" lead" if lead else ""}"><div class="label">{escape(tile.label)}</div>'
-        f'<div class="value">{escape(tile.value)}</div><div class="detail">{escape(tile.detail)}</div></div>'
-    )
+    return document(f"Sweep report: {analysis.sweep.sweep or 'no sweep'}", body)
 
 
 def _advice(advice: Sequence[Advice]) -> str:
@@ -159,15 +137,6 @@ def _example(name: str, one: Summary) -> str:
     )
 
 
-def _chart(chart: Chart) -> str:
-    assert chart.draw is not None
-    note = f'<p class="note">{escape(chart.note)}</p>' if chart.note else ""
-    laptop = chart.draw(_WIDE if chart.wide else _HALF)
-    content = note + to_svg(laptop, "laptop") + to_svg(chart.draw(_PHONE), "phone")
-    wide = " wide" if chart.wide else ""
-    return f'<section class="card{wide}" id="{escape(chart.key)}"><h2>{escape(chart.title)}</h2>{content}</section>'
-
-
 def _absent(charts: Sequence[Chart]) -> str:
     """Says which charts there are not, and why: a reader who looks for one should not wonder."""
     items = "".join(f"<li>{escape(chart.title)}: {escape(chart.reason)}</li>" for chart in charts if chart.draw is None)
@@ -216,19 +185,3 @@ def _foot(analysis: Analysis, remarks: Sequence[str]) -> str:
     if analysis.sweep.command:
         sentences.append(f"Started with: {analysis.sweep.command}")
     return f"<footer>{''.join(f'<p>{escape(text)}</p>' for text in sentences)}</footer>"
-
-
-def _ink_rules() -> str:
-    """One fill and one stroke rule for each ink; text upon the dark half of the ramp is light."""
-    rules = []
-    for ink in INKS:
-        if ink.startswith("on_ramp"):
-            colour = "var(--on-high)" if int(ink[-1]) >= 6 else "var(--on-low)"
-        else:
-            colour = f"var(--{ink})"
-        rules.append(f"svg .f-{ink} {{ fill: {colour}; }} svg .s-{ink} {{ stroke: {colour}; }}")
-    return "\n".join(rules) + "\n"
-
-
-def _resource(name: str) -> str:
-    return files("tune_jobs.report").joinpath(name).read_text(encoding="utf-8")

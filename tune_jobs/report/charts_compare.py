@@ -1,0 +1,112 @@
+"""Charts of a comparison: each dialogue's gain or loss, and the learning curves over each other."""
+
+from collections.abc import Sequence
+
+from tune_jobs.comparison import COMBINED, Comparison, Side
+from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded
+from tune_jobs.report.drawing import Anchor, Box, Canvas, Dot, Drawing, Ink, Label, Polyline, text_width
+from tune_jobs.report.look import NARROW, Chart, inner_plot, metric_name
+from tune_jobs.sections import COMPOSITE
+
+SIDE_INKS: tuple[Ink, ...] = ("stopped", "accent", "oom", "refused", "running", "failed")  # the first is the ground
+_MOST_BARS = 400
+
+
+def find_comparison_charts(comparison: Comparison) -> list[Chart]:
+    """Returns the charts of a comparison that there is something to draw for."""
+    charts = []
+    if comparison.summaries:
+        other = _other(comparison)
+        charts.append(
+            Chart(
+                key="dialogues",
+                title=f"Dialogue by dialogue: {other.letter} against {comparison.sides[0].letter}",
+                note="Each bar is one dialogue, sorted by the difference in the combined score. Above the line"
+                f" {other.letter} is better, below it {comparison.sides[0].letter}.",
+                draw=lambda width: draw_gains(comparison, width),
+            )
+        )
+    if any(len(scores) > 1 for scores in _curves(comparison.sides)):
+        charts.append(
+            Chart(
+                key="curves",
+                title="How they got there",
+                note="The combined score after each evaluation, as it was reported.",
+                draw=lambda width: draw_curves(comparison, width),
+            )
+        )
+    return charts
+
+
+def draw_gains(comparison: Comparison, width: float) -> Drawing:
+    """Draws the difference of each dialogue, the largest gain first."""
+    place = comparison.sides.index(_other(comparison))
+    every = [one.scores[place][COMBINED] - one.scores[0][COMBINED] for one in comparison.summaries]
+    gains = sorted(every, reverse=True)
+    shown = _thinned(gains, _MOST_BARS)
+    canvas = Canvas(width=width, height=300.0)
+    plot = inner_plot(width, canvas.height, left=48.0, top=26.0, bottom=20.0)
+    low, high = padded(min(min(gains), 0.0), max(max(gains), 0.0))
+    axis = Axis(low=low, high=high, start=plot.bottom, end=plot.top)
+    draw_y_axis(canvas, plot, axis, [(axis.at(tick), number_text(tick)) for tick in linear_ticks(low, high)])
+    slot = plot.width / len(shown)
+    zero = axis.at(0.0)
+    for number, gain in enumerate(shown):
+        top = min(axis.at(gain), zero)
+        height = max(abs(axis.at(gain) - zero), 0.8)
+        ink = SIDE_INKS[place] if gain > 0 else "stopped"
+        x = plot.left + number * slot
+        canvas.add(
+            Box(x=x, y=top, width=max(slot - min(1.0, slot / 4), 0.5), height=height, ink=ink, tip=f"{gain:+.2f}")
+        )
+    canvas.add(Polyline(points=((plot.left, zero), (plot.right, zero)), ink="muted"))
+    better, worse = (sum(1 for gain in gains if sign * gain > 0) for sign in (1, -1))
+    texts = (f"{better} better", f"{len(gains) - better - worse} equal", f"{worse} worse")
+    for x, text, anchor in zip((plot.left, (plot.left + plot.right) / 2, plot.right), texts, _ANCHORS, strict=True):
+        canvas.add(Label(x=x, y=10.0, text=text, anchor=anchor, ink="ink"))
+    return canvas.finish(f"Of {len(gains)} dialogues {', '.join(texts)}.")
+
+
+def draw_curves(comparison: Comparison, width: float) -> Drawing:
+    """Draws the combined score of each side over its evaluations."""
+    curves = _curves(comparison.sides)
+    canvas = Canvas(width=width, height=300.0 if width >= NARROW else 280.0)
+    x = 4.0
+    for side, ink in zip(comparison.sides, SIDE_INKS, strict=False):
+        canvas.add(Dot(x=x + 3, y=10.0, radius=4.5, ink=ink), Label(x=x + 14, y=10.0, text=side.letter, ink="ink"))
+        x += text_width(side.letter) + 36.0
+    plot = inner_plot(width, canvas.height, left=48.0, top=30.0)
+    every = [score for scores in curves for score in scores]
+    low, high = padded(min(every), max(every))
+    axis = Axis(low=low, high=high, start=plot.bottom, end=plot.top)
+    longest = max(len(scores) for scores in curves)
+    across = Axis(low=1.0, high=max(longest, 2.0), start=plot.left + 6, end=plot.right - 8)
+    draw_y_axis(canvas, plot, axis, [(axis.at(tick), number_text(tick)) for tick in linear_ticks(low, high)])
+    ticks = sorted({round(tick) for tick in linear_ticks(1.0, float(longest), 8) if tick >= 1} | {1, longest})
+    draw_x_axis(canvas, plot, [(across.at(tick), str(tick)) for tick in ticks], "evaluations", grid=False)
+    for side, ink, scores in zip(comparison.sides, SIDE_INKS, curves, strict=False):
+        points = tuple((across.at(number), axis.at(score)) for number, score in enumerate(scores, start=1))
+        if len(points) > 1:
+            canvas.add(Polyline(points=points, ink=ink, width=2.5, tip=f"{side.letter}: {side.name}"))
+        if points:
+            tip = f"{side.letter}: {max(scores):.2f} at best"
+            canvas.add(Dot(x=points[-1][0], y=points[-1][1], radius=4.5, ink=ink, tip=tip))
+    return canvas.finish(f"{metric_name(COMPOSITE)} over the evaluations of {len(comparison.sides)} experiments.")
+
+
+_ANCHORS: tuple[Anchor, ...] = ("start", "middle", "end")
+
+
+def _other(comparison: Comparison) -> Side:
+    """The side that is held against the first: the best, or the last where the first is the best."""
+    return comparison.best if comparison.best is not comparison.sides[0] else comparison.sides[-1]
+
+
+def _curves(sides: Sequence[Side]) -> list[list[float]]:
+    return [[row[COMPOSITE] for row in side.numbers.history if COMPOSITE in row] for side in sides]
+
+
+def _thinned(values: Sequence[float], most: int) -> list[float]:
+    if len(values) <= most:
+        return list(values)
+    return [values[int(place * (len(values) - 1) / (most - 1))] for place in range(most)]

@@ -1,0 +1,112 @@
+"""What all pages share: the document around them, tiles, charts and tables. One file, no network, light and dark."""
+
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+
+from tune_jobs.report.drawing import INKS
+from tune_jobs.report.look import Chart
+from tune_jobs.report.summary import Tile
+from tune_jobs.report.svg import to_svg
+
+_HALF, _WIDE, _PHONE = 520.0, 1064.0, 338.0  # widths for which charts are drawn, in CSS pixels
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """Returns a whole HTML document.
+
+    Args:
+        title: For the browser's tab; plain text.
+        body: HTML pieces; empty ones are left out.
+    """
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{_resource('page.css')}{_ink_rules()}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in body if part)
+        + f"\n</main>\n<script>\n{_resource('page.js')}</script>\n</body>\n</html>\n"
+    )
+
+
+def unbroken(text: str) -> str:
+    """Lets a headline break between settings only."""
+    return ", ".join(f'<span class="nb">{escape(part)}</span>' for part in text.split(", "))
+
+
+def tiles_html(tiles: Sequence[Tile]) -> str:
+    """Returns the facts of the headline, the first one set apart."""
+    return f'<div class="tiles">{"".join(_tile(tile, lead=i == 0) for i, tile in enumerate(tiles))}</div>'
+
+
+def _tile(tile: Tile, *, lead: bool) -> str:
+    return (
+        f'<div class="tile{" lead" if lead else ""}"><div class="label">{escape(tile.label)}</div>'
+        f'<div class="value">{escape(tile.value)}</div><div class="detail">{escape(tile.detail)}</div></div>'
+    )
+
+
+def chart_html(chart: Chart) -> str:
+    """Returns a card with a chart, drawn once for a laptop and once for a phone."""
+    assert chart.draw is not None
+    note = f'<p class="note">{escape(chart.note)}</p>' if chart.note else ""
+    laptop = chart.draw(_WIDE if chart.wide else _HALF)
+    content = note + to_svg(laptop, "laptop") + to_svg(chart.draw(_PHONE), "phone")
+    wide = " wide" if chart.wide else ""
+    return f'<section class="card{wide}" id="{escape(chart.key)}"><h2>{escape(chart.title)}</h2>{content}</section>'
+
+
+def table_card(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "", key: str = ""
+) -> str:
+    """Returns a card with a table; a column of which every cell is a number stands to the right.
+
+    Args:
+        title: Of the card.
+        header: Names of the columns.
+        rows: Plain texts.
+        note: How to read it.
+        key: For links.
+    """
+    numeric = [bool(rows) and all(_is_number(row[place]) for row in rows) for place in range(len(header))]
+    heads = "".join(
+        f"<th{' class=num' if right else ''}>{escape(name).replace('_', '_<wbr>')}</th>"
+        for name, right in zip(header, numeric, strict=True)
+    )
+    lines = "".join(
+        "<tr>"
+        + "".join(
+            f'<td class="{"num" if right else "text" if len(text) > 40 else ""}">{escape(text)}</td>'
+            for text, right in zip(row, numeric, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    said = f'<p class="note">{escape(note)}</p>' if note else ""
+    return (
+        f'<section class="card wide"{f" id={key}" if key else ""}><h2>{escape(title)}</h2>{said}<div class="scroll">'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div></section>"
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "").replace("−", "-").removesuffix("%"))
+    except ValueError:
+        return text == ""
+    return True
+
+
+def _ink_rules() -> str:
+    """One fill and one stroke rule for each ink; text upon the dark half of the ramp is light."""
+    rules = []
+    for ink in INKS:
+        if ink.startswith("on_ramp"):
+            colour = "var(--on-high)" if int(ink[-1]) >= 6 else "var(--on-low)"
+        else:
+            colour = f"var(--{ink})"
+        rules.append(f"svg .f-{ink} {{ fill: {colour}; }} svg .s-{ink} {{ stroke: {colour}; }}")
+    return "\n".join(rules) + "\n"
+
+
+def _resource(name: str) -> str:
+    return files("tune_jobs.report").joinpath(name).read_text(encoding="utf-8")
