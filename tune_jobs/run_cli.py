@@ -30,6 +30,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     cards = parser.add_mutually_exclusive_group()
     cards.add_argument("--simulate", metavar="CARDS", help="logical cards, for example 2x24GiB,1x80GiB")
     cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")
+    parser.add_argument("--strict", action="store_true", help="refuse a sweep on which there is a warning")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
 
@@ -41,7 +42,9 @@ def run(chosen: argparse.Namespace) -> int:
         RequestError: When the file, the data or the cluster cannot be used.
         WorkError: When the sweep was interrupted, or no trial has a result.
     """
+    from tune_jobs.inputs import ensure_sample_data
     from tune_jobs.live import view_for
+    from tune_jobs.outlook import outlook_of_data, remarks_on
     from tune_jobs.redaction import Redactor
     from tune_jobs.runner import RunOptions, run_sweep
     from tune_jobs.sweep import load_sweep
@@ -55,6 +58,11 @@ def run(chosen: argparse.Namespace) -> int:
     )
     sweep = load_sweep(chosen.sweep)
     _refuse_what_would_be_ignored(sweep)
+    ensure_sample_data(sweep)
+    for text in sweep.notes:
+        cli.note(f"note: {text}")
+    for remark in remarks_on(sweep, outlook_of_data(sweep), strict=chosen.strict):
+        cli.note(f"warning: {remark}")
     outcome = run_sweep(sweep, options, view_for())
     if chosen.format == "json":
         cli.emit_json(_summary(outcome))

@@ -1,0 +1,45 @@
+"""`run` says what a careful person would do otherwise, and `--strict` refuses before anything is started."""
+
+from pathlib import Path
+
+import pytest
+
+from common import cli
+from tune_jobs.__main__ import main
+
+SWEEP = """
+name: hurried
+program: train.py
+method: random
+count: 3
+metric: {name: eval/loss}
+parameters:
+  learning_rate: {distribution: log_uniform_values, min: 1e-4, max: 1e-2}
+  train_file: {value: nowhere.jsonl}
+"""
+REMARK = (
+    "trials are compared by eval/loss: a lower loss does not always summarize better. "
+    "Better: metric: {name: eval/rouge_combined_f1}, which weighs ROUGE-1, ROUGE-2 and ROUGE-L"
+)
+
+
+def test_warnings_and_notes_are_printed_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hurried.yaml").write_text(SWEEP)
+    assert cli.run(main, ["run", "hurried.yaml", "--cpu-only"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "note: hurried.yaml:3: program 'train.py' is not run; python -m dialsum train is"
+    assert said[1] == f"warning: {REMARK}"
+    assert said[2].startswith("error: hurried.yaml: ")  # the data file is missing
+
+
+def test_strict_refuses_with_every_remark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hurried.yaml").write_text(SWEEP)
+    assert cli.run(main, ["run", "hurried.yaml", "--cpu-only", "--strict"]) == 2
+    assert capsys.readouterr().err.endswith(f"error: hurried.yaml: refused by --strict\n  - {REMARK}\n")
+    assert not Path("outputs").exists()
