@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 from cluster.memory.calibration import record_peak
 from common.errors import RequestError
 from common.strict import from_mapping
 from common.units import format_duration
-from tune_jobs.housekeeping import keep_best_models, leave_in_order
+from tune_jobs.admission import Admission, OpenAdmission
+from tune_jobs.housekeeping import forget_checkpoints, keep_best_models, leave_in_order
 from tune_jobs.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.live import View
-from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, FAILURE_MESSAGE_KEY, Bundle, TrialOrder
+from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, FAILURE_MESSAGE_KEY, LATER, Bundle, TrialOrder
 from tune_jobs.outcomes import peak_of, record_of
 from tune_jobs.progress import SweepProgress
 from tune_jobs.records import SweepFolder
@@ -72,6 +73,7 @@ class SweepConductor:
         shares: Classes of shares in rising order, for recovery.
         calibration: Ledger of measured peaks, shared by sweeps; None keeps none.
         ends_at_s: Reading of `clocks.elapsed_s` after which every trial ends at its next report; None for never.
+        admission: Whether a trial may start, by the quotas of a team; everybody may where None.
         clocks: Injected in tests.
     """
 
@@ -88,12 +90,16 @@ class SweepConductor:
         shares: tuple[float, ...] = (1.0,),
         calibration: Path | None = None,
         ends_at_s: float | None = None,
+        admission: Admission | None = None,
         clocks: Clocks | None = None,
     ) -> None:
         self._proposer, self._orders, self._rule = proposer, orders, rule
         self._progress, self._view, self._folder, self._journal = progress, view, folder, journal
         self._shares, self._calibration = shares, calibration
         self._ends_at_s, self._clocks = ends_at_s, clocks or Clocks()
+        self._admission = admission or OpenAdmission()
+        self._asking: Mapping[str, object] | None = None
+        self._pausing: dict[int, str] = {}
         self._next_number = 1
         self._reasons: dict[int, str] = {}
         self._failures: dict[int, tuple[FailureKind, str]] = {}
@@ -103,17 +109,43 @@ class SweepConductor:
         self._longest_gap_s = 0.0
         self._go_through_journal()
 
-    def next_order(self, key: str) -> Mapping[str, object] | None:
-        """Returns an unfinished trial of an earlier driver, or the next proposal that can run here."""
+    def next_order(self, key: str) -> Mapping[str, object] | Literal["later"] | None:
+        """Returns an unfinished trial of an earlier driver, or the next proposal that can run here and may start."""
         if self._window_closed():
             self._exhausted = True
             return None
+        self._asking = self._asking or self._next_made()
+        if self._asking is None:
+            is_open = any(trial.status is None for trial in self._journal.trials.values())
+            return LATER if is_open and self._admission.may_pause else None
+        if not self._may_start(self._asking):
+            return LATER
+        order, self._asking = self._asking, None
+        return order
+
+    def _may_start(self, order: Mapping[str, object]) -> bool:
+        number, name = _identity(order)
+        gpus = cast("float", cast("Mapping[str, object]", order["bundle"])["gpus"])
+        left = self._progress.total - len(self._journal.trials) + len(self._again)
+        free_slots = self._progress.slots - self._progress.count_known("running") - 1
+        decision = self._admission.ask(name, gpus, further=max(0, min(left, free_slots)))
+        if decision.verdict != "waits":
+            return True
+        if not self._journal.trials[number].waits_for:
+            self._journal.write("waits", number, reason=decision.reason)
+            self._view.event(f"trial {number} waits: {decision.reason}")
+        self._progress.waits(number, name, reason=decision.reason)
+        self._view.refresh(self._progress)
+        return False
+
+    def _next_made(self) -> Mapping[str, object] | None:
         if self._again:
             trial = self._journal.trials[self._again.pop(0)]
-            resumed = replace(
-                from_mapping(TrialOrder, trial.order), resume_from=str(trial.checkpoint) if trial.checkpoint else None
-            )
-            return resumed.to_dict()
+            earlier = from_mapping(TrialOrder, trial.order)
+            # After an out-of-memory it may have held more than it was ordered with, and would need that again.
+            bundle = from_mapping(Bundle, trial.bundle) if trial.bundle else earlier.bundle
+            resume_from = str(trial.checkpoint) if trial.checkpoint else None
+            return replace(earlier, bundle=bundle, resume_from=resume_from).to_dict()
         while True:
             number = self._next_number
             sampled = self._proposer.propose(number)
@@ -138,16 +170,19 @@ class SweepConductor:
     def started(self, order: Mapping[str, object], bundle: Bundle) -> None:
         """Notes the start."""
         number, name = _identity(order)
-        trial = self._journal.write("started", number, bundle=asdict(bundle), at=self._clocks.now())
+        self._admission.started(name, bundle.gpus)
+        trial = self._journal.write("started", number, bundle=asdict(bundle), **self._times())
         self._heard_s[number] = self._clocks.elapsed_s()
         self._progress.started(number, name, now_s=self._clocks.elapsed_s(), share=bundle.gpus)
         where = f", {bundle.gpus:g} of a card" if 0 < bundle.gpus < 1 else ""
-        again = f" again (attempt {trial.starts})" if trial.starts > 1 else ""
-        self._view.event(f"trial {number} starts{again}{where}: {name}")
+        attempt = trial.starts - trial.pauses
+        again = f" again (attempt {attempt})" if attempt > 1 else ""
+        verb = "goes on after a pause" if trial.pauses and not again else f"starts{again}"
+        self._view.event(f"trial {number} {verb}{where}: {name}")
 
     def reported(self, order: Mapping[str, object], result: Mapping[str, object]) -> bool:
         """Notes an evaluation and asks the rule."""
-        number, _ = _identity(order)
+        number, name = _identity(order)
         if FAILURE_KEY in result:
             self._failures[number] = cast("FailureKind", result[FAILURE_KEY]), str(result[FAILURE_MESSAGE_KEY])
             return True
@@ -156,7 +191,7 @@ class SweepConductor:
         self._heard_s[number] = now_s
         evaluation, value = cast("int", result[EVALUATION_KEY]), float(cast("float", result[str(order["metric"])]))
         self._journal.write(
-            "reported", number, evaluation=evaluation, value=value, metrics=_plain(result), at=self._clocks.now()
+            "reported", number, evaluation=evaluation, value=value, metrics=_plain(result), **self._times()
         )
         verdict = self._rule.report(str(number), evaluation, value)
         self._progress.reported(number, iteration=evaluation, value=value, rung=verdict.rung, now_s=now_s)
@@ -164,18 +199,25 @@ class SweepConductor:
             self._reasons[number] = verdict.reason
         elif self._window_closed():
             self._reasons[number] = "the sweep's time is over"
-        return number in self._reasons
+        elif evaluation < self._progress.longest and (why := self._admission.must_pause(name)):
+            self._pausing[number] = why
+        return number in self._reasons or number in self._pausing
 
     def saved(self, order: Mapping[str, object], folder: Path) -> None:
-        """Notes a checkpoint."""
-        self._journal.write("saved", _identity(order)[0], folder=str(folder))
+        """Notes a checkpoint, and removes the one that an earlier start of the trial left."""
+        number, _ = _identity(order)
+        earlier = self._journal.trials[number].checkpoint
+        self._journal.write("saved", number, folder=str(folder))
+        if earlier is not None and earlier.parent != folder.parent:
+            forget_checkpoints(earlier)
 
     def retried(self, order: Mapping[str, object], error: BaseException | None, bundle: Bundle) -> Bundle:
         """Gives a trial that ran out of memory a larger share."""
         number, _ = _identity(order)
         self._heard_s.pop(number, None)
+        self._pausing.pop(number, None)
         kind = classify(error) if error is not None else "worker_lost"
-        self._journal.write("retried", number, kind=kind, message=_short(error), at=self._clocks.now())
+        self._journal.write("retried", number, kind=kind, message=_short(error), **self._times())
         wanted = bundle
         if kind == "out_of_memory" and bundle.gpus:
             wanted = replace(bundle, gpus=larger_share(bundle.gpus, self._shares) or bundle.gpus)
@@ -187,10 +229,14 @@ class SweepConductor:
 
     def ended(self, key: str, order: Mapping[str, object], error: BaseException | None) -> None:
         """Writes the outcome down and teaches the search."""
-        number, _ = _identity(order)
+        number, name = _identity(order)
         self._heard_s.pop(number, None)
+        self._admission.over(name)
         if error is not None:
             self._failures[number] = (classify(error), _short(error))
+        elif number in self._pausing and number not in self._failures:
+            self._pause(number)
+            return
         failure = self._failures.get(number)
         status: EndStatus = "failed" if failure else "stopped" if number in self._reasons else "finished"
         reason = failure[1] if failure else self._reasons.get(number, "")
@@ -199,6 +245,7 @@ class SweepConductor:
     def tick(self) -> Collection[int]:
         """Lets the view redraw and returns the trials that hang, each once per start."""
         self._view.refresh(self._progress)
+        self._admission.tick()
         now_s = self._clocks.elapsed_s()
         limit_s = max(STALL_FLOOR_S, STALL_FACTOR * self._longest_gap_s)
         hanging = [number for number, heard_s in self._heard_s.items() if now_s - heard_s > limit_s]
@@ -209,8 +256,17 @@ class SweepConductor:
             )
         return hanging
 
+    def _pause(self, number: int) -> None:
+        """Puts a trial that gave its place back into the line of those that go on, behind those that wait already."""
+        reason = self._pausing.pop(number)
+        trial = self._journal.write("paused", number, reason=reason, **self._times())
+        self._again.append(number)
+        self._progress.ended(number, status="paused", reason=reason, now_s=self._clocks.elapsed_s())
+        self._orders.release(str(trial.order["name"]))
+        self._view.event(f"trial {number} pauses after evaluation {len(trial.evaluations)}: {reason}")
+
     def _close(self, number: int, status: EndStatus, reason: str, kind: FailureKind | None) -> None:
-        trial = self._journal.write("ended", number, status=status, reason=reason, failure=kind, at=self._clocks.now())
+        trial = self._journal.write("ended", number, status=status, reason=reason, failure=kind, **self._times())
         record = record_of(trial, goal=self._progress.goal, rungs=self._rule.rungs)
         self._folder.append(record)
         peak = peak_of(trial, record)
@@ -254,6 +310,9 @@ class SweepConductor:
         for number, value in trial.values:
             self._progress.reported(trial.number, iteration=number, value=value, rung=None, now_s=now_s)
         self._progress.ended(trial.number, status="waiting", reason="goes on", now_s=now_s)
+
+    def _times(self) -> dict[str, float]:
+        return {"at": self._clocks.now(), "elapsed_s": self._clocks.elapsed_s()}
 
     def _window_closed(self) -> bool:
         return self._ends_at_s is not None and self._clocks.elapsed_s() >= self._ends_at_s

@@ -15,7 +15,7 @@ KEPT_MODELS = 5  # of one sweep; hundreds of models fill any disk
 def leave_in_order(trial: TrialHistory) -> None:
     """Removes what only a resume would need, and writes the numbers of a trial that could not do so itself."""
     if trial.checkpoint is not None:
-        shutil.rmtree(trial.checkpoint.parent, ignore_errors=True)  # its folder at Tune
+        forget_checkpoints(trial.checkpoint)
     if "folder" not in trial.order:
         return
     folder = ExperimentFolder(Path(str(trial.order["folder"])))
@@ -24,6 +24,11 @@ def leave_in_order(trial: TrialHistory) -> None:
     rows = [trial.evaluations[number].metrics for number in sorted(trial.evaluations)]
     if rows and not folder.metrics.exists():
         write_json(folder.metrics, {"last": rows[-1], "history": rows})
+
+
+def forget_checkpoints(checkpoint: Path) -> None:
+    """Removes a checkpoint and its neighbours: all that one start of a trial left in the sweep's storage."""
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)  # its folder at Tune
 
 
 def keep_best_models(trials: Mapping[int, TrialHistory], progress: SweepProgress) -> None:

@@ -24,13 +24,13 @@ class Evaluation:
         number: From 1, counted over restarts.
         value: The sweep's metric.
         metrics: Everything that was reported.
-        at: Wall-clock seconds.
+        run_s: Seconds that the trial had run by then, over all starts.
     """
 
     number: int
     value: float
     metrics: Mapping[str, object]
-    at: float
+    run_s: float
 
 
 @dataclass(kw_only=True)
@@ -53,6 +53,9 @@ class TrialHistory:
         last_at: Wall-clock seconds of the last event with a time.
         run_s: Seconds in which it ran, over all starts; what a killed driver no longer noted is not counted.
         gpu_s: The same times the GPUs that it held.
+        heard_s: Reading of the driver's elapsed seconds at the last event with a time.
+        pauses: How often it gave its place back, to go on later.
+        waits_for: Why it does not start, or go on, now; empty where nothing holds it up.
     """
 
     number: int
@@ -70,6 +73,9 @@ class TrialHistory:
     run_s: float = 0.0
     gpu_s: float = 0.0
     running: bool = False
+    heard_s: float = 0.0
+    pauses: int = 0
+    waits_for: str = ""
 
     @property
     def values(self) -> list[tuple[int, float]]:
@@ -79,6 +85,9 @@ class TrialHistory:
 
 class Journal:
     """Events on disk and their sum in memory.
+
+    Events of a trial's run carry two times: `at`, wall-clock seconds for people, and `elapsed_s`, seconds of the
+    driver that only grow, from which durations are made.
 
     Args:
         path: The file; what it holds already is read.
@@ -113,10 +122,12 @@ class Journal:
 def _apply(trial: TrialHistory, event: Event) -> None:
     kind = event["event"]
     if "at" in event:
-        _count_time(trial, cast("float", event["at"]))
-    if kind == "started":
+        trial.last_at = cast("float", event["at"])
+        _count_time(trial, cast("float", event["elapsed_s"]), runs=trial.running and kind != "started")
+    if kind == "started":  # perhaps by another driver, after one that was killed: nothing ran in between
         trial.starts += 1
         trial.running = True
+        trial.waits_for = ""
         trial.bundle = cast("Mapping[str, object]", event["bundle"])
         trial.first_start_at = trial.first_start_at or trial.last_at
     elif kind == "reported":
@@ -124,7 +135,7 @@ def _apply(trial: TrialHistory, event: Event) -> None:
             number=cast("int", event["evaluation"]),
             value=cast("float", event["value"]),
             metrics=cast("Mapping[str, object]", event["metrics"]),
-            at=cast("float", event["at"]),
+            run_s=trial.run_s,
         )
         trial.evaluations[evaluation.number] = evaluation
     elif kind == "saved":
@@ -132,6 +143,12 @@ def _apply(trial: TrialHistory, event: Event) -> None:
     elif kind == "retried":
         trial.running = False
         trial.retries.append(cast("str", event["kind"]))
+    elif kind == "paused":
+        trial.running = False
+        trial.pauses += 1
+        trial.waits_for = cast("str", event["reason"])
+    elif kind == "waits":
+        trial.waits_for = cast("str", event["reason"])
     elif kind == "ended":
         trial.running = False
         trial.status = cast("EndStatus", event["status"])
@@ -139,9 +156,10 @@ def _apply(trial: TrialHistory, event: Event) -> None:
         trial.failure = cast("str | None", event.get("failure"))
 
 
-def _count_time(trial: TrialHistory, at: float) -> None:
-    if trial.running and trial.last_at is not None:
-        passed_s = at - trial.last_at
+def _count_time(trial: TrialHistory, elapsed_s: float, *, runs: bool) -> None:
+    """Counts by seconds that only grow: a wall clock that is set in mid-trial makes nothing longer or shorter."""
+    if runs:
+        passed_s = elapsed_s - trial.heard_s
         trial.run_s += passed_s
         trial.gpu_s += passed_s * cast("float", trial.bundle.get("gpus", 0.0))
-    trial.last_at = at
+    trial.heard_s = elapsed_s

@@ -44,7 +44,7 @@ def summary_line(progress: SweepProgress, now_s: float) -> str:
 
 def _summary_parts(progress: SweepProgress, now_s: float) -> list[str]:
     ended = [f"{progress.count(*ENDED)} of {progress.total} trials ended"]
-    for status in ("stopped", "failed", "refused", "running", "waiting"):
+    for status in ("stopped", "failed", "refused", "running", "paused", "waiting"):
         if count := progress.count(status):
             ended.append(f"{count} {'stopped early' if status == 'stopped' else status}")
     best = progress.best()
@@ -140,7 +140,7 @@ def view_for(stream: TextIO = sys.stderr) -> View:
 
 
 def _interest(trial: TrialProgress) -> tuple[int, int]:
-    order = {"running": 0, "failed": 1, "refused": 1, "waiting": 2, "interrupted": 2}
+    order = {"running": 0, "failed": 1, "refused": 1, "paused": 2, "waiting": 2, "interrupted": 2}
     return order.get(trial.status, 3), -trial.number
 
 

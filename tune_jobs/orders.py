@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Final
 
 from common.strict import from_mapping
 from tune_jobs.recovery import RunShape
 from tune_jobs.tracking import Mode
 
+LATER: Final = "later"  # in place of an order: none may start now, but more will come
 ORDER_KEY = "order"  # the only key in a Tune configuration
 EVALUATION_KEY = "trial/evaluation"  # evaluations so far, counted over restarts; Tune's own count starts again
 FAILURE_KEY = "trial/failure"  # its kind; sent by a trial that failed in a way that no retry would mend

@@ -50,7 +50,7 @@ def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -
         estimate=cast("dict[str, object] | None", order.get("estimate") or None),
         plan=_plan(seen, order),
         measured=_measured(trial),
-        retries=max(trial.starts - 1, 0),
+        retries=max(trial.starts - 1 - trial.pauses, 0),
         seed=cast("int | None", resolved.get("seed")),
         simulated=bool(order.get("simulated", False)),
         experiment_dir=str(order.get("folder", "")),
@@ -109,11 +109,10 @@ def _history(trial: TrialHistory, rungs: tuple[int, ...]) -> list[dict[str, floa
     rows = []
     for number in sorted(trial.evaluations):
         evaluation = trial.evaluations[number]
-        started_at = trial.first_start_at if trial.first_start_at is not None else evaluation.at
         row: dict[str, float | None] = {
             "rung": float(rungs.index(number)) if number in rungs else None,
             "iteration": float(number),
-            "wall_s": evaluation.at - started_at,
+            "wall_s": evaluation.run_s,
         }
         kept = ("eval/", "train/global_step", "train/epoch", "train/loss")
         row |= {name: value for name, value in _numbers(evaluation.metrics).items() if name.startswith(kept)}

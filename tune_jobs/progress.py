@@ -10,7 +10,7 @@ from typing import Literal
 
 from tune_jobs.stopping import Goal
 
-TrialStatus = Literal["waiting", "running", "finished", "stopped", "failed", "refused", "interrupted"]
+TrialStatus = Literal["waiting", "running", "paused", "finished", "stopped", "failed", "refused", "interrupted"]
 ENDED: tuple[TrialStatus, ...] = ("finished", "stopped", "failed", "refused")
 
 
@@ -21,7 +21,7 @@ class TrialProgress:
     Attributes:
         number: Place in the sweep, from 1.
         name: Experiment name.
-        status: "waiting" until its first attempt starts.
+        status: "waiting" until its first attempt starts; "paused" when it gave its place back and will go on.
         iteration: Evaluations so far.
         rung: The highest rung passed, None before the first.
         last: The metric's last value.
@@ -80,6 +80,11 @@ class SweepProgress:
         trial.reason = ""
         trial._since_s = now_s
 
+    def waits(self, number: int, name: str, *, reason: str) -> None:
+        """A trial may not start yet, or not go on."""
+        trial = self.trials.setdefault(number, TrialProgress(number=number, name=name))
+        trial.reason = reason
+
     def reported(self, number: int, *, iteration: int, value: float, rung: int | None, now_s: float) -> None:
         """A trial evaluated."""
         trial = self.trials[number]
@@ -100,8 +105,12 @@ class SweepProgress:
 
     def count(self, *statuses: TrialStatus) -> int:
         """Counts the trials in these states; trials that never started are "waiting"."""
-        known = sum(1 for trial in self.trials.values() if trial.status in statuses)
+        known = self.count_known(*statuses)
         return known + (max(self.total - len(self.trials), 0) if "waiting" in statuses else 0)
+
+    def count_known(self, *statuses: TrialStatus) -> int:
+        """Counts the trials in these states among those that were ordered."""
+        return sum(1 for trial in self.trials.values() if trial.status in statuses)
 
     def best(self) -> TrialProgress | None:
         """Returns the trial with the best value so far, the earlier one of two equals."""
@@ -123,7 +132,7 @@ class SweepProgress:
         open_trials = [trial for trial in self.trials.values() if trial.status not in ENDED]
         to_come = sum(max(self.longest - trial.iteration, 0) for trial in open_trials)
         to_come += max(self.total - len(self.trials), 0) * self.longest
-        side_by_side = max(1, min(self.slots, self.count("running", "waiting")))
+        side_by_side = max(1, min(self.slots, self.count("running", "paused", "waiting")))
         return to_come * (spent_s / done) / side_by_side
 
     @staticmethod

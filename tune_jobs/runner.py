@@ -14,6 +14,7 @@ from cluster.memory.estimate import Estimator
 from common.cli import note
 from common.errors import Problems, RequestError
 from common.files import write_bytes
+from tune_jobs.admission import Admission
 from tune_jobs.conductor import Clocks, SweepConductor
 from tune_jobs.grid import planned_trials, sampled_configs
 from tune_jobs.inputs import check_inputs, ensure_sample_data, longest_trial
@@ -96,9 +97,10 @@ def run_sweep(sweep: Sweep, options: RunOptions, view: View, clocks: Clocks | No
         with _cluster(sweep, options) as inventory:
             placer = _placer(sweep, inventory)
             _check_places(sweep, placer)
-            if not options.resume:
-                put_aside(folder)
-            return _conduct(folder, sweep, options, view, clocks, inventory, placer)
+            with _admission(sweep) as admission:
+                if not options.resume:
+                    put_aside(folder)
+                return _conduct(folder, sweep, options, view, clocks, inventory, placer, admission)
 
 
 @contextmanager
@@ -141,6 +143,22 @@ def _placer(sweep: Sweep, inventory: Inventory) -> Placer:
     )
 
 
+@contextmanager
+def _admission(sweep: Sweep) -> Iterator[Admission]:
+    """What lets trials in, entered at once where the cluster is at hand: a refusal leaves earlier results in place."""
+    from tune_jobs.ray_session import attached
+    from tune_jobs.team_actor import admission_for, refuse_without_member
+
+    admission = admission_for(sweep)
+    if attached():
+        refuse_without_member(sweep)
+        admission.open()
+    try:
+        yield admission
+    finally:
+        admission.close()
+
+
 def _conduct(
     folder: SweepFolder,
     sweep: Sweep,
@@ -149,6 +167,7 @@ def _conduct(
     clocks: Clocks,
     inventory: Inventory,
     placer: Placer,
+    admission: Admission,
 ) -> SweepOutcome:
     from tune_jobs.ray_session import clean_stop, session
     from tune_jobs.trainable import run_trial
@@ -193,6 +212,7 @@ def _conduct(
         shares=SHARE_CLASSES,
         calibration=output_dir / CALIBRATION_NAME,
         ends_at_s=None if budget_s is None else clocks.elapsed_s() + budget_s,
+        admission=admission,
         clocks=clocks,
     )
     view.event(_opening(sweep, proposer, rule.rungs, longest, inventory, side_by_side))
@@ -204,7 +224,11 @@ def _conduct(
         max_concurrent=side_by_side if limited else None,
     )
     with session(inventory), clean_stop():
-        fit(run_trial, conductor, settings)
+        admission.open()
+        try:
+            fit(run_trial, conductor, settings)
+        finally:
+            admission.close()  # an embedded Ray ends with its session
     for trial in progress.trials.values():
         if trial.status == "running":
             progress.ended(trial.number, status="interrupted", reason="", now_s=clocks.elapsed_s())

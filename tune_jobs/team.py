@@ -110,11 +110,14 @@ class Books:
         capacity_gpus: Cards of the cluster.
         held: Running trials of every member.
         waiting: Trials of every member that could start but for admission.
+        unplaced: Those of `held` that were admitted a while ago and still have no place: the free GPUs lie on several
+            cards, none of which has room for the trial in one piece.
     """
 
     capacity_gpus: float
     held: Sequence[Claim] = field(default_factory=tuple)
     waiting: Sequence[Claim] = field(default_factory=tuple)
+    unplaced: Sequence[Claim] = field(default_factory=tuple)
 
     def held_by(self, member: str) -> float:
         """GPUs that a member holds."""
@@ -221,7 +224,8 @@ def to_give_back(team: Team, books: Books, instant: datetime) -> tuple[Claim, ..
     borrowed = _borrowed(team, books, instant)
     if not team.lend_idle:
         return tuple(borrowed)
-    missing = sum(claim.gpus for claim in _entitled(team, books, instant)) - books.free_gpus
+    unplaced = [claim for claim in books.unplaced if claim not in borrowed]
+    missing = sum(claim.gpus for claim in [*_entitled(team, books, instant), *unplaced]) - books.free_gpus
     chosen: list[Claim] = []
     for claim in borrowed:
         if missing <= 1e-9:
@@ -229,6 +233,30 @@ def to_give_back(team: Team, books: Books, instant: datetime) -> tuple[Claim, ..
         chosen.append(claim)
         missing -= claim.gpus
     return tuple(chosen)
+
+
+def why_back(team: Team, books: Books, claim: Claim, instant: datetime) -> str:
+    """Says for people why a trial of to_give_back pauses."""
+    quota, held = quota_gpus(team, claim.member, instant), books.held_by(claim.member)
+    owners = sorted({other.member for other in [*books.waiting, *books.unplaced]} - {claim.member})
+    asked = f" and {', '.join(owners)} asked for what is theirs" if owners and team.lend_idle else ""
+    return f"{claim.member} holds {held:g} of {quota:g} GPUs{asked}{_until(team, instant)}"
+
+
+def refuse_models(team: Team, member: str, models: Sequence[str]) -> None:
+    """Refuses models that are not a member's to tune.
+
+    Raises:
+        RequestError: When the member is unknown, or has a list of models that lacks one of these.
+    """
+    if member not in team.members:
+        raise RequestError(f"member {member!r} is not in team.yaml; known: {', '.join(sorted(team.members))}")
+    allowed = team.members[member].models
+    strange = [model for model in models if allowed and model not in allowed]
+    if strange:
+        raise RequestError(
+            f"{', '.join(strange)}: not among the models of {member}; team.yaml gives {member} {', '.join(allowed)}"
+        )
 
 
 def _borrowed(team: Team, books: Books, instant: datetime) -> list[Claim]:

@@ -7,10 +7,11 @@ change there, and the error lies in the local file `pickled_error_file` by then.
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import ray
 from ray import cloudpickle, tune
@@ -20,15 +21,18 @@ from ray.tune.search import Searcher
 
 from cluster.hardware import GPU_MODEL_LABEL
 from common.strict import from_mapping
-from tune_jobs.orders import ORDER_KEY, Bundle
+from tune_jobs.orders import LATER, ORDER_KEY, Bundle
 from tune_jobs.waiting import WaitingLine
 
 
 class Conductor(Protocol):
     """Decides everything about a sweep; called by Tune's thread only."""
 
-    def next_order(self, key: str) -> Mapping[str, object] | None:
-        """Returns the order (`name`, `bundle` and more) of the trial that Tune calls `key`; None when none is left."""
+    def next_order(self, key: str) -> Mapping[str, object] | Literal["later"] | None:
+        """Returns the order (`name`, `bundle` and more) of the trial that Tune calls `key`.
+
+        LATER where none may start now; None when none is left.
+        """
         ...
 
     def started(self, order: Mapping[str, object], bundle: Bundle) -> None:
@@ -105,7 +109,7 @@ def fit(trainable: Callable[[dict[str, object]], None], conductor: Conductor, se
             num_samples=-1,
             reuse_actors=settings.reuse_actors,
             trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
+            trial_dirname_creator=_trial_folder,
         ),
         run_config=tune.RunConfig(
             name=settings.name,
@@ -181,17 +185,31 @@ class _OrderSearcher(_Detached, Searcher):  # type: ignore[misc]  # ray publishe
         self.line = line
         self.max_concurrent = max_concurrent
         self.under_way: set[str] = set()
+        self.interrupt_handler: object = None
 
     def suggest(self, trial_id: str) -> dict[str, object] | str | None:
         full = self.max_concurrent is not None and len(self.under_way) >= self.max_concurrent
         if full or self.line.is_impatient:
             return None  # not now
         order = self.conductor.next_order(trial_id)
-        if order is None:
+        if order is None or (order == LATER and self._is_interrupted()):
             return str(Searcher.FINISHED)
+        if order == LATER:
+            return None
         self.under_way.add(trial_id)
         self.line.join(trial_id)
         return {ORDER_KEY: dict(order)}
+
+    def _is_interrupted(self) -> bool:
+        """Whether somebody asked Tune to stop.
+
+        With no trial under way, Tune asks for one for up to ten minutes before it looks whether it was interrupted
+        (TuneController._update_trial_queue, Ray 2.60). What it does look at is whether the search is finished. Its
+        handler of SIGINT puts the earlier one back when it is called.
+        """
+        handler = signal.getsignal(signal.SIGINT)
+        self.interrupt_handler = self.interrupt_handler or handler
+        return handler is not self.interrupt_handler
 
     def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:
         self.under_way.discard(trial_id)  # its outcome goes to the conductor by the callback, with order and error
@@ -264,6 +282,11 @@ def _resources(config: dict[str, object]) -> tune.PlacementGroupFactory:
 
 def _trial_name(trial: Trial) -> str:
     return str(_order(trial.config)["name"])
+
+
+def _trial_folder(trial: Trial) -> str:
+    """A trial that was paused is another one for Tune, and its checkpoints are counted anew: never in one folder."""
+    return f"{_trial_name(trial)}_{trial.trial_id}"
 
 
 def _factory(bundle: Bundle) -> tune.PlacementGroupFactory:

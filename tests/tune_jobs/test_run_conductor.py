@@ -9,16 +9,18 @@ import pytest
 
 from common.errors import RequestError
 from dialsum.config import RunConfig
+from tune_jobs.admission import Admission, OpenAdmission
 from tune_jobs.conductor import STALL_FACTOR, STALL_FLOOR_S, Clocks, SweepConductor
 from tune_jobs.housekeeping import KEPT_MODELS
 from tune_jobs.journal import Journal
 from tune_jobs.live import LogView
-from tune_jobs.orders import Bundle, TrialOrder
+from tune_jobs.orders import LATER, Bundle, TrialOrder
 from tune_jobs.progress import SweepProgress
 from tune_jobs.records import SweepFolder
 from tune_jobs.recovery import RunShape
 from tune_jobs.search import Lesson, ListProposer, Sampled
 from tune_jobs.stopping import RungRule
+from tune_jobs.team import Decision
 
 METRIC = "eval/rouge_combined_f1"
 
@@ -71,7 +73,9 @@ class Orders:
 class Driver:
     """One driver process: a conductor over the files of `folder`, driven by hand instead of by Tune."""
 
-    def __init__(self, folder: Path, count: int = 4, ends_at_s: float | None = None) -> None:
+    def __init__(
+        self, folder: Path, count: int = 4, ends_at_s: float | None = None, admission: Admission | None = None
+    ) -> None:
         self.now = 1000.0
         self.said = io.StringIO()
         self.proposer = Proposer(count)
@@ -90,12 +94,13 @@ class Driver:
             journal=Journal(folder / "journal.jsonl"),
             shares=(0.5, 0.75, 1.0),
             ends_at_s=ends_at_s,
+            admission=admission,
             clocks=Clocks(elapsed_s=lambda: self.now, now=lambda: self.now),
         )
 
     def start(self) -> Mapping[str, object]:
         order = self.conductor.next_order("key")
-        assert order is not None
+        assert isinstance(order, Mapping)
         self.conductor.started(order, Bundle(cpus=1, gpus=0.5, labels={"gpu-model": "A"}))
         return order
 
@@ -291,3 +296,103 @@ def test_the_weights_of_the_best_trials_stay_and_all_numbers(tmp_path: Path) -> 
     kept = [(Path(record.experiment_dir) / "models").exists() for record in records if record.status != "refused"]
     assert kept == [True] * KEPT_MODELS + [False] * (9 - KEPT_MODELS)
     assert all((Path(record.experiment_dir) / "metrics.json").exists() for record in records if record.experiment_dir)
+
+
+class OneAtATime(OpenAdmission):
+    """Lets one trial in; a test says when it must give its place back."""
+
+    may_pause = True
+
+    def __init__(self) -> None:
+        self.held: list[str] = []
+        self.asked: list[tuple[str, float, int]] = []
+        self.wanted_back = False
+
+    def ask(self, trial: str, gpus: float, further: int = 0) -> Decision:
+        self.asked.append((trial, gpus, further))
+        if self.held:
+            return Decision(verdict="waits", reason=f"{self.held[0]} holds the card")
+        self.held.append(trial)
+        return Decision(verdict="own", reason="")
+
+    def over(self, trial: str) -> None:
+        self.held.remove(trial)
+
+    def must_pause(self, trial: str) -> str | None:
+        return "jun asked" if self.wanted_back else None
+
+
+def test_a_trial_pauses_at_its_report_and_goes_on_from_there_behind_those_that_wait(tmp_path: Path) -> None:
+    door = OneAtATime()
+    driver = Driver(tmp_path, count=2, admission=door)
+    first = driver.start()
+    assert driver.conductor.next_order("key") == LATER
+    assert driver.conductor.next_order("key") == LATER
+    assert door.asked == [("bs1", 0.5, 1), ("bs2", 0.5, 0), ("bs2", 0.5, 0)]
+    assert "trial 2 waits: bs1 holds the card" in driver.said.getvalue()
+    assert driver.said.getvalue().count("waits") == 1
+    assert driver.progress.trials[2].reason == "bs1 holds the card"
+    driver.conductor.saved(first, tmp_path / "tune" / "bs1_a" / "checkpoint_000000")
+    door.wanted_back = True
+    assert driver.report(first, 1, 20.0)
+    driver.conductor.ended("key", first, None)
+    door.wanted_back = False
+    assert driver.folder.load().trials == ()
+    assert (driver.progress.trials[1].status, driver.progress.trials[1].reason) == ("paused", "jun asked")
+    assert driver.orders.released == ["bs1"]
+    assert not driver.conductor.is_over
+
+    driver.now += 1000
+    second = driver.start()
+    assert second["number"] == 2
+    assert driver.report(second, 1, 30.0) is False
+    driver.conductor.ended("key", second, None)
+    again = driver.start()
+    assert (again["number"], str(again["resume_from"])[-23:]) == (1, "bs1_a/checkpoint_000000")
+    assert not driver.report(again, 2, 21.0)
+    assert driver.conductor.next_order("key") == LATER, "a running trial may come back"
+    driver.conductor.ended("key", again, None)
+    assert driver.conductor.next_order("key") is None
+    assert driver.conductor.is_over
+    records = {record.trial_id: record for record in driver.folder.load().trials}
+    assert (records["1"].status, records["1"].gpu_seconds, records["1"].retries) == ("finished", 10.0, 0)
+    assert [(row["iteration"], row["wall_s"]) for row in records["1"].history] == [(1.0, 10.0), (2.0, 20.0)]
+    assert "trial 1 goes on after a pause" in driver.said.getvalue()
+
+
+def test_a_trial_that_is_about_to_end_is_not_paused(tmp_path: Path) -> None:
+    door = OneAtATime()
+    driver = Driver(tmp_path, count=1, admission=door)
+    order = driver.start()
+    assert [driver.report(order, number, 20.0) for number in (1, 2)] == [False, False]
+    door.wanted_back = True
+    assert driver.report(order, 3, 20.0) is False
+    driver.conductor.ended("key", order, None)
+    assert driver.folder.load().trials[0].status == "finished"
+
+
+def test_a_driver_killed_in_a_pause_is_followed_by_one_that_goes_on(tmp_path: Path) -> None:
+    door = OneAtATime()
+    driver = Driver(tmp_path, count=1, admission=door)
+    order = driver.start()
+    driver.conductor.saved(order, tmp_path / "tune" / "bs1_a" / "checkpoint_000000")
+    door.wanted_back = True
+    driver.report(order, 1, 20.0)
+    driver.conductor.ended("key", order, None)
+    second = Driver(tmp_path, count=1)
+    again = second.start()
+    assert str(again["resume_from"]).endswith("bs1_a/checkpoint_000000")
+    second.report(again, 2, 22.0)
+    second.conductor.ended("key", again, None)
+    (record,) = second.folder.load().trials
+    assert (record.status, record.retries, record.gpu_seconds) == ("finished", 0, 10.0)
+
+
+def test_the_checkpoints_of_an_earlier_start_go_when_the_next_start_has_one(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    order = driver.start()
+    folders = [tmp_path / "tune" / name for name in ("bs1_a/checkpoint_0", "bs1_a/checkpoint_1", "bs1_b/checkpoint_0")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        driver.conductor.saved(order, folder)
+    assert [folder.exists() for folder in folders] == [False, False, True]

@@ -3,20 +3,26 @@
 from pathlib import Path
 
 from tune_jobs.journal import Journal
+from tune_jobs.outcomes import record_of
+
+
+def at(seconds: float) -> dict[str, float]:
+    """The times of an event."""
+    return {"at": 1000.0 + seconds, "elapsed_s": seconds}
 
 
 def lived(path: Path) -> Journal:
     journal = Journal(path)
     journal.write("ordered", 1, order={"name": "one"})
-    journal.write("started", 1, bundle={"gpus": 0.25}, at=10.0)
-    journal.write("reported", 1, evaluation=1, value=3.0, metrics={"eval/loss": 1.0}, at=11.0)
+    journal.write("started", 1, bundle={"gpus": 0.25}, **at(10))
+    journal.write("reported", 1, evaluation=1, value=3.0, metrics={"eval/loss": 1.0}, **at(11))
     journal.write("saved", 1, folder="/checkpoints/1")
-    journal.write("retried", 1, kind="out_of_memory", message="no bytes", at=15.0)
-    journal.write("started", 1, bundle={"gpus": 0.5}, at=20.0)
-    journal.write("reported", 1, evaluation=1, value=4.0, metrics={}, at=21.0)
-    journal.write("reported", 1, evaluation=2, value=5.0, metrics={}, at=22.0)
+    journal.write("retried", 1, kind="out_of_memory", message="no bytes", **at(15))
+    journal.write("started", 1, bundle={"gpus": 0.5}, **at(20))
+    journal.write("reported", 1, evaluation=1, value=4.0, metrics={}, **at(21))
+    journal.write("reported", 1, evaluation=2, value=5.0, metrics={}, **at(22))
     journal.write("ordered", 2, order={"name": "two"})
-    journal.write("ended", 1, status="finished", reason="", at=30.0)
+    journal.write("ended", 1, status="finished", reason="", **at(30))
     return journal
 
 
@@ -28,7 +34,7 @@ def test_a_second_driver_reads_what_the_first_wrote(tmp_path: Path) -> None:
     trial = second.trials[1]
     assert (trial.starts, trial.retries, trial.bundle) == (2, ["out_of_memory"], {"gpus": 0.5})
     assert (trial.values, trial.checkpoint) == ([(1, 4.0), (2, 5.0)], Path("/checkpoints/1"))
-    assert (trial.status, trial.first_start_at, trial.last_at) == ("finished", 10.0, 30.0)
+    assert (trial.status, trial.first_start_at, trial.last_at) == ("finished", 1010.0, 1030.0)
     assert (trial.run_s, trial.gpu_s) == (5.0 + 10.0, 5.0 * 0.25 + 10.0 * 0.5)
     assert second.trials[2].status is None
 
@@ -40,5 +46,31 @@ def test_a_line_torn_by_a_kill_costs_that_event_only(tmp_path: Path) -> None:
     journal = Journal(path)
     assert journal.torn_lines == 1
     assert journal.trials[1].status is None
-    journal.write("ended", 1, status="finished", reason="", at=31.0)
-    assert Journal(path).trials[1].last_at == 31.0
+    journal.write("ended", 1, status="finished", reason="", **at(31))
+    assert Journal(path).trials[1].last_at == 1031.0
+
+
+def test_neither_a_set_clock_nor_a_dead_driver_makes_a_trial_longer(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write("ordered", 1, order={"name": "one"})
+    journal.write("started", 1, bundle={"gpus": 0.5}, at=1000.0, elapsed_s=10.0)
+    journal.write("reported", 1, evaluation=1, value=1.0, metrics={}, at=1000.0 - 3600.0, elapsed_s=15.0)  # set back
+    journal.write("reported", 1, evaluation=2, value=2.0, metrics={}, at=1000.0 + 7200.0, elapsed_s=20.0)  # and forth
+    second = Journal(tmp_path / "journal.jsonl")  # the first driver was killed; a machine that was started again counts
+    second.write("started", 1, bundle={"gpus": 0.5}, at=50000.0, elapsed_s=3.0)  # from zero
+    trial = second.write("ended", 1, status="finished", reason="", at=50004.0, elapsed_s=7.0)
+    assert (trial.run_s, trial.gpu_s) == (5.0 + 5.0 + 4.0, 7.0)
+    assert [trial.evaluations[number].run_s for number in (1, 2)] == [5.0, 10.0]
+
+
+def test_a_pause_is_neither_run_time_nor_a_retry(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write("ordered", 1, order={"name": "one"})
+    journal.write("started", 1, bundle={"gpus": 1.0}, **at(0))
+    journal.write("reported", 1, evaluation=1, value=1.0, metrics={}, **at(10))
+    journal.write("paused", 1, reason="the night is over", **at(10))
+    assert (journal.trials[1].running, journal.trials[1].waits_for) == (False, "the night is over")
+    journal.write("started", 1, bundle={"gpus": 1.0}, **at(500))
+    trial = journal.write("ended", 1, status="finished", reason="", **at(520))
+    assert (trial.run_s, trial.gpu_s, trial.starts, trial.pauses, trial.waits_for) == (30.0, 30.0, 2, 1, "")
+    assert record_of(trial, goal="maximize").retries == 0

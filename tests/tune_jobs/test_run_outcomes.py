@@ -28,7 +28,7 @@ def trial(
     history = TrialHistory(
         number=1, order={"name": "one", "shape": SHAPE, "estimate": ESTIMATE, "simulated": simulated}, status="finished"
     )
-    history.evaluations[1] = Evaluation(number=1, value=1.0, metrics=seen, at=10.0)
+    history.evaluations[1] = Evaluation(number=1, value=1.0, metrics=seen, run_s=10.0)
     history.retries.extend(retries)
     return history
 

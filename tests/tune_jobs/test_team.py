@@ -123,3 +123,9 @@ def test_a_bad_team_file_is_refused_whole(tmp_path: Path) -> None:
 def test_an_unknown_member_is_named() -> None:
     with pytest.raises(RequestError, match=r"member 'bo' is not in team\.yaml; known: jun, minji"):
         admit(TEAM, Books(capacity_gpus=1), claim("a", "bo", 0.5), NOON)
+
+
+def test_the_team_file_that_we_ship_is_right() -> None:
+    team = load_team(Path(__file__).resolve().parents[2] / "team.yaml")
+    assert tune_jobs.team.quota_gpus(team, "jun", MIDNIGHT) == 3
+    assert tune_jobs.team.quota_gpus(team, "jun", NOON) == 2

@@ -1,0 +1,206 @@
+"""Quotas on a real Ray: two members at once, lending and giving back, a window that closes in mid-trial."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import cast
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from common.files import read_jsonl
+from tune_jobs.records import SweepFolder
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
+ROOT = Path(__file__).resolve().parents[2]
+SEOUL = ZoneInfo("Asia/Seoul")
+NOON = datetime(2026, 11, 25, 12, 0, tzinfo=SEOUL).timestamp()
+NIGHT = datetime(2026, 11, 25, 23, 0, tzinfo=SEOUL).timestamp()
+LENDING = "members:\n  ann: {quota_gpus: 1}\n  bob: {quota_gpus: 1}\n"
+STRICT = (
+    "lend_idle: false\nmembers:\n  carl: {quota_gpus: 1}\n"
+    "windows:\n  - {name: night, start: '22:00', end: '07:00', quota_gpus: {carl: 2}}\n"
+)
+Driver = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="module")
+def clock(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The books' clock: a file with the hour that they believe it is. No driver of this file makes the books."""
+    import ray
+
+    from tune_jobs.team_actor import NAME, NAMESPACE, BooksActor
+
+    path = tmp_path_factory.mktemp("clock") / "now"
+    path.write_text(str(NOON))
+
+    def now() -> float:
+        return float(path.read_text())
+
+    actor = ray.remote(BooksActor).options(name=NAME, namespace=NAMESPACE, lifetime="detached", num_cpus=0).remote(now)
+    yield path
+    ray.kill(actor)
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[Driver]:
+    """Starts drivers and ends those that are left."""
+    import ray
+
+    processes = []
+
+    def start(member: str, *, trials: int, gpus: float, steps: int, team: str) -> "subprocess.Popen[str]":
+        path = tmp_path / "team.yaml"
+        path.write_text(team)
+        address = ray.get_runtime_context().gcs_address
+        numbers = [str(trials), str(gpus), str(steps)]
+        driver = [sys.executable, str(ROOT / "tests/tune_jobs/team_driver.py"), address, str(tmp_path / member)]
+        processes.append(
+            subprocess.Popen(
+                [*driver, member, *numbers, str(path)],
+                env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def events(folder: Path, kind: str) -> list[dict[str, object]]:
+    return [event for event in read_jsonl(folder / "journal.jsonl")[0] if event["event"] == kind]
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"not in time: {what}")
+
+
+def ended_well(process: "subprocess.Popen[str]") -> str:
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return said
+
+
+def held_spans(folder: Path) -> list[tuple[float, float, float]]:
+    """(from, to, GPUs) of every start, by the journal."""
+    spans, since = [], {}
+    for event in read_jsonl(folder / "journal.jsonl")[0]:
+        if event["event"] == "started":
+            bundle = cast("dict[str, float]", event["bundle"])
+            since[event["number"]] = (cast("float", event["at"]), bundle["gpus"])
+        elif event["event"] in ("paused", "ended"):
+            begun, gpus = since.pop(event["number"])
+            spans.append((begun, cast("float", event["at"]), gpus))
+    assert not since
+    return spans
+
+
+def check_nothing_lost(folder: Path, trials: int, steps: int) -> None:
+    """Each trial stands in the ledger once, with every evaluation once, and its GPU-seconds are those it ran."""
+    records = SweepFolder(folder).load().trials
+    assert [record.status for record in records] == ["finished"] * trials
+    assert len((folder / "all_results.jsonl").read_text().splitlines()) == trials
+    assert all([row["iteration"] for row in record.history] == list(range(1, steps + 1)) for record in records)
+    reports = [(event["number"], event["evaluation"]) for event in events(folder, "reported")]
+    assert len(reports) == len(set(reports)) == trials * steps, "a step was made twice or not at all"
+    spans = held_spans(folder)
+    assert sum(record.gpu_seconds for record in records) == pytest.approx(
+        sum((to - begun) * gpus for begun, to, gpus in spans)
+    )
+    assert all(record.retries == 0 for record in records)
+    assert not list((folder / "tune").rglob("checkpoint_*")), "checkpoints of trials that are over"
+
+
+def test_two_members_share_two_cards_and_what_was_lent_comes_back_within_a_rung(
+    clock: Path, driver: Driver, tmp_path: Path
+) -> None:
+    bob = driver("bob", trials=3, gpus=1.0, steps=12, team=LENDING)
+    folder = tmp_path / "bob"
+    wait_until(lambda: len(events(folder, "reported")) >= 4, "two trials of bob's run, one on a lent card")
+    assert {event["number"] for event in events(folder, "started")} == {1, 2}
+
+    ann = driver("ann", trials=2, gpus=0.5, steps=6, team=LENDING)
+    wait_until(lambda: bool(events(tmp_path / "ann", "waits")), "ann asks")
+    asked = time.time()
+    wait_until(lambda: bool(events(folder, "paused")), "bob gives back")
+    gave_back_s = time.time() - asked
+    said = ended_well(ann)
+    check_nothing_lost(tmp_path / "ann", 2, 6)
+    said_by_bob = ended_well(bob)
+    check_nothing_lost(folder, 3, 12)
+
+    (paused,) = events(folder, "paused")
+    assert paused["number"] == 2, "the youngest loses least"
+    reason = str(paused["reason"])
+    assert reason.startswith("bob holds 2 of 1 GPUs and ann asked for what is theirs")
+    assert f"trial 2 pauses after evaluation {len_before(folder, paused)}: {reason}" in said_by_bob
+    assert "trial 2 goes on after a pause: bob_2" in said_by_bob
+    assert "waits: asks for 0.5 GPUs, 0 are free" in said
+    assert gave_back_s < 5, "one step takes less than half a second, an exchange at most one second"
+    changes = sorted(
+        change
+        for member in ("ann", "bob")
+        for begun, to, gpus in held_spans(tmp_path / member)
+        for change in ((begun, gpus), (to, -gpus))
+    )
+    total = 0.0
+    for _, change in changes:
+        total += change
+        assert total <= 2.0
+
+
+def len_before(folder: Path, paused: dict[str, object]) -> int:
+    """Counts the evaluations of a trial before its pause."""
+    journal = read_jsonl(folder / "journal.jsonl")[0]
+    before = journal[: journal.index(paused)]
+    return sum(1 for event in before if event["event"] == "reported" and event["number"] == paused["number"])
+
+
+def test_a_window_closes_in_mid_trial_and_the_next_one_goes_on(clock: Path, driver: Driver, tmp_path: Path) -> None:
+    import ray
+
+    from tune_jobs.team_actor import NAME, NAMESPACE
+
+    clock.write_text(str(NIGHT))
+    carl = driver("carl", trials=2, gpus=1.0, steps=16, team=STRICT)
+    folder = tmp_path / "carl"
+    wait_until(lambda: len(events(folder, "reported")) >= 4, "both run in the night")
+    clock.write_text(str(NIGHT + 9 * 3600))  # 08:00
+    wait_until(lambda: bool(events(folder, "paused")), "one pauses in the morning")
+    books = ray.get_actor(NAME, NAMESPACE)
+
+    def status() -> dict[str, list[dict[str, object]]]:
+        return cast("dict[str, list[dict[str, object]]]", ray.get(books.status.remote()))
+
+    wait_until(lambda: bool(status()["waiting"]), "and asks to go on")
+    assert [(entry["trial"], entry["kind"]) for entry in status()["held"]] == [("carl_1", "own")]
+    assert [(entry["trial"], entry["reason"]) for entry in status()["waiting"]] == [
+        (
+            "carl_2",
+            "carl holds 1 of 1 GPUs and the team does not lend idle GPUs (quotas change at Thu 22:00)",
+        )
+    ]
+    clock.write_text(str(NIGHT + 24 * 3600))
+    said = ended_well(carl)
+    check_nothing_lost(folder, 2, 16)
+    assert len(events(folder, "paused")) == 1
+    assert "trial 2 pauses after evaluation" in said
+    first = [event for event in events(folder, "reported") if event["number"] == 1]
+    gaps = [float(str(b["at"])) - float(str(a["at"])) for a, b in pairwise(first)]
+    assert max(gaps) < 4, "the trial inside the quota never noticed"
+    assert json.loads((folder / "all_results.jsonl").read_text().splitlines()[0])["member"] == "carl"
