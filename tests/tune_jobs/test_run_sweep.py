@@ -93,6 +93,7 @@ def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path
     assert folder.sweep_file.read_text() == (tmp_path / "small.yaml").read_text()
     assert folder.report_html.exists()
     assert folder.report_picture.exists()
+    assert "Better by" in folder.review.read_text()
     assert len(list((folder.path / "wandb").glob("offline-run-*"))) == 3
     assert "trial 1 starts" in err
 

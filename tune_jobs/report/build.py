@@ -1,16 +1,12 @@
-"""Builds all reports of a sweep from its folder."""
+"""Writes the reports of a sweep into its folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import RequestError
 from common.files import write_text
-from tune_jobs.analysis import Analysis, analyse
-from tune_jobs.importance import find_importances
-from tune_jobs.records import SweepFolder
-from tune_jobs.report.advice import advise
+from tune_jobs.analysis import Analysis
 from tune_jobs.report.charts import find_charts
-from tune_jobs.report.evidence import gather
+from tune_jobs.report.findings import Findings, find_findings
 from tune_jobs.report.markdown import build_markdown
 from tune_jobs.report.page import PageContent, build_page
 from tune_jobs.report.picture import write_picture
@@ -37,33 +33,24 @@ class ReportPaths:
     analysis: Analysis
 
 
-def build_report(folder: Path) -> ReportPaths:
+def build_report(folder: Path, findings: Findings | None = None) -> ReportPaths:
     """Writes analysis_report.html, .md and .png, and best_config.yaml of the winner.
 
     Args:
         folder: outputs/sweep_results/<sweep>, also of a sweep that still runs.
+        findings: Those of the folder, where they are at hand.
 
     Raises:
         RequestError: When the folder has no ledger, or one that cannot be read.
     """
-    sweep = SweepFolder(folder)
-    if not sweep.ledger.exists():
-        raise RequestError(
-            f"{folder}: no {sweep.ledger.name} in it; give the folder of a sweep, outputs/sweep_results/NAME"
-        )
-    ledger = sweep.load()
-    evidence = gather(analyse(ledger))
-    analysis = analyse(ledger, dialogues=evidence.dialogues, paired=evidence.against_second)
-    importances = find_importances(analysis.scored, analysis.parameters, maximize=analysis.maximize)
+    found = findings or find_findings(folder)
+    sweep, analysis, importances, advice = found.sweep, found.analysis, found.importances, found.advice
+    examples = found.evidence.examples
     charts = find_charts(analysis, importances)
-    winner_folder = analysis.winner.trial.experiment_dir if analysis.winner else ""
-    advice = advise(analysis, importances, _typed(folder), _typed(Path(winner_folder)) if winner_folder else "")
     remarks = write_picture(sweep.report_picture, analysis, charts)
-    page = build_page(
-        PageContent(analysis=analysis, charts=charts, advice=advice, examples=evidence.examples, remarks=remarks)
-    )
+    page = build_page(PageContent(analysis=analysis, charts=charts, advice=advice, examples=examples, remarks=remarks))
     write_text(sweep.report_html, page)
-    write_text(sweep.report_markdown, build_markdown(analysis, importances, advice, evidence.examples, remarks))
+    write_text(sweep.report_markdown, build_markdown(analysis, importances, advice, examples, remarks))
     winner = analysis.winner
     if winner is not None:
         sweep.write_best_config(winner.trial)
@@ -75,9 +62,3 @@ def build_report(folder: Path) -> ReportPaths:
         remarks=tuple(remarks),
         analysis=analysis,
     )
-
-
-def _typed(path: Path) -> str:
-    """A path as a person would type it: from the working folder where it lies inside."""
-    inside = path.resolve().is_relative_to(Path.cwd())
-    return (path.resolve().relative_to(Path.cwd()) if inside else path).as_posix()

@@ -1,10 +1,11 @@
 """What the summaries themselves say: examples of the winner's, and whether they are better than those of the second."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.files import read_jsonl
+from dialsum.baselines import lead
 from tune_jobs.analysis import Analysis
 from tune_jobs.records import ExperimentFolder, TrialRecord
 from tune_jobs.significance import PairedDifference, paired_bootstrap
@@ -36,25 +37,31 @@ class Evidence:
         dialogues: How many the scores come from; None where that is not known.
         against_second: The winner against the second, on the same dialogues; None where there are no summaries of both.
         examples: The winner's best, middle and worst summary.
+        summaries: All of the winner's.
+        lead_score: What the first three turns of each dialogue would score; None where there are no summaries.
     """
 
     dialogues: int | None = None
     against_second: PairedDifference | None = None
     examples: tuple[Summary, ...] = ()
+    summaries: tuple[Summary, ...] = ()
+    lead_score: float | None = None
 
 
 def gather(analysis: Analysis) -> Evidence:
     """Reads the summaries of the best two candidates, as far as their experiment folders are at hand."""
     if analysis.winner is None:
         return Evidence()
-    best = analysis.winner
-    summaries = _scored(best.trial, analysis.sweep.metric, best.score)
+    best, metric = analysis.winner, analysis.sweep.metric
+    summaries = _scored(best.trial, metric, best.score)
     if not summaries:
         return Evidence(dialogues=_as_number(best.trial.resolved.get("max_eval_samples")))
     return Evidence(
         dialogues=len(summaries),
         against_second=_against_second(analysis, summaries),
         examples=_telling(summaries),
+        summaries=tuple(summaries),
+        lead_score=_mean([replace(one, prediction=lead(one.dialogue)) for one in summaries], best.trial, metric),
     )
 
 
@@ -78,23 +85,29 @@ def read_summaries(path: Path) -> list[Summary]:
 
 def _scored(trial: TrialRecord, metric: str, score: float) -> list[Summary]:
     """Scores each summary of a trial; nothing where they are not those that the ledger's score comes from."""
-    from dataclasses import replace
+    summaries = read_summaries(ExperimentFolder(Path(trial.experiment_dir)).predictions) if trial.experiment_dir else []
+    if not summaries or "rouge" not in metric or trial.resolved.get("language") not in ("ko", "en"):
+        return []
+    scored = _with_scores(summaries, trial, metric)
+    mean = sum(one.score for one in scored) / len(scored)
+    return scored if abs(mean - score) <= _SAME else []
 
+
+def _mean(summaries: Sequence[Summary], trial: TrialRecord, metric: str) -> float:
+    return sum(one.score for one in _with_scores(summaries, trial, metric)) / len(summaries)
+
+
+def _with_scores(summaries: Sequence[Summary], trial: TrialRecord, metric: str) -> list[Summary]:
     from dialsum.metrics import RougeScorer
 
-    summaries = read_summaries(ExperimentFolder(Path(trial.experiment_dir)).predictions) if trial.experiment_dir else []
     weights = _SCORES.get(metric.split("/", 1)[-1]) or _weights(trial)
-    language = trial.resolved.get("language")
-    if not summaries or "rouge" not in metric or language not in ("ko", "en"):
-        return []
-    scorer = RougeScorer("ko" if language == "ko" else "en")
+    scorer = RougeScorer("ko" if trial.resolved.get("language") == "ko" else "en")
     pairs = scorer.score_pairs([one.prediction for one in summaries], [one.references for one in summaries])
     scored = []
     for one, pair in zip(summaries, pairs, strict=True):
         three = (pair.rouge1_f1, pair.rouge2_f1, pair.rougeL_f1)
         scored.append(replace(one, score=sum(w * s for w, s in zip(weights, three, strict=True))))
-    mean = sum(one.score for one in scored) / len(scored)
-    return scored if abs(mean - score) <= _SAME else []
+    return scored
 
 
 def _weights(trial: TrialRecord) -> tuple[float, float, float]:

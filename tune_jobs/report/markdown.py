@@ -25,9 +25,9 @@ def build_markdown(
 ) -> str:
     """Returns the whole text."""
     sections = [
-        f"# {headline(analysis)}\n\n{_plain(eyebrow(analysis))}"
+        f"# {headline(analysis)}\n\n{plain(eyebrow(analysis))}"
         + (" · **simulated cards**" if analysis.sweep.simulated else ""),
-        _table(("", "", ""), [(tile.label, f"**{tile.value}**", tile.detail) for tile in tiles(analysis)]),
+        markdown_table(("", "", ""), [(tile.label, f"**{tile.value}**", tile.detail) for tile in tiles(analysis)]),
         _advice(advice),
         _runs(analysis),
         _examples(examples),
@@ -38,7 +38,7 @@ def build_markdown(
         _lanes(analysis),
         _phases(analysis),
         _failures(analysis),
-        "\n".join(f"* {_plain(text)}" for text in [*notes(analysis), *remarks]),
+        "\n".join(f"* {plain(text)}" for text in [*notes(analysis), *remarks]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -47,7 +47,7 @@ def _advice(advice: Sequence[Advice]) -> str:
     items = []
     for i, one in enumerate(advice, start=1):
         command = f"\n   `{one.command}`" if one.command else ""
-        items.append(f"{i}. **{_plain(one.title)}**: {_plain(one.reason)}{command}")
+        items.append(f"{i}. **{plain(one.title)}**: {plain(one.reason)}{command}")
     return "## What to do next\n\n" + "\n".join(items) if items else ""
 
 
@@ -57,14 +57,14 @@ def _runs(analysis: Analysis) -> str:
     header, rows = runs_table(analysis)
     more = len(analysis.candidates) - SHOWN_RUNS
     rest = f"\n\n{more:,} more are in `all_results.jsonl`." if more > 0 else ""
-    return f"## Best runs\n\n{_table(header, rows)}{rest}"
+    return f"## Best runs\n\n{markdown_table(header, rows)}{rest}"
 
 
 def _examples(examples: Sequence[Summary]) -> str:
     if not examples:
         return ""
     rows = [(f"{one.score:.1f}", one.fname, one.prediction, " / ".join(one.references)) for one in examples]
-    return "## What the winner writes\n\n" + _table(("Score", "Dialogue", "It wrote", "People wrote"), rows)
+    return "## What the winner writes\n\n" + markdown_table(("Score", "Dialogue", "It wrote", "People wrote"), rows)
 
 
 def _importances(found: Importances) -> str:
@@ -82,7 +82,7 @@ def _importances(found: Importances) -> str:
         for one in found.parameters
     ]
     header = ("Parameter", "Part", "90% of resampled sweeps", "Shuffled scores reach", "Above chance")
-    return f"{title}\n\nOptuna's PED-ANOVA over {found.trials} trials.\n\n{_table(header, rows)}"
+    return f"{title}\n\nOptuna's PED-ANOVA over {found.trials} trials.\n\n{markdown_table(header, rows)}"
 
 
 def _memory(analysis: Analysis) -> str:
@@ -114,7 +114,7 @@ def _cost(analysis: Analysis) -> str:
         for outcome in OUTCOMES
         if analysis.count(outcome)
     ]
-    return "## Cost\n\n" + _table(("End", "Trials", "Time", "GPU-hours"), rows) if rows else ""
+    return "## Cost\n\n" + markdown_table(("End", "Trials", "Time", "GPU-hours"), rows) if rows else ""
 
 
 def _lanes(analysis: Analysis) -> str:
@@ -122,7 +122,7 @@ def _lanes(analysis: Analysis) -> str:
     if not lanes:
         return ""
     rows = [(lane.name, str(len(lane.bars)), f"{lane.busy:.0%}") for lane in lanes]
-    return "## What ran where\n\n" + _table(("Place", "Trials", "Taken"), rows)
+    return "## What ran where\n\n" + markdown_table(("Place", "Trials", "Taken"), rows)
 
 
 def _phases(analysis: Analysis) -> str:
@@ -135,7 +135,7 @@ def _phases(analysis: Analysis) -> str:
         )
         for one in analysis.phases
     ]
-    return "## Phases\n\n" + _table(("Phase", "Trials", "Best", "Time"), rows) if rows else ""
+    return "## Phases\n\n" + markdown_table(("Phase", "Trials", "Best", "Time"), rows) if rows else ""
 
 
 def _failures(analysis: Analysis) -> str:
@@ -145,14 +145,15 @@ def _failures(analysis: Analysis) -> str:
     more = len(rows) - _MOST_FAILURES
     rest = f"\n\n{more:,} more are in `all_results.jsonl`." if more > 0 else ""
     header = ("Trial", "End", "Reason", "Where to look")
-    return f"## What failed, and why\n\n{_table(header, rows[:_MOST_FAILURES])}{rest}"
+    return f"## What failed, and why\n\n{markdown_table(header, rows[:_MOST_FAILURES])}{rest}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(_plain(cell) for cell in row)} |" for row in rows]
-    return "\n".join([f"| {' | '.join(_plain(name) for name in header)} |", "|" + "---|" * len(header), *lines])
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lays out a table; bars in cells are escaped."""
+    lines = [f"| {' | '.join(plain(cell) for cell in row)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(plain(name) for name in header)} |", "|" + "---|" * len(header), *lines])
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Keeps a text on one line and in its cell."""
     return " ".join(text.replace("|", "\\|").split())

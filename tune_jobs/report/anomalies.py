@@ -1,0 +1,159 @@
+"""What a reader of a sweep should wonder about. Pure rules over its ledger and the winner's summaries."""
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+
+from common.units import format_bytes, format_duration
+from tune_jobs.analysis import Analysis
+from tune_jobs.records import TrialRecord
+from tune_jobs.report.charts_memory import memory_points
+from tune_jobs.report.evidence import Summary
+from tune_jobs.report.look import OUTCOME_TEXT, metric_name, show_score, trials_text
+
+_SLOW = 3.0  # times the median time of an evaluation
+_WORSE_LOSS = 1.1  # the last dev loss against the lowest
+_REPEATS = 4  # a run of words that stands so often in one summary is a loop
+_SHOWN = 3
+
+
+def find_anomalies(analysis: Analysis, summaries: Sequence[Summary] = ()) -> list[str]:
+    """Returns one sentence each, what costs most first; empty where nothing is odd.
+
+    Args:
+        analysis: Of the sweep.
+        summaries: All summaries of the winner.
+    """
+    trials = analysis.ledger.trials
+    found = [*_ends(analysis), *_winner(analysis), *_overfit(analysis), *_broken(analysis)]
+    found += [*_memory(trials), *_slow(trials), *_same(analysis), *_summaries(summaries)]
+    return found
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether a summary runs in a loop: three words after one another that stand in it at least four times.
+
+    >>> repeats_itself("a b c " * 4), repeats_itself("a b c d e f g h")
+    (True, False)
+    """
+    words = text.split()
+    runs = Counter(tuple(words[place : place + 3]) for place in range(len(words) - 2))
+    return max(runs.values(), default=0) >= _REPEATS
+
+
+def _ends(analysis: Analysis) -> list[str]:
+    found = []
+    for outcome in ("failed", "oom", "refused"):
+        ended = [trial for trial in analysis.ledger.trials if trial.status == outcome]
+        if ended:
+            reasons = Counter(trial.error.message if trial.error else "no reason was recorded" for trial in ended)
+            message, count = reasons.most_common(1)[0]
+            often = "" if len(reasons) == 1 else f" ({count} of them)"
+            found.append(f"{trials_text(len(ended))} ended as {OUTCOME_TEXT[ended[0].status]}: {message}{often}")
+    again = [trial for trial in analysis.ledger.trials if trial.retries]
+    if again:
+        attempts = sum(trial.retries for trial in again)
+        found.append(f"{trials_text(len(again))} had to start again, {attempts} times in all: {_names(again)}")
+    if analysis.ledger.torn:
+        found.append(
+            f"torn lines of the ledger that could not be read, so trials may be missing: {analysis.ledger.torn}"
+        )
+    return found
+
+
+def _winner(analysis: Analysis) -> list[str]:
+    winner = analysis.winner
+    if winner is None or winner.trial.status == "finished":
+        return []
+    name = winner.trial.name
+    return [f"the winner {name} did not run to its end: {OUTCOME_TEXT[winner.trial.status]}"]
+
+
+def _overfit(analysis: Analysis) -> list[str]:
+    """A dev loss that rises while the training goes on; the score may still rise, so it is a remark and no fault."""
+    rising = []
+    for one in analysis.scored:
+        losses = [loss for row in one.trial.history if (loss := row.get("eval/loss")) is not None]
+        if len(losses) >= 3 and losses[-1] > _WORSE_LOSS * min(losses) > 0:
+            rising.append(one.trial)
+    if not rising:
+        return []
+    return [f"the dev loss of {trials_text(len(rising))} rose by more than 10% from its lowest: {_names(rising)}"]
+
+
+def _broken(analysis: Analysis) -> list[str]:
+    """Trials whose score fell far below their own best."""
+    metric = analysis.sweep.metric
+    if "rouge" not in metric:
+        return []
+    fell = []
+    for one in analysis.scored:
+        scores = [score for row in one.trial.history if (score := row.get(metric)) is not None]
+        if scores and one.score > 1.0 and scores[-1] < one.score / 2:
+            fell.append(one.trial)
+    if not fell:
+        return []
+    return [f"{trials_text(len(fell))} lost more than half of {metric_name(metric)} again: {_names(fell)}"]
+
+
+def _memory(trials: Sequence[TrialRecord]) -> list[str]:
+    over = [(p.measured, p.upper) for p in memory_points(trials) if p.measured is not None and p.measured > p.upper]
+    if not over:
+        return []
+    worst, bound = max(over, key=lambda pair: pair[0] - pair[1])
+    told = f"{format_bytes(worst)} against {format_bytes(bound)}"
+    return [f"{trials_text(len(over))} took more memory than their upper bound, at worst {told}"]
+
+
+def _slow(trials: Sequence[TrialRecord]) -> list[str]:
+    paces = [(pace, trial) for trial in trials if (pace := _pace_s(trial)) is not None]
+    if len(paces) < 4:
+        return []
+    middle = statistics.median(pace for pace, _ in paces)
+    slow = sorted((pair for pair in paces if pair[0] > _SLOW * middle), key=lambda pair: -pair[0])
+    if not slow:
+        return []
+    worst = f"{format_duration(slow[0][0])} for an evaluation where {format_duration(middle)} is usual"
+    return [f"{_were(len(slow))} slow, at worst {worst}: {_names([trial for _, trial in slow])}"]
+
+
+def _pace_s(trial: TrialRecord) -> float | None:
+    """Seconds from one evaluation to the next; what comes before the first one is the start of a process."""
+    moments = [moment for row in trial.history if (moment := row.get("wall_s")) is not None]
+    return (moments[-1] - moments[0]) / (len(moments) - 1) if len(moments) > 1 else None
+
+
+def _were(count: int) -> str:
+    return f"{trials_text(count)} {'was' if count == 1 else 'were'}"
+
+
+def _same(analysis: Analysis) -> list[str]:
+    """Equal scores of different settings: a setting that nothing reads, or an evaluation on too few dialogues."""
+    scores = Counter(one.score for one in analysis.scored if one.score)
+    value, count = scores.most_common(1)[0] if scores else (0.0, 0)
+    if count < 3 or count * 2 < len(analysis.scored):
+        return []
+    return [f"the very same score for {trials_text(count)}: {show_score(value, analysis.sweep.metric)}"]
+
+
+def _summaries(summaries: Sequence[Summary]) -> list[str]:
+    if not summaries:
+        return []
+    found = []
+    blank = sum(1 for one in summaries if not one.prediction.strip())
+    loops = sum(1 for one in summaries if repeats_itself(one.prediction))
+    same = Counter(one.prediction for one in summaries if one.prediction.strip())
+    text, often = same.most_common(1)[0] if same else ("", 0)
+    if blank:
+        found.append(f"blank summaries of the winner: {blank} of {len(summaries)}")
+    if loops:
+        remedy = "no_repeat_ngram_size: 3 forbids it"
+        found.append(f"summaries of the winner that run in a loop: {loops} of {len(summaries)}; {remedy}")
+    if often > max(2, len(summaries) // 20):
+        found.append(f"the winner writes the same summary for {often} of {len(summaries)} dialogues: {text[:80]}")
+    return found
+
+
+def _names(trials: Sequence[TrialRecord]) -> str:
+    more = f" and {len(trials) - _SHOWN} more" if len(trials) > _SHOWN else ""
+    return ", ".join(trial.name for trial in trials[:_SHOWN]) + more

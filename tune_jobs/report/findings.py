@@ -1,0 +1,92 @@
+"""Everything that the reports of a sweep say, read and worked out once from its folder."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote
+
+from common.errors import RequestError
+from tune_jobs.analysis import Analysis, analyse
+from tune_jobs.experiments import folder_of
+from tune_jobs.importance import Importances, find_importances
+from tune_jobs.records import ExperimentFolder, Ledger, SweepFolder
+from tune_jobs.report.advice import Advice, advise
+from tune_jobs.report.evidence import Evidence, gather
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What was found out about a sweep.
+
+    Attributes:
+        sweep: Its folder.
+        analysis: Of its ledger.
+        importances: Of its parameters.
+        evidence: From summaries.
+        advice: What to do next.
+    """
+
+    sweep: SweepFolder
+    analysis: Analysis
+    importances: Importances
+    evidence: Evidence
+    advice: tuple[Advice, ...]
+
+
+def find_findings(folder: Path) -> Findings:
+    """Reads the folder of a sweep, also of one that still runs.
+
+    Raises:
+        RequestError: When the folder has no ledger, or one that cannot be read.
+    """
+    sweep = SweepFolder(folder)
+    if not sweep.ledger.exists():
+        raise RequestError(
+            f"{folder}: no {sweep.ledger.name} in it; give the folder of a sweep, outputs/sweep_results/NAME"
+        )
+    ledger = sweep.load()
+    evidence = gather(analyse(ledger))
+    ledger = _with_baseline(ledger, evidence)
+    analysis = analyse(ledger, dialogues=evidence.dialogues, paired=evidence.against_second)
+    importances = find_importances(analysis.scored, analysis.parameters, maximize=analysis.maximize)
+    winner_folder = analysis.winner.trial.experiment_dir if analysis.winner else ""
+    typed_winner = _typed(Path(winner_folder)) if winner_folder else ""
+    return Findings(
+        sweep=sweep,
+        analysis=analysis,
+        importances=importances,
+        evidence=evidence,
+        advice=advise(analysis, importances, _typed(folder), typed_winner),
+    )
+
+
+def find_links(sweep: SweepFolder, analysis: Analysis) -> list[tuple[str, str]]:
+    """Returns what a reader may want to open, as far as it is there: name, and address from the sweep's folder."""
+    named = [("Report", sweep.report_html), ("Report as text", sweep.report_markdown), ("Charts", sweep.report_picture)]
+    named += [("Best configuration", sweep.best_config), ("Sweep file", sweep.sweep_file), ("Ledger", sweep.ledger)]
+    named += [("Proposal for the next sweep", sweep.next_sweep), ("Code and command", sweep.snapshot)]
+    named.append(("W&B runs that are kept here", sweep.path / "wandb"))
+    if analysis.winner is not None:
+        winner = ExperimentFolder(folder_of(sweep.path, analysis.winner.trial))
+        named += [("Winner's model", winner.best_model), ("Winner's summaries", winner.predictions)]
+        named.append(("Winner's snapshot", winner.snapshot))
+    base = sweep.path.resolve()
+    return [(name, _address(path.resolve(), base)) for name, path in named if path.exists()]
+
+
+def _with_baseline(ledger: Ledger, evidence: Evidence) -> Ledger:
+    """Where a sweep names nothing to beat, the first turns of each dialogue stand for it."""
+    sweep = ledger.sweep
+    if sweep is None or sweep.baseline is not None or evidence.lead_score is None:
+        return ledger
+    return replace(ledger, sweep=replace(sweep, baseline={"lead-3": evidence.lead_score}))
+
+
+def _address(path: Path, base: Path) -> str:
+    return quote(os.path.relpath(path, base).replace(os.sep, "/"))
+
+
+def _typed(path: Path) -> str:
+    """A path as a person would type it: from the working folder where it lies inside."""
+    inside = path.resolve().is_relative_to(Path.cwd())
+    return (path.resolve().relative_to(Path.cwd()) if inside else path).as_posix()

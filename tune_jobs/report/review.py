@@ -1,0 +1,170 @@
+"""The experiment review that a team keeps: filled in by the program, with boxes for people to tick. Markdown."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from common.units import format_duration
+from tune_jobs.analysis import Analysis
+from tune_jobs.importance import Importances
+from tune_jobs.parameters import show_value
+from tune_jobs.report.advice import Advice
+from tune_jobs.report.anomalies import find_anomalies
+from tune_jobs.report.findings import Findings, find_links
+from tune_jobs.report.look import metric_name, show_score, trials_text
+from tune_jobs.report.markdown import markdown_table, plain
+from tune_jobs.report.summary import headline, notes, runs_table, tiles
+
+_SHOWN_RUNS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Improvement:
+    """From a baseline to the best.
+
+    Attributes:
+        name: What is beaten, for example "lead-3".
+        before: Its value of the metric.
+        best: The winner's.
+        percent: By how much the best is better, of the baseline; below 0 where it is worse. None for a baseline of 0.
+    """
+
+    name: str
+    before: float
+    best: float
+    percent: float | None
+
+
+def build_review(findings: Findings) -> str:
+    """Returns the review of a sweep."""
+    analysis, importances = findings.analysis, findings.importances
+    anomalies = find_anomalies(analysis, findings.evidence.summaries)
+    links = find_links(findings.sweep, analysis)
+    sections = [
+        f"# Review of {plain(analysis.sweep.sweep or 'a sweep')}",
+        "## Overview\n\n" + _overview(analysis),
+        "## Findings\n\n" + _findings(analysis, importances),
+        "## Baseline → best\n\n" + _improvements(analysis, importances),
+        "## Anomalies\n\n" + _list(anomalies or ["none that a rule of this program looks for"]),
+        "## Recommendations\n\n" + _recommendations(findings.advice),
+        "## Links\n\n" + "\n".join(f"* [{plain(name)}]({target})" for name, target in links),
+        "## Notes\n\n- [ ] read by: ____________\n\n" + _list(notes(analysis)),
+    ]
+    return "\n\n".join(section.rstrip() for section in sections) + "\n"
+
+
+def find_improvements(analysis: Analysis) -> list[Improvement]:
+    """Holds the winner against what is to be beaten, and against the median trial of the sweep itself."""
+    if not analysis.candidates:
+        return []
+    best = analysis.candidates[0].score
+    rows = list((analysis.sweep.baseline or {}).items())
+    if len(analysis.scored) >= 3:
+        rows.append(("median trial", statistics.median(one.score for one in analysis.scored)))
+    return [
+        Improvement(name=name, before=before, best=best, percent=_percent(before, best, maximize=analysis.maximize))
+        for name, before in rows
+    ]
+
+
+def main_factor(analysis: Analysis, importances: Importances) -> str:
+    """Says which parameter made the difference, or why that cannot be said."""
+    winner = analysis.winner
+    standing = [one for one in importances.parameters if one.stands_out]
+    if winner is None:
+        return "there is no winner"
+    if not importances.parameters:
+        return importances.reason or "no parameter was searched"
+    if not standing:
+        return "no parameter stands out of what chance would give"
+    first = standing[0]
+    value = winner.trial.sampled.get(first.name)
+    told = f"{first.name} ({show_value(value)} in the winner), {first.part:.0%} of the importance"
+    return f"{told}, {first.low:.0%} to {first.high:.0%} in resampled sweeps"
+
+
+def _percent(before: float, best: float, *, maximize: bool) -> float | None:
+    """By how much the best is better.
+
+    >>> _percent(20.0, 30.0, maximize=True), _percent(2.0, 1.5, maximize=False), _percent(0.0, 1.0, maximize=True)
+    (50.0, 25.0, None)
+    """
+    if before == 0:
+        return None
+    return (best - before if maximize else before - best) / abs(before) * 100
+
+
+def _overview(analysis: Analysis) -> str:
+    sweep = analysis.sweep
+    starts = [trial.started_at for trial in analysis.ledger.trials if trial.started_at is not None]
+    started_at = sweep.started_at if sweep.started_at is not None else min(starts, default=None)
+    rows = [
+        ("Result", headline(analysis)),
+        *((tile.label, f"{tile.value} ({tile.detail})" if tile.detail else tile.value) for tile in tiles(analysis)),
+        ("When", f"{datetime.fromtimestamp(started_at, UTC):%Y-%m-%d %H:%M} UTC" if started_at is not None else ""),
+        ("Who", sweep.member or ""),
+        ("Searched", ", ".join(sweep.parameters)),
+        ("Method", ", ".join(part for part in (sweep.method, sweep.stopping) if part)),
+        ("Cards", _cards(analysis)),
+        ("Command", f"`{sweep.command}`" if sweep.command else ""),
+    ]
+    return markdown_table(("", ""), [(name, text) for name, text in rows if text])
+
+
+def _cards(analysis: Analysis) -> str:
+    models = [str(card.get("gpu_model", "?")) for card in analysis.sweep.cards]
+    counts = ", ".join(f"{models.count(model)} x {model}" for model in dict.fromkeys(models))
+    return f"{counts or 'none'}{' (simulated)' if analysis.sweep.simulated else ''}"
+
+
+def _findings(analysis: Analysis, importances: Importances) -> str:
+    lines = []
+    if analysis.winner is not None:
+        trial = analysis.winner.trial
+        lines.append(f"* Winner: {plain(trial.name)}, trained for {format_duration(trial.wall_s)}.")
+        lines.append(f"* Main factor: {plain(main_factor(analysis, importances))}.")
+    if len(analysis.tied) > 1:
+        others = ", ".join(one.best.trial.name for one in analysis.tied[1:4])
+        more = f" and {len(analysis.tied) - 4} more" if len(analysis.tied) > 4 else ""
+        lines.append(f"* Tied with it: {plain(others)}{more}.")
+    stopped, total = analysis.count("stopped"), len(analysis.ledger.trials)
+    if stopped:
+        spared = f", which spared about {format_duration(analysis.cost.saved_s)}" if analysis.cost.saved_s else ""
+        lines.append(f"* {stopped} of {trials_text(total)} were stopped early{spared}.")
+    if analysis.candidates:
+        header, rows = runs_table(analysis, _SHOWN_RUNS)
+        lines += ["", markdown_table(header, rows)]
+    return "\n".join(lines) if lines else "No trial has a score."
+
+
+def _improvements(analysis: Analysis, importances: Importances) -> str:
+    metric = analysis.sweep.metric
+    found = find_improvements(analysis)
+    if not found:
+        return "No baseline is known, and there are too few trials for a median."
+    rows = [
+        (
+            one.name,
+            show_score(one.before, metric),
+            show_score(one.best, metric),
+            "" if one.percent is None else f"{'+' if one.percent >= 0 else '−'}{abs(one.percent):.1f}%",
+        )
+        for one in found
+    ]
+    table = markdown_table(("Baseline", metric_name(metric), "Best", "Better by"), rows)
+    return f"{table}\n\nMain factor: {plain(main_factor(analysis, importances))}."
+
+
+def _recommendations(advice: Sequence[Advice]) -> str:
+    if not advice:
+        return "- [ ] nothing follows from these trials"
+    lines = []
+    for one in advice:
+        command = f"\n      `{one.command}`" if one.command else ""
+        lines.append(f"- [ ] **{plain(one.title)}**: {plain(one.reason)}{command}")
+    return "\n".join(lines)
+
+
+def _list(texts: Sequence[str]) -> str:
+    return "\n".join(f"* {plain(text)}" for text in texts)

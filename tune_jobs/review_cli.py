@@ -1,0 +1,67 @@
+"""python -m tune_jobs review: the filled experiment review of a sweep."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import cli
+from common.errors import RequestError
+
+if TYPE_CHECKING:
+    from tune_jobs.report.findings import Findings
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m tune_jobs`."""
+    parser = commands.add_parser(
+        "review",
+        help="write the experiment review of a sweep",
+        description="Writes review.md into the folder of a sweep: what won and why, by how much, what is odd, what to"
+        " do next as boxes to tick. `run` writes it too. One that a person has edited is never overwritten unasked.",
+        epilog="example: python -m tune_jobs review outputs/sweep_results/sample",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="outputs/sweep_results/NAME")
+    parser.add_argument("--overwrite", action="store_true", help="replace a review that was edited")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Writes the review and prints it.
+
+    Raises:
+        RequestError: When the folder is not that of a sweep, or its review was edited.
+    """
+    from tune_jobs.report.findings import find_findings
+    from tune_jobs.report.review_file import write_review
+
+    findings = find_findings(chosen.folder)
+    path = write_review(findings, overwrite=chosen.overwrite)
+    if path is None:
+        edited = findings.sweep.review
+        raise RequestError(
+            f"{edited} was edited since it was written; --overwrite replaces it, with all notes and ticks"
+        )
+    if chosen.format == "json":
+        cli.emit_json(_summary(findings, path))
+    else:
+        cli.emit(path.read_text(encoding="utf-8").rsplit("\n<!--", 1)[0].rstrip())
+        cli.note(str(path))
+    return 0
+
+
+def _summary(findings: "Findings", path: Path) -> dict[str, object]:
+    from dataclasses import asdict
+
+    from tune_jobs.report.anomalies import find_anomalies
+    from tune_jobs.report.review import find_improvements, main_factor
+
+    analysis = findings.analysis
+    return {
+        "review": str(path),
+        "best": None if analysis.winner is None else analysis.winner.trial.name,
+        "main_factor": main_factor(analysis, findings.importances),
+        "improvements": [asdict(one) for one in find_improvements(analysis)],
+        "anomalies": find_anomalies(analysis, findings.evidence.summaries),
+        "recommendations": [asdict(one) for one in findings.advice],
+    }
