@@ -159,6 +159,7 @@ def summarizer_workload(
     gradient_checkpointing: bool = False,
     dropout: float | None = None,
     label_smoothing: float = 0.0,
+    no_repeat_ngram_size: int = 0,
 ) -> SummarizerWorkload:
     """Makes the workload of a model that is known by its configuration; all arguments are plain values.
 
@@ -171,13 +172,14 @@ def summarizer_workload(
         gradient_checkpointing: Whether layers are computed again in the backward pass.
         dropout: None keeps the model's own.
         label_smoothing: 0 to 1.
+        no_repeat_ngram_size: Of the generation.
 
     Raises:
         RequestError: When transformers knows no such model.
     """
     run = RunConfig(
         precision=precision, optimizer=optimizer, attention=attention, gradient_checkpointing=gradient_checkpointing,
-        label_smoothing=label_smoothing, decoder_max_len=2,
+        label_smoothing=label_smoothing, decoder_max_len=2, no_repeat_ngram_size=no_repeat_ngram_size,
     )  # fmt: skip
     return SummarizerWorkload(with_dropout(_configuration(model_config), dropout), run, untied=untied)
 

@@ -8,6 +8,8 @@ from cluster.memory.template import TemplateKey
 from cluster.memory.template_keys import has_dropout, installed_version, kernels_that_matter, model_hash
 
 TRACED_SMOOTHING = 0.1  # how much is smoothed moves no byte, only whether
+# How long a forbidden repetition is moves no byte of the peak: the mask of banned tokens and the copy of the scores do.
+TRACED_NGRAM_SIZE = 2
 
 
 def key_of(request: MemoryRequest) -> TemplateKey:
@@ -25,6 +27,7 @@ def key_of(request: MemoryRequest) -> TemplateKey:
         kernels=kernels_that_matter(family, precision=request.precision, attention=request.attention),
         torch=installed_version("torch"),
         transformers=installed_version("transformers"),
+        no_repeat_ngrams=request.no_repeat_ngram_size > 0,
     )
 
 
@@ -42,4 +45,5 @@ def settings_of(request: MemoryRequest) -> Mapping[str, object]:
         "gradient_checkpointing": request.gradient_checkpointing,
         "dropout": request.dropout,
         "label_smoothing": TRACED_SMOOTHING if request.label_smoothing > 0 else 0.0,
+        "no_repeat_ngram_size": TRACED_NGRAM_SIZE if request.no_repeat_ngram_size > 0 else 0,
     }

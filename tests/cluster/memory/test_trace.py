@@ -166,3 +166,18 @@ def test_attention_of_older_cards_takes_other_kernels() -> None:
 def test_this_package_names_no_model_library() -> None:
     source = Path(cuda_imitation.__file__).read_text(encoding="utf-8")
     assert "transformers" not in source.replace("native/transformers/", "")
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_forbidden_repetitions_take_a_mask_and_a_copy_of_the_scores(family: str) -> None:
+    config = FAMILIES[family] | {"vocab_size": 5000}  # scores are the largest of a pass
+    free, forbidden = (
+        traced(("greedy",), model_config=config, no_repeat_ngram_size=size).tapes["greedy"] for size in (0, 2)
+    )
+    scores = SHAPE.batch * 5000 * 4
+    mask = SHAPE.batch * (5000 + 1)
+    added = sorted(set(forbidden.sizes.tolist()) - set(free.sizes.tolist()))
+    assert mask in added
+    assert forbidden.sizes.tolist().count(scores) > free.sizes.tolist().count(scores)
+    longer = traced(("greedy",), model_config=config, no_repeat_ngram_size=4).tapes["greedy"]
+    assert free.peak_bytes <= longer.peak_bytes <= forbidden.peak_bytes
