@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import re
 import sys
 import types
@@ -157,10 +158,15 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+@functools.cache  # reading them takes longer than checking the values
+def _hints(cls: type[object]) -> dict[str, object]:
+    return typing.get_type_hints(cls)
+
+
 def _build(
     cls: type[T], values: Mapping[str, object], path: KeyPath, located: Located | None, problems: Problems
 ) -> T | None:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # every class can be hashed
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     before = len(problems)
     arguments: dict[str, object] = {}

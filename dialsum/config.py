@@ -4,6 +4,7 @@ Must not import torch or transformers: the tuner reads configurations before any
 """
 
 import dataclasses
+import functools
 import math
 import typing
 from collections.abc import Mapping
@@ -187,11 +188,16 @@ _AT_LEAST = MappingProxyType(
 )
 
 
+@functools.cache  # a sweep builds thousands of configurations, and reading type hints takes most of the time
+def _choices() -> Mapping[str, tuple[str, ...]]:
+    hints = typing.get_type_hints(RunConfig).items()
+    return {name: typing.get_args(hint) for name, hint in hints if typing.get_origin(hint) is Literal}
+
+
 def _check_choices(config: RunConfig, problems: Problems) -> None:
-    for name, hint in typing.get_type_hints(RunConfig).items():
-        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    for name, choices in _choices().items():
         value = getattr(config, name)
-        if choices and value not in choices:
+        if value not in choices:
             problems.add(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
     for name in ("model", "train_file", "dev_file"):
         if not getattr(config, name).strip():

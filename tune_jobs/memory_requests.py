@@ -98,7 +98,7 @@ def facts_of(config: RunConfig, *, untied: bool | None = None) -> ModelFacts:
     hub_id = spec.hub_id if spec is not None and spec.hub_id else name
     folder = find_in_hub_cache(hub_id, hub_cache())
     if spec is not None and spec.shape:
-        return model_facts(name, _values(spec), checkpoint=_weights(folder), untied=untied)
+        return model_facts(name, values_of(spec), checkpoint=_weights(folder), untied=untied)
     if folder is not None and (folder / "config.json").is_file():
         return dataclasses.replace(read_model_folder(folder, untied=untied), name=name)
     values: Mapping[str, object] = hf_config(name).to_dict()
@@ -126,7 +126,8 @@ def hub_cache() -> Path:
     return (Path(home) if home else Path.home() / ".cache" / "huggingface") / "hub"
 
 
-def _values(spec: ModelSpec) -> dict[str, object]:
+def values_of(spec: ModelSpec) -> dict[str, object]:
+    """Returns the configuration of a named model, as far as it moves memory."""
     return {"model_type": spec.architecture, "is_encoder_decoder": spec.kind == "seq2seq", **spec.shape}
 
 

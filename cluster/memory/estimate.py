@@ -99,6 +99,7 @@ class Estimator:
         self._calibration = calibration or Calibration()
         self._replays: dict[tuple[object, ...], ProcessPeaks] = {}
         self._slacks: dict[tuple[TemplateKey, Setting], float] = {}
+        self._margins: dict[tuple[str, str, str], Margin] = {}
 
     def estimate(self, request: MemoryRequest) -> MemoryEstimate:
         """Estimates one trial with the allocator replayed: the first time tens of milliseconds, then a few.
@@ -113,7 +114,7 @@ class Estimator:
         # The loss without gradients is in no replay; it is given the slack of training.
         slack = max(1.0, process.train_reserved_bytes / process.train_allocated_bytes)
         evaluate_bytes = math.ceil((peaks["evaluate"].allocated_bytes + blas_bytes) * slack)
-        context_bytes = request.gpu.context_bytes + (NCCL_BYTES if request.ranks > 1 else 0)
+        context_bytes = _outside_bytes(request)
         # Exact counts are replayed and bounds are added up: where nothing is lost, the bound can be the larger.
         tensor_bytes = max(peak.allocated_bytes for peak in peaks.values()) + blas_bytes
         torch_bytes = max(process.reserved_bytes, evaluate_bytes, tensor_bytes) + ddp_bytes
@@ -142,8 +143,13 @@ class Estimator:
         )
 
     def upper_bytes(self, request: MemoryRequest) -> int:
-        """Returns the upper bytes without a replay of this request, in well under a millisecond."""
-        return int(self.upper_bytes_many([request])[0])
+        """Returns the upper bytes without a replay of this request, in tens of microseconds."""
+        template = self._templates(request)
+        train = template.allocated_bytes(*_sizes(request, "train"))
+        evaluate = template.allocated_bytes(*_sizes(request, "evaluate"), routine="evaluate")
+        generate = template.allocated_bytes(*_sizes(request, "generate"), routine="generate", beams=request.num_beams)
+        slope, offset = self._slope_and_offset(template, request)
+        return math.ceil(max(train, evaluate, generate) * slope + offset)
 
     def upper_bytes_many(self, requests: Sequence[MemoryRequest]) -> Ints:
         """Estimates the upper bytes of many different trials at once.
@@ -169,7 +175,11 @@ class Estimator:
 
     def margin(self, request: MemoryRequest) -> Margin:
         """Returns the margin of a request; torch.compile widens it."""
-        found = self._calibration.margin(family=request.model.family, gpu=request.gpu.name, precision=request.precision)
+        cell = (request.model.family, request.gpu.name, request.precision)
+        if cell not in self._margins:
+            family, gpu, precision = cell
+            self._margins[cell] = self._calibration.margin(family=family, gpu=gpu, precision=precision)
+        found = self._margins[cell]
         if not request.torch_compile:
             return found
         basis = f"{found.basis}; and {COMPILE_MARGIN:.0%} for torch.compile (assumed, not measured)"
@@ -185,11 +195,17 @@ class Estimator:
         train = template.allocated_bytes(*sizes["train"])
         evaluate = template.allocated_bytes(*sizes["evaluate"], routine="evaluate")
         generate = template.allocated_bytes(*sizes["generate"], routine="generate", beams=first.num_beams)
-        torch_bytes = np.maximum(np.maximum(train, evaluate), generate) + first.gpu.workspace_bytes
-        context_bytes = first.gpu.context_bytes + (NCCL_BYTES if first.ranks > 1 else 0)
-        device = torch_bytes * self._slack(template, first) + _ddp_bytes(first, template) + context_bytes
-        upper: Ints = np.ceil(device * (1 + self.margin(first).fraction)).astype(np.int64)
+        tensors = np.maximum(np.maximum(train, evaluate), generate)
+        slope, offset = self._slope_and_offset(template, first)
+        upper: Ints = np.ceil(tensors * slope + offset).astype(np.int64)
         return upper
+
+    def _slope_and_offset(self, template: Template, request: MemoryRequest) -> tuple[float, float]:
+        """Returns how the upper bytes grow with the tensors of a request's kind: slope · tensors + offset."""
+        factor = 1 + self.margin(request).fraction
+        slack = self._slack(template, request)
+        beside_bytes = _ddp_bytes(request, template) + _outside_bytes(request)
+        return slack * factor, (request.gpu.workspace_bytes * slack + beside_bytes) * factor
 
     def _slack(self, template: Template, request: MemoryRequest) -> float:
         key = (template.key, _setting(request))
@@ -246,6 +262,11 @@ def _peak(template: Template, request: MemoryRequest, routine: Routine) -> Peak:
 
 def _setting(request: MemoryRequest) -> Setting:
     return Setting(expandable=request.allocator == "expandable", workspace_bytes=request.gpu.workspace_bytes)
+
+
+def _outside_bytes(request: MemoryRequest) -> int:
+    """Bytes that the process holds outside torch's allocator."""
+    return request.gpu.context_bytes + (NCCL_BYTES if request.ranks > 1 else 0)
 
 
 def _ddp_bytes(request: MemoryRequest, template: Template) -> int:

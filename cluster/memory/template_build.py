@@ -27,7 +27,7 @@ from cluster.memory.template_fit import (
     constant_tape,
     fit,
 )
-from cluster.memory.template_keys import PART_NAMES, PartKey
+from cluster.memory.template_keys import PartKey
 from cluster.memory.template_tape import Tape
 from cluster.memory.trace import Trace, trace
 from cluster.memory.workload import Recipe, Workload
@@ -127,13 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     workload = Recipe(factory=job["factory"], settings=job["settings"]).make()
     family = next(name for name in KERNEL_FAMILIES if name == job["family"])
     for stored in job["keys"]:
-        key = PartKey(
-            part=next(name for name in PART_NAMES if name == stored["part"]),
-            model=stored["model"],
-            options=tuple(stored["options"].items()),
-            torch=stored["torch"],
-            transformers=stored["transformers"],
-        )
+        key = PartKey.from_dict(stored)
         write_part(Path(job["folder"]), build_part(workload, key, family=family))
     return 0
 

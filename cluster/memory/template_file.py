@@ -50,22 +50,8 @@ def write_part(folder: Path, part: Part) -> Path:
     Returns:
         The file.
     """
-    arrays: dict[str, Array] = {"weight_bytes": part.weight_bytes}
-    for name, tape in part.tapes.items():
-        arrays |= {f"{name}.{field}": array for field, array in _packed(tape).items()}
-    facts = {
-        "key": part.key.to_dict(),
-        "causal": part.causal,
-        "model_parameters": part.model_parameters,
-        "operations": part.operations,
-        "phases": {name: tape.phases for name, tape in part.tapes.items()},
-    }
-    arrays["facts"] = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), dtype=np.uint8)
-    arrays["sha256"] = np.frombuffer(_digest(arrays), dtype=np.uint8)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     path = folder / part.key.file_name
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, part_bytes(part))
     return path
 
 
@@ -80,15 +66,57 @@ def read_part(folder: Path, key: PartKey) -> Part | None:
         The part, or None where there is none, or none that can be trusted: torn, changed or made for another key.
     """
     try:
-        with np.load(folder / key.file_name, allow_pickle=False) as stored:
+        content = (folder / key.file_name).read_bytes()
+    except OSError:
+        return None
+    return part_from(content, key)
+
+
+def part_bytes(part: Part, *, compressed: bool = True) -> bytes:
+    """Packs a part; the same part gives the same bytes.
+
+    Args:
+        part: The part.
+        compressed: False where many are packed together and compressed then.
+    """
+    arrays: dict[str, Array] = {"weight_bytes": part.weight_bytes}
+    for name, tape in part.tapes.items():
+        arrays |= {f"{name}.{field}": array for field, array in _packed(tape).items()}
+    facts = {
+        "key": part.key.to_dict(),
+        "causal": part.causal,
+        "model_parameters": part.model_parameters,
+        "operations": part.operations,
+        "phases": {name: tape.phases for name, tape in part.tapes.items()},
+    }
+    arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
+    arrays["sha256"] = np.frombuffer(_digest(arrays), dtype=np.uint8)
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def part_from(content: bytes, key: PartKey | None = None) -> Part | None:
+    """Unpacks a part.
+
+    Args:
+        content: Of a file.
+        key: What it must hold for; anything when None.
+
+    Returns:
+        The part, or None where it cannot be trusted: torn, changed or made for another key.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         if arrays.pop("sha256").tobytes() != _digest(arrays):
             return None
         facts = json.loads(arrays.pop("facts").tobytes())
-        if facts["key"] != key.to_dict():
+        found = PartKey.from_dict(facts["key"])
+        if key is not None and found != key:
             return None
         return Part(
-            key=key,
+            key=found,
             tapes={name: _unpacked(arrays, name, tuple(phases)) for name, phases in facts["phases"].items()},
             causal=facts["causal"],
             model_parameters=facts["model_parameters"],

@@ -16,6 +16,7 @@ PartName = Literal["step", "optimizer", "evaluation"]
 PART_NAMES: tuple[PartName, ...] = ("step", "optimizer", "evaluation")
 FORMAT = 1  # of files; changes with what a trace counts, so that older files are made again
 DROPOUTS = re.compile(r"(dropout|dropout_rate|_pdrop|layerdrop)$")
+ABOVE_ZERO_UNLESS_SAID = frozenset({"dropout", "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop"})
 TOKENS = re.compile(r"_token_ids?$")
 NOT_MEMORY = re.compile(  # keys of config.json that move no byte
     r"^(_.*|architectures|transformers_version|(torch_)?dtype|id2label|label2id|num_labels|task_specific_params|"
@@ -50,6 +51,25 @@ class PartKey:
             "torch": self.torch, "transformers": self.transformers,
         }  # fmt: skip
 
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, object]) -> "PartKey":
+        """Reads what to_dict gave.
+
+        Raises:
+            ValueError: When it is none, or of another format.
+        """
+        options = stored.get("options")
+        part = next((name for name in PART_NAMES if name == stored.get("part")), None)
+        if part is None or not isinstance(options, Mapping) or stored.get("format") != FORMAT:
+            raise ValueError(f"no key of a part: {stored}")
+        return cls(
+            part=part,
+            model=str(stored["model"]),
+            options=tuple((str(name), str(value)) for name, value in options.items()),
+            torch=str(stored["torch"]),
+            transformers=str(stored["transformers"]),
+        )
+
     @property
     def file_name(self) -> str:
         """Name of its file: readable where it is short, told apart by a hash."""
@@ -61,7 +81,7 @@ class PartKey:
 def model_hash(config: Mapping[str, object], *, untied: bool) -> str:
     """Hashes what of a model's configuration moves memory.
 
-    Names and versions do not; token ids do by being there; dropout has a place of its own in the key.
+    Names and versions do not; token ids do by being there; a dropout does by being 0 or not, where that is unusual.
 
     Args:
         config: Values as in config.json.
@@ -72,12 +92,19 @@ def model_hash(config: Mapping[str, object], *, untied: bool) -> str:
     True
     >>> model_hash(small, untied=False) == model_hash(small, untied=True)
     False
+    >>> model_hash(small, untied=False) == model_hash(small | {"attention_dropout": 0.1}, untied=False)
+    False
     """
     kept: dict[str, object] = {"untied": untied}
     for name, value in config.items():
-        if value is None or NOT_MEMORY.match(name) or DROPOUTS.search(name):
+        if value is None or NOT_MEMORY.match(name):
             continue
-        kept[name] = True if TOKENS.search(name) else value
+        if DROPOUTS.search(name):
+            above_zero = isinstance(value, (int, float)) and value > 0
+            if above_zero != (name in ABOVE_ZERO_UNLESS_SAID):
+                kept[name] = above_zero
+        else:
+            kept[name] = True if TOKENS.search(name) else value
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 

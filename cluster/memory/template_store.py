@@ -9,6 +9,7 @@ import numpy as np
 
 from cluster.memory.cuda_imitation import KERNEL_FAMILIES
 from cluster.memory.template import Template, TemplateKey, TrainTapes
+from cluster.memory.template_archive import read_shipped
 from cluster.memory.template_build import build_in_subprocess
 from cluster.memory.template_file import Part, read_part
 from cluster.memory.template_keys import PART_NAMES, PartKey, PartName, part_key
@@ -43,7 +44,7 @@ def find_template(
         key: See template_keys.
         recipe: Makes the workload that the key describes, should it have to be traced.
         cache: The user's folder of templates.
-        shipped: The package's own.
+        shipped: The package's own archives, see template_archive.
         note: Told before a trace begins, which takes seconds.
 
     Raises:
@@ -71,11 +72,16 @@ def has_template(key: TemplateKey, *, cache: Path = CACHE, shipped: Path = SHIPP
 
 
 def _at_hand(key: PartKey, shipped: Path, cache: Path) -> Found | None:
-    for folder, source in ((shipped, "shipped"), (cache.absolute(), str(cache))):
-        part = _remembered(folder, key)
-        if part is not None:
-            return Found(part=part, source=source)
-    return None
+    part = _remembered_shipped(shipped, key)
+    if part is not None:
+        return Found(part=part, source="shipped")
+    part = _remembered(cache.absolute(), key)
+    return Found(part=part, source=str(cache)) if part is not None else None
+
+
+@lru_cache(maxsize=1024)
+def _remembered_shipped(folder: Path, key: PartKey) -> Part | None:
+    return read_shipped(folder, key)
 
 
 @lru_cache(maxsize=1024)

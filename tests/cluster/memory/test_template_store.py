@@ -2,6 +2,7 @@
 
 import dataclasses
 import doctest
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from cluster.memory import template_keys, template_store
 from cluster.memory.template import Template, TemplateKey
+from cluster.memory.template_archive import write_archive
 from cluster.memory.template_build import build_part
 from cluster.memory.template_file import Part, read_part, write_part
 from cluster.memory.template_keys import PART_NAMES, PartKey, model_hash, part_key
@@ -79,8 +81,32 @@ def test_what_is_at_hand_is_not_traced_again(cache: Path) -> None:
     assert find(cache, more).allocated_bytes(4, 100, 20) > template.allocated_bytes(4, 100, 20)
 
 
-def test_shipped_files_come_first(cache: Path) -> None:
-    assert find_template(KEY, RECIPE, cache=cache / "none", shipped=cache, note=pytest.fail).source == "shipped"
+def test_shipped_archives_come_first(cache: Path, parts: dict[str, Part], tmp_path: Path) -> None:
+    shipped = tmp_path / "shipped"
+    archive = write_archive(shipped, "tiny", parts.values())
+    assert archive.name == f"tiny-{KEY.model[:12]}.tar.xz"
+    assert archive.read_bytes() == write_archive(tmp_path / "again", "tiny", parts.values()).read_bytes()
+    template = find_template(KEY, RECIPE, cache=cache, shipped=shipped, note=pytest.fail)
+    assert template.source == "shipped"
+    assert template.allocated_bytes(4, 100, 20) == find(cache).allocated_bytes(4, 100, 20)
+    assert not has_template(dataclasses.replace(KEY, optimizer="sgd"), cache=cache / "none", shipped=shipped)
+
+
+@pytest.mark.parametrize("how", ["torn", "empty", "text", "changed part"])
+def test_a_shipped_archive_that_cannot_be_trusted_is_not_used(
+    cache: Path, parts: dict[str, Part], tmp_path: Path, how: str
+) -> None:
+    path = write_archive(tmp_path / "shipped", "tiny", parts.values())
+    content = path.read_bytes()
+    if how == "changed part":
+        raw = bytearray(lzma.decompress(content))
+        place = raw.index(parts["step"].weight_bytes.tobytes())
+        raw[place] ^= 1
+        path.write_bytes(lzma.compress(bytes(raw)))
+    else:
+        path.write_bytes({"torn": content[: len(content) // 2], "empty": b"", "text": b"no archive"}[how])
+    found = find_template(KEY, RECIPE, cache=cache, shipped=path.parent, note=pytest.fail)
+    assert str(cache) in found.source
 
 
 @pytest.mark.parametrize("other", [{"torch": "2.14.0"}, {"optimizer": "sgd"}, {"label_smoothing": True}])
