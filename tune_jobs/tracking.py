@@ -92,7 +92,7 @@ def resolved_mode(
 
 def open_tracker(run: TrackedRun) -> Tracker:
     """Starts mirroring a trial; falls back to offline, and to nothing, with a warning in the trial's log."""
-    mode = resolved_mode(run.mode, os.environ, _has_login(Path.home() / ".netrc", os.environ))
+    mode = resolved_mode(run.mode, os.environ, has_login(Path.home() / ".netrc", os.environ))
     if mode == "disabled":
         return NullTracker()
     try:
@@ -175,7 +175,7 @@ class WandbTracker:
             logger.warning("W&B: %s: %s", type(error).__name__, error)
 
 
-def _has_login(netrc: Path, environment: Mapping[str, str]) -> bool:
+def has_login(netrc: Path, environment: Mapping[str, str]) -> bool:
     """Whether `wandb login` left a key for the host in use; only the host's name is looked for."""
     host = environment.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split(":")[0].rstrip("/")
     try:

@@ -1,0 +1,98 @@
+"""Charts of a week: runs a day by how they ended, and the time that they took."""
+
+from collections.abc import Callable, Sequence
+
+from tune_jobs.records import OUTCOMES, TrialOutcome
+from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
+from tune_jobs.report.drawing import Box, Canvas, Dot, Drawing, Label, text_width
+from tune_jobs.report.look import NARROW, OUTCOME_TEXT, Chart, inner_plot
+from tune_jobs.weekly import Week, WeekRun
+
+
+def find_week_charts(week: Week) -> list[Chart]:
+    """Returns the charts that there is something to draw for."""
+    if not week.runs:
+        return []
+    hours, what = hours_shown(week)
+    charts = [
+        Chart(
+            key="runs",
+            title="Runs a day",
+            note="By the day on which they ended; the pale half is the week before.",
+            draw=lambda width: draw_days(week, width, None),
+        )
+    ]
+    if any(hours(run) for run in week.runs):
+        charts.append(
+            Chart(
+                key="hours",
+                title=f"{what} a day",
+                note="By the day on which the runs ended, by how they ended.",
+                draw=lambda width: draw_days(week, width, what),
+            )
+        )
+    return charts
+
+
+def hours_shown(week: Week) -> tuple[Callable[[WeekRun], float], str]:
+    """Chooses the time that says most: that of real cards, else of logical ones, else of processes."""
+    total = (week.total.now, week.total.before)
+    if any(figures.gpu_s for figures in total):
+        return (lambda run: run.gpu_s / 3600), "GPU-hours"
+    if any(figures.simulated_gpu_s for figures in total):
+        return (lambda run: run.simulated_gpu_s / 3600), "GPU-hours on logical cards"
+    return (lambda run: run.wall_s / 3600), "Hours of training"
+
+
+def draw_days(week: Week, width: float, what: str | None) -> Drawing:
+    """Draws fourteen days as bars, stacked by outcome.
+
+    Args:
+        week: See there.
+        width: Of the drawing.
+        what: Name of the time that is added up; None counts runs.
+    """
+    size = hours_shown(week)[0] if what else (lambda run: 1.0)
+    days = week.days()
+    shown = [outcome for outcome in OUTCOMES if any(run.outcome == outcome for run in week.runs)]
+    canvas = Canvas(width=width, height=270.0 if width >= NARROW else 250.0)
+    _legend(canvas, shown)
+    plot = inner_plot(width, canvas.height, left=48.0, top=34.0, bottom=34.0)
+    highest = max(sum(size(run) for run in runs) for _, runs in days) or 1.0
+    axis = Axis(low=0.0, high=highest * 1.05, start=plot.bottom, end=plot.top)
+    whole = [tick for tick in linear_ticks(0.0, highest) if what or tick == int(tick)]
+    draw_y_axis(canvas, plot, axis, [(axis.at(tick), number_text(tick)) for tick in whole])
+    slot = plot.width / len(days)
+    draw_x_axis(
+        canvas,
+        plot,
+        [(plot.left + (i + 0.5) * slot, f"{day:%m-%d}") for i, (day, _) in enumerate(days)],
+        "",
+        grid=False,
+    )
+    for number, (day, runs) in enumerate(days):
+        bottom = 0.0
+        for outcome in shown:
+            mine = [run for run in runs if run.outcome == outcome]
+            amount = sum(size(run) for run in mine)
+            if not amount:
+                continue
+            top = axis.at(bottom + amount)
+            told = f"{amount:.3g} {what}" if what else f"{len(mine)} runs"
+            canvas.add(
+                Box(
+                    x=plot.left + number * slot + slot * 0.14, y=top, width=slot * 0.72, height=axis.at(bottom) - top,
+                    ink=outcome, radius=1.5, opacity=1.0 if number >= len(days) // 2 else 0.5,
+                    tip=f"{day:%Y-%m-%d}\n{OUTCOME_TEXT[outcome]}: {told}",
+                )
+            )  # fmt: skip
+            bottom += amount
+    return canvas.finish(f"{what or 'Runs'} a day over fourteen days.")
+
+
+def _legend(canvas: Canvas, outcomes: Sequence[TrialOutcome]) -> None:
+    x = 4.0
+    for outcome in outcomes:
+        text = OUTCOME_TEXT[outcome]
+        canvas.add(Dot(x=x + 3, y=10.0, radius=4.5, ink=outcome), Label(x=x + 14, y=10.0, text=text))
+        x += text_width(text) + 34.0
