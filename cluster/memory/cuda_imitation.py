@@ -59,6 +59,7 @@ def choose_kernel(
     masked: bool,
     causal: bool,
     dropout: float,
+    learned_mask: bool = False,
 ) -> Kernel:
     """Chooses the attention kernel by the rules of sdp_utils.cpp.
 
@@ -71,18 +72,21 @@ def choose_kernel(
         masked: Whether an attention mask is given.
         causal: Whether is_causal is set.
         dropout: Probability inside the kernel.
+        learned_mask: Whether the mask needs a gradient, as T5's position bias does (check_attn_mask_shape).
 
     >>> common = dict(half=True, head_size=64, query_len=512, key_len=512, causal=False)
     >>> choose_kernel("cudnn", masked=True, dropout=0.0, **common)
     'cudnn'
     >>> choose_kernel("cudnn", masked=True, dropout=0.1, **common)  # cuDNN takes sixteenths only
     'efficient'
+    >>> choose_kernel("cudnn", masked=True, dropout=0.0, learned_mask=True, **common)  # it has no gradient for it
+    'efficient'
     >>> choose_kernel("flash", masked=False, dropout=0.1, **common)
     'flash'
     """
     sixteenths = dropout * 16 == math.floor(dropout * 16)
     by_cudnn = half and head_size <= 128 and head_size % 8 == 0 and key_len != 1 and not (dropout and query_len == 1)
-    if family == "cudnn" and by_cudnn and sixteenths:
+    if family == "cudnn" and by_cudnn and sixteenths and not learned_mask:
         return "cudnn"
     if family != "efficient" and half and not masked and head_size <= 256 and not (causal and query_len != key_len):
         return "flash"
@@ -252,6 +256,7 @@ def _replacements(family: KernelFamily) -> dict[Callable[..., object], Callable[
         kernel = choose_kernel(
             family, half=query.element_size() == 2, head_size=query.shape[-1], query_len=query.shape[2],
             key_len=key.shape[2], masked=attn_mask is not None, causal=is_causal, dropout=dropout_p,
+            learned_mask=attn_mask is not None and attn_mask.requires_grad,
         )  # fmt: skip
         return _attend(kernel, query, key, value, _additive(attn_mask, query), dropout_p, is_causal, scale)
 
