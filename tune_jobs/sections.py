@@ -7,7 +7,16 @@ from typing import Literal
 from common.errors import Problems
 from common.strict import nearest
 from common.units import parse_bytes, parse_duration
-from tune_jobs.stopping import Goal, MedianRule, NeverStop, RungRule, StoppingRule, asha_rungs, hyperband_rungs
+from tune_jobs.stopping import (
+    BracketRule,
+    Goal,
+    MedianRule,
+    NeverStop,
+    RungRule,
+    StoppingRule,
+    asha_rungs,
+    hyperband_rungs,
+)
 
 Method = Literal["grid", "random", "bayes", "bohb", "pbt"]
 StopType = Literal["asha", "hyperband", "median", "none"]
@@ -60,7 +69,7 @@ class EarlyTerminate:
         max_iter: The iterations of the longest trial, from which rungs are counted; the trial's own where None.
         eta: One in eta trials passes a rung.
         s: hyperband: how many brackets are counted down from max_iter.
-        strict: hyperband: at most one in eta passes, also while few trials have come.
+        strict: hyperband: a trial's value at a bracket counts, not its best so far; stops more trials.
         min_trials: median: so many other trials must have come as far.
     """
 
@@ -107,7 +116,9 @@ class EarlyTerminate:
             return NeverStop()
         if self.type == "median":
             return MedianRule(goal=goal, min_iter=self.min_iter or 1, min_trials=self.min_trials)
-        return RungRule(rungs=self.rungs(last), eta=self.eta, goal=goal, cutoff=self.type, strict=self.strict)
+        if self.type == "hyperband":
+            return BracketRule(rungs=self.rungs(last), eta=self.eta, goal=goal, strict=self.strict)
+        return RungRule(rungs=self.rungs(last), eta=self.eta, goal=goal)
 
     def _bracket_problems(self) -> list[str]:
         if self.min_iter is not None and (self.max_iter is not None or self.s is not None):

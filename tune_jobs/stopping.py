@@ -99,23 +99,18 @@ def hyperband_rungs(
 class RungRule:
     """Compares a trial at each rung with the trials that came there before it and stops it outside the best 1/eta.
 
-    Two ways to set the cutoff: `asha` takes the (1 - 1/eta) quantile of the earlier values, interpolated (Li et al.,
-    2020; the same numbers as Ray's ASHAScheduler); `hyperband` takes, as W&B does, the value in place floor(n/eta) of
-    all n values with the trial's own, counted from 0; with `strict` one place less, so that at most n/eta trials pass.
+    The cutoff is the (1 - 1/eta) quantile of the earlier values, interpolated (Li et al., 2020; the same numbers as
+    Ray's ASHAScheduler).
 
     Attributes:
         rungs: Iterations in rising order.
         eta: 1/eta of the trials pass a rung.
         goal: Whether high or low values are good.
-        cutoff: "asha" or "hyperband".
-        strict: See above; only for "hyperband".
     """
 
     rungs: tuple[int, ...]
     eta: float
     goal: Goal
-    cutoff: Literal["asha", "hyperband"] = "asha"
-    strict: bool = False
     _values: dict[int, dict[str, float]] = field(default_factory=dict, init=False)
 
     def report(self, trial: str, iteration: int, value: float) -> Verdict:
@@ -125,24 +120,68 @@ class RungRule:
             recorded = self._values.setdefault(rung, {})
             if iteration < rung or trial in recorded:
                 continue
-            limit = self._limit(list(recorded.values()), score)
+            limit = quantile(list(recorded.values()), 1 - 1 / self.eta) if recorded else None
             count = len(recorded) + 1
             if not math.isnan(score):
                 recorded[trial] = score
             if limit is not None and not score >= limit:  # NaN is never good enough
-                shown = limit if self.goal == "maximize" else -limit
-                return Verdict(
-                    stop=True, rung=rung, reason=f"{value:.4g} against {shown:.4g} at rung {rung} ({count} trials)"
-                )
+                return _stopped(value, limit if self.goal == "maximize" else -limit, rung, count)
             return Verdict(rung=rung)
         return CONTINUE
 
-    def _limit(self, earlier: list[float], score: float) -> float | None:
-        if self.cutoff == "asha":
-            return quantile(earlier, 1 - 1 / self.eta) if earlier else None
-        values = sorted([*earlier, score], reverse=True)
-        place = int(len(values) / self.eta)
-        return values[max(place - 1, 0) if self.strict else place]
+
+@dataclass(kw_only=True)
+class BracketRule:
+    """Stops trials as W&B's `early_terminate: {type: hyperband}` does.
+
+    At every report the trial is compared at the last bracket that it has reached: with the value in place floor(n/eta),
+    counted from 0, of all n trials that have come so far, its own among them. Others go on arriving, so a trial may
+    fall behind after its bracket. Compared is the trial's best value so far; with `strict` its value at the bracket.
+
+    Source: https://docs.wandb.ai/guides/sweeps/sweep-config-keys, and where that is silent hyperband_stopping.py of
+    https://github.com/wandb/sweeps, which however looks only every few minutes.
+
+    Attributes:
+        rungs: The brackets, in rising order.
+        eta: 1/eta of the trials pass a bracket.
+        goal: Whether high or low values are good.
+        strict: See above.
+    """
+
+    rungs: tuple[int, ...]
+    eta: float
+    goal: Goal
+    strict: bool = False
+    _scores: dict[str, dict[int, float]] = field(default_factory=dict, init=False)
+
+    def report(self, trial: str, iteration: int, value: float) -> Verdict:
+        """Takes in one value and compares at the last bracket behind it."""
+        own = self._scores.setdefault(trial, {})
+        own[iteration] = value if self.goal == "maximize" else -value
+        reached = [rung for rung in self.rungs if rung <= iteration]
+        if not reached:
+            return CONTINUE
+        rung = reached[-1]
+        arrived = sorted((_at(scores, rung) for scores in self._scores.values() if max(scores) >= rung), reverse=True)
+        limit = arrived[int(len(arrived) / self.eta)]
+        score = _at(own, rung) if self.strict else max(map(_known, own.values()))
+        if score < limit or math.isinf(score):  # a trial without a number is never good enough
+            sign = 1 if self.goal == "maximize" else -1
+            return _stopped(sign * score, sign * limit, rung, len(arrived))
+        return Verdict(rung=rung if rung == iteration else None)
+
+
+def _at(scores: dict[int, float], rung: int) -> float:
+    """The value at a rung; after a restart the earlier one where it was not evaluated again."""
+    return _known(scores[max(iteration for iteration in scores if iteration <= rung)]) if scores else -math.inf
+
+
+def _known(score: float) -> float:
+    return -math.inf if math.isnan(score) else score
+
+
+def _stopped(value: float, limit: float, rung: int, count: int) -> Verdict:
+    return Verdict(stop=True, rung=rung, reason=f"{value:.4g} against {limit:.4g} at rung {rung} ({count} trials)")
 
 
 @dataclass(kw_only=True)

@@ -27,6 +27,7 @@ from tune_jobs.space_file import read_space
 from tune_jobs.sweep import Sweep
 from tune_jobs.sweep_parts import (
     check_end,
+    folder_name,
     name_problems,
     read_early_terminate,
     read_mapping,
@@ -44,7 +45,7 @@ _REFUSED = MappingProxyType(  # keys of W&B without a meaning here, and why
         "controller": "trials are chosen by this program, not by W&B's server or its local controller",
         "job": "W&B Launch is not used; `python -m tune_jobs submit` sends a sweep to the cluster",
         "image_uri": "trials run in the cluster's own environment (ray_cluster.yaml), not in an image",
-        "scheduler": "W&B Launch is not used; `early_terminate` stops trials and `resources` places them",
+        "scheduler": "trials are chosen by `method` (bayes is Optuna's TPE) and placed by `resources`",
         "metrics": "one metric decides; eval/rouge_combined_f1 already weighs ROUGE-1, ROUGE-2 and ROUGE-L",
         "apiVersion": "the keys of the file are its version",
         "kind": "every file here is a sweep",
@@ -71,7 +72,11 @@ GENERATION_FIELDS = (
     "num_beams", "length_penalty", "no_repeat_ngram_size", "generation_max_len", "generation_batch_size",
     "max_eval_samples", "dev_file",
 )  # fmt: skip
-_COMMAND_MACROS = ("${env}", "${interpreter}", "${program}", "${args}", "${args_no_hyphens}", "python", "python3")
+_COMMAND_MACROS = (  # of wandb 0.31, sdk/launch/sweeps/utils.py, and how people write an interpreter
+    "${env}", "${interpreter}", "${program}", "${args}", "${args_no_hyphens}", "${args_no_boolean_flags}",
+    "${args_no_equals}", "${args_json}", "${args_json_file}", "${args_append_hydra}", "${args_override_hydra}",
+    "/usr/bin/env", "python", "python3",
+)  # fmt: skip
 
 
 def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
@@ -140,10 +145,12 @@ def _check_keys(raw: Mapping[str, object], document: Located, problems: Problems
 
 
 def _name(raw: Mapping[str, object], document: Located, problems: Problems) -> str:
+    """The name as a folder's; W&B shows any text, so a file written for it need not change (see _notes)."""
     name = raw.get("name", Path(document.source).stem)
-    found = name_problems(name)
-    problems.extend([f"{document.where('name')}: {text}" for text in found])
-    return "sweep" if found else str(name)
+    if not isinstance(name, str) or not folder_name(name):
+        problems.add(f"{document.where('name')}: name must be text with a letter or digit, but is {name!r}")
+        return "sweep"
+    return folder_name(name)
 
 
 def _text(raw: Mapping[str, object], key: str, document: Located, problems: Problems) -> str | None:
@@ -243,8 +250,12 @@ def _base(path: str, place: str, problems: Problems) -> RunConfig | None:
 
 
 def _notes(raw: Mapping[str, object], document: Located, problems: Problems) -> tuple[str, ...]:
-    """What W&B would start: we run our own trainer instead, which is fine as long as nothing else was asked for."""
+    """What has no effect here, or another one. W&B would start `program`: our own trainer is run instead, which is fine
+    as long as nothing else was asked for."""
     notes = []
+    name = raw.get("name")
+    if isinstance(name, str) and name_problems(name) and folder_name(name):
+        notes.append(f"{document.where('name')}: name {name!r} becomes {folder_name(name)!r}, for files and folders")
     if _text(raw, "program", document, problems) is not None:
         notes.append(f"{document.where('program')}: program {raw['program']!r} is not run; python -m dialsum train is")
     command = raw.get("command", [])

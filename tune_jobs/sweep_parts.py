@@ -63,11 +63,19 @@ def name_problems(name: object) -> tuple[str, ...]:
     """
     if isinstance(name, str) and len(name) <= _LONGEST_NAME and re.fullmatch(r"\w[\w.-]*", name):
         return ()
-    better = re.sub(r"[^\w.-]+", "_", str(name)).strip("_.-")[:_LONGEST_NAME] or "sweep"
     return (
         "name becomes a folder: letters, digits, `_`, `-` and `.`, "
-        f"at most {_LONGEST_NAME}; instead of {name!r} write {better!r}",
+        f"at most {_LONGEST_NAME}; instead of {name!r} write {folder_name(str(name)) or 'sweep'!r}",
     )
+
+
+def folder_name(text: str) -> str:
+    """Returns a name that can be a folder's; empty where the text has no letter or digit.
+
+    >>> folder_name("KoBART, first try"), folder_name("wide"), folder_name("!")
+    ('KoBART_first_try', 'wide', '')
+    """
+    return re.sub(r"[^\w.-]+", "_", text).strip("_.-")[:_LONGEST_NAME]
 
 
 def read_method(raw: object, path: KeyPath, document: Located, problems: Problems) -> Method | None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune_jobs.stopping import MedianRule, NeverStop, RungRule, asha_rungs, hyperband_rungs
+from tune_jobs.stopping import BracketRule, MedianRule, NeverStop, RungRule, asha_rungs, hyperband_rungs
 
 
 def test_asha_rungs_lie_below_the_longest_trial() -> None:
@@ -45,12 +45,64 @@ def test_a_value_that_is_no_number_never_passes_a_rung_and_never_moves_its_cutof
     assert not rule.report("c", 1, 4.0).stop
 
 
-def test_strict_hyperband_lets_no_more_than_one_in_eta_pass() -> None:
-    values = [3.0, 1.0, 2.0, 5.0, 4.0, 6.0]
-    loose = RungRule(rungs=(1,), eta=3, goal="maximize", cutoff="hyperband")
-    strict = RungRule(rungs=(1,), eta=3, goal="maximize", cutoff="hyperband", strict=True)
-    passed = [[not rule.report(str(i), 1, value).stop for i, value in enumerate(values)] for rule in (loose, strict)]
-    assert passed == [[True, False, True, True, True, True], [True, False, False, True, False, True]]
+def test_brackets_stop_as_in_the_worked_example_of_wandb_s_own_package() -> None:
+    curves = {"a": [10, 9], "b": [10, 10], "c": [10, 8, 8], "d": [10, 7, 7], "e": [10, 6, 6]}
+    rule = BracketRule(rungs=hyperband_rungs(eta=2, max_iter=5, s=2, last=5), eta=2, goal="minimize")
+    assert rule.rungs == (1, 2)
+    for trial, values in curves.items():
+        for place, value in enumerate(values[:-1] if trial in "bcd" else values):
+            rule.report(trial, place + 1, value)
+    last = {trial: rule.report(trial, len(curves[trial]), curves[trial][-1]).stop for trial in "dcb"}
+    assert last == {"d": False, "c": False, "b": True}
+
+
+def test_loose_brackets_look_at_the_best_value_and_strict_ones_at_the_bracket_s() -> None:
+    def stops(strict: bool) -> list[bool]:
+        rule = BracketRule(rungs=(2,), eta=3, goal="maximize", strict=strict)
+        reports = [
+            ("a", 1, 1),
+            ("a", 2, 5),
+            ("b", 1, 4),
+            ("b", 2, 6),
+            ("c", 1, 7),
+            ("c", 2, 3),
+            ("d", 2, 8),
+            ("a", 3, 4),
+        ]
+        return [rule.report(trial, iteration, value).stop for trial, iteration, value in reports]
+
+    # c was best at its first evaluation; a passed its bracket and fell behind when d came: second of four is 6
+    assert stops(strict=False) == [False, False, False, False, False, False, False, True]
+    assert stops(strict=True) == [False, False, False, False, False, True, False, True]
+
+
+def brackets_by_the_book(curves: dict[str, list[float]], trial: str, rungs: list[int], eta: int, strict: bool) -> bool:
+    """W&B's decision on one trial, computed from whole histories; high is good."""
+    reached = [rung for rung in rungs if rung <= len(curves[trial])]
+    if not reached:
+        return False
+    at_rung = sorted((curve[reached[-1] - 1] for curve in curves.values() if len(curve) >= reached[-1]), reverse=True)
+    own = curves[trial][reached[-1] - 1] if strict else max(curves[trial])
+    return own < at_rung[int(1 / eta * len(at_rung))]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 20)), max_size=60), st.sampled_from([2, 3, 4]), st.booleans()
+)
+def test_brackets_decide_as_whole_histories_do(reports: list[tuple[int, int]], eta: int, strict: bool) -> None:
+    rule = BracketRule(rungs=(1, 3, 9), eta=eta, goal="maximize", strict=strict)
+    curves: dict[str, list[float]] = {}
+    for number, value in reports:
+        curve = curves.setdefault(str(number), [])
+        curve.append(float(value))
+        expected = brackets_by_the_book(curves, str(number), [1, 3, 9], eta, strict)
+        assert rule.report(str(number), len(curve), float(value)).stop == expected
+
+
+def test_a_trial_without_a_number_is_stopped_at_its_bracket() -> None:
+    rule = BracketRule(rungs=(1,), eta=2, goal="minimize")
+    assert rule.report("a", 1, math.nan).stop
+    assert not rule.report("b", 1, 3.0).stop
 
 
 def test_the_median_rule_needs_company_and_then_stops_the_worst() -> None:

@@ -8,7 +8,7 @@ from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.sections import EarlyTerminate, Metric
 from tune_jobs.space import Categorical, Range
-from tune_jobs.stopping import MedianRule, NeverStop, RungRule
+from tune_jobs.stopping import BracketRule, MedianRule, NeverStop, RungRule
 from tune_jobs.sweep import Sweep, load_sweep
 
 PARAMETERS = "parameters:\n  learning_rate: {distribution: log_uniform_values, min: 1e-5, max: 1e-4}\n"
@@ -148,8 +148,9 @@ def test_a_wrong_phase_file_is_told_by_its_own_lines(tmp_path: Path) -> None:
 
 def test_early_termination_becomes_a_rule() -> None:
     rule = EarlyTerminate(type="hyperband", min_iter=3, strict=True).rule("maximize", last=30)
-    assert isinstance(rule, RungRule)
-    assert (rule.rungs, rule.strict, rule.cutoff) == ((3, 9, 27), True, "hyperband")
+    assert isinstance(rule, BracketRule)
+    assert (rule.rungs, rule.strict, rule.eta) == ((3, 9, 27), True, 3)
+    assert isinstance(EarlyTerminate(type="asha").rule("maximize", last=30), RungRule)
     assert EarlyTerminate(max_iter=9).rungs(last=27) == (1, 3)
     median = EarlyTerminate(type="median", min_iter=2).rule("minimize", last=5)
     assert isinstance(median, MedianRule)

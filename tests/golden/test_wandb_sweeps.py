@@ -1,0 +1,52 @@
+"""Sweep files as people write them for W&B: they load unchanged, or every key without a meaning here is named.
+
+After a wanted change: GOLDEN_ACCEPT=1 python -m pytest tests/golden/test_wandb_sweeps.py, then read the diff in git.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from common.errors import RequestError
+from common.strict import dump_yaml
+from tune_jobs.grid import planned_trials
+from tune_jobs.sweep import Sweep, load_sweep
+
+FOLDER = Path(__file__).parent / "wandb_sweeps"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.yaml")))
+def test_a_file_for_wandb_is_read_or_its_keys_are_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_text((FOLDER / name).read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    try:
+        shown = as_read(load_sweep(Path(name)))
+    except RequestError as error:
+        shown = f"{error}\n"
+    golden = FOLDER / name.replace(".yaml", ".txt")
+    if os.environ.get("GOLDEN_ACCEPT"):
+        golden.write_text(shown, encoding="utf-8")
+    assert shown == golden.read_text(encoding="utf-8")
+
+
+def as_read(sweep: Sweep) -> str:
+    if sweep.method in ("grid", "random"):
+        assert len(planned_trials(sweep)) == sweep.trials, "every trial is a valid run"
+    stop = sweep.early_terminate
+    return dump_yaml(
+        {
+            "name": sweep.name,
+            "description": sweep.description,
+            "method": sweep.method,
+            "trials": sweep.trials,
+            "metric": f"{sweep.metric.goal} {sweep.metric.name}",
+            "parameters": sweep.space.spec(),
+            "compared at evaluations": list(stop.rungs(27)),
+            "stop": f"{stop.type}, eta {stop.eta:g}{', strict' if stop.strict else ''}",
+            "project": f"{sweep.tracking.entity}/{sweep.tracking.project}",
+            "notes": list(sweep.notes),
+        }
+    )
