@@ -10,7 +10,7 @@ from pathlib import Path
 from cluster.memory.cuda_imitation import KERNEL_FAMILIES, KernelFamily
 from cluster.memory.gpu_profile import find_gpu
 from cluster.memory.model_facts import ModelFacts, model_facts
-from cluster.memory.request import OPTIMIZERS, MemoryRequest, Precision
+from cluster.memory.request import BF16_SM, OPTIMIZERS, MemoryRequest, Precision
 from cluster.memory.template_archive import archived_parts, write_archive
 from cluster.memory.template_build import build_part
 from cluster.memory.template_difference import differences
@@ -21,7 +21,7 @@ from cluster.memory.template_store import SHIPPED
 from cluster.memory.workload import Recipe
 from common.units import format_duration
 from dialsum.models import SPECS
-from tune_jobs.memory_requests import values_of
+from tune_jobs.memory_requests import NEVER_FP16, values_of
 from tune_jobs.memory_templates import FACTORY
 
 SHIPPED_MODELS: Mapping[str, tuple[str, bool]] = {  # name of the archive: model, output head of its own
@@ -61,8 +61,8 @@ def shipped_facts(archive: str) -> ModelFacts:
 def shipped_jobs(facts: ModelFacts) -> list[Job]:
     """Lists the parts that are shipped of a model: what its sweeps search, on every family of attention kernels.
 
-    Left out, and so traced where they are asked for: no dropout with label smoothing, and with eager attention whatever
-    else is not usual.
+    Left out, and so traced where they are asked for: no dropout with label smoothing; with eager attention whatever
+    else is not usual; and T5 in half precision on cards without bf16.
     """
     jobs: dict[str, Job] = {}
     for part, request in _requests(facts):
@@ -80,6 +80,8 @@ def _requests(facts: ModelFacts) -> Iterator[tuple[PartName, MemoryRequest]]:
         yield "optimizer", replace(plain, optimizer=optimizer)
     for card, precision, attention in itertools.product(_CARDS, _PRECISIONS, ("sdpa", "eager")):
         common = replace(plain, gpu=find_gpu(card), precision=precision, attention=attention)
+        if precision == "fp16" and common.gpu.sm < BF16_SM and facts.family in NEVER_FP16:
+            continue  # there the trainer takes fp32
         usual = attention == "sdpa"
         for ngram_size in (0, 3) if usual else (0,):
             yield "evaluation", replace(common, no_repeat_ngram_size=ngram_size)

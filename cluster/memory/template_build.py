@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,10 +76,10 @@ def build_part(workload: Workload, key: PartKey, *, family: KernelFamily) -> Par
 
 
 def build_in_subprocess(recipe: Recipe, keys: Sequence[PartKey], *, family: KernelFamily, folder: Path) -> None:
-    """Makes parts and writes them into a folder; takes seconds.
+    """Makes parts and writes them into a folder; takes seconds. Two processes share the work where there is enough.
 
     Args:
-        recipe: How the other process makes the workload.
+        recipe: How the other processes make the workload.
         keys: The parts.
         family: Which attention kernels the GPU prefers.
         folder: Where the files go.
@@ -87,6 +88,17 @@ def build_in_subprocess(recipe: Recipe, keys: Sequence[PartKey], *, family: Kern
         RequestError: When the workload refuses its settings.
         WorkError: When the trace fails; with the last lines of what it said.
     """
+
+    def build(group: Sequence[PartKey]) -> None:
+        _build_group(recipe, group, family=family, folder=folder)
+
+    # An evaluation takes about as long as everything else.
+    halves = [[key for key in keys if (key.part == "evaluation") == alone] for alone in (True, False)]
+    with ThreadPoolExecutor(max_workers=len(halves)) as pool:
+        list(pool.map(build, filter(None, halves)))
+
+
+def _build_group(recipe: Recipe, keys: Sequence[PartKey], *, family: KernelFamily, folder: Path) -> None:
     job = {
         "factory": recipe.factory,
         "settings": dict(recipe.settings),
@@ -94,7 +106,7 @@ def build_in_subprocess(recipe: Recipe, keys: Sequence[PartKey], *, family: Kern
         "family": family,
         "folder": str(folder.absolute()),
     }
-    # The trace needs one core, no GPU and no hub.
+    # A trace needs one core, no GPU and no hub.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     try:

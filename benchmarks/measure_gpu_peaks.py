@@ -1,0 +1,211 @@
+"""Measures peaks on a GPU: the ground truth of the memory estimator. One JSON line a run, then compare_gpu_peaks.
+
+`python -m benchmarks.measure_gpu_peaks --time-limit 560` on an otherwise idle GPU: some 100 runs, each two optimizer
+steps, a dev batch and a generation with random weights (nothing is downloaded), each model in processes of its own.
+What was measured is in the file after each run, and the same command goes on where it stopped. `--under-caps` holds
+each run to the cap that the guard would set: a direct test of "never under". `--device cpu --tiny` tries the protocol.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.gpu_peak_grid import Case, grid
+from cluster import nvml
+from cluster.memory.estimate import Estimator
+from cluster.memory.gpu_profile import GpuProfile, find_gpu, gpu_of_size
+from common import cli
+from common.errors import RequestError
+from common.files import append_jsonl, read_jsonl
+from tune_jobs.memory_templates import template_finder
+
+if TYPE_CHECKING:
+    import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = Path(__file__).with_name("gpu_peaks.jsonl")
+START_S = 25.0  # a worker needs about so long before its first run is done
+NO_GPU = "24GiB"  # the card whose estimates a trial of the protocol on a CPU stands for
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--output", type=Path, default=TABLE, help="receives one line a run (default: %(default)s)")
+    made.add_argument("--time-limit", type=float, default=560.0, metavar="SECONDS", help="no run begins after it")
+    made.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    made.add_argument("--tiny", action="store_true", help="models of a few kilobytes")
+    made.add_argument("--only", default="", metavar="MODEL", help="runs of one model")
+    made.add_argument("--numbers", default="", metavar="N,N", help="these runs of the grid")
+    made.add_argument("--under-caps", action="store_true", help="hold each run to its upper estimate")
+    made.add_argument("--worker", default="", help=argparse.SUPPRESS)  # numbers that this process measures
+    return made
+
+
+def chosen_cases(chosen: argparse.Namespace) -> list[Case]:
+    """Returns the runs that are asked for and not yet measured.
+
+    Raises:
+        RequestError: When none is left or a number is none of the grid's.
+    """
+    numbers = {int(text) for text in chosen.numbers.split(",") if text.strip()}
+    cases = [case for case in grid(tiny=chosen.tiny) if chosen.only in case.model]
+    if unknown := numbers - {case.number for case in cases}:
+        raise RequestError(f"no such runs: {sorted(unknown)}; there are {len(cases)}, from 0")
+    asked = [case for case in cases if not numbers or case.number in numbers]
+    records, _ = read_jsonl(chosen.output)
+    done = {
+        record.get("number")
+        for record in records
+        if record.get("under_caps") == chosen.under_caps and record.get("tiny") == chosen.tiny
+    }
+    return [case for case in asked if case.number not in done]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures in workers, one for each model and allocator.
+
+    Raises:
+        RequestError: When there is no GPU, or nothing that could be measured.
+    """
+    chosen = parser().parse_args(arguments)
+    if chosen.worker:
+        return _work(chosen)
+    end_s = time.monotonic() + chosen.time_limit
+    for (model, allocator), group in groupby(chosen_cases(chosen), key=lambda case: (case.model, case.allocator)):
+        left_s = end_s - time.monotonic()
+        numbers = ",".join(str(case.number) for case in group)
+        if left_s < START_S:
+            cli.note(f"no time left for {model} ({allocator}): runs {numbers}; the same command goes on with them")
+            continue
+        flags = [name for name, on in (("--tiny", chosen.tiny), ("--under-caps", chosen.under_caps)) if on]
+        command = [
+            sys.executable, "-m", "benchmarks.measure_gpu_peaks", "--worker", numbers, "--output", str(chosen.output),
+            "--time-limit", str(left_s), "--device", chosen.device, *flags,
+        ]  # fmt: skip
+        setting = "expandable_segments:True" if allocator == "expandable" else ""
+        environment = os.environ | {"PYTORCH_CUDA_ALLOC_CONF": setting, "PYTORCH_ALLOC_CONF": setting}
+        ended = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+        if ended == RequestError.exit_code:
+            return ended
+        if ended:
+            cli.note(f"the worker for {model} ({allocator}) died with code {ended}")
+    return 0
+
+
+def _work(chosen: argparse.Namespace) -> int:
+    import torch
+
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        raise RequestError("no CUDA device here", ["--device cpu --tiny tries the protocol; it measures no memory"])
+    end_s = time.monotonic() + chosen.time_limit
+    meter = _Card(chosen.device == "cuda")
+    numbers = {int(text) for text in chosen.worker.split(",")}
+    for case in (case for case in grid(tiny=chosen.tiny) if case.number in numbers):
+        if time.monotonic() > end_s:
+            cli.note(f"no time left for run {case.number}")
+            continue
+        record = _measured(case, meter, under_caps=chosen.under_caps)
+        append_jsonl(chosen.output, record)
+        cli.note(f"{case.number:3} {case.model} {case.allocator} {json.dumps(dict(case.changes))}: {record['status']}")
+    return 0
+
+
+class _Card:
+    """The first visible GPU, or none."""
+
+    def __init__(self, cuda: bool) -> None:
+        self.cuda = cuda
+        self._idle_bytes = self.used_bytes() or 0  # before this process has touched the card
+
+    @property
+    def profile(self) -> GpuProfile:
+        if not self.cuda:
+            return gpu_of_size(NO_GPU)
+        properties = self._properties()
+        try:
+            return find_gpu(properties.name)
+        except RequestError:  # a model that is not in the table: its size is known all the same
+            return gpu_of_size(properties.total_memory)
+
+    @property
+    def name(self) -> str:
+        return str(self._properties().name) if self.cuda else "CPU"
+
+    @property
+    def total_bytes(self) -> int | None:
+        return int(self._properties().total_memory) if self.cuda else None
+
+    def used_bytes(self) -> int | None:
+        """Bytes in use on the whole card; None where NVML does not answer."""
+        cards = nvml.read().cards if self.cuda else ()
+        return cards[0].used_bytes if cards else None
+
+    def outside_bytes(self) -> int | None:
+        """What this process holds now outside torch's allocator."""
+        import torch
+
+        used = self.used_bytes()
+        return None if used is None else used - self._idle_bytes - torch.cuda.memory_reserved()
+
+    @staticmethod
+    def _properties() -> "torch.cuda._CudaDeviceProperties":
+        import torch
+
+        return torch.cuda.get_device_properties(0)
+
+
+def _measured(case: Case, card: _Card, *, under_caps: bool) -> dict[str, object]:
+    import torch
+
+    from tune_jobs.profile_run import measure_run
+
+    record: dict[str, object] = {
+        **dataclasses.asdict(case), "under_caps": under_caps, "gpu": card.name, "gpu_total_bytes": card.total_bytes,
+        "torch": version("torch"), "transformers": version("transformers"), "cuda": torch.version.cuda,
+    }  # fmt: skip
+    request = case.request(card.profile)
+    if under_caps:
+        record["cap_bytes"] = _set_cap(case, card)
+    try:
+        seen = measure_run(case.config, request)
+    except (RequestError, RuntimeError) as error:  # the other runs are measured all the same
+        return record | {"status": "error", "error": f"{type(error).__name__}: {str(error)[:300]}"}
+    outside, reserved = card.outside_bytes(), seen.reserved_bytes
+    record |= {
+        "status": "ok" if seen.fits else "oom",
+        "train_allocated_bytes": seen.train_allocated_bytes,
+        "train_reserved_bytes": seen.train_reserved_bytes,
+        "generate_allocated_bytes": seen.generate_allocated_bytes,
+        "reserved_bytes": reserved,
+        "outside_bytes": outside,
+        "device_bytes": reserved + outside if reserved is not None and outside is not None else None,
+        "seconds": {phase.name: round(phase.seconds, 4) for phase in seen.phases},
+    }
+    if card.cuda:
+        torch.cuda.empty_cache()
+    return record
+
+
+def _set_cap(case: Case, card: _Card) -> int:
+    """Caps torch's allocator at the upper estimate less what stands outside of it, as the guard does; returns it."""
+    import torch
+
+    found = Estimator(template_finder(cli.note)).estimate(case.request(card.profile))
+    cap_bytes = found.upper_bytes - found.context_bytes
+    if card.total_bytes is not None:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, cap_bytes / card.total_bytes))
+    return cap_bytes
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
