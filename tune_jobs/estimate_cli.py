@@ -1,6 +1,7 @@
 """python -m tune_jobs estimate: what a run will need on a GPU, before it runs and without one."""
 
 import argparse
+import dataclasses
 import typing
 from collections.abc import Callable
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from common.errors import Problems, RequestError
 from common.units import parse_bytes
 from dialsum.config import FIELD_DESCRIPTIONS, Attention, OptimizerName, Precision, RunConfig
 from tune_jobs.estimate_text import as_json, as_text
+from tune_jobs.memory_lengths import lengths_of
 from tune_jobs.memory_requests import facts_of, request_of
 from tune_jobs.memory_templates import template_finder
 
@@ -50,6 +52,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--budget", metavar="SIZE", help="also plan how the batch runs in so much, for example 8GiB")
     parser.add_argument("--allocator", choices=ALLOCATORS, default="expandable", help="of torch; trials: expandable")
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="data-parallel processes, a card each")
+    parser.add_argument(
+        "--train-file", metavar="FILE", help="replay batches of these dialogues, not the longest one alone",
+    )  # fmt: skip
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE", default=CALIBRATION_FILE,
         help="ledger of measured peaks, for the margin (default: %(default)s)",
@@ -126,6 +131,9 @@ def _request(chosen: argparse.Namespace) -> tuple[MemoryRequest, int | None]:
     assert config is not None
     assert facts is not None
     request = request_of(config, gpu, model=facts, allocator=chosen.allocator, ranks=chosen.ranks)
+    if chosen.train_file is not None:
+        lengths = lengths_of(config.with_changes({"train_file": chosen.train_file}))
+        request = dataclasses.replace(request, lengths=lengths)
     return request, budget_bytes
 
 

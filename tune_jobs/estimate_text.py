@@ -67,11 +67,13 @@ def _asked(request: MemoryRequest, found: MemoryEstimate) -> str:
     options += ["label smoothing"] if request.label_smoothing else []
     generation = f"generation of {request.new_tokens} tokens for {request.generation_batch_size} at once"
     beams = f"{request.num_beams} beams" if request.num_beams > 1 else "greedy"
+    data = f"replayed with the lengths of {len(request.lengths):,} dialogues" if request.lengths else ""
     return "\n".join(
         [
             f"{model.name} ({model.family}, {found.model_parameters:,} parameters, {head}) on {_card(found.gpu)}",
             f"{batch}, lengths {request.encoder_max_len} + {request.decoder_max_len}, {', '.join(options)}",
             f"{generation}, {beams}",
+            *([data] if data else []),
         ]
     )
 
@@ -156,6 +158,7 @@ def as_json(
         "gradient_accumulation_steps": request.gradient_accumulation_steps,
         "encoder_max_len": request.encoder_max_len,
         "decoder_max_len": request.decoder_max_len,
+        "dialogues_replayed": len(request.lengths),
         "precision": request.precision,
         "train_allocated_bytes": found.train_allocated_bytes,
         "train_reserved_bytes": found.train_reserved_bytes,

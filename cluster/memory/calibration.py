@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from common.errors import RequestError
 from common.files import append_jsonl, read_jsonl
 
 MISCOVERAGE = 0.05  # one trial in twenty may outgrow its upper estimate; it then fails alone and is placed again
@@ -108,8 +109,17 @@ def load_calibration(path: Path) -> Calibration:
 
     Lines that are torn, lack a value or are implausible never stop an estimate: they are counted, and whoever shows the
     margin shows the count.
+
+    Raises:
+        RequestError: When there is something that cannot be read at all, for example a folder.
     """
-    records, torn = read_jsonl(path)
+    try:
+        records, torn = read_jsonl(path)
+    except OSError as error:
+        raise RequestError(
+            f"{path}: no ledger of measured peaks ({error.strerror})",
+            ["give a file of JSON lines, as sweeps and `python -m tune_jobs profile` write it"],
+        ) from None
     peaks = [_peak(record) for record in records]
     known = tuple(peak for peak in peaks if peak is not None)
     return Calibration(peaks=known, unreadable=torn + len(peaks) - len(known), source=str(path))

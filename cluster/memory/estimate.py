@@ -12,7 +12,7 @@ import numpy as np
 
 from cluster.memory.calibration import Calibration, Margin
 from cluster.memory.gpu_profile import MIB, GpuProfile
-from cluster.memory.process import ProcessPeaks, Setting, Sizes, replay_process, usual_slack
+from cluster.memory.process import ProcessPeaks, Setting, Sizes, dynamic_batches, replay_process, usual_slack
 from cluster.memory.request import BF16_SM, MemoryRequest
 from cluster.memory.template import ROUTINES, Peak, Routine, Template, TemplateKey
 from cluster.memory.template_tape import Ints
@@ -215,10 +215,13 @@ class Estimator:
 
     def _replay(self, template: Template, request: MemoryRequest, train: Sizes | None) -> ProcessPeaks:
         generate, setting = _sizes(request, "generate"), _setting(request)
-        key = (template.key, setting, train, generate, request.num_beams)
+        lengths = request.lengths if train is not None else ()
+        key = (template.key, setting, train, generate, request.num_beams, lengths)
         if key not in self._replays:
+            batches = dynamic_batches(lengths, request.micro_batch)
+            others = [(batch, *request.padded(*longest)) for batch, *longest in batches]
             self._replays[key] = replay_process(
-                template, setting, train=train, generate=generate, beams=request.num_beams
+                template, setting, train=train, generate=generate, beams=request.num_beams, others=others
             )
         return self._replays[key]
 
@@ -236,6 +239,11 @@ def warnings_for(request: MemoryRequest) -> tuple[str, ...]:
         found.append(
             "data-parallel training is bounded, not modelled: one more copy of all gradients for DDP's buckets, and"
             f" {NCCL_BYTES // MIB} MiB for NCCL (assumed, not measured)"
+        )
+    if request.allocator == "native" and not request.lengths:
+        found.append(
+            "without the lengths of the data the longest batch alone is replayed: with native segments, batches of"
+            " other lengths reserve up to half as much again; give the training data, or take expandable segments"
         )
     if request.precision == "bf16" and gpu.sm < BF16_SM:
         found.append(f"{gpu.name} (compute capability {gpu.sm[0]}.{gpu.sm[1]}) has no bf16; fp16 or fp32 would run")

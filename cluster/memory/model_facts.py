@@ -28,6 +28,7 @@ SEQ2SEQ_TYPES = frozenset({
 })  # fmt: skip
 NOT_TEXT = ("image_size", "num_channels", "num_mel_bins", "vision_config", "audio_config", "patch_size")
 POSITIONS = ("max_position_embeddings", "n_positions", "max_encoder_position_embeddings", "n_ctx")
+ADAPTER = "adapter_config.json"  # of peft
 NO_POSITION_LIMIT = frozenset({"t5", "mt5", "umt5", "switch_transformers", "bloom"})  # relative positions or ALiBi
 
 
@@ -112,6 +113,11 @@ def read_model_folder(folder: Path, *, untied: bool | None = None) -> ModelFacts
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (folder / ADAPTER).is_file():
+            raise RequestError(
+                f"{folder}: an adapter (LoRA), which is not estimated: adapters are not trained here",
+                ["its base model, trained in full, needs more than any adapter of it: estimate that as a bound"],
+            ) from None
         raise RequestError(f"{folder}: no config.json here, so this is no model folder") from None
     except (OSError, ValueError) as error:
         raise RequestError(f"{path}: cannot be read: {error}") from None

@@ -1,5 +1,7 @@
 """A trial's process on paper: training, then generation, replayed through the allocator beside cuBLAS's workspaces."""
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.memory.allocator import CachingAllocator
@@ -8,6 +10,7 @@ from cluster.memory.template import EventLog, Template
 
 Sizes = tuple[int, int, int]
 """Batch, encoder length, decoder length."""
+DYNAMIC_BATCHES = 40  # after so many of different lengths the allocator asks the device for little more
 STEPS = 3  # what is reserved at one shape stops growing after one or two steps (facts-memory §5)
 
 # Where a replay of each trial would take too long, the allocator's part is taken from replays at these sizes:
@@ -47,9 +50,16 @@ class ProcessPeaks:
 
 
 def replay_process(
-    template: Template, setting: Setting, *, train: Sizes | None, generate: Sizes, beams: int, steps: int = STEPS
+    template: Template,
+    setting: Setting,
+    *,
+    train: Sizes | None,
+    generate: Sizes,
+    beams: int,
+    steps: int = STEPS,
+    others: Sequence[Sizes] = (),
 ) -> ProcessPeaks:
-    """Replays optimizer steps of one shape and a generation after them.
+    """Replays optimizer steps of one shape, then of others, and a generation after them.
 
     Args:
         template: Of the run.
@@ -57,10 +67,11 @@ def replay_process(
         train: The longest micro-batch; None for a process that only generates.
         generate: The longest batch that is summarized.
         beams: Of the generation.
-        steps: Optimizer steps.
+        steps: Optimizer steps with the longest micro-batch.
+        others: Micro-batches of other lengths that follow, see dynamic_batches.
     """
     pieces = 2 if template.key.accumulation else 1
-    shapes = [train] * (steps * pieces) if train is not None else []
+    shapes = [*([train] * (steps * pieces) if train is not None else []), *others]
     log = template.events(shapes, micro_steps=pieces, generate=[generate], beams=beams)
     training_ends = len(template.events(shapes, micro_steps=pieces, beams=beams).ids)
     allocator = CachingAllocator(expandable=setting.expandable)
@@ -74,6 +85,32 @@ def replay_process(
         train_reserved_bytes=reserved_bytes,
         reserved_bytes=allocator.peak_reserved_bytes,
     )
+
+
+def dynamic_batches(
+    lengths: Sequence[tuple[int, int]], batch: int, *, count: int = DYNAMIC_BATCHES, seed: int = 0
+) -> list[Sizes]:
+    """Draws micro-batches of a data set as a trainer orders them: dialogues of similar length together, shuffled.
+
+    Args:
+        lengths: (encoder, decoder) tokens of each dialogue.
+        batch: Dialogues of a micro-batch.
+        count: At most so many.
+        seed: Of the order.
+
+    Returns:
+        (batch, longest encoder length, longest decoder length) of each, not yet padded to whole steps.
+
+    >>> dynamic_batches([(10, 3), (12, 2), (50, 9), (40, 8)], 2)
+    [(2, 12, 3), (2, 50, 9)]
+    """
+    similar = sorted(lengths)
+    groups = [similar[start : start + batch] for start in range(0, len(similar), batch)]
+    random.Random(seed).shuffle(groups)
+    return [
+        (len(group), max(encoder for encoder, _ in group), max(decoder for _, decoder in group))
+        for group in groups[:count]
+    ]
 
 
 def usual_slack(template: Template, setting: Setting) -> float:

@@ -42,6 +42,8 @@ class MemoryRequest:
         allocator: expandable (expandable_segments:True, as the guard sets it) or native (torch's default).
         torch_compile: Bounded, not modelled.
         ranks: Data-parallel processes, each on a card of its own; above 1 bounded, not modelled.
+        lengths: (encoder, decoder) tokens of each dialogue of the training data: with them an estimate replays batches
+            as they come, not the longest one alone.
 
     Raises:
         RequestError: With every value that cannot be.
@@ -66,6 +68,7 @@ class MemoryRequest:
     allocator: Allocator = "expandable"
     torch_compile: bool = False
     ranks: int = 1
+    lengths: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         problems = Problems()
@@ -91,13 +94,17 @@ class MemoryRequest:
 
         For a causal model both make one sequence, which is padded as a whole.
         """
-        if self.model.kind == "causal":
-            total = self._padded(self.encoder_max_len + self.decoder_max_len)
-            return self.encoder_max_len, total - self.encoder_max_len
-        return self._padded(self.encoder_max_len), self._padded(self.decoder_max_len)
+        return self.padded(self.encoder_max_len, self.decoder_max_len)
 
-    def _padded(self, length: int) -> int:
-        return -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
+    def padded(self, encoder_len: int, decoder_len: int) -> tuple[int, int]:
+        """Returns the lengths of a batch whose longest texts are so long, as the trainer's collator pads it."""
+        if self.model.kind == "causal":
+            return encoder_len, _whole_steps(encoder_len + decoder_len) - encoder_len
+        return _whole_steps(encoder_len), _whole_steps(decoder_len)
+
+
+def _whole_steps(length: int) -> int:
+    return -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
 def _check_numbers(request: MemoryRequest, problems: Problems) -> None:
@@ -113,6 +120,8 @@ def _check_numbers(request: MemoryRequest, problems: Problems) -> None:
     if pieces >= 1 and request.ranks >= 1 and request.batch_size >= 1 and request.batch_size % (pieces * request.ranks):
         over = f" on {request.ranks} cards" if request.ranks > 1 else ""
         problems.add(f"gradient_accumulation_steps must divide batch_size {request.batch_size}{over}, but is {pieces}")
+    if any(encoder_len < 1 or decoder_len < 1 for encoder_len, decoder_len in request.lengths):
+        problems.add("lengths must be at least 1 token each")
     for name in ("label_smoothing", "dropout"):
         value = getattr(request, name)
         if value is not None and not 0 <= value < 1:

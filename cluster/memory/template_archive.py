@@ -50,7 +50,7 @@ def read_shipped(folder: Path, key: PartKey) -> Part | None:
         The part, or None where there is no archive of the model, no such part in it, or none that can be trusted.
     """
     for path in sorted(folder.glob(f"*-{key.model[:_HASH_CHARACTERS]}{SUFFIX}")):
-        content = archive_content(path).get(key.file_name)
+        content = _remembered(path).get(key.file_name)
         if content is not None:
             return part_from(content, key)
     return None
@@ -58,12 +58,16 @@ def read_shipped(folder: Path, key: PartKey) -> Part | None:
 
 def archived_parts(path: Path) -> list[Part]:
     """Returns all parts of an archive that can be trusted, whatever versions they were made with."""
-    parts = [part_from(content) for content in archive_content(path).values()]
+    parts = [part_from(content) for content in _content(path).values()]
     return [part for part in parts if part is not None]
 
 
 @lru_cache(maxsize=16)
-def archive_content(path: Path) -> Mapping[str, bytes]:
+def _remembered(path: Path) -> Mapping[str, bytes]:
+    return _content(path)
+
+
+def _content(path: Path) -> Mapping[str, bytes]:
     """Returns an archive's files by name; none where it is torn or no archive."""
     try:
         with tarfile.open(path, mode="r:xz") as archive:

@@ -177,13 +177,48 @@ print(code, sorted(heavy), resource.getrusage(resource.RUSAGE_SELF).ru_utime, fi
 """
 
 
-@pytest.mark.parametrize("model", ["kobart", "kogpt2", "t5-base", "mt5"])
+@pytest.mark.parametrize("model", ["kobart", "kogpt2", "t5", "t5-small", "t5-base", "mt5", "mt5-base"])
 def test_it_answers_at_once_and_without_torch(model: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ALONE, "estimate", "--model", model, "--batch-size", "8", "--precision", "bf16"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    code, heavy, cpu_s = done.stderr.strip().splitlines()[-1].split(" ", 2)
-    assert (code, heavy) == ("0", "[]")
+    said, numbers = done.stderr.strip().rpartition("\n")[::2]
+    code, heavy, cpu_s = numbers.split(" ", 2)
+    assert (code, heavy, said) == ("0", "[]", "")  # and nothing is traced: all templates are shipped
     assert float(cpu_s) < 1.5
     assert "share: " in done.stdout
+
+
+def test_batches_of_the_training_data_are_replayed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # caches go here
+    dialogues = [
+        {
+            "fname": str(number),
+            "dialogue": "#Person1#: 안녕하세요. " * (1 + number % 9),
+            "summary": "인사한다. " * (1 + number % 4),
+        }
+        for number in range(60)
+    ]
+    data = tmp_path / "train.jsonl"
+    data.write_text("".join(json.dumps(dialogue, ensure_ascii=False) + "\n" for dialogue in dialogues))
+    command = [
+        "estimate",
+        "--model",
+        "tiny-bart",
+        "--batch-size",
+        "4",
+        "--precision",
+        "fp32",
+        "--train-file",
+        str(data),
+    ]
+    assert cli.run(main, [*command, "--format", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["dialogues_replayed"] == 60
+    assert answer["train_reserved_bytes"] >= answer["train_allocated_bytes"]
+    assert cli.run(main, command) == 0
+    assert "replayed with the lengths of 60 dialogues" in capsys.readouterr().out
+    assert cli.run(main, [*command[:-1], str(tmp_path / "none.jsonl")]) == 2

@@ -21,6 +21,7 @@ from cluster.memory.calibration import (
     margin_for,
     record_peak,
 )
+from common.errors import RequestError
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[3]
@@ -126,6 +127,19 @@ def test_a_ledger_survives_torn_and_foreign_lines(tmp_path: Path) -> None:
     assert [p.run for p in loaded.peaks] == ["a", "b"]
     assert loaded.unreadable == 7
     assert loaded.source == str(ledger)
+
+
+def test_a_folder_is_no_ledger(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no ledger of measured peaks"):
+        load_calibration(tmp_path)
+
+
+def test_bytes_that_are_no_text_are_counted_as_unreadable(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.jsonl"
+    path.write_bytes(bytes(range(1, 256)) + b"\n\xff\xfe\n")
+    found = load_calibration(path)
+    assert found.peaks == ()
+    assert found.unreadable >= 2
 
 
 def test_an_absent_ledger_is_empty(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from cluster.memory.gpu_profile import find_gpu, gpu_of_size
 from cluster.memory.model_facts import model_facts
 from cluster.memory.request import MemoryRequest
 from cluster.memory.template import Template
+from common.errors import RequestError
 
 MIB = 2**20
 BART = model_facts("kobart", {"model_type": "bart", "vocab_size": 30000, "max_position_embeddings": 1026})
@@ -182,3 +183,14 @@ def test_a_card_that_is_too_small_is_said(make: TemplateFinder) -> None:
     found = Estimator(make).estimate(ask(gpu=gpu_of_size("2GiB"), batch_size=64))
     assert not found.fits
     assert found.gpu_fraction > 1
+
+
+def test_the_lengths_of_the_data_are_replayed_behind_the_longest_batch(make: TemplateFinder) -> None:
+    lengths = tuple((length, length // 4 + 1) for length in range(16, 512))
+    alone, mixed = (Estimator(make).estimate(ask(allocator="native", lengths=known)) for known in ((), lengths))
+    assert mixed.train_allocated_bytes == alone.train_allocated_bytes
+    assert mixed.train_reserved_bytes >= alone.train_reserved_bytes
+    assert any("without the lengths of the data" in text for text in alone.warnings)
+    assert not any("without the lengths of the data" in text for text in mixed.warnings)
+    with pytest.raises(RequestError, match="lengths must be at least 1 token each"):
+        ask(lengths=((0, 3),))

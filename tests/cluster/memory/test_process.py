@@ -6,7 +6,7 @@ from cluster.memory.allocator import replay
 from cluster.memory.estimate import TemplateFinder
 from cluster.memory.gpu_profile import find_gpu
 from cluster.memory.model_facts import model_facts
-from cluster.memory.process import Setting, replay_process, usual_slack
+from cluster.memory.process import Setting, dynamic_batches, replay_process, usual_slack
 from cluster.memory.request import MemoryRequest
 from cluster.memory.template import Template
 
@@ -51,3 +51,25 @@ def test_a_large_generation_adds_to_what_training_reserved(template: Template) -
 
 def test_the_usual_slack_is_at_least_none(template: Template) -> None:
     assert 1.0 <= usual_slack(template, Setting(expandable=True, workspace_bytes=2 * MIB)) < 1.5
+
+
+def test_batches_of_a_data_set_hold_similar_lengths() -> None:
+    lengths = [(length, length // 4 + 1) for length in range(1, 101)]
+    batches = dynamic_batches(lengths, 8)
+    assert sum(size for size, _, _ in batches) == 100
+    assert sorted(encoder for _, encoder, _ in batches) == [8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 100]
+    assert batches == dynamic_batches(lengths, 8) != dynamic_batches(lengths, 8, seed=1)
+    assert len(dynamic_batches(lengths, 1, count=7)) == 7
+    assert dynamic_batches([], 8) == []
+
+
+@pytest.mark.parametrize("expandable", [False, True])
+def test_batches_of_other_lengths_never_reserve_less(template: Template, expandable: bool) -> None:
+    setting = Setting(expandable=expandable, workspace_bytes=0)
+    longest, generate = (8, 512, 128), (1, 64, 8)
+    others = dynamic_batches([(length, length // 4 + 1) for length in range(16, 512, 3)], 8)
+    alone = replay_process(template, setting, train=longest, generate=generate, beams=1)
+    mixed = replay_process(template, setting, train=longest, generate=generate, beams=1, others=others)
+    assert mixed.train_allocated_bytes >= alone.train_allocated_bytes
+    assert mixed.train_reserved_bytes >= alone.train_reserved_bytes
+    assert mixed.reserved_bytes >= alone.reserved_bytes
