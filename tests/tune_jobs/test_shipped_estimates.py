@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from cluster.memory.estimate import Estimator
 from cluster.memory.gpu_profile import find_gpu
 from cluster.memory.model_facts import ModelFacts
-from cluster.memory.request import MemoryRequest
+from cluster.memory.request import BF16_SM, MemoryRequest
 from cluster.memory.template import ROUTINES, Template
+from cluster.memory.template_keys import model_hash
+from tune_jobs.memory_requests import NEVER_FP16
 from tune_jobs.memory_templates import template_finder
 from tune_jobs.template_shipping import SHIPPED_MODELS, shipped_facts
 
@@ -26,9 +28,13 @@ def template(facts: str, **options: object) -> Template:
 
 def ask(facts: ModelFacts, **options: object) -> MemoryRequest:
     plain = MemoryRequest(model=facts, gpu=find_gpu("L4"), batch_size=2)
-    return dataclasses.replace(plain, **options)  # type: ignore[arg-type]
+    asked = dataclasses.replace(plain, **options)  # type: ignore[arg-type]
+    if asked.gpu.sm < BF16_SM and facts.family in NEVER_FP16:  # there the trainer takes fp32
+        return dataclasses.replace(asked, precision="fp32")
+    return asked
 
 
+NEVER_RAISED = {model_hash(FACTS[name].config, untied=False) for name in ("kobart", "kogpt2")}
 MODELS = st.sampled_from(sorted(SHIPPED_MODELS))
 BATCHES = st.integers(1, 128)
 LENGTHS = st.integers(2, 512)
@@ -73,12 +79,21 @@ def test_generation_does_not_shrink_with_beams(
 
 
 @given(MODELS, OPTIONS, BATCHES, LENGTHS, LENGTHS)
-def test_checkpointing_never_raises_training(
+def test_checkpointing_raises_training_by_no_more_than_the_tracer_says(
     name: str, options: dict[str, object], batch: int, encoder_len: int, decoder_len: int
 ) -> None:
     plain, recomputed = (template(name, gradient_checkpointing=value, **options) for value in (False, True))
     sizes = (batch, encoder_len, decoder_len)
-    assert recomputed.allocated_bytes(*sizes) <= plain.allocated_bytes(*sizes)
+    # At batch 1 the peak of T5 is the backward pass of its first layer, where all
+    # other activations are gone: there the tracer sees up to four inputs of a layer more with checkpointing (0.15 %).
+    allowed = 1.002 if plain.key.model not in NEVER_RAISED else 1.0
+    assert recomputed.allocated_bytes(*sizes) <= plain.allocated_bytes(*sizes) * allowed
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED_MODELS))
+def test_checkpointing_saves_where_activations_count(name: str) -> None:
+    plain, recomputed = (template(name, gradient_checkpointing=value) for value in (False, True))
+    assert recomputed.allocated_bytes(16, 512, 128) < 0.85 * plain.allocated_bytes(16, 512, 128)
 
 
 @given(MODELS, OPTIONS, BATCHES, LENGTHS, LENGTHS, st.sampled_from(ROUTINES))
