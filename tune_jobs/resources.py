@@ -99,10 +99,21 @@ class SharePlacer:
 
     def place(self, name: str, config: RunConfig) -> Placed:
         """Returns the share, the GPU model and the shape of a configuration; see order_factory.Placer."""
-        choices, ways = self._choices(name, config)
+        choices, ways, _ = self._choices(name, config)
         choice = min(choices, key=lambda choice: (self._load(choice.model) + choice.fair_part, choice.model))
-        way = ways[choice.model]
         self._held[name] = (choice.model, choice.fair_part)
+        return self._placed(choice, ways[choice.model])
+
+    def offers(self, name: str, config: RunConfig) -> tuple[Demand, dict[str, Placed]]:
+        """Returns what a configuration asks for, and how it would run on each GPU model that can hold it.
+
+        Raises:
+            RequestError: When none can; as in place.
+        """
+        choices, ways, demand = self._choices(name, config)
+        return demand, {choice.model: self._placed(choice, ways[choice.model]) for choice in choices}
+
+    def _placed(self, choice: Choice, way: _Way) -> Placed:
         pool = next(pool for pool in self.inventory.pools if pool.model == choice.model)
         return Placed(
             bundle=Bundle(cpus=self.cpus, gpus=choice.share.gpus, labels=choice.label_selector),
@@ -123,7 +134,7 @@ class SharePlacer:
     def _load(self, model: str) -> float:
         return sum(part for held_model, part in self._held.values() if held_model == model)
 
-    def _choices(self, name: str, config: RunConfig) -> tuple[tuple[Choice, ...], dict[str, _Way]]:
+    def _choices(self, name: str, config: RunConfig) -> tuple[tuple[Choice, ...], dict[str, _Way], Demand]:
         ways: dict[str, _Way] = {}
         needs: list[Need] = []
         relief: list[str] = []
@@ -140,7 +151,7 @@ class SharePlacer:
         choices = tuple(choice for choice in choices if choice.model in ways)
         if not choices:
             raise RequestError(str(refuse(demand, self.inventory) or f"{name}: no card can hold it"))
-        return choices, ways
+        return choices, ways, demand
 
     def _needed_bytes(self, way: _Way, pool: Pool) -> int:
         if self.share == "auto":

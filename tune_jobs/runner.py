@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cluster.hardware import Inventory
 from cluster.memory.calibration import load_calibration
@@ -15,6 +14,7 @@ from common.cli import note
 from common.errors import Problems, RequestError
 from common.files import write_bytes
 from tune_jobs.admission import Admission
+from tune_jobs.cards import cards_at_hand
 from tune_jobs.conductor import Clocks, SweepConductor
 from tune_jobs.grid import planned_trials, sampled_configs
 from tune_jobs.inputs import check_inputs, ensure_sample_data, longest_trial
@@ -31,11 +31,7 @@ from tune_jobs.snapshot import keep_code
 from tune_jobs.sweep import Sweep
 from tune_jobs.sweep_folder import alone, names_in, put_aside
 
-if TYPE_CHECKING:
-    from cluster.inventory import Survey
-
 CACHE_DIR = Path(".cache/dialsum")
-DEFAULT_SIMULATED = "1x24GiB"  # so that a first run without a GPU shows estimates, shares and packing
 CALIBRATION_NAME = "calibration.jsonl"  # in the output folder: shared by all sweeps
 ATTEMPTS = 5  # of one trial: two or three larger shares, and a lost worker or node
 
@@ -94,37 +90,13 @@ def run_sweep(sweep: Sweep, options: RunOptions, view: View, clocks: Clocks | No
     with alone(folder):
         if options.resume and not (folder.path / JOURNAL_NAME).exists():
             raise RequestError(f"{folder.path}: nothing to resume; run the sweep without --resume")
-        with _cluster(sweep, options) as inventory:
+        with cards_at_hand(options.simulate or sweep.resources.simulate, cpu_only=options.cpu_only) as inventory:
             placer = _placer(sweep, inventory)
             _check_places(sweep, placer)
             with _admission(sweep) as admission:
                 if not options.resume:
                     put_aside(folder)
                 return _conduct(folder, sweep, options, view, clocks, inventory, placer, admission)
-
-
-@contextmanager
-def _cluster(sweep: Sweep, options: RunOptions) -> Iterator[Inventory]:
-    """Looks at the cluster at hand, or at this machine, whose own Ray is started only when the sweep is in order."""
-    from cluster.inventory import ray_cluster, this_machine
-    from tune_jobs.ray_session import attached, connected
-
-    if attached():
-        with connected():
-            yield _seen(ray_cluster(), options)
-        return
-    survey = this_machine(None if options.cpu_only else options.simulate or sweep.resources.simulate)
-    if not survey.inventory.cards and not options.cpu_only:
-        survey = this_machine(DEFAULT_SIMULATED)
-    yield _seen(survey, options)
-
-
-def _seen(survey: "Survey", options: RunOptions) -> Inventory:
-    for problem in survey.problems:
-        note(problem)
-    if not options.cpu_only:
-        return survey.inventory
-    return Inventory(nodes=tuple(replace(node, cards=()) for node in survey.inventory.nodes))
 
 
 def _placer(sweep: Sweep, inventory: Inventory) -> Placer:
