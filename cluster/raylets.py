@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.hardware import Node
+from cluster.storage import STORAGE
 
 GCS_PORT = 6379
 METRICS_PORT = 8090  # of the machine's first raylet; the next ones count up
 FIRST_PORT, PORTS_A_RAYLET = 20000, 1000  # every port of a machine's first raylet beside the metrics'; then the next's
 _AGENT_PORT = 52365
-_STOP_WAIT_S = "30"  # `ray job stop` kills after 3 s by default; a clean stop of a sweep writes its state first
+_STOP_WAIT_S = "120"  # `ray job stop` kills after 3 s by default; a clean stop of a sweep writes its state and report
 _OBJECT_STORE_PART = 0.1  # trials exchange metrics and paths, not tensors; Ray's default is 0.3
 
 
@@ -56,6 +57,8 @@ def raylet_starts(
     head_address: str | None = None,
     spill_dir: str | None = None,
     token: bool = True,
+    storage: str | None = None,
+    temporary: str = "/tmp/ray",
 ) -> tuple[Start, ...]:
     """Lists the raylets of one machine.
 
@@ -67,6 +70,9 @@ def raylet_starts(
         head_address: "ip:port" of the head, on every other machine.
         spill_dir: Where objects go that do not fit into memory; Ray's session folder where None.
         token: Whether only those who have the token may use the cluster.
+        temporary: Ray's own folder for the machine's first raylet; each further one gets one below it. In a shared one
+            raylets would unpack a job's package over each other, and take away the folder that its driver works in.
+        storage: Folder that every machine sees at this path; results of submitted sweeps go there.
 
     Returns:
         The head's raylet first. Each sees only its own cards, carries their labels and has its own ports.
@@ -83,11 +89,14 @@ def raylet_starts(
     for index, node in enumerate(nodes):
         arguments = ["start", f"--address={address}"]
         environment = {"RAY_AUTH_MODE": "token" if token else "disabled", "RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S}
+        if storage:
+            environment[STORAGE] = storage
         if head and index == 0:
             arguments = ["start", "--head", f"--port={GCS_PORT}", *_head_arguments(head)]
             environment |= _head_environment(head)
         arguments += [f"--node-ip-address={ip}", *_resources(node), *_ports(index), "--disable-usage-stats"]
         arguments += [f"--object-spilling-directory={spill_dir}"] if spill_dir else []
+        arguments += [f"--temp-dir={temporary}/raylet{index}"] if index else []
         if len(nodes) > 1 and all(card.uuid for card in node.cards):
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(card.uuid for card in node.cards)
         starts.append(Start(arguments=tuple(arguments), environment=environment))
@@ -96,7 +105,6 @@ def raylet_starts(
 
 def _head_arguments(head: HeadOptions) -> list[str]:
     arguments = [f"--dashboard-host={head.dashboard_host}"]
-    arguments += ["--ray-client-server-port=0"]  # jobs are submitted through the dashboard; nobody needs this door
     return arguments + ([f"--autoscaling-config={head.autoscaling_config}"] if head.autoscaling_config else [])
 
 

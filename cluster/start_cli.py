@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--autoscaling-config", metavar="FILE", help="head: given by `ray up`")
     parser.add_argument("--spill-dir", type=Path, metavar="DIR", help="where objects go that do not fit into memory")
+    parser.add_argument(
+        "--storage",
+        type=Path,
+        metavar="DIR",
+        help="the folder that all machines share, at the same path; results of submitted sweeps go there",
+    )
     parser.add_argument("--simulate", metavar="CARDS", help="logical cards, for example 2x24GiB,1x80GiB")
     parser.add_argument("--no-token", action="store_true", help="let everybody who reaches this machine run code on it")
     parser.add_argument("--dry-run", action="store_true", help="show the commands and start nothing")
@@ -92,6 +99,8 @@ def _refuse(chosen: argparse.Namespace) -> None:
             problems.add(f"--address must be the head's IP[:PORT], but is {chosen.address!r}")
     if chosen.ip is not None and not _is_address(chosen.ip):
         problems.add(f"--ip must be an IPv4 address, but is {chosen.ip!r}")
+    if chosen.storage is not None and not chosen.storage.expanduser().is_dir():
+        problems.add(f"--storage {chosen.storage}: no such folder on this machine; is it mounted?")
     if not chosen.no_token:
         trouble = token_problem(token_path(os.environ, Path.home()))
         if trouble is not None:
@@ -121,6 +130,8 @@ def _starts(chosen: argparse.Namespace) -> Sequence[Start]:
         head_address=address,
         spill_dir=None if chosen.spill_dir is None else str(chosen.spill_dir.expanduser().absolute()),
         token=not chosen.no_token,
+        temporary=str(Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray"),
+        storage=None if chosen.storage is None else str(chosen.storage.expanduser().absolute()),
     )
 
 
@@ -134,7 +145,7 @@ def _start(start: Start, chosen: argparse.Namespace) -> None:
     try:
         done = subprocess.run(
             [str(program), *start.arguments],
-            env={**os.environ, **start.environment},
+            env={**os.environ, **start.environment, "PATH": _path(program.parent)},
             timeout=_START_S,
             stdin=subprocess.DEVNULL,
             check=False,
@@ -143,6 +154,11 @@ def _start(start: Start, chosen: argparse.Namespace) -> None:
         raise WorkError(f"no answer in {_START_S:g} s: {start.shell()}; is the head reachable from here?") from None
     if done.returncode:
         raise WorkError(f"exit code {done.returncode}: {start.shell()}")
+
+
+def _path(programs: Path) -> str:
+    """Jobs say `python`: this environment's must come first, also where it was not activated."""
+    return os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)])
 
 
 def _host_and_port(text: str) -> tuple[str, str]:

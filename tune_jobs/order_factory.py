@@ -9,6 +9,7 @@ from tune_jobs.naming import trial_name
 from tune_jobs.orders import Placed, TrackingOrder, TrialOrder
 from tune_jobs.records import ExperimentFolder, SweepFolder
 from tune_jobs.search import Sampled
+from tune_jobs.settled import Places
 from tune_jobs.sweep import Sweep
 
 
@@ -44,7 +45,7 @@ class SweepOrders:
         sweep: A plain sweep.
         placer: Finds places.
         output_dir: Folder of experiments and sweep results.
-        cache_dir: Tokenizers and encodings, shared by all trials.
+        places: Where trials find what they share.
         started: When the sweep started first; part of every name.
         taken: Names that exist already.
     """
@@ -55,12 +56,12 @@ class SweepOrders:
         placer: Placer,
         *,
         output_dir: Path,
-        cache_dir: Path,
+        places: Places,
         started: datetime,
         taken: set[str],
     ) -> None:
         self._sweep, self._placer = sweep, placer
-        self._output_dir, self._cache_dir = output_dir.resolve(), cache_dir.resolve()
+        self._output_dir, self._places = output_dir.resolve(), places
         self._started, self._taken = started, set(taken)
 
     def make(self, number: int, sampled: Sampled) -> TrialOrder:
@@ -75,12 +76,12 @@ class SweepOrders:
             sweep=self._sweep.name,
             bundle=placed.bundle,
             sampled={key: list(value) if isinstance(value, tuple) else value for key, value in sampled.items()},
-            config=_with_whole_paths(trial.resolved).to_dict(),
+            config=_with_whole_paths(trial.resolved, self._places).to_dict(),
             notes=list(trial.notes),
             shape=placed.shape,
             folder=str(ExperimentFolder.of(self._output_dir, name).path),
             sweep_folder=str(SweepFolder.of(self._output_dir, self._sweep.name).path),
-            cache_dir=str(self._cache_dir),
+            cache_dir=str(self._places.cache_dir.resolve()),
             metric=self._sweep.metric.name,
             retries=self._sweep.resources.retries,
             tracking=self._tracking(trial.resolved),
@@ -107,8 +108,10 @@ class SweepOrders:
         )
 
 
-def _with_whole_paths(config: RunConfig) -> RunConfig:
+def _with_whole_paths(config: RunConfig, places: Places) -> RunConfig:
     """A trial's process has a working folder of its own, so files and local models are named in full."""
     names = ("train_file", "dev_file", "test_file", "model")
     paths = {name: str(getattr(config, name)) for name in names if getattr(config, name) is not None}
-    return config.with_changes({name: str(Path(path).resolve()) for name, path in paths.items() if Path(path).exists()})
+    return config.with_changes(
+        {name: str(places.whole(Path(path))) for name, path in paths.items() if Path(path).exists()}
+    )

@@ -14,7 +14,7 @@ _LOOPBACK = "127.0.0.1"
 _CLUSTER_LOOPBACK = "127.0.0.2"
 _OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange metrics and paths, no tensors; Ray's default is 30 % of the memory
 _QUIET: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
-_STOP_WAIT_S = "30"  # `ray job stop` kills after 3 s by default; a clean stop writes its state first
+_STOP_WAIT_S = "120"  # `ray job stop` kills after 3 s by default; a clean stop writes its state and report first
 
 
 def attached() -> bool:
@@ -109,9 +109,15 @@ def clean_stop() -> Iterator[None]:
     is entered after Ray was started.
     """
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+    asked = False
 
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:  # a job's processes are told together and by their supervisor: a second word must not break it
+            asked = True
+            os.kill(os.getpid(), signal.SIGINT)
+
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray's jobs start with it blocked
     before = signal.signal(signal.SIGTERM, forward)
     try:
         yield

@@ -27,6 +27,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run of this sweep was ended")
+    parser.add_argument("--supervise", action="store_true", help="start again, and go on, when this process dies")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="for results; instead of tracking.output_dir")
+    parser.add_argument("--member", metavar="NAME", help="whose quota is used; instead of team.member")
     cards = parser.add_mutually_exclusive_group()
     cards.add_argument("--simulate", metavar="CARDS", help="logical cards, for example 2x24GiB,1x80GiB")
     cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")
@@ -42,9 +45,14 @@ def run(chosen: argparse.Namespace) -> int:
         RequestError: When the file, the data or the cluster cannot be used.
         WorkError: When the sweep was interrupted, or no trial has a result.
     """
+    if chosen.supervise:
+        from tune_jobs.supervise import supervise
+
+        return supervise(chosen.sweep, chosen.output, sys.argv[1:])
     from tune_jobs.inputs import ensure_sample_data
     from tune_jobs.live import view_for
     from tune_jobs.outlook import outlook_of_data, remarks_on
+    from tune_jobs.placed_here import placed_here
     from tune_jobs.redaction import Redactor
     from tune_jobs.runner import RunOptions, run_sweep
     from tune_jobs.sweep import load_sweep
@@ -56,7 +64,7 @@ def run(chosen: argparse.Namespace) -> int:
         cpu_only=chosen.cpu_only,
         command=Redactor.of_environment(os.environ).hide(shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]])),
     )
-    sweep = load_sweep(chosen.sweep)
+    sweep = placed_here(load_sweep(chosen.sweep), chosen.output, chosen.member)
     _refuse_what_would_be_ignored(sweep)
     ensure_sample_data(sweep)
     for text in sweep.notes:

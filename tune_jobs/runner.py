@@ -27,11 +27,11 @@ from tune_jobs.progress import SweepProgress, best_of
 from tune_jobs.records import ExperimentFolder, SweepFolder, SweepRecord, TrialRecord
 from tune_jobs.resources import SHARE_CLASSES, placer_for, slots
 from tune_jobs.search import Lesson, ListProposer, Proposer, TpeProposer
+from tune_jobs.settled import own_places
 from tune_jobs.snapshot import keep_code
 from tune_jobs.sweep import Sweep
 from tune_jobs.sweep_folder import alone, names_in, put_aside
 
-CACHE_DIR = Path(".cache/dialsum")
 CALIBRATION_NAME = "calibration.jsonl"  # in the output folder: shared by all sweeps
 ATTEMPTS = 5  # of one trial: two or three larger shares, and a lost worker or node
 
@@ -172,7 +172,7 @@ def _conduct(
             sweep,
             placer,
             output_dir=output_dir,
-            cache_dir=CACHE_DIR,
+            places=own_places(output_dir),
             started=datetime.fromtimestamp(started_at),  # local time, as on the wall of who reads the name
             taken=names_in(ExperimentFolder.of(output_dir, "").path),
         ),

@@ -24,6 +24,7 @@ from dialsum.reporter import Reporter
 from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, FAILURE_MESSAGE_KEY, ORDER_KEY, TrialOrder
 from tune_jobs.records import ExperimentFolder, SweepFolder
 from tune_jobs.recovery import FailureKind, RunShape, classify, smaller
+from tune_jobs.sealed_key import take_own_key
 from tune_jobs.tracking import NullTracker, TrackedRun, Tracker, open_tracker
 
 logger = logging.getLogger(__name__)
@@ -140,6 +141,9 @@ def run_trial(config: dict[str, object]) -> None:
         report({**metrics, **where}, checkpoint)
 
     _take_snapshot(order, goes_on=start is not None)
+    trouble = take_own_key()
+    if trouble is not None:
+        logger.warning("%s", trouble)
     tracker = _tracker(order)
     outcome = "failed"
     try:

@@ -36,6 +36,7 @@ def test_a_mixed_box_is_one_raylet_a_model_with_its_own_cards_labels_and_ports()
     assert len(single) == 6
     assert [name for name in single if len({options(start.arguments)[name] for start in starts}) == 1] == []
     assert [options(start.arguments)["metrics-export-port"] for start in starts] == ["8090", "8091"]
+    assert [options(start.arguments).get("temp-dir") for start in starts] == [None, "/tmp/ray/raylet1"]
 
 
 def test_the_head_keeps_its_state_and_its_dashboard_on_loopback() -> None:
@@ -54,9 +55,9 @@ def test_the_head_keeps_its_state_and_its_dashboard_on_loopback() -> None:
 
 def test_every_raylet_asks_for_a_token_unless_told_otherwise() -> None:
     (start,) = raylet_starts([MACHINE], ip="10.0.0.2", head_address="10.0.0.1:6379")
-    assert start.environment == {"RAY_AUTH_MODE": "token", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
+    assert start.environment == {"RAY_AUTH_MODE": "token", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
     assert start.shell().startswith(
-        "RAY_AUTH_MODE=token RAY_JOB_STOP_WAIT_TIME_S=30 ray start --address=10.0.0.1:6379 "
+        "RAY_AUTH_MODE=token RAY_JOB_STOP_WAIT_TIME_S=120 ray start --address=10.0.0.1:6379 "
     )
     (open_start,) = raylet_starts([MACHINE], ip="10.0.0.2", head_address="10.0.0.1:6379", token=False)
     assert open_start.environment["RAY_AUTH_MODE"] == "disabled"

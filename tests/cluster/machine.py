@@ -1,0 +1,95 @@
+"""A machine for one test file: network, processes and /tmp/ray of its own, so that a cluster with fixed ports may run.
+
+Everything in it ends with it. Needs root (or the rights of one) and iproute2's and util-linux' programs.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+UNSHARE = ("unshare", "-n", "-p", "-m", "--fork", "--kill-child", "--mount-proc")
+
+
+def missing(*programs: str) -> str:
+    """Says why machines cannot be made here; empty where they can."""
+    absent = [name for name in ("unshare", "nsenter", "ip", *programs) if shutil.which(name, path=_path()) is None]
+    if absent:
+        return f"needs {', '.join(absent)} (Debian: util-linux iproute2 openssh-server rsync)"
+    tried = subprocess.run([*UNSHARE, "ip", "link", "set", "lo", "up"], capture_output=True, text=True)
+    return "" if tried.returncode == 0 else f"needs root for name spaces: {tried.stderr.strip()}"
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
+class Machine:
+    """One machine.
+
+    Args:
+        folder: For its home and Ray's files; the path must be short, as sockets lie below it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.home.mkdir(parents=True)
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "WANDB_", "TUNE_"))
+        } | {
+            "PATH": f"{Path(sys.executable).parent}:{_path()}",
+            "HOME": str(self.home),
+            "OMP_NUM_THREADS": "1",
+            "RAY_AUTH_MODE": "token",
+        }
+        ready = folder / "ready"
+        inside = f"ip link set lo up; mkdir -p /tmp/ray; mount -t tmpfs tmpfs /tmp/ray; touch {ready}; sleep infinity"
+        self._process = subprocess.Popen([*UNSHARE, "bash", "-ec", inside], env=self.environment)
+        wait_until(ready.exists, "the machine starts")
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        self._pid = children.split()[0]
+
+    def start(self, command: Sequence[str], *, cwd: Path = ROOT, **environment: str) -> "subprocess.Popen[str]":
+        """Starts a command on the machine."""
+        return subprocess.Popen(
+            ["nsenter", "-t", self._pid, "-n", "-p", "-m", f"--wdns={cwd}", *command],
+            env=self.environment | environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(
+        self, *command: str, cwd: Path = ROOT, timeout_s: float = 120, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
+        """Runs a command on the machine; its standard output and error come together."""
+        process = self.start(command, cwd=cwd, **environment)
+        try:
+            out, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, _ = process.communicate()
+            raise AssertionError(f"{command} has not ended in {timeout_s:g} s: {out}") from None
+        return subprocess.CompletedProcess(command, process.returncode, out, "")
+
+    def python(self, *arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
+        """Runs this environment's Python on the machine."""
+        return self.run(sys.executable, *arguments, **options)  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        """Ends everything on the machine."""
+        self._process.kill()
+        self._process.wait()
+
+
+def wait_until(condition: Callable[[], object], what: str, *, limit_s: float = 120) -> None:
+    """Waits for a condition."""
+    ends = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < ends, f"not in time: {what}"
+        time.sleep(0.1)

@@ -1,0 +1,223 @@
+"""Submitted sweeps on a three-node logical cluster with a token: two at once, a stop, a killed driver, no secret."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.files import read_jsonl
+from tests.cluster.machine import Machine, missing, wait_until
+from tune_jobs.records import SweepFolder
+
+REASON = missing("ss")
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(bool(REASON), reason=REASON),
+]
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "0123456789abcdef" * 2 + "01234567"
+SWEEP = """
+name: {name}
+method: grid
+parameters:
+  learning_rate: {{values: [{rates}]}}
+  batch_size: {{value: 8}}
+  num_epochs: {{value: {epochs}}}
+  max_train_samples: {{value: 32}}
+  max_eval_samples: {{value: 4}}
+  decoder_max_len: {{value: 16}}
+  encoder_max_len: {{value: 64}}
+  tiny_hidden_size: {{value: 16}}
+  tiny_layers: {{value: 1}}
+  tiny_vocab_size: {{value: 400}}
+early_terminate: {{type: none}}
+resources: {{cpus_per_trial: 0.3, share: 0.5}}
+tracking: {{wandb: {wandb}}}
+"""
+WANDB_SERVER = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        open(sys.argv[1], "a").write(self.headers.get("Authorization", "") + chr(10))
+        self.send_response(401); self.end_headers()
+    do_GET = do_POST
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", 8088), Handler).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """One machine with three raylets: three nodes with a logical card each, of different sizes."""
+    machine = Machine(tmp_path_factory.mktemp("m"))
+    try:
+        machine.start([sys.executable, "-c", WANDB_SERVER, str(machine.home / "wandb_asked")])
+        shared = machine.home / "shared"
+        shared.mkdir()
+        made = machine.python("-m", "cluster", "token")
+        assert made.returncode == 0, made.stdout
+        started = machine.python(
+            *("-m", "cluster", "start", "--head", "--ip", "127.0.0.1", "--state-dir", str(machine.home / "state")),
+            *("--storage", str(shared), "--simulate", "1x24GiB,1x40GiB,1x80GiB"),
+            WANDB_BASE_URL="http://127.0.0.1:8088",
+        )
+        assert started.returncode == 0, started.stdout
+        yield machine
+    finally:
+        machine.stop()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """Where a person works: sweep files, and no code."""
+    return tmp_path
+
+
+def write_sweep(desk: Path, name: str, *, rates: str = "1e-3, 1e-2", epochs: int = 2, wandb: str = "disabled") -> str:
+    (desk / f"{name}.yaml").write_text(SWEEP.format(name=name, rates=rates, epochs=epochs, wandb=wandb))
+    return f"{name}.yaml"
+
+
+def tune(machine: Machine, desk: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return machine.python("-m", "tune_jobs", *arguments, cwd=desk, timeout_s=240, PYTHONPATH=str(ROOT), **environment)
+
+
+def results(machine: Machine, sweep: str) -> SweepFolder:
+    return SweepFolder.of(machine.home / "shared" / "outputs", sweep)
+
+
+def events(machine: Machine, sweep: str, kind: str) -> list[dict[str, object]]:
+    return [event for event in read_jsonl(results(machine, sweep).path / "journal.jsonl")[0] if event["event"] == kind]
+
+
+def check_complete(machine: Machine, sweep: str, trials: int, evaluations: int) -> None:
+    """Each trial stands in the ledger as finished, each evaluation once, and the winner's model is there."""
+    folder = results(machine, sweep)
+    records = folder.load().trials
+    assert [record.status for record in records] == ["finished"] * trials
+    assert all([row["iteration"] for row in record.history] == list(range(1, evaluations + 1)) for record in records)
+    assert all((Path(record.experiment_dir) / "models/best_model/model.safetensors").exists() for record in records)
+    assert folder.report_html.exists()
+
+
+def test_nothing_of_a_cluster_on_one_machine_listens_beyond_loopback(machine: Machine) -> None:
+    sockets = machine.run("ss", "-Hltn").stdout.split("\n")
+    local = [line.split()[3].rsplit(":", 1) for line in sockets if line]
+    assert {"6379", "8265", "8090", "8091", "8092"} <= {port for _, port in local}
+    beyond = [
+        f"{host}:{port}" for host, port in local if host.strip("[]").removeprefix("::ffff:") not in ("127.0.0.1", "::1")
+    ]
+    assert beyond == []
+
+
+def test_a_cluster_takes_no_job_without_its_token(machine: Machine, desk: Path) -> None:
+    sweep = write_sweep(desk, "refused")
+    refused = tune(machine, desk, "submit", sweep, RAY_AUTH_MODE="disabled")
+    assert refused.returncode == 2, refused.stdout
+    (desk / "token").touch(0o600)
+    (desk / "token").write_text("f" * 64)
+    refused = tune(machine, desk, "submit", sweep, RAY_AUTH_TOKEN_PATH=str(desk / "token"))
+    assert refused.returncode == 2, refused.stdout
+    assert "does not take the token of" in refused.stdout
+    assert "Traceback" not in refused.stdout
+
+
+def test_two_members_submit_at_once_and_both_sweeps_end_right(machine: Machine, desk: Path) -> None:
+    processes = [
+        machine.start(
+            [sys.executable, "-m", "tune_jobs", "submit", write_sweep(desk, name, wandb=wandb), "--member", member],
+            cwd=desk,
+            PYTHONPATH=str(ROOT),
+            WANDB_API_KEY=KEY,
+        )
+        for member, name, wandb in (("ann", "first", "auto"), ("bob", "second", "disabled"))
+    ]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    asked = {
+        base64.b64decode(line.removeprefix("Basic "))
+        for line in (machine.home / "wandb_asked").read_text().split("\n")
+        if line
+    }
+    assert asked == {f"api:{KEY}".encode()}, "the trials had the member's key"
+    for text, member, name in zip(said, ("ann", "bob"), ("first", "second"), strict=True):
+        assert f"{member}-{name} is submitted to http://127.0.0.1:8265: " in text
+        assert f"results go to {machine.home}/shared/outputs" in text
+        assert "trial 2 finished" in text, "the logs were followed"
+        assert f"{member}-{name} succeeded" in text
+        check_complete(machine, name, 2, 2)
+    (listed,) = [tune(machine, desk, "jobs", "list", "--format", "json").stdout]
+    jobs = {job["name"]: job for job in json.loads(listed)}
+    assert [jobs[name]["status"] for name in ("ann-first", "bob-second")] == ["SUCCEEDED"] * 2
+    assert jobs["ann-first"]["entrypoint"] == "python -m tune_jobs run first.yaml"
+    # Neither the key nor the token is in what the job said, in what Ray tells of it, or in a file of the session.
+    token = (machine.home / ".ray" / "auth_token").read_text()
+    told = machine.run("curl", "-s", "-H", f"Authorization: Bearer {token}", "http://127.0.0.1:8265/api/jobs/").stdout
+    assert "ann-first" in told
+    for secret in (KEY, token):
+        assert secret not in "".join(said) + told
+        found = machine.run(
+            "grep", "-rlsF", secret, "/tmp/ray", str(machine.home / "shared"), str(machine.home / "state")
+        )
+        assert found.stdout == ""
+
+
+def test_a_stop_loses_nothing_and_resume_repeats_nothing(machine: Machine, desk: Path) -> None:
+    """The plain command of the README, from a project folder, ended by `jobs stop`."""
+    sweep = write_sweep(desk, "halted", epochs=30)
+    for package in ("common", "dialsum", "cluster", "tune_jobs"):
+        (desk / package).symlink_to(ROOT / package)
+    ray = str(Path(sys.executable).parent / "ray")
+    plain = ["job", "submit", "--no-wait", "--submission-id", "cleo-halted", "--working-dir", ".", "--"]
+    sent = machine.run(ray, *plain, "python", "-m", "tune_jobs", "run", sweep, cwd=desk)
+    assert sent.returncode == 0, sent.stdout
+    wait_until(lambda: len(events(machine, "halted", "reported")) >= 3, "three evaluations")
+    asked = time.monotonic()
+    stopped = tune(machine, desk, "jobs", "stop", "cleo-halted")
+    assert stopped.returncode == 0, stopped.stdout
+    assert "cleo-halted: stopped" in stopped.stdout
+    assert time.monotonic() - asked < 60
+    logs = tune(machine, desk, "jobs", "logs", "cleo-halted").stdout
+    assert "stopped before the end; go on with" in logs
+    before = len(events(machine, "halted", "reported"))
+    saved = {str(event["number"]): event for event in events(machine, "halted", "saved")}
+
+    resumed = tune(machine, desk, "submit", sweep, "--member", "cleo", "--resume")
+    assert resumed.returncode == 0, resumed.stdout
+    assert "cleo-halted-2 succeeded" in resumed.stdout
+    check_complete(machine, "halted", 2, 30)
+    reports = [(event["number"], event["evaluation"]) for event in events(machine, "halted", "reported")]
+    assert len(reports) - len(set(reports)) <= len(saved), "at most the evaluation that was under way is made again"
+    assert before < len(reports)
+
+
+def test_a_driver_that_dies_is_started_again_and_goes_on(machine: Machine, desk: Path) -> None:
+    sweep = write_sweep(desk, "killed", epochs=20)
+    process = machine.start(
+        [sys.executable, "-m", "tune_jobs", "submit", sweep, "--member", "dan", "--supervise"],
+        cwd=desk,
+        PYTHONPATH=str(ROOT),
+    )
+    wait_until(lambda: len(events(machine, "killed", "saved")) >= 2, "two checkpoints")
+    found = machine.run("pgrep", "-f", r"tune_jobs run killed.yaml$").stdout.split()
+    assert len(found) == 1, found
+    machine.run("kill", "-9", found[0])
+    died = time.time()
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "the driver was ended by signal 9; it starts again and goes on where it was" in said
+    check_complete(machine, "killed", 2, 20)
+    again = min(
+        float(str(event["at"])) for event in events(machine, "killed", "started") if float(str(event["at"])) > died
+    )
+    assert again - died < 60
+    ended = re.findall(r"trial \d finished", said)
+    assert len(ended) == 2

@@ -1,0 +1,115 @@
+"""python -m tune_jobs jobs: the submitted sweeps of a cluster."""
+
+import argparse
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from common import cli
+from common.units import format_duration
+
+if TYPE_CHECKING:
+    from cluster.jobs import Job, Jobs
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m tune_jobs`."""
+    parser = commands.add_parser(
+        "jobs",
+        help="list, show, follow and stop submitted sweeps",
+        description="Looks at the jobs of a cluster. `stop` lets every trial save; submit --resume goes on.",
+        epilog="example: python -m tune_jobs jobs logs minji-wide_search --follow",
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    for name, help_text, action in (
+        ("list", "every submitted sweep", list_jobs),
+        ("status", "one of them", status),
+        ("logs", "what it has said", logs),
+        ("stop", "end it cleanly", stop),
+    ):
+        one = actions.add_parser(name, help=help_text, epilog=f"example: python -m tune_jobs jobs {name}")
+        if name != "list":
+            one.add_argument("name", metavar="NAME", help="of the job, for example minji-wide_search")
+            one.epilog = f"example: python -m tune_jobs jobs {name} minji-wide_search"
+        if name == "logs":
+            one.add_argument("--follow", action="store_true", help="until it is over")
+        else:
+            one.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+        one.add_argument("--address", metavar="URL", help="the head's dashboard; http://127.0.0.1:8265 by default")
+        one.set_defaults(run=action)
+
+
+def list_jobs(chosen: argparse.Namespace) -> int:
+    """Lists all jobs."""
+    found = _jobs(chosen).list()
+    if chosen.format == "json":
+        cli.emit_json([_summary(job) for job in found])
+    elif found:
+        cli.emit(cli.table(["job", "status", "time", "started"], [_row(job) for job in found]))
+    else:
+        cli.emit("no job was submitted yet; python -m tune_jobs submit SWEEP")
+    return 0
+
+
+def status(chosen: argparse.Namespace) -> int:
+    """Shows one job."""
+    return _show(_jobs(chosen).find(chosen.name), chosen)
+
+
+def logs(chosen: argparse.Namespace) -> int:
+    """Prints what a job has said."""
+    jobs = _jobs(chosen)
+    if not chosen.follow:
+        sys.stdout.write(jobs.logs(chosen.name))
+        return 0
+    jobs.find(chosen.name)
+    job = jobs.follow(chosen.name, _say)
+    return 0 if job.status == "SUCCEEDED" else 1
+
+
+def stop(chosen: argparse.Namespace) -> int:
+    """Ends a job; nothing is lost."""
+    return _show(_jobs(chosen).stop(chosen.name), chosen)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _jobs(chosen: argparse.Namespace) -> "Jobs":
+    from cluster.jobs import DEFAULT_ADDRESS, Jobs
+
+    return Jobs(chosen.address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
+
+
+def _show(job: "Job", chosen: argparse.Namespace) -> int:
+    if chosen.format == "json":
+        cli.emit_json(_summary(job))
+        return 0
+    cli.emit(f"{job.name}: {job.status.lower()} {_duration(job)}".rstrip())
+    cli.emit(f"command: {job.entrypoint}")
+    if job.message and not job.is_over:
+        cli.emit(job.message)
+    return 0
+
+
+def _summary(job: "Job") -> dict[str, object]:
+    return {
+        "name": job.name,
+        "status": job.status,
+        "entrypoint": job.entrypoint,
+        "started_at": job.started_at,
+        "ended_at": job.ended_at,
+        "exit_code": job.exit_code,
+    }
+
+
+def _row(job: "Job") -> list[object]:
+    started = time.strftime("%a %d %b %H:%M", time.localtime(job.started_at)) if job.started_at else ""
+    return [job.name, job.status.lower(), _duration(job), started]
+
+
+def _duration(job: "Job") -> str:
+    return "" if job.started_at is None else format_duration((job.ended_at or time.time()) - job.started_at)
