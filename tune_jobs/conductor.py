@@ -15,6 +15,7 @@ from common.errors import RequestError
 from common.strict import from_mapping
 from common.units import format_duration
 from tune_jobs.admission import Admission, OpenAdmission
+from tune_jobs.exploit import Exploiter
 from tune_jobs.housekeeping import forget_checkpoints, keep_best_models, leave_in_order
 from tune_jobs.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.live import View
@@ -74,6 +75,7 @@ class SweepConductor:
         calibration: Ledger of measured peaks, shared by sweeps; None keeps none.
         ends_at_s: Reading of `clocks.elapsed_s` after which every trial ends at its next report; None for never.
         admission: Whether a trial may start, by the quotas of a team; everybody may where None.
+        exploiter: Moves weights between the trials of a population; None where every trial keeps its own.
         clocks: Injected in tests.
     """
 
@@ -91,6 +93,7 @@ class SweepConductor:
         calibration: Path | None = None,
         ends_at_s: float | None = None,
         admission: Admission | None = None,
+        exploiter: Exploiter | None = None,
         clocks: Clocks | None = None,
     ) -> None:
         self._proposer, self._orders, self._rule = proposer, orders, rule
@@ -98,6 +101,7 @@ class SweepConductor:
         self._shares, self._calibration = shares, calibration
         self._ends_at_s, self._clocks = ends_at_s, clocks or Clocks()
         self._admission = admission or OpenAdmission()
+        self._exploiter = exploiter
         self._asking: Mapping[str, object] | None = None
         self._pausing: dict[int, str] = {}
         self._next_number = 1
@@ -117,7 +121,8 @@ class SweepConductor:
         self._asking = self._asking or self._next_made()
         if self._asking is None:
             is_open = any(trial.status is None for trial in self._journal.trials.values())
-            return LATER if is_open and self._admission.may_pause else None
+            may_pause = self._admission.may_pause or self._exploiter is not None
+            return LATER if is_open and may_pause else None
         if not self._may_start(self._asking):
             return LATER
         order, self._asking = self._asking, None
@@ -139,8 +144,10 @@ class SweepConductor:
         return False
 
     def _next_made(self) -> Mapping[str, object] | None:
-        if self._again:
+        if self._again and not self._starts_new_first():
             trial = self._journal.trials[self._again.pop(0)]
+            if self._exploiter is not None:
+                self._exploiter.goes_on(trial.number)
             earlier = from_mapping(TrialOrder, trial.order)
             # After an out-of-memory it may have held more than it was ordered with, and would need that again.
             bundle = from_mapping(Bundle, trial.bundle) if trial.bundle else earlier.bundle
@@ -160,6 +167,15 @@ class SweepConductor:
                 continue
             self._journal.write("ordered", number, order=order)
             return order
+
+    def _exploits(self, number: int, evaluation: int) -> str | None:
+        return self._exploiter.consider(number, evaluation) if self._exploiter is not None else None
+
+    def _starts_new_first(self) -> bool:
+        """Whether those that never ran come before those that go on: where a population takes turns."""
+        return (
+            self._exploiter is not None and self._exploiter.taking_turns and self._next_number <= self._proposer.total
+        )
 
     @property
     def is_over(self) -> bool:
@@ -199,7 +215,9 @@ class SweepConductor:
             self._reasons[number] = verdict.reason
         elif self._window_closed():
             self._reasons[number] = "the sweep's time is over"
-        elif evaluation < self._progress.longest and (why := self._admission.must_pause(name)):
+        elif evaluation < self._progress.longest and (
+            why := self._admission.must_pause(name) or self._exploits(number, evaluation)
+        ):
             self._pausing[number] = why
         return number in self._reasons or number in self._pausing
 
@@ -216,6 +234,8 @@ class SweepConductor:
         number, _ = _identity(order)
         self._heard_s.pop(number, None)
         self._pausing.pop(number, None)
+        if self._exploiter is not None:
+            self._exploiter.forget(number)
         kind = classify(error) if error is not None else "worker_lost"
         self._journal.write("retried", number, kind=kind, message=_short(error), **self._times())
         wanted = bundle
@@ -259,6 +279,8 @@ class SweepConductor:
     def _pause(self, number: int) -> None:
         """Puts a trial that gave its place back into the line of those that go on, behind those that wait already."""
         reason = self._pausing.pop(number)
+        if self._exploiter is not None:
+            self._exploiter.carry_out(number)
         trial = self._journal.write("paused", number, reason=reason, **self._times())
         self._again.append(number)
         self._progress.ended(number, status="paused", reason=reason, now_s=self._clocks.elapsed_s())

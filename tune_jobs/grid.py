@@ -44,6 +44,15 @@ def sampled_configs(sweep: Sweep, seed: int | None = None) -> tuple[dict[str, Va
     return tuple(_nth(sweep.space, place) for place in sorted(rng.sample(range(size), sweep.trials)))
 
 
+def drawn_configs(sweep: Sweep, count: int) -> tuple[dict[str, Value], ...]:
+    """Draws configurations independently of each other; so one may come twice.
+
+    They are the first population of pbt, and stand in a plan for trials that results will choose.
+    """
+    rng = random.Random(sweep.search.seed)
+    return tuple(sweep.space.sample(rng) for _ in range(count))
+
+
 def planned_trials(sweep: Sweep, seed: int | None = None) -> tuple[ResolvedTrial, ...]:
     """Returns every trial of a grid or random search as it would be run.
 

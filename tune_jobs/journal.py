@@ -56,6 +56,8 @@ class TrialHistory:
         heard_s: Reading of the driver's elapsed seconds at the last event with a time.
         pauses: How often it gave its place back, to go on later.
         waits_for: Why it does not start, or go on, now; empty where nothing holds it up.
+        copies: When it went on with another trial's weights (pbt), in order: `donor`, `evaluation` of its own,
+            `donor_evaluation` at the copied checkpoint, `changes` of the donor's values, its own values `before`.
     """
 
     number: int
@@ -76,6 +78,7 @@ class TrialHistory:
     heard_s: float = 0.0
     pauses: int = 0
     waits_for: str = ""
+    copies: list[dict[str, object]] = field(default_factory=list)
 
     @property
     def values(self) -> list[tuple[int, float]]:
@@ -147,6 +150,11 @@ def _apply(trial: TrialHistory, event: Event) -> None:
         trial.running = False
         trial.pauses += 1
         trial.waits_for = cast("str", event["reason"])
+    elif kind == "copied":
+        trial.order = cast("Mapping[str, object]", event["order"])
+        trial.checkpoint = Path(cast("str", event["folder"]))
+        names = ("donor", "evaluation", "donor_evaluation", "changes", "before")
+        trial.copies.append({name: event[name] for name in names})
     elif kind == "waits":
         trial.waits_for = cast("str", event["reason"])
     elif kind == "ended":

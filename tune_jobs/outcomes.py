@@ -55,6 +55,7 @@ def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -
         simulated=bool(order.get("simulated", False)),
         experiment_dir=str(order.get("folder", "")),
         member=cast("str | None", order.get("member")),
+        lineage=list(trial.copies),
     )
 
 

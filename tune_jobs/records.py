@@ -73,6 +73,8 @@ class TrialRecord:
         simulated: Whether the card was a logical one.
         experiment_dir: Folder of the experiment; see ExperimentFolder.
         member: Whose quota it used.
+        lineage: When it went on with another trial's weights (pbt); see TrialHistory.copies. `sampled` and `resolved`
+            are those of its end.
     """
 
     trial_id: str
@@ -102,6 +104,7 @@ class TrialRecord:
     simulated: bool = False
     experiment_dir: str = ""
     member: str | None = None
+    lineage: list[dict[str, object]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ from common.files import write_bytes
 from tune_jobs.admission import Admission
 from tune_jobs.cards import cards_at_hand
 from tune_jobs.conductor import Clocks, SweepConductor
-from tune_jobs.grid import planned_trials, sampled_configs
+from tune_jobs.exploit import exploiter_for
+from tune_jobs.grid import drawn_configs, planned_trials, sampled_configs
 from tune_jobs.inputs import check_inputs, ensure_sample_data, longest_trial
 from tune_jobs.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.journal import Journal
@@ -166,6 +167,7 @@ def _conduct(
     )
     budget_s = sweep.resources.time_budget_s
     output_dir = Path(sweep.tracking.output_dir)
+    journal = Journal(folder.path / JOURNAL_NAME)
     conductor = SweepConductor(
         proposer=proposer,
         orders=SweepOrders(
@@ -180,7 +182,8 @@ def _conduct(
         progress=progress,
         view=view,
         folder=folder,
-        journal=Journal(folder.path / JOURNAL_NAME),
+        journal=journal,
+        exploiter=exploiter_for(sweep, journal, folder.path, side_by_side=side_by_side),
         shares=SHARE_CLASSES,
         calibration=output_dir / CALIBRATION_NAME,
         ends_at_s=None if budget_s is None else clocks.elapsed_s() + budget_s,
@@ -188,7 +191,7 @@ def _conduct(
         clocks=clocks,
     )
     view.event(_opening(sweep, proposer, rule.rungs, longest, inventory, side_by_side))
-    limited = sweep.resources.max_concurrent_trials or sweep.method in ("bayes", "bohb") or placer.simulated
+    limited = sweep.resources.max_concurrent_trials or sweep.method in ("bayes", "bohb", "pbt") or placer.simulated
     settings = FitSettings(
         folder=folder.path.resolve() / "tune",
         name=f"{clocks.now():.0f}",
@@ -239,7 +242,7 @@ def _proposer(sweep: Sweep) -> Proposer:
                 if point.score is not None
             ],
         )
-    raise RequestError(f"{sweep.source}: method {sweep.method} cannot be run yet; take grid, random, bayes or bohb")
+    return ListProposer(drawn_configs(sweep, sweep.trials))  # pbt
 
 
 def _check_places(sweep: Sweep, placer: Placer) -> None:

@@ -11,6 +11,7 @@ from common.strict import Located, nearest
 from dialsum.config import RunConfig, load_run_config
 from tune_jobs.phase_file import read_phases
 from tune_jobs.points import check_points
+from tune_jobs.population import MOVABLE
 from tune_jobs.rules import Rules
 from tune_jobs.sections import (
     COMPOSITE,
@@ -284,10 +285,12 @@ def _check_methods(sweep: Sweep, raw: Mapping[str, object], document: Located, p
                 f"{document.where('search', str(key))}: search.{key} is only read by {' and '.join(users)}, "
                 f"but method is {', '.join(sorted(methods))}"
             )
-    for name in [one.name for one in sweep.space.searched if "pbt" in methods and one.name in _SHAPE_FIELDS]:
+    for name in [one.name for one in sweep.space.searched if "pbt" in methods and one.name not in MOVABLE]:
+        why = f"in the middle of a training, when only {', '.join(MOVABLE)} can change"
+        why = "so their models must have one shape" if name in _SHAPE_FIELDS else why
         problems.add(
-            f"{document.where('parameters', name)}: {name}: pbt copies weights between trials, so their models must "
-            "have one shape; fix it with `value`, or use `method: random`"
+            f"{document.where('parameters', name)}: {name}: pbt copies weights between trials, {why}; fix it with "
+            "`value`, or use `method: random`"
         )
 
 

@@ -21,6 +21,7 @@ from common.errors import ProductError, WorkError
 from common.files import append_jsonl, read_jsonl, write_json
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
+from tune_jobs.exploit import INHERITED_FILE
 from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, FAILURE_MESSAGE_KEY, ORDER_KEY, TrialOrder
 from tune_jobs.records import ExperimentFolder, SweepFolder
 from tune_jobs.recovery import FailureKind, RunShape, classify, smaller
@@ -189,10 +190,14 @@ def attempt(order: TrialOrder, train: Train, send: Send, tracker: Tracker, start
     """
     folder = Path(order.folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if start is not None and (start / INHERITED_FILE).exists():
+        from dialsum.retune import retune_checkpoint
+
+        retune_checkpoint(start, RunConfig.from_dict(order.config))
     shape: RunShape | None = order.shape
     while shape is not None:
         guard = hold(order, shape)
-        reporter = TrialReporter(order, send, tracker, guard=guard, evaluations=_evaluations(start))
+        reporter = TrialReporter(order, send, tracker, guard=guard, evaluations=evaluations_of(start))
         reporter.shape = shape
         error = _train_once(order, train, reporter, start)
         if error is None:
@@ -290,7 +295,8 @@ def _note_attempt(
     )
 
 
-def _evaluations(checkpoint: Path | None) -> int:
+def evaluations_of(checkpoint: Path | None) -> int:
+    """Reads how many evaluations a trial had made at a checkpoint; 0 where that is not known."""
     state = checkpoint / STATE_FILE if checkpoint else None
     if state is None or not state.exists():
         return 0

@@ -83,3 +83,50 @@ def replayed(folder: Path, sweep: Path) -> set[str]:
         for number, evaluation in journal.reports
         if rule.report(str(number), evaluation, journal.trials[number].evaluations[evaluation].value).stop
     }
+
+
+POPULATION = """
+name: population
+method: pbt
+count: 4
+parameters:
+  learning_rate: {distribution: log_uniform_values, min: 1e-5, max: 1e-1}
+  batch_size: {value: 8}
+  train_file: {value: train.jsonl}
+  dev_file: {value: dev.jsonl}
+  num_epochs: {value: 3}
+  decoder_max_len: {value: 12}
+  encoder_max_len: {value: 48}
+  tiny_hidden_size: {value: 16}
+  tiny_layers: {value: 1}
+  tiny_vocab_size: {value: 400}
+metric: {name: eval/loss, goal: minimize}
+search: {seed: 3}
+resources: {max_concurrent_trials: 2}
+tracking: {wandb: disabled}
+"""
+
+
+def test_a_population_copies_weights_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for part, examples in zip(("train", "dev"), generate(seed=0, train_count=24, dev_count=4), strict=True):
+        write_examples(tmp_path / f"{part}.jsonl", examples)
+    (tmp_path / "population.yaml").write_text(POPULATION)
+    outcome = run_sweep(load_sweep(Path("population.yaml")), RunOptions(cpu_only=True), LogView(io.StringIO()))
+    assert not outcome.interrupted
+    records = {int(record.trial_id): record for record in outcome.folder.load().trials}
+    assert sorted(records) == [1, 2, 3, 4]
+    assert {record.status for record in records.values()} == {"finished"}
+    assert all([row["iteration"] for row in record.history] == [1, 2, 3] for record in records.values())
+    copies = {number: record.lineage for number, record in records.items() if record.lineage}
+    assert copies
+    for number, lineage in copies.items():
+        for copy in lineage:
+            donor = records[int(str(copy["donor"]))]
+            own, other = (record.history[int(str(copy["evaluation"])) - 1] for record in (records[number], donor))
+            assert other["eval/loss"] < own["eval/loss"]  # type: ignore[operator]
+        first = lineage[0]["before"]
+        assert isinstance(first, dict)
+        assert records[number].sampled["learning_rate"] != first["learning_rate"]
+        assert records[number].resolved["learning_rate"] == records[number].sampled["learning_rate"]
+    assert not list((outcome.folder.path / "population").glob("*")), "no copied weights are left"
