@@ -209,3 +209,14 @@ def test_summaries_that_are_not_those_of_the_score_are_left_out(tmp_path: Path) 
     paths = build_report(write(tmp_path / "sweep", [other_score, missing]).path)
     assert paths.analysis.paired is None
     assert "What the winner writes" not in check(paths)
+
+
+def test_what_a_rule_changed_is_shown_as_sampled_and_as_run(tmp_path: Path) -> None:
+    scored = [
+        trial(number, 20.0 + number, sampled={"learning_rate": number * 1e-5, "batch_size": 16})
+        for number in range(1, 4)
+    ]
+    ruled = [dataclasses.replace(one, resolved={"learning_rate": 2e-4, "batch_size": 16}) for one in scored]
+    text = build_report(write(tmp_path, ruled).path).markdown.read_text(encoding="utf-8")
+    assert "| 3e-5 (run 2e-4) |" in text
+    assert "(run 16)" not in text

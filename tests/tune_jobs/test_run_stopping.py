@@ -1,7 +1,11 @@
 """Early termination: rungs where they belong, and the same decisions as Ray's own schedulers on the same curves."""
 
+import itertools
+import json
 import math
 import random
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -169,3 +173,65 @@ def test_the_median_rule_decides_as_rays_on_any_curves(values: list[list[int]]) 
             assert ours.report(str(trial), step + 1, value).stop == (verdict == "STOP")
             if verdict == "STOP":
                 stopped.add(trial)
+
+
+# eval/rouge_combined_f1 of 16 trials of tune_jobs/sweeps/staged_sample.yaml (wide, narrow), as its ledgers kept them
+RECORDED: list[list[float]] = json.loads((Path(__file__).parent / "recorded_curves.json").read_text())
+
+
+def side_by_side(count: int) -> Iterator[tuple[int, int, float]]:
+    """Trial, evaluation and value in the order in which `count` trials at a time would report."""
+    waiting = iter(range(len(RECORDED)))
+    running = dict.fromkeys(itertools.islice(waiting, count), 0)
+    while running:
+        for trial in list(running):
+            running[trial] += 1
+            yield trial, running[trial], RECORDED[trial][running[trial] - 1]
+            if running[trial] == len(RECORDED[trial]):
+                del running[trial]
+                running.update(dict.fromkeys(itertools.islice(waiting, 1), 0))
+
+
+class Controller:
+    """As much of Ray's controller as its schedulers ask for."""
+
+    def get_live_trials(self) -> list[object]:
+        return []
+
+
+@pytest.mark.parametrize(("count", "eta", "min_iter"), [(2, 2, 2), (4, 3, 1), (16, 4, 1)])
+def test_recorded_curves_are_stopped_where_rays_asha_stops_them(count: int, eta: int, min_iter: int) -> None:
+    schedulers = pytest.importorskip("ray.tune.schedulers")
+    theirs = schedulers.AsyncHyperBandScheduler(
+        time_attr="t", metric="m", mode="max", grace_period=min_iter, reduction_factor=eta, max_t=9
+    )
+    rule = RungRule(rungs=asha_rungs(min_iter=min_iter, eta=eta, max_iter=9), eta=eta, goal="maximize")
+    trials = [RayTrial(str(number)) for number in range(len(RECORDED))]
+    for trial in trials:
+        theirs.on_trial_add(Controller(), trial)
+    stopped: set[int] = set()
+    for trial, evaluation, value in side_by_side(count):
+        if trial in stopped:
+            continue
+        verdict = theirs.on_trial_result(Controller(), trials[trial], {"t": evaluation, "m": value})
+        assert rule.report(str(trial), evaluation, value).stop == (verdict == "STOP"), (trial, evaluation)
+        stopped |= {trial} if verdict == "STOP" else set()
+    assert len(stopped) >= 5
+
+
+@pytest.mark.parametrize("count", [2, 16])
+def test_recorded_curves_are_stopped_where_rays_median_rule_stops_them(count: int) -> None:
+    schedulers = pytest.importorskip("ray.tune.schedulers")
+    theirs = schedulers.MedianStoppingRule(
+        time_attr="t", metric="m", mode="max", grace_period=1, min_samples_required=3, min_time_slice=100
+    )
+    rule = MedianRule(goal="maximize", min_trials=3)
+    trials = [RayTrial(str(number)) for number in range(len(RECORDED))]
+    stopped: set[int] = set()
+    for trial, evaluation, value in side_by_side(count):
+        if trial in stopped:
+            continue
+        verdict = theirs.on_trial_result(Controller(), trials[trial], {"t": evaluation, "m": value})
+        assert rule.report(str(trial), evaluation, value).stop == (verdict == "STOP"), (trial, evaluation)
+        stopped |= {trial} if verdict == "STOP" else set()
+    assert stopped

@@ -146,7 +146,7 @@ def runs_table(analysis: Analysis, most: int = SHOWN_RUNS) -> tuple[tuple[str, .
                 str(rank),
                 show_score(candidate.score, metric) + seeds,
                 _distance(analysis, rank, candidate.score, is_tied=id(candidate) in tied),
-                *(show_value(trial.sampled[name]) if name in trial.sampled else "" for name in names),
+                *(_setting(trial, name) for name in names),
                 *(show_score(values[name], name) if name in values else "" for name in extra),
                 str(len(trial.history)),
                 _brief(trial.wall_s),
@@ -155,6 +155,14 @@ def runs_table(analysis: Analysis, most: int = SHOWN_RUNS) -> tuple[tuple[str, .
             )
         )
     return header, rows
+
+
+def _setting(trial: TrialRecord, name: str) -> str:
+    """A value as it was sampled, and as it was run where a rule changed it."""
+    if name not in trial.sampled:
+        return ""
+    sampled, run = show_value(trial.sampled[name]), show_value(trial.resolved.get(name, trial.sampled[name]))
+    return sampled if run == sampled else f"{sampled} (run {run})"
 
 
 def best_row(trial: TrialRecord, metric: str, score: float) -> dict[str, float]:
