@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from cluster.hardware import Inventory, Node
+from common.errors import RequestError
 
 _LOOPBACK = "127.0.0.1"
 # Ray takes "127.0.0.1" in a cluster's address for "this host" and then looks for it at the host's outer address.
@@ -36,6 +37,39 @@ def connected() -> Iterator[None]:
     ray.init(**_QUIET)
     try:
         yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def looking_at(address: str | None) -> Iterator[bool]:
+    """Connects to a cluster to look at it.
+
+    Args:
+        address: "IP:PORT", or "auto" on one of its machines; where None, the one that RAY_ADDRESS names. (Not found by
+            itself: Ray would take any head that this machine's process list shows and wait minutes for it.)
+
+    Yields:
+        Whether there is a cluster.
+
+    Raises:
+        RequestError: When nothing answers there.
+    """
+    import ray
+
+    if address is None or ray.is_initialized():
+        if not attached():
+            yield False
+            return
+        with connected():
+            yield True
+        return
+    try:
+        ray.init(address, **_QUIET)
+    except (ConnectionError, RuntimeError) as error:
+        raise RequestError(f"no cluster answers at {address}: {error}") from None
+    try:
+        yield True
     finally:
         ray.shutdown()
 

@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     cards = parser.add_mutually_exclusive_group()
     cards.add_argument("--simulate", metavar="CARDS", help="logical cards, for example 2x24GiB,1x80GiB")
     cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")
+    parser.add_argument(
+        "--start-at", metavar="HH:MM", help="wait for this hour (the team's time zone, else local time)"
+    )
     parser.add_argument("--strict", action="store_true", help="refuse a sweep on which there is a warning")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
@@ -71,6 +75,8 @@ def run(chosen: argparse.Namespace) -> int:
         cli.note(f"note: {text}")
     for remark in remarks_on(sweep, outlook_of_data(sweep), strict=chosen.strict):
         cli.note(f"warning: {remark}")
+    if chosen.start_at is not None:
+        _wait(sweep, chosen.start_at)
     outcome = run_sweep(sweep, options, view_for())
     if chosen.format == "json":
         cli.emit_json(_summary(outcome))
@@ -81,6 +87,17 @@ def run(chosen: argparse.Namespace) -> int:
     if outcome.best is None:
         raise WorkError(f"no trial has a result; the reasons stand in {outcome.folder.ledger}")
     return 0
+
+
+def _wait(sweep: "Sweep", text: str) -> None:
+    """Waits for the hour, but not before what is wrong today was said today."""
+    from tune_jobs.inputs import check_inputs
+    from tune_jobs.start_at import next_moment, wait_until, zone_of
+    from tune_jobs.team import load_team
+
+    check_inputs(sweep)
+    zone = zone_of(load_team(Path(sweep.team.file)).time_zone if sweep.team.member else None)
+    wait_until(next_moment(text, datetime.now(UTC), zone), zone, cli.note)
 
 
 def _refuse_what_would_be_ignored(sweep: "Sweep") -> None:

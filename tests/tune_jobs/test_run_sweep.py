@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,9 @@ def wait_for(path: Path, text: str, count: int, process: "subprocess.Popen[str]"
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path: Path) -> None:
-    write_sweep(tmp_path, rates="1e-2, 1e-5, 2e-5", epochs=3, stop="asha", wandb="offline")
+    path = write_sweep(tmp_path, rates="1e-2, 1e-5, 2e-5", epochs=3, stop="asha", wandb="offline")
+    path.write_text(path.read_text() + "team: {member: minji}\n")
+    (tmp_path / "team.yaml").write_text("members:\n  minji: {quota_gpus: 1}\n")
     process = command(tmp_path, "--format", "json")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
@@ -81,6 +84,7 @@ def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path
     assert best.best_metrics["eval/rouge_combined_f1"] == result["best"]["value"]
     assert best.sampled["learning_rate"] == best.resolved["learning_rate"]
     assert best.node is not None
+    assert best.member == "minji"
     assert best.plan == {"micro_batch": 8, "accumulation": 1, "gradient_checkpointing": False}
     assert (best.simulated, best.share, best.gpu_model) == (True, 0.125, "simulated-24GiB")
     assert best.estimate is not None
@@ -152,6 +156,21 @@ def test_a_wrong_request_costs_no_cluster(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "absent.jsonl" in err
+    assert not (tmp_path / "outputs" / "sweep_results").exists()
+
+
+def test_a_run_waits_for_its_hour_and_an_interrupt_runs_nothing(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    soon = datetime.now() + timedelta(hours=2)
+    process = command(tmp_path, "--start-at", f"{soon:%H:%M}")
+    assert process.stderr is not None
+    said = next(line for line in process.stderr if line.startswith("waits"))
+    assert f" {soon:%H:%M} (" in said
+    assert "nothing runs before" in said
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "nothing was run" in err
     assert not (tmp_path / "outputs" / "sweep_results").exists()
 
 

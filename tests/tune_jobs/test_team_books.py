@@ -9,6 +9,7 @@ from common.errors import RequestError
 from tune_jobs.admission import SILENT_S, TELL_S, TeamAdmission
 from tune_jobs.team import Member, Team, Window
 from tune_jobs.team_books import LEASE_S, PLACE_S, Answer, Entry, TeamBooks, Telling
+from tune_jobs.team_cli import text_of
 
 SEOUL = ZoneInfo("Asia/Seoul")
 NOON = datetime(2026, 11, 25, 12, 0, tzinfo=SEOUL).timestamp()
@@ -180,3 +181,33 @@ def test_another_team_file_is_refused_while_sweeps_run_and_may_be_put_in_force()
 def test_a_model_that_is_not_the_members_is_refused() -> None:
     with pytest.raises(RequestError, match=r"t5: not among the models of minji; team\.yaml gives minji kobart"):
         Cluster().enter("minji", models=("kobart", "t5"))
+
+
+SHOWN = """\
+Wed 12:00 (Asia/Seoul)   ordinary hours   quotas change Wed 22:00, in 9 h 59 min
+4 GPUs, 0 free; idle GPUs are lent; in force: team.yaml
+
+member   quota   holds   waits for   focus
+minji        1       3         1.5
+jun          3       1           0
+
+holds   sweep    trial   GPUs                    for
+jun     juns     j0         1   not placed yet   1.0 s
+minji   minjis   m0         1                    9.0 s
+minji   minjis   m1         1   lent             8.0 s
+minji   minjis   m2         1   lent             7.0 s
+
+waits   sweep    trial           GPUs   for     why
+minji   minjis   m3 and 2 more    0.5   0.0 s   asks for 0.5 GPUs, 0 are free"""
+
+
+def test_who_holds_what_and_who_waits_is_shown() -> None:
+    cluster = Cluster()
+    minji, jun = cluster.driver("minji"), cluster.driver("jun")
+    cluster.fill(minji)
+    jun.ask("j0", 1.0, further=2)
+    cluster.wait(3, minji, jun)
+    minji.over("m3")
+    cluster.wait(2, minji, jun)
+    minji.ask("m3", 0.5, further=2)
+    assert text_of(cluster.books.status(4.0)) == SHOWN

@@ -195,6 +195,15 @@ def test_a_window_closes_in_mid_trial_and_the_next_one_goes_on(clock: Path, driv
             "carl holds 1 of 1 GPUs and the team does not lend idle GPUs (quotas change at Thu 22:00)",
         )
     ]
+    shown = subprocess.run(
+        [sys.executable, "-m", "tune_jobs", "team", "--address", ray.get_runtime_context().gcs_address],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert shown.startswith("Thu 08:00 (Asia/Seoul)   ordinary hours   quotas change Thu 22:00, in 14 h 00 min\n2 GPUs")
     clock.write_text(str(NIGHT + 24 * 3600))
     said = ended_well(carl)
     check_nothing_lost(folder, 2, 16)
