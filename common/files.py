@@ -1,5 +1,6 @@
 """Files are written whole or not at all; ledgers only grow and survive a torn last line."""
 
+import errno
 import json
 import os
 import tempfile
@@ -51,6 +52,9 @@ def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
     Args:
         path: The ledger. Missing parent folders are made.
         record: A JSON object.
+
+    Raises:
+        OSError: With ENOSPC where only a part of the line found room; readers pass over that part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
@@ -59,7 +63,8 @@ def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
-        os.write(descriptor, line)
+        if os.write(descriptor, line) < len(line):  # a disk that fills up takes a part and says nothing
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

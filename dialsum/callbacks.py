@@ -44,6 +44,7 @@ class StepTimer:
         self._clock = clock
         self._sums = {"data_s": 0.0, "forward_s": 0.0, "step_s": 0.0, "update_s": 0.0}
         self._steps = 0
+        self._tokens: list[torch.Tensor] = []
         self._begun = clock()
 
     @contextmanager
@@ -57,19 +58,32 @@ class StepTimer:
         """Marks the start of an optimizer step, behind its data."""
         self._begun = self._clock()
 
+    def count_tokens(self, tokens: torch.Tensor) -> None:
+        """Counts the tokens of a micro-batch, without padding; the sum stays on the device until `mean` is asked."""
+        self._tokens.append(tokens)
+
     def step_done(self) -> None:
         """Counts one optimizer step."""
         self._sums["update_s"] += self._clock() - self._begun
         self._steps += 1
 
     def mean(self) -> dict[str, float]:
-        """Returns `time/data_s`, `time/forward_s`, `time/backward_s`, `time/total_s` of one step, and starts anew."""
+        """Returns the seconds of one step and the tokens of one second, and starts anew.
+
+        Returns:
+            `time/data_s`, `time/forward_s`, `time/backward_s`, `time/total_s`; `train/tokens_per_second` where tokens
+            were counted.
+        """
         sums, steps = self._sums, max(self._steps, 1)
         sums["backward_s"] = sums["step_s"] - sums["forward_s"]
         sums["total_s"] = sums["data_s"] + sums["update_s"]
         self._sums = dict.fromkeys(("data_s", "forward_s", "step_s", "update_s"), 0.0)
         self._steps = 0
-        return {f"time/{name}": sums[name] / steps for name in ("data_s", "forward_s", "backward_s", "total_s")}
+        numbers = {f"time/{name}": sums[name] / steps for name in ("data_s", "forward_s", "backward_s", "total_s")}
+        if self._tokens and sums["total_s"] > 0:
+            numbers["train/tokens_per_second"] = float(torch.stack(self._tokens).sum()) / sums["total_s"]
+        self._tokens = []
+        return numbers
 
 
 def memory_metrics() -> dict[str, float]:

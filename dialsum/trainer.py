@@ -195,7 +195,11 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
     def training_step(
         self, model: "nn.Module", inputs: dict[str, "Tensor"], num_items_in_batch: "Tensor | int | None" = None
     ) -> "Tensor":
-        """Times one micro-batch, forward and backward."""
+        """Times one micro-batch, forward and backward, and counts its tokens."""
+        tokens = inputs["attention_mask"].sum()  # a causal model's input holds the summary too
+        if self._prepared.kind != "causal":
+            tokens = tokens + (inputs["labels"] != IGNORED_LABEL).sum()
+        self._timer.count_tokens(tokens)
         with self._timer.part("step_s"):
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss

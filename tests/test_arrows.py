@@ -24,6 +24,7 @@ DOORS = {  # heavy package -> the only modules that may import it
     "ray.job_submission": {"cluster/jobs.py"},
     "cryptography": {"tune_jobs/sealed_key.py"},
     "ray.tune": {"tune_jobs/tune_door.py"},
+    "ray.util.metrics": {"cluster/metrics_door.py"},
     "wandb": {"tune_jobs/tracking.py", "tune_jobs/wandb_runs.py"},  # one writes, one reads
     "yaml": {"common/strict.py"},
 }

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, cast
 
 from cluster.memory.calibration import record_peak
 from common.errors import RequestError
+from common.storage import Patience
 from common.strict import from_mapping
 from common.units import format_duration
 from tune_jobs.admission import Admission, OpenAdmission
@@ -26,6 +27,7 @@ from tune_jobs.records import SweepFolder
 from tune_jobs.recovery import FailureKind, classify, larger_share
 from tune_jobs.search import Lesson, Outcome, Proposer, Sampled
 from tune_jobs.stopping import Goal, StoppingRule
+from tune_jobs.storage_watch import StorageWatch
 
 STALL_FLOOR_S = 1800.0  # loading a large model and its data for the first time may take this long
 STALL_FACTOR = 10.0  # times the longest time between two reports of any trial
@@ -74,6 +76,7 @@ class SweepConductor:
         shares: Classes of shares in rising order, for recovery.
         calibration: Ledger of measured peaks, shared by sweeps; None keeps none.
         ends_at_s: Reading of `clocks.elapsed_s` after which every trial ends at its next report; None for never.
+        patience: Waits for a storage in trouble; None fails at once.
         admission: Whether a trial may start, by the quotas of a team; everybody may where None.
         exploiter: Moves weights between the trials of a population; None where every trial keeps its own.
         clocks: Injected in tests.
@@ -92,6 +95,7 @@ class SweepConductor:
         shares: tuple[float, ...] = (1.0,),
         calibration: Path | None = None,
         ends_at_s: float | None = None,
+        patience: Patience | None = None,
         admission: Admission | None = None,
         exploiter: Exploiter | None = None,
         clocks: Clocks | None = None,
@@ -100,6 +104,8 @@ class SweepConductor:
         self._progress, self._view, self._folder, self._journal = progress, view, folder, journal
         self._shares, self._calibration = shares, calibration
         self._ends_at_s, self._clocks = ends_at_s, clocks or Clocks()
+        self._patience = patience
+        self._watch = StorageWatch(folder.path, view.event, elapsed_s=self._clocks.elapsed_s)
         self._admission = admission or OpenAdmission()
         self._exploiter = exploiter
         self._asking: Mapping[str, object] | None = None
@@ -210,7 +216,8 @@ class SweepConductor:
             "reported", number, evaluation=evaluation, value=value, metrics=_plain(result), **self._times()
         )
         verdict = self._rule.report(str(number), evaluation, value)
-        self._progress.reported(number, iteration=evaluation, value=value, rung=verdict.rung, now_s=now_s)
+        place = (str(result["trial/node"]), str(result["trial/card"])) if "trial/card" in result else None
+        self._progress.reported(number, iteration=evaluation, value=value, rung=verdict.rung, now_s=now_s, place=place)
         if verdict.stop:
             self._reasons[number] = verdict.reason
         elif self._window_closed():
@@ -244,6 +251,7 @@ class SweepConductor:
         change = f"; {bundle.gpus:g} -> {wanted.gpus:g} of a card" if wanted != bundle else ""
         reason = f"{kind.replace('_', ' ')}{change}"
         self._progress.ended(number, status="waiting", reason=reason, now_s=self._clocks.elapsed_s())
+        self._progress.trials[number].retries += 1
         self._view.event(f"trial {number} failed and starts again: {reason} ({_short(error)})")
         return wanted
 
@@ -266,6 +274,7 @@ class SweepConductor:
         """Lets the view redraw and returns the trials that hang, each once per start."""
         self._view.refresh(self._progress)
         self._admission.tick()
+        self._watch.tick()
         now_s = self._clocks.elapsed_s()
         limit_s = max(STALL_FLOOR_S, STALL_FACTOR * self._longest_gap_s)
         hanging = [number for number, heard_s in self._heard_s.items() if now_s - heard_s > limit_s]
@@ -290,18 +299,25 @@ class SweepConductor:
     def _close(self, number: int, status: EndStatus, reason: str, kind: FailureKind | None) -> None:
         trial = self._journal.write("ended", number, status=status, reason=reason, failure=kind, **self._times())
         record = record_of(trial, goal=self._progress.goal, rungs=self._rule.rungs)
-        self._folder.append(record)
+        self._insist(lambda: self._folder.append(record))
         peak = peak_of(trial, record)
         if peak is not None and self._calibration is not None:
-            record_peak(self._calibration, peak)
+            calibration = self._calibration
+            self._insist(lambda: record_peak(calibration, peak))
         self._proposer.learn(number, _lesson(trial, self._progress.goal))
         self._progress.ended(number, status=status, reason=reason, now_s=self._clocks.elapsed_s())
         self._orders.release(str(trial.order["name"]))
-        leave_in_order(trial)
+        self._insist(lambda: leave_in_order(trial))
         keep_best_models(self._journal.trials, self._progress)
         best = self._progress.trials[number].best
         scored = f", best {best:.3f} after {len(trial.evaluations)} evaluations" if best is not None else ""
         self._view.event(f"trial {number} {status}{scored}{': ' + reason if reason else ''}")
+
+    def _insist(self, action: Callable[[], None]) -> None:
+        if self._patience is None:
+            action()
+        else:
+            self._patience.insist(action, self._folder.path)
 
     def _refuse(self, number: int, sampled: Sampled, error: RequestError) -> None:
         name = f"trial {number}"

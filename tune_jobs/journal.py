@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from common.files import append_jsonl, read_jsonl
+from common.storage import Patience, StorageGoneError
 
 FILE_NAME = "journal.jsonl"
 Event = Mapping[str, object]
@@ -94,11 +95,13 @@ class Journal:
 
     Args:
         path: The file; what it holds already is read.
+        patience: Waits for a storage in trouble; None fails at once.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, patience: Patience | None = None) -> None:
+        self._path, self._patience = path, patience
         records, self.torn_lines = read_jsonl(path)
+        self._is_there = path.exists()
         self.trials: dict[int, TrialHistory] = {}
         self.reports: list[tuple[int, int]] = []
         self._sum(records)
@@ -106,9 +109,20 @@ class Journal:
     def write(self, event: str, number: int, **content: object) -> TrialHistory:
         """Appends one event and returns the trial that it changed."""
         record = {"event": event, "number": number, **content}
-        append_jsonl(self._path, record)
+        if self._patience is None:
+            self._append(record)
+        else:
+            self._patience.insist(lambda: self._append(record), self._path)
         self._sum([record])
         return self.trials[number]
+
+    def _append(self, record: Event) -> None:
+        if self._is_there and not self._path.exists():
+            raise StorageGoneError(
+                self._path
+            )  # a new file would lie below the mount point, and be lost when it is back
+        append_jsonl(self._path, record)
+        self._is_there = True
 
     def _sum(self, events: Iterable[Event]) -> None:
         for event in events:

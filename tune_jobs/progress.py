@@ -30,6 +30,8 @@ class TrialProgress:
         run_s: Seconds in which it ran, over all attempts.
         attempts: How often it was started.
         share: GPUs held.
+        retries: Attempts that failed and were followed by another.
+        place: Node and card that it runs on; None until it has told, and where it runs without a card.
     """
 
     number: int
@@ -43,6 +45,8 @@ class TrialProgress:
     run_s: float = 0.0
     attempts: int = 0
     share: float = 0.0
+    retries: int = 0
+    place: tuple[str, str] | None = None
     _since_s: float | None = field(default=None, repr=False)
 
 
@@ -85,13 +89,23 @@ class SweepProgress:
         trial = self.trials.setdefault(number, TrialProgress(number=number, name=name))
         trial.reason = reason
 
-    def reported(self, number: int, *, iteration: int, value: float, rung: int | None, now_s: float) -> None:
+    def reported(
+        self,
+        number: int,
+        *,
+        iteration: int,
+        value: float,
+        rung: int | None,
+        now_s: float,
+        place: tuple[str, str] | None = None,
+    ) -> None:
         """A trial evaluated."""
         trial = self.trials[number]
         self._clock(trial, now_s)
         trial.iteration = max(iteration, trial.iteration)
         trial.rung = rung if rung is not None else trial.rung
         trial.last = value
+        trial.place = place
         if better(value, trial.best, self.goal):
             trial.best = value
 

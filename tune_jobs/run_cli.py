@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from common import cli
 from common.errors import RequestError, WorkError
+from common.storage import storage_trouble
 from common.units import format_duration
 
 if TYPE_CHECKING:
@@ -77,7 +78,16 @@ def run(chosen: argparse.Namespace) -> int:
         cli.note(f"warning: {remark}")
     if chosen.start_at is not None:
         _wait(sweep, chosen.start_at)
-    outcome = run_sweep(sweep, options, view_for())
+    try:
+        outcome = run_sweep(sweep, options, view_for())
+    except OSError as error:
+        trouble = storage_trouble(error)
+        if trouble is None:
+            raise
+        place = error.filename or sweep.tracking.output_dir
+        raise WorkError(
+            f"{place}: {trouble}; nothing that was written is lost: mend it and run with --resume"
+        ) from None
     if chosen.format == "json":
         cli.emit_json(_summary(outcome))
     else:

@@ -10,9 +10,11 @@ from pathlib import Path
 from cluster.hardware import Inventory
 from cluster.memory.calibration import load_calibration
 from cluster.memory.estimate import Estimator
+from cluster.metrics_door import Meters
 from common.cli import note
 from common.errors import Problems, RequestError
 from common.files import write_bytes
+from common.storage import Patience
 from tune_jobs.admission import Admission
 from tune_jobs.cards import cards_at_hand
 from tune_jobs.conductor import Clocks, SweepConductor
@@ -32,6 +34,7 @@ from tune_jobs.settled import own_places
 from tune_jobs.snapshot import keep_code
 from tune_jobs.sweep import Sweep
 from tune_jobs.sweep_folder import alone, names_in, put_aside
+from tune_jobs.sweep_meter import MeteredView
 
 CALIBRATION_NAME = "calibration.jsonl"  # in the output folder: shared by all sweeps
 ATTEMPTS = 5  # of one trial: two or three larger shares, and a lost worker or node
@@ -151,6 +154,7 @@ def _conduct(
     rule = sweep.early_terminate.rule(sweep.metric.goal, longest)
     proposer = _proposer(sweep)
     earlier = folder.load().sweep
+    view = MeteredView(view, Meters(), sweep.team.member or "")
     started_at = earlier.started_at if earlier and earlier.started_at is not None else clocks.now()
     folder.append(_sweep_record(sweep, options, started_at, rule.rungs, inventory))
     write_bytes(folder.sweep_file, Path(sweep.source).read_bytes())
@@ -167,7 +171,8 @@ def _conduct(
     )
     budget_s = sweep.resources.time_budget_s
     output_dir = Path(sweep.tracking.output_dir)
-    journal = Journal(folder.path / JOURNAL_NAME)
+    patience = Patience(view.event)
+    journal = Journal(folder.path / JOURNAL_NAME, patience)
     conductor = SweepConductor(
         proposer=proposer,
         orders=SweepOrders(
@@ -184,6 +189,7 @@ def _conduct(
         folder=folder,
         journal=journal,
         exploiter=exploiter_for(sweep, journal, folder.path, side_by_side=side_by_side),
+        patience=patience,
         shares=SHARE_CLASSES,
         calibration=output_dir / CALIBRATION_NAME,
         ends_at_s=None if budget_s is None else clocks.elapsed_s() + budget_s,

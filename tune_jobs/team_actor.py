@@ -12,10 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
+from cluster.metrics_door import Meters
 from common.errors import RequestError, WorkError
 from common.strict import from_mapping
 from tune_jobs.admission import Admission, OpenAdmission, TeamAdmission
 from tune_jobs.sweep import Sweep
+from tune_jobs.sweep_meter import METER_S
 from tune_jobs.team import Team, load_team, refuse_models
 from tune_jobs.team_books import Answer, TeamBooks, Telling
 
@@ -39,6 +41,7 @@ class BooksActor:
         lost = bool(ray.get_runtime_context().was_current_actor_reconstructed)
         self._books = TeamBooks(elapsed_s=time.monotonic, now=now, lost=lost)
         self._capacity_gpus, self._read_s = 0.0, -CAPACITY_S
+        self._meters, self._measured_s = Meters(), -METER_S
 
     def enter(self, driver: str, sweep: str, member: str, models: Sequence[str], team: Values, source: str) -> str:
         """Takes a sweep in; returns why not, or nothing."""
@@ -60,7 +63,9 @@ class BooksActor:
 
     def exchange(self, driver: str, telling: Values) -> Values:
         """Hears a driver and answers."""
-        return asdict(self._books.exchange(driver, from_mapping(Telling, telling), self._capacity()))
+        answer = asdict(self._books.exchange(driver, from_mapping(Telling, telling), self._capacity()))
+        self._measure()
+        return answer
 
     def leave(self, driver: str) -> None:
         """A sweep is over."""
@@ -73,6 +78,15 @@ class BooksActor:
     def in_force(self) -> bool:
         """Whether the cluster has quotas."""
         return self._books.in_force
+
+    def _measure(self) -> None:
+        if time.monotonic() - self._measured_s < METER_S:
+            return
+        self._measured_s = time.monotonic()
+        for member in cast("list[Values]", self._books.status(self._capacity())["members"]):
+            for name in ("quota", "held", "waiting"):
+                gpus = float(cast("float", member[f"{name}_gpus"]))
+                self._meters.gauge(f"tuning_member_{name}_gpus", gpus, member=str(member["member"]))
 
     def _capacity(self) -> float:
         import ray

@@ -3,6 +3,7 @@
 Imports nothing heavy at the top: the driver imports this module too, and reused processes pay for torch once.
 """
 
+import errno
 import gc
 import json
 import logging
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import cast
 
 from cluster.guard import CudaDevice, Guard, HostDevice, Limit, environment
+from cluster.metrics_door import Meters
 from cluster.shares import UNITS, Share
 from common.errors import ProductError, WorkError
 from common.files import append_jsonl, read_jsonl, write_json
+from common.storage import storage_trouble
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
 from tune_jobs.exploit import INHERITED_FILE
@@ -26,7 +29,9 @@ from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, FAILURE_MESSAGE_KEY, O
 from tune_jobs.records import ExperimentFolder, SweepFolder
 from tune_jobs.recovery import FailureKind, RunShape, classify, smaller
 from tune_jobs.sealed_key import take_own_key
+from tune_jobs.sweep_meter import TrialMeter
 from tune_jobs.tracking import NullTracker, TrackedRun, Tracker, open_tracker
+from tune_jobs.trial_storage import TrialStorage
 
 logger = logging.getLogger(__name__)
 STATE_FILE = "trial_state.json"  # lies in every checkpoint beside the trainer's files
@@ -46,6 +51,8 @@ class TrialReporter:
         tracker: Mirrors every step.
         guard: Holds the process to its share; None on a machine without GPUs.
         evaluations: How many an earlier attempt had made at the checkpoint that this one starts from.
+        meter: Shows the trial's numbers to whoever watches the cluster; None shows none.
+        storage: Is looked at before anything is written there; None looks at nothing.
     """
 
     def __init__(
@@ -56,12 +63,15 @@ class TrialReporter:
         *,
         guard: Guard | None = None,
         evaluations: int = 0,
+        meter: TrialMeter | None = None,
+        storage: TrialStorage | None = None,
     ) -> None:
+        self._storage = storage
         self.shape = order.shape
         self.checkpoint: Path | None = None
         self.peaks: dict[str, float] = {}
         self.evaluations = evaluations
-        self._order, self._send, self._tracker, self._guard = order, send, tracker, guard
+        self._order, self._send, self._tracker, self._guard, self._meter = order, send, tracker, guard, meter
 
     @property
     def limit_bytes(self) -> int | None:
@@ -82,6 +92,8 @@ class TrialReporter:
             if name.startswith("memory/"):
                 self.peaks[name] = max(value, self.peaks.get(name, 0.0))
         self._tracker.log(metrics)
+        if self._meter is not None:
+            self._meter.log({**metrics, **self.peaks})
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         """Sends one evaluation with its checkpoint; see Reporter.
@@ -95,6 +107,8 @@ class TrialReporter:
             raise WorkError(f"no {self._order.metric} among the reported {', '.join(sorted(metrics))}")
         if not math.isfinite(value):
             raise WorkError(f"{self._order.metric} became {value}: the training diverged; try a smaller learning rate")
+        if self._storage is not None:
+            self._storage.check()
         self.evaluations += 1
         self.checkpoint = checkpoint
         self.log(metrics)
@@ -146,14 +160,16 @@ def run_trial(config: dict[str, object]) -> None:
     if trouble is not None:
         logger.warning("%s", trouble)
     tracker = _tracker(order)
+    meter = TrialMeter(Meters(), order, place.node, place.card or "")
     outcome = "failed"
     try:
-        attempt(order, train, send, tracker, start)
+        attempt(order, train, send, tracker, start, meter, last_checkpoint)
         outcome = "finished"
     except SystemExit:
         outcome = "stopped"
         raise
     finally:
+        meter.close()
         tracker.finish(outcome)
 
 
@@ -173,8 +189,16 @@ def _take_snapshot(order: TrialOrder, *, goes_on: bool) -> None:
         logger.warning("no snapshot of %s was taken (%s: %s)", order.name, type(error).__name__, error)
 
 
-def attempt(order: TrialOrder, train: Train, send: Send, tracker: Tracker, start: Path | None) -> None:
-    """Trains until the end, making the trial smaller after each out-of-memory.
+def attempt(
+    order: TrialOrder,
+    train: Train,
+    send: Send,
+    tracker: Tracker,
+    start: Path | None,
+    meter: TrialMeter | None = None,
+    persisted: Callable[[], Path | None] = lambda: None,
+) -> None:
+    """Trains until the end, making the trial smaller after each out-of-memory and waiting for a storage in trouble.
 
     Args:
         order: The trial.
@@ -182,6 +206,8 @@ def attempt(order: TrialOrder, train: Train, send: Send, tracker: Tracker, start
         send: Sends reports to the driver.
         tracker: Mirrors numbers.
         start: Checkpoint to go on from.
+        meter: Shows the trial's numbers to whoever watches the cluster.
+        persisted: Returns the last checkpoint that is whole in the sweep's storage.
 
     Raises:
         SystemExit: When the driver stops the trial.
@@ -189,7 +215,7 @@ def attempt(order: TrialOrder, train: Train, send: Send, tracker: Tracker, start
             often as `order.retries` says. Any other failure is sent to the driver as the trial's outcome.
     """
     folder = Path(order.folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    storage = TrialStorage.of(folder, Path(order.sweep_folder))
     if start is not None and (start / INHERITED_FILE).exists():
         from dialsum.retune import retune_checkpoint
 
@@ -197,17 +223,28 @@ def attempt(order: TrialOrder, train: Train, send: Send, tracker: Tracker, start
     shape: RunShape | None = order.shape
     while shape is not None:
         guard = hold(order, shape)
-        reporter = TrialReporter(order, send, tracker, guard=guard, evaluations=evaluations_of(start))
+        reporter = TrialReporter(
+            order, send, tracker, guard=guard, evaluations=evaluations_of(start), meter=meter, storage=storage
+        )
         reporter.shape = shape
         error = _train_once(order, train, reporter, start)
         if error is None:
             return
+        if trouble := storage_trouble(error):
+            del error, reporter, guard  # the traceback holds the model's tensors
+            _release_memory()
+            start = persisted() or start
+            if not storage.wait(trouble, start):
+                raise OSError(errno.ESTALE, f"{trouble}, for too long", str(folder))
+            continue
         kind = classify(error)
         start = reporter.checkpoint or start
         if kind != "out_of_memory":
             _note_attempt(folder, order, shape, kind, error)
             _fail(folder, order, kind, error, send)
             return
+        if meter is not None:
+            meter.out_of_memory()
         next_shape = smaller(shape)
         _note_attempt(folder, order, shape, kind, error, next_shape)
         if next_shape is None:

@@ -152,4 +152,12 @@ def test_the_timer_splits_a_step() -> None:
     with timer.part("step_s"), timer.part("forward_s"):
         pass
     timer.step_done()
-    assert timer.mean() == {"time/data_s": 0.5, "time/forward_s": 1.0, "time/backward_s": 3.5, "time/total_s": 6.5}
+    timer.count_tokens(torch.tensor(40))
+    timer.count_tokens(torch.tensor(25))
+    assert timer.mean() == {
+        "train/tokens_per_second": 10.0,
+        "time/data_s": 0.5,
+        "time/forward_s": 1.0,
+        "time/backward_s": 3.5,
+        "time/total_s": 6.5,
+    }

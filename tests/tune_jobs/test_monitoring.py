@@ -1,0 +1,205 @@
+"""A sweep's metrics on a real Ray's endpoints, read by a real Prometheus with our configuration for our dashboard."""
+
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.dashboard import PANELS
+from cluster.metric_names import METRICS
+from dialsum.config import RunConfig
+from tune_jobs.live import LogView
+from tune_jobs.orders import Bundle, TrialOrder
+from tune_jobs.progress import SweepProgress
+from tune_jobs.recovery import RunShape
+from tune_jobs.sweep_meter import MeteredView, TrialMeter
+
+ROOT = Path(__file__).resolve().parents[2]
+GIB = float(2**30)
+
+
+class Recorder:
+    """Keeps the last value of every series."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, ...], float] = {}
+
+    def gauge(self, name: str, value: float, **tags: str) -> None:
+        assert set(tags) == set(METRICS[name].tags)
+        self.values[(name, *(tags[tag] for tag in METRICS[name].tags))] = value
+
+    def count(self, name: str, by: float = 1.0, **tags: str) -> None:
+        key = (name, *(tags[tag] for tag in METRICS[name].tags))
+        self.values[key] = self.values.get(key, 0.0) + by
+
+
+def order() -> TrialOrder:
+    return TrialOrder(
+        number=1,
+        name="one",
+        sweep="wide",
+        bundle=Bundle(cpus=1, gpus=0.25),
+        sampled={},
+        config=RunConfig().to_dict(),
+        shape=RunShape(micro_batch=1, accumulation=1),
+        folder="f",
+        sweep_folder="s",
+        cache_dir="c",
+        metric="eval/loss",
+        estimate={"upper_bytes": 5 * 2**30},
+    )
+
+
+def progress_of_three() -> SweepProgress:
+    """Two trials on one card, one of them after a failure, and one that waits."""
+    progress = SweepProgress(
+        sweep="wide", metric="eval/loss", goal="minimize", total=3, longest=4, slots=2, started_s=0.0
+    )
+    for number in (1, 2):
+        progress.started(number, f"trial_{number}", now_s=0.0, share=0.25)
+        progress.reported(number, iteration=1, value=3.0 - number, rung=None, now_s=1.0, place=("10.0.0.2", "0"))
+    progress.trials[2].retries = 1
+    return progress
+
+
+def drive(meter: "Recorder | Any") -> None:
+    """Sets every metric, as driver, trial and books do."""
+    view = MeteredView(LogView(sys.stderr), meter, "minji")
+    view.refresh(progress_of_three())
+    trial = TrialMeter(meter, order(), "10.0.0.2", "0")
+    trial.log({"memory/reserved_bytes": 3 * GIB, "trial/held_bytes": 4 * GIB, "train/tokens_per_second": 900.0})
+    trial.out_of_memory()
+    for name in ("quota", "held", "waiting"):
+        meter.gauge(f"tuning_member_{name}_gpus", 2.0, member="minji")
+
+
+def test_what_a_sweep_and_its_trials_set() -> None:
+    meter, now_s = Recorder(), 0.0
+    view = MeteredView(LogView(sys.stderr), meter, "minji", clock=lambda: now_s)
+    progress = progress_of_three()
+    view.refresh(progress)
+    states = {key[3]: value for key, value in meter.values.items() if key[0] == "tuning_trials"}
+    assert (states["running"], states["waiting"], states["finished"]) == (2, 1, 0)
+    assert meter.values["tuning_best_score", "wide", "minji", "eval/loss"] == 1.0
+    assert meter.values["tuning_retries", "wide", "minji"] == 1
+    assert meter.values["tuning_card_tenants", "wide", "minji", "10.0.0.2", "0"] == 2
+    progress.ended(1, status="finished", reason="", now_s=2.0)
+    now_s = 4.0
+    view.refresh(progress)
+    assert meter.values["tuning_card_tenants", "wide", "minji", "10.0.0.2", "0"] == 2, "not more often than that"
+    progress.ended(2, status="finished", reason="", now_s=2.0)
+    view.close(progress)
+    assert meter.values["tuning_card_tenants", "wide", "minji", "10.0.0.2", "0"] == 0
+    assert meter.values["tuning_retries", "wide", "minji"] == 1
+
+    trial = TrialMeter(meter, order(), "10.0.0.2", "0")
+    trial.log({"memory/reserved_bytes": 3 * GIB, "trial/held_bytes": 4 * GIB, "train/tokens_per_second": 900.0})
+    of_trial = {key[0]: value for key, value in meter.values.items() if key[1:] == ("wide", "one", "10.0.0.2", "0")}
+    assert of_trial == {
+        "tuning_trial_share": 0.25,
+        "tuning_trial_estimated_bytes": 5 * GIB,
+        "tuning_trial_measured_bytes": 4 * GIB,
+        "tuning_trial_tokens_per_second": 900.0,
+    }
+    trial.close()
+    assert {value for key, value in meter.values.items() if key[1:2] == ("wide",) and key[2] == "one"} == {0.0}
+
+
+def wait_for(found: Callable[[], bool], what: str, limit_s: float = 90.0) -> None:
+    end_s = time.monotonic() + limit_s
+    while not found():
+        assert time.monotonic() < end_s, f"not in time: {what}"
+        time.sleep(0.3)
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+@pytest.fixture
+def own_ray(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """A head with a metrics endpoint of its own; the shared one of this folder has no fast reports."""
+    ray = pytest.importorskip("ray")
+    if ray.is_initialized():
+        ray.shutdown()
+    context = ray.init(
+        num_cpus=2,
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=100 * 2**20,
+        _node_ip_address="127.0.0.1",
+        _metrics_export_port=18090,
+        _system_config={"metrics_report_interval_ms": 1000},
+    )
+    yield dict(context.address_info)
+    ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_real_prometheus_reads_every_curve_of_the_dashboard(own_ray: dict[str, Any], tmp_path: Path) -> None:
+    prometheus = shutil.which("prometheus")
+    if prometheus is None:
+        pytest.skip("prometheus is not installed (Debian's package `prometheus`)")
+    from cluster.metrics_door import Meters
+
+    meters = Meters()
+    drive(meters)
+    endpoint = "http://127.0.0.1:18090/metrics"
+    wanted = {metric.exported for metric in METRICS.values()}
+    wait_for(lambda: all(f"{name}{{" in read(endpoint) for name in wanted), "all metrics on the node's endpoint")
+
+    (tmp_path / "prom_metrics_service_discovery.json").write_text('[{"targets": ["127.0.0.1:18090"]}]')
+    command = [sys.executable, "-m", "cluster", "monitor", "--output", str(tmp_path), "--temp-dir", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=True)
+    config = tmp_path / "prometheus.yml"
+    config.write_text(config.read_text().replace("10s", "1s"))  # a rate needs two readings
+    server = subprocess.Popen(
+        [
+            prometheus,
+            f"--config.file={tmp_path}/prometheus.yml",
+            "--web.listen-address=127.0.0.1:19090",
+            f"--storage.tsdb.path={tmp_path}/data",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def query(text: str) -> list[dict[str, Any]]:
+        url = f"http://127.0.0.1:19090/api/v1/query?query={urllib.parse.quote(text)}"
+        try:
+            result: list[dict[str, Any]] = json.loads(read(url))["data"]["result"]
+        except OSError:
+            return []
+        return result
+
+    try:
+        wait_for(lambda: bool(query("ray_tuning_trials")), "the first reading")
+        for panel in PANELS:
+            for text, legend in panel.queries:
+                whole = text.replace("$sweep", ".*")
+                wait_for(lambda whole=whole: bool(query(whole)), f"{panel.title}: {whole}", 20.0)  # type: ignore[misc]
+                labels = {label for one in query(whole) for label in one["metric"]}
+                assert set(re.findall(r"{{(\w+)}}", legend)) <= labels, panel.title
+        (one,) = query('sum by (node, card) (ray_tuning_card_tenants{sweep=~".*"})')
+        assert (one["metric"], one["value"][1]) == ({"node": "10.0.0.2", "card": "0"}, "2")
+        (measured,) = query("max by (trial) (ray_tuning_trial_measured_bytes)")
+        assert float(measured["value"][1]) == 4 * GIB
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
