@@ -171,7 +171,7 @@ class SharePlacer:
         if estimate.upper_bytes <= budget_bytes:
             return _Way(request=request, estimate=estimate, reason="as configured")
         checkpointing = (True,) if config.gradient_checkpointing else (False, True)
-        plan = plan_request(self.estimator, request, budget_bytes, checkpointing=checkpointing)
+        plan = plan_request(self.estimator, request, budget_bytes, checkpointing=checkpointing, confirm=True)
         if isinstance(plan, NoPlan):
             return plan
         planned = replace(
@@ -179,10 +179,7 @@ class SharePlacer:
             gradient_accumulation_steps=plan.accumulation,
             gradient_checkpointing=plan.gradient_checkpointing,
         )
-        estimate = self.estimator.estimate(planned)
-        # The plan answers without a replay and differs by a few percent; what it promised to fit must be placed.
-        upper_bytes = estimate.upper_bytes if estimate.upper_bytes <= budget_bytes else plan.upper_bytes
-        return _Way(request=planned, estimate=replace(estimate, upper_bytes=upper_bytes), reason=plan.reason)
+        return _Way(request=planned, estimate=self.estimator.estimate(planned), reason=plan.reason)
 
 
 def shape_of(config: RunConfig) -> RunShape:

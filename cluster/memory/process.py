@@ -14,8 +14,8 @@ DYNAMIC_BATCHES = 40  # after so many of different lengths the allocator asks th
 STEPS = 3  # what is reserved at one shape stops growing after one or two steps (facts-memory §5)
 
 # Where a replay of each trial would take too long, the allocator's part is taken from replays at these sizes:
-# (micro-batch, encoder length, decoder length, generation batch). Of 240 random shapes of KoBART, KoGPT2, T5 and mT5,
-# with checkpointing and without, few needed more than the largest of these (benchmarks/estimator.md).
+# (micro-batch, encoder length, decoder length, generation batch). How many of 240 random shapes of four families need
+# more than the largest of these stands in benchmarks/estimator_allocator.md.
 _PROBES = ((1, 512, 128, 1), (8, 300, 30, 1), (16, 700, 60, 1), (64, 512, 64, 8), (64, 200, 100, 32))
 _PROBE_BEAMS = 4
 _PROBE_STEPS = 2
