@@ -155,7 +155,8 @@ class Estimator:
         """Estimates the upper bytes of many different trials at once.
 
         Trials of one template are computed together. What the allocator adds is the most that it added in replays of
-        that template at a few sizes; so this differs from estimate by a few percent, and is mostly the larger.
+        that template at a few sizes; so this differs from estimate by several percent, and is mostly the larger
+        (benchmarks/estimator_allocator.md).
 
         Returns:
             One number per request, in their order.
@@ -243,7 +244,7 @@ def warnings_for(request: MemoryRequest) -> tuple[str, ...]:
     if request.allocator == "native" and not request.lengths:
         found.append(
             "without the lengths of the data the longest batch alone is replayed: with native segments, batches of"
-            " other lengths reserve up to half as much again; give the training data, or take expandable segments"
+            " other lengths may reserve more; give the training data, or take expandable segments"
         )
     if request.precision == "bf16" and gpu.sm < BF16_SM:
         found.append(f"{gpu.name} (compute capability {gpu.sm[0]}.{gpu.sm[1]}) has no bf16; fp16 or fp32 would run")

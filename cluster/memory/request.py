@@ -41,7 +41,8 @@ class MemoryRequest:
         no_repeat_ngram_size: Of the generation; only whether it is 0 moves memory.
         allocator: expandable (expandable_segments:True, as the guard sets it) or native (torch's default).
         torch_compile: Bounded, not modelled.
-        ranks: Data-parallel processes, each on a card of its own; above 1 bounded, not modelled.
+        ranks: Data-parallel processes, each on a card of its own. Above 1 the estimate is of one of these cards,
+            bounded and not modelled: one more copy of all gradients for DDP's buckets, and NCCL's buffers.
         lengths: (encoder, decoder) tokens of each dialogue of the training data: with them an estimate replays batches
             as they come, not the longest one alone.
 

@@ -3,6 +3,7 @@
 `python -m cluster.memory.template_build` reads one job as JSON from standard input. Must not import torch at the top.
 """
 
+import gc
 import json
 import logging
 import os
@@ -138,6 +139,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.disable(logging.WARNING)
     workload = Recipe(factory=job["factory"], settings=job["settings"]).make()
     family = next(name for name in KERNEL_FAMILIES if name == job["family"])
+    gc.freeze()  # each trace begins with a collection, which then passes over the libraries
     for stored in job["keys"]:
         key = PartKey.from_dict(stored)
         write_part(Path(job["folder"]), build_part(workload, key, family=family))
