@@ -56,7 +56,8 @@ def _names(chosen: argparse.Namespace) -> list[str]:
     problems = Problems()
     for name in chosen.models:
         if name not in SHIPPED_MODELS:
-            problems.add(f"{name!r} is not shipped{nearest(name, list(SHIPPED_MODELS))}")
+            known = nearest(name, list(SHIPPED_MODELS)) or f"; shipped are {', '.join(SHIPPED_MODELS)}"
+            problems.add(f"{name!r} is not shipped{known}")
     if chosen.every < 1:
         problems.add(f"--every must be at least 1, but is {chosen.every}")
     problems.raise_if_any("templates")
