@@ -38,6 +38,10 @@ class WorkError(ProductError):
     """The request was right and the work failed."""
 
 
+class DivergedError(WorkError):
+    """A training broke down: its loss is no number any more, or far above where it was."""
+
+
 class Problems:
     """Collects problems so that a person sees all of them at once.
 

@@ -12,6 +12,7 @@ from common.files import write_text
 from common.strict import parse_yaml
 from dialsum import rouge_cli
 from dialsum.config import RunConfig, load_run_config
+from dialsum.reporter import NullReporter
 from dialsum.sample_data import command as sample_data
 
 CACHE_DIR = Path(".cache/dialsum")
@@ -82,13 +83,10 @@ def _check_quickly(config: RunConfig) -> None:
     problems.raise_if_any("nothing was trained")
 
 
-class _Progress:
+class _Progress(NullReporter):
     """Prints one line per evaluation."""
 
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """Numbers between evaluations stay in training.log."""
-
-    def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         """Prints the evaluation."""
         cli.emit(f"epoch {metrics['train/epoch']:5.2f}   loss {metrics['eval/loss']:.3f}   {_scores(metrics, 'eval/')}")
 

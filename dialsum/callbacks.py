@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import TrainerCallback
 
-from common.errors import WorkError
+from common.errors import DivergedError
 from common.files import write_json
 from common.units import format_bytes
 from dialsum.device import gpu_utilization
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 HISTORY_FILE = "history.json"  # in each checkpoint, so that a resumed run knows its past
 NEAR_LIMIT = 0.9  # of the memory a run may use: above it a longer batch may fail
+_WHOLE = 1e-6  # nearer to a whole epoch is its end
 _TRAIN_NAMES = ("loss", "learning_rate", "grad_norm", "epoch")
 
 
@@ -139,8 +140,15 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
     def on_step_end(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
     ) -> None:
-        """Counts the step for the timer."""
+        """Counts the step for the timer, and has a checkpoint saved where the reporter wants one.
+
+        Not where an evaluation is due, which has a checkpoint of its own: the resumed run would leave it out.
+        """
         self.timer.step_done()
+        epoch = state.epoch or 0.0
+        is_due = control.should_evaluate or abs(epoch - round(epoch)) < _WHOLE or state.global_step >= state.max_steps
+        if not is_due and self._reporter.wants_checkpoint():
+            control.should_save = True
 
     def on_log(
         self,
@@ -153,7 +161,7 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
         """Renames the trainer's numbers, adds times and memory, and passes them on.
 
         Raises:
-            WorkError: When the loss is no number any more.
+            DivergedError: When the loss is no number any more.
         """
         if not logs or "loss" not in logs:
             return
@@ -188,13 +196,18 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
     def on_save(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
     ) -> None:
-        """Reports the evaluation with the checkpoint of the same step."""
+        """Reports the evaluation with the checkpoint of the same step; a checkpoint alone where there is none."""
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if not self._evaluated:
+            write_json(checkpoint / HISTORY_FILE, self.history)
+            self._reporter.interrupted(checkpoint)
+            return
         row = self._last_train | self._evaluated
         row |= {"train/global_step": float(state.global_step), "train/epoch": float(state.epoch or 0.0)}
         self.history.append(row)
         rounded = {name: round(value, 4) for name, value in self._evaluated.items()}
         logger.info("step %d: %s", state.global_step, rounded)
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._evaluated = {}
         write_json(checkpoint / HISTORY_FILE, self.history)
         self._folder.write_metrics(self.history, self._scorer)
         self._reporter.report(row | best_of(self.history), checkpoint)
@@ -212,10 +225,10 @@ def refuse_no_number(name: str, value: float, step: int, learning_rate: float) -
     """Ends a run whose loss became NaN or infinite.
 
     Raises:
-        WorkError: With the step and what would help.
+        DivergedError: With the step and what would help.
     """
     if not math.isfinite(value):
-        raise WorkError(
+        raise DivergedError(
             f"the {name} became {value} by step {step}; a smaller learning rate (now {learning_rate:g}), a longer"
             " warm-up or bf16 instead of fp16 would help"
         )

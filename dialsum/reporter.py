@@ -14,11 +14,17 @@ class Reporter(Protocol):
         May raise what should end the run, for example when it holds more memory than its share.
         """
 
-    def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
-        """Takes the numbers of one evaluation and the checkpoint that was saved at the same step.
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+        """Takes the numbers of one evaluation and the checkpoint of the same step, None where nothing is trained.
 
         May raise SystemExit to end the run; the checkpoint folder may be gone after the call returns.
         """
+
+    def wants_checkpoint(self) -> bool:
+        """Is asked after every optimizer step; True saves a checkpoint there and hands it to `interrupted`."""
+
+    def interrupted(self, checkpoint: Path) -> None:
+        """Takes a checkpoint between two evaluations. May raise SystemExit: the run loses no step by that."""
 
 
 class NullReporter:
@@ -27,11 +33,18 @@ class NullReporter:
     def log(self, metrics: Mapping[str, float]) -> None:
         """Does nothing."""
 
-    def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+        """Does nothing."""
+
+    def wants_checkpoint(self) -> bool:
+        """Never."""
+        return False
+
+    def interrupted(self, checkpoint: Path) -> None:
         """Does nothing."""
 
 
-class RecordingReporter:
+class RecordingReporter(NullReporter):
     """Keeps everything, for tests and notebooks."""
 
     def __init__(self) -> None:
@@ -42,6 +55,6 @@ class RecordingReporter:
         """Keeps a copy."""
         self.logs.append(dict(metrics))
 
-    def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         """Keeps a copy."""
         self.reports.append(dict(metrics))

@@ -83,7 +83,7 @@ def train(
 
     Raises:
         RequestError: When data, model or configuration cannot be used.
-        WorkError: When the loss is no number any more.
+        DivergedError: When the loss is no number any more.
     """
     folder = RunFolder(output_dir)
     with folder.log():

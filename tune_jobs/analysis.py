@@ -56,7 +56,8 @@ class Analysis:
     Attributes:
         sweep: Description; the default metric stands in where the ledger has none.
         ledger: As it was read.
-        candidates: By score, the best first.
+        candidates: By score, the best first. Where a staged search has confirmed some, only those: the best single run
+            of a search was partly lucky, and would win against means over seeds.
         noise: What counts as a tie.
         tied: Candidates that the noise does not tell from the best; the best itself is the first.
         sureness: "uncertain" where the lead is above the noise of trainings, but other dialogues might turn it round;
@@ -117,7 +118,8 @@ def analyse(ledger: Ledger, *, dialogues: int | None = None, paired: PairedDiffe
     sweep = ledger.sweep or _guess_sweep(ledger.trials)
     every = _score_all(ledger.trials, sweep)
     scored = tuple(one for one in every if one.trial.phase != "quick_check") or every
-    candidates = group_seeds(scored, sweep.goal)
+    confirmed = tuple(one for one in scored if one.trial.phase == "confirm")
+    candidates = group_seeds(confirmed or scored, sweep.goal)
     noise = find_noise(sweep.metric, candidates, dialogues=dialogues)
     tied = tuple(one for one in candidates if is_tied(candidates[0], one, noise))
     searched = [trial for trial in ledger.trials if trial.sampled]

@@ -12,15 +12,26 @@ from typing import Literal, Protocol, cast
 
 from cluster.memory.calibration import record_peak
 from common.errors import RequestError
+from common.files import write_text
 from common.storage import Patience
 from common.strict import from_mapping
 from common.units import format_duration
 from tune_jobs.admission import Admission, OpenAdmission
+from tune_jobs.anomalies import Anomalies
 from tune_jobs.exploit import Exploiter
 from tune_jobs.housekeeping import forget_checkpoints, keep_best_models, leave_in_order
 from tune_jobs.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.live import View
-from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, FAILURE_MESSAGE_KEY, LATER, Bundle, TrialOrder
+from tune_jobs.orders import (
+    EVALUATION_KEY,
+    FAILURE_KEY,
+    FAILURE_MESSAGE_KEY,
+    INTERRUPTED_KEY,
+    LATER,
+    STOP_FILE,
+    Bundle,
+    TrialOrder,
+)
 from tune_jobs.outcomes import peak_of, record_of
 from tune_jobs.progress import SweepProgress
 from tune_jobs.records import SweepFolder
@@ -29,8 +40,7 @@ from tune_jobs.search import Lesson, Outcome, Proposer, Sampled
 from tune_jobs.stopping import Goal, StoppingRule
 from tune_jobs.storage_watch import StorageWatch
 
-STALL_FLOOR_S = 1800.0  # loading a large model and its data for the first time may take this long
-STALL_FACTOR = 10.0  # times the longest time between two reports of any trial
+_STOPPED = "the driver was asked to stop"
 
 
 class OrderMaker(Protocol):
@@ -74,12 +84,14 @@ class SweepConductor:
         folder: The sweep's results.
         journal: Its events; what it holds already is gone through first.
         shares: Classes of shares in rising order, for recovery.
+        anomalies: What is done about trials that go wrong.
         calibration: Ledger of measured peaks, shared by sweeps; None keeps none.
         ends_at_s: Reading of `clocks.elapsed_s` after which every trial ends at its next report; None for never.
         patience: Waits for a storage in trouble; None fails at once.
         admission: Whether a trial may start, by the quotas of a team; everybody may where None.
         exploiter: Moves weights between the trials of a population; None where every trial keeps its own.
         clocks: Injected in tests.
+        all_saved: Called when a clean stop was asked for and no trial runs any more.
     """
 
     def __init__(
@@ -93,26 +105,30 @@ class SweepConductor:
         folder: SweepFolder,
         journal: Journal,
         shares: tuple[float, ...] = (1.0,),
+        anomalies: Anomalies | None = None,
         calibration: Path | None = None,
         ends_at_s: float | None = None,
         patience: Patience | None = None,
         admission: Admission | None = None,
         exploiter: Exploiter | None = None,
         clocks: Clocks | None = None,
+        all_saved: Callable[[], None] = lambda: None,
     ) -> None:
         self._proposer, self._orders, self._rule = proposer, orders, rule
         self._progress, self._view, self._folder, self._journal = progress, view, folder, journal
-        self._shares, self._calibration = shares, calibration
+        self._shares, self._calibration, self._anomalies = shares, calibration, anomalies or Anomalies()
         self._ends_at_s, self._clocks = ends_at_s, clocks or Clocks()
         self._patience = patience
         self._watch = StorageWatch(folder.path, view.event, elapsed_s=self._clocks.elapsed_s)
-        self._admission = admission or OpenAdmission()
+        self._admission, self._all_saved = admission or OpenAdmission(), all_saved
         self._exploiter = exploiter
         self._asking: Mapping[str, object] | None = None
         self._pausing: dict[int, str] = {}
         self._next_number = 1
         self._reasons: dict[int, str] = {}
         self._failures: dict[int, tuple[FailureKind, str]] = {}
+        self._hanging: dict[int, str] = {}
+        self._stop_asked = self._stopping = self._left = False
         self._again: list[int] = []
         self._exhausted = False
         self._heard_s: dict[int, float] = {}
@@ -121,6 +137,8 @@ class SweepConductor:
 
     def next_order(self, key: str) -> Mapping[str, object] | Literal["later"] | None:
         """Returns an unfinished trial of an earlier driver, or the next proposal that can run here and may start."""
+        if self._stop_asked:
+            return None
         if self._window_closed():
             self._exhausted = True
             return None
@@ -184,6 +202,11 @@ class SweepConductor:
         )
 
     @property
+    def was_asked_to_stop(self) -> bool:
+        """Whether somebody waits for the driver to end."""
+        return self._stop_asked
+
+    @property
     def is_over(self) -> bool:
         """Whether every trial is over and none is left to propose."""
         ended = all(trial.status is not None for trial in self._journal.trials.values())
@@ -205,6 +228,9 @@ class SweepConductor:
     def reported(self, order: Mapping[str, object], result: Mapping[str, object]) -> bool:
         """Notes an evaluation and asks the rule."""
         number, name = _identity(order)
+        if INTERRUPTED_KEY in result:
+            self._pausing[number] = _STOPPED
+            return True
         if FAILURE_KEY in result:
             self._failures[number] = cast("FailureKind", result[FAILURE_KEY]), str(result[FAILURE_MESSAGE_KEY])
             return True
@@ -223,10 +249,17 @@ class SweepConductor:
         elif self._window_closed():
             self._reasons[number] = "the sweep's time is over"
         elif evaluation < self._progress.longest and (
-            why := self._admission.must_pause(name) or self._exploits(number, evaluation)
+            why := self._must_pause(name) or self._exploits(number, evaluation)
         ):
             self._pausing[number] = why
         return number in self._reasons or number in self._pausing
+
+    def _must_pause(self, name: str) -> str | None:
+        return _STOPPED if self._stop_asked else self._admission.must_pause(name)
+
+    def stop(self) -> None:
+        """Asks for a clean stop: trials save where they are and end, none starts. Quick: signal handlers call it."""
+        self._stop_asked = True
 
     def saved(self, order: Mapping[str, object], folder: Path) -> None:
         """Notes a checkpoint, and removes the one that an earlier start of the trial left."""
@@ -236,15 +269,17 @@ class SweepConductor:
         if earlier is not None and earlier.parent != folder.parent:
             forget_checkpoints(earlier)
 
-    def retried(self, order: Mapping[str, object], error: BaseException | None, bundle: Bundle) -> Bundle:
-        """Gives a trial that ran out of memory a larger share."""
+    def retried(self, order: Mapping[str, object], error: BaseException | None, bundle: Bundle) -> Bundle | None:
+        """Gives a trial that ran out of memory a larger share; None where the policy is not to start it again."""
         number, _ = _identity(order)
-        self._heard_s.pop(number, None)
         self._pausing.pop(number, None)
         if self._exploiter is not None:
             self._exploiter.forget(number)
-        kind = classify(error) if error is not None else "worker_lost"
-        self._journal.write("retried", number, kind=kind, message=_short(error), **self._times())
+        kind, message = self._what_failed(number, error)
+        if not self._anomalies.starts_again(kind):
+            self._failures[number] = kind, message
+            return None
+        self._journal.write("retried", number, kind=kind, message=message, **self._times())
         wanted = bundle
         if kind == "out_of_memory" and bundle.gpus:
             wanted = replace(bundle, gpus=larger_share(bundle.gpus, self._shares) or bundle.gpus)
@@ -252,7 +287,7 @@ class SweepConductor:
         reason = f"{kind.replace('_', ' ')}{change}"
         self._progress.ended(number, status="waiting", reason=reason, now_s=self._clocks.elapsed_s())
         self._progress.trials[number].retries += 1
-        self._view.event(f"trial {number} failed and starts again: {reason} ({_short(error)})")
+        self._view.event(f"trial {number} failed and starts again: {reason} ({message})")
         return wanted
 
     def ended(self, key: str, order: Mapping[str, object], error: BaseException | None) -> None:
@@ -261,7 +296,7 @@ class SweepConductor:
         self._heard_s.pop(number, None)
         self._admission.over(name)
         if error is not None:
-            self._failures[number] = (classify(error), _short(error))
+            self._failures[number] = self._what_failed(number, error)
         elif number in self._pausing and number not in self._failures:
             self._pause(number)
             return
@@ -275,14 +310,15 @@ class SweepConductor:
         self._view.refresh(self._progress)
         self._admission.tick()
         self._watch.tick()
+        if self._stop_asked:
+            self._stop_cleanly()
         now_s = self._clocks.elapsed_s()
-        limit_s = max(STALL_FLOOR_S, STALL_FACTOR * self._longest_gap_s)
+        limit_s = self._anomalies.stall_limit_s(self._longest_gap_s)
         hanging = [number for number, heard_s in self._heard_s.items() if now_s - heard_s > limit_s]
         for number in hanging:
             del self._heard_s[number]
-            self._view.event(
-                f"trial {number} has not reported for {format_duration(limit_s)}: its process is ended and starts again"
-            )
+            self._hanging[number] = f"no report for {format_duration(limit_s)}: its process hung and was ended"
+            self._view.event(f"trial {number} hangs: {self._hanging[number]}")
         return hanging
 
     def _pause(self, number: int) -> None:
@@ -295,6 +331,23 @@ class SweepConductor:
         self._progress.ended(number, status="paused", reason=reason, now_s=self._clocks.elapsed_s())
         self._orders.release(str(trial.order["name"]))
         self._view.event(f"trial {number} pauses after evaluation {len(trial.evaluations)}: {reason}")
+
+    def _stop_cleanly(self) -> None:
+        """Tells the trials' processes, and says when none runs any more."""
+        if not self._stopping:
+            self._stopping = True
+            self._view.event("asked to stop: trials save a checkpoint at their next step and end")
+            write_text(self._folder.path / STOP_FILE, "the driver asks the trials to save and end\n")
+        if not any(trial.running for trial in self._journal.trials.values()) and not self._left:
+            self._left = True
+            self._all_saved()
+
+    def _what_failed(self, number: int, error: BaseException | None) -> tuple[FailureKind, str]:
+        """The kind of a failure and its reason; a process that we ended because it hung is no lost worker."""
+        self._heard_s.pop(number, None)
+        kind = classify(error) if error is not None else "worker_lost"
+        hung = self._hanging.pop(number, None)
+        return ("stalled", hung) if hung is not None and kind == "worker_lost" else (kind, _short(error))
 
     def _close(self, number: int, status: EndStatus, reason: str, kind: FailureKind | None) -> None:
         trial = self._journal.write("ended", number, status=status, reason=reason, failure=kind, **self._times())
@@ -362,7 +415,7 @@ def _lesson(trial: TrialHistory, goal: Goal) -> Lesson:
     outcome: Outcome = "stopped" if trial.status == "stopped" else "finished"
     if trial.failure is not None:
         # Only a training that broke down says something about its configuration; a lost worker or a full card does not.
-        outcome = "failed" if trial.failure == "work_failed" else "out_of_memory"
+        outcome = "failed" if trial.failure in ("work_failed", "diverged") else "out_of_memory"
     return Lesson(
         sampled=cast("Sampled", trial.order["sampled"]), outcome=outcome, value=best, step=len(trial.evaluations)
     )

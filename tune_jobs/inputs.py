@@ -15,7 +15,7 @@ SAMPLE_FOLDER = Path("outputs/sample_data")
 def ensure_sample_data(sweep: Sweep) -> None:
     """Writes the sample dialogues when a sweep trains on them and they are not there yet."""
     for config in known_configs(sweep):
-        files = [Path(config.train_file), Path(config.dev_file)]
+        files = [Path(path) for path in _files(sweep, config)]
         if all(path.parent == SAMPLE_FOLDER for path in files) and not all(path.exists() for path in files):
             from dialsum.data import write_examples
             from dialsum.sample_data.generate import generate
@@ -36,20 +36,27 @@ def check_inputs(sweep: Sweep) -> None:
 
     configs = known_configs(sweep)
     problems = Problems()
-    for path in sorted({path for config in configs for path in (config.train_file, config.dev_file)}):
+    for path in sorted({path for config in configs for path in _files(sweep, config)}):
         problems.collect(partial(load_examples, Path(path)))
     for model in sorted({config.model for config in configs}):
         problems.collect(partial(resolve, model))
     problems.raise_if_any(sweep.source)
 
 
+def _files(sweep: Sweep, config: RunConfig) -> tuple[str, ...]:
+    """The training data of a trained model may be gone."""
+    return (config.dev_file,) if sweep.trained_model is not None else (config.train_file, config.dev_file)
+
+
 def longest_trial(sweep: Sweep) -> int:
-    """Counts the evaluations of the longest trial that the sweep can have.
+    """Counts the evaluations of the longest trial that the sweep can have; one where nothing is trained.
 
     Each epoch has one unless eval_steps says otherwise; then the number of examples decides.
     """
     from dialsum.data import load_examples
 
+    if sweep.trained_model is not None:
+        return 1
     sizes: dict[str, int] = {}
     longest = 1
     for config in known_configs(sweep):

@@ -35,6 +35,24 @@ def trial_name(sweep: str, config: RunConfig, started: datetime, taken: Collecti
         f"{sweep}_{architecture_of(config.model)}_lr{config.learning_rate:.0e}_bs{config.batch_size}"
         f"_{started:%m%d_%H%M}"
     )
+    return _unique(name, taken)
+
+
+def generation_name(sweep: str, config: RunConfig, started: datetime, taken: Collection[str] = ()) -> str:
+    """Names a trial that only generates, after how it does so; arguments as for trial_name.
+
+    >>> config = RunConfig(num_beams=4, length_penalty=0.8, no_repeat_ngram_size=3)
+    >>> generation_name("beams", config, datetime(2026, 11, 24, 9, 5))
+    'beams_beams4_lp0.8_ngram3_1124_0905'
+    """
+    return _unique(
+        f"{sweep}_beams{config.num_beams}_lp{config.length_penalty:g}_ngram{config.no_repeat_ngram_size}"
+        f"_{started:%m%d_%H%M}",
+        taken,
+    )
+
+
+def _unique(name: str, taken: Collection[str]) -> str:
     unique, number = name, 1
     while unique in taken:
         number += 1

@@ -69,28 +69,15 @@ def _check(chosen: argparse.Namespace) -> None:
 
 
 def _rows(before: "Sweep", found: "NextSweep") -> list[list[object]]:
+    from tune_jobs.parameters import show_spec
+
     rows: list[list[object]] = []
     for one in found.sweep.space.parameters:
-        earlier = _shown(before.space[one.name].spec()) if one.name in before.space else "-"
+        earlier = show_spec(before.space[one.name].spec()) if one.name in before.space else "-"
         first, *more = found.reasons.get(one.name, "").split("\n")
-        rows.append([one.name, earlier, _shown(one.spec()), first])
+        rows.append([one.name, earlier, show_spec(one.spec()), first])
         rows += [["", "", "", line] for line in more]
     return rows
-
-
-def _shown(spec: dict[str, object]) -> str:
-    """A parameter in a few signs.
-
-    >>> _shown({"distribution": "log_uniform_values", "min": 1e-05, "max": 0.0001}), _shown({"values": [8, 16]})
-    ('1e-5 to 1e-4', '8, 16')
-    """
-    from tune_jobs.parameters import show_value
-
-    if "min" in spec:
-        return f"{show_value(spec['min'])} to {show_value(spec['max'])}"
-    if "values" in spec:
-        return show_value(spec["values"])
-    return show_value(spec["value"]) if "value" in spec else str(spec.get("distribution"))
 
 
 def _summary(before: "Sweep", found: "NextSweep", target: Path) -> dict[str, object]:

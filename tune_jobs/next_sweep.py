@@ -75,15 +75,14 @@ def narrowed(
     Args:
         before: The sweep that was run.
         analysis: Of its ledger.
-        after: What is to be run: its space is what the box is cut out of where it differs from the earlier one.
+        after: What is to be run; its space is what the box is cut out of.
         keep_fraction: See narrowing.narrow.
         margin: See narrowing.narrow.
         known: Whether the earlier scores are of the same training, so that the best need not be run again.
     """
-    space = Space(parameters=tuple(_starting_point(one, before.space) for one in after.space.parameters))
     box = narrow(
         tried_of(analysis),
-        space,
+        after.space,
         goal=before.metric.goal,
         keep_fraction=keep_fraction,
         margin=margin,
@@ -94,22 +93,26 @@ def narrowed(
     sweep = dataclasses.replace(
         after,
         space=box.space,
-        search=dataclasses.replace(after.search, points=points),
+        search=dataclasses.replace(after.search.read_by(after.method), points=points),
         base_files=_files_of(after.base_files, box.space),
-        phases=(),
     )
-    head = (f"Follows from {before.name}: the box of {box.summary}.", *_how_to_run(analysis, points))
-    return NextSweep(sweep=sweep, reasons=box.reasons, head=head, box=box)
+    head = (f"Follows from {before.name}: the box of {box.summary}.", *_how_to_run(points))
+    if analysis.noise.band is None:
+        head += (f"The noise is not known ({analysis.noise.source}), so only equal scores tie.",)
+    found = NextSweep(sweep=sweep, reasons=box.reasons, head=head, box=box)
+    size = box.space.size
+    return _whole_grid(found, size) if size is not None and size <= (after.count or size) else found
 
 
 def confirming(
-    analysis: Analysis, after: Sweep, *, searched: Sequence[str], winners: int, seeds: Sequence[int]
+    analysis: Analysis, after: Sweep, *, of: str, searched: Sequence[str], winners: int, seeds: Sequence[int]
 ) -> NextSweep:
     """Returns a sweep that trains the best configurations again with several seeds.
 
     Args:
         analysis: Of the trials that the winners are chosen from.
         after: What is to be run; its space gives what is fixed.
+        of: Where the winners come from, for people.
         searched: The parameters that make up a configuration.
         winners: How many configurations.
         seeds: Of each.
@@ -126,14 +129,13 @@ def confirming(
         count=None,
         early_terminate=EarlyTerminate(type="none"),
         space=space,
-        search=dataclasses.replace(after.search, points=points if names else (), startup_trials=10),
+        search=dataclasses.replace(after.search.read_by("grid"), points=points if names else ()),
         base_files=_files_of(after.base_files, space),
-        phases=(),
     )
     shown = [f"{one.best.trial.name}: {one.score:.4g}" for one in best]
     reasons = {name: f"of the best {len(best)}: {', '.join(shown)}" for name in names[:1]}
     reasons["seed"] = "the same seeds for each: their spread is the noise that a difference must exceed"
-    head = (f"Trains the best {len(best)} of {analysis.sweep.sweep} again with {len(seeds)} seeds each.",)
+    head = (f"Trains the best {len(best)} of {of} again with {len(seeds)} seeds each.",)
     return NextSweep(sweep=sweep, reasons=reasons, head=head)
 
 
@@ -182,12 +184,16 @@ def follow(
     if size == 1 and before.trained_model is None:
         again = dataclasses.replace(after, name=f"{before.name}_confirm"[:_LONGEST_NAME])
         searched = [one.name for one in before.space.searched]
-        return confirming(analysis, again, searched=searched, winners=2, seeds=_SEEDS)
-    if size is not None and size <= wanted:
-        plain = dataclasses.replace(search, startup_trials=10)
-        grid = dataclasses.replace(found.sweep, method="grid", count=None, search=plain)
-        return dataclasses.replace(found, sweep=grid, head=(*found.head, f"Only {size} configurations are left: all."))
+        return confirming(analysis, again, of=before.name, searched=searched, winners=2, seeds=_SEEDS)
     return found
+
+
+def _whole_grid(found: NextSweep, size: int) -> NextSweep:
+    """A model has nothing to choose where there are no more configurations than trials."""
+    plain = dataclasses.replace(found.sweep.search, points=()).read_by("grid")
+    grid = dataclasses.replace(found.sweep, method="grid", count=None, search=plain)
+    left = f"Only {size} configuration{' is' if size == 1 else 's are'} left: all are run."
+    return dataclasses.replace(found, sweep=grid, head=(found.head[0], left, *_how_to_run(())))
 
 
 def is_confirmation(sweep: Sweep) -> bool:
@@ -207,14 +213,6 @@ def leave_next_sweep(folder: SweepFolder) -> Path | None:
     return folder.next_sweep
 
 
-def _starting_point(parameter: Parameter, before: Space) -> Parameter:
-    """The parameter as it was searched, unless the next sweep fixes it."""
-    if isinstance(parameter, Constant) or parameter.name not in before:
-        return parameter
-    earlier = before[parameter.name]
-    return parameter if isinstance(earlier, Constant) else earlier
-
-
 def _points(box: Box, searched: Sequence[str], *, known: bool) -> tuple[dict[str, object], ...]:
     if not searched:
         return ()
@@ -222,16 +220,14 @@ def _points(box: Box, searched: Sequence[str], *, known: bool) -> tuple[dict[str
     for one in [one for one in box.best if one.whole]:  # the others might have become better
         if all(name in one.sampled and box.space[name].contains(one.sampled[name]) for name in searched):
             point: dict[str, object] = {name: _plain(one.sampled[name]) for name in searched}
-            points.append(point | ({SCORE: one.score} if known else {}))
+            points.append(point | ({SCORE: float(f"{one.score:.6g}")} if known else {}))
     return tuple(points[: MOST_POINTS if known else 2])
 
 
-def _how_to_run(analysis: Analysis, points: Sequence[Mapping[str, object]]) -> list[str]:
+def _how_to_run(points: Sequence[Mapping[str, object]]) -> list[str]:
     lines = ["Edit what you know better, and run it: python -m tune_jobs run FILE"]
     if points and SCORE in points[0]:
         lines.append("The points below were run already: the search knows their scores and starts from them.")
-    if analysis.noise.band is None:
-        lines.append(f"The noise is not known ({analysis.noise.source}), so only equal scores count as ties.")
     return lines
 
 

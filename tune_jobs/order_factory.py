@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Protocol
 
 from dialsum.config import RunConfig
-from tune_jobs.naming import trial_name
+from tune_jobs.naming import generation_name, trial_name
 from tune_jobs.orders import Placed, TrackingOrder, TrialOrder
 from tune_jobs.records import ExperimentFolder, SweepFolder
 from tune_jobs.search import Sampled
 from tune_jobs.settled import Places
 from tune_jobs.sweep import Sweep
+from tune_jobs.trained import as_placed
 
 
 class Placer(Protocol):
@@ -67,8 +68,9 @@ class SweepOrders:
     def make(self, number: int, sampled: Sampled) -> TrialOrder:
         """Returns the order of a trial; see conductor.OrderMaker."""
         trial = self._sweep.resolve(sampled)
-        name = trial_name(self._sweep.name, trial.resolved, self._started, self._taken)
-        placed = self._placer.place(name, trial.resolved)
+        names = trial_name if self._sweep.trained_model is None else generation_name
+        name = names(self._sweep.name, trial.resolved, self._started, self._taken)
+        placed = self._placer.place(name, as_placed(self._sweep, trial.resolved))
         self._taken.add(name)
         return TrialOrder(
             number=number,
@@ -84,12 +86,15 @@ class SweepOrders:
             cache_dir=str(self._places.cache_dir.resolve()),
             metric=self._sweep.metric.name,
             retries=self._sweep.resources.retries,
+            exploding_loss=self._sweep.anomalies.exploding_loss,
+            retry_diverged=self._sweep.anomalies.diverged == "retry",
             tracking=self._tracking(trial.resolved),
             usable_bytes=placed.usable_bytes,
             context_bytes=placed.context_bytes,
             estimate=placed.estimate or {},
             simulated=self._placer.simulated,
             member=self._sweep.team.member,
+            trained=self._sweep.trained_model,
         )
 
     def release(self, name: str) -> None:

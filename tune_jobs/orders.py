@@ -12,7 +12,9 @@ LATER: Final = "later"  # in place of an order: none may start now, but more wil
 ORDER_KEY = "order"  # the only key in a Tune configuration
 EVALUATION_KEY = "trial/evaluation"  # evaluations so far, counted over restarts; Tune's own count starts again
 FAILURE_KEY = "trial/failure"  # its kind; sent by a trial that failed in a way that no retry would mend
+INTERRUPTED_KEY = "trial/interrupted"  # sent with a checkpoint between two evaluations, because STOP_FILE was there
 FAILURE_MESSAGE_KEY = "trial/failure_message"
+STOP_FILE = "stop"  # in the sweep's folder while its driver asks the trials to save and end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,8 @@ class TrialOrder:
         cache_dir: Tokenizers and encodings, shared by all trials.
         metric: What trials are compared by; every report must have it.
         retries: How often a failure that is no out-of-memory is tried again.
+        exploding_loss: See anomalies.Anomalies.
+        retry_diverged: Whether a diverged training is tried again.
         tracking: W&B; None mirrors nothing.
         resume_from: Checkpoint that an earlier driver left.
         usable_bytes: Of the card that the share is a part of; None on a machine without GPUs.
@@ -98,6 +102,7 @@ class TrialOrder:
         estimate: Predicted bytes and the plan, for the ledger.
         simulated: Whether the card is a logical one.
         member: Whose quota it uses.
+        trained: The experiment whose best model only writes summaries with other settings; None trains.
     """
 
     number: int
@@ -113,6 +118,8 @@ class TrialOrder:
     metric: str
     notes: list[str] = field(default_factory=list)
     retries: int = 0
+    exploding_loss: float | None = None
+    retry_diverged: bool = False
     tracking: TrackingOrder | None = None
     resume_from: str | None = None
     usable_bytes: int | None = None
@@ -121,6 +128,7 @@ class TrialOrder:
     estimate: dict[str, object] = field(default_factory=dict)
     simulated: bool = False
     member: str | None = None
+    trained: str | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Returns plain values; from_dict reads them back."""

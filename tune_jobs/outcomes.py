@@ -56,6 +56,7 @@ def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -
         experiment_dir=str(order.get("folder", "")),
         member=cast("str | None", order.get("member")),
         lineage=list(trial.copies),
+        trained=cast("str | None", order.get("trained")),
     )
 
 

@@ -105,6 +105,19 @@ def show_value(value: object) -> str:
     return f"{number:.3g}"
 
 
+def show_spec(spec: Mapping[str, object]) -> str:
+    """Writes for people what a sweep file says about a parameter.
+
+    >>> show_spec({"distribution": "log_uniform_values", "min": 1e-05, "max": 0.0001}), show_spec({"values": [8, 16]})
+    ('1e-5 to 1e-4', '8, 16')
+    """
+    if "min" in spec:
+        return f"{show_value(spec['min'])} to {show_value(spec['max'])}"
+    if "values" in spec:
+        return show_value(spec["values"])
+    return show_value(spec["value"]) if "value" in spec else str(spec.get("distribution"))
+
+
 def _parameter(name: str, values: list[object], spec: Mapping[str, object]) -> Parameter:
     numbers = [to_number(value) for value in values]
     known = sorted(number for number in numbers if number is not None)

@@ -3,7 +3,8 @@
 import logging
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,6 +17,7 @@ _CLUSTER_LOOPBACK = "127.0.0.2"
 _OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange metrics and paths, no tensors; Ray's default is 30 % of the memory
 _QUIET: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
 _STOP_WAIT_S = "120"  # `ray job stop` kills after 3 s by default; a clean stop writes its state and report first
+SAVE_S = 20.0  # for the trials to save after SIGTERM; then Tune is interrupted
 
 
 def attached() -> bool:
@@ -135,25 +137,41 @@ def _indices(node: Node) -> str:
     return ",".join(card.uuid or str(card.index) for card in node.cards)
 
 
+def interrupt_self() -> None:
+    """Interrupts this process as Ctrl-C does."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 @contextmanager
-def clean_stop() -> Iterator[None]:
-    """Lets SIGTERM (`ray job stop`, a batch system) end the sweep as Ctrl-C does: Tune stops cleanly and saves.
+def clean_stop(ask: Callable[[], None] | None = None) -> Iterator[None]:
+    """Lets SIGTERM (`ray job stop`, a batch system) end the sweep cleanly instead of at once.
+
+    It asks for that, so that trials save where they are; Tune is interrupted, as by Ctrl-C, when that takes too long.
 
     Ray's own handler would end the process at once, up to half a minute of steps after the last saved state. So this
-    is entered after Ray was started.
-    """
+    is entered after Ray was started. Tune's own handler of SIGINT, which it leaves behind, goes too: it would swallow a
+    Ctrl-C after the last trial.
 
-    asked = False
+    Args:
+        ask: Asks for a clean stop; where it is None, Tune is interrupted at once.
+    """
+    timers: list[threading.Timer] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if not asked:  # a job's processes are told together and by their supervisor: a second word must not break it
-            asked = True
-            os.kill(os.getpid(), signal.SIGINT)
+        if timers:  # a job's processes are told together and by their supervisor: a second word must not break it
+            return
+        timers.append(threading.Timer(SAVE_S if ask is not None else 0.0, interrupt_self))
+        timers[0].daemon = True
+        timers[0].start()
+        if ask is not None:
+            ask()
 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray's jobs start with it blocked
-    before = signal.signal(signal.SIGTERM, forward)
+    interrupt, before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, forward)
     try:
         yield
     finally:
+        for timer in timers:
+            timer.cancel()
+        signal.signal(signal.SIGINT, interrupt)
         signal.signal(signal.SIGTERM, before)

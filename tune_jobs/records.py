@@ -75,6 +75,7 @@ class TrialRecord:
         member: Whose quota it used.
         lineage: When it went on with another trial's weights (pbt); see TrialHistory.copies. `sampled` and `resolved`
             are those of its end.
+        trained: The experiment whose model it wrote summaries with; None where it trained one of its own.
     """
 
     trial_id: str
@@ -105,6 +106,13 @@ class TrialRecord:
     experiment_dir: str = ""
     member: str | None = None
     lineage: list[dict[str, object]] = field(default_factory=list)
+    trained: str | None = None
+
+    @property
+    def model_folder(self) -> str:
+        """The folder of its model; empty where the experiment's is not known."""
+        folder = self.trained or self.experiment_dir
+        return str(ExperimentFolder(Path(folder)).best_model) if folder else ""
 
 
 @dataclass(frozen=True, kw_only=True)

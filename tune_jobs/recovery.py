@@ -7,7 +7,9 @@ without torch can read what a worker raised.
 from dataclasses import dataclass
 from typing import Literal
 
-FailureKind = Literal["out_of_memory", "host_memory", "worker_lost", "wrong_request", "work_failed", "error"]
+FailureKind = Literal[
+    "out_of_memory", "host_memory", "worker_lost", "stalled", "diverged", "wrong_request", "work_failed", "error"
+]
 
 # Allocation failures that CUDA's libraries raise as a plain RuntimeError, so that only the text tells them apart.
 _OOM_TEXTS = (
@@ -119,6 +121,8 @@ def _kind(error: BaseException) -> FailureKind | None:
             return "worker_lost"
         if cls.__name__ == "RequestError":
             return "wrong_request"
+        if cls.__name__ == "DivergedError":
+            return "diverged"
         if cls.__name__ == "WorkError":
             return "work_failed"
     if isinstance(error, MemoryError):

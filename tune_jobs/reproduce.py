@@ -13,6 +13,7 @@ from common.files import write_json
 from common.strict import load_yaml
 from common.units import format_duration
 from dialsum.config import RunConfig, load_run_config
+from dialsum.reporter import NullReporter
 from tune_jobs.inputs import evaluations_of
 from tune_jobs.paired_summaries import shared_summaries
 from tune_jobs.records import ExperimentFolder
@@ -169,7 +170,7 @@ def _snapshot(folder: Path) -> tuple[Snapshot | None, str]:
     return snapshot, "" if snapshot is not None else "the experiment has no snapshot"
 
 
-class _Repetition:
+class _Repetition(NullReporter):
     """Tells how far a run is, and ends it after as many evaluations as the experiment had where that was stopped."""
 
     def __init__(self, plan: Plan, tell: Callable[[str], None]) -> None:
@@ -177,10 +178,7 @@ class _Repetition:
         self._done = 0
         self._started_s = time.monotonic()
 
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         """Counts, and ends the run after the last."""
         self._done += 1
         left = max(self._plan.evaluations - self._done, 0)

@@ -15,7 +15,7 @@ from common.storage import storage_trouble
 from common.units import format_duration
 
 if TYPE_CHECKING:
-    from tune_jobs.runner import SweepOutcome
+    from tune_jobs.runner import RunOptions, SweepOutcome
     from tune_jobs.sweep import Sweep
 
 
@@ -32,6 +32,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--supervise", action="store_true", help="start again, and go on, when this process dies")
     parser.add_argument("--output", type=Path, metavar="DIR", help="for results; instead of tracking.output_dir")
     parser.add_argument("--member", metavar="NAME", help="whose quota is used; instead of team.member")
+    parser.add_argument("--until", metavar="PHASE", help="of a staged sweep: stop after this phase; --resume goes on")
     cards = parser.add_mutually_exclusive_group()
     cards.add_argument("--simulate", metavar="CARDS", help="logical cards, for example 2x24GiB,1x80GiB")
     cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")
@@ -61,6 +62,7 @@ def run(chosen: argparse.Namespace) -> int:
     from tune_jobs.redaction import Redactor
     from tune_jobs.runner import RunOptions, run_sweep
     from tune_jobs.sweep import load_sweep
+    from tune_jobs.trained import with_trained_base
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     options = RunOptions(
@@ -70,7 +72,10 @@ def run(chosen: argparse.Namespace) -> int:
         command=Redactor.of_environment(os.environ).hide(shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]])),
     )
     sweep = placed_here(load_sweep(chosen.sweep), chosen.output, chosen.member)
-    _refuse_what_would_be_ignored(sweep)
+    if sweep.trained_model is not None:
+        sweep = with_trained_base(sweep)
+    if chosen.until is not None and not sweep.phases:
+        raise RequestError(f"--until {chosen.until}: {chosen.sweep} has no phases; leave it out")
     ensure_sample_data(sweep)
     for text in sweep.notes:
         cli.note(f"note: {text}")
@@ -79,6 +84,8 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.start_at is not None:
         _wait(sweep, chosen.start_at)
     try:
+        if sweep.phases:
+            return _run_staged(sweep, options, chosen)
         outcome = run_sweep(sweep, options, view_for())
     except OSError as error:
         trouble = storage_trouble(error)
@@ -93,7 +100,7 @@ def run(chosen: argparse.Namespace) -> int:
     else:
         cli.emit(_text(outcome))
     if outcome.interrupted:
-        raise WorkError(f"stopped before the end; go on with: python -m tune_jobs run {chosen.sweep} --resume")
+        raise WorkError(_how_to_go_on(chosen))
     if outcome.best is None:
         raise WorkError(f"no trial has a result; the reasons stand in {outcome.folder.ledger}")
     return 0
@@ -110,15 +117,23 @@ def _wait(sweep: "Sweep", text: str) -> None:
     wait_until(next_moment(text, datetime.now(UTC), zone), zone, cli.note)
 
 
-def _refuse_what_would_be_ignored(sweep: "Sweep") -> None:
-    if sweep.phases:
-        raise RequestError(
-            f"{sweep.source}: phases are not run in one go yet; write each as a plain sweep and run that"
-        )
-    if sweep.trained_model is not None:
-        raise RequestError(
-            f"{sweep.source}: trained_model is not run yet; python -m dialsum generate uses a trained model"
-        )
+def _run_staged(sweep: "Sweep", options: "RunOptions", chosen: argparse.Namespace) -> int:
+    from tune_jobs.live import view_for
+    from tune_jobs.phases import run_staged
+    from tune_jobs.staged_text import staged_summary, staged_text
+
+    outcome = run_staged(sweep, options, view_for(), until=chosen.until)
+    if chosen.format == "json":
+        cli.emit_json(staged_summary(outcome))
+    else:
+        cli.emit(staged_text(outcome))
+    if outcome.interrupted and not (outcome.phases and outcome.phases[-1].name == chosen.until):
+        raise WorkError(_how_to_go_on(chosen))
+    return 0
+
+
+def _how_to_go_on(chosen: argparse.Namespace) -> str:
+    return f"stopped before the end; go on with: python -m tune_jobs run {chosen.sweep} --resume"
 
 
 def _summary(outcome: "SweepOutcome") -> dict[str, object]:
@@ -128,7 +143,7 @@ def _summary(outcome: "SweepOutcome") -> dict[str, object]:
         "metric": progress.metric,
         "trials": {trial.number: trial.status for trial in progress.trials.values()},
         "best": None if best is None else {"name": best.name, "value": best.best_metrics.get(progress.metric)},
-        "best_model_dir": None if best is None else f"{best.experiment_dir}/models/best_model",
+        "best_model_dir": None if best is None else best.model_folder,
         "folder": str(outcome.folder.path),
         "interrupted": outcome.interrupted,
         "simulated": progress.simulated,
@@ -141,7 +156,7 @@ def _text(outcome: "SweepOutcome") -> str:
     if best is not None:
         value = best.best_metrics[progress.metric]
         lines.append(f"best:    {best.name}   {progress.metric} {value:.3f}   ({format_duration(best.wall_s)})")
-        lines.append(f"model:   {best.experiment_dir}/models/best_model")
+        lines.append(f"model:   {best.model_folder}")
         lines.append(f"report:  {outcome.folder.report_html}")
     lines.append(f"results: {outcome.folder.path}")
     if progress.simulated:

@@ -1,11 +1,12 @@
 """Runs a sweep from its file to its best model: checks, folders, Ray, the conductor, the report."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.hardware import Inventory
 from cluster.memory.calibration import load_calibration
@@ -25,6 +26,7 @@ from tune_jobs.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.journal import Journal
 from tune_jobs.live import View
 from tune_jobs.order_factory import Placer, SweepOrders
+from tune_jobs.orders import STOP_FILE
 from tune_jobs.points import points_of
 from tune_jobs.progress import SweepProgress, best_of
 from tune_jobs.records import ExperimentFolder, SweepFolder, SweepRecord, TrialRecord
@@ -35,6 +37,10 @@ from tune_jobs.snapshot import keep_code
 from tune_jobs.sweep import Sweep
 from tune_jobs.sweep_folder import alone, names_in, put_aside
 from tune_jobs.sweep_meter import MeteredView
+from tune_jobs.trained import as_placed, with_trained_base
+
+if TYPE_CHECKING:
+    from tune_jobs.analysis import Analysis
 
 CALIBRATION_NAME = "calibration.jsonl"  # in the output folder: shared by all sweeps
 ATTEMPTS = 5  # of one trial: two or three larger shares, and a lost worker or node
@@ -66,15 +72,21 @@ class SweepOutcome:
         best: The trial with the best value; None where no trial has one.
         progress: All trials.
         interrupted: Whether it was stopped before the end, so that --resume goes on.
+        analysis: What the reports show; None where they could not be built.
+        hurried: Whether a job server or a batch system waits for the process to end, so that no report was built.
     """
 
     folder: SweepFolder
     best: TrialRecord | None
     progress: SweepProgress
     interrupted: bool
+    analysis: "Analysis | None" = None
+    hurried: bool = False
 
 
-def run_sweep(sweep: Sweep, options: RunOptions, view: View, clocks: Clocks | None = None) -> SweepOutcome:
+def run_sweep(
+    sweep: Sweep, options: RunOptions, view: View, clocks: Clocks | None = None, *, inventory: Inventory | None = None
+) -> SweepOutcome:
     """Runs a plain sweep.
 
     Args:
@@ -82,25 +94,38 @@ def run_sweep(sweep: Sweep, options: RunOptions, view: View, clocks: Clocks | No
         options: See there.
         view: Shows the progress.
         clocks: Injected in tests.
+        inventory: What there is, where the caller has looked and is connected already.
 
     Raises:
         RequestError: Before anything runs: data, models, places, folders.
         WorkError: When the cluster cannot be started.
     """
     clocks = clocks or Clocks()
+    if sweep.trained_model is not None:
+        sweep = with_trained_base(sweep)
     ensure_sample_data(sweep)
     check_inputs(sweep)
     folder = SweepFolder.of(Path(sweep.tracking.output_dir), sweep.name)
     with alone(folder):
         if options.resume and not (folder.path / JOURNAL_NAME).exists():
             raise RequestError(f"{folder.path}: nothing to resume; run the sweep without --resume")
-        with cards_at_hand(options.simulate or sweep.resources.simulate, cpu_only=options.cpu_only) as inventory:
-            placer = _placer(sweep, inventory)
+        with nullcontext(inventory) if inventory is not None else at_hand(sweep, options) as found:
+            placer = _placer(sweep, found)
             _check_places(sweep, placer)
             with _admission(sweep) as admission:
                 if not options.resume:
                     put_aside(folder)
-                return _conduct(folder, sweep, options, view, clocks, inventory, placer, admission)
+                return _conduct(folder, sweep, options, view, clocks, found, placer, admission)
+
+
+def check_places(sweep: Sweep, inventory: Inventory) -> None:
+    """Refuses a sweep of which no trial can run on what there is."""
+    _check_places(sweep, _placer(sweep, inventory))
+
+
+def at_hand(sweep: Sweep, options: RunOptions) -> AbstractContextManager[Inventory]:
+    """Connects to the cluster at hand, or looks at this machine; see cards_at_hand."""
+    return cards_at_hand(options.simulate or sweep.resources.simulate, cpu_only=options.cpu_only)
 
 
 def _placer(sweep: Sweep, inventory: Inventory) -> Placer:
@@ -145,7 +170,7 @@ def _conduct(
     placer: Placer,
     admission: Admission,
 ) -> SweepOutcome:
-    from tune_jobs.ray_session import clean_stop, session
+    from tune_jobs.ray_session import clean_stop, interrupt_self, session
     from tune_jobs.trainable import run_trial
     from tune_jobs.tune_door import FitSettings, fit
 
@@ -191,10 +216,12 @@ def _conduct(
         exploiter=exploiter_for(sweep, journal, folder.path, side_by_side=side_by_side),
         patience=patience,
         shares=SHARE_CLASSES,
+        anomalies=sweep.anomalies,
         calibration=output_dir / CALIBRATION_NAME,
         ends_at_s=None if budget_s is None else clocks.elapsed_s() + budget_s,
         admission=admission,
         clocks=clocks,
+        all_saved=interrupt_self,
     )
     view.event(_opening(sweep, proposer, rule.rungs, longest, inventory, side_by_side))
     limited = sweep.resources.max_concurrent_trials or sweep.method in ("bayes", "bohb", "pbt") or placer.simulated
@@ -204,17 +231,20 @@ def _conduct(
         attempts=ATTEMPTS,
         max_concurrent=side_by_side if limited else None,
     )
-    with session(inventory), clean_stop():
+    stop_file = folder.path / STOP_FILE
+    stop_file.unlink(missing_ok=True)  # of an earlier driver
+    with session(inventory), clean_stop(conductor.stop):
         admission.open()
         try:
             fit(run_trial, conductor, settings)
         finally:
             admission.close()  # an embedded Ray ends with its session
+    stop_file.unlink(missing_ok=True)
     for trial in progress.trials.values():
         if trial.status == "running":
             progress.ended(trial.number, status="interrupted", reason="", now_s=clocks.elapsed_s())
     view.close(progress)
-    return _outcome(folder, progress, conductor.is_over)
+    return _outcome(folder, progress, conductor)
 
 
 def _opening(
@@ -259,24 +289,40 @@ def _check_places(sweep: Sweep, placer: Placer) -> None:
     trials = planned_trials(sweep)
     for number, trial in enumerate(trials, start=1):
         shown = ", ".join(f"{name} {value}" for name, value in trial.sampled.items())
-        problems.collect(partial(placer.check, f"trial {number} ({shown})", trial.resolved))
+        problems.collect(partial(placer.check, f"trial {number} ({shown})", as_placed(sweep, trial.resolved)))
     if len(problems) >= len(trials):
         problems.raise_if_any(f"{sweep.source}: no trial can run")
 
 
-def _outcome(folder: SweepFolder, progress: SweepProgress, is_over: bool) -> SweepOutcome:
-    """Finds the winner and builds the reports, also of an interrupted sweep."""
+def _outcome(folder: SweepFolder, progress: SweepProgress, conductor: SweepConductor) -> SweepOutcome:
+    """Finds the winner and builds the reports, also of a sweep that a person interrupted; see SweepOutcome.hurried."""
+    is_over = conductor.is_over
     winner = best_of(progress.trials.values(), progress.goal)
     records = {record.trial_id: record for record in folder.load().trials}
     best = records.get(str(winner.number)) if winner else None
     if best is not None:
         folder.write_best_config(best)
-    if records:
-        best = _reported(folder) or best
-    return SweepOutcome(folder=folder, best=best, progress=progress, interrupted=not is_over)
+    if best is not None and is_over:
+        _leave_next_sweep(folder)
+    hurried = conductor.was_asked_to_stop
+    analysis = reported(folder) if records and not hurried else None
+    if analysis is not None and analysis.winner is not None:
+        best = analysis.winner.trial
+    return SweepOutcome(
+        folder=folder, best=best, progress=progress, interrupted=not is_over, analysis=analysis, hurried=hurried
+    )
 
 
-def _reported(folder: SweepFolder) -> TrialRecord | None:
+def _leave_next_sweep(folder: SweepFolder) -> None:
+    from tune_jobs.next_sweep import leave_next_sweep
+
+    try:
+        leave_next_sweep(folder)
+    except Exception as error:  # as for the report
+        note(f"no next sweep was proposed ({type(error).__name__}: {error})")
+
+
+def reported(folder: SweepFolder) -> "Analysis | None":
     """Builds the reports; their winner counts several seeds of one configuration together."""
     try:
         from tune_jobs.report.build import build_report
@@ -292,7 +338,7 @@ def _reported(folder: SweepFolder) -> TrialRecord | None:
         return None
     for remark in report.remarks:
         note(remark)
-    return report.analysis.winner.trial if report.analysis.winner is not None else None
+    return report.analysis
 
 
 def _sweep_record(

@@ -1,7 +1,7 @@
 """The parts of a sweep file beside its parameters: metric, early termination, search, resources, tracking, team."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.errors import Problems
@@ -29,6 +29,14 @@ STOP_KEYS: dict[StopType, tuple[str, ...]] = {  # beside `type`
     "hyperband": ("s", "eta", "max_iter", "min_iter", "strict"),
     "median": ("min_iter", "min_trials"),
     "none": (),
+}
+
+READ_BY: dict[str, tuple[Method, ...]] = {  # keys of `search` that only some methods read
+    "startup_trials": ("bayes", "bohb"),
+    "points": ("bayes", "bohb", "grid"),
+    "perturbation_interval": ("pbt",),
+    "exploit_fraction": ("pbt",),
+    "resample_probability": ("pbt",),
 }
 
 
@@ -166,6 +174,17 @@ class SearchOptions:
         if not 0 <= self.resample_probability <= 1:
             problems.add(f"resample_probability must be from 0 to 1, but is {self.resample_probability:g}")
         problems.raise_if_any("search")
+
+    def read_by(self, method: Method) -> "SearchOptions":
+        """Returns the options without those that a method does not read.
+
+        >>> SearchOptions(seed=3, startup_trials=5).read_by("random") == SearchOptions(seed=3)
+        True
+        """
+        defaults = SearchOptions()
+        return replace(
+            self, **{key: getattr(defaults, key) for key, methods in READ_BY.items() if method not in methods}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from common.strict import load_yaml
 from dialsum.config import RunConfig
+from tune_jobs.anomalies import Anomalies
 from tune_jobs.rules import ResolvedTrial, Rules, resolve
 from tune_jobs.sections import EarlyTerminate, Method, Metric, Resources, SearchOptions, TeamSection, Tracking
 from tune_jobs.space import Constant, Space, Value
@@ -38,6 +39,7 @@ class Sweep:
         resources: What the sweep may use.
         tracking: Where results go beside the files.
         rules: Which parameters follow from others.
+        anomalies: What is done about trials that go wrong.
         team: Whose quota is used.
         phases: The stages of a staged search, in order; empty for a plain sweep.
         notes: What the file says that has no effect here.
@@ -59,6 +61,7 @@ class Sweep:
     resources: Resources = field(default_factory=Resources)
     tracking: Tracking = field(default_factory=Tracking)
     rules: Rules = field(default_factory=Rules)
+    anomalies: Anomalies = field(default_factory=Anomalies)
     team: TeamSection = field(default_factory=TeamSection)
     phases: tuple["Phase", ...] = ()
     notes: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from common.errors import Problems, RequestError
 from common.strict import Located, nearest
 from dialsum.config import RunConfig, load_run_config
+from tune_jobs.anomalies import Anomalies
 from tune_jobs.phase_file import read_phases
 from tune_jobs.points import check_points
 from tune_jobs.population import MOVABLE
@@ -16,6 +17,7 @@ from tune_jobs.rules import Rules
 from tune_jobs.sections import (
     COMPOSITE,
     METRIC_GOALS,
+    READ_BY,
     EarlyTerminate,
     Metric,
     Resources,
@@ -38,8 +40,8 @@ from tune_jobs.sweep_parts import (
 
 _KEYS = (
     "name", "description", "method", "metric", "parameters", "early_terminate", "count", "run_cap", "base_config",
-    "trained_model", "phases", "search", "resources", "tracking", "rules", "team", "project", "entity", "program",
-    "command",
+    "trained_model", "phases", "search", "resources", "tracking", "rules", "anomalies", "team", "project", "entity",
+    "program", "command",
 )  # fmt: skip
 _REFUSED = MappingProxyType(  # keys of W&B without a meaning here, and why
     {
@@ -57,15 +59,6 @@ _REFUSED_OF_METRIC = MappingProxyType(
         "target": "`count`, `resources.time_budget` and `early_terminate` end a sweep",
         "impute": "a failed trial has no score and teaches a search nothing",
         "impute_while_running": "a running trial is compared by what it has reported",
-    }
-)
-_OF_METHOD = MappingProxyType(  # keys of `search` that only some methods read
-    {
-        "startup_trials": ("bayes", "bohb"),
-        "points": ("bayes", "bohb", "grid"),
-        "perturbation_interval": ("pbt",),
-        "exploit_fraction": ("pbt",),
-        "resample_probability": ("pbt",),
     }
 )
 _SHAPE_FIELDS = ("model", "tiny_hidden_size", "tiny_layers", "tiny_vocab_size")
@@ -117,6 +110,7 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
         resources=read_section(Resources, "resources", document, problems),
         tracking=_tracking(raw, document, problems),
         rules=read_section(Rules, "rules", document, problems),
+        anomalies=read_section(Anomalies, "anomalies", document, problems),
         team=read_section(TeamSection, "team", document, problems),
         notes=_notes(raw, document, problems),
     )
@@ -279,7 +273,7 @@ def _check_methods(sweep: Sweep, raw: Mapping[str, object], document: Located, p
     methods = {phase.sweep.method for phase in sweep.phases} or {sweep.method}
     section = raw.get("search")
     for key in section if isinstance(section, dict) else ():
-        users = _OF_METHOD.get(str(key), tuple(methods))
+        users = READ_BY.get(str(key), tuple(methods))
         if not methods & set(users):
             problems.add(
                 f"{document.where('search', str(key))}: search.{key} is only read by {' and '.join(users)}, "
@@ -299,11 +293,16 @@ def _check_generation(sweep: Sweep, raw: Mapping[str, object], document: Located
     for key, why in (
         ("phases", "there is one phase: the model is trained already"),
         ("early_terminate", "a trial has one evaluation, so none is stopped early"),
+        ("base_config", "the trained model brings its own configuration"),
     ):
         if key in raw:
             problems.add(f"{document.where(key)}: {key} has no meaning beside trained_model: {why}")
     if sweep.method in ("bohb", "pbt"):
         problems.add(f"{document.where('method')}: {sweep.method} needs training; take grid, random or bayes")
+    if sweep.metric.name.endswith("/loss"):
+        problems.add(
+            f"{document.where('metric')}: generation has no influence on {sweep.metric.name}; take {COMPOSITE}"
+        )
     for one in sweep.space.parameters:
         if one.name not in GENERATION_FIELDS:
             problems.add(

@@ -8,7 +8,7 @@ from tune_jobs.sections import STOP_KEYS, EarlyTerminate
 from tune_jobs.sweep import Sweep
 from tune_jobs.sweep_parts import default_stop
 
-_SECTIONS = ("search", "resources", "tracking", "rules", "team")
+_SECTIONS = ("search", "resources", "tracking", "rules", "anomalies", "team")
 
 
 def sweep_text(sweep: Sweep, *, head: Sequence[str] = (), reasons: Mapping[str, str] | None = None) -> str:

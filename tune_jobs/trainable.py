@@ -19,13 +19,22 @@ from typing import cast
 from cluster.guard import CudaDevice, Guard, HostDevice, Limit, environment
 from cluster.metrics_door import Meters
 from cluster.shares import UNITS, Share
-from common.errors import ProductError, WorkError
+from common.errors import DivergedError, ProductError, WorkError
 from common.files import append_jsonl, read_jsonl, write_json
 from common.storage import storage_trouble
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
+from tune_jobs.anomalies import LossWatch
 from tune_jobs.exploit import INHERITED_FILE
-from tune_jobs.orders import EVALUATION_KEY, FAILURE_KEY, FAILURE_MESSAGE_KEY, ORDER_KEY, TrialOrder
+from tune_jobs.orders import (
+    EVALUATION_KEY,
+    FAILURE_KEY,
+    FAILURE_MESSAGE_KEY,
+    INTERRUPTED_KEY,
+    ORDER_KEY,
+    STOP_FILE,
+    TrialOrder,
+)
 from tune_jobs.records import ExperimentFolder, SweepFolder
 from tune_jobs.recovery import FailureKind, RunShape, classify, smaller
 from tune_jobs.sealed_key import take_own_key
@@ -36,6 +45,7 @@ from tune_jobs.trial_storage import TrialStorage
 logger = logging.getLogger(__name__)
 STATE_FILE = "trial_state.json"  # lies in every checkpoint beside the trainer's files
 ATTEMPTS_FILE = "attempts.jsonl"
+LOOK_EVERY_S = 0.5  # for STOP_FILE, which may lie on a slow shared file system
 
 
 Send = Callable[[Mapping[str, object], Path | None], None]
@@ -53,6 +63,7 @@ class TrialReporter:
         evaluations: How many an earlier attempt had made at the checkpoint that this one starts from.
         meter: Shows the trial's numbers to whoever watches the cluster; None shows none.
         storage: Is looked at before anything is written there; None looks at nothing.
+        clock: Seconds that only grow; injected in tests.
     """
 
     def __init__(
@@ -65,6 +76,7 @@ class TrialReporter:
         evaluations: int = 0,
         meter: TrialMeter | None = None,
         storage: TrialStorage | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._storage = storage
         self.shape = order.shape
@@ -72,6 +84,8 @@ class TrialReporter:
         self.peaks: dict[str, float] = {}
         self.evaluations = evaluations
         self._order, self._send, self._tracker, self._guard, self._meter = order, send, tracker, guard, meter
+        self._loss = LossWatch(order.exploding_loss)
+        self._clock, self._look_at_s = clock, -math.inf
 
     @property
     def limit_bytes(self) -> int | None:
@@ -83,35 +97,35 @@ class TrialReporter:
 
         Raises:
             OutOfMemoryError: When the process holds more than its share.
+            DivergedError: When the training loss explodes.
         """
-        if self._guard is not None:
-            self._guard.check()
-            if self._guard.peak_bytes is not None:
-                self.peaks["trial/held_bytes"] = float(self._guard.peak_bytes)
-        for name, value in metrics.items():
-            if name.startswith("memory/"):
-                self.peaks[name] = max(value, self.peaks.get(name, 0.0))
-        self._tracker.log(metrics)
-        if self._meter is not None:
-            self._meter.log({**metrics, **self.peaks})
+        self._mirror(metrics)
+        problem = self._loss.see(metrics["train/loss"]) if "train/loss" in metrics else None
+        if problem is not None:
+            rate = metrics.get("train/learning_rate")
+            now = f" (now {rate:.2g})" if rate is not None else ""
+            raise DivergedError(f"{problem}; a smaller learning rate{now} or a longer warm-up would help")
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         """Sends one evaluation with its checkpoint; see Reporter.
 
         Raises:
-            WorkError: When the sweep's metric is absent or no number: no later report would mend that.
+            WorkError: When the sweep's metric is absent: no later report would mend that.
+            DivergedError: When it is no number.
             SystemExit: When the driver stops the trial.
         """
         value = metrics.get(self._order.metric)
         if value is None:
             raise WorkError(f"no {self._order.metric} among the reported {', '.join(sorted(metrics))}")
         if not math.isfinite(value):
-            raise WorkError(f"{self._order.metric} became {value}: the training diverged; try a smaller learning rate")
+            raise DivergedError(
+                f"{self._order.metric} became {value}: the training diverged; try a smaller learning rate"
+            )
         if self._storage is not None:
             self._storage.check()
         self.evaluations += 1
         self.checkpoint = checkpoint
-        self.log(metrics)
+        self._mirror(metrics)
         if checkpoint is not None:
             write_json(checkpoint / STATE_FILE, {"evaluations": self.evaluations})
         self._send(
@@ -126,6 +140,31 @@ class TrialReporter:
             checkpoint,
         )
 
+    def wants_checkpoint(self) -> bool:
+        """Looks now and then whether the driver asks the trials to save and end."""
+        now_s = self._clock()
+        if now_s < self._look_at_s:
+            return False
+        self._look_at_s = now_s + LOOK_EVERY_S
+        return (Path(self._order.sweep_folder) / STOP_FILE).exists()
+
+    def interrupted(self, checkpoint: Path) -> None:
+        """Sends a checkpoint without an evaluation; raises SystemExit when the driver stops the trial."""
+        write_json(checkpoint / STATE_FILE, {"evaluations": self.evaluations})
+        self._send({INTERRUPTED_KEY: True}, checkpoint)
+
+    def _mirror(self, metrics: Mapping[str, float]) -> None:
+        if self._guard is not None:
+            self._guard.check()
+            if self._guard.peak_bytes is not None:
+                self.peaks["trial/held_bytes"] = float(self._guard.peak_bytes)
+        for name, value in metrics.items():
+            if name.startswith("memory/"):
+                self.peaks[name] = max(value, self.peaks.get(name, 0.0))
+        self._tracker.log(metrics)
+        if self._meter is not None:
+            self._meter.log({**metrics, **self.peaks})
+
 
 def run_trial(config: dict[str, object]) -> None:
     """The function that Tune runs in the trial's process, with {"order": ...}."""
@@ -135,7 +174,6 @@ def run_trial(config: dict[str, object]) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray names the logical card 0, which may be a real one here
     # Ray reads this when the next trial takes over the process: W&B may need a while to close the last run.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
-    from dialsum.trainer import train
     from tune_jobs.tune_door import last_checkpoint, present_place, report
 
     start = last_checkpoint() or (Path(order.resume_from) if order.resume_from else None)
@@ -163,7 +201,7 @@ def run_trial(config: dict[str, object]) -> None:
     meter = TrialMeter(Meters(), order, place.node, place.card or "")
     outcome = "failed"
     try:
-        attempt(order, train, send, tracker, start, meter, last_checkpoint)
+        attempt(order, _work(order), send, tracker, start, meter, last_checkpoint)
         outcome = "finished"
     except SystemExit:
         outcome = "stopped"
@@ -171,6 +209,24 @@ def run_trial(config: dict[str, object]) -> None:
     finally:
         meter.close()
         tracker.finish(outcome)
+
+
+def _work(order: TrialOrder) -> Train:
+    """What the trial does: it trains, or writes summaries with a model that is trained already."""
+    if order.trained is None:
+        from dialsum.trainer import train
+
+        return train
+    trained = Path(order.trained)
+
+    def generate(
+        config: RunConfig, folder: Path, *, reporter: Reporter, cache_dir: Path, **training: object
+    ) -> dict[str, float]:
+        from dialsum.rescore import rescore
+
+        return rescore(config, folder, trained=trained, reporter=reporter, cache_dir=cache_dir)
+
+    return generate
 
 
 def _take_snapshot(order: TrialOrder, *, goes_on: bool) -> None:
@@ -306,7 +362,8 @@ def _cap_bytes(order: TrialOrder) -> int:
 def _fail(folder: Path, order: TrialOrder, kind: FailureKind, error: Exception, send: Send) -> None:
     """Raises what another attempt might mend and sends everything else to the driver as the outcome."""
     earlier = [record for record in read_jsonl(folder / ATTEMPTS_FILE)[0] if record.get("kind") == kind]
-    if kind in ("host_memory", "worker_lost") or (kind == "error" and len(earlier) <= order.retries):
+    again = kind == "error" or (kind == "diverged" and order.retry_diverged)
+    if kind in ("host_memory", "worker_lost") or (again and len(earlier) <= order.retries):
         raise error
     send({FAILURE_KEY: kind, FAILURE_MESSAGE_KEY: f"{type(error).__name__}: {error}"}, None)
 

@@ -15,6 +15,7 @@ from typing import Literal, Protocol, cast
 
 import ray
 from ray import cloudpickle, tune
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -47,8 +48,8 @@ class Conductor(Protocol):
         """Hears that a checkpoint is complete in the sweep's storage."""
         ...
 
-    def retried(self, order: Mapping[str, object], error: BaseException | None, bundle: Bundle) -> Bundle:
-        """Hears that an attempt failed and will be made again; returns what the next one occupies."""
+    def retried(self, order: Mapping[str, object], error: BaseException | None, bundle: Bundle) -> Bundle | None:
+        """Hears that an attempt failed and would be made again; returns what the next one occupies, None for none."""
         ...
 
     def ended(self, key: str, order: Mapping[str, object], error: BaseException | None) -> None:
@@ -225,6 +226,13 @@ class _ConductedScheduler(_Detached, FIFOScheduler):  # type: ignore[misc]  # ra
     def __init__(self, conductor: Conductor, line: WaitingLine) -> None:
         super().__init__(conductor)
         self.line = line
+        self.unwanted: dict[str, TuneController] = {}
+
+    def on_trial_add(self, tune_controller: object, trial: Trial) -> None:
+        """Is called for a new trial, and at the end of queueing a failed one again: then it can be stopped."""
+        controller = self.unwanted.pop(trial.trial_id, None)
+        if controller is not None:
+            controller.stop_trial(trial)
 
     def on_trial_result(self, tune_controller: object, trial: Trial, result: dict[str, object]) -> str:
         if result.get("done"):  # Tune repeats the last result when a trial returns
@@ -232,11 +240,14 @@ class _ConductedScheduler(_Detached, FIFOScheduler):  # type: ignore[misc]  # ra
         stop = self.conductor.reported(_order(trial.config), result)
         return str(FIFOScheduler.STOP if stop else FIFOScheduler.CONTINUE)
 
-    def on_trial_error(self, tune_controller: object, trial: Trial) -> None:
+    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         if trial.status != Trial.ERROR:  # the last failure: the callback's on_trial_error follows
             return
         present = _bundle(trial.placement_group_factory)
         wanted = self.conductor.retried(_order(trial.config), _error(trial), present)
+        if wanted is None:  # Tune has decided on another attempt already, and will queue the trial first
+            self.unwanted[trial.trial_id] = tune_controller
+            return
         if wanted != present:
             trial.update_resources(_factory(wanted))
         self.line.join(trial.trial_id)

@@ -90,7 +90,7 @@ class StopAfter(RecordingReporter):
         super().__init__()
         self._left, self._keep = evaluations, keep
 
-    def report(self, metrics: object, checkpoint: Path) -> None:
+    def report(self, metrics: object, checkpoint: Path | None) -> None:
         self._left -= 1
         if not self._left:
             checkpoint.rename(self._keep)

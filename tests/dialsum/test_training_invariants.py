@@ -72,7 +72,7 @@ class CutAt(RecordingReporter):
         super().__init__()
         self._step, self._keep = step, keep
 
-    def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         if metrics["train/global_step"] == self._step:
             checkpoint.rename(self._keep)
             raise SystemExit(0)
@@ -90,6 +90,37 @@ def test_a_run_cut_within_an_epoch_goes_on_bit_for_bit(tmp_path: Path, cut_step:
     assert [row["eval/loss"] for row in resumed.history] == [row["eval/loss"] for row in whole.history]
     assert [row["train/global_step"] for row in resumed.history] == [3, 6, 9, 10]
     assert resumed.metrics["train/loss"] == whole.metrics["train/loss"]
+
+
+class AskedAt(RecordingReporter):
+    """Asks for a checkpoint from one step on, as a driver that is to stop does, and ends the run with it."""
+
+    def __init__(self, step: int, keep: Path) -> None:
+        super().__init__()
+        self._step, self._keep = step, keep
+        self._asked = 0
+
+    def wants_checkpoint(self) -> bool:
+        self._asked += 1
+        return self._asked >= self._step
+
+    def interrupted(self, checkpoint: Path) -> None:
+        checkpoint.rename(self._keep)
+        raise SystemExit(0)
+
+
+@pytest.mark.parametrize(("asked", "saved"), [(2, 2), (4, 4), (5, 6)])
+def test_a_run_that_is_asked_to_stop_loses_no_step(tmp_path: Path, asked: int, saved: int) -> None:
+    """Epochs have five steps: at the end of one, its evaluation comes first."""
+    config = small_run(tmp_path, num_epochs=2)
+    whole = train(config, tmp_path / "whole", cache_dir=tmp_path / "cache")
+    kept = tmp_path / "kept"
+    with pytest.raises(SystemExit):
+        train(config, tmp_path / "part", reporter=AskedAt(asked, kept), cache_dir=tmp_path / "cache")
+    assert json.loads((kept / "trainer_state.json").read_text())["global_step"] == saved
+    resumed = train(config, tmp_path / "part", resume_from=kept, cache_dir=tmp_path / "cache")
+    assert [row["train/global_step"] for row in resumed.history] == [5, 10]
+    assert [row["eval/loss"] for row in resumed.history] == [row["eval/loss"] for row in whole.history]
 
 
 def test_after_an_out_of_memory_smaller_pieces_go_on_with_the_same_batches(tmp_path: Path) -> None:

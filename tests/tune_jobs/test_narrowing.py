@@ -1,10 +1,7 @@
 """What the box of the best trials looks like in cases that a person can check by hand."""
 
-import doctest
-
 import pytest
 
-from tune_jobs import narrow_cli, narrowing, points
 from tune_jobs.narrowing import Box, Tried, narrow
 from tune_jobs.parameters import show_value
 from tune_jobs.space import Bell, Categorical, Constant, Range, Space, Value
@@ -24,11 +21,6 @@ def ends(box: Box, name: str = "learning_rate") -> tuple[float, float]:
     one = box.space[name]
     assert isinstance(one, Range)
     return one.low, one.high
-
-
-@pytest.mark.parametrize("module", [narrowing, points, narrow_cli], ids=lambda module: module.__name__)
-def test_worked_examples(module: object) -> None:
-    assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
 
 
 def test_margins_are_factors_on_a_logarithmic_axis() -> None:

@@ -96,7 +96,7 @@ def test_where_few_configurations_are_left_all_of_them_are_tried(tmp_path: Path)
     found = next_sweep(finished(tmp_path / "s", text, trials).path)
     assert (found.sweep.method, found.sweep.search.points) == ("grid", ())
     assert sampled_configs(found.sweep) == tuple({"batch_size": size, "num_beams": 4} for size in (4, 8, 16, 32))
-    assert found.head[-1] == "Only 4 configurations are left: all."
+    assert found.head[1] == "Only 4 configurations are left: all are run."
 
 
 def test_a_single_configuration_is_confirmed_with_three_seeds(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Stop:
 
     def log(self, metrics: Mapping[str, float]) -> None: ...
 
-    def report(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         if metrics["train/epoch"] >= 2:
             raise SystemExit
 

@@ -10,7 +10,8 @@ import pytest
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.admission import Admission, OpenAdmission
-from tune_jobs.conductor import STALL_FACTOR, STALL_FLOOR_S, Clocks, SweepConductor
+from tune_jobs.anomalies import STALL_FACTOR, STALL_FLOOR_S, Anomalies
+from tune_jobs.conductor import Clocks, SweepConductor
 from tune_jobs.housekeeping import KEPT_MODELS
 from tune_jobs.journal import Journal
 from tune_jobs.live import LogView
@@ -27,6 +28,10 @@ METRIC = "eval/rouge_combined_f1"
 
 class OutOfMemoryError(RuntimeError):
     """Named as torch's own."""
+
+
+class ActorDiedError(RuntimeError):
+    """Named as Ray's own."""
 
 
 class Proposer(ListProposer):
@@ -74,10 +79,16 @@ class Driver:
     """One driver process: a conductor over the files of `folder`, driven by hand instead of by Tune."""
 
     def __init__(
-        self, folder: Path, count: int = 4, ends_at_s: float | None = None, admission: Admission | None = None
+        self,
+        folder: Path,
+        count: int = 4,
+        ends_at_s: float | None = None,
+        admission: Admission | None = None,
+        anomalies: Anomalies | None = None,
     ) -> None:
         self.now = 1000.0
         self.said = io.StringIO()
+        self.left: list[float] = []
         self.proposer = Proposer(count)
         self.orders = Orders(folder)
         self.folder = SweepFolder(folder)
@@ -93,9 +104,11 @@ class Driver:
             folder=self.folder,
             journal=Journal(folder / "journal.jsonl"),
             shares=(0.5, 0.75, 1.0),
+            anomalies=anomalies,
             ends_at_s=ends_at_s,
             admission=admission,
             clocks=Clocks(elapsed_s=lambda: self.now, now=lambda: self.now),
+            all_saved=lambda: self.left.append(self.now),
         )
 
     def start(self) -> Mapping[str, object]:
@@ -279,10 +292,58 @@ def test_a_trial_that_does_not_report_for_long_is_ended_once(tmp_path: Path) -> 
     driver.now += 10 * STALL_FACTOR * STALL_FLOOR_S
     assert driver.conductor.tick() == [1, 2]
     assert driver.conductor.tick() == []
-    assert "trial 1 has not reported for" in driver.said.getvalue()
+    assert "trial 1 hangs: no report for" in driver.said.getvalue()
     driver.conductor.retried(silent, None, Bundle(cpus=1, gpus=0.5))
     driver.conductor.started(silent, Bundle(cpus=1, gpus=0.5))
     assert driver.conductor.tick() == []
+
+
+def test_a_trial_that_hung_and_is_started_again_says_so(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, anomalies=Anomalies(stall_after="20m"))
+    order = driver.start()
+    driver.now += 1201
+    assert driver.conductor.tick() == [1]
+    half = Bundle(cpus=1, gpus=0.5)
+    assert driver.conductor.retried(order, ActorDiedError("killed"), half) == half
+    assert "trial 1 failed and starts again: stalled (no report for 20 min" in driver.said.getvalue()
+    assert Journal(tmp_path / "journal.jsonl").trials[1].retries == ["stalled"]
+    driver.conductor.started(order, half)
+    assert driver.conductor.retried(order, ActorDiedError("killed"), half) == half
+    assert Journal(tmp_path / "journal.jsonl").trials[1].retries == ["stalled", "worker_lost"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "hangs", "kind", "message"),
+    [
+        (Anomalies(stalled="stop", stall_after="20m"), True, "stalled", "no report for 20 min 00 s: its process hung"),
+        (Anomalies(lost_worker="stop"), False, "worker_lost", "ActorDiedError: node gone"),
+    ],
+)
+def test_by_policy_a_trial_that_went_wrong_is_not_started_again(
+    tmp_path: Path, policy: Anomalies, hangs: bool, kind: str, message: str
+) -> None:
+    driver = Driver(tmp_path, anomalies=policy)
+    order = driver.start()
+    if hangs:
+        driver.now += 1201
+        assert driver.conductor.tick() == [1]
+    assert driver.conductor.retried(order, ActorDiedError("node gone"), Bundle(cpus=1, gpus=0.5)) is None
+    driver.conductor.ended("key", order, None)
+    (record,) = driver.folder.load().trials
+    assert (record.status, record.retries) == ("failed", 0)
+    assert record.error is not None
+    assert record.error.type == kind
+    assert record.error.message.startswith(message)
+    assert driver.proposer.lessons[1].outcome == "out_of_memory", "it says nothing about the configuration"
+
+
+def test_a_training_that_diverged_teaches_that_its_configuration_is_bad(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    order = driver.start()
+    sent = {"trial/failure": "diverged", "trial/failure_message": "DivergedError: the training loss exploded"}
+    assert driver.conductor.reported(order, sent)
+    driver.conductor.ended("key", order, None)
+    assert driver.proposer.lessons[1].outcome == "failed"
 
 
 def test_the_weights_of_the_best_trials_stay_and_all_numbers(tmp_path: Path) -> None:
@@ -396,3 +457,41 @@ def test_the_checkpoints_of_an_earlier_start_go_when_the_next_start_has_one(tmp_
         folder.mkdir(parents=True)
         driver.conductor.saved(order, folder)
     assert [folder.exists() for folder in folders] == [False, False, True]
+
+
+def test_asked_to_stop_trials_save_where_they_are_and_none_starts(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    within, at_evaluation = driver.start(), driver.start()
+    driver.conductor.tick()
+    assert not (tmp_path / "stop").exists()
+    driver.conductor.stop()
+    driver.conductor.tick()
+    assert (tmp_path / "stop").exists()
+    assert driver.left == [], "two trials run"
+    assert driver.conductor.next_order("key") is None
+    assert driver.conductor.reported(within, {"trial/interrupted": True})
+    driver.conductor.saved(within, tmp_path / "tune" / "bs1" / "checkpoint_0")
+    driver.conductor.ended("key", within, None)
+    assert driver.report(at_evaluation, 1, 5.0), "its evaluation has a checkpoint of its own"
+    driver.conductor.ended("key", at_evaluation, None)
+    driver.conductor.tick()
+    driver.conductor.tick()
+    assert driver.left == [driver.now]
+    assert not driver.conductor.is_over
+    assert driver.folder.load().trials == (), "nothing is over"
+
+    second = Driver(tmp_path)
+    again = second.start()
+    assert (again["number"], str(again["resume_from"])) == (1, str(tmp_path / "tune" / "bs1" / "checkpoint_0"))
+    assert "goes on after a pause" in second.said.getvalue()
+    assert second.start()["number"] == 2
+
+
+def test_asked_to_stop_a_trial_that_has_just_made_its_last_evaluation_ends_as_usual(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    order = driver.start()
+    driver.conductor.stop()
+    driver.conductor.tick()
+    assert not driver.report(order, 3, 5.0)
+    driver.conductor.ended("key", order, None)
+    assert [record.status for record in driver.folder.load().trials] == ["finished"]

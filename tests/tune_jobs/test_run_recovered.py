@@ -11,6 +11,7 @@ import pytest
 from dialsum.config import RunConfig
 from dialsum.data import write_examples
 from dialsum.sample_data.generate import generate
+from tune_jobs.anomalies import Anomalies
 from tune_jobs.conductor import SweepConductor
 from tune_jobs.journal import Journal
 from tune_jobs.live import LogView
@@ -91,7 +92,10 @@ class WorkerKiller(SweepConductor):
 
 
 def conducted(
-    folder: Path, names: list[str], kind: type[SweepConductor] = SweepConductor
+    folder: Path,
+    names: list[str],
+    kind: type[SweepConductor] = SweepConductor,
+    anomalies: Anomalies | None = None,
 ) -> tuple[dict[str, TrialRecord], str]:
     """Runs trials by name and returns their records and what was said."""
     said = io.StringIO()
@@ -107,6 +111,7 @@ def conducted(
         folder=results,
         journal=Journal(results.path / "journal.jsonl"),
         shares=(0.25, 0.5, 1.0),
+        anomalies=anomalies,
     )
     fit(run_trial, conductor, FitSettings(folder=folder / "tune", name="1", attempts=3, max_concurrent=2))
     return {record.name: record for record in results.load().trials}, said.getvalue()
@@ -140,3 +145,14 @@ def test_a_killed_worker_costs_the_steps_since_its_last_checkpoint(tmp_path: Pat
     assert "trial 1 failed and starts again: worker lost" in said
     starts = [line for line in said.splitlines() if "starts" in line]
     assert len(starts) == 4  # two trials, one failure that says so, one new start
+
+
+def test_by_policy_a_killed_worker_is_not_started_again_and_its_neighbour_goes_on(tmp_path: Path) -> None:
+    policy = Anomalies(lost_worker="stop")
+    records, said = conducted(tmp_path, ["killed", "neighbour"], WorkerKiller, policy)
+    assert {name: record.status for name, record in records.items()} == {"killed": "failed", "neighbour": "finished"}
+    error = records["killed"].error
+    assert error is not None
+    assert error.type == "worker_lost"
+    assert [row["iteration"] for row in records["killed"].history] == [1, 2]
+    assert "starts again" not in said

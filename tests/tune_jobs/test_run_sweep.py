@@ -147,6 +147,8 @@ def test_sigterm_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert err.rstrip().endswith("go on with: python -m tune_jobs run small.yaml --resume")
     assert time.monotonic() - asked < 30
     assert "Traceback" not in err
+    assert "asked to stop: trials save a checkpoint at their next step and end" in err
+    assert not (tmp_path / "outputs/sweep_results/small/stop").exists()
 
 
 def test_a_wrong_request_costs_no_cluster(tmp_path: Path) -> None:

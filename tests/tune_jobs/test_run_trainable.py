@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError, WorkError
+from common.errors import DivergedError, RequestError, WorkError
 from common.files import read_jsonl
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tune_jobs.orders import Bundle, PretendedUse, TrialOrder
+from tune_jobs.orders import STOP_FILE, Bundle, PretendedUse, TrialOrder
 from tune_jobs.recovery import RunShape
 from tune_jobs.tracking import NullTracker
-from tune_jobs.trainable import ATTEMPTS_FILE, STATE_FILE, attempt, hold
+from tune_jobs.trainable import ATTEMPTS_FILE, LOOK_EVERY_S, STATE_FILE, TrialReporter, attempt, hold
 
 METRIC = "eval/rouge_combined_f1"
 
@@ -117,8 +117,34 @@ def test_the_count_goes_on_from_the_checkpoint_of_an_earlier_process(tmp_path: P
     assert [report["trial/evaluation"] for report in sent.reports] == [4]
 
 
+def exploding(config: RunConfig, output_dir: Path, *, reporter: Reporter, **options: object) -> None:
+    for loss in (3.0, 2.0, 9.0, 9.5):
+        reporter.log({"train/loss": loss, "train/learning_rate": 0.1})
+
+
+@pytest.mark.parametrize(("factor", "said"), [(4.0, 1), (None, 0)])
+def test_an_exploding_loss_is_the_outcome_of_a_trial(tmp_path: Path, factor: float | None, said: int) -> None:
+    sent = Sent()
+    attempt(replace(order_in(tmp_path), exploding_loss=factor), exploding, sent, NullTracker(), None)
+    assert [report["trial/failure"] for report in sent.reports] == ["diverged"] * said
+    if said:
+        assert sent.reports[0]["trial/failure_message"] == (
+            "DivergedError: the training loss exploded: 9.5 after a lowest of 2; "
+            "a smaller learning rate (now 0.1) or a longer warm-up would help"
+        )
+
+
+def test_a_diverged_training_is_tried_again_only_where_the_policy_says_so(tmp_path: Path) -> None:
+    order = replace(order_in(tmp_path, retries=1), exploding_loss=4.0, retry_diverged=True)
+    with pytest.raises(DivergedError):
+        attempt(order, exploding, Sent(), NullTracker(), None)
+    sent = Sent()
+    attempt(order, exploding, sent, NullTracker(), None)
+    assert sent.reports[0]["trial/failure"] == "diverged", "one retry was all"
+
+
 @pytest.mark.parametrize(
-    ("error", "kind"), [(RequestError("bad data"), "wrong_request"), (WorkError("diverged"), "work_failed")]
+    ("error", "kind"), [(RequestError("bad data"), "wrong_request"), (WorkError("no disk"), "work_failed")]
 )
 def test_a_failure_that_no_retry_mends_is_sent_as_the_outcome(tmp_path: Path, error: Exception, kind: str) -> None:
     def train(config: RunConfig, output_dir: Path, **kwargs: object) -> None:
@@ -194,3 +220,20 @@ def test_a_stop_by_the_driver_passes_through(tmp_path: Path) -> None:
     train, _ = trainer(tmp_path, lambda config, start: [1.0])
     with pytest.raises(SystemExit):
         attempt(order_in(tmp_path), train, stop, NullTracker(), None)
+
+
+def test_a_trial_looks_for_the_stop_file_now_and_then_and_sends_a_checkpoint_that_knows_its_count(
+    tmp_path: Path,
+) -> None:
+    now, sent = [0.0], Sent()
+    reporter = TrialReporter(order_in(tmp_path), sent, NullTracker(), evaluations=4, clock=lambda: now[0])
+    assert not reporter.wants_checkpoint()
+    (tmp_path / STOP_FILE).write_text("stop")
+    assert not reporter.wants_checkpoint(), "it has just looked"
+    now[0] += LOOK_EVERY_S
+    assert reporter.wants_checkpoint()
+    checkpoint = tmp_path / "checkpoint-7"
+    checkpoint.mkdir()
+    reporter.interrupted(checkpoint)
+    assert sent.reports == [{"trial/interrupted": True}]
+    assert json.loads((checkpoint / STATE_FILE).read_text()) == {"evaluations": 4}

@@ -14,6 +14,7 @@ from tune_jobs.report.look import metric_name, show_score, trials_text
 
 _MOST = 5
 _EDGE = 0.08  # so near to the end of a range, better values may lie beyond
+_SETTINGS = ("num_beams", "length_penalty", "no_repeat_ngram_size", "generation_max_len")
 _HALF_EMPTY = 0.6
 
 
@@ -39,7 +40,7 @@ def advise(analysis: Analysis, importances: Importances, folder: str, winner_fol
         analysis: Of the sweep.
         importances: Of its parameters.
         folder: Of its results, as a person would type it.
-        winner_folder: Of the winner's experiment; empty where there is none.
+        winner_folder: Of the experiment that has the winner's model; empty where there is none.
     """
     found = [*_unfinished(analysis), *_failures(analysis)]
     if analysis.winner is not None:
@@ -156,6 +157,8 @@ def _memory(analysis: Analysis) -> list[Advice]:
 
 
 def _narrow(analysis: Analysis, folder: str) -> list[Advice]:
+    if analysis.phases:  # a staged search narrows by itself
+        return []
     if len(analysis.scored) < LEAST_TRIALS:
         has_seeds = any(candidate.spread is not None for candidate in analysis.candidates)
         if has_seeds or not analysis.parameters:  # a confirmation is no search
@@ -181,5 +184,9 @@ def _use(analysis: Analysis, folder: str, winner_folder: str) -> Advice:
     score = show_score(winner.score, analysis.sweep.metric)
     place = f"; the model is in {winner_folder}/models/best_model" if winner_folder else ""
     reason = f"{name} {score}{place}"
+    if winner.trial.trained is not None:
+        settings = " ".join(f"--set {key}={value}" for key, value in winner.trial.sampled.items() if key in _SETTINGS)
+        command = f"python -m dialsum generate --run {winner_folder} --data FILE --output summaries.jsonl {settings}"
+        return Advice(title="Write summaries with these settings", reason=reason, command=command.rstrip())
     command = f"python -m dialsum train --config {folder}/best_config.yaml --output outputs/again"
     return Advice(title="Use the winner, or train it again", reason=reason, command=command)

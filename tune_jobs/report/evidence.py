@@ -7,6 +7,7 @@ from pathlib import Path
 from common.files import read_jsonl
 from dialsum.baselines import lead
 from tune_jobs.analysis import Analysis
+from tune_jobs.candidates import Candidate
 from tune_jobs.records import ExperimentFolder, TrialRecord
 from tune_jobs.significance import PairedDifference, paired_bootstrap
 
@@ -35,7 +36,8 @@ class Evidence:
 
     Attributes:
         dialogues: How many the scores come from; None where that is not known.
-        against_second: The winner against the second, on the same dialogues; None where there are no summaries of both.
+        against_second: The best candidate against the second, on the same dialogues, each dialogue by its mean over
+            the seeds; None where there are no summaries of both.
         examples: The winner's best, middle and worst summary.
         summaries: All of the winner's.
         lead_score: What the first three turns of each dialogue would score; None where there are no summaries.
@@ -58,7 +60,7 @@ def gather(analysis: Analysis) -> Evidence:
         return Evidence(dialogues=_as_number(best.trial.resolved.get("max_eval_samples")))
     return Evidence(
         dialogues=len(summaries),
-        against_second=_against_second(analysis, summaries),
+        against_second=_against_second(analysis),
         examples=_telling(summaries),
         summaries=tuple(summaries),
         lead_score=_mean([replace(one, prediction=lead(one.dialogue)) for one in summaries], best.trial, metric),
@@ -119,15 +121,24 @@ def _weights(trial: TrialRecord) -> tuple[float, float, float]:
     return DEFAULT_WEIGHTS
 
 
-def _against_second(analysis: Analysis, summaries: Sequence[Summary]) -> PairedDifference | None:
+def _against_second(analysis: Analysis) -> PairedDifference | None:
     if len(analysis.candidates) < 2:
         return None
-    second = analysis.candidates[1].best
-    others = {one.fname: one for one in _scored(second.trial, analysis.sweep.metric, second.score)}
-    pairs = [(one.score, others[one.fname].score) for one in summaries if one.fname in others]
-    if len(pairs) < len(summaries) or len(others) < len(summaries):
+    best, second = (_mean_by_dialogue(analysis.candidates[place], analysis.sweep.metric) for place in (0, 1))
+    if not best or set(best) != set(second):
         return None
-    return paired_bootstrap([one for one, _ in pairs], [other for _, other in pairs])
+    names = sorted(best)
+    return paired_bootstrap([best[name] for name in names], [second[name] for name in names])
+
+
+def _mean_by_dialogue(candidate: Candidate, metric: str) -> dict[str, float]:
+    """Each dialogue's mean score over the seeds; empty where one of them has no summaries of the same dialogues."""
+    seeds = [
+        {summary.fname: summary.score for summary in _scored(one.trial, metric, one.score)} for one in candidate.trials
+    ]
+    if any(set(scores) != set(seeds[0]) for scores in seeds):
+        return {}
+    return {name: sum(scores[name] for scores in seeds) / len(seeds) for name in seeds[0]}
 
 
 def _telling(summaries: Sequence[Summary]) -> tuple[Summary, ...]:

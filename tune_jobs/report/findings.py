@@ -49,7 +49,8 @@ def find_findings(folder: Path) -> Findings:
     ledger = _with_baseline(ledger, evidence)
     analysis = analyse(ledger, dialogues=evidence.dialogues, paired=evidence.against_second)
     importances = find_importances(analysis.scored, analysis.parameters, maximize=analysis.maximize)
-    winner_folder = analysis.winner.trial.experiment_dir if analysis.winner else ""
+    trial = analysis.winner.trial if analysis.winner else None
+    winner_folder = (trial.trained or trial.experiment_dir) if trial else ""
     typed_winner = _typed(Path(winner_folder)) if winner_folder else ""
     return Findings(
         sweep=sweep,

@@ -1,0 +1,97 @@
+"""Trials that go wrong: how a sweep file says what is done about them, and when a loss has exploded. Pure."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.errors import Problems
+from common.units import parse_duration
+
+Policy = Literal["retry", "stop"]
+STALL_FLOOR_S = 1800.0  # loading a large model and its data for the first time may take this long
+STALL_FACTOR = 10.0  # times the longest time between two reports of any trial
+IN_A_ROW = 2  # readings above the bound: one alone may be an unlucky batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anomalies:
+    """What is done about trials that go wrong: `retry` goes on from the last checkpoint, `stop` ends the trial.
+
+    Attributes:
+        exploding_loss: A training has diverged when its loss is so many times its lowest, and above its first, in two
+            readings one after the other; None: only when it is no number any more.
+        diverged: Whether a diverged training is tried again, as often as `resources.retries` says. It would most often
+            diverge again.
+        stall_after: A trial without a report for so long hangs, for example 2h; None: ten times the longest time
+            between two reports of any trial, but at least half an hour.
+        stalled: Whether a trial whose process hangs, and is ended, is started again.
+        lost_worker: Whether a trial whose process or node died is started again.
+    """
+
+    exploding_loss: float | None = 4.0
+    diverged: Policy = "stop"
+    stall_after: str | None = None
+    stalled: Policy = "retry"
+    lost_worker: Policy = "retry"
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        if self.exploding_loss is not None and not self.exploding_loss > 1:
+            problems.add(f"exploding_loss must be above 1 (times the lowest loss), but is {self.exploding_loss:g}")
+        try:
+            if self.stall_after is not None and parse_duration(self.stall_after) <= 0:
+                problems.add("stall_after must be longer than nothing")
+        except ValueError as error:
+            problems.add(f"stall_after {error}")
+        problems.raise_if_any("anomalies")
+
+    def stall_limit_s(self, longest_gap_s: float) -> float:
+        """Returns after how many silent seconds a trial hangs.
+
+        Args:
+            longest_gap_s: The longest time between two reports so far.
+
+        >>> Anomalies().stall_limit_s(60.0), Anomalies(stall_after="20m").stall_limit_s(600.0)
+        (1800.0, 1200.0)
+        """
+        if self.stall_after is not None:
+            return parse_duration(self.stall_after)
+        return max(STALL_FLOOR_S, STALL_FACTOR * longest_gap_s)
+
+    def starts_again(self, kind: str) -> bool:
+        """Whether a trial is started again after a failure of this kind that ended its process.
+
+        >>> Anomalies(lost_worker="stop").starts_again("worker_lost"), Anomalies().starts_again("out_of_memory")
+        (False, True)
+        """
+        policies = {"stalled": self.stalled, "worker_lost": self.lost_worker}
+        return policies.get(kind, "retry") == "retry"
+
+
+class LossWatch:
+    """Recognises a training loss that explodes.
+
+    Args:
+        factor: See Anomalies.exploding_loss; None sees nothing.
+
+    >>> watch = LossWatch(4.0)
+    >>> [watch.see(loss) is None for loss in (3.0, 0.5, 2.5, 9.0, 0.6, 4.0, 5.0)]
+    [True, True, True, True, True, True, False]
+    """
+
+    def __init__(self, factor: float | None) -> None:
+        self._factor = factor
+        self._first: float | None = None
+        self._lowest = float("inf")
+        self._above = 0
+
+    def see(self, loss: float) -> str | None:
+        """Takes in one reading; returns what is wrong, None where nothing is."""
+        if self._factor is None:
+            return None
+        self._first = loss if self._first is None else self._first
+        self._lowest = min(self._lowest, loss)
+        bound = max(self._factor * self._lowest, self._first)
+        self._above = self._above + 1 if loss > bound else 0
+        if self._above < IN_A_ROW:
+            return None
+        return f"the training loss exploded: {loss:.4g} after a lowest of {self._lowest:.4g}"
