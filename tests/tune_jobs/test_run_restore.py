@@ -1,0 +1,196 @@
+"""What a driver survives on a real cluster: the loss of a node, and `ray job stop` under a real job server."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from common.files import read_jsonl
+from tune_jobs.records import SweepFolder
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+ROOT = Path(__file__).resolve().parents[2]
+OPEN = {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+SWEEP = """
+name: small
+method: grid
+parameters:
+  learning_rate: {{values: [1e-3, 1e-2]}}
+  batch_size: {{value: 8}}
+  num_epochs: {{value: {epochs}}}
+  max_train_samples: {{value: 32}}
+  max_eval_samples: {{value: 4}}
+  decoder_max_len: {{value: 16}}
+  encoder_max_len: {{value: 64}}
+  tiny_hidden_size: {{value: 16}}
+  tiny_layers: {{value: 1}}
+  tiny_vocab_size: {{value: 400}}
+early_terminate: {{type: none}}
+tracking: {{wandb: disabled, output_dir: {output}}}
+"""
+
+
+def wait_until(reached: Callable[[], bool], alive: Callable[[], object]) -> None:
+    for _ in range(1200):
+        if reached():
+            return
+        alive()
+        time.sleep(0.1)
+    raise AssertionError("it did not happen in two minutes")
+
+
+def evaluations(journal: Path) -> dict[int, list[int]]:
+    """The evaluations of each trial in the order in which they were reported."""
+    found: dict[int, list[int]] = {}
+    for event in read_jsonl(journal)[0]:
+        if event["event"] == "reported":
+            found.setdefault(int(str(event["number"])), []).append(int(str(event["evaluation"])))
+    return found
+
+
+def count(journal: Path, kind: str) -> int:
+    return sum(1 for event in read_jsonl(journal)[0] if event["event"] == kind)
+
+
+@pytest.fixture
+def raylets() -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("raylets_process.py"))],
+        env=os.environ | OPEN,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    yield process
+    process.communicate(timeout=60)  # the end of its input ends it
+
+
+def test_trials_of_a_lost_node_go_on_elsewhere_from_their_checkpoints(
+    tmp_path: Path, raylets: "subprocess.Popen[str]"
+) -> None:
+    assert raylets.stdin is not None
+    assert raylets.stdout is not None
+    address = raylets.stdout.readline().strip()
+    (tmp_path / "small.yaml").write_text(SWEEP.format(epochs=12, output="outputs"))
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tune_jobs", "run", "small.yaml", "--cpu-only"],
+        cwd=tmp_path, env=os.environ | OPEN | {"RAY_ADDRESS": address}, text=True, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    journal = tmp_path / "outputs/sweep_results/small/journal.jsonl"
+
+    def alive() -> None:
+        assert driver.poll() is None, driver.communicate()
+
+    wait_until(lambda: len(evaluations(journal)) == 2 and count(journal, "saved") >= 4, alive)
+    places = {
+        int(str(event["number"])): str(event["metrics"]["trial/raylet"])  # type: ignore[index]
+        for event in read_jsonl(journal)[0]
+        if event["event"] == "reported"
+    }
+    assert places[1] != places[2], "one trial on each node"
+    raylets.stdin.write(places[1] + "\n")
+    raylets.stdin.flush()
+    assert raylets.stdout.readline() == "killed\n"
+    _, said = driver.communicate(timeout=200)
+    assert driver.returncode == 0, said
+    records = {record.trial_id: record for record in SweepFolder.of(tmp_path / "outputs", "small").load().trials}
+    assert {number: record.status for number, record in records.items()} == {"1": "finished", "2": "finished"}
+    assert all([row["iteration"] for row in record.history] == list(range(1, 13)) for record in records.values())
+    assert (records["1"].retries, records["2"].retries) == (1, 0)
+    reported = evaluations(journal)
+    assert reported[2] == list(range(1, 13)), "the other node's trial never noticed"
+    assert len(reported[1]) <= 13, "at most the evaluation that was on its way is made again"
+    ledger = read_jsonl(SweepFolder.of(tmp_path / "outputs", "small").ledger)[0]
+    assert sorted(str(line["trial_id"]) for line in ledger if line["event"] == "trial") == ["1", "2"]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def job_server() -> Iterator[str]:
+    """A head with a job server; stops give a driver 30 s, as `python -m cluster start` sets it."""
+    port = free_port()
+    # Of its own: whoever calls ray.init on this machine would else join it. Short: sockets lie in it.
+    folder = tempfile.mkdtemp(prefix="rj", dir="/tmp")
+    process = subprocess.Popen(
+        [
+            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+            f"--port={free_port()}", f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}",
+            "--num-cpus=2", "--object-store-memory=100000000", "--disable-usage-stats",
+        ],
+        env=os.environ | OPEN | {"RAY_JOB_STOP_WAIT_TIME_S": "30", "RAY_TMPDIR": folder},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(60)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_ray_job_stop_is_a_clean_stop_and_resume_repeats_nothing(tmp_path: Path, job_server: str) -> None:
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    folder = tmp_path / "job"
+    folder.mkdir()
+    (folder / "small.yaml").write_text(SWEEP.format(epochs=15, output=tmp_path / "outputs"))
+    journal = tmp_path / "outputs/sweep_results/small/journal.jsonl"
+    clients: list[JobSubmissionClient] = []
+
+    def connected() -> bool:
+        try:
+            clients.append(JobSubmissionClient(job_server))
+            clients[0].list_jobs()
+        except (RuntimeError, ConnectionError):
+            clients.clear()
+        return bool(clients)
+
+    wait_until(connected, lambda: None)
+    client = clients[0]
+
+    def submit(*arguments: str) -> str:
+        entrypoint = " ".join([sys.executable, "-m", "tune_jobs", "run", "small.yaml", "--cpu-only", *arguments])
+        environment = {
+            "working_dir": str(folder),
+            "env_vars": {name: OPEN[name] for name in ("OMP_NUM_THREADS", "PYTHONPATH")},
+        }
+        return str(client.submit_job(entrypoint=entrypoint, runtime_env=environment))
+
+    def ended(job: str) -> bool:
+        return bool(client.get_job_status(job).is_terminal())
+
+    def alive(job: str) -> None:
+        assert not ended(job), client.get_job_logs(job)
+
+    first = submit()
+    wait_until(lambda: count(journal, "saved") >= 3, lambda: alive(first))
+    asked = time.monotonic()
+    client.stop_job(first)
+    wait_until(lambda: "--resume" in client.get_job_logs(first), lambda: None)
+    assert time.monotonic() - asked < 30, "the driver ended by itself before it would be killed"
+    wait_until(lambda: ended(first), lambda: None)
+    said = client.get_job_logs(first)
+    assert client.get_job_status(first) == JobStatus.STOPPED
+    assert "go on with: python -m tune_jobs run small.yaml --resume" in said
+    assert "asked to stop: trials save a checkpoint at their next step and end" in said
+    before = evaluations(journal)
+    assert (count(journal, "ended"), count(journal, "paused")) == (0, 2), said
+
+    second = submit("--resume")
+    wait_until(lambda: ended(second), lambda: None)
+    assert client.get_job_status(second) == JobStatus.SUCCEEDED, client.get_job_logs(second)
+    after = evaluations(journal)
+    assert after == {1: list(range(1, 16)), 2: list(range(1, 16))}, f"nothing twice, nothing left out; before: {before}"
+    records = SweepFolder.of(tmp_path / "outputs", "small").load().trials
+    assert [record.status for record in records] == ["finished", "finished"]
