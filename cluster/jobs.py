@@ -71,8 +71,8 @@ class Jobs:
         import ray.exceptions
         from ray.job_submission import JobSubmissionClient
 
-        for noisy in ("ray.dashboard", "ray._private.runtime_env", "ray.job_submission"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        for noisy in ("modules.dashboard_sdk", "modules.job.sdk"):
+            logging.getLogger(f"ray.dashboard.{noisy}").setLevel(logging.WARNING)
         self.address = address
         try:
             self._client = JobSubmissionClient(address)
@@ -161,6 +161,8 @@ class Jobs:
         return asyncio.run(self._follow(name, say))
 
     async def _follow(self, name: str, say: Callable[[str], None]) -> Job:
+        import aiohttp  # which Ray's client speaks with
+
         said, lost_at = 0, None
         while True:
             try:
@@ -174,7 +176,7 @@ class Jobs:
                 job = self.find(name)
                 if job.is_over:
                     return job
-            except (OSError, RuntimeError, WorkError, RequestError) as error:
+            except (OSError, RuntimeError, aiohttp.ClientError, WorkError, RequestError) as error:
                 lost_at = lost_at or time.monotonic()
                 if time.monotonic() - lost_at > PATIENCE_S:
                     raise WorkError(

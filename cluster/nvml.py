@@ -127,6 +127,31 @@ def free_bytes(device: str) -> int | None:
     return None
 
 
+def utilisation() -> tuple[tuple[int, int], ...]:
+    """Asks how busy the cards are.
+
+    Returns:
+        (index, percent of the last sampling period, a second at most, in which a kernel ran) of each card that tells;
+        partitioned cards do not.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return ()
+    told = []
+    try:
+        with _session(pynvml):
+            for index in range(int(pynvml.nvmlDeviceGetCount())):
+                try:
+                    rates = pynvml.nvmlDeviceGetUtilizationRates(pynvml.nvmlDeviceGetHandleByIndex(index))
+                except pynvml.NVMLError:
+                    continue
+                told.append((index, int(rates.gpu)))
+    except pynvml.NVMLError:
+        return ()
+    return tuple(told)
+
+
 @contextmanager
 def _session(pynvml: ModuleType) -> Iterator[None]:
     pynvml.nvmlInit()

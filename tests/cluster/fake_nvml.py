@@ -25,6 +25,7 @@ class FakeCard:
     mig: dict[int, "FakeCard"] | None = None  # slices by number, with gaps; {} is partitioned without slices
     mig_known: bool = True
     lost: bool = False
+    busy: int = 0  # percent
 
 
 class FakeLibrary:
@@ -52,6 +53,7 @@ class FakeLibrary:
             "nvmlDeviceGetName": lambda handle, text, size: self._put(text, self._card(handle).name),
             "nvmlDeviceGetUUID": lambda handle, text, size: self._put(text, self._card(handle).uuid),
             "nvmlDeviceGetMemoryInfo": self._memory,
+            "nvmlDeviceGetUtilizationRates": self._utilisation,
             "nvmlDeviceGetMigMode": self._mig_mode,
             "nvmlDeviceGetMaxMigDeviceCount": lambda handle, ref: self._set(ref, 7),
             "nvmlDeviceGetMigDeviceHandleByIndex": self._slice,
@@ -107,6 +109,11 @@ class FakeLibrary:
         card = self._card(handle)
         memory = reference._obj  # type: ignore[attr-defined]
         memory.total, memory.used, memory.free = card.total, card.used, card.total - card.used
+        return SUCCESS
+
+    def _utilisation(self, handle: object, reference: object) -> int:
+        rates = reference._obj  # type: ignore[attr-defined]
+        rates.gpu, rates.memory = self._card(handle).busy, 0
         return SUCCESS
 
     def _mig_mode(self, handle: object, current: object, pending: object) -> int:

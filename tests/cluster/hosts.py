@@ -16,7 +16,26 @@ ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.0.0.3")  # those of ray_cluster.yaml
 CARDS = ("1x24GiB", "1x24GiB,1x80GiB", "1x24GiB")  # logical, of each machine
 USER = "ubuntu"
 UNSHARE = ("unshare", "-p", "-m", "--fork", "--kill-child", "--mount-proc")
-PORTS = "ss -Hltn | awk '{print $4}'"
+RAYLETS = 4
+JOURNAL = Path("/mnt/dialogue-summarizers/outputs/sweep_results/kept/journal.jsonl")
+SWEEP = """
+name: kept
+method: grid
+parameters:
+  learning_rate: {values: [1e-3, 1e-2]}
+  batch_size: {value: 8}
+  num_epochs: {value: 8}
+  max_train_samples: {value: 32}
+  max_eval_samples: {value: 4}
+  decoder_max_len: {value: 16}
+  encoder_max_len: {value: 64}
+  tiny_hidden_size: {value: 16}
+  tiny_layers: {value: 1}
+  tiny_vocab_size: {value: 400}
+early_terminate: {type: none}
+resources: {cpus_per_trial: 0.5, share: 0.5}
+tracking: {wandb: disabled}
+"""
 NODES = """
 import json, ray
 ray.init(address="auto", log_to_driver=False)
@@ -131,24 +150,72 @@ def use(steps: Steps, folder: Path, cluster: str) -> None:
     steps.run("up", f"{ray} up -y --no-config-cache {cluster}")
     (folder / "h0" / "home" / "nodes.py").write_text(NODES)
     (folder / "h0" / "home" / "counter.py").write_text(COUNTER)
-    for _ in range(20):
-        if steps.run("exec", f"{ray} exec --no-config-cache {cluster} 'python nodes.py'").count("10.0.0.") == 3:
+    execute = f"{ray} exec --no-config-cache {cluster}"
+    for _ in range(40):
+        if steps.run("exec", f"{execute} 'python nodes.py'").count('"simulated-') >= RAYLETS:
             break
         time.sleep(1)
     for index, address in enumerate(ADDRESSES):
-        steps.run(f"ports{index}", ssh(folder, address, PORTS))
         steps.run(f"token{index}", ssh(folder, address, "stat -c %a ~/.ray/auth_token"))
+        steps.run(f"spill{index}", ssh(folder, address, "ps -ww -e -o args= | grep -c '[d]ialogue-summarizers/spill'"))
+    steps.run("sockets", ssh(folder, ADDRESSES[0], "ss -Hltn | awk '{print $4}'"))
+    for address, port in ((ADDRESSES[1], 8090), (ADDRESSES[1], 8091), (ADDRESSES[2], 8090)):
+        steps.run(f"metrics {address}:{port}", f"curl -s http://{address}:{port}/metrics | grep -c '^ray_'")
     attach = shlex.quote(f"{ray} attach --no-config-cache {cluster}")
     typed = "(sleep 5; echo 'echo ATT''ACHED $(hostname -I)'; sleep 1; echo exit)"
     steps.run("attach", f"{typed} | timeout 40 script -qec {attach} /dev/null")
-    steps.run("refused", ssh(folder, ADDRESSES[0], "bash -ic " + shlex.quote("RAY_AUTH_MODE=disabled python nodes.py")))
-    steps.run("counter", f"{ray} exec --no-config-cache {cluster} 'python counter.py make'")
+    without = "bash -ic " + shlex.quote("RAY_AUTH_MODE=disabled python nodes.py")
+    steps.run("refused", ssh(folder, ADDRESSES[0], without))
+    steps.run("counter", f"{execute} 'python counter.py make'")
+    submitted = submit(folder, steps.environment)
     restart_head(steps, folder, f"{ray} up -y --no-config-cache --restart-only {cluster}")
-    steps.run("counter again", f"{ray} exec --no-config-cache {cluster} 'python counter.py find'")
+    steps.run("counter again", f"{execute} 'python counter.py find'")
+    finish(steps, submitted)
     steps.run("down", f"{ray} down -y {cluster}")
     steps.run("stop workers", workers_stop(folder))
     for index, address in enumerate(ADDRESSES):
         steps.run(f"left{index}", ssh(folder, address, "ps -e -o comm= | grep -cE 'raylet|gcs_server' || true"))
+
+
+def submit(folder: Path, environment: dict[str, str]) -> "subprocess.Popen[str]":
+    """Sends a sweep through an SSH tunnel, as from a laptop, and waits until the storage has two checkpoints."""
+    options = f"-i {folder}/home/.ssh/id_ed25519 -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -q"
+    tunnel = f"ssh {options} -N -L 8265:127.0.0.1:8265 {USER}@{ADDRESSES[0]}"
+    subprocess.Popen(shlex.split(tunnel), stdin=subprocess.DEVNULL, env=environment)
+    desk = folder / "desk"
+    desk.mkdir()
+    (desk / "kept.yaml").write_text(SWEEP)
+    command = [sys.executable, "-m", "tune_jobs", "submit", "kept.yaml", "--member", "ann", "--supervise"]
+    process = subprocess.Popen(
+        command,
+        cwd=desk,
+        env=environment | {"PYTHONPATH": os.getcwd()},
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=(folder / "sweep.log").open("w"),
+        stderr=subprocess.STDOUT,
+    )
+    for _ in range(900):
+        if JOURNAL.exists() and JOURNAL.read_text().count('"saved"') >= 2:
+            break
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    return process
+
+
+def finish(steps: Steps, submitted: "subprocess.Popen[str]") -> None:
+    """Waits for the sweep and keeps what it said and left."""
+    began = time.monotonic()
+    try:
+        code = submitted.wait(timeout=180)
+    except subprocess.TimeoutExpired:
+        submitted.kill()
+        code = -1
+    said = (steps.folder / "sweep.log").read_text()
+    steps.done["sweep"] = {"code": code, "seconds": round(time.monotonic() - began, 1), "output": said}
+    steps.run("journal", f"cat {JOURNAL}")
+    steps.run("ledger", f"cat {JOURNAL.with_name('all_results.jsonl')}")
 
 
 def restart_head(steps: Steps, folder: Path, up: str) -> None:

@@ -46,8 +46,9 @@ class Machine:
             "OMP_NUM_THREADS": "1",
             "RAY_AUTH_MODE": "token",
         }
-        ready = folder / "ready"
-        inside = f"ip link set lo up; mkdir -p /tmp/ray; mount -t tmpfs tmpfs /tmp/ray; touch {ready}; sleep infinity"
+        ready = folder / "ready"  # the first process stays a shell: it must take in what others leave behind
+        inside = "ip link set lo up; mkdir -p /tmp/ray; mount -t tmpfs tmpfs /tmp/ray; "
+        inside += f"touch {ready}; while :; do sleep 1; done"
         self._process = subprocess.Popen([*UNSHARE, "bash", "-ec", inside], env=self.environment)
         wait_until(ready.exists, "the machine starts")
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()

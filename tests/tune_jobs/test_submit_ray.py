@@ -170,9 +170,45 @@ def test_two_members_submit_at_once_and_both_sweeps_end_right(machine: Machine, 
         assert found.stdout == ""
 
 
+def test_every_node_is_checked_and_the_sweep_before_during_and_after(machine: Machine, desk: Path) -> None:
+    sweep = write_sweep(desk, "first")
+    told = tune(machine, desk, "check", sweep, "--address", "127.0.0.1:6379", "--no-pipeline", "--format", "json")
+    assert "{" in told.stdout, told.stdout
+    answer = json.loads(told.stdout[told.stdout.index("{") :])
+    checks = {check["name"]: check for check in answer["checks"]}
+    names = [f"127.0.0.1 (simulated-{size}GiB)" for size in (24, 40, 80)]
+    assert sorted(node["name"] for node in answer["nodes"]) == names
+    assert {node["gpus"] for node in answer["nodes"]} == {1}
+    assert {name: check["status"] for name, check in checks.items() if check["status"] != "ok"} == {
+        "gpu driver": "warning",
+        "cuda": "skipped",
+        "gpu memory": "skipped",
+        "data": "skipped",
+        "W&B login": "skipped",
+    }, told.stdout
+    assert checks["storage"]["detail"].startswith(f"{machine.home}/shared: written and seen by every node")
+    assert told.returncode == 0
+    (machine.home / ".ray" / "auth_token").chmod(0o644)
+    try:
+        told = machine.python("-m", "cluster", "check", "--address", "127.0.0.1:6379")
+    finally:
+        (machine.home / ".ray" / "auth_token").chmod(0o600)
+    assert told.returncode == 1, told.stdout
+    assert "others may read it (mode 644); chmod 600" in told.stdout
+    assert not list((machine.home / "shared").glob(".check-*"))
+
+    folder = results(machine, "first").path
+    after = tune(machine, desk, "check", str(folder), "--format", "json")
+    checks = {check["name"]: check["status"] for check in json.loads(after.stdout)["checks"]}
+    assert after.returncode == 0, after.stdout
+    assert {name: checks[name] for name in ("best model", "report", "temporary files", "gpu caches")} == dict.fromkeys(
+        ("best model", "report", "temporary files", "gpu caches"), "ok"
+    )
+
+
 def test_a_stop_loses_nothing_and_resume_repeats_nothing(machine: Machine, desk: Path) -> None:
     """The plain command of the README, from a project folder, ended by `jobs stop`."""
-    sweep = write_sweep(desk, "halted", epochs=30)
+    sweep = write_sweep(desk, "halted", epochs=14)
     for package in ("common", "dialsum", "cluster", "tune_jobs"):
         (desk / package).symlink_to(ROOT / package)
     ray = str(Path(sys.executable).parent / "ray")
@@ -180,6 +216,8 @@ def test_a_stop_loses_nothing_and_resume_repeats_nothing(machine: Machine, desk:
     sent = machine.run(ray, *plain, "python", "-m", "tune_jobs", "run", sweep, cwd=desk)
     assert sent.returncode == 0, sent.stdout
     wait_until(lambda: len(events(machine, "halted", "reported")) >= 3, "three evaluations")
+    during = tune(machine, desk, "check", str(results(machine, "halted").path), "--format", "json")
+    assert {check["name"]: check["status"] for check in json.loads(during.stdout)["checks"]}["progress"] == "ok"
     asked = time.monotonic()
     stopped = tune(machine, desk, "jobs", "stop", "cleo-halted")
     assert stopped.returncode == 0, stopped.stdout
@@ -193,14 +231,14 @@ def test_a_stop_loses_nothing_and_resume_repeats_nothing(machine: Machine, desk:
     resumed = tune(machine, desk, "submit", sweep, "--member", "cleo", "--resume")
     assert resumed.returncode == 0, resumed.stdout
     assert "cleo-halted-2 succeeded" in resumed.stdout
-    check_complete(machine, "halted", 2, 30)
+    check_complete(machine, "halted", 2, 14)
     reports = [(event["number"], event["evaluation"]) for event in events(machine, "halted", "reported")]
     assert len(reports) - len(set(reports)) <= len(saved), "at most the evaluation that was under way is made again"
     assert before < len(reports)
 
 
 def test_a_driver_that_dies_is_started_again_and_goes_on(machine: Machine, desk: Path) -> None:
-    sweep = write_sweep(desk, "killed", epochs=20)
+    sweep = write_sweep(desk, "killed", epochs=8)
     process = machine.start(
         [sys.executable, "-m", "tune_jobs", "submit", sweep, "--member", "dan", "--supervise"],
         cwd=desk,
@@ -214,7 +252,7 @@ def test_a_driver_that_dies_is_started_again_and_goes_on(machine: Machine, desk:
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert "the driver was ended by signal 9; it starts again and goes on where it was" in said
-    check_complete(machine, "killed", 2, 20)
+    check_complete(machine, "killed", 2, 8)
     again = min(
         float(str(event["at"])) for event in events(machine, "killed", "started") if float(str(event["at"])) > died
     )
