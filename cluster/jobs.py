@@ -71,8 +71,8 @@ class Jobs:
         import ray.exceptions
         from ray.job_submission import JobSubmissionClient
 
-        for noisy in ("modules.dashboard_sdk", "modules.job.sdk"):
-            logging.getLogger(f"ray.dashboard.{noisy}").setLevel(logging.WARNING)
+        for noisy in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+            logging.getLogger(f"ray.{noisy}").setLevel(logging.WARNING)
         self.address = address
         try:
             self._client = JobSubmissionClient(address)

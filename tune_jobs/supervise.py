@@ -17,8 +17,10 @@ from tune_jobs.journal import FILE_NAME
 from tune_jobs.placed_here import with_member
 from tune_jobs.settled import settled
 from tune_jobs.sweep import load_sweep
+from tune_jobs.sweep_folder import is_held
 
 FRUITLESS = 3  # drivers in a row that die without a line in the journal
+POLL_S = 1.0
 WAIT_S = 5.0  # before a driver that got nowhere is followed by the next
 Step = Literal["done", "stopped", "refused", "again", "give up"]
 
@@ -94,7 +96,18 @@ def supervise(source: Path, output: Path | None, arguments: Sequence[str]) -> in
         found = [path.stat() for path in results.glob(f"{sweep.name}*/**/{FILE_NAME}")]
         return max(((state.st_mtime, state.st_size) for state in found), default=(0.0, 0))
 
+    if "--resume" in arguments:
+        _wait_for_another(results, sweep.name)
     return keep_running(arguments, progress)
+
+
+def _wait_for_another(results: Path, sweep: str) -> None:
+    """A driver may outlive its job and its head; it is let finish, as its trials are well and its folder is locked."""
+    if not is_held(results / sweep):
+        return
+    note(f"another driver of {sweep} still runs; waiting until it has ended")
+    while is_held(results / sweep):
+        time.sleep(POLL_S)
 
 
 def keep_running(arguments: Sequence[str], progress: Callable[[], object]) -> int:

@@ -1,7 +1,6 @@
 """Gathers what sweep_checks judges: from a sweep's folder, W&B's server, NVML, one quick training. Decides nothing."""
 
 import base64
-import fcntl
 import json
 import os
 import subprocess
@@ -26,6 +25,7 @@ from tune_jobs.report.findings import find_findings
 from tune_jobs.sealed_key import own_key
 from tune_jobs.sweep import Sweep
 from tune_jobs.sweep_checks import LeftFacts, LoginFacts, RunningFacts, Stage
+from tune_jobs.sweep_folder import is_held
 
 _ANSWER_S = 10.0
 _PIPELINE_S = 600.0
@@ -116,15 +116,7 @@ def quick_config(sweep: Sweep) -> RunConfig:
 
 def stage_of(folder: Path) -> Stage:
     """Tells whether a sweep's driver holds its folder."""
-    lock = folder.parent / f".{folder.name}.lock"
-    if not lock.exists():
-        return "after"
-    with lock.open() as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return "during"
-    return "after"
+    return "during" if is_held(folder) else "after"
 
 
 def running(folder: Path) -> RunningFacts:

@@ -25,6 +25,19 @@ def alone(folder: SweepFolder) -> Iterator[None]:
         yield
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a driver holds the folder of a sweep now."""
+    lock = folder.parent / f".{folder.name}.lock"
+    if not lock.exists():
+        return False
+    with lock.open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def put_aside(folder: SweepFolder) -> None:
     """Renames the results of an earlier run of the same sweep: nothing is overwritten."""
     if not folder.path.exists():

@@ -24,7 +24,7 @@ method: grid
 parameters:
   learning_rate: {values: [1e-3, 1e-2]}
   batch_size: {value: 8}
-  num_epochs: {value: 8}
+  num_epochs: {value: 40}
   max_train_samples: {value: 32}
   max_eval_samples: {value: 4}
   decoder_max_len: {value: 16}
@@ -164,8 +164,10 @@ def use(steps: Steps, folder: Path, cluster: str) -> None:
     attach = shlex.quote(f"{ray} attach --no-config-cache {cluster}")
     typed = "(sleep 5; echo 'echo ATT''ACHED $(hostname -I)'; sleep 1; echo exit)"
     steps.run("attach", f"{typed} | timeout 40 script -qec {attach} /dev/null")
-    without = "bash -ic " + shlex.quote("RAY_AUTH_MODE=disabled python nodes.py")
-    steps.run("refused", ssh(folder, ADDRESSES[0], without))
+    asked = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8265/api/jobs/"
+    steps.run("without token", ssh(folder, ADDRESSES[0], asked))
+    bearer = '-H "Authorization: Bearer $(cat ~/.ray/auth_token)"'
+    steps.run("with token", ssh(folder, ADDRESSES[0], asked.replace("curl", f"curl {bearer}", 1)))
     steps.run("counter", f"{execute} 'python counter.py make'")
     submitted = submit(folder, steps.environment)
     restart_head(steps, folder, f"{ray} up -y --no-config-cache --restart-only {cluster}")

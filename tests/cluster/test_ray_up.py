@@ -82,9 +82,8 @@ def test_token_spilling_and_metrics_are_set_on_every_machine(steps: dict[str, St
 def test_the_dashboard_stays_on_loopback_and_nobody_enters_without_the_token(steps: dict[str, Step]) -> None:
     sockets = steps["sockets"]["output"].split()
     assert [socket for socket in sockets if socket.endswith(":8265")] == ["127.0.0.1:8265"]
-    assert steps["refused"]["code"] != 0
-    assert "NODES" not in steps["refused"]["output"]
-    assert "Failed to connect to Ray cluster" in steps["refused"]["output"]
+    assert steps["without token"]["output"].strip().endswith("401")
+    assert steps["with token"]["output"].strip().endswith("200")
 
 
 def test_state_outlives_kill_9_of_the_head(steps: dict[str, Step]) -> None:
@@ -101,7 +100,7 @@ def test_a_submitted_sweep_outlives_kill_9_of_the_head(steps: dict[str, Step]) -
     trials = [json.loads(line) for line in steps["ledger"]["output"].splitlines()]
     ended = {trial["trial_id"]: trial for trial in trials if trial["event"] == "trial"}
     assert [trial["status"] for trial in ended.values()] == ["finished", "finished"]
-    assert all([row["iteration"] for row in trial["history"]] == list(range(1, 9)) for trial in ended.values())
+    assert all([row["iteration"] for row in trial["history"]] == list(range(1, 41)) for trial in ended.values())
 
 
 def test_after_down_and_the_line_for_the_workers_nothing_is_left(steps: dict[str, Step]) -> None:
