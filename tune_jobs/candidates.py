@@ -118,6 +118,10 @@ def find_noise(metric: str, candidates: Sequence[Candidate], *, dialogues: int |
         band = _STUDENT.get(freedom, 2.1) * math.sqrt(2) * spread
         runs = sum(len(one.trials) for one in repeated)
         return Noise(band=band, source=f"{runs} runs of this sweep differ only in their seed, with sd {spread:.2g}")
+    if candidates and candidates[0].best.trial.trained is not None:
+        return Noise(
+            band=None, source="one trained model wrote all summaries: only other dialogues could turn them round"
+        )
     if candidates and str(candidates[0].best.trial.resolved.get("model", "")).startswith("tiny-"):
         return Noise(band=None, source="how far models trained from scratch vary between seeds was not measured")
     if "rouge" in metric:

@@ -48,6 +48,23 @@ def test_equal_scores_are_a_tie_and_the_first_stays_first() -> None:
     assert [one.best.trial.trial_id for one in found.tied] == ["b", "a"]
 
 
+def test_settings_of_one_trained_model_have_no_noise_of_trainings() -> None:
+    found = analyse(ledger(trial("1", 30.0, trained="one"), trial("2", 29.9, trained="one")))
+    assert (found.noise.band, found.sureness) == (None, "unknown")
+    assert found.noise.source.startswith("one trained model wrote all summaries")
+
+
+def test_where_some_were_confirmed_the_luckiest_single_run_does_not_win() -> None:
+    single = trial("1", 35.0, phase="narrow", sampled={"learning_rate": 1e-4})
+    means = [
+        trial(str(10 * rate + seed), score, phase="confirm", sampled={"learning_rate": rate, "seed": seed})
+        for rate, seed, score in ((2, 1, 31.0), (2, 2, 32.0), (3, 1, 30.0), (3, 2, 30.5))
+    ]
+    found = analyse(ledger(single, *means))
+    assert [candidate.score for candidate in found.candidates] == [31.5, 30.25]
+    assert len(found.scored) == 5, "charts show every trial"
+
+
 def test_the_noise_of_a_loss_is_not_made_up() -> None:
     loss = {"history": [{"eval/loss": 2.0}]}
     found = analyse(
