@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,18 +78,18 @@ def own_places(output_dir: Path) -> Places:
 
 
 def keep(path: Path, folder: Path) -> Path:
-    """Copies a file into a folder under the hash of its content; one that is there already stays.
+    """Copies a file into a folder under the hash of its content; one that is there and the same stays.
 
     Returns:
         The copy, named as before: `<folder>/<hash>/<name>`.
     """
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    target = folder / digest / path.name
-    if not target.exists():
+    content = path.read_bytes()
+    target = folder / hashlib.sha256(content).hexdigest()[:16] / path.name
+    if target.is_symlink() or not target.is_file() or target.read_bytes() != content:
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(dir=target.parent, suffix=".part")
-        os.close(descriptor)
-        shutil.copyfile(path, part)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
         os.chmod(part, 0o644)
         os.replace(part, target)
     return target

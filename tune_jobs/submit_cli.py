@@ -35,6 +35,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run of this sweep was ended")
     parser.add_argument("--no-key", action="store_true", help="do not send your W&B key: the runs stay offline")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
+    parser.add_argument("--until", metavar="PHASE", help="of a staged sweep: stop after this phase")
+    parser.add_argument("--start-at", metavar="HH:MM", help="wait for this hour (the team's zone, else local time)")
     parser.add_argument("--strict", action="store_true", help="refuse a sweep on which there is a warning")
     parser.set_defaults(run=run)
 
@@ -93,12 +95,20 @@ def _submission(sweep: "Sweep", chosen: argparse.Namespace, *, resume: bool = Fa
             output=chosen.output,
             resume=chosen.resume or resume,
             supervise=chosen.supervise,
-            options=["--strict"] if chosen.strict else [],
+            options=_passed_on(chosen),
         ),
         pieces=pieces_of(with_member(sweep, quota_of), package_root(), here),
         key=key,
         token=token,
     )
+
+
+def _passed_on(chosen: argparse.Namespace) -> list[str]:
+    """Options that `run` understands as they are."""
+    options = ["--strict"] if chosen.strict else []
+    for name, value in (("--until", chosen.until), ("--start-at", chosen.start_at)):
+        options += [name, value] if value else []
+    return options
 
 
 def _send(submission: "Submission", jobs: "Jobs") -> str:

@@ -66,11 +66,16 @@ def next_step(endings: Sequence[Ending]) -> Step:
 def command_of(arguments: Sequence[str], *, resume: bool) -> list[str]:
     """Returns the arguments of the next driver.
 
-    >>> command_of(["run", "a.yaml", "--supervise"], resume=True)
+    >>> command_of(["run", "a.yaml", "--supervise", "--start-at", "22:00"], resume=True)
     ['run', 'a.yaml', '--resume']
     """
     kept = [argument for argument in arguments if argument not in ("--supervise", "--resume")]
-    return [*kept, "--resume"] if resume else kept
+    if not resume:
+        return kept
+    hour = [place for place, argument in enumerate(kept) if argument == "--start-at"]
+    gone = {place + more for place in hour for more in (0, 1)}  # it has come already
+    kept = [one for place, one in enumerate(kept) if place not in gone and not one.startswith("--start-at=")]
+    return [*kept, "--resume"]
 
 
 def supervise(source: Path, output: Path | None, arguments: Sequence[str]) -> int:

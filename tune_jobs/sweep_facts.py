@@ -17,6 +17,7 @@ from common.errors import RequestError
 from common.files import read_jsonl
 from common.strict import dump_yaml
 from dialsum.config import RunConfig
+from tune_jobs.experiments import folder_of
 from tune_jobs.inputs import known_configs
 from tune_jobs.journal import FILE_NAME, Journal
 from tune_jobs.records import ExperimentFolder, SweepFolder
@@ -149,7 +150,7 @@ def left(folder: Path) -> LeftFacts:
     journal = _journal(folder)
     findings = find_findings(folder)
     winner = findings.analysis.winner
-    model = None if winner is None else ExperimentFolder(Path(winner.trial.experiment_dir)).best_model
+    model = None if winner is None else ExperimentFolder(folder_of(folder, winner.trial)).best_model
     leftovers = leftovers_of(folder)
     return LeftFacts(
         model=None if model is None else str(model),
@@ -172,9 +173,10 @@ def left(folder: Path) -> LeftFacts:
 def leftovers_of(folder: Path) -> list[Path]:
     """Lists what a dead process left below a sweep and its experiments: checkpoints, halves of files."""
     found = [path for path in folder.glob("tune/**/checkpoint_*") if path.is_dir() and not path.is_symlink()]
+    experiments = ExperimentFolder.of(folder.resolve().parent.parent, "").path
     for record in SweepFolder(folder).load().trials:
-        experiment = Path(record.experiment_dir)
-        if record.experiment_dir and experiment.is_dir():
+        experiment = folder_of(folder, record).resolve()
+        if experiment.is_dir() and experiment.parent == experiments:  # a ledger's word removes nothing elsewhere
             found += [path for path in experiment.glob("checkpoint-*") if path.is_dir() and not path.is_symlink()]
             found += experiment.rglob("*.part")
     return sorted({*found, *folder.glob("*.part")})

@@ -186,6 +186,11 @@ def test_data_that_came_with_a_job_is_kept_under_its_content_where_every_node_fi
     assert other != first
     assert first.read_text() == "{}\n"
     assert places.whole(first) == first
+    other.unlink()
+    other.symlink_to(first)  # what somebody planted under the hash of another content is replaced
+    assert places.whole(Path("data/train.jsonl")).read_text() == "{} \n"
+    assert not other.is_symlink()
+    assert first.read_text() == "{}\n"
     at_home = places_of(project, {}, project)
     assert at_home.whole(Path("data/train.jsonl")) == project / "data" / "train.jsonl"
 
@@ -224,8 +229,8 @@ def test_a_dry_run_shows_what_would_be_sent_and_not_the_key(project: Path) -> No
 
 def test_with_a_team_file_the_members_quota_is_used(project: Path) -> None:
     (project / "team.yaml").write_text("members:\n  ann: {quota_gpus: 1}\n")
-    shown = submit(project, "--dry-run", "--member", "ann")
-    assert "command: python -m tune_jobs run mine.yaml --member ann\n" in shown.stdout
+    shown = submit(project, "--dry-run", "--member", "ann", "--start-at", "22:00")
+    assert "command: python -m tune_jobs run mine.yaml --member ann --start-at 22:00\n" in shown.stdout
     assert "team.yaml\n" in shown.stdout
     assert "W&B key: none is sent" in shown.stdout
 

@@ -39,6 +39,10 @@ def test_the_next_driver_resumes_and_is_not_supervised_itself() -> None:
     assert command_of(arguments, resume=False) == ["run", "a.yaml", "--member", "ann"]
     assert command_of(arguments, resume=True) == ["run", "a.yaml", "--member", "ann", "--resume"]
     assert command_of([*arguments, "--resume"], resume=True).count("--resume") == 1
+    late = [*arguments, "--start-at", "22:00"]
+    assert command_of(late, resume=False)[-2:] == ["--start-at", "22:00"]
+    assert "22:00" not in command_of(late, resume=True), "a driver that died at 23:00 must not wait for tomorrow"
+    assert command_of(["run", "a.yaml", "--start-at=22:00"], resume=True) == ["run", "a.yaml", "--resume"]
 
 
 def test_drivers_are_started_again_until_one_is_done(

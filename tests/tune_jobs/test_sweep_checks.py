@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.checks import as_text
+from tune_jobs.records import SweepFolder, TrialRecord
 from tune_jobs.sweep import load_sweep
 from tune_jobs.sweep_checks import (
     LeftFacts,
@@ -21,7 +22,7 @@ from tune_jobs.sweep_checks import (
     login_check,
     pipeline_check,
 )
-from tune_jobs.sweep_facts import data_of, login, quick_config, quick_run, stage_of
+from tune_jobs.sweep_facts import data_of, leftovers_of, login, quick_config, quick_run, stage_of
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "sweep_check.txt"
@@ -137,6 +138,24 @@ def test_a_held_lock_means_that_the_sweep_runs(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert stage_of(folder) == "during"
     assert stage_of(folder) == "after"
+
+
+def test_a_hostile_ledger_cleans_nothing_outside_the_experiments(tmp_path: Path) -> None:
+    sweep = SweepFolder.of(tmp_path / "outputs", "s")
+    inside, outside = tmp_path / "outputs" / "experiments" / "a", tmp_path / "elsewhere"
+    for folder in (inside, outside):
+        (folder / "checkpoint-3").mkdir(parents=True)
+        (folder / "x.part").touch()
+    (sweep.path / "tune" / "1").mkdir(parents=True)
+    (sweep.path / "tune" / "1" / "checkpoint_000001").symlink_to(outside)
+    (sweep.path / "tune" / "1" / "checkpoint_000002").mkdir()
+    for number, folder in enumerate((inside, outside, inside / ".." / ".." / ".." / "elsewhere")):
+        sweep.append(
+            TrialRecord(trial_id=str(number), name="a", sweep="s", status="finished", experiment_dir=str(folder))
+        )
+    assert leftovers_of(sweep.path) == sorted(
+        [inside / "checkpoint-3", inside / "x.part", sweep.path / "tune" / "1" / "checkpoint_000002"]
+    )
 
 
 def test_only_whole_paths_are_looked_for_on_every_node(tmp_path: Path) -> None:
