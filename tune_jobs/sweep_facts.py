@@ -14,7 +14,6 @@ from pathlib import Path
 
 from cluster import nvml
 from common.errors import RequestError
-from common.files import read_jsonl
 from common.strict import dump_yaml
 from dialsum.config import RunConfig
 from tune_jobs.experiments import folder_of
@@ -127,6 +126,9 @@ def running(folder: Path) -> RunningFacts:
         RequestError: When the folder is no sweep's.
     """
     journal = _journal(folder)
+    if journal is None:
+        phases = ", ".join(sorted(str(path.parent) for path in folder.parent.glob(f"{folder.name}_*/{FILE_NAME}")))
+        raise RequestError(f"{folder}: a staged sweep that runs; check the phase: {phases}")
     ledger = SweepFolder(folder).load()
     states = list(journal.trials.values())
     busy = tuple((f"card {index}", percent) for index, percent in nvml.utilisation())
@@ -164,7 +166,7 @@ def left(folder: Path) -> LeftFacts:
             for reading in nvml.read().cards
             if any(_mine(one.pid) for one in reading.processes)
         ),
-        unfinished=sum(trial.status is None for trial in journal.trials.values()),
+        unfinished=sum(trial.status is None for trial in journal.trials.values()) if journal is not None else 0,
         anomalies=tuple(find_anomalies(findings.analysis, findings.evidence.summaries)),
         source=findings.analysis.ledger.sweep.source if findings.analysis.ledger.sweep else "SWEEP",
     )
@@ -182,11 +184,16 @@ def leftovers_of(folder: Path) -> list[Path]:
     return sorted({*found, *folder.glob("*.part")})
 
 
-def _journal(folder: Path) -> Journal:
+def _journal(folder: Path) -> Journal | None:
+    """Reads the journal; None for a staged sweep, whose phases have one each."""
     if not (folder / FILE_NAME).exists():
+        if SweepFolder(folder).ledger.exists():
+            return None
         raise RequestError(f"{folder}: no {FILE_NAME} in it; give the folder of a sweep, outputs/sweep_results/NAME")
-    read_jsonl(folder / FILE_NAME)
-    return Journal(folder / FILE_NAME)
+    try:
+        return Journal(folder / FILE_NAME)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RequestError(f"{folder / FILE_NAME}: of another version of this program ({error!r})") from None
 
 
 def _odd(folder: Path) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.checks import as_text
+from common.errors import RequestError
 from tune_jobs.records import SweepFolder, TrialRecord
 from tune_jobs.sweep import load_sweep
 from tune_jobs.sweep_checks import (
@@ -22,7 +23,7 @@ from tune_jobs.sweep_checks import (
     login_check,
     pipeline_check,
 )
-from tune_jobs.sweep_facts import data_of, leftovers_of, login, quick_config, quick_run, stage_of
+from tune_jobs.sweep_facts import data_of, left, leftovers_of, login, quick_config, quick_run, stage_of
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "sweep_check.txt"
@@ -38,7 +39,7 @@ def test_a_sweep_in_trouble_and_what_it_left_as_text() -> None:
         anomalies=("two trials diverged",),
         busy=(("card 0", 96), ("card 1", 4)),
     )
-    left = LeftFacts(
+    facts = LeftFacts(
         model="outputs/experiments/a/models/best_model",
         model_error="without tokenizer_config.json",
         report_error="outputs/sweep_results/s/analysis_report.html is older than the ledger",
@@ -47,19 +48,19 @@ def test_a_sweep_in_trouble_and_what_it_left_as_text() -> None:
         held=(("card 0", 2**30),),
         source="s.yaml",
     )
-    said = as_text(during_checks(running)) + "\n\n" + as_text(after_checks(left)) + "\n"
+    said = as_text(during_checks(running)) + "\n\n" + as_text(after_checks(facts)) + "\n"
     assert said == GOLDEN.read_text()
 
 
 def test_a_sweep_that_is_well_and_left_all_in_order_has_no_remedies() -> None:
     running = RunningFacts(silent_s=3, running=2, ended=3, total=9, busy=(("card 0", 96),))
-    left = LeftFacts(model="m", report="r")
-    assert {check.status for check in (*during_checks(running), *after_checks(left))} == {"ok"}
+    facts = LeftFacts(model="m", report="r")
+    assert {check.status for check in (*during_checks(running), *after_checks(facts))} == {"ok"}
 
 
 def test_checkpoints_of_an_unfinished_sweep_are_no_leftovers() -> None:
-    left = LeftFacts(model="m", report="r", leftovers=("c",), unfinished=2, source="s.yaml")
-    checks = {check.name: check for check in after_checks(left)}
+    facts = LeftFacts(model="m", report="r", leftovers=("c",), unfinished=2, source="s.yaml")
+    checks = {check.name: check for check in after_checks(facts)}
     assert checks["temporary files"].status == "ok"
     assert checks["trials"].remedy == "python -m tune_jobs run s.yaml --resume"
     assert {check.name: check for check in after_checks(LeftFacts(model=None, report="r"))}[
@@ -156,6 +157,14 @@ def test_a_hostile_ledger_cleans_nothing_outside_the_experiments(tmp_path: Path)
     assert leftovers_of(sweep.path) == sorted(
         [inside / "checkpoint-3", inside / "x.part", sweep.path / "tune" / "1" / "checkpoint_000002"]
     )
+
+
+def test_a_folder_that_is_no_sweeps_or_of_another_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"no journal\.jsonl in it"):
+        left(tmp_path)
+    (tmp_path / "journal.jsonl").write_text('{"event": "reported", "number": 1}\n')
+    with pytest.raises(RequestError, match="of another version of this program"):
+        left(tmp_path)
 
 
 def test_only_whole_paths_are_looked_for_on_every_node(tmp_path: Path) -> None:
