@@ -101,8 +101,9 @@ def describe(done: Sequence[Done], following: NextSweep | None) -> str:
         parts.append(
             f"{box.summary} make the next box: " + ", ".join(f"{one.name} {show_spec(one.spec())}" for one in searched)
         )
-    elif following is not None and following.sweep.method == "grid":
-        parts.append(f"next: {following.head[0].rstrip('.')}")
+    elif following is not None and following.sweep.search.points:
+        seeds = following.sweep.space["seed"].size
+        parts.append(f"next, the best {len(following.sweep.search.points)} are trained again with {seeds} seeds each")
     return "; ".join(part for part in parts if part)
 
 

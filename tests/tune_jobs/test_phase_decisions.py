@@ -127,6 +127,8 @@ def test_decisions_are_said_with_their_reasons(whole: Sweep) -> None:
     )
     better = done(whole, "narrow", [trial(1, 31.0, sampled={"learning_rate": 1.5e-4, "batch_size": 16})])
     assert "; 1 better than wide" in describe([first, better], None)
+    confirming = prepare(whole, whole.phases[-1], [first, better])
+    assert describe([first, better], confirming).endswith("; next, the best 2 are trained again with 2 seeds each")
     tied = done(whole, "narrow", [trial(1, 30.4, sampled={"learning_rate": 1.5e-4, "batch_size": 16})])
     assert "; a tie with wide: 0.4 apart, and 0.5 may be chance" in describe([first, tied], None)
 
