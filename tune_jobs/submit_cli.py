@@ -4,6 +4,7 @@ import argparse
 import getpass
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,11 @@ def _submission(sweep: "Sweep", chosen: argparse.Namespace, *, resume: bool = Fa
 
 
 def _passed_on(chosen: argparse.Namespace) -> list[str]:
-    """Options that `run` understands as they are."""
+    """Options that `run` understands as they are; an hour that is none is refused here, not there."""
+    from tune_jobs.start_at import next_moment
+
+    if chosen.start_at is not None:
+        next_moment(chosen.start_at, datetime.now(UTC), UTC)
     options = ["--strict"] if chosen.strict else []
     for name, value in (("--until", chosen.until), ("--start-at", chosen.start_at)):
         options += [name, value] if value else []

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from common.storage import Patience, StorageGoneError
 from tune_jobs.journal import Journal
 from tune_jobs.outcomes import record_of
 
@@ -74,3 +77,17 @@ def test_a_pause_is_neither_run_time_nor_a_retry(tmp_path: Path) -> None:
     trial = journal.write("ended", 1, status="finished", reason="", **at(520))
     assert (trial.run_s, trial.gpu_s, trial.starts, trial.pauses, trial.waits_for) == (30.0, 30.0, 2, 1, "")
     assert record_of(trial, goal="maximize").retries == 0
+
+
+def test_a_journal_that_is_gone_is_not_begun_anew_below_its_mount_point(tmp_path: Path) -> None:
+    path = tmp_path / "disk" / "journal.jsonl"
+    journal = lived(path)
+    path.parent.rename(tmp_path / "elsewhere")
+    with pytest.raises(StorageGoneError, match="it is gone"):
+        journal.write("ended", 2, status="finished", reason="", **at(31))
+    assert not path.exists()
+    assert journal.trials[2].status is None
+    said: list[str] = []
+    patient = Journal(tmp_path / "elsewhere" / "journal.jsonl", Patience(said.append))
+    patient.write("ended", 2, status="finished", reason="", **at(31))
+    assert said == []
