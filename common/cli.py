@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 from common.errors import ProductError
+from common.storage import storage_trouble
 
 
 def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
@@ -17,8 +18,8 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
         arguments: Without the program's name; those of this process when None.
 
     Returns:
-        The exit code. A ProductError is printed on standard error without a traceback; any other exception is our own
-        bug and passes.
+        The exit code. A ProductError, and a storage in trouble, are printed on standard error without a traceback;
+        any other exception is our own bug and passes.
     """
     try:
         return main(sys.argv[1:] if arguments is None else arguments)
@@ -27,6 +28,12 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
         return error.exit_code
     except BrokenPipeError:  # `... | head` closed the pipe: no reader is left, so there is nothing to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        trouble = storage_trouble(error)
+        if trouble is None:
+            raise
+        print(f"error: {error.filename or 'a file'}: {trouble}; mend it and try again", file=sys.stderr)
         return 1
 
 

@@ -27,8 +27,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide results from the team
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a write knows no name, and a person needs one
+            error.filename = str(path)
         raise
     _flush_folder(path.parent)
 

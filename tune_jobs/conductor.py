@@ -29,6 +29,7 @@ from tune_jobs.orders import (
     INTERRUPTED_KEY,
     LATER,
     STOP_FILE,
+    WAITS_KEY,
     Bundle,
     TrialOrder,
 )
@@ -235,6 +236,9 @@ class SweepConductor:
             self._failures[number] = cast("FailureKind", result[FAILURE_KEY]), str(result[FAILURE_MESSAGE_KEY])
             return True
         now_s = self._clocks.elapsed_s()
+        if WAITS_KEY in result:
+            self._heard_s[number] = now_s
+            return self._waits_for_storage(number, name, str(result[WAITS_KEY]))
         self._longest_gap_s = max(self._longest_gap_s, now_s - self._heard_s.get(number, now_s))
         self._heard_s[number] = now_s
         evaluation, value = cast("int", result[EVALUATION_KEY]), float(cast("float", result[str(order["metric"])]))
@@ -260,6 +264,16 @@ class SweepConductor:
     def stop(self) -> None:
         """Asks for a clean stop: trials save where they are and end, none starts. Quick: signal handlers call it."""
         self._stop_asked = True
+
+    def _waits_for_storage(self, number: int, name: str, reason: str) -> bool:
+        if self._progress.trials[number].reason != reason:
+            self._view.event(f"trial {number} waits with what it holds: {reason}")
+        self._progress.waits(number, name, reason=reason)
+        if self._window_closed():
+            self._reasons[number] = "the sweep's time is over"
+        if self._stop_asked:
+            self._pausing[number] = _STOPPED
+        return number in self._reasons or number in self._pausing
 
     def saved(self, order: Mapping[str, object], folder: Path) -> None:
         """Notes a checkpoint, and removes the one that an earlier start of the trial left."""

@@ -15,6 +15,7 @@ FAILURE_KEY = "trial/failure"  # its kind; sent by a trial that failed in a way 
 INTERRUPTED_KEY = "trial/interrupted"  # sent with a checkpoint between two evaluations, because STOP_FILE was there
 FAILURE_MESSAGE_KEY = "trial/failure_message"
 STOP_FILE = "stop"  # in the sweep's folder while its driver asks the trials to save and end
+WAITS_KEY = "trial/waits"  # why; sent, again and again, by a trial that waits for its storage
 
 
 @dataclass(frozen=True, kw_only=True)

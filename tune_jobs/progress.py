@@ -105,6 +105,7 @@ class SweepProgress:
         trial.iteration = max(iteration, trial.iteration)
         trial.rung = rung if rung is not None else trial.rung
         trial.last = value
+        trial.reason = ""
         trial.place = place
         if better(value, trial.best, self.goal):
             trial.best = value

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from common import cli
 from common.errors import RequestError, WorkError
-from common.storage import storage_trouble
 from common.units import format_duration
 
 if TYPE_CHECKING:
@@ -83,18 +82,9 @@ def run(chosen: argparse.Namespace) -> int:
         cli.note(f"warning: {remark}")
     if chosen.start_at is not None:
         _wait(sweep, chosen.start_at)
-    try:
-        if sweep.phases:
-            return _run_staged(sweep, options, chosen)
-        outcome = run_sweep(sweep, options, view_for())
-    except OSError as error:
-        trouble = storage_trouble(error)
-        if trouble is None:
-            raise
-        place = error.filename or sweep.tracking.output_dir
-        raise WorkError(
-            f"{place}: {trouble}; nothing that was written is lost: mend it and run with --resume"
-        ) from None
+    if sweep.phases:
+        return _run_staged(sweep, options, chosen)
+    outcome = run_sweep(sweep, options, view_for())
     if chosen.format == "json":
         cli.emit_json(_summary(outcome))
     else:

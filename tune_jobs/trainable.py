@@ -33,6 +33,7 @@ from tune_jobs.orders import (
     INTERRUPTED_KEY,
     ORDER_KEY,
     STOP_FILE,
+    WAITS_KEY,
     TrialOrder,
 )
 from tune_jobs.records import ExperimentFolder, SweepFolder
@@ -290,7 +291,7 @@ def attempt(
             del error, reporter, guard  # the traceback holds the model's tensors
             _release_memory()
             start = persisted() or start
-            if not storage.wait(trouble, start):
+            if not storage.wait(trouble, start, lambda text: send({WAITS_KEY: text}, None)):
                 raise OSError(errno.ESTALE, f"{trouble}, for too long", str(folder))
             continue
         kind = classify(error)

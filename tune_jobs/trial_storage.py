@@ -15,6 +15,7 @@ from tune_jobs.journal import FILE_NAME
 logger = logging.getLogger(__name__)
 LEAST_BYTES = 4 * 2**20  # logs and numbers; checkpoints are counted by their own size
 _EVERY_S = 5.0
+_TELL_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class TrialStorage:
         if self.watched and not (self.sweep_folder / FILE_NAME).exists():
             raise StorageGoneError(self.sweep_folder / FILE_NAME)
 
-    def wait(self, trouble: str, checkpoint: Path | None) -> bool:
+    def wait(self, trouble: str, checkpoint: Path | None, tell: Callable[[str], None] = lambda text: None) -> bool:
         """Waits until there is room for what failed.
 
         What the failed attempt left half written is removed: it is of no use and takes room. The last complete
@@ -60,6 +61,7 @@ class TrialStorage:
         Args:
             trouble: What is wrong, for people.
             checkpoint: From which the trial will go on; None where it starts anew.
+            tell: Hears at first, and then every minute, why the trial is silent; else it would be taken for hanging.
 
         Returns:
             False where the storage was in trouble for too long.
@@ -74,11 +76,14 @@ class TrialStorage:
             format_duration(self.limit_s),
             format_bytes(needed_bytes),
         )
-        begun_s = self.elapsed_s()
+        begun_s = tell_at_s = self.elapsed_s()
         while self.elapsed_s() - begun_s <= self.limit_s:
             if self._is_usable(needed_bytes) and (checkpoint is None or checkpoint.exists()):
                 logger.warning("%s: there again after %s", self.folder, format_duration(self.elapsed_s() - begun_s))
                 return True
+            if self.elapsed_s() >= tell_at_s:
+                tell(f"{trouble}, needs {format_bytes(needed_bytes)} in {self.folder}")
+                tell_at_s = self.elapsed_s() + _TELL_S
             self.sleep(_EVERY_S)
         return False
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from common import cli
 from common.errors import WorkError
 from common.files import append_jsonl, read_jsonl
 from common.storage import Patience, StorageGoneError, free_bytes, storage_trouble
@@ -86,3 +87,13 @@ def test_a_line_that_found_room_for_a_part_only_is_an_error_and_costs_no_other_l
 def test_a_folder_that_is_gone_has_no_room(tmp_path: Path) -> None:
     assert free_bytes(tmp_path) > 0
     assert free_bytes(tmp_path / "gone") == 0
+
+
+def test_a_command_says_what_is_wrong_with_the_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "outputs/x.json")
+
+    assert cli.run(main, []) == 1
+    assert capsys.readouterr().err == "error: outputs/x.json: no space left; mend it and try again\n"
+    with pytest.raises(FileNotFoundError):
+        cli.run(lambda arguments: len(Path("absent").read_text()), [])

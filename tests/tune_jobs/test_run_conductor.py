@@ -15,7 +15,7 @@ from tune_jobs.conductor import Clocks, SweepConductor
 from tune_jobs.housekeeping import KEPT_MODELS
 from tune_jobs.journal import Journal
 from tune_jobs.live import LogView
-from tune_jobs.orders import LATER, Bundle, TrialOrder
+from tune_jobs.orders import LATER, WAITS_KEY, Bundle, TrialOrder
 from tune_jobs.progress import SweepProgress
 from tune_jobs.records import SweepFolder
 from tune_jobs.recovery import RunShape
@@ -495,3 +495,16 @@ def test_asked_to_stop_a_trial_that_has_just_made_its_last_evaluation_ends_as_us
     assert not driver.report(order, 3, 5.0)
     driver.conductor.ended("key", order, None)
     assert [record.status for record in driver.folder.load().trials] == ["finished"]
+
+
+def test_a_trial_that_waits_for_its_storage_is_not_taken_for_hanging(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    order = driver.start()
+    for _ in range(70):  # minutes
+        driver.now += 60.0
+        assert not driver.conductor.reported(order, {WAITS_KEY: "no space left"})
+        assert driver.conductor.tick() == []
+    assert driver.said.getvalue().count("trial 1 waits with what it holds: no space left") == 1
+    assert driver.progress.trials[1].reason == "no space left"
+    driver.report(order, 1, 20.0)
+    assert driver.progress.trials[1].reason == ""

@@ -109,6 +109,7 @@ def test_a_full_disk_is_waited_for(sweep: "subprocess.Popen[bytes]", disk: Path,
     assert sweep.wait(timeout=200) == 0, (tmp_path / "said").read_text()
     said = (tmp_path / "said").read_text()
     assert "the storage is well again" in said
+    assert "waits with what it holds: no space left" in said
     assert "Traceback" not in said
     check_nothing_lost(tmp_path)
 
@@ -179,8 +180,10 @@ def test_a_trial_waits_until_its_checkpoint_is_there_and_gives_up_in_time(tmp_pa
     assert storage.wait("no space left", checkpoint)
     assert not half_written.exists()
     checkpoint.rmdir()
-    assert not storage.wait("it is gone", checkpoint)
+    told: list[str] = []
+    assert not storage.wait("it is gone", checkpoint, told.append)
     assert clock.now_s > 60.0
+    assert told == [f"it is gone, needs 4.00 MiB in {folder}"] * 2
     (sweep / "journal.jsonl").unlink()
     with pytest.raises(OSError, match="it is gone"):
         storage.check()
