@@ -151,8 +151,19 @@ def next_sweep(
         count: Trials of the next sweep; half as many as before where None.
 
     Raises:
-        RequestError: When the folder holds no sweep, no trial with a score, or a staged sweep.
+        RequestError: When the folder holds no sweep, no trial with a score, or a staged sweep; when nothing follows.
     """
+    before, analysis = _finished(folder)
+    found = follow(before, analysis, keep_fraction=keep_fraction, margin=margin, count=count)
+    if found is None:
+        raise RequestError(
+            f"{folder}: every configuration that its box leaves was run already, and a trained model would write the "
+            "same summaries again; use the winner"
+        )
+    return found
+
+
+def _finished(folder: Path) -> tuple[Sweep, Analysis]:
     kept = SweepFolder(folder)
     if not kept.ledger.exists() or not kept.sweep_file.exists():
         raise RequestError(f"{folder}: no finished sweep in it; give outputs/sweep_results/NAME")
@@ -163,14 +174,17 @@ def next_sweep(
     analysis = analyse(kept.load())
     if not analysis.candidates:
         raise RequestError(f"{folder}: no trial has a score, so there is no best to look around")
-    return follow(before, analysis, keep_fraction=keep_fraction, margin=margin, count=count)
+    return before, analysis
 
 
 def follow(
     before: Sweep, analysis: Analysis, *, keep_fraction: float = 0.25, margin: float = 0.1, count: int | None = None
-) -> NextSweep:
-    """Decides what follows a plain sweep: a model-based search of the box, its whole grid where that is small, or,
-    where one configuration is left, that one again with several seeds; see next_sweep."""
+) -> NextSweep | None:
+    """Decides what follows a plain sweep; see next_sweep.
+
+    A model-based search of the box, or its whole grid where that is small. Where all of that was run already, the best
+    two again with several seeds; None where nothing is trained, so that another seed would change nothing.
+    """
     wanted = count or max(LEAST_COUNT, (before.trials + 1) // 2)
     name = f"{before.name}_narrow"[:_LONGEST_NAME]
     search = dataclasses.replace(before.search, points=())
@@ -180,12 +194,24 @@ def follow(
     if before.method in ("bohb", "pbt") or before.early_terminate == default_stop(before.method):
         after = dataclasses.replace(after, early_terminate=default_stop("bayes"))
     found = narrowed(before, analysis, after, keep_fraction=keep_fraction, margin=margin)
-    size = found.sweep.space.size
-    if size == 1 and before.trained_model is None:
+    if found.sweep.method == "grid" and _were_run(found.sweep, analysis):
+        if before.trained_model is not None:
+            return None
         again = dataclasses.replace(after, name=f"{before.name}_confirm"[:_LONGEST_NAME])
         searched = [one.name for one in before.space.searched]
         return confirming(analysis, again, of=before.name, searched=searched, winners=2, seeds=_SEEDS)
     return found
+
+
+def _were_run(grid: Sweep, analysis: Analysis) -> bool:
+    names = [one.name for one in grid.space.parameters if one.name != "seed"]
+    tried = [one.sampled for one in tried_of(analysis)]
+
+    def was(wanted: Mapping[str, Value]) -> bool:
+        same = Space(parameters=tuple(Constant(name=name, value=wanted[name]) for name in names))
+        return any(same.contains({name: done.get(name) for name in names}) for done in tried)
+
+    return all(was(wanted) for wanted in grid.space.grid())
 
 
 def _whole_grid(found: NextSweep, size: int) -> NextSweep:
@@ -202,14 +228,16 @@ def is_confirmation(sweep: Sweep) -> bool:
 
 
 def leave_next_sweep(folder: SweepFolder) -> Path | None:
-    """Writes next_sweep.yaml into the folder of a finished plain sweep; None for a confirmation.
+    """Writes next_sweep.yaml into the folder of a finished plain sweep; None where nothing follows.
 
     Raises:
-        RequestError: When nothing can follow from it.
+        RequestError: When the folder cannot be read, or no trial has a score.
     """
-    if is_confirmation(load_sweep(folder.sweep_file)):
+    before, analysis = _finished(folder.path)
+    found = None if is_confirmation(before) else follow(before, analysis)
+    if found is None:
         return None
-    write_text(folder.next_sweep, next_sweep(folder.path).text())
+    write_text(folder.next_sweep, found.text())
     return folder.next_sweep
 
 

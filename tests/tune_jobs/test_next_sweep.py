@@ -90,13 +90,32 @@ def trial(number: int, score: float | None, **changes: object) -> TrialRecord:
     return TrialRecord(**(values | changes))  # type: ignore[arg-type]
 
 
+def few(folder: Path, *sizes: int, **changes: object) -> SweepFolder:
+    text = "name: s\nmethod: grid\nparameters: {batch_size: {values: [4, 8, 16, 32]}, num_epochs: {value: 4}}\n"
+    trials = [trial(size, 10.0 + size, sampled={"batch_size": size, "num_epochs": 4}, **changes) for size in sizes]
+    return finished(folder, text, trials)
+
+
 def test_where_few_configurations_are_left_all_of_them_are_tried(tmp_path: Path) -> None:
-    text = "name: s\nmethod: grid\nparameters: {batch_size: {values: [4, 8, 16, 32]}, num_beams: {value: 4}}\n"
-    trials = [trial(n, 10.0 - n, sampled={"batch_size": 2**n, "num_beams": 4}) for n in (2, 3, 4, 5)]
-    found = next_sweep(finished(tmp_path / "s", text, trials).path)
+    found = next_sweep(few(tmp_path / "s", 4, 8, 16).path)
     assert (found.sweep.method, found.sweep.search.points) == ("grid", ())
-    assert sampled_configs(found.sweep) == tuple({"batch_size": size, "num_beams": 4} for size in (4, 8, 16, 32))
+    assert sampled_configs(found.sweep) == tuple({"batch_size": size, "num_epochs": 4} for size in (4, 8, 16, 32))
     assert found.head[1] == "Only 4 configurations are left: all are run."
+
+
+def test_where_all_that_is_left_was_run_the_best_are_confirmed(tmp_path: Path) -> None:
+    found = next_sweep(few(tmp_path / "s", 4, 8, 16, 32).path)
+    assert found.head == ("Trains the best 2 of s again with 3 seeds each.",)
+    assert [one["batch_size"] for one in sampled_configs(found.sweep)] == [32, 32, 32, 16, 16, 16]
+
+
+def test_nothing_follows_where_every_setting_of_a_trained_model_was_tried(tmp_path: Path) -> None:
+    text = "name: s\nmethod: grid\ntrained_model: one\nparameters: {num_beams: {values: [1, 2, 4, 8]}}\n"
+    trials = [trial(beams, 10.0 + beams, sampled={"num_beams": beams}, trained="one") for beams in (1, 2, 4, 8)]
+    folder = finished(tmp_path / "s", text, trials)
+    assert leave_next_sweep(folder) is None
+    with pytest.raises(RequestError, match="a trained model would write the same summaries again; use the winner"):
+        next_sweep(folder.path)
 
 
 def test_a_single_configuration_is_confirmed_with_three_seeds(tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def _baseline(analysis: Analysis) -> list[Advice]:
 
 
 def _ties(analysis: Analysis) -> list[Advice]:
-    if analysis.sureness not in ("tied", "uncertain", "unknown"):
+    trained = analysis.winner is not None and analysis.winner.trial.trained is not None  # seeds would change nothing
+    if trained or analysis.sureness not in ("tied", "uncertain", "unknown"):
         return []
     count = min(len(analysis.tied), 5) if analysis.sureness == "tied" else min(len(analysis.candidates), 2)
     reason = analysis.noise.source
@@ -157,7 +158,8 @@ def _memory(analysis: Analysis) -> list[Advice]:
 
 
 def _narrow(analysis: Analysis, folder: str) -> list[Advice]:
-    if analysis.phases:  # a staged search narrows by itself
+    whole = analysis.scored[0].trial.trained is not None and analysis.sweep.method == "grid"
+    if analysis.phases or whole:  # a staged search narrows by itself, and every setting of a model was tried
         return []
     if len(analysis.scored) < LEAST_TRIALS:
         has_seeds = any(candidate.spread is not None for candidate in analysis.candidates)
