@@ -154,6 +154,8 @@ def next_sweep(
         RequestError: When the folder holds no sweep, no trial with a score, or a staged sweep; when nothing follows.
     """
     before, analysis = _finished(folder)
+    if is_confirmation(before):
+        raise RequestError(f"{folder}: a confirmation trained known configurations again; nothing narrower follows")
     found = follow(before, analysis, keep_fraction=keep_fraction, margin=margin, count=count)
     if found is None:
         raise RequestError(
@@ -169,7 +171,9 @@ def _finished(folder: Path) -> tuple[Sweep, Analysis]:
         raise RequestError(f"{folder}: no finished sweep in it; give outputs/sweep_results/NAME")
     before = load_sweep(kept.sweep_file)
     if before.phases:
-        names = ", ".join(str(folder.with_name(phase.sweep.name)) for phase in before.phases if phase.kind != "confirm")
+        names = ", ".join(
+            str(folder.with_name(phase.sweep.name)) for phase in before.phases if phase.kind in ("wide", "narrow")
+        )
         raise RequestError(f"{folder}: a staged sweep narrows by itself; give the folder of one of its phases: {names}")
     analysis = analyse(kept.load())
     if not analysis.candidates:

@@ -136,7 +136,9 @@ def test_a_single_configuration_is_confirmed_with_three_seeds(tmp_path: Path) ->
     path.write_text(found.text())
     assert load_sweep(path).trials == 3
     confirmed = finished(tmp_path / "c", found.text(), [trial(1, 5.0, sampled={"batch_size": 8, "seed": 1})])
-    assert leave_next_sweep(confirmed) is None, "nothing narrower follows from a confirmation"
+    assert leave_next_sweep(confirmed) is None
+    with pytest.raises(RequestError, match="a confirmation trained known configurations again; nothing narrower"):
+        next_sweep(confirmed.path)
 
 
 def test_the_command_shows_the_box_and_writes_where_it_is_told(
