@@ -72,17 +72,23 @@ class LossWatch:
 
     Args:
         factor: See Anomalies.exploding_loss; None sees nothing.
+        seen: First and lowest loss of an earlier attempt, which this one goes on from; see `seen`.
 
     >>> watch = LossWatch(4.0)
-    >>> [watch.see(loss) is None for loss in (3.0, 0.5, 2.5, 9.0, 0.6, 4.0, 5.0)]
-    [True, True, True, True, True, True, False]
+    >>> [watch.see(loss) is None for loss in (3.0, 0.5, 2.5, 9.0, 0.6, 4.0, 5.0)], watch.seen
+    ([True, True, True, True, True, True, False], (3.0, 0.5))
     """
 
-    def __init__(self, factor: float | None) -> None:
+    def __init__(self, factor: float | None, seen: tuple[float, float] | None = None) -> None:
         self._factor = factor
-        self._first: float | None = None
-        self._lowest = float("inf")
+        self._first = seen[0] if seen else None
+        self._lowest = seen[1] if seen else float("inf")
         self._above = 0
+
+    @property
+    def seen(self) -> tuple[float, float] | None:
+        """First and lowest loss so far, for the next attempt; None before the first."""
+        return None if self._first is None else (self._first, self._lowest)
 
     def see(self, loss: float) -> str | None:
         """Takes in one reading; returns what is wrong, None where nothing is."""

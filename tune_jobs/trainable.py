@@ -62,6 +62,7 @@ class TrialReporter:
         tracker: Mirrors every step.
         guard: Holds the process to its share; None on a machine without GPUs.
         evaluations: How many an earlier attempt had made at the checkpoint that this one starts from.
+        losses: Its first and lowest training loss; None where there was none.
         meter: Shows the trial's numbers to whoever watches the cluster; None shows none.
         storage: Is looked at before anything is written there; None looks at nothing.
         clock: Seconds that only grow; injected in tests.
@@ -75,6 +76,7 @@ class TrialReporter:
         *,
         guard: Guard | None = None,
         evaluations: int = 0,
+        losses: tuple[float, float] | None = None,
         meter: TrialMeter | None = None,
         storage: TrialStorage | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -85,7 +87,7 @@ class TrialReporter:
         self.peaks: dict[str, float] = {}
         self.evaluations = evaluations
         self._order, self._send, self._tracker, self._guard, self._meter = order, send, tracker, guard, meter
-        self._loss = LossWatch(order.exploding_loss)
+        self._loss = LossWatch(order.exploding_loss, seen=losses)
         self._clock, self._look_at_s = clock, -math.inf
 
     @property
@@ -128,7 +130,7 @@ class TrialReporter:
         self.checkpoint = checkpoint
         self._mirror(metrics)
         if checkpoint is not None:
-            write_json(checkpoint / STATE_FILE, {"evaluations": self.evaluations})
+            self._write_state(checkpoint)
         self._send(
             dict(metrics)
             | self.peaks
@@ -151,8 +153,11 @@ class TrialReporter:
 
     def interrupted(self, checkpoint: Path) -> None:
         """Sends a checkpoint without an evaluation; raises SystemExit when the driver stops the trial."""
-        write_json(checkpoint / STATE_FILE, {"evaluations": self.evaluations})
+        self._write_state(checkpoint)
         self._send({INTERRUPTED_KEY: True}, checkpoint)
+
+    def _write_state(self, checkpoint: Path) -> None:
+        write_json(checkpoint / STATE_FILE, {"evaluations": self.evaluations, "first_and_lowest_loss": self._loss.seen})
 
     def _mirror(self, metrics: Mapping[str, float]) -> None:
         if self._guard is not None:
@@ -281,7 +286,14 @@ def attempt(
     while shape is not None:
         guard = hold(order, shape)
         reporter = TrialReporter(
-            order, send, tracker, guard=guard, evaluations=evaluations_of(start), meter=meter, storage=storage
+            order,
+            send,
+            tracker,
+            guard=guard,
+            evaluations=evaluations_of(start),
+            losses=_losses_of(start),
+            meter=meter,
+            storage=storage,
         )
         reporter.shape = shape
         error = _train_once(order, train, reporter, start)
@@ -392,10 +404,21 @@ def _note_attempt(
 
 def evaluations_of(checkpoint: Path | None) -> int:
     """Reads how many evaluations a trial had made at a checkpoint; 0 where that is not known."""
-    state = checkpoint / STATE_FILE if checkpoint else None
-    if state is None or not state.exists():
-        return 0
-    return int(json.loads(state.read_text(encoding="utf-8"))["evaluations"])
+    return int(cast("int", _state_of(checkpoint).get("evaluations", 0)))
+
+
+def _losses_of(checkpoint: Path | None) -> tuple[float, float] | None:
+    """Else a low loss, from which a trial goes on, would soon look like an explosion."""
+    losses = cast("list[float] | None", _state_of(checkpoint).get("first_and_lowest_loss"))
+    return None if losses is None else (losses[0], losses[1])
+
+
+def _state_of(checkpoint: Path | None) -> dict[str, object]:
+    path = checkpoint / STATE_FILE if checkpoint else None
+    if path is None or not path.exists():
+        return {}
+    state: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return state
 
 
 def _release_memory() -> None:

@@ -226,7 +226,8 @@ def test_a_trial_looks_for_the_stop_file_now_and_then_and_sends_a_checkpoint_tha
     tmp_path: Path,
 ) -> None:
     now, sent = [0.0], Sent()
-    reporter = TrialReporter(order_in(tmp_path), sent, NullTracker(), evaluations=4, clock=lambda: now[0])
+    order = replace(order_in(tmp_path), exploding_loss=4.0)
+    reporter = TrialReporter(order, sent, NullTracker(), evaluations=4, clock=lambda: now[0])
     assert not reporter.wants_checkpoint()
     (tmp_path / STOP_FILE).write_text("stop")
     assert not reporter.wants_checkpoint(), "it has just looked"
@@ -234,6 +235,26 @@ def test_a_trial_looks_for_the_stop_file_now_and_then_and_sends_a_checkpoint_tha
     assert reporter.wants_checkpoint()
     checkpoint = tmp_path / "checkpoint-7"
     checkpoint.mkdir()
+    for loss in (7.0, 2.0, 3.0):
+        reporter.log({"train/loss": loss})
     reporter.interrupted(checkpoint)
     assert sent.reports == [{"trial/interrupted": True}]
-    assert json.loads((checkpoint / STATE_FILE).read_text()) == {"evaluations": 4}
+    assert json.loads((checkpoint / STATE_FILE).read_text()) == {
+        "evaluations": 4,
+        "first_and_lowest_loss": [7.0, 2.0],
+    }
+
+
+def test_a_resumed_trial_compares_its_loss_with_where_it_began(tmp_path: Path) -> None:
+    """Late in a training the loss is low: four times that is still far below its first."""
+    start = tmp_path / "checkpoint-9"
+    start.mkdir()
+    (start / STATE_FILE).write_text('{"evaluations": 3, "first_and_lowest_loss": [7.0, 0.5]}')
+
+    def rises_a_little(config: RunConfig, output_dir: Path, *, reporter: Reporter, **options: object) -> None:
+        for loss in (0.6, 3.0, 3.5, 4.0):
+            reporter.log({"train/loss": loss})
+
+    sent = Sent()
+    attempt(replace(order_in(tmp_path), exploding_loss=4.0), rises_a_little, sent, NullTracker(), start)
+    assert sent.reports == []
