@@ -1,0 +1,321 @@
+"""Placement under a simulated clock: when and where each trial of a sweep would run, and how long all of it takes.
+
+The decisions are those of cluster.placement and cluster.occupancy, which place real trials; only time is made up.
+Co-tenants share a card's compute as processes do that take turns (see cluster.compute_sharing). Pure and deterministic.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from cluster.backlog import Backlog, Waiting
+from cluster.compute_sharing import FREE_OF_OVERHEAD, Contention, SharedCards
+from cluster.hardware import Inventory
+from cluster.lower_bound import Load, fair_prices, lower_bound_s
+from cluster.occupancy import Occupancy, Spot
+from cluster.placement import Choice, Demand, Refusal, choose, refuse
+from cluster.shares import MAX_TENANTS, UNITS, Share
+
+PATIENCE = 4
+_PRICED_BY = 1000  # trials that prices are found with; the others only pay them
+_ROUNDS = 8
+Policy = Literal["shares", "half", "whole"]
+Order = Literal["largest", "arrival"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulatedTrial:
+    """A trial, and what its placement does not know beforehand.
+
+    Attributes:
+        demand: What it asks for; `expected_s` of its needs is how long it takes alone on a card of speed 1.
+        arrives_s: When it begins to wait.
+        busy: Part of a card's compute that it keeps busy when alone.
+    """
+
+    demand: Demand
+    arrives_s: float = 0.0
+    busy: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """One trial's place over time.
+
+    Attributes:
+        name: The trial.
+        spot: Its cards.
+        share: What it holds of each.
+        upper_bytes: What it may need on each.
+        start_s: When it starts.
+        end_s: When it ends.
+    """
+
+    name: str
+    spot: Spot
+    share: Share
+    upper_bytes: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Simulation:
+    """What became of all trials.
+
+    Attributes:
+        placements: In the order of their starts.
+        refusals: Trials that fit nowhere.
+        makespan_s: From 0 to the last end.
+        lower_bound_s: No placement of these trials ends earlier; see cluster.lower_bound.
+        gpu_utilisation: Part of all cards' compute that was busy until then.
+        memory_utilisation: Part of all cards' usable memory that the trials' upper bytes filled until then.
+    """
+
+    placements: tuple[Placement, ...]
+    refusals: tuple[Refusal, ...]
+    makespan_s: float
+    lower_bound_s: float
+    gpu_utilisation: float
+    memory_utilisation: float
+
+
+def held_under(policy: Policy, choice: Choice, inventory: Inventory) -> Choice:
+    """Returns what a trial holds under a policy.
+
+    Args:
+        policy: "shares" as placement chose it; "half": half a card, or a whole one where half is too small;
+            "whole": one trial a card.
+        choice: As placement chose it.
+        inventory: Where it was chosen.
+
+    >>> from cluster.hardware import parse_simulated
+    >>> from cluster.placement import Need
+    >>> trial, cluster = Demand(name="a", needs=(Need(upper_bytes=5 * 2**30),)), parse_simulated("2x24GiB")
+    >>> (choice,) = choose(trial, cluster)
+    >>> [held_under(policy, choice, cluster).share.gpus for policy in ("shares", "half", "whole")]
+    [0.25, 0.5, 1.0]
+    """
+    if policy == "shares":
+        return choice
+    usable_bytes = next(pool.usable_bytes for pool in inventory.pools if pool.model == choice.model)
+    half = Share(units=UNITS // 2)
+    fits_half = policy == "half" and choice.share.cards == 1 and choice.upper_bytes <= half.cap_bytes(usable_bytes)
+    share = half if fits_half else Share(units=UNITS, cards=choice.share.cards)
+    return replace(
+        choice,
+        share=share,
+        cap_bytes=share.cap_bytes(usable_bytes),
+        fair_part=choice.fair_part * share.gpus / choice.share.gpus,
+    )
+
+
+def simulate(
+    trials: Sequence[SimulatedTrial],
+    inventory: Inventory,
+    *,
+    policy: Policy = "shares",
+    order: Order = "largest",
+    max_tenants: int = MAX_TENANTS,
+    contention: Contention = FREE_OF_OVERHEAD,
+    cpus_per_trial: float = 0.0,
+    patience: int = PATIENCE,
+) -> Simulation:
+    """Runs trials on an inventory under a simulated clock.
+
+    Whenever something ends or arrives, waiting trials start until none fits any more; see cluster.backlog for which and
+    cluster.occupancy for where.
+
+    Args:
+        trials: In any order.
+        inventory: The cards; need not be simulated ones.
+        policy: What each trial holds.
+        order: "largest" first where the order is ours; by "arrival" where trials come one by one.
+        max_tenants: Most trials on one card, under "shares".
+        contention: How co-tenants slow each other down.
+        cpus_per_trial: Logical CPUs that each trial takes on its node; 0 does not count them.
+        patience: With order "arrival", how often the first in line may be overtaken.
+
+    >>> from cluster.hardware import parse_simulated
+    >>> from cluster.placement import Need
+    >>> need = Need(upper_bytes=11 << 30, expected_s=60.0)
+    >>> trials = [SimulatedTrial(demand=Demand(name=name, needs=(need,))) for name in "abc"]
+    >>> done = simulate(trials, parse_simulated("1x24GiB"))
+    >>> [(p.name, p.share.gpus, p.start_s, p.end_s) for p in done.placements], done.lower_bound_s
+    ([('a', 0.5, 0.0, 60.0), ('b', 0.5, 0.0, 60.0), ('c', 0.5, 60.0, 120.0)], 90.0)
+    """
+    under_policy: dict[int, tuple[Choice, ...]] = {}
+    loads: list[Load] = []
+    refusals: list[Refusal] = []
+    for number, trial in enumerate(trials):
+        least = choose(trial.demand, inventory, max_tenants=max_tenants)
+        if not least:
+            refusal = refuse(trial.demand, inventory)
+            assert refusal is not None, trial.demand.name
+            refusals.append(refusal)
+            continue
+        under_policy[number] = tuple(held_under(policy, choice, inventory) for choice in least)
+        loads.append(_load(trial, least, inventory, max_tenants))
+    bargains = _bargains(under_policy, inventory)
+    arrivals = [
+        (trials[number].arrives_s, _waiting(order, number, trials[number], choices))
+        for number, choices in bargains.choices.items()
+    ]
+    backlog = Backlog(ends_by_s=bargains.ends_by_s, patience=patience if order == "arrival" else None)
+    run = _Run(trials, Occupancy(inventory, cpus_per_trial=cpus_per_trial), SharedCards(contention), backlog)
+    placements = run.go(sorted(arrivals, key=lambda arrival: (arrival[0], arrival[1].number)))
+    bound_s = lower_bound_s(loads, [pool.cards for pool in inventory.pools])
+    return _result(placements, tuple(refusals), bound_s, inventory)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Placed:
+    """A placement, and the work in it."""
+
+    placement: Placement
+    busy_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Bargains:
+    """Choices of each trial in the order of their price, and when all could be over."""
+
+    choices: dict[int, tuple[Choice, ...]]
+    ends_by_s: float
+
+
+def _load(trial: SimulatedTrial, least: tuple[Choice, ...], inventory: Inventory, max_tenants: int) -> Load:
+    """What no policy can go below: its bytes, and one of the places that a card has for co-tenants."""
+    by_model = {choice.model: choice for choice in least}
+    parts, durations_s = [], []
+    for pool in inventory.pools:
+        choice = by_model.get(pool.model)
+        part = max(choice.upper_bytes / pool.usable_bytes, 1 / max_tenants) if choice else math.inf
+        parts.append(float(choice.share.cards) if choice and choice.share.cards > 1 else part)
+        durations_s.append(choice.expected_s if choice else 0.0)
+    return Load(parts=tuple(parts), durations_s=tuple(durations_s), busy=trial.busy)
+
+
+def _bargains(under_policy: dict[int, tuple[Choice, ...]], inventory: Inventory) -> _Bargains:
+    """Sorts each trial's choices by what they cost, at prices at which no pool is left over.
+
+    A model on which a trial would run past the end of everything comes last. The end is what the prices say it is, so
+    both are found in turns.
+    """
+    pools = inventory.pools
+    if not under_policy:
+        return _Bargains(choices={}, ends_by_s=0.0)
+    column = {pool.model: number for number, pool in enumerate(pools)}
+    durations_s = np.full((len(under_policy), len(pools)), np.inf)
+    card_seconds = durations_s.copy()
+    for row, choices in enumerate(under_policy.values()):
+        for choice in choices:
+            durations_s[row, column[choice.model]] = choice.expected_s
+            card_seconds[row, column[choice.model]] = choice.share.gpus * choice.expected_s
+    quickest_s = durations_s.min(axis=1)
+    cards = np.array([pool.cards for pool in pools], dtype=np.float64)
+    ends_by_s, prices = float(quickest_s.max()), None
+    sample = slice(None, None, max(1, len(card_seconds) // _PRICED_BY))
+    for _ in range(_ROUNDS):
+        sensible = np.where(durations_s > np.maximum(ends_by_s, quickest_s)[:, None], np.inf, card_seconds)
+        prices = fair_prices(sensible[sample], cards, prices)
+        needed_s = float(np.min(sensible * prices, axis=1).sum())
+        if needed_s <= ends_by_s:
+            break
+        ends_by_s = needed_s
+    assert prices is not None
+
+    def cost(choice: Choice, limit_s: float) -> tuple[bool, float, str]:
+        price = float(prices[column[choice.model]])
+        return choice.expected_s > limit_s, price * choice.share.gpus * choice.expected_s, choice.model
+
+    ordered = {}
+    for row, (number, choices) in enumerate(under_policy.items()):
+        limit_s = max(ends_by_s, float(quickest_s[row]))
+        ordered[number] = tuple(sorted(choices, key=lambda choice, limit_s=limit_s: cost(choice, limit_s)))  # type: ignore[misc]
+    return _Bargains(choices=ordered, ends_by_s=ends_by_s)
+
+
+def _waiting(order: Order, number: int, trial: SimulatedTrial, choices: tuple[Choice, ...]) -> Waiting:
+    """Large ones first: width counts more than length, as narrow trials fill what wide ones leave."""
+    best = choices[0]
+    rank = (trial.arrives_s,) if order == "arrival" else (-(best.share.gpus**2) * best.expected_s,)
+    return Waiting(number=number, rank=rank, choices=choices)
+
+
+class _Run:
+    """One simulation under way."""
+
+    def __init__(
+        self, trials: Sequence[SimulatedTrial], books: Occupancy, cards: SharedCards, backlog: Backlog
+    ) -> None:
+        self._trials, self._books, self._cards, self._backlog = trials, books, cards, backlog
+        self._running: dict[int, tuple[Choice, Spot, float]] = {}
+        self._placements: list[_Placed] = []
+
+    def go(self, arrivals: Sequence[tuple[float, Waiting]]) -> list[_Placed]:
+        """Runs until nothing runs or waits."""
+        coming = deque(arrivals)
+        while coming or self._running:
+            times = [
+                time_s for time_s in (coming[0][0] if coming else None, self._cards.peek_s()) if time_s is not None
+            ]
+            now_s = min(times)
+            models: set[str] = set()
+            while self._cards.peek_s() == now_s:
+                models.add(self._end())
+            while coming and coming[0][0] == now_s:
+                waiting = coming.popleft()[1]
+                self._backlog.add(waiting)
+                models |= {choice.model for choice in waiting.choices}
+            self._start(models, now_s)
+        assert not len(self._backlog), "a trial that fits somewhere was left over"
+        return self._placements
+
+    def _end(self) -> str:
+        now_s, number = self._cards.next_end()
+        choice, spot, start_s = self._running.pop(number)
+        self._books.give_back(spot, choice.share)
+        trial = self._trials[number]
+        placement = Placement(
+            name=trial.demand.name,
+            spot=spot,
+            share=choice.share,
+            upper_bytes=choice.upper_bytes,
+            start_s=start_s,
+            end_s=now_s,
+        )
+        busy_s = min(1.0, trial.busy) * choice.expected_s * len(spot.keys)
+        self._placements.append(_Placed(placement=placement, busy_s=busy_s))
+        return choice.model
+
+    def _start(self, models: set[str], now_s: float) -> None:
+        room = {model: self._books.room(model) for model in models}
+        while (found := self._backlog.start(room, self._books.fits, now_s)) is not None:
+            waiting, choice = found
+            spot = self._books.take(choice)
+            room[choice.model] = self._books.room(choice.model)
+            self._running[waiting.number] = (choice, spot, now_s)
+            busy = self._trials[waiting.number].busy
+            self._cards.start(waiting.number, card=spot.keys[0], work_s=choice.expected_s, busy=busy, now_s=now_s)
+
+
+def _result(
+    placed: Sequence[_Placed], refusals: tuple[Refusal, ...], bound_s: float, inventory: Inventory
+) -> Simulation:
+    placements = sorted((done.placement for done in placed), key=lambda one: (one.start_s, one.name))
+    makespan_s = max((one.end_s for one in placements), default=0.0)
+    usable_bytes = sum(card.usable_bytes for node in inventory.nodes for card in node.cards)
+    byte_s = sum(one.upper_bytes * len(one.spot.keys) * (one.end_s - one.start_s) for one in placements)
+    return Simulation(
+        placements=tuple(placements),
+        refusals=refusals,
+        makespan_s=makespan_s,
+        lower_bound_s=bound_s,
+        gpu_utilisation=sum(one.busy_s for one in placed) / (inventory.cards * makespan_s) if makespan_s else 0.0,
+        memory_utilisation=byte_s / (usable_bytes * makespan_s) if makespan_s else 0.0,
+    )
