@@ -4,11 +4,13 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from cluster.hardware import Inventory, Node
+from cluster.tokens import make_token, token_path
 from common.errors import RequestError
 
 _LOOPBACK = "127.0.0.1"
@@ -93,7 +95,17 @@ def session(inventory: Inventory) -> Iterator[None]:
         yield
 
 
+def own_token(environment: Mapping[str, str], home: Path) -> None:
+    """Makes a token before Ray does: Ray 2.60 writes a missing one readable for every user of the machine."""
+    path = token_path(environment, home)
+    if environment.get("RAY_AUTH_TOKEN") or path.exists():
+        return
+    with suppress(OSError, RequestError):  # a home that cannot be written; another process was quicker
+        make_token(path)
+
+
 def _prepare() -> None:
+    own_token(os.environ, Path.home())
     os.environ.setdefault("RAY_JOB_STOP_WAIT_TIME_S", _STOP_WAIT_S)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and Ray's forks do not go together
 
