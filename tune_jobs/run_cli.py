@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from common import cli
 from common.errors import RequestError, WorkError
 from common.units import format_duration
+from tune_jobs.orphan import end_with_job
 
 if TYPE_CHECKING:
     from tune_jobs.runner import RunOptions, SweepOutcome
@@ -50,6 +51,7 @@ def run(chosen: argparse.Namespace) -> int:
         RequestError: When the file, the data or the cluster cannot be used.
         WorkError: When the sweep was interrupted, or no trial has a result.
     """
+    end_with_job(os.environ)
     if chosen.supervise:
         from tune_jobs.supervise import supervise
 
