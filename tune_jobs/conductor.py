@@ -34,6 +34,7 @@ from tune_jobs.orders import (
     TrialOrder,
 )
 from tune_jobs.outcomes import peak_of, record_of
+from tune_jobs.pending import Holder, WaitsSaid, why_pending
 from tune_jobs.progress import SweepProgress
 from tune_jobs.records import SweepFolder
 from tune_jobs.recovery import FailureKind, classify, larger_share
@@ -42,6 +43,7 @@ from tune_jobs.stopping import Goal, StoppingRule
 from tune_jobs.storage_watch import StorageWatch
 
 _STOPPED = "the driver was asked to stop"
+WAIT_SAID_S = 30.0  # a trial that waits longer for its place says why
 
 
 class OrderMaker(Protocol):
@@ -134,6 +136,8 @@ class SweepConductor:
         self._exhausted = False
         self._heard_s: dict[int, float] = {}
         self._longest_gap_s = 0.0
+        self._waits = WaitsSaid(WAIT_SAID_S)
+        self._needs: dict[int, Bundle] = {}
         self._go_through_journal()
 
     def next_order(self, key: str) -> Mapping[str, object] | Literal["later"] | None:
@@ -151,6 +155,7 @@ class SweepConductor:
         if not self._may_start(self._asking):
             return LATER
         order, self._asking = self._asking, None
+        self._begins_to_wait(_identity(order)[0], from_mapping(Bundle, cast("Mapping[str, object]", order["bundle"])))
         return order
 
     def _may_start(self, order: Mapping[str, object]) -> bool:
@@ -217,6 +222,7 @@ class SweepConductor:
         """Notes the start."""
         number, name = _identity(order)
         self._admission.started(name, bundle.gpus)
+        self._waits.end(number)
         trial = self._journal.write("started", number, bundle=asdict(bundle), **self._times())
         self._heard_s[number] = self._clocks.elapsed_s()
         self._progress.started(number, name, now_s=self._clocks.elapsed_s(), share=bundle.gpus)
@@ -301,6 +307,7 @@ class SweepConductor:
         reason = f"{kind.replace('_', ' ')}{change}"
         self._progress.ended(number, status="waiting", reason=reason, now_s=self._clocks.elapsed_s())
         self._progress.trials[number].retries += 1
+        self._begins_to_wait(number, wanted)
         self._view.event(f"trial {number} failed and starts again: {reason} ({message})")
         return wanted
 
@@ -308,6 +315,7 @@ class SweepConductor:
         """Writes the outcome down and teaches the search."""
         number, name = _identity(order)
         self._heard_s.pop(number, None)
+        self._waits.end(number)
         self._admission.over(name)
         if error is not None:
             self._failures[number] = self._what_failed(number, error)
@@ -326,6 +334,7 @@ class SweepConductor:
         self._watch.tick()
         if self._stop_asked:
             self._stop_cleanly()
+        self._say_why_pending()
         now_s = self._clocks.elapsed_s()
         limit_s = self._anomalies.stall_limit_s(self._longest_gap_s)
         hanging = [number for number, heard_s in self._heard_s.items() if now_s - heard_s > limit_s]
@@ -334,6 +343,27 @@ class SweepConductor:
             self._hanging[number] = f"no report for {format_duration(limit_s)}: its process hung and was ended"
             self._view.event(f"trial {number} hangs: {self._hanging[number]}")
         return hanging
+
+    def _begins_to_wait(self, number: int, needed: Bundle) -> None:
+        self._needs[number] = needed
+        self._waits.begin(number, self._clocks.elapsed_s())
+
+    def _say_why_pending(self) -> None:
+        due = self._waits.due(self._clocks.elapsed_s())
+        if not due:
+            return
+        trials = self._journal.trials
+        running = tuple(
+            Holder(number=number, bundle=from_mapping(Bundle, trial.bundle))
+            for number, trial in sorted(trials.items())
+            if trial.running
+        )
+        for number, waited_s in due.items():
+            trial = trials[number]
+            reason = why_pending(self._needs[number], waited_s, running)
+            self._journal.write("waits", number, reason=reason)
+            self._view.event(f"trial {number} waits {reason}")
+            self._progress.waits(number, str(trial.order["name"]), reason=reason)
 
     def _pause(self, number: int) -> None:
         """Puts a trial that gave its place back into the line of those that go on, behind those that wait already."""
