@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from common.files import write_bytes
 from dialsum.config import RunConfig
 from dialsum.models import Kind, resolve
+from dialsum.prompts import PROMPTS
 from dialsum.step import IGNORED_LABEL
 from dialsum.tokenizers import fingerprint
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from dialsum.data import Example
 
 _FORMAT = 1  # part of the cache key: change it when encoding changes
-_PROMPT = {"ko": "\n요약: ", "en": "\nSummary: "}  # between dialogue and summary of a causal model
 
 Item = dict[str, list[int]]
 
@@ -87,7 +87,7 @@ def _encode(
     end = [tokenizer.eos_token_id]
     if kind == "causal":
         before: list[int] = []
-        behind = _ids(tokenizer, [_PROMPT[config.language]])[0]
+        behind = _ids(tokenizer, [PROMPTS[config.language]])[0]
     else:  # BART was trained with a begin token; KoBART's tokenizer adds neither begin nor end by itself
         before = [tokenizer.bos_token_id] if begins and tokenizer.bos_token_id is not None else []
         behind = end

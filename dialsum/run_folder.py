@@ -1,6 +1,6 @@
 """The folder of one run: what is in it and how it is written. Knows no model; saving weights is given to it.
 
-config.yaml metrics.json training.log predictions.jsonl [test_predictions.jsonl] models/best_model/
+config.yaml metrics.json training.log predictions.jsonl [test_predictions.jsonl submission.csv] models/best_model/
 """
 
 import json

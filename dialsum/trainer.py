@@ -14,13 +14,14 @@ from transformers import (
     Seq2SeqTrainer,
 )
 
+from common.files import write_text
 from dialsum.arguments import training_arguments
 from dialsum.callbacks import NumbersCallback, read_history, refuse_no_number
 from dialsum.config import RunConfig
 from dialsum.data import Example, load_examples
 from dialsum.device import allowed_bytes, forget_earlier_runs
 from dialsum.encoding import Collator, EncodedDataset, longest_first
-from dialsum.finished import load_finished, predict, score, score_metrics
+from dialsum.finished import load_finished, predict, score, score_metrics, submission
 from dialsum.generate import summarize
 from dialsum.metrics import RougeScorer
 from dialsum.optimizers import build_optimizer
@@ -130,6 +131,7 @@ def _summarize_test(folder: RunFolder, examples: Sequence[Example], cache_dir: P
     run = load_finished(folder.path, cache_dir)
     texts = predict(run, examples)
     write_predictions(folder.path / "test_predictions.jsonl", examples, texts)
+    write_text(folder.path / "submission.csv", submission([example.fname for example in examples], texts))
     if not all(example.summaries for example in examples):
         return {}
     scores = score(run, examples, texts)

@@ -60,6 +60,19 @@ def find_experiments(words: Sequence[str]) -> list[Experiment]:
     return found
 
 
+def find_winner_or_one(words: Sequence[str]) -> Experiment:
+    """Reads a command line that names one experiment; a sweep without a trial stands for its winner.
+
+    Raises:
+        RequestError: When it names none, or several.
+    """
+    alone = len(words) == 1 and SweepFolder(Path(words[0])).ledger.exists()
+    found = _best(Path(words[0]), SweepFolder(Path(words[0])).load(), 1) if alone else find_experiments(words)
+    if len(found) > 1:
+        raise RequestError(f"{len(found)} experiments are named; give one")
+    return found[0]
+
+
 def folder_of(sweep: Path, trial: TrialRecord) -> Path:
     """The folder of a trial: where the ledger says, or beside the sweep where all of it was moved."""
     written = Path(trial.experiment_dir)

@@ -325,6 +325,7 @@ def _leave_next_sweep(folder: SweepFolder) -> None:
 def reported(folder: SweepFolder) -> "Analysis | None":
     """Builds the reports; their winner counts several seeds of one configuration together."""
     try:
+        from tune_jobs.hand_over import write_winner_card
         from tune_jobs.report.build import build_report
         from tune_jobs.report.findings import find_findings
         from tune_jobs.report.review_file import write_review
@@ -333,6 +334,7 @@ def reported(folder: SweepFolder) -> "Analysis | None":
         report = build_report(folder.path, findings)
         if write_review(findings) is None:
             note(f"{folder.review} was edited and stays as it is; python -m tune_jobs review writes it anew")
+        write_winner_card(findings)
     except Exception as error:  # hours of training are worth more than their picture
         note(f"the report failed ({type(error).__name__}: {error}); try: python -m tune_jobs report {folder.path}")
         return None

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from tune_jobs.comparison import COMBINED, Comparison, Side
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded
-from tune_jobs.report.drawing import Anchor, Box, Canvas, Dot, Drawing, Ink, Label, Polyline, text_width
-from tune_jobs.report.look import NARROW, Chart, inner_plot, metric_name
+from tune_jobs.report.drawing import Anchor, Box, Canvas, Dot, Drawing, Ink, Label, Polyline
+from tune_jobs.report.look import NARROW, Chart, inner_plot, lay_legend, metric_name
 from tune_jobs.sections import COMPOSITE
 
 SIDE_INKS: tuple[Ink, ...] = ("stopped", "accent", "oom", "refused", "running", "failed")  # the first is the ground
@@ -70,12 +70,11 @@ def draw_gains(comparison: Comparison, width: float) -> Drawing:
 def draw_curves(comparison: Comparison, width: float) -> Drawing:
     """Draws the combined score of each side over its evaluations."""
     curves = _curves(comparison.sides)
-    canvas = Canvas(width=width, height=300.0 if width >= NARROW else 280.0)
-    x = 4.0
-    for side, ink in zip(comparison.sides, SIDE_INKS, strict=False):
-        canvas.add(Dot(x=x + 3, y=10.0, radius=4.5, ink=ink), Label(x=x + 14, y=10.0, text=side.letter, ink="ink"))
-        x += text_width(side.letter) + 36.0
-    plot = inner_plot(width, canvas.height, left=48.0, top=30.0)
+    letters = [side.letter for side in comparison.sides]
+    keys, top = lay_legend(list(zip(SIDE_INKS, letters, strict=False)), width)
+    canvas = Canvas(width=width, height=top + (276.0 if width >= NARROW else 256.0))
+    canvas.extend(keys)
+    plot = inner_plot(width, canvas.height, left=48.0, top=top + 4.0)
     every = [score for scores in curves for score in scores]
     low, high = padded(min(every), max(every))
     axis = Axis(low=low, high=high, start=plot.bottom, end=plot.top)

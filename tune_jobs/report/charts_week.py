@@ -1,11 +1,11 @@
 """Charts of a week: runs a day by how they ended, and the time that they took."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from tune_jobs.records import OUTCOMES, TrialOutcome
+from tune_jobs.records import OUTCOMES
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
-from tune_jobs.report.drawing import Box, Canvas, Dot, Drawing, Label, text_width
-from tune_jobs.report.look import NARROW, OUTCOME_TEXT, Chart, inner_plot
+from tune_jobs.report.drawing import Box, Canvas, Drawing
+from tune_jobs.report.look import NARROW, OUTCOME_TEXT, Chart, inner_plot, lay_legend
 from tune_jobs.weekly import Week, WeekRun
 
 
@@ -55,9 +55,10 @@ def draw_days(week: Week, width: float, what: str | None) -> Drawing:
     size = hours_shown(week)[0] if what else (lambda run: 1.0)
     days = week.days()
     shown = [outcome for outcome in OUTCOMES if any(run.outcome == outcome for run in week.runs)]
-    canvas = Canvas(width=width, height=270.0 if width >= NARROW else 250.0)
-    _legend(canvas, shown)
-    plot = inner_plot(width, canvas.height, left=48.0, top=34.0, bottom=34.0)
+    keys, top = lay_legend([(outcome, OUTCOME_TEXT[outcome]) for outcome in shown], width)
+    canvas = Canvas(width=width, height=top + (240.0 if width >= NARROW else 220.0))
+    canvas.extend(keys)
+    plot = inner_plot(width, canvas.height, left=48.0, top=top + 8.0, bottom=34.0)
     highest = max(sum(size(run) for run in runs) for _, runs in days) or 1.0
     axis = Axis(low=0.0, high=highest * 1.05, start=plot.bottom, end=plot.top)
     whole = [tick for tick in linear_ticks(0.0, highest) if what or tick == int(tick)]
@@ -88,11 +89,3 @@ def draw_days(week: Week, width: float, what: str | None) -> Drawing:
             )  # fmt: skip
             bottom += amount
     return canvas.finish(f"{what or 'Runs'} a day over fourteen days.")
-
-
-def _legend(canvas: Canvas, outcomes: Sequence[TrialOutcome]) -> None:
-    x = 4.0
-    for outcome in outcomes:
-        text = OUTCOME_TEXT[outcome]
-        canvas.add(Dot(x=x + 3, y=10.0, radius=4.5, ink=outcome), Label(x=x + 14, y=10.0, text=text))
-        x += text_width(text) + 34.0

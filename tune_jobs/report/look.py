@@ -1,6 +1,6 @@
 """What all charts of a report share: how scores and trials are written, and which ink an outcome has."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.units import format_duration
@@ -99,6 +99,11 @@ def legend(analysis: Analysis, width: float) -> tuple[list[Shape], float]:
     """Says which ink is which outcome; returns the shapes and the height that they take."""
     entries: list[tuple[str, str]] = [("accent", "winner")] if analysis.winner else []
     entries += [(outcome, OUTCOME_TEXT[outcome]) for outcome in OUTCOMES if analysis.count(outcome)]
+    return lay_legend(entries, width)
+
+
+def lay_legend(entries: Sequence[tuple[str, str]], width: float) -> tuple[list[Shape], float]:
+    """Lays out (ink, text) pairs in as many lines as they need; returns the shapes and the height that they take."""
     shapes: list[Shape] = []
     x, y = 4.0, 8.0
     for ink, text in entries:

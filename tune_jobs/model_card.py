@@ -1,0 +1,242 @@
+"""The card of a model: what it learned from, how well it does and by which scorer, how it was made, what it cost.
+
+Markdown with the header that model hubs read. Pure; nothing in it may be a secret, so every text goes through the
+redactor of the caller.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from common.strict import dump_yaml
+from common.units import format_bytes, format_duration
+from dialsum.config import RunConfig
+from dialsum.models import SPECS
+from dialsum.prompts import PROMPTS
+from tune_jobs.report.markdown import markdown_table
+
+_SCORES = {"rouge1_f1": "ROUGE-1", "rouge2_f1": "ROUGE-2", "rougeL_f1": "ROUGE-L", "rouge_combined_f1": "combined"}
+_FILES = ("train_file", "dev_file", "test_file")
+_NOT_SHOWN = (*_FILES, "cpu_threads", "dataloader_workers", "pin_memory")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """A data file.
+
+    Attributes:
+        name: Without its folder.
+        dialogues: How many it has; None where it is gone.
+        sha256: Of its content; empty where nobody knows.
+        used: How many the run took from its start; None for all.
+    """
+
+    name: str
+    dialogues: int | None = None
+    sha256: str = ""
+    used: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What stands on a card.
+
+    Attributes:
+        name: Of the model.
+        config: How it was trained and how it writes.
+        kind: "seq2seq" or "causal".
+        begins: Whether the model reads a begin token before the dialogue.
+        dev: Scores of the best evaluation: `rouge1_f1` and the others, `loss`.
+        test: Scores on the test data; empty where there were none.
+        scorer: What counted the scores.
+        data: Train, dev and test file.
+        cost: Name and value, for people.
+        versions: Packages that made it.
+        simulated: Whether its card was a logical one.
+    """
+
+    name: str
+    config: RunConfig
+    kind: str
+    begins: bool
+    dev: Mapping[str, float]
+    test: Mapping[str, float] = field(default_factory=dict)
+    scorer: Mapping[str, str] | None = None
+    data: Mapping[str, DataFacts] = field(default_factory=dict)
+    cost: Sequence[tuple[str, str]] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    simulated: bool = False
+
+
+def build_card(facts: CardFacts) -> str:
+    """Returns README.md for the folder of a model."""
+    language = "Korean" if facts.config.language == "ko" else "English"
+    sections = [
+        f"---\n{dump_yaml(_header(facts))}---",
+        f"# {facts.name}",
+        f"Summarizes {language} dialogues. {_origin(facts.config.model)}",
+        "## Use\n\nNo other package than `transformers` and `torch` is needed; run this in the folder of the model:\n\n"
+        f"```python\n{usage(facts)}```",
+        "## Data\n\n" + _data(facts),
+        "## Scores\n\n" + _scores(facts),
+        "## How it was trained\n\n" + _settings(facts),
+        "## Cost\n\n" + _cost(facts),
+        "## Limits\n\n" + _limits(facts),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def usage(facts: CardFacts) -> str:
+    """Returns Python that summarizes one dialogue with transformers alone, as this program does."""
+    config, causal = facts.config, facts.kind == "causal"
+    auto = "AutoModelForCausalLM" if causal else "AutoModelForSeq2SeqLM"
+    room = config.encoder_max_len - (0 if causal else 1) - int(facts.begins)
+    ids = f"tokenizer(dialogue, add_special_tokens=False)['input_ids'][:{room}]"
+    if causal:
+        prompt = PROMPTS[config.language]
+        behind = f"tokenizer({prompt!r}, add_special_tokens=False)['input_ids']"
+        ids = f"tokenizer(dialogue, add_special_tokens=False)['input_ids'][: {room} - len(prompt)] + prompt"
+        lines = [f"prompt = {behind}", f"ids = {ids}"]
+    else:
+        begin = "[tokenizer.bos_token_id] + " if facts.begins else ""
+        lines = [f"ids = {begin}{ids} + [tokenizer.eos_token_id]"]
+    beams = f", num_beams={config.num_beams}, length_penalty={config.length_penalty}, early_stopping=True"
+    return f"""import re
+import torch
+from transformers import {auto}, AutoTokenizer
+
+folder = "."
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = {auto}.from_pretrained(folder).eval()
+dialogue = "#Person1#: ...\\n#Person2#: ..."  # one turn a line; placeholders such as #Person1# stay whole
+{chr(10).join(lines)}
+inputs = torch.tensor([ids])
+written = model.generate(
+    input_ids=inputs, attention_mask=torch.ones_like(inputs), max_new_tokens={config.summary_max_len},
+    no_repeat_ngram_size={config.no_repeat_ngram_size}, do_sample=False, min_length=0, repetition_penalty=1.0,
+    pad_token_id=tokenizer.pad_token_id{beams if config.num_beams > 1 else ", num_beams=1"},
+)[0]{"[len(ids):]" if causal else ""}
+# skip_special_tokens=True would drop placeholders of some tokenizers
+added = tokenizer.added_tokens_decoder
+mark = re.compile(r"<[^<>\\s]+>|\\[[A-Z]+\\]")
+marks = {{i for i, token in added.items() if token.special and mark.fullmatch(token.content)}}
+kept = [i for i in written.tolist() if i not in marks and i not in tokenizer.all_special_ids]
+summary = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
+print(summary)
+"""
+
+
+def _header(facts: CardFacts) -> dict[str, object]:
+    header: dict[str, object] = {
+        "language": facts.config.language,
+        "library_name": "transformers",
+        "pipeline_tag": "summarization",
+        "tags": ["dialogue-summarization"],
+    }
+    base = SPECS[facts.config.model].hub_id if facts.config.model in SPECS else facts.config.model
+    if base is not None and base.count("/") == 1 and not base.startswith((".", "/")):
+        header["base_model"] = base
+    return header
+
+
+def _origin(model: str) -> str:
+    if model in SPECS and SPECS[model].hub_id is None:
+        return f"A small {SPECS[model].architecture} trained from random weights: for trying things out, not for use."
+    named = SPECS[model].hub_id if model in SPECS else model.rstrip("/").rsplit("/", 1)[-1] if "/" in model else model
+    return f"Fine-tuned from {named}."
+
+
+def _data(facts: CardFacts) -> str:
+    rows = []
+    for name, one in facts.data.items():
+        count = "not known" if one.dialogues is None else f"{one.dialogues:,}"
+        if one.used is not None and (one.dialogues is None or one.used < one.dialogues):
+            count = f"the first {one.used:,} of {count}"
+        rows.append((name.removesuffix("_file"), one.name, count, f"`{one.sha256[:16]}`" if one.sha256 else ""))
+    return markdown_table(("", "File", "Dialogues", "SHA-256"), rows) if rows else "Not known."
+
+
+def _scores(facts: CardFacts) -> str:
+    sets = [("dev, by which it was chosen", facts.dev), ("test", facts.test)]
+    rows = [
+        (name, *(f"{scores[key]:.2f}" if key in scores else "" for key in _SCORES)) for name, scores in sets if scores
+    ]
+    weights = " / ".join(f"{weight:g}" for weight in facts.config.rouge_weights)
+    scorer = facts.scorer
+    if scorer is None:
+        counted = "What counted the scores is not recorded, so they can be compared with no others."
+    else:
+        counted = (
+            f"F1, 0 to 100, mean over references. Scorer: {scorer.get('tokenizer', '?')}"
+            f" {scorer.get('tokenizer_version', '?')} ({scorer.get('tokenizer_model', '?')}), rouge_score"
+            f" {scorer.get('rouge_score_version', '?')}; scores of other scorers are not comparable."
+        )
+    combined = f"Combined: ROUGE-1 / 2 / L weighted {weights}."
+    return f"{markdown_table(('', *_SCORES.values()), rows)}\n\n{counted} {combined}"
+
+
+def _settings(facts: CardFacts) -> str:
+    shown = {name: value for name, value in facts.config.to_dict().items() if name not in _NOT_SHOWN}
+    if facts.config.model not in SPECS or SPECS[facts.config.model].hub_id is not None:
+        shown = {name: value for name, value in shown.items() if not name.startswith("tiny_")}
+    table = markdown_table(("Setting", "Value"), [(name, _exact(value)) for name, value in shown.items()])
+    made = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+    return f"{table}\n\nMade with {made}." if made else table
+
+
+def _exact(value: object) -> str:
+    """Writes a setting so that it can be typed again.
+
+    >>> _exact(4.6883e-03), _exact((0.3, 0.7)), _exact(None), _exact(False)
+    ('0.0046883', '0.3, 0.7', 'null', 'false')
+    """
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_exact(item) for item in value)
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
+
+
+def _cost(facts: CardFacts) -> str:
+    if not facts.cost:
+        return "Not recorded."
+    table = markdown_table(("", ""), facts.cost)
+    simulated = "\n\nThe card was simulated: the training ran on a CPU." if facts.simulated else ""
+    return table + simulated
+
+
+def _limits(facts: CardFacts) -> str:
+    config = facts.config
+    lines = [
+        f"* Reads the first {config.encoder_max_len} tokens of a dialogue and writes at most {config.summary_max_len}.",
+        "* Summaries may be wrong in names, numbers and who did what: ROUGE counts words, not truth.",
+        "* Licence: not stated here. That of the base model and that of the data hold.",
+    ]
+    return "\n".join(lines)
+
+
+def cost_rows(
+    *, wall_s: float, gpu_s: float, gpu_model: str | None, share: float, peak_bytes: float | None, search: str
+) -> list[tuple[str, str]]:
+    """Writes what a model cost for people.
+
+    Args:
+        wall_s: Seconds of its own training.
+        gpu_s: GPU seconds of its own training.
+        gpu_model: Of its card.
+        share: Part of the card that it held.
+        peak_bytes: Highest device memory, where it was measured.
+        search: What the whole search cost; empty for a single run.
+
+    >>> cost_rows(wall_s=90.0, gpu_s=45.0, gpu_model="A100", share=0.5, peak_bytes=None, search="")
+    [('Training', '1 min 30 s'), ('GPU time', '0.0125 hours'), ('Card', '0.5 of A100')]
+    """
+    rows = [("Training", format_duration(wall_s))]
+    if gpu_s:
+        rows.append(("GPU time", f"{gpu_s / 3600:.3g} hours"))
+    if gpu_model:
+        rows.append(("Card", f"{share:g} of {gpu_model}"))
+    if peak_bytes:
+        rows.append(("Device memory, measured", format_bytes(peak_bytes)))
+    if search:
+        rows.append(("The search that found it", search))
+    return rows
