@@ -1,6 +1,7 @@
 """python -m tune_jobs hand-over: a model with its card and its summaries in one folder."""
 
 import argparse
+import os
 from pathlib import Path
 
 from common import cli
@@ -30,11 +31,12 @@ def run(chosen: argparse.Namespace) -> int:
     """
     from tune_jobs.experiments import find_winner_or_one
     from tune_jobs.hand_over import hand_over
-    from tune_jobs.runner import CACHE_DIR
+    from tune_jobs.settled import places_of
 
     experiment = find_winner_or_one(chosen.names)
     output = chosen.output or Path("outputs/hand_over") / experiment.name
-    done = hand_over(experiment, output, chosen.data, CACHE_DIR)
+    cache_dir = places_of(experiment.folder.parent.parent, os.environ, Path.home()).cache_dir
+    done = hand_over(experiment, output, chosen.data, cache_dir)
     if chosen.format == "json":
         cli.emit_json(
             {

@@ -37,7 +37,7 @@ def read_output(output: Path) -> Source:
         raise RequestError(
             f"{output} holds no sweep_results/*/all_results.jsonl; give the output folder, for example outputs"
         )
-    runs: list[WeekRun] = []
+    runs: dict[tuple[str, str, float], WeekRun] = {}  # a staged sweep's ledger repeats those of its phases
     remarks: list[str] = []
     for folder in folders:
         try:
@@ -46,12 +46,12 @@ def read_output(output: Path) -> Source:
             remarks.append(f"{folder} could not be read and is left out: {error}")
             continue
         found, undated = runs_of(ledger)
-        runs += found
+        runs |= {(run.name, run.sweep, run.at): run for run in found}
         if undated:
             remarks.append(f"{undated} trials of {folder.name} name no time and belong to no week")
         if ledger.torn:
             remarks.append(f"{ledger.torn} torn lines of {folder.name} could not be read")
-    return Source(runs=tuple(runs), remarks=tuple(remarks))
+    return Source(runs=tuple(runs.values()), remarks=tuple(remarks))
 
 
 def merged(sources: Sequence[Source]) -> Source:

@@ -106,6 +106,7 @@ def test_all_ledgers_are_read_and_a_broken_one_is_told(tmp_path: Path) -> None:
     results = tmp_path / "sweep_results"
     write(results / "one", wide_ledger(4))
     write(results / "one_0921_120000", wide_ledger(3, seed=2))
+    write(results / "staged", wide_ledger(4))  # a staged sweep repeats the trials of its phases
     (write(results / "broken", []).ledger).write_text('{"event": "trial", "trial": 1}\n')
     source = read_output(tmp_path)
     assert len(source.runs) == 7
