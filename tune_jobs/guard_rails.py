@@ -61,12 +61,16 @@ class Outlook:
         slots: Trials side by side.
         train_examples: Dialogues to learn from.
         evaluations: Evaluations of a trial that is never stopped.
+        makespan_s: Seconds of the whole sweep as it was planned, all phases together.
+        makespan_at_most_s: The same when nothing is stopped early.
     """
 
     trial_s: float | None = None
     slots: int | None = None
     train_examples: int | None = None
     evaluations: int | None = None
+    makespan_s: float | None = None
+    makespan_at_most_s: float | None = None
 
 
 def warnings(sweep: Sweep, outlook: Outlook | None = None) -> tuple[Remark, ...]:
@@ -84,14 +88,15 @@ def warnings(sweep: Sweep, outlook: Outlook | None = None) -> tuple[Remark, ...]
     """
     known = outlook or Outlook()
     if not sweep.phases:
-        return tuple(remark for rail in _RAILS for remark in rail(sweep, known))
+        return (*(remark for rail in _RAILS for remark in rail(sweep, known)), *_planned_time(sweep, known))
     found = {
         str(remark): remark
         for phase in sweep.phases
         if phase.kind != "confirm"
-        for remark in warnings(phase.sweep, known)
+        for rail in _RAILS
+        for remark in rail(phase.sweep, known)
     }
-    return tuple(found.values())
+    return (*found.values(), *_planned_time(sweep, known))
 
 
 def _grids(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
@@ -211,7 +216,7 @@ def _time(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
             better="more epochs, eval_steps for more evaluations, or early_terminate: {min_iter: 1}",
         )
     window_s = sweep.resources.time_budget_s
-    if window_s is None or known.trial_s is None or known.slots is None:
+    if window_s is None or known.trial_s is None or known.slots is None or known.makespan_s is not None:
         return
     least_s = _least_s(sweep, known.trial_s, known.slots, known.evaluations)
     if least_s > window_s:
@@ -222,6 +227,23 @@ def _time(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
             f"least {format_duration(least_s)}, but time_budget is {format_duration(window_s)}",
             better=f"count: {fitting}, fewer epochs, or max_train_samples; --resume goes on in the next window",
         )
+
+
+def _planned_time(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+    """With a plan of the whole sweep at hand, its own time is compared with the window."""
+    window_s, planned_s = sweep.resources.time_budget_s, known.makespan_s
+    if window_s is None or planned_s is None or planned_s <= window_s:
+        return
+    at_most = (
+        f" ({format_duration(known.makespan_at_most_s)} when nothing is stopped)" if known.makespan_at_most_s else ""
+    )
+    fitting = max(1, math.floor(sweep.trials * window_s / planned_s))
+    yield Remark(
+        rail="does_not_end_in_time",
+        message=f"the {sweep.trials} trials as planned take {format_duration(planned_s)}{at_most}, but time_budget is "
+        f"{format_duration(window_s)}",
+        better=f"about {fitting} trials, fewer epochs, or max_train_samples; --resume goes on in the next window",
+    )
 
 
 def _least_s(sweep: Sweep, trial_s: float, slots: int, evaluations: int | None) -> float:

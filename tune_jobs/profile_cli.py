@@ -63,7 +63,7 @@ def run(chosen: argparse.Namespace) -> int:
     from tune_jobs.profile_run import measure_run
 
     facts = facts_of(config, untied=chosen.untied)
-    gpu = _card_here(torch.cuda.get_device_name() if torch.cuda.is_available() else None)
+    gpu = card_here(torch.cuda.get_device_name() if torch.cuda.is_available() else None)
     config = config.with_changes({"precision": precision_of(config.precision, facts.family)})
     request = request_of(config, gpu, model=facts)
     estimator = Estimator(template_finder(cli.note), load_calibration(chosen.calibration))
@@ -80,7 +80,8 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _card_here(name: str | None) -> GpuProfile:
+def card_here(name: str | None) -> GpuProfile:
+    """Returns the profile of this process's card by torch's name for it; of a usual card where there is none."""
     if name is None:
         return gpu_of_size("24GiB")
     import torch

@@ -1,0 +1,94 @@
+"""What `plan` shows, word for word and value for value, with made-up bytes and speeds: those have tests of their own.
+
+After a wanted change: GOLDEN_ACCEPT=1 python -m pytest tests/golden/test_plans.py, then read the diff in git.
+"""
+
+import dataclasses
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cluster.hardware import parse_simulated
+from cluster.placement import Demand, Need, choose, refuse
+from common.errors import RequestError
+from dialsum.config import RunConfig
+from tune_jobs.guard_rails import Outlook, warnings
+from tune_jobs.impact import impacts
+from tune_jobs.importance import Importance
+from tune_jobs.orders import Bundle, Placed
+from tune_jobs.plan import DataSizes, SweepPlan, make_plan
+from tune_jobs.plan_view import as_json, as_text
+from tune_jobs.recovery import RunShape
+from tune_jobs.sweep import load_sweep
+from tune_jobs.throughput import Observation, Throughput
+
+FOLDER = Path(__file__).parent / "plans"
+NOW = datetime(2026, 11, 25, 9, 0, tzinfo=UTC)
+CARDS = parse_simulated("2x24GiB,1xBIG:80GiB")
+GIB = 2**30
+
+
+def offers(name: str, config: RunConfig) -> tuple[Demand, dict[str, Placed]]:
+    """Half a GiB for each dialogue of the batch beside the model's own."""
+    fixed = {"kobart": 3, "t5": 5, "mt5": 90}[config.model]
+    upper_bytes = int((fixed + config.batch_size / 2) * GIB)
+    demand = Demand(name=name, needs=(Need(upper_bytes=upper_bytes),))
+    if refusal := refuse(demand, CARDS):
+        raise RequestError(str(refusal))
+    shape = RunShape(micro_batch=config.batch_size, accumulation=1)
+    estimate: dict[str, object] = {"device_bytes": upper_bytes - GIB, "upper_bytes": upper_bytes}
+    placed = {
+        choice.model: Placed(bundle=Bundle(cpus=1, gpus=choice.share.gpus), shape=shape, estimate=estimate)
+        for choice in choose(demand, CARDS)
+    }
+    return demand, placed
+
+
+def measured(model: str, batch: int) -> Observation:
+    config = RunConfig(model=model, batch_size=batch)
+    return Observation(config=config, card="BIG", train_s=0.02, evaluate_s=0.5, start_s=20, source="earlier")
+
+
+def planned(name: str) -> SweepPlan:
+    known = {"wide.yaml": [measured("kobart", 8), measured("kobart", 8), measured("t5", 16)]}
+    return make_plan(
+        load_sweep(Path(name)),
+        CARDS,
+        described=True,
+        offers=offers,
+        sizes=DataSizes(of={"train.jsonl": 1000, "dev.jsonl": 100}, absent=() if name == "wide.yaml" else ("x.csv",)),
+        throughput=Throughput(known.get(name, [])),
+        cards=lambda model: [model],
+    )
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.yaml")))
+def test_a_plan_in_words_and_in_values(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).write_text((FOLDER / name).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "base.yaml").write_text("model: kobart\nnum_epochs: 4\nlearning_rate: 5e-5\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    plan = planned(name)
+    known = Outlook(makespan_s=plan.makespan, makespan_at_most_s=plan.makespan_at_most) if plan.timed else Outlook()
+    remarks = warnings(plan.sweep, known)
+    parts = [Importance(name="learning_rate", part=0.8, low=0.6, high=0.9, chance=0.4)] if plan.timed else []
+    rows = impacts(plan.phases[0].sweep, parts)
+    experience = "earlier, 20 trials" if parts else ""
+    text = as_text(plan, remarks, rows, experience=experience, now=NOW) + "\n"
+    values = as_json(plan, remarks, rows, experience=experience, now=NOW)
+    for trial in values["trials"]:  # type: ignore[attr-defined]
+        defaults = RunConfig().to_dict()
+        trial["resolved"] = {key: value for key, value in trial["resolved"].items() if value != defaults[key]}
+    for shown, suffix in ((text, "txt"), (json.dumps(values, indent=1) + "\n", "json")):
+        golden = FOLDER / name.replace("yaml", suffix)
+        if os.environ.get("GOLDEN_ACCEPT"):
+            golden.write_text(shown, encoding="utf-8")
+        assert shown == golden.read_text(encoding="utf-8")
+
+
+def test_the_same_sweep_makes_the_same_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wide.yaml").write_text((FOLDER / "wide.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert dataclasses.asdict(planned("wide.yaml")) == dataclasses.asdict(planned("wide.yaml"))

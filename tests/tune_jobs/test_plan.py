@@ -1,0 +1,249 @@
+"""A plan from a sweep file to its JSON; what was measured before; and a thousand trials in seconds."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.hardware import Inventory, Node, parse_simulated
+from cluster.memory.gpu_profile import gpu_of_size
+from cluster.placement import Demand, Need, choose
+from common import cli
+from dialsum.config import RunConfig
+from tune_jobs.__main__ import main
+from tune_jobs.earlier import earlier_ledgers, importances_of, observations_of
+from tune_jobs.likely import likely_evaluations
+from tune_jobs.memory_requests import request_of
+from tune_jobs.orders import Bundle, Placed
+from tune_jobs.plan import _NO_BYTES, DataSizes, SweepPlan, make_plan
+from tune_jobs.plan_clock import Job, run_clock
+from tune_jobs.records import SweepFolder, SweepRecord, TrialRecord
+from tune_jobs.recovery import RunShape
+from tune_jobs.sections import Resources
+from tune_jobs.space import Categorical, Range, Space
+from tune_jobs.stopping import RungRule
+from tune_jobs.sweep import Sweep
+from tune_jobs.throughput import CPU, Speed, Throughput, observe
+
+SWEEP = """
+name: small
+method: random
+count: 4
+metric: {name: eval/rouge_combined_f1}
+parameters:
+  learning_rate: {distribution: log_uniform_values, min: 1e-4, max: 1e-2}
+  batch_size: {values: [4, 8]}
+  num_epochs: {value: 4}
+  tiny_hidden_size: {value: 16}
+  tiny_layers: {value: 1}
+rules: {scale_learning_rate_from_batch: 8}
+"""
+CARDS = parse_simulated("4x24GiB,2x80GiB")
+
+
+def record(number: int, batch: int, *, gpu_model: str | None = None, interval_s: float = 10.0) -> TrialRecord:
+    """A trial that took 30 s to its first evaluation and `interval_s` to each further one, half of it for scoring."""
+    config = RunConfig(
+        model="kobart", batch_size=batch, num_epochs=4, train_file="t", dev_file="d", max_eval_samples=20
+    )
+    steps = 100
+    return TrialRecord(
+        trial_id=str(number),
+        name=f"t{number}",
+        sweep="earlier",
+        status="finished",
+        sampled={"batch_size": batch, "learning_rate": 10.0**-number},
+        resolved=config.to_dict(),
+        metrics={"time/total_s": interval_s / 2 / steps},
+        best_metrics={"eval/loss": float(number)},
+        history=[
+            {
+                "wall_s": 30.0 + interval_s * place,
+                "train/global_step": float(steps * (place + 1)),
+                "eval/loss": 1.0 * number,
+            }
+            for place in range(3)
+        ],
+        gpu_model=gpu_model,
+        simulated=gpu_model is None,
+    )
+
+
+def test_a_trial_of_a_ledger_tells_learning_scoring_and_start_apart() -> None:
+    seen = observe(record(1, 8), lambda config: 20)
+    assert seen is not None
+    assert (seen.card, seen.start_s) == (CPU, 20.0)
+    assert seen.train_s == pytest.approx(5 / 100 / 8)
+    assert seen.evaluate_s == pytest.approx(5 / 20)
+    assert observe(dataclasses.replace(record(1, 8), history=[]), lambda config: 20) is None
+
+
+def test_speeds_are_those_of_the_same_card_and_model_and_of_the_nearest_batch() -> None:
+    runs = [record(1, 8, gpu_model="A"), record(2, 32, gpu_model="A", interval_s=20), record(3, 8, gpu_model="B")]
+    known = Throughput([seen for run in runs if (seen := observe(run, lambda config: 20))])
+    config = RunConfig(model="kobart", batch_size=16)
+    assert known.cards == ("A", "B")
+    speed = known.of(config.with_changes({"batch_size": 32}), ["A"])
+    assert speed is not None
+    assert speed.train_s == pytest.approx(10 / 100 / 32)
+    assert speed.source == "kobart on A: 1 run of earlier"
+    between = known.of(config, ["A"])
+    assert between is not None
+    assert between.source.endswith("from batch 8 and 32")
+    assert known.of(config, ["C"]) is None
+    assert known.of(config.with_changes({"encoder_max_len": 256}), ["A"]) is None
+    assert known.of(RunConfig(model="t5"), ["A"]) is None
+
+
+def test_ledgers_of_an_output_folder_are_read_and_a_broken_one_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = SweepFolder.of(tmp_path, "earlier")
+    folder.append(SweepRecord(sweep="earlier", metric="eval/loss", goal="minimize"))
+    for number in range(1, 13):
+        folder.append(record(number, 8 if number % 2 else 16))
+    broken = SweepFolder.of(tmp_path, "broken").ledger
+    broken.parent.mkdir()
+    broken.write_text('{"event": "other"}\n')
+    ledgers = earlier_ledgers(tmp_path)
+    assert "broken: not used for the plan" in capsys.readouterr().err
+    assert len(observations_of(ledgers)) == 12
+    name, parts = importances_of(ledgers, "eval/loss", "minimize")
+    assert name == "earlier, 12 trials"
+    assert {part.name for part in parts} == {"learning_rate", "batch_size"}
+    assert importances_of(ledgers, "eval/rouge_combined_f1", "maximize") == ("", ())
+
+
+def test_a_plan_from_a_file_has_what_the_design_promises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SWEEP)
+    assert cli.run(main, ["plan", "small.yaml", "--cluster", "1x24GiB,1x80GiB", "--format", "json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert {"trials", "warnings", "placements", "gpu_hours", "makespan_s"} <= set(plan)
+    assert (len(plan["trials"]), len(plan["placements"]), plan["simulated"], plan["unit"]) == (
+        4,
+        4,
+        True,
+        "trial-epochs",
+    )
+    assert (plan["gpu_hours"], plan["makespan_s"], plan["makespan_trial_epochs"]) == (None, None, 4.0)
+    assert plan["phases"][0]["rungs"] == [1, 3]
+    for trial in plan["trials"]:
+        rate, batch = trial["sampled"]["learning_rate"], trial["sampled"]["batch_size"]
+        assert trial["resolved"]["learning_rate"] == pytest.approx(rate * (batch / 8) ** 0.5)
+        (card, _) = plan["estimates"][trial["estimate"]]["cards"]
+        assert 0 < card["gpu_share"] < 1
+        assert card["upper_bytes"] > card["device_bytes"] > 0
+    assert sorted(path.name for path in Path("outputs").iterdir()) == ["sample_data"], "nothing ran"
+
+
+@pytest.mark.slow
+def test_a_pilot_gives_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SWEEP)
+    assert cli.run(main, ["plan", "small.yaml", "--pilot", "--format", "json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["unit"], plan["not_measured"]) == ("s", [])
+    assert 0 < plan["gpu_hours"] <= plan["gpu_hours_at_most"]
+    assert 0 < plan["makespan_s"] <= plan["makespan_at_most_s"]
+    assert max(stay["end_s"] for stay in plan["placements"]) == pytest.approx(plan["makespan_s"], abs=0.06)
+    assert "a pilot at the longest texts" in plan["time_basis"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--cluster", "2 cards"], "is no group of cards"),
+        (["--strict"], "refused by --strict"),
+        (["--cluster", "1x1GiB"], "no trial can run"),
+    ],
+)
+def test_wrong_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    metric = "eval/loss" if "--strict" in arguments else "eval/rouge_combined_f1"
+    wide = SWEEP.replace("tiny_hidden_size: {value: 16}", "model: {value: kobart}").replace("tiny_layers", "seed")
+    Path("small.yaml").write_text(wide.replace("eval/rouge_combined_f1", metric))
+    assert cli.run(main, ["plan", "small.yaml", *arguments]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_what_trials_are_grouped_without_changes_no_memory_request() -> None:
+    card = gpu_of_size("24GiB")
+    base = RunConfig(model="kobart", dropout=0.1)
+    other: dict[str, object] = {"lr_scheduler": "cosine", "max_steps": 7, "eval_steps": 7, "early_stopping_patience": 3}
+    for name in _NO_BYTES:
+        value = other.get(name, 0.25 if isinstance(getattr(base, name), float) else 2)
+        assert request_of(base.with_changes({name: value}), card) == request_of(base, card), name
+
+
+def planned_thousand(sweep: Sweep) -> SweepPlan:
+    def offers(name: str, config: RunConfig) -> tuple[Demand, dict[str, Placed]]:
+        demand = Demand(name=name, needs=(Need(upper_bytes=config.batch_size * 2**29),))
+        shape = RunShape(micro_batch=config.batch_size, accumulation=1)
+        return demand, {
+            choice.model: Placed(bundle=Bundle(cpus=1, gpus=choice.share.gpus), shape=shape)
+            for choice in choose(demand, CARDS)
+        }
+
+    base = RunConfig()
+    return make_plan(
+        sweep,
+        CARDS,
+        described=True,
+        offers=offers,
+        sizes=DataSizes(of={base.train_file: 1000, base.dev_file: 100}),
+        throughput=Throughput([]),
+        cards=lambda model: [],
+    )
+
+
+def test_a_thousand_trials_in_seconds_each_placed_once_and_never_more_than_a_card() -> None:
+    rate = Range(name="learning_rate", distribution="log_uniform_values", low=1e-5, high=1e-4)
+    batch = Categorical(name="batch_size", options=(8, 16, 32))
+    space = Space(parameters=(rate, batch))
+    began = time.perf_counter()
+    plan = planned_thousand(Sweep(name="a", source="a", method="random", count=1000, space=space))
+    assert time.perf_counter() - began < 10
+    assert len(plan.groups) == 3
+    (phase,) = plan.phases
+    assert sorted(int(stay.name) for stay in phase.timeline.stays) == list(range(1, 1001))
+    moves = sorted(
+        ((stay.end, stay.start)[begins], begins, (stay.node, stay.cards[0]), stay.gpus)
+        for stay in phase.timeline.stays
+        for begins in (0, 1)
+    )
+    held: dict[tuple[str, int], float] = {}
+    for _, begins, card, gpus in moves:
+        held[card] = held.get(card, 0.0) + (gpus if begins else -gpus)
+        assert held[card] < 1.0001
+    assert plan.makespan <= plan.makespan_at_most
+
+
+def test_chance_stops_about_one_in_eta_and_the_best_never() -> None:
+    made = likely_evaluations(RungRule(rungs=(1, 3), eta=3, goal="maximize"), [9] * 300, side_by_side=10)
+    assert 80 < sum(1 for evaluations in made if evaluations > 1) < 140
+    assert 25 < sum(1 for evaluations in made if evaluations > 3) < 70
+    assert likely_evaluations(RungRule(rungs=(), eta=3, goal="maximize"), [2, 5, 1], side_by_side=2) == [2, 5, 1]
+
+
+def test_without_cards_trials_take_turns_on_cpus_and_a_limit_holds_with_cards_too() -> None:
+    jobs = [Job(name=str(number), demand=None, length=10.0) for number in range(4)]
+    machine = Inventory(nodes=(Node(name="n", cpus=2, memory_bytes=64 * 2**30),))
+    assert run_clock(jobs, machine, Resources()).makespan == 20
+    assert run_clock(jobs, machine, Resources(max_concurrent_trials=1)).makespan == 40
+    asked = [dataclasses.replace(job, demand=Demand(name=job.name, needs=(Need(upper_bytes=2**30),))) for job in jobs]
+    assert run_clock(asked, CARDS, Resources()).most_at_once == 4
+    assert run_clock(asked, CARDS, Resources(max_concurrent_trials=3)).most_at_once == 3
+
+
+def test_a_slower_card_takes_longer() -> None:
+    speed = Speed(train_s=1, evaluate_s=2, start_s=3, source="a")
+    assert speed.times(0.5) == Speed(train_s=0.5, evaluate_s=1, start_s=1.5, source="a")
