@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tune_jobs.sweep import Sweep
     from tune_jobs.throughput import Throughput
 
+MOST_TRIALS = 10_000
+
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the command to `python -m tune_jobs`."""
@@ -57,6 +59,7 @@ def run(chosen: argparse.Namespace) -> int:
     from tune_jobs.trained import with_trained_base
 
     sweep = load_sweep(chosen.sweep)
+    _refuse_endless(sweep)
     if sweep.trained_model is not None:
         sweep = with_trained_base(sweep)
     ensure_sample_data(sweep)
@@ -75,6 +78,17 @@ def run(chosen: argparse.Namespace) -> int:
     if all(group.refused for group in plan.groups):
         raise RequestError(f"{sweep.source}: no trial can run on {inventory.describe()}")
     return 0
+
+
+def _refuse_endless(sweep: "Sweep") -> None:
+    """Refuses what nobody would read and what would take minutes to list, with what would be better."""
+    from tune_jobs.guard_rails import warnings
+
+    if sweep.trials > MOST_TRIALS:
+        raise RequestError(
+            f"{sweep.source}: {sweep.trials:,} trials; a plan lists at most {MOST_TRIALS:,}",
+            [str(remark) for remark in warnings(sweep)],
+        )
 
 
 @contextmanager

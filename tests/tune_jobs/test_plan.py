@@ -156,6 +156,20 @@ def test_a_pilot_gives_times(
     assert "a pilot at the longest texts" in plan["time_basis"][0]
 
 
+def test_a_grid_of_half_a_million_is_refused_at_once_with_the_better_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("num_epochs", "seed", "num_beams", "batch_size", "no_repeat_ngram_size", "tiny_layers", "learning_rate")
+    values = {"learning_rate": [place / 1000 for place in range(1, 8)]}
+    lines = [f"  {name}: {{values: {values.get(name, list(range(1, 8)))}}}" for name in names]
+    Path("grid.yaml").write_text("\n".join(["method: grid", "parameters:", *lines]))
+    assert cli.run(main, ["plan", "grid.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "grid.yaml: 823,543 trials; a plan lists at most 10,000" in said
+    assert "Better: method random with count 40" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
