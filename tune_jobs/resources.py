@@ -1,5 +1,6 @@
 """From a run configuration to its place in Ray: memory estimate, plan, share, node labels; or why there is none."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
@@ -71,7 +72,8 @@ class SharePlacer:
     """Places trials on shares of cards.
 
     On unequal cards a trial goes where it costs the smallest fair part of the cluster, counted on top of what was
-    placed there and has not ended yet, so that no model is crowded while another idles.
+    placed there and has not ended yet, so that no model is crowded while another idles; among equals, where least was
+    placed so far, as a few trials side by side would else never reach the last of several idle models.
 
     Attributes:
         inventory: What there is.
@@ -87,6 +89,7 @@ class SharePlacer:
     share: Literal["auto"] | float = "auto"
     max_tenants: int = MAX_TENANTS
     _held: dict[str, tuple[str, float]] = field(default_factory=dict, init=False)
+    _given: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float), init=False)
 
     @property
     def simulated(self) -> bool:
@@ -100,8 +103,11 @@ class SharePlacer:
     def place(self, name: str, config: RunConfig) -> Placed:
         """Returns the share, the GPU model and the shape of a configuration; see order_factory.Placer."""
         choices, ways, _ = self._choices(name, config)
-        choice = min(choices, key=lambda choice: (self._load(choice.model) + choice.fair_part, choice.model))
+        choice = min(
+            choices, key=lambda one: (self._load(one.model) + one.fair_part, self._given[one.model], one.model)
+        )
         self._held[name] = (choice.model, choice.fair_part)
+        self._given[choice.model] += choice.fair_part
         return self._placed(choice, ways[choice.model])
 
     def offers(self, name: str, config: RunConfig) -> tuple[Demand, dict[str, Placed]]:

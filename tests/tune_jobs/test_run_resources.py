@@ -111,6 +111,16 @@ def test_trials_spread_over_unequal_cards_by_what_each_costs_there() -> None:
     assert again.place("t1", config(8)).bundle == first
 
 
+def test_two_trials_side_by_side_reach_all_idle_models_in_turns() -> None:
+    places = placer("1xA:24GiB,1xB:24GiB,1xC:24GiB")
+    models = []
+    for number in range(6):
+        models.append(places.place(f"t{number}", config(8)).bundle.labels["gpu-model"])
+        if number:
+            places.release(f"t{number - 1}")
+    assert sorted(models[:3]) == sorted(models[3:]) == ["A", "B", "C"]
+
+
 @given(st.lists(st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]), min_size=1, max_size=12))
 def test_no_placed_trial_needs_more_than_its_share_of_its_card(sizes: list[int]) -> None:
     mixed = placer("1x8GiB,2x24GiB,1x80GiB")
