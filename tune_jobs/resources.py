@@ -79,7 +79,7 @@ class SharePlacer:
         inventory: What there is.
         estimator: Predicts device bytes.
         cpus: Logical CPUs of one trial.
-        share: Part of a card, or whole cards, that every trial gets; "auto" follows the estimate.
+        share: Part of a card that every trial gets; "auto" follows the estimate.
         max_tenants: Most trials on one card.
     """
 

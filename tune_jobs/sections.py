@@ -192,7 +192,7 @@ class Resources:
     """What a sweep may use.
 
     Attributes:
-        share: Part of one card that each trial gets, or a number of whole cards; `auto` follows the memory estimate.
+        share: Part of one card that each trial gets; `auto` follows the memory estimate.
         cpus_per_trial: Logical CPU cores.
         max_concurrent_trials: Trials side by side; None for as many as fit.
         max_trials_per_gpu: Tenants of one card; None for the placement's own limit.
@@ -211,9 +211,9 @@ class Resources:
 
     def __post_init__(self) -> None:
         problems = Problems()
-        if self.share != "auto" and not (0 < self.share <= 1 or (self.share > 1 and float(self.share).is_integer())):
+        if self.share != "auto" and not 0 < self.share <= 1:
             problems.add(
-                f"share must be auto, above 0 and at most 1, or a number of whole cards, but is {self.share:g}"
+                f"share must be auto, or above 0 and at most 1, as a trial trains on one card, but is {self.share:g}"
             )
         if self.cpus_per_trial <= 0:
             problems.add(f"cpus_per_trial must be above 0, but is {self.cpus_per_trial:g}")

@@ -16,6 +16,7 @@ from dialsum.config import RunConfig
 from tune_jobs.orders import Bundle
 from tune_jobs.recovery import RunShape
 from tune_jobs.resources import HostPlacer, SharePlacer, placer_for, shape_of, slots
+from tune_jobs.sections import Resources
 
 GIB = 2**30
 
@@ -142,3 +143,9 @@ def test_without_cards_cpus_and_host_memory_decide() -> None:
     assert slots(inventory, 2) == 2
     with pytest.raises(RequestError, match="8 CPUs"):
         HostPlacer(inventory=inventory, cpus=8).check("one", config(8))
+
+
+def test_several_cards_are_refused_instead_of_being_taken_for_one() -> None:
+    with pytest.raises(RequestError, match="as a trial trains on one card, but is 2"):
+        Resources(share=2)
+    assert Resources(share=1).share == 1
