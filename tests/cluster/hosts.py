@@ -24,7 +24,7 @@ method: grid
 parameters:
   learning_rate: {values: [1e-3, 1e-2]}
   batch_size: {value: 8}
-  num_epochs: {value: 40}
+  num_epochs: {value: 20}
   max_train_samples: {value: 32}
   max_eval_samples: {value: 4}
   decoder_max_len: {value: 16}

@@ -100,7 +100,7 @@ def test_a_submitted_sweep_outlives_kill_9_of_the_head(steps: dict[str, Step]) -
     trials = [json.loads(line) for line in steps["ledger"]["output"].splitlines()]
     ended = {trial["trial_id"]: trial for trial in trials if trial["event"] == "trial"}
     assert [trial["status"] for trial in ended.values()] == ["finished", "finished"]
-    assert all([row["iteration"] for row in trial["history"]] == list(range(1, 41)) for trial in ended.values())
+    assert all([row["iteration"] for row in trial["history"]] == list(range(1, 21)) for trial in ended.values())
 
 
 def test_after_down_and_the_line_for_the_workers_nothing_is_left(steps: dict[str, Step]) -> None:
