@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -88,6 +89,13 @@ def write_sweep(desk: Path, name: str, *, rates: str = "1e-3, 1e-2", epochs: int
 
 def tune(machine: Machine, desk: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return machine.python("-m", "tune_jobs", *arguments, cwd=desk, timeout_s=240, PYTHONPATH=str(ROOT), **environment)
+
+
+def document(said: str) -> dict[str, list[dict[str, object]]]:
+    """The JSON document in what a command and its libraries said."""
+    assert "{" in said, said
+    found, _ = json.JSONDecoder().raw_decode(said[said.index("{") :])
+    return cast("dict[str, list[dict[str, object]]]", found)
 
 
 def results(machine: Machine, sweep: str) -> SweepFolder:
@@ -173,8 +181,7 @@ def test_two_members_submit_at_once_and_both_sweeps_end_right(machine: Machine, 
 def test_every_node_is_checked_and_the_sweep_before_during_and_after(machine: Machine, desk: Path) -> None:
     sweep = write_sweep(desk, "first")
     told = tune(machine, desk, "check", sweep, "--address", "127.0.0.1:6379", "--no-pipeline", "--format", "json")
-    assert "{" in told.stdout, told.stdout
-    answer = json.loads(told.stdout[told.stdout.index("{") :])
+    answer = document(told.stdout)
     checks = {check["name"]: check for check in answer["checks"]}
     names = [f"127.0.0.1 (simulated-{size}GiB)" for size in (24, 40, 80)]
     assert sorted(node["name"] for node in answer["nodes"]) == names
@@ -199,7 +206,7 @@ def test_every_node_is_checked_and_the_sweep_before_during_and_after(machine: Ma
 
     folder = results(machine, "first").path
     after = tune(machine, desk, "check", str(folder), "--format", "json")
-    checks = {check["name"]: check["status"] for check in json.loads(after.stdout)["checks"]}
+    checks = {check["name"]: check["status"] for check in document(after.stdout)["checks"]}
     assert after.returncode == 0, after.stdout
     assert {name: checks[name] for name in ("best model", "report", "temporary files", "gpu caches")} == dict.fromkeys(
         ("best model", "report", "temporary files", "gpu caches"), "ok"
@@ -217,7 +224,7 @@ def test_a_stop_loses_nothing_and_resume_repeats_nothing(machine: Machine, desk:
     assert sent.returncode == 0, sent.stdout
     wait_until(lambda: len(events(machine, "halted", "reported")) >= 3, "three evaluations")
     during = tune(machine, desk, "check", str(results(machine, "halted").path), "--format", "json")
-    assert {check["name"]: check["status"] for check in json.loads(during.stdout)["checks"]}["progress"] == "ok"
+    assert {check["name"]: check["status"] for check in document(during.stdout)["checks"]}["progress"] == "ok"
     asked = time.monotonic()
     stopped = tune(machine, desk, "jobs", "stop", "cleo-halted")
     assert stopped.returncode == 0, stopped.stdout
