@@ -15,6 +15,7 @@ from common.errors import RequestError
 from common.strict import dump_yaml, load_yaml
 from dialsum.config import RunConfig
 from dialsum.data import Example, write_examples
+from dialsum.reporter import NullReporter
 from tune_jobs.code_state import CodeState
 from tune_jobs.reproduce import plan_reproduction
 from tune_jobs.reproduction import RunNumbers, judge
@@ -28,10 +29,8 @@ SCORER = {"language": "ko", "tokenizer": "kiwi"}
 SCORE = "eval/rouge_combined_f1"
 
 
-class Stop:
+class Stop(NullReporter):
     """Stops a run as a scheduler does."""
-
-    def log(self, metrics: Mapping[str, float]) -> None: ...
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         if metrics["train/epoch"] >= 2:
