@@ -152,10 +152,11 @@ def _leftover(paths: Iterable[Path], kind: Kind, root: Path, kept: list[str]) ->
 
 
 def _best_folders(sweep: Path, ledger: Ledger, keep: int) -> list[Path]:
-    """Folders of the winner, of every tied candidate's best, and of the best single trials."""
+    """Folders of the winner and of the best single trials."""
     analysis = analyse(ledger)
     goal: Goal = analysis.sweep.goal
-    scored = [(score, trial) for trial in ledger.trials if (score := score_of(trial, analysis.sweep.metric, goal))]
+    pairs = [(score_of(trial, analysis.sweep.metric, goal), trial) for trial in ledger.trials]
+    scored = [(score, trial) for score, trial in pairs if score is not None]
     ranked = sorted(scored, key=lambda pair: -pair[0] if goal == "maximize" else pair[0])
     best: list[TrialRecord] = [trial for _, trial in ranked[:keep]]
     if analysis.winner is not None:
