@@ -77,7 +77,7 @@ def every_node(wanted: Wanted, answer_s: float = ANSWER_S) -> Answers:
         for entry in alive
     }
     tell = ray.remote(num_cpus=0, max_retries=0)(_told)
-    clock = ray.remote(num_cpus=0, max_retries=0)(time.time)
+    clock = ray.remote(num_cpus=0, max_retries=0)(_own_clock)
     try:
         tasks = {
             entry["NodeID"]: tell.options(**pins[entry["NodeID"]]).remote(wanted, _name(entry, alive), probe)
@@ -207,6 +207,10 @@ def _now_at(clock: "ray.remote_function.RemoteFunction") -> float:
 
     now: float = ray.get(clock.remote(), timeout=30)
     return now
+
+
+def _own_clock() -> float:
+    return time.time()
 
 
 def _skew(ask: Callable[[], float]) -> tuple[float, float]:
