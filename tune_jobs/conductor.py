@@ -254,13 +254,13 @@ class SweepConductor:
         verdict = self._rule.report(str(number), evaluation, value)
         place = (str(result["trial/node"]), str(result["trial/card"])) if "trial/card" in result else None
         self._progress.reported(number, iteration=evaluation, value=value, rung=verdict.rung, now_s=now_s, place=place)
+        if evaluation >= self._progress.longest:
+            return False  # it ends by itself now: there is nothing left to stop or to pause
         if verdict.stop:
             self._reasons[number] = verdict.reason
         elif self._window_closed():
             self._reasons[number] = "the sweep's time is over"
-        elif evaluation < self._progress.longest and (
-            why := self._must_pause(name) or self._exploits(number, evaluation)
-        ):
+        elif why := self._must_pause(name) or self._exploits(number, evaluation):
             self._pausing[number] = why
         return number in self._reasons or number in self._pausing
 

@@ -244,11 +244,10 @@ def test_a_driver_that_died_between_journal_and_ledger_is_made_good(tmp_path: Pa
 
 
 def test_when_the_window_closes_trials_end_at_their_next_report_and_none_starts(tmp_path: Path) -> None:
-    driver = Driver(tmp_path, ends_at_s=1025.0)
+    driver = Driver(tmp_path, ends_at_s=1015.0)
     order = driver.start()
     assert not driver.report(order, 1, 20.0)
-    assert not driver.report(order, 2, 20.0)
-    assert driver.report(order, 3, 20.0)
+    assert driver.report(order, 2, 20.0)
     driver.conductor.ended("key", order, None)
     assert driver.conductor.next_order("key") is None
     (record,) = driver.folder.load().trials
@@ -430,6 +429,14 @@ def test_a_trial_that_is_about_to_end_is_not_paused(tmp_path: Path) -> None:
     assert driver.report(order, 3, 20.0) is False
     driver.conductor.ended("key", order, None)
     assert driver.folder.load().trials[0].status == "finished"
+
+
+def test_a_trial_that_has_made_all_its_evaluations_is_finished_whatever_the_rule_says(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, count=2)
+    good, bad = driver.start(), driver.start()
+    assert [driver.report(good, 1, 20.0), driver.report(bad, 3, 1.0)] == [False, False]
+    driver.conductor.ended("key", bad, None)
+    assert [record.status for record in driver.folder.load().trials] == ["finished"]
 
 
 def test_a_driver_killed_in_a_pause_is_followed_by_one_that_goes_on(tmp_path: Path) -> None:
