@@ -17,8 +17,11 @@ def test_korean_and_english_readme_show_the_same_commands() -> None:
     assert len(blocks("README.md")) >= 4
 
 
-@pytest.mark.parametrize("document", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*.md")))
+PAGES = sorted(path for pattern in ("*.md", "docs/*.md", "benchmarks/*.md") for path in ROOT.glob(pattern))
+
+
+@pytest.mark.parametrize("document", [path.relative_to(ROOT).as_posix() for path in PAGES])
 def test_relative_links_resolve(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert [target for target in targets if not (ROOT / document).parent.joinpath(target).exists()] == []
