@@ -41,7 +41,7 @@ def reserved_over_used(estimator: Estimator, request: MemoryRequest) -> float:
     return found.train_reserved_bytes / found.train_allocated_bytes
 
 
-def fragmentation(estimator: Estimator, plain: dict[str, MemoryRequest]) -> list[tuple[object, ...]]:
+def fragmentation(estimator: Estimator, plain: dict[str, MemoryRequest]) -> Sequence[tuple[object, ...]]:
     """One row per model: reserved over used for one shape and for a data set, with both kinds of segments."""
     rows = []
     for name, request in plain.items():
@@ -57,7 +57,7 @@ def fragmentation(estimator: Estimator, plain: dict[str, MemoryRequest]) -> list
     return rows
 
 
-def quick_against_replayed(estimator: Estimator, plain: dict[str, MemoryRequest]) -> list[tuple[object, ...]]:
+def quick_against_replayed(estimator: Estimator, plain: dict[str, MemoryRequest]) -> Sequence[tuple[object, ...]]:
     """One row per model: the quick upper bound over the replayed one, at random shapes."""
     rows = []
     for name, request in plain.items():
