@@ -132,8 +132,7 @@ def read(url: str) -> str:
 def own_ray(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """A head with a metrics endpoint of its own; the shared one of this folder has no fast reports."""
     ray = pytest.importorskip("ray")
-    if ray.is_initialized():
-        pytest.skip("the Ray that other tests of this folder share runs already; run this file first, or alone")
+    assert not ray.is_initialized(), "conftest.py puts the tests that share a Ray last"
     context = ray.init(
         num_cpus=2,
         num_gpus=1,

@@ -109,8 +109,7 @@ def nodes() -> Iterator[dict[str, int]]:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    if ray.is_initialized():
-        pytest.skip("the Ray that other tests of this folder share runs already; run this file first, or alone")
+    assert not ray.is_initialized(), "conftest.py puts the tests that share a Ray last"
     monkeypatch = pytest.MonkeyPatch()
     # A node that does not answer is given up in some seconds instead of Ray's minute.
     for name, value in (("period_ms", "1000"), ("timeout_ms", "2000"), ("failure_threshold", "4")):
