@@ -90,6 +90,7 @@ def run_clock(jobs: Sequence[Job], inventory: Inventory, resources: Resources) -
         resources: CPUs of a trial, and how many may run at a time.
 
     >>> from cluster.hardware import parse_simulated
+    >>> from cluster.placement import Demand, Need
     >>> need = Need(upper_bytes=11 * 2**30)
     >>> jobs = [Job(name=name, demand=Demand(name=name, needs=(need,)), length=10.0) for name in "abc"]
     >>> [(stay.name, stay.gpus, stay.end) for stay in run_clock(jobs, parse_simulated("1x24GiB"), Resources()).stays]

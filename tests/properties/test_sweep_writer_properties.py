@@ -56,7 +56,7 @@ def sweeps(draw: st.DrawFn) -> Sweep:
         space=Space(parameters=tuple(chosen) or (draw(rates),)),
         early_terminate=draw(stops),
         search=SearchOptions(seed=draw(st.integers(0, 9))),
-        resources=Resources(share=draw(st.sampled_from(["auto", 0.5, 2.0])), time_budget="8h"),
+        resources=Resources(share=draw(st.sampled_from(["auto", 0.5, 1.0])), time_budget="8h"),
         tracking=Tracking(tags=("밤", "no")),
         rules=Rules(set={"num_beams": "4 if model == 't5' else 1", "seed": 3}, accumulate_above_tokens=512),
         team=TeamSection(member="minji"),

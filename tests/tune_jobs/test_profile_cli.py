@@ -139,5 +139,5 @@ def test_on_a_gpu_the_estimate_is_near(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_table_of_cards_has_a_way_out_for_others() -> None:
-    assert profile_cli._card_here("NVIDIA L4").name == "NVIDIA L4"
-    assert profile_cli._card_here(None).name == "GPU with 24.0 GiB"
+    assert profile_cli.card_here("NVIDIA L4").name == "NVIDIA L4"
+    assert profile_cli.card_here(None).name == "GPU with 24.0 GiB"
