@@ -63,6 +63,7 @@ class RunFolder:
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
         save(str(fresh))
+        (fresh / "training_args.bin").unlink(missing_ok=True)  # a pickle of transformers' own that no loader needs
         write_json(fresh / BEST_FILE, dict(numbers))
         if folder.exists():
             folder.rename(old)

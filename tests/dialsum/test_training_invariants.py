@@ -146,6 +146,8 @@ def test_a_run_that_is_stopped_leaves_its_best_model_and_its_numbers(tmp_path: P
     assert numbers["last"]["train/global_step"] == numbers["best"]["best/global_step"] == 5
     assert numbers["scorer"]["tokenizer"] == "kiwi"
     assert weights_of(tmp_path / "run" / "models" / "best_model")
+    pickles = [path.name for path in (tmp_path / "run" / "models" / "best_model").iterdir() if path.suffix == ".bin"]
+    assert pickles == []
 
 
 def test_the_test_file_is_summarized_with_the_best_model(tmp_path: Path) -> None:
