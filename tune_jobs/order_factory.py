@@ -6,7 +6,7 @@ from typing import Protocol
 
 from dialsum.config import RunConfig
 from tune_jobs.naming import generation_name, trial_name
-from tune_jobs.orders import Placed, TrackingOrder, TrialOrder
+from tune_jobs.orders import Placed, TrialOrder
 from tune_jobs.records import ExperimentFolder, SweepFolder
 from tune_jobs.search import Sampled
 from tune_jobs.settled import Places
@@ -88,7 +88,6 @@ class SweepOrders:
             retries=self._sweep.resources.retries,
             exploding_loss=self._sweep.anomalies.exploding_loss,
             retry_diverged=self._sweep.anomalies.diverged == "retry",
-            tracking=self._tracking(trial.resolved),
             usable_bytes=placed.usable_bytes,
             context_bytes=placed.context_bytes,
             estimate=placed.estimate or {},
@@ -100,17 +99,6 @@ class SweepOrders:
     def release(self, name: str) -> None:
         """Hears that a trial is over; see conductor.OrderMaker."""
         self._placer.release(name)
-
-    def _tracking(self, config: RunConfig) -> TrackingOrder | None:
-        tracking = self._sweep.tracking
-        if tracking.wandb == "disabled":
-            return None
-        return TrackingOrder(
-            project=tracking.project,
-            entity=tracking.entity,
-            mode=tracking.wandb,
-            tags=(*tracking.tags, config.model, self._sweep.method),
-        )
 
 
 def _with_whole_paths(config: RunConfig, places: Places) -> RunConfig:

@@ -6,7 +6,6 @@ from typing import Final
 
 from common.strict import from_mapping
 from tune_jobs.recovery import RunShape
-from tune_jobs.tracking import Mode
 
 LATER: Final = "later"  # in place of an order: none may start now, but more will come
 ORDER_KEY = "order"  # the only key in a Tune configuration
@@ -66,16 +65,6 @@ class PretendedUse:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackingOrder:
-    """How a trial is mirrored to W&B; see tracking.TrackedRun."""
-
-    project: str
-    mode: Mode = "auto"
-    entity: str | None = None
-    tags: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrialOrder:
     """Everything that a trial's process needs to know; plain values, so that it travels as JSON.
 
@@ -95,7 +84,6 @@ class TrialOrder:
         retries: How often a failure that is no out-of-memory is tried again.
         exploding_loss: See anomalies.Anomalies.
         retry_diverged: Whether a diverged training is tried again.
-        tracking: W&B; None mirrors nothing.
         resume_from: Checkpoint that an earlier driver left.
         usable_bytes: Of the card that the share is a part of; None on a machine without GPUs.
         context_bytes: What the process holds there outside torch's allocator.
@@ -121,7 +109,6 @@ class TrialOrder:
     retries: int = 0
     exploding_loss: float | None = None
     retry_diverged: bool = False
-    tracking: TrackingOrder | None = None
     resume_from: str | None = None
     usable_bytes: int | None = None
     context_bytes: int = 0

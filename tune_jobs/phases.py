@@ -179,9 +179,8 @@ class _Staged:
         sweep = self._phase_sweep(phase)
         folder = SweepFolder.of(self._output_dir, sweep.name)
         resume = self._options.resume and (folder.path / JOURNAL_NAME).exists()
-        outcome = run_sweep(
-            sweep, dataclasses.replace(self._options, resume=resume), self._view, self._clocks, inventory=inventory
-        )
+        options = dataclasses.replace(self._options, resume=resume, group=self._sweep.name, phase=phase.name)
+        outcome = run_sweep(sweep, options, self._view, self._clocks, inventory=inventory)
         if outcome.interrupted:
             self._hurried = outcome.hurried
             return False

@@ -252,7 +252,7 @@ class SweepFolder:
         problems = Problems()
         for number, line in enumerate(lines, start=1):
             try:
-                record = _read(line)
+                record = read_record(line)
             except RequestError as error:
                 problems.extend([f"record {number}: {text}" for text in error.problems or (error.message,)])
                 continue
@@ -319,7 +319,12 @@ class ExperimentFolder:
         return self.path / "models" / "best_model"
 
 
-def _read(line: Mapping[str, object]) -> TrialRecord | SweepRecord:
+def read_record(line: Mapping[str, object]) -> TrialRecord | SweepRecord:
+    """Reads one line of a ledger.
+
+    Raises:
+        RequestError: When it is no record of ours.
+    """
     values = {key: value for key, value in line.items() if key != "event"}
     if line.get("event") == "sweep":
         return from_mapping(SweepRecord, values, where="sweep record")

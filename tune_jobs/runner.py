@@ -25,6 +25,7 @@ from tune_jobs.inputs import check_inputs, ensure_sample_data, longest_trial
 from tune_jobs.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.journal import Journal
 from tune_jobs.live import View
+from tune_jobs.mirroring import mirroring
 from tune_jobs.order_factory import Placer, SweepOrders
 from tune_jobs.orders import STOP_FILE
 from tune_jobs.points import points_of
@@ -55,12 +56,16 @@ class RunOptions:
         simulate: Described logical cards, instead of the sweep's own word.
         cpu_only: Place by CPUs and host memory, also where cards would be simulated.
         command: What the person typed, for the ledger.
+        group: The staged search that this sweep is a phase of; empty for a sweep of its own.
+        phase: Name of that phase.
     """
 
     resume: bool = False
     simulate: str | None = None
     cpu_only: bool = False
     command: str = ""
+    group: str = ""
+    phase: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,18 +238,21 @@ def _conduct(
     )
     stop_file = folder.path / STOP_FILE
     stop_file.unlink(missing_ok=True)  # of an earlier driver
-    with session(inventory), clean_stop(conductor.stop):
-        admission.open()
-        try:
-            fit(run_trial, conductor, settings)
-        finally:
-            admission.close()  # an embedded Ray ends with its session
-    stop_file.unlink(missing_ok=True)
-    for trial in progress.trials.values():
-        if trial.status == "running":
-            progress.ended(trial.number, status="interrupted", reason="", now_s=clocks.elapsed_s())
-    view.close(progress)
-    return _outcome(folder, progress, conductor)
+    with mirroring(folder, sweep, group=options.group, phase=options.phase) as mirror:
+        with session(inventory), clean_stop(conductor.stop):
+            admission.open()
+            try:
+                fit(run_trial, conductor, settings)
+            finally:
+                admission.close()  # an embedded Ray ends with its session
+        if mirror is not None:
+            mirror.end()
+        stop_file.unlink(missing_ok=True)
+        for trial in progress.trials.values():
+            if trial.status == "running":
+                progress.ended(trial.number, status="interrupted", reason="", now_s=clocks.elapsed_s())
+        view.close(progress)
+        return _outcome(folder, progress, conductor)
 
 
 def _opening(

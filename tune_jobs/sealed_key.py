@@ -2,7 +2,7 @@
 
 A job's arguments, metadata and environment are kept in the head's state and shown by Ray's tools, and files of a
 package are readable for every user of a node. So the key travels encrypted, and is opened in the memory of the
-processes that log.
+driver, whose mirror speaks to W&B.
 """
 
 import base64

@@ -240,7 +240,7 @@ class Tracking:
         project: W&B project.
         entity: W&B user or team; the account's own where None.
         tags: Put on every run.
-        upload_checkpoints: Whether the best checkpoint becomes a W&B artifact.
+        upload_checkpoints: Whether a trial that is the best when it ends leaves its model as a W&B artifact.
         output_dir: Folder of experiments and sweep results.
     """
 

@@ -1,4 +1,4 @@
-"""One trial in its own process: trains, reports, mirrors to W&B, and recovers from an out-of-memory by itself.
+"""One trial in its own process: trains, reports, keeps its steps, and recovers from an out-of-memory by itself.
 
 Imports nothing heavy at the top: the driver imports this module too, and reused processes pay for torch once.
 """
@@ -26,6 +26,7 @@ from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
 from tune_jobs.anomalies import LossWatch
 from tune_jobs.exploit import INHERITED_FILE
+from tune_jobs.machine_load import MachineLoad
 from tune_jobs.orders import (
     EVALUATION_KEY,
     FAILURE_KEY,
@@ -38,9 +39,9 @@ from tune_jobs.orders import (
 )
 from tune_jobs.records import ExperimentFolder, SweepFolder
 from tune_jobs.recovery import FailureKind, RunShape, classify, smaller
-from tune_jobs.sealed_key import take_own_key
+from tune_jobs.step_log import FILE_NAME as STEPS_NAME
+from tune_jobs.step_log import StepLog
 from tune_jobs.sweep_meter import TrialMeter
-from tune_jobs.tracking import NullTracker, TrackedRun, Tracker, open_tracker
 from tune_jobs.trial_storage import TrialStorage
 
 logger = logging.getLogger(__name__)
@@ -51,15 +52,16 @@ LOOK_EVERY_S = 0.5  # for STOP_FILE, which may lie on a slow shared file system
 
 Send = Callable[[Mapping[str, object], Path | None], None]
 Train = Callable[..., object]  # dialsum.trainer.train
+Keep = Callable[[Mapping[str, float]], None]  # takes the numbers of one step; step_log.StepLog
 
 
 class TrialReporter:
-    """Passes every evaluation on to the driver and to the tracker, and counts them over restarts.
+    """Passes every evaluation on to the driver, keeps the steps between them, and counts them over restarts.
 
     Args:
         order: The trial.
         send: Sends to the driver; raises SystemExit when the trial should end.
-        tracker: Mirrors every step.
+        keep: Takes every step.
         guard: Holds the process to its share; None on a machine without GPUs.
         evaluations: How many an earlier attempt had made at the checkpoint that this one starts from.
         losses: Its first and lowest training loss; None where there was none.
@@ -72,7 +74,7 @@ class TrialReporter:
         self,
         order: TrialOrder,
         send: Send,
-        tracker: Tracker,
+        keep: Keep,
         *,
         guard: Guard | None = None,
         evaluations: int = 0,
@@ -86,7 +88,7 @@ class TrialReporter:
         self.checkpoint: Path | None = None
         self.peaks: dict[str, float] = {}
         self.evaluations = evaluations
-        self._order, self._send, self._tracker, self._guard, self._meter = order, send, tracker, guard, meter
+        self._order, self._send, self._keep, self._guard, self._meter = order, send, keep, guard, meter
         self._loss = LossWatch(order.exploding_loss, seen=losses)
         self._clock, self._look_at_s = clock, -math.inf
 
@@ -96,13 +98,14 @@ class TrialReporter:
         return None if self._guard is None else self._guard.limit.allocator_bytes
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Mirrors numbers between evaluations, keeps the highest memory readings, looks at the share.
+        """Keeps numbers between evaluations and the highest memory readings, looks at the share.
 
         Raises:
             OutOfMemoryError: When the process holds more than its share.
             DivergedError: When the training loss explodes.
         """
-        self._mirror(metrics)
+        self._watch(metrics)
+        self._keep(metrics)
         problem = self._loss.see(metrics["train/loss"]) if "train/loss" in metrics else None
         if problem is not None:
             rate = metrics.get("train/learning_rate")
@@ -128,7 +131,7 @@ class TrialReporter:
             self._storage.check()
         self.evaluations += 1
         self.checkpoint = checkpoint
-        self._mirror(metrics)
+        self._watch(metrics)
         if checkpoint is not None:
             self._write_state(checkpoint)
         self._send(
@@ -159,7 +162,7 @@ class TrialReporter:
     def _write_state(self, checkpoint: Path) -> None:
         write_json(checkpoint / STATE_FILE, {"evaluations": self.evaluations, "first_and_lowest_loss": self._loss.seen})
 
-    def _mirror(self, metrics: Mapping[str, float]) -> None:
+    def _watch(self, metrics: Mapping[str, float]) -> None:
         if self._guard is not None:
             self._guard.check()
             if self._guard.peak_bytes is not None:
@@ -167,7 +170,6 @@ class TrialReporter:
         for name, value in metrics.items():
             if name.startswith("memory/"):
                 self.peaks[name] = max(value, self.peaks.get(name, 0.0))
-        self._tracker.log(metrics)
         if self._meter is not None:
             self._meter.log({**metrics, **self.peaks})
 
@@ -178,7 +180,7 @@ def run_trial(config: dict[str, object]) -> None:
     os.environ.update(environment(os.environ))  # before torch starts CUDA
     if order.simulated:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray names the logical card 0, which may be a real one here
-    # Ray reads this when the next trial takes over the process: W&B may need a while to close the last run.
+    # Ray reads this when the next trial takes over the process: the last one may still be letting go of its model.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
     from tune_jobs.tune_door import last_checkpoint, present_place, report
 
@@ -200,21 +202,12 @@ def run_trial(config: dict[str, object]) -> None:
         report({**metrics, **where}, checkpoint)
 
     _take_snapshot(order, goes_on=start is not None)
-    trouble = take_own_key()
-    if trouble is not None:
-        logger.warning("%s", trouble)
-    tracker = _tracker(order)
+    keep = StepLog(Path(order.folder) / STEPS_NAME, MachineLoad())
     meter = TrialMeter(Meters(), order, place.node, place.card or "")
-    outcome = "failed"
     try:
-        attempt(order, _work(order), send, tracker, start, meter, last_checkpoint)
-        outcome = "finished"
-    except SystemExit:
-        outcome = "stopped"
-        raise
+        attempt(order, _work(order), send, keep, start, meter, last_checkpoint)
     finally:
         meter.close()
-        tracker.finish(outcome)
 
 
 def _work(order: TrialOrder) -> Train:
@@ -255,7 +248,7 @@ def attempt(
     order: TrialOrder,
     train: Train,
     send: Send,
-    tracker: Tracker,
+    keep: Keep,
     start: Path | None,
     meter: TrialMeter | None = None,
     persisted: Callable[[], Path | None] = lambda: None,
@@ -266,7 +259,7 @@ def attempt(
         order: The trial.
         train: dialsum.trainer.train.
         send: Sends reports to the driver.
-        tracker: Mirrors numbers.
+        keep: Takes the numbers of each step.
         start: Checkpoint to go on from.
         meter: Shows the trial's numbers to whoever watches the cluster.
         persisted: Returns the last checkpoint that is whole in the sweep's storage.
@@ -288,7 +281,7 @@ def attempt(
         reporter = TrialReporter(
             order,
             send,
-            tracker,
+            keep,
             guard=guard,
             evaluations=evaluations_of(start),
             losses=_losses_of(start),
@@ -426,28 +419,3 @@ def _release_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _tracker(order: TrialOrder) -> Tracker:
-    if order.tracking is None:
-        return NullTracker()
-    return open_tracker(
-        TrackedRun(
-            project=order.tracking.project,
-            entity=order.tracking.entity,
-            mode=order.tracking.mode,
-            tags=order.tracking.tags,
-            group=order.sweep,
-            name=order.name,
-            run_id=order.name,
-            config={
-                "sampled": order.sampled,
-                "resolved": order.config,
-                "shape": asdict(order.shape),
-                "bundle": asdict(order.bundle),
-                "estimate": order.estimate,
-                "simulated": order.simulated,
-            },
-            folder=Path(order.sweep_folder),
-        )
-    )

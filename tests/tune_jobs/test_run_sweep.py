@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from common.files import read_jsonl
-from tune_jobs.records import SweepFolder
+from tests.tune_jobs.wandb_files import OfflineRun, read_offline_run
+from tune_jobs.records import SweepFolder, TrialRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """
@@ -99,8 +100,40 @@ def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path
     assert folder.report_html.exists()
     assert folder.report_picture.exists()
     assert "Better by" in folder.review.read_text()
-    assert len(list((folder.path / "wandb").glob("offline-run-*"))) == 3
+    assert f"W&B: 3 runs are kept offline; send them with: wandb sync {folder.path.relative_to(tmp_path)}/wandb" in err
+    mirrored = {run.run["display_name"]: run for run in map(read_offline_run, folder.path.glob("wandb/offline-run-*"))}
+    assert set(mirrored) == {record.name for record in records}
+    for record in records:
+        run = mirrored[record.name]
+        compare_with_ledger(run, record)
+        assert run.run["run_group"] == "small"
+        steps = [json.loads(line) for line in (Path(record.experiment_dir) / "steps.jsonl").read_text().splitlines()]
+        assert [row["train/learning_rate"] for row in run.history if "system/load_1m" in row] == [
+            step["train/learning_rate"] for step in steps
+        ]
     assert "trial 1 starts" in err
+
+
+def compare_with_ledger(run: OfflineRun, record: TrialRecord) -> None:
+    """Every number that the ledger has of a trial stands in its W&B run, and the last ones in its summary."""
+    evaluations = [row for row in run.history if "eval/loss" in row]
+    assert len(evaluations) == len(record.history)
+    for there, here in zip(evaluations, record.history, strict=True):
+        wanted = {name: value for name, value in here.items() if "/" in name}
+        assert {name: there[name] for name in wanted} == wanted
+    for name, value in record.metrics.items():
+        assert evaluations[-1][name] == value, name
+    for name in ("learning_rate", "batch_size", "num_epochs", "model", "seed"):
+        assert run.config[name] == record.resolved[name]
+    assert run.config["sampled"] == record.sampled
+    assert run.config["estimate"] == record.estimate
+    assert run.config["share"] == record.share
+    assert run.config["trial/node"] == record.node
+    assert run.summary["outcome"] == record.status
+    assert run.summary["best/rouge_combined_f1"] == record.best_metrics["eval/rouge_combined_f1"]
+    assert run.summary["memory/estimated_upper_bytes"] == record.estimate["upper_bytes"]  # type: ignore[index]
+    assert (run.summary["cost/wall_s"], run.summary["cost/gpu_seconds"]) == (record.wall_s, record.gpu_seconds)
+    assert run.exit_code == 0
 
 
 @pytest.mark.ray

@@ -14,7 +14,6 @@ from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
 from tune_jobs.orders import STOP_FILE, Bundle, PretendedUse, TrialOrder
 from tune_jobs.recovery import RunShape
-from tune_jobs.tracking import NullTracker
 from tune_jobs.trainable import ATTEMPTS_FILE, LOOK_EVERY_S, STATE_FILE, TrialReporter, attempt, hold
 
 METRIC = "eval/rouge_combined_f1"
@@ -22,6 +21,10 @@ METRIC = "eval/rouge_combined_f1"
 
 class OutOfMemoryError(RuntimeError):
     """Named as torch's own."""
+
+
+def keep_nothing(metrics: Mapping[str, float]) -> None:
+    """Where the steps go is another test's matter."""
 
 
 def order_in(folder: Path, *, batch_size: int = 8, retries: int = 0) -> TrialOrder:
@@ -80,7 +83,7 @@ def test_an_order_survives_the_trip_as_json(tmp_path: Path) -> None:
 def test_each_out_of_memory_halves_the_micro_batch_and_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     sent = Sent()
     train, attempts = trainer(tmp_path, lambda config, start: {8: [1.0], 4: [], 2: [2.0, 3.0]}[config.micro_batch])
-    attempt(order_in(tmp_path), train, sent, NullTracker(), None)
+    attempt(order_in(tmp_path), train, sent, keep_nothing, None)
     assert attempts == [(8, None), (4, "checkpoint-1-1"), (2, "checkpoint-1-1")]
     assert [report["trial/evaluation"] for report in sent.reports] == [1, 2, 3]
     assert [(report["trial/micro_batch"], report["trial/accumulation"]) for report in sent.reports] == [
@@ -101,7 +104,7 @@ def test_at_the_smallest_shape_the_error_goes_to_the_scheduler(tmp_path: Path) -
         raise OutOfMemoryError("no bytes left")
 
     with pytest.raises(OutOfMemoryError):
-        attempt(order_in(tmp_path, batch_size=2), train, Sent(), NullTracker(), None)
+        attempt(order_in(tmp_path, batch_size=2), train, Sent(), keep_nothing, None)
     records, _ = read_jsonl(tmp_path / "one" / ATTEMPTS_FILE)
     assert [record["next_shape"] is None for record in records] == [False, False, True]
 
@@ -112,7 +115,7 @@ def test_the_count_goes_on_from_the_checkpoint_of_an_earlier_process(tmp_path: P
     (start / STATE_FILE).write_text('{"evaluations": 3}')
     sent = Sent()
     train, attempts = trainer(tmp_path, lambda config, start: [5.0])
-    attempt(order_in(tmp_path, batch_size=2), train, sent, NullTracker(), start)
+    attempt(order_in(tmp_path, batch_size=2), train, sent, keep_nothing, start)
     assert attempts == [(2, "checkpoint-9")]
     assert [report["trial/evaluation"] for report in sent.reports] == [4]
 
@@ -125,7 +128,7 @@ def exploding(config: RunConfig, output_dir: Path, *, reporter: Reporter, **opti
 @pytest.mark.parametrize(("factor", "said"), [(4.0, 1), (None, 0)])
 def test_an_exploding_loss_is_the_outcome_of_a_trial(tmp_path: Path, factor: float | None, said: int) -> None:
     sent = Sent()
-    attempt(replace(order_in(tmp_path), exploding_loss=factor), exploding, sent, NullTracker(), None)
+    attempt(replace(order_in(tmp_path), exploding_loss=factor), exploding, sent, keep_nothing, None)
     assert [report["trial/failure"] for report in sent.reports] == ["diverged"] * said
     if said:
         assert sent.reports[0]["trial/failure_message"] == (
@@ -137,9 +140,9 @@ def test_an_exploding_loss_is_the_outcome_of_a_trial(tmp_path: Path, factor: flo
 def test_a_diverged_training_is_tried_again_only_where_the_policy_says_so(tmp_path: Path) -> None:
     order = replace(order_in(tmp_path, retries=1), exploding_loss=4.0, retry_diverged=True)
     with pytest.raises(DivergedError):
-        attempt(order, exploding, Sent(), NullTracker(), None)
+        attempt(order, exploding, Sent(), keep_nothing, None)
     sent = Sent()
-    attempt(order, exploding, sent, NullTracker(), None)
+    attempt(order, exploding, sent, keep_nothing, None)
     assert sent.reports[0]["trial/failure"] == "diverged", "one retry was all"
 
 
@@ -151,7 +154,7 @@ def test_a_failure_that_no_retry_mends_is_sent_as_the_outcome(tmp_path: Path, er
         raise error
 
     sent = Sent()
-    attempt(order_in(tmp_path, retries=5), train, sent, NullTracker(), None)
+    attempt(order_in(tmp_path, retries=5), train, sent, keep_nothing, None)
     (report,) = sent.reports
     assert report == {"trial/failure": kind, "trial/failure_message": f"{type(error).__name__}: {error}"}
 
@@ -162,8 +165,8 @@ def test_an_unexplained_error_is_retried_as_often_as_asked(tmp_path: Path) -> No
 
     sent = Sent()
     with pytest.raises(ValueError, match="odd"):
-        attempt(order_in(tmp_path, retries=1), train, sent, NullTracker(), None)
-    attempt(order_in(tmp_path, retries=1), train, sent, NullTracker(), None)
+        attempt(order_in(tmp_path, retries=1), train, sent, keep_nothing, None)
+    attempt(order_in(tmp_path, retries=1), train, sent, keep_nothing, None)
     assert sent.reports == [{"trial/failure": "error", "trial/failure_message": "ValueError: odd"}]
 
 
@@ -178,7 +181,7 @@ def test_a_report_without_a_usable_metric_ends_the_trial_with_a_reason(
         reporter.report(metrics, output_dir)
 
     sent = Sent()
-    attempt(order_in(tmp_path), train, sent, NullTracker(), None)
+    attempt(order_in(tmp_path), train, sent, keep_nothing, None)
     assert message in str(sent.reports[0]["trial/failure_message"])
 
 
@@ -201,7 +204,7 @@ def test_a_process_that_outgrows_its_share_gets_smaller_and_with_more_of_a_card_
             pretended=pretended,
             simulated=True,
         )
-        attempt(order, train, sent, NullTracker(), None)
+        attempt(order, train, sent, keep_nothing, None)
         assert [report["trial/micro_batch"] for report in sent.reports] == micro_batches
         assert sent.reports[0]["trial/held_bytes"] == (2 + micro_batches[0]) * 2.0**30
         assert {limit / 2**30 for limit in limits} == {share - 0.5}
@@ -219,7 +222,7 @@ def test_a_stop_by_the_driver_passes_through(tmp_path: Path) -> None:
 
     train, _ = trainer(tmp_path, lambda config, start: [1.0])
     with pytest.raises(SystemExit):
-        attempt(order_in(tmp_path), train, stop, NullTracker(), None)
+        attempt(order_in(tmp_path), train, stop, keep_nothing, None)
 
 
 def test_a_trial_looks_for_the_stop_file_now_and_then_and_sends_a_checkpoint_that_knows_its_count(
@@ -227,7 +230,7 @@ def test_a_trial_looks_for_the_stop_file_now_and_then_and_sends_a_checkpoint_tha
 ) -> None:
     now, sent = [0.0], Sent()
     order = replace(order_in(tmp_path), exploding_loss=4.0)
-    reporter = TrialReporter(order, sent, NullTracker(), evaluations=4, clock=lambda: now[0])
+    reporter = TrialReporter(order, sent, keep_nothing, evaluations=4, clock=lambda: now[0])
     assert not reporter.wants_checkpoint()
     (tmp_path / STOP_FILE).write_text("stop")
     assert not reporter.wants_checkpoint(), "it has just looked"
@@ -256,5 +259,5 @@ def test_a_resumed_trial_compares_its_loss_with_where_it_began(tmp_path: Path) -
             reporter.log({"train/loss": loss})
 
     sent = Sent()
-    attempt(replace(order_in(tmp_path), exploding_loss=4.0), rises_a_little, sent, NullTracker(), start)
+    attempt(replace(order_in(tmp_path), exploding_loss=4.0), rises_a_little, sent, keep_nothing, start)
     assert sent.reports == []

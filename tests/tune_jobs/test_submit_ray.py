@@ -155,7 +155,7 @@ def test_two_members_submit_at_once_and_both_sweeps_end_right(machine: Machine, 
         for line in (machine.home / "wandb_asked").read_text().split("\n")
         if line
     }
-    assert asked == {f"api:{KEY}".encode()}, "the trials had the member's key"
+    assert asked == {f"api:{KEY}".encode()}, "the mirror had the member's key"
     for text, member, name in zip(said, ("ann", "bob"), ("first", "second"), strict=True):
         assert f"{member}-{name} is submitted to http://127.0.0.1:8265: " in text
         assert f"results go to {machine.home}/shared/outputs" in text

@@ -1,0 +1,216 @@
+"""The mirror's own process with the real wandb: offline runs read back, a local server, and servers that fail."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tune_jobs.sweep_files import METRIC, SweepFiles
+from tests.tune_jobs.wandb_files import OfflineRun, read_offline_run
+from tests.tune_jobs.wandb_server import Mode, StoredRun, WandbServer, wandb_server
+from tune_jobs.mirror import MirrorSettings
+from tune_jobs.mirroring import MirrorProcess, MirrorStatus
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+
+
+def mirror_of(files: SweepFiles, server: WandbServer | None, **changes: Any) -> MirrorProcess:
+    before = dict(os.environ)
+    os.environ.update(server.environment() if server else {})
+    try:
+        settings = MirrorSettings(
+            folder=str(files.folder.path),
+            sweep="night",
+            group="night",
+            method="grid",
+            phase="wide",
+            project="dialogues",
+            mode="online" if server else "offline",
+            **changes,
+        )
+        return MirrorProcess(settings, files.folder.path)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def three_trials(folder: Path) -> SweepFiles:
+    """One finished, one that dies and is stopped later, one that runs out of memory."""
+    files = SweepFiles(folder)
+    for number in (1, 2, 3):
+        files.order(number)
+        files.step(number, 1, 3.0)
+    files.step(1, 2, 2.5)
+    files.report(1, 1, 20.0, 2)
+    files.report(2, 1, 10.0, 2)
+    files.retry(2)
+    files.start(2)
+    files.step(2, 3, 2.0)
+    files.report(2, 2, 12.0, 4)
+    files.report(1, 2, 24.0, 4)
+    files.summaries(1, ["민수는 사과를 샀다.", "모르겠다.", "민수가 사과를 산다."], "민수는 사과를 샀다.")
+    files.model(1)
+    files.end(1, "finished")
+    files.end(2, "stopped", reason="below the others at rung 1")
+    files.end(3, "failed", "out_of_memory", "needed 8.2 GiB")
+    files.refuse(4, "needs 30 GiB")
+    return files
+
+
+def offline_runs(files: SweepFiles) -> dict[str, OfflineRun]:
+    folders = sorted((files.folder.path / "wandb").glob("offline-run-*"))
+    runs = [read_offline_run(folder) for folder in folders]
+    return {run.run["display_name"]: run for run in runs}
+
+
+def evaluations(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    return [{name: row[name] for name in (METRIC, "eval/loss")} for row in rows if METRIC in row]
+
+
+def status_of(files: SweepFiles) -> MirrorStatus:
+    return MirrorStatus.read(files.folder.path / "wandb" / "mirror.json")
+
+
+def test_offline_runs_hold_what_the_ledger_holds_and_sync_sends_them(tmp_path: Path) -> None:
+    files = three_trials(tmp_path)
+    mirror = mirror_of(files, None)
+    mirror.end()
+    said = mirror.wait(60)
+    assert said == f"W&B: 4 runs are kept offline; send them with: wandb sync {files.folder.path}/wandb"
+    runs = offline_runs(files)
+    for record in files.folder.load().trials[:3]:
+        run = runs[record.name]
+        assert evaluations(run.history) == [
+            {name: row[name] for name in (METRIC, "eval/loss")} for row in record.history
+        ]
+        assert run.config["batch_size"] == record.resolved["batch_size"]
+        assert run.config["sampled"] == record.sampled
+        assert run.config["estimate"] == record.estimate
+        assert run.config["plan"] == record.plan
+        assert run.config["share"] == record.share
+        assert run.summary["outcome"] == record.status
+        assert run.summary["cost/wall_s"] == record.wall_s
+        assert run.exit_code == (1 if record.status == "oom" else 0)
+        assert run.run["run_group"] == "night"
+        assert run.run["job_type"] == "wide"
+        assert [row["_step"] for row in run.history] == sorted({row["_step"] for row in run.history})
+    best = runs["night_1"]
+    assert [row["train/learning_rate"] for row in best.history if "train/loss" in row] == [1e-3, 5e-4]
+    assert best.summary["memory/measured_device_bytes"] == 3.9e9
+    assert runs["night trial 4"].summary["outcome_reason"] == "needs 30 GiB"
+    assert runs["night trial 4"].exit_code == 1
+    (table_file,) = (files.folder.path / "wandb").glob("offline-run-*night_1*/files/media/table/*.table.json")
+    table = json.loads(table_file.read_text(encoding="utf-8"))
+    assert [row[:2] for row in table["data"]] == [["top", "d0"], ["top", "d2"], ["top", "d1"]]
+    assert table["data"][0][3:6] == ["민수는 사과를 샀다.", "민수는 사과를 샀다.", 100.0]
+
+    with wandb_server() as server:
+        synced = subprocess.run(
+            [sys.executable, "-m", "wandb", "sync", str(files.folder.path / "wandb")],
+            env=os.environ | server.environment(),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        assert synced.returncode == 0, synced.stderr
+        assert server.unknown == []
+    for run in runs.values():
+        there = server.runs[run.run["run_id"]]
+        assert evaluations(there.rows()) == evaluations(run.history)
+        assert there.exit_code == run.exit_code
+
+
+def test_online_runs_are_live_and_end_in_the_right_state(tmp_path: Path) -> None:
+    files = SweepFiles(tmp_path)
+    with wandb_server() as server:
+        mirror = mirror_of(files, server, upload_models=True)
+        files.order(1)
+        files.step(1, 1, 3.0)
+        files.report(1, 1, 20.0, 1)
+        run = wait_for_run(server, "night_1")
+        assert run.exit_code is None
+        assert (run.fields["groupName"], run.fields["jobType"]) == ("night", "wide")
+        assert run.fields["tags"] == ["tiny-bart", "grid"]
+        files.summaries(1, ["민수는 사과를 샀다."], "민수는 사과를 샀다.")
+        files.model(1)
+        files.end(1, "finished")
+        files.order(2)
+        files.report(2, 1, 10.0, 1)
+        files.order(3)
+        files.end(3, "failed", "out_of_memory", "needed 8.2 GiB")
+        mirror.end()
+        said = mirror.wait(60)
+        assert said.startswith("W&B: 3 runs are sent"), (tmp_path / "sweep_results/night/wandb/mirror.log").read_text()
+        assert server.unknown == []
+    runs = {run.fields["displayName"]: run for run in server.runs.values()}
+    assert {name: run.exit_code for name, run in runs.items()} == {"night_1": 0, "night_2": 1, "night_3": 1}
+    assert runs["night_2"].summary["outcome"] == "interrupted"
+    assert runs["night_1"].config["plan"]["micro_batch"] == 4
+    assert runs["night_1"].summary["best/rouge_combined_f1"] == 20.0
+    assert evaluations(runs["night_1"].rows()) == [{METRIC: 20.0, "eval/loss": 1.0}]
+    kinds = {artifact["artifactTypeName"]: artifact for artifact in server.artifacts}
+    assert kinds["model"]["files"] == ["config.json"]
+    assert {alias["alias"] for alias in kinds["model"]["aliases"]} == {"best", "latest"}
+    assert "run_table" in kinds
+
+
+def test_no_failing_server_costs_a_run_and_sync_brings_it_later(tmp_path: Path) -> None:
+    """Servers that hang, answer 500 and are out of quota from the start, and one that is not there."""
+    modes: tuple[Mode, ...] = ("hangs", "errors", "no_quota")
+    with wandb_server("hangs") as first, wandb_server("errors") as second, wandb_server("no_quota") as third:
+        with wandb_server() as dead:
+            pass
+        servers = dict(zip((*modes, "dead"), (first, second, third, dead), strict=True))
+        sweeps = {name: three_trials(tmp_path / name) for name in servers}
+        mirrors = {name: mirror_of(sweeps[name], server, init_s=3.0, finish_s=3.0) for name, server in servers.items()}
+        for mirror in mirrors.values():
+            mirror.end()
+        for name, mirror in mirrors.items():
+            assert mirror.wait(90).startswith("W&B: 4 runs are kept offline; send them with: wandb sync"), name
+        for name, files in sweeps.items():
+            assert len(offline_runs(files)) == 4, name
+            assert evaluations(offline_runs(files)["night_1"].history)[-1][METRIC] == 24.0
+
+
+def test_a_server_that_dies_in_the_middle_leaves_whole_files_to_send(tmp_path: Path) -> None:
+    files = SweepFiles(tmp_path)
+    with wandb_server() as server:
+        mirror = mirror_of(files, server, finish_s=2.0)
+        files.order(1)
+        files.report(1, 1, 20.0, 1)
+        run = wait_for_run(server, "night_1")
+        server.mode = "errors"
+        files.report(1, 2, 21.0, 2)
+        files.end(1, "finished")
+        mirror.end()
+        assert mirror.wait(60).endswith(f"wandb sync --include-online {files.folder.path}/wandb")
+        (name,) = status_of(files).unsent
+        assert evaluations(read_offline_run(files.folder.path / "wandb" / name).history) == [
+            {METRIC: 20.0, "eval/loss": 1.0},
+            {METRIC: 21.0, "eval/loss": pytest.approx(0.9)},
+        ]
+        assert run.exit_code is None
+
+
+def wait_for_run(server: WandbServer, name: str) -> StoredRun:
+    for _ in range(600):
+        for run in list(server.runs.values()):
+            if run.fields.get("displayName") == name:
+                return run
+        time.sleep(0.05)
+    raise AssertionError(f"{name} did not come; the server saw {server.requests} {server.unknown}")
