@@ -1,7 +1,7 @@
 """The process that mirrors a sweep to W&B, beside the driver.
 
 Why a process of its own, and one for a sweep: no trial speaks to W&B or even imports it, so that a server that hangs,
-fails or is out of quota cannot slow or end one (benchmarks/wandb_faults.md). It reads the files that the sweep writes
+fails or is out of quota cannot slow or end one (docs/wandb.md). It reads the files that the sweep writes
 anyway; the key stays on the driver's machine; a trial that goes on after a failure goes on in its open run; a
 trial that was killed is closed with the right state by somebody who is still alive. wandb-core keeps up to 32 KiB
 of a run in memory, so a run inside a killed trial's process would lose its last rows, and a short one all of them.
@@ -51,12 +51,18 @@ class QueuedRun:
         run: What to open.
         wandb: Opens it.
         closed: Hears, from the thread, that the run is closed: the run, and whether a server has taken all of it.
+        lost: Hears, from the thread, the name of a run that could not be opened.
     """
 
-    def __init__(self, run: TrackedRun, wandb: Wandb, closed: Callable[["WandbRun", bool], None]) -> None:
-        self._description, self._wandb, self._closed = run, wandb, closed
+    def __init__(
+        self,
+        run: TrackedRun,
+        wandb: Wandb,
+        closed: Callable[["WandbRun", bool], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        self._description, self._wandb, self._closed, self._lost = run, wandb, closed, lost
         self._calls: queue.SimpleQueue[Callable[[WandbRun], bool | None]] = queue.SimpleQueue()
-        self._over = False
         self.thread = threading.Thread(target=self._work, name=run.name, daemon=True)
         self.thread.start()
 
@@ -98,6 +104,7 @@ class QueuedRun:
             run = self._wandb.open(self._description)
         except Exception as error:  # nothing to mirror to; the sweep's own files have everything
             logger.warning("%s is not mirrored: %s: %s", self._description.name, type(error).__name__, error)
+            self._lost(self._description.name)
             return
         while True:
             call = self._calls.get()
@@ -156,7 +163,7 @@ class SweepMirror:
         self._folder = SweepFolder(Path(settings.folder))
         self._status_file = self._folder.path / FOLDER / STATUS_NAME
         self.status = MirrorStatus.read(self._status_file)
-        self.status.mode, self.status.over = settings.mode, False
+        self.status.mode, self.status.over, self.status.not_whole = settings.mode, False, []
         self.status.unsent = [name for name in self.status.unsent if not is_sent(self._status_file.parent / name)]
         self._wandb = Wandb(settings.mode, Patience(init_s=settings.init_s, finish_s=settings.finish_s))
         self._runs: list[QueuedRun] = []
@@ -180,6 +187,8 @@ class SweepMirror:
         until_s = time.monotonic() + LINGERS_S
         for run in self._runs:
             run.thread.join(max(until_s - time.monotonic(), 0.0))
+            if run.thread.is_alive():
+                self._lost(run.thread.name)
         self.status.over = True
         self._save()
 
@@ -195,7 +204,7 @@ class SweepMirror:
                 self._mirror.take_record(record)
 
     def _open(self, run: TrackedRun) -> QueuedRun:
-        queued = QueuedRun(run, self._wandb, self._closed)
+        queued = QueuedRun(run, self._wandb, self._closed, self._lost)
         self._runs.append(queued)
         return queued
 
@@ -205,6 +214,10 @@ class SweepMirror:
                 self.status.urls[run.folder.name] = run.url
             if not sent:
                 self.status.unsent.append(run.folder.name)
+
+    def _lost(self, name: str) -> None:
+        with self._lock:
+            self.status.not_whole.append(name)
 
     def _save(self) -> None:
         self._saved_s = time.monotonic()

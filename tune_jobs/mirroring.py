@@ -34,7 +34,7 @@ class MirrorStatus:
         over: Whether the mirror has ended in order.
         urls: Of the runs that were opened online, by name.
         unsent: Names of the folders of runs that no server has taken whole.
-        report: Address of the W&B report; None where there is none.
+        not_whole: Names of the runs that could not be opened, or were still being written when the mirror had to end.
         progress: How far it came.
     """
 
@@ -42,7 +42,7 @@ class MirrorStatus:
     over: bool = False
     urls: dict[str, str] = field(default_factory=dict)
     unsent: list[str] = field(default_factory=list)
-    report: str | None = None
+    not_whole: list[str] = field(default_factory=list)
     progress: MirrorProgress = field(default_factory=MirrorProgress)
 
     @classmethod
@@ -108,11 +108,16 @@ def remark(exit_code: int | None, status: MirrorStatus, folder: Path) -> str:
         return f"W&B: runs are still being written or sent, in the background, for at most {LINGERS_S / 60:.0f} min"
     if exit_code != 0 or not status.over:
         return f"W&B: the mirror failed, the sweep did not; see {folder / LOG_NAME}"
+    lost = ""
+    if status.not_whole:
+        are = "is" if len(status.not_whole) == 1 else "are"
+        names = ", ".join(status.not_whole)
+        lost = f"; {len(status.not_whole)} {are} not mirrored whole: {names}; see {folder / LOG_NAME}"
     if status.unsent:
         count = len(status.unsent)
         kept = "1 run is kept offline; send it" if count == 1 else f"{count} runs are kept offline; send them"
-        return f"W&B: {kept} with: {sync_command(folder, status.unsent)}"
-    return f"W&B: {len(status.urls)} runs are sent" + (f"; report: {status.report}" if status.report else "")
+        return f"W&B: {kept} with: {sync_command(folder, status.unsent)}{lost}"
+    return f"W&B: {len(status.urls)} runs are sent{lost}"
 
 
 @contextlib.contextmanager
@@ -145,7 +150,12 @@ def mirroring(folder: SweepFolder, sweep: Sweep, *, group: str = "", phase: str 
         upload_models=tracking.upload_checkpoints,
     )
     started_s = time.monotonic()
-    process = MirrorProcess(settings, folder.path)
+    try:
+        process = MirrorProcess(settings, folder.path)
+    except OSError as error:  # no room, no process: the sweep is worth more than its mirror
+        note(f"W&B: the mirror could not be started ({error}); the sweep goes on, and its own files hold everything")
+        yield None
+        return
     try:
         yield process
     finally:

@@ -1,5 +1,6 @@
 """What W&B is told of a sweep: rows in order and once, one run over restarts, the right end, the right extras."""
 
+import errno
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,10 +14,12 @@ from tests.tune_jobs.sweep_files import BUNDLE, ESTIMATE, METRIC, SweepFiles
 from tune_jobs.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.machine_load import MachineLoad, host_memory
 from tune_jobs.mirror import ExampleRow, Mirror, MirrorProgress, MirrorSettings, example_rows
-from tune_jobs.mirroring import MirrorStatus, remark
-from tune_jobs.records import SweepRecord, read_record
+from tune_jobs.mirror_process import QueuedRun
+from tune_jobs.mirroring import MirrorStatus, mirroring, remark
+from tune_jobs.records import SweepFolder, SweepRecord, read_record
 from tune_jobs.step_log import StepLog, Tail, decoded
-from tune_jobs.tracking import TrackedRun, resolved_mode
+from tune_jobs.sweep import load_sweep
+from tune_jobs.tracking import TrackedRun, Wandb, WandbRun, resolved_mode
 
 
 @dataclass
@@ -280,8 +283,10 @@ def test_a_key_or_a_login_sends_runs_and_wandbs_own_variable_wins() -> None:
 
 
 def test_the_person_is_told_what_became_of_the_mirror(tmp_path: Path) -> None:
-    sent = MirrorStatus(over=True, urls={"a": "u", "b": "v"}, report="https://r")
-    assert remark(0, sent, Path("w")) == "W&B: 2 runs are sent; report: https://r"
+    sent = MirrorStatus(over=True, urls={"a": "u", "b": "v"})
+    assert remark(0, sent, Path("w")) == "W&B: 2 runs are sent"
+    sent.not_whole = ["c"]
+    assert remark(0, sent, Path("w")) == "W&B: 2 runs are sent; 1 is not mirrored whole: c; see w/mirror.log"
     half = MirrorStatus(over=True, unsent=["run-1-a", "offline-run-2-b"])
     assert remark(0, half, Path("w")).endswith("send them with: wandb sync --include-online w")
     assert "the mirror failed, the sweep did not" in remark(1, MirrorStatus(), Path("w"))
@@ -289,3 +294,29 @@ def test_the_person_is_told_what_became_of_the_mirror(tmp_path: Path) -> None:
     (tmp_path / "mirror.json").write_text('{"progress": 3}')
     assert MirrorStatus.read(tmp_path / "mirror.json") == MirrorStatus()
     assert cast("object", MirrorStatus.read(tmp_path / "absent")) == MirrorStatus()
+
+
+def test_a_run_that_cannot_be_opened_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Nowhere(Wandb):
+        def open(self, run: TrackedRun) -> WandbRun:
+            raise OSError(errno.ENOSPC, "no space left")
+
+    told: list[str] = []
+    description = TrackedRun(project="p", group="g", job_type="trial", name="bs1", run_id="bs1", folder=Path("w"))
+    QueuedRun(description, Nowhere("offline"), lambda run, sent: None, told.append).thread.join(10)
+    assert told == ["bs1"]
+    assert "bs1 is not mirrored: OSError" in caplog.text
+
+
+def test_a_mirror_that_cannot_start_costs_no_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        "{method: grid, parameters: {seed: {values: [1]}}, tracking: {wandb: offline}}"
+    )
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "wandb").write_text("no folder")
+    with mirroring(SweepFolder(tmp_path / "results"), load_sweep(tmp_path / "sweep.yaml")) as mirror:
+        assert mirror is None
+    assert "W&B: the mirror could not be started" in capsys.readouterr().err
