@@ -1,6 +1,5 @@
 """What the sweeps in an output folder are doing now, from their journals: for terminals without Grafana."""
 
-import fcntl
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from common.units import format_bytes, format_duration
 from tune_jobs.journal import FILE_NAME, Journal, TrialHistory
 from tune_jobs.progress import better
 from tune_jobs.records import SweepFolder, SweepRecord
+from tune_jobs.sweep_folder import is_held
 
 Place = tuple[str, str]
 
@@ -97,7 +97,7 @@ def read_sweeps(output_dir: Path, now_s: float) -> list[SweepNow]:
     for path in sorted((output_dir / "sweep_results").glob(f"*/{FILE_NAME}")):
         record = SweepFolder(path.parent).load().sweep
         if record is not None:
-            found.append((record, Journal(path), _is_held(path.parent)))
+            found.append((record, Journal(path), is_held(path.parent)))
     tenants = Counter(
         _place(trial)
         for _, journal, is_running in found
@@ -175,19 +175,6 @@ def _place(trial: TrialHistory) -> Place | None:
 def _number(values: Mapping[str, object], name: str) -> float | None:
     value = values.get(name)
     return float(value) if isinstance(value, (int, float)) else None
-
-
-def _is_held(folder: Path) -> bool:
-    """Whether a driver holds a sweep's folder; see sweep_folder.alone."""
-    lock = folder.parent / f".{folder.name}.lock"
-    if not lock.exists():
-        return False
-    with lock.open() as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _lines(sweep: SweepNow) -> list[str]:
