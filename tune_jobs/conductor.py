@@ -404,6 +404,7 @@ class SweepConductor:
         self._proposer.learn(number, _lesson(trial, self._progress.goal))
         self._progress.ended(number, status=status, reason=reason, now_s=self._clocks.elapsed_s())
         self._orders.release(str(trial.order["name"]))
+        self._watch.look()
         self._insist(lambda: leave_in_order(trial))
         keep_best_models(self._journal.trials, self._progress)
         best = self._progress.trials[number].best

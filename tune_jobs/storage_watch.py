@@ -40,6 +40,10 @@ class StorageWatch:
         """Is called several times a second."""
         if self._elapsed_s() < self._next_s:
             return
+        self.look()
+
+    def look(self) -> None:
+        """Looks at once, for example when a trial has ended: the next tick may come after the sweep."""
         self._next_s = self._elapsed_s() + _EVERY_S
         trouble = self._look()
         if trouble and not self._trouble:

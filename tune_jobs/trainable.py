@@ -47,6 +47,7 @@ from tune_jobs.trial_storage import TrialStorage
 logger = logging.getLogger(__name__)
 STATE_FILE = "trial_state.json"  # lies in every checkpoint beside the trainer's files
 ATTEMPTS_FILE = "attempts.jsonl"
+MOST_VANISHED = 3  # times that a trial's own folder may be missing before that is no storage but a fault of ours
 LOOK_EVERY_S = 0.5  # for STOP_FILE, which may lie on a slow shared file system
 
 
@@ -276,6 +277,7 @@ def attempt(
 
         retune_checkpoint(start, RunConfig.from_dict(order.config))
     shape: RunShape | None = order.shape
+    vanished = 0
     while shape is not None:
         guard = hold(order, shape)
         reporter = TrialReporter(
@@ -292,7 +294,10 @@ def attempt(
         error = _train_once(order, train, reporter, start)
         if error is None:
             return
-        if trouble := storage_trouble(error):
+        trouble = storage_trouble(error)
+        if trouble is None and vanished < MOST_VANISHED and (trouble := storage.vanished(error)):
+            vanished += 1
+        if trouble:
             del error, reporter, guard  # the traceback holds the model's tensors
             _release_memory()
             start = persisted() or start

@@ -52,6 +52,16 @@ class TrialStorage:
         if self.watched and not (self.sweep_folder / FILE_NAME).exists():
             raise StorageGoneError(self.sweep_folder / FILE_NAME)
 
+    def vanished(self, error: BaseException) -> str | None:
+        """Says that the trial's own folder vanished under it, where that is what an error is about.
+
+        Nobody but the trial removes anything there, so a folder that it has just made is missing only when the storage
+        went away, be it for a moment. torch says it in words of its own (torch 2.13, serialization.py).
+        """
+        text = str(error)
+        missing = isinstance(error, FileNotFoundError) or ("Parent directory" in text and "does not exist" in text)
+        return "it was gone for a moment" if self.watched and missing and str(self.folder) in text else None
+
     def wait(self, trouble: str, checkpoint: Path | None, tell: Callable[[str], None] = lambda text: None) -> bool:
         """Waits until there is room for what failed.
 

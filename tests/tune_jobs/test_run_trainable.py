@@ -1,5 +1,6 @@
 """A trial in its process: reports with a count over restarts, smaller after an out-of-memory, failures told apart."""
 
+import errno
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
 from tune_jobs.orders import STOP_FILE, Bundle, PretendedUse, TrialOrder
 from tune_jobs.recovery import RunShape
-from tune_jobs.trainable import ATTEMPTS_FILE, LOOK_EVERY_S, STATE_FILE, TrialReporter, attempt, hold
+from tune_jobs.trainable import ATTEMPTS_FILE, LOOK_EVERY_S, MOST_VANISHED, STATE_FILE, TrialReporter, attempt, hold
 
 METRIC = "eval/rouge_combined_f1"
 
@@ -118,6 +119,50 @@ def test_the_count_goes_on_from_the_checkpoint_of_an_earlier_process(tmp_path: P
     attempt(order_in(tmp_path, batch_size=2), train, sent, keep_nothing, start)
     assert attempts == [(2, "checkpoint-9")]
     assert [report["trial/evaluation"] for report in sent.reports] == [4]
+
+
+def vanishing(folder: Path, times: int) -> tuple[Callable[..., None], list[str | None]]:
+    """A trainer that meets the vanished folder of its own checkpoint so often, in torch's words."""
+    starts: list[str | None] = []
+
+    def train(config: RunConfig, output_dir: Path, *, resume_from: Path | None, **options: object) -> None:
+        starts.append(resume_from.name if resume_from else None)
+        if len(starts) <= times:
+            raise RuntimeError(f"Parent directory {output_dir}/checkpoint-20 does not exist.")
+
+    return train, starts
+
+
+def test_a_checkpoint_that_vanishes_while_it_is_written_is_the_storages_fault(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").touch()
+    (tmp_path / "whole").mkdir()
+    sent = Sent()
+    train, starts = vanishing(tmp_path, 1)
+    attempt(order_in(tmp_path), train, sent, keep_nothing, None, persisted=lambda: tmp_path / "whole")
+    assert starts == [None, "whole"]
+    assert sent.reports == [], "no failure, and nothing to wait for: it is there again"
+
+
+def test_what_vanishes_again_and_again_is_no_storage_but_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").touch()
+    sent = Sent()
+    train, starts = vanishing(tmp_path, 99)
+    with pytest.raises(RuntimeError, match="Parent directory"):
+        attempt(order_in(tmp_path, retries=1), train, sent, keep_nothing, None)
+    assert len(starts) == 1 + MOST_VANISHED
+
+
+def test_a_missing_file_elsewhere_is_a_fault_at_once(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").touch()
+    sent, starts = Sent(), []
+
+    def train(config: RunConfig, output_dir: Path, **options: object) -> None:
+        starts.append(output_dir)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/train.csv")
+
+    with pytest.raises(FileNotFoundError):
+        attempt(order_in(tmp_path, retries=1), train, sent, keep_nothing, None)
+    assert len(starts) == 1
 
 
 def exploding(config: RunConfig, output_dir: Path, *, reporter: Reporter, **options: object) -> None:

@@ -158,6 +158,11 @@ def test_the_driver_says_once_that_the_storage_is_full_or_gone(tmp_path: Path) -
     assert (later(), later()) == ([full], [full])
     free[0] = LEAST_BYTES
     assert later() == [full, "the storage is well again"]
+    free[0] = 1000
+    assert later()[-1] == full
+    free[0] = LEAST_BYTES
+    watch.look()  # a trial ended before the next tick
+    assert said[-1].endswith("the storage is well again")
     (tmp_path / "journal.jsonl").unlink()
     assert later()[-1] == "it is gone; trials wait with what they hold and go on when this is mended"
 
