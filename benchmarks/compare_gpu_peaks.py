@@ -19,7 +19,7 @@ from cluster.memory.gpu_profile import GpuProfile, find_gpu, gpu_of_size
 from common import cli
 from common.errors import RequestError
 from common.files import read_jsonl, write_text
-from tune_jobs.memory_templates import template_finder
+from tune_jobs.placing.memory_templates import template_finder
 
 MIB = 2**20
 LARGEST_ALLOCATED_ERROR = 0.01  # above it something is modelled wrongly: its cause is looked for

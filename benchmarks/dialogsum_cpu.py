@@ -19,7 +19,7 @@ from dialsum.config import RunConfig, load_run_config
 from dialsum.data import Example, load_examples
 from dialsum.finished import load_finished, predict
 from dialsum.metrics import RougeScorer, RougeScores
-from tune_jobs.records import Ledger, SweepFolder, TrialRecord
+from tune_jobs.records.ledger import Ledger, SweepFolder, TrialRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 SWEEP = "dialogsum_cpu"

@@ -18,8 +18,8 @@ from cluster.memory.gpu_profile import find_gpu
 from cluster.memory.request import Allocator, MemoryRequest
 from common.cli import note
 from common.files import write_text
-from tune_jobs.memory_templates import template_finder
-from tune_jobs.template_shipping import shipped_facts
+from tune_jobs.placing.memory_templates import template_finder
+from tune_jobs.placing.template_shipping import shipped_facts
 
 MODELS = ("kobart", "kogpt2", "t5-base", "mt5-untied")
 ALLOCATORS: tuple[Allocator, ...] = ("expandable", "native")

@@ -31,8 +31,8 @@ from cluster.memory.workload import Recipe, Shape
 from common.files import write_text
 from common.units import format_duration
 from dialsum.models import SPECS
-from tune_jobs.memory_requests import values_of
-from tune_jobs.memory_templates import FACTORY
+from tune_jobs.placing.memory_requests import values_of
+from tune_jobs.placing.memory_templates import FACTORY
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 2**20

@@ -28,8 +28,8 @@ from cluster.memory.template_store import find_template
 from cluster.memory.workload import Recipe
 from common.files import write_text
 from dialsum.config import RunConfig
-from tune_jobs.memory_requests import facts_of, request_of
-from tune_jobs.memory_templates import FACTORY, template_finder
+from tune_jobs.placing.memory_requests import facts_of, request_of
+from tune_jobs.placing.memory_templates import FACTORY, template_finder
 
 ROOT = Path(__file__).resolve().parent.parent
 L4 = find_gpu("L4")

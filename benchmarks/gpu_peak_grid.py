@@ -8,7 +8,7 @@ from cluster.memory.model_facts import ModelFacts, model_facts
 from cluster.memory.request import Allocator, MemoryRequest
 from dialsum.config import RunConfig
 from dialsum.models import SPECS
-from tune_jobs.memory_requests import request_of, values_of
+from tune_jobs.placing.memory_requests import request_of, values_of
 
 # Larger relatives of two families: is a template as exact for a model of another size?
 RELATIVES: Mapping[str, Mapping[str, object]] = {

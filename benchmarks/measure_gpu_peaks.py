@@ -26,7 +26,7 @@ from cluster.memory.gpu_profile import GpuProfile, find_gpu, gpu_of_size
 from common import cli
 from common.errors import RequestError
 from common.files import append_jsonl, read_jsonl
-from tune_jobs.memory_templates import template_finder
+from tune_jobs.placing.memory_templates import template_finder
 
 if TYPE_CHECKING:
     import torch
@@ -167,7 +167,7 @@ class _Card:
 def _measured(case: Case, card: _Card, *, under_caps: bool) -> dict[str, object]:
     import torch
 
-    from tune_jobs.profile_run import measure_run
+    from tune_jobs.placing.profile_run import measure_run
 
     record: dict[str, object] = {
         **dataclasses.asdict(case), "under_caps": under_caps, "gpu": card.name, "gpu_total_bytes": card.total_bytes,

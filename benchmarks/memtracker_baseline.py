@@ -19,7 +19,7 @@ from cluster.memory.workload import Shape
 from dialsum.config import Precision
 from dialsum.models import SPECS
 from dialsum.workload import summarizer_workload
-from tune_jobs.memory_requests import values_of
+from tune_jobs.placing.memory_requests import values_of
 
 
 def tracked_peak_bytes(model: str, shape: Shape, precision: Precision) -> int:

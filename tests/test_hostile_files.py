@@ -27,9 +27,9 @@ from dialsum.trainer import train
 from tests.dialsum.test_trainer import write_data
 from tests.dialsum.test_training_invariants import CutAt
 from tests.tune_jobs.synthetic import wide_ledger, write
-from tune_jobs.journal import Journal
+from tune_jobs.config.sweep import load_sweep
 from tune_jobs.report.build import build_report
-from tune_jobs.sweep import load_sweep
+from tune_jobs.running.journal import Journal
 
 MARK = "the_payload_ran"
 

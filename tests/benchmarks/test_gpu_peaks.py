@@ -12,7 +12,7 @@ from cluster.memory.calibration import load_calibration
 from cluster.memory.estimate import Estimator
 from cluster.memory.gpu_profile import find_gpu
 from common import cli
-from tune_jobs.memory_templates import template_finder
+from tune_jobs.placing.memory_templates import template_finder
 
 L4 = find_gpu("L4")
 OURS = [case for case in grid() if case.model == "kobart"][:4]  # shipped templates answer these

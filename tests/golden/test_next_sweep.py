@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from tests.tune_jobs.synthetic import SPACE, sweep_record, wide_ledger, write
-from tune_jobs.next_sweep import next_sweep
+from tune_jobs.search.next_sweep import next_sweep
 
 GOLDEN = Path(__file__).parent / "next_sweep.yaml"
 

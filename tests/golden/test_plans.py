@@ -15,15 +15,15 @@ from cluster.hardware import parse_simulated
 from cluster.placement import Demand, Need, choose, refuse
 from common.errors import RequestError
 from dialsum.config import RunConfig
-from tune_jobs.guard_rails import Outlook, warnings
-from tune_jobs.impact import impacts
-from tune_jobs.importance import Importance
-from tune_jobs.orders import Bundle, Placed
-from tune_jobs.plan import DataSizes, SweepPlan, make_plan
-from tune_jobs.plan_view import as_json, as_text
-from tune_jobs.recovery import RunShape
-from tune_jobs.sweep import load_sweep
-from tune_jobs.throughput import Observation, Throughput
+from tune_jobs.analysis.importance import Importance
+from tune_jobs.config.sweep import load_sweep
+from tune_jobs.planning.guard_rails import Outlook, warnings
+from tune_jobs.planning.impact import impacts
+from tune_jobs.planning.plan import DataSizes, SweepPlan, make_plan
+from tune_jobs.planning.plan_view import as_json, as_text
+from tune_jobs.planning.throughput import Observation, Throughput
+from tune_jobs.running.orders import Bundle, Placed
+from tune_jobs.running.recovery import RunShape
 
 FOLDER = Path(__file__).parent / "plans"
 NOW = datetime(2026, 11, 25, 9, 0, tzinfo=UTC)

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.strict import parse_yaml
-from tune_jobs.narrowing import EDGE, Box, Tried, narrow
-from tune_jobs.space import Bell, Categorical, Range, Space, Value
-from tune_jobs.sweep import Sweep, load_sweep
-from tune_jobs.sweep_file import read_sweep
-from tune_jobs.sweep_writer import sweep_text
+from tune_jobs.config.space import Bell, Categorical, Range, Space, Value
+from tune_jobs.config.sweep import Sweep, load_sweep
+from tune_jobs.config.sweep_file import read_sweep
+from tune_jobs.config.sweep_writer import sweep_text
+from tune_jobs.search.narrowing import EDGE, Box, Tried, narrow
 
 SPACE = Space(
     parameters=(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dialsum.config import RunConfig
-from tune_jobs.rules import Rules, resolve
+from tune_jobs.config.rules import Rules, resolve
 
 batches = st.integers(1, 512)
 

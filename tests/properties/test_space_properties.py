@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune_jobs.space import Bell, Categorical, Constant, Parameter, Range, Space
+from tune_jobs.config.space import Bell, Categorical, Constant, Parameter, Range, Space
 
 small = st.floats(min_value=-100, max_value=100, allow_nan=False)
 positive = st.floats(min_value=1e-8, max_value=1e3)

@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from common.errors import RequestError
 from common.strict import Located
-from tune_jobs.grid import planned_trials
-from tune_jobs.guard_rails import Outlook, warnings
-from tune_jobs.sweep import Sweep, load_sweep
-from tune_jobs.sweep_file import read_sweep
+from tune_jobs.config.sweep import Sweep, load_sweep
+from tune_jobs.config.sweep_file import read_sweep
+from tune_jobs.planning.guard_rails import Outlook, warnings
+from tune_jobs.search.grid import planned_trials
 
 scalars = st.one_of(
     st.none(),

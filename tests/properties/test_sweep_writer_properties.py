@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.strict import parse_yaml
-from tune_jobs.rules import Rules
-from tune_jobs.sections import EarlyTerminate, Metric, Resources, SearchOptions, TeamSection, Tracking
-from tune_jobs.space import Bell, Categorical, Constant, Parameter, Range, Space
-from tune_jobs.sweep import Sweep, load_sweep
-from tune_jobs.sweep_file import read_sweep
-from tune_jobs.sweep_writer import sweep_text
+from tune_jobs.config.rules import Rules
+from tune_jobs.config.sections import EarlyTerminate, Metric, Resources, SearchOptions, TeamSection, Tracking
+from tune_jobs.config.space import Bell, Categorical, Constant, Parameter, Range, Space
+from tune_jobs.config.sweep import Sweep, load_sweep
+from tune_jobs.config.sweep_file import read_sweep
+from tune_jobs.config.sweep_writer import sweep_text
 
 ROOT = Path(__file__).resolve().parents[2]
 READY = sorted(path.name for path in (ROOT / "tune_jobs" / "sweeps").glob("*.yaml") if "staged" not in path.name)

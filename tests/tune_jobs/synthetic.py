@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.units import parse_bytes
-from tune_jobs.records import SweepFolder, SweepRecord, TrialError, TrialOutcome, TrialRecord
+from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialError, TrialOutcome, TrialRecord
 
 METRIC = "eval/rouge_combined_f1"
 START = 1_790_000_000.0

@@ -12,18 +12,18 @@ from pathlib import Path
 import ray
 
 from dialsum.config import RunConfig
-from tune_jobs.conductor import SweepConductor
-from tune_jobs.journal import Journal
-from tune_jobs.live import LogView
-from tune_jobs.orders import EVALUATION_KEY, ORDER_KEY, Bundle, TrialOrder
-from tune_jobs.progress import SweepProgress
-from tune_jobs.records import SweepFolder
-from tune_jobs.recovery import RunShape
-from tune_jobs.search import ListProposer, Sampled
-from tune_jobs.stopping import NeverStop
-from tune_jobs.team import load_team
-from tune_jobs.team_actor import team_admission
-from tune_jobs.tune_door import FitSettings, fit, last_checkpoint, report
+from tune_jobs.records.ledger import SweepFolder
+from tune_jobs.running.conductor import SweepConductor
+from tune_jobs.running.journal import Journal
+from tune_jobs.running.live import LogView
+from tune_jobs.running.orders import EVALUATION_KEY, ORDER_KEY, Bundle, TrialOrder
+from tune_jobs.running.progress import SweepProgress
+from tune_jobs.running.recovery import RunShape
+from tune_jobs.running.tune_door import FitSettings, fit, last_checkpoint, report
+from tune_jobs.search.proposers import ListProposer, Sampled
+from tune_jobs.search.stopping import NeverStop
+from tune_jobs.team.quotas import load_team
+from tune_jobs.team.team_actor import team_admission
 
 METRIC = "eval/rouge_combined_f1"
 STEP_S = 0.4

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tune_jobs.synthetic import METRIC, START, sweep_record, truth, wide_ledger
-from tune_jobs import candidates, parameters, significance
-from tune_jobs.analysis import analyse, describe_settings
-from tune_jobs.candidates import Scored, find_noise, group_seeds, score_of
-from tune_jobs.importance import LEAST_TRIALS, find_importances
-from tune_jobs.parameters import find_parameters
-from tune_jobs.records import Ledger, SweepRecord, TrialRecord
-from tune_jobs.significance import PairedDifference, paired_bootstrap
+from tune_jobs.analysis import candidates, significance
+from tune_jobs.analysis.candidates import Scored, find_noise, group_seeds, score_of
+from tune_jobs.analysis.importance import LEAST_TRIALS, find_importances
+from tune_jobs.analysis.significance import PairedDifference, paired_bootstrap
+from tune_jobs.analysis.sweep_analysis import analyse, describe_settings
+from tune_jobs.config import parameters
+from tune_jobs.config.parameters import find_parameters
+from tune_jobs.records.ledger import Ledger, SweepRecord, TrialRecord
 
 
 def trial(trial_id: str, score: float | None, **changes: object) -> TrialRecord:

@@ -17,13 +17,13 @@ from dialsum.data import Example
 from dialsum.metrics import RougeScorer
 from dialsum.run_folder import write_predictions
 from tests.tune_jobs.synthetic import sweep_record, wide_ledger, write
-from tune_jobs import compare_cli
-from tune_jobs.candidates import Noise
-from tune_jobs.comparison import COMBINED, Comparison, compare, judge_difference, telling
-from tune_jobs.experiments import Experiment, find_experiments
-from tune_jobs.records import ExperimentFolder
+from tune_jobs.analysis.candidates import Noise
+from tune_jobs.analysis.comparison import COMBINED, Comparison, compare, judge_difference, telling
+from tune_jobs.analysis.significance import PairedDifference
+from tune_jobs.commands import compare_cli
+from tune_jobs.records.experiments import Experiment, find_experiments
+from tune_jobs.records.ledger import ExperimentFolder
 from tune_jobs.report.compare_page import headline
-from tune_jobs.significance import PairedDifference
 
 WORDS = sorted(
     {"the", "cat", "sat", "red", "mat", "while", "two", "dogs", "ran", "over", "green", "hills", "and", "trees"}
@@ -188,8 +188,8 @@ def test_trials_are_found_by_number_name_and_rank(tmp_path: Path) -> None:
 
 
 def _candidates(trials: list[object]) -> list[object]:
-    from tune_jobs.analysis import analyse
-    from tune_jobs.records import Ledger
+    from tune_jobs.analysis.sweep_analysis import analyse
+    from tune_jobs.records.ledger import Ledger
 
     return list(analyse(Ledger(sweep=sweep_record(), trials=tuple(trials))).candidates)  # type: ignore[arg-type]
 

@@ -12,10 +12,10 @@ from dialsum.data import write_examples
 from dialsum.finished import load_finished, predict, score, score_metrics
 from dialsum.sample_data.generate import generate
 from dialsum.trainer import train
-from tune_jobs.live import LogView
-from tune_jobs.runner import RunOptions, run_sweep
-from tune_jobs.sweep import load_sweep
-from tune_jobs.trained import trained_experiment
+from tune_jobs.config.sweep import load_sweep
+from tune_jobs.running.live import LogView
+from tune_jobs.running.runner import RunOptions, run_sweep
+from tune_jobs.running.trained import trained_experiment
 
 SWEEP = """
 name: beams

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 
 from dialsum.config import RunConfig
-from tune_jobs.guard_rails import Outlook, warnings
-from tune_jobs.rules import Rules
-from tune_jobs.sections import EarlyTerminate, Metric, Resources
-from tune_jobs.space import Categorical, Constant, Parameter, Range, Space
-from tune_jobs.sweep import Phase, Sweep
+from tune_jobs.config.rules import Rules
+from tune_jobs.config.sections import EarlyTerminate, Metric, Resources
+from tune_jobs.config.space import Categorical, Constant, Parameter, Range, Space
+from tune_jobs.config.sweep import Phase, Sweep
+from tune_jobs.planning.guard_rails import Outlook, warnings
 
 RATE = Range(name="learning_rate", distribution="log_uniform_values", low=1e-5, high=1e-4)
 

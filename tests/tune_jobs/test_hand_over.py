@@ -16,11 +16,11 @@ from common.strict import parse_yaml
 from dialsum.config import RunConfig
 from dialsum.data import Example, write_examples
 from tests.tune_jobs.synthetic import sweep_record
-from tune_jobs import hand_over_cli
-from tune_jobs.experiments import Experiment
-from tune_jobs.hand_over import hand_over, write_card
-from tune_jobs.records import ExperimentFolder, SweepFolder, TrialRecord
-from tune_jobs.snapshot import take_snapshot
+from tune_jobs.commands import hand_over_cli
+from tune_jobs.records.experiments import Experiment
+from tune_jobs.records.hand_over import hand_over, write_card
+from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, TrialRecord
+from tune_jobs.records.snapshot import take_snapshot
 
 SETTINGS = {
     "tiny-bart": {"num_beams": 1},

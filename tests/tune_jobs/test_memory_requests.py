@@ -11,7 +11,7 @@ from cluster.memory.gpu_profile import find_gpu
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from dialsum.device import OVERFLOWS_IN_FP16
-from tune_jobs.memory_requests import NEVER_FP16, facts_of, hub_cache, precision_on, request_of
+from tune_jobs.placing.memory_requests import NEVER_FP16, facts_of, hub_cache, precision_on, request_of
 
 L4, T4 = find_gpu("L4"), find_gpu("T4")
 

@@ -18,11 +18,11 @@ import pytest
 from cluster.dashboard import PANELS
 from cluster.metric_names import METRICS
 from dialsum.config import RunConfig
-from tune_jobs.live import LogView
-from tune_jobs.orders import Bundle, TrialOrder
-from tune_jobs.progress import SweepProgress
-from tune_jobs.recovery import RunShape
-from tune_jobs.sweep_meter import MeteredView, TrialMeter
+from tune_jobs.running.live import LogView
+from tune_jobs.running.orders import Bundle, TrialOrder
+from tune_jobs.running.progress import SweepProgress
+from tune_jobs.running.recovery import RunShape
+from tune_jobs.running.sweep_meter import MeteredView, TrialMeter
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = float(2**30)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tune_jobs.narrowing import Box, Tried, narrow
-from tune_jobs.parameters import show_value
-from tune_jobs.space import Bell, Categorical, Constant, Range, Space, Value
+from tune_jobs.config.parameters import show_value
+from tune_jobs.config.space import Bell, Categorical, Constant, Range, Space, Value
+from tune_jobs.search.narrowing import Box, Tried, narrow
 
 RATE = Range(name="learning_rate", distribution="log_uniform_values", low=1e-5, high=1e-3)
 

@@ -9,12 +9,12 @@ import pytest
 from common.errors import RequestError
 from tests.tune_jobs.synthetic import METRIC, sweep_record, wide_ledger, write
 from tune_jobs.__main__ import main
-from tune_jobs.grid import sampled_configs
-from tune_jobs.next_sweep import leave_next_sweep, next_sweep
-from tune_jobs.records import SweepFolder, TrialError, TrialRecord
-from tune_jobs.space import Categorical, Range
-from tune_jobs.sweep import load_sweep
-from tune_jobs.sweep_writer import sweep_text
+from tune_jobs.config.space import Categorical, Range
+from tune_jobs.config.sweep import load_sweep
+from tune_jobs.config.sweep_writer import sweep_text
+from tune_jobs.records.ledger import SweepFolder, TrialError, TrialRecord
+from tune_jobs.search.grid import sampled_configs
+from tune_jobs.search.next_sweep import leave_next_sweep, next_sweep
 
 WIDE = """
 name: wide

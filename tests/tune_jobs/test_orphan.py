@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from tune_jobs.orphan import GRACE_S, watch
+from tune_jobs.running.orphan import GRACE_S, watch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +22,7 @@ def test_it_is_asked_first_and_ended_after_the_grace() -> None:
 def test_an_orphan_of_a_submitted_job_gets_sigterm(tmp_path: Path) -> None:
     said = tmp_path / "said"
     child = (
-        "import os, signal, time, pathlib; from tune_jobs.orphan import end_with_job\n"
+        "import os, signal, time, pathlib; from tune_jobs.running.orphan import end_with_job\n"
         f"said = pathlib.Path({str(said)!r})\n"
         "signal.signal(signal.SIGTERM, lambda *_: (said.write_text('asked'), os._exit(0)))\n"
         "end_with_job({'RAY_JOB_CONFIG_JSON_ENV_VAR': '{}'}); said.write_text('ready'); time.sleep(60)\n"

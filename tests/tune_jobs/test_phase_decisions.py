@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests.tune_jobs.synthetic import METRIC, sweep_record
-from tune_jobs.analysis import analyse
-from tune_jobs.grid import sampled_configs
-from tune_jobs.phase_decisions import Done, describe, prepare, problem_of
-from tune_jobs.records import Ledger, TrialError, TrialRecord
-from tune_jobs.significance import PairedDifference
-from tune_jobs.space import Constant, Range
-from tune_jobs.sweep import Sweep, load_sweep
+from tune_jobs.analysis.significance import PairedDifference
+from tune_jobs.analysis.sweep_analysis import analyse
+from tune_jobs.config.space import Constant, Range
+from tune_jobs.config.sweep import Sweep, load_sweep
+from tune_jobs.records.ledger import Ledger, TrialError, TrialRecord
+from tune_jobs.search.grid import sampled_configs
+from tune_jobs.search.phase_decisions import Done, describe, prepare, problem_of
 
 STAGED = """
 name: s

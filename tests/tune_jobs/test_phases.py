@@ -9,12 +9,12 @@ import pytest
 from common.errors import RequestError
 from dialsum.data import write_examples
 from dialsum.sample_data.generate import generate
-from tune_jobs.live import LogView
-from tune_jobs.phases import StagedOutcome, run_staged
-from tune_jobs.records import SweepFolder
-from tune_jobs.runner import RunOptions
-from tune_jobs.space import Range
-from tune_jobs.sweep import load_sweep
+from tune_jobs.config.space import Range
+from tune_jobs.config.sweep import load_sweep
+from tune_jobs.records.ledger import SweepFolder
+from tune_jobs.running.live import LogView
+from tune_jobs.running.phases import StagedOutcome, run_staged
+from tune_jobs.running.runner import RunOptions
 
 STAGED = """
 name: s

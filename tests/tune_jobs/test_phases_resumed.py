@@ -9,15 +9,15 @@ import pytest
 from cluster.hardware import Inventory
 from common.errors import RequestError, WorkError
 from tests.tune_jobs.synthetic import METRIC
-from tune_jobs import phases, ray_session
-from tune_jobs.analysis import analyse
-from tune_jobs.grid import sampled_configs
-from tune_jobs.live import LogView
-from tune_jobs.phases import StagedOutcome, run_staged
-from tune_jobs.progress import SweepProgress
-from tune_jobs.records import SweepFolder, SweepRecord, TrialOutcome, TrialRecord
-from tune_jobs.runner import RunOptions, SweepOutcome
-from tune_jobs.sweep import Sweep, load_sweep
+from tune_jobs.analysis.sweep_analysis import analyse
+from tune_jobs.config.sweep import Sweep, load_sweep
+from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialOutcome, TrialRecord
+from tune_jobs.running import phases, ray_session
+from tune_jobs.running.live import LogView
+from tune_jobs.running.phases import StagedOutcome, run_staged
+from tune_jobs.running.progress import SweepProgress
+from tune_jobs.running.runner import RunOptions, SweepOutcome
+from tune_jobs.search.grid import sampled_configs
 
 STAGED = """
 name: s

@@ -13,19 +13,19 @@ from cluster.placement import Demand, Need, choose
 from common import cli
 from dialsum.config import RunConfig
 from tune_jobs.__main__ import main
-from tune_jobs.earlier import earlier_ledgers, importances_of, observations_of
-from tune_jobs.likely import likely_evaluations
-from tune_jobs.memory_requests import request_of
-from tune_jobs.orders import Bundle, Placed
-from tune_jobs.plan import _NO_BYTES, DataSizes, SweepPlan, make_plan
-from tune_jobs.plan_clock import Job, run_clock
-from tune_jobs.records import SweepFolder, SweepRecord, TrialRecord
-from tune_jobs.recovery import RunShape
-from tune_jobs.sections import Resources
-from tune_jobs.space import Categorical, Range, Space
-from tune_jobs.stopping import RungRule
-from tune_jobs.sweep import Sweep
-from tune_jobs.throughput import CPU, Speed, Throughput, observe
+from tune_jobs.config.sections import Resources
+from tune_jobs.config.space import Categorical, Range, Space
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.placing.memory_requests import request_of
+from tune_jobs.planning.earlier import earlier_ledgers, importances_of, observations_of
+from tune_jobs.planning.likely import likely_evaluations
+from tune_jobs.planning.plan import _NO_BYTES, DataSizes, SweepPlan, make_plan
+from tune_jobs.planning.plan_clock import Job, run_clock
+from tune_jobs.planning.throughput import CPU, Speed, Throughput, observe
+from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
+from tune_jobs.running.orders import Bundle, Placed
+from tune_jobs.running.recovery import RunShape
+from tune_jobs.search.stopping import RungRule
 
 SWEEP = """
 name: small

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dialsum.config import RunConfig
-from tune_jobs.exploit import INHERITED_FILE, Exploiter
-from tune_jobs.journal import Journal
-from tune_jobs.orders import Bundle, TrialOrder
-from tune_jobs.population import PopulationRule, explore, quantiles
-from tune_jobs.recovery import RunShape
-from tune_jobs.rules import Rules, resolve
-from tune_jobs.search import Sampled
-from tune_jobs.sections import SearchOptions
-from tune_jobs.space import Bell, Categorical, Constant, Range, Space, Value
+from tune_jobs.config.rules import Rules, resolve
+from tune_jobs.config.sections import SearchOptions
+from tune_jobs.config.space import Bell, Categorical, Constant, Range, Space, Value
+from tune_jobs.running.journal import Journal
+from tune_jobs.running.orders import Bundle, TrialOrder
+from tune_jobs.running.recovery import RunShape
+from tune_jobs.search.exploit import INHERITED_FILE, Exploiter
+from tune_jobs.search.population import PopulationRule, explore, quantiles
+from tune_jobs.search.proposers import Sampled
 
 SPACE = Space(
     parameters=(

@@ -10,10 +10,10 @@ from cluster.memory.calibration import load_calibration
 from cluster.memory.gpu_profile import find_gpu
 from common import cli
 from dialsum.config import RunConfig
-from tune_jobs import profile_cli
 from tune_jobs.__main__ import main
-from tune_jobs.memory_requests import request_of
-from tune_jobs.profile_run import Measured, Phase, measure_run
+from tune_jobs.commands import profile_cli
+from tune_jobs.placing.memory_requests import request_of
+from tune_jobs.placing.profile_run import Measured, Phase, measure_run
 
 TINY = [
     "profile", "--model", "tiny-bart", "--batch-size", "4", "--gradient-accumulation-steps", "2",
@@ -91,7 +91,7 @@ def test_a_measured_peak_goes_into_the_calibration(
 ) -> None:
     ledger = tmp_path / "calibration.jsonl"
     monkeypatch.setattr(
-        "tune_jobs.profile_run.measure_run", lambda config, request: dataclasses.replace(SEEN, fits=fits)
+        "tune_jobs.placing.profile_run.measure_run", lambda config, request: dataclasses.replace(SEEN, fits=fits)
     )
     monkeypatch.setattr("cluster.nvml.process_bytes", lambda pid: 3 * 2**29)
     assert cli.run(main, [*TINY, "--calibration", str(ledger), "--format", "json"]) == code
@@ -113,7 +113,7 @@ def test_where_the_driver_is_silent_nothing_is_recorded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = tmp_path / "calibration.jsonl"
-    monkeypatch.setattr("tune_jobs.profile_run.measure_run", lambda config, request: SEEN)
+    monkeypatch.setattr("tune_jobs.placing.profile_run.measure_run", lambda config, request: SEEN)
     monkeypatch.setattr("cluster.nvml.process_bytes", lambda pid: None)
     assert cli.run(main, [*TINY, "--calibration", str(ledger)]) == 0
     assert "the driver does not tell" in capsys.readouterr().out

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cluster.tokens import token_problem
-from tune_jobs.ray_session import own_token
+from tune_jobs.running.ray_session import own_token
 
 
 def test_the_token_of_an_embedded_ray_is_its_owners_only(tmp_path: Path) -> None:

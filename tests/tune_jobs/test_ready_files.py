@@ -6,9 +6,9 @@ import pytest
 
 from dialsum.config import load_run_config
 from dialsum.models import SPECS
-from tune_jobs.grid import planned_trials
-from tune_jobs.guard_rails import Outlook, warnings
-from tune_jobs.sweep import Sweep, load_sweep
+from tune_jobs.config.sweep import Sweep, load_sweep
+from tune_jobs.planning.guard_rails import Outlook, warnings
+from tune_jobs.search.grid import planned_trials
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path.name for path in (ROOT / "tune_jobs" / "sweeps").glob("*.yaml"))

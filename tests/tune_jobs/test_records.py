@@ -8,7 +8,7 @@ import pytest
 from common.errors import RequestError
 from common.strict import load_yaml
 from dialsum.config import RunConfig
-from tune_jobs.records import ExperimentFolder, Ledger, SweepFolder, SweepRecord, TrialError, TrialRecord
+from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder, SweepRecord, TrialError, TrialRecord
 
 
 def trial(trial_id: str = "1", **changes: object) -> TrialRecord:

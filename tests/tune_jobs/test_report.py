@@ -11,7 +11,7 @@ from common.errors import RequestError
 from common.files import append_jsonl
 from dialsum.metrics import RougeScorer
 from tests.tune_jobs.synthetic import METRIC, START, sweep_record, wide_ledger, write
-from tune_jobs.records import SweepFolder, SweepRecord, TrialError, TrialRecord
+from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialError, TrialRecord
 from tune_jobs.report.build import ReportPaths, build_report
 
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tune_jobs.synthetic import sweep_record, wide_ledger
-from tune_jobs.analysis import analyse
-from tune_jobs.importance import Importances
-from tune_jobs.parameters import Parameter
-from tune_jobs.records import Ledger, TrialRecord
+from tune_jobs.analysis.importance import Importances
+from tune_jobs.analysis.sweep_analysis import analyse
+from tune_jobs.config.parameters import Parameter
+from tune_jobs.records.ledger import Ledger, TrialRecord
 from tune_jobs.report import picture
 from tune_jobs.report.axes import Axis, duration_ticks, linear_ticks, log_ticks, parameter_axis
 from tune_jobs.report.charts import find_charts

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune_jobs.synthetic import wide_ledger, write
-from tune_jobs import report_cli
+from tune_jobs.commands import report_cli
 from tune_jobs.report.drawing import INKS
 from tune_jobs.report.picture import _COLOURS
 

@@ -4,8 +4,8 @@ import pytest
 
 from common.errors import RequestError
 from dialsum.config import RunConfig
-from tune_jobs.expressions import parse
-from tune_jobs.rules import Rules, resolve
+from tune_jobs.config.expressions import parse
+from tune_jobs.config.rules import Rules, resolve
 
 FIELDS = ("learning_rate", "batch_size", "model", "encoder_max_len", "gradient_checkpointing")
 

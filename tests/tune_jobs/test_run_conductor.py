@@ -9,19 +9,19 @@ import pytest
 
 from common.errors import RequestError
 from dialsum.config import RunConfig
-from tune_jobs.admission import Admission, OpenAdmission
-from tune_jobs.anomalies import STALL_FACTOR, STALL_FLOOR_S, Anomalies
-from tune_jobs.conductor import Clocks, SweepConductor
-from tune_jobs.housekeeping import KEPT_MODELS
-from tune_jobs.journal import Journal
-from tune_jobs.live import LogView
-from tune_jobs.orders import LATER, WAITS_KEY, Bundle, TrialOrder
-from tune_jobs.progress import SweepProgress
-from tune_jobs.records import SweepFolder
-from tune_jobs.recovery import RunShape
-from tune_jobs.search import Lesson, ListProposer, Sampled
-from tune_jobs.stopping import RungRule
-from tune_jobs.team import Decision
+from tune_jobs.config.anomalies import STALL_FACTOR, STALL_FLOOR_S, Anomalies
+from tune_jobs.records.housekeeping import KEPT_MODELS
+from tune_jobs.records.ledger import SweepFolder
+from tune_jobs.running.conductor import Clocks, SweepConductor
+from tune_jobs.running.journal import Journal
+from tune_jobs.running.live import LogView
+from tune_jobs.running.orders import LATER, WAITS_KEY, Bundle, TrialOrder
+from tune_jobs.running.progress import SweepProgress
+from tune_jobs.running.recovery import RunShape
+from tune_jobs.search.proposers import Lesson, ListProposer, Sampled
+from tune_jobs.search.stopping import RungRule
+from tune_jobs.team.admission import Admission, OpenAdmission
+from tune_jobs.team.quotas import Decision
 
 METRIC = "eval/rouge_combined_f1"
 

@@ -7,10 +7,10 @@ import pytest
 
 from dialsum.data import write_examples
 from dialsum.sample_data.generate import generate
-from tune_jobs.journal import Journal
-from tune_jobs.live import LogView
-from tune_jobs.runner import RunOptions, SweepOutcome, run_sweep
-from tune_jobs.sweep import load_sweep
+from tune_jobs.config.sweep import load_sweep
+from tune_jobs.running.journal import Journal
+from tune_jobs.running.live import LogView
+from tune_jobs.running.runner import RunOptions, SweepOutcome, run_sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.usefixtures("ray_cluster")]
 

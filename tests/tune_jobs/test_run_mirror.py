@@ -13,8 +13,8 @@ import pytest
 from tests.tune_jobs.sweep_files import METRIC, SweepFiles
 from tests.tune_jobs.wandb_files import OfflineRun, read_offline_run
 from tests.tune_jobs.wandb_server import Mode, StoredRun, WandbServer, wandb_server
-from tune_jobs.mirror import MirrorSettings
-from tune_jobs.mirroring import MirrorProcess, MirrorStatus
+from tune_jobs.tracking.mirror import MirrorSettings
+from tune_jobs.tracking.mirroring import MirrorProcess, MirrorStatus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from common.files import read_jsonl
 from tests.tune_jobs.test_run_conductor import Driver, OutOfMemoryError
-from tune_jobs.conductor import WAIT_SAID_S
-from tune_jobs.orders import Bundle
-from tune_jobs.pending import Holder, why_pending
+from tune_jobs.placing.pending import Holder, why_pending
+from tune_jobs.running.conductor import WAIT_SAID_S
+from tune_jobs.running.orders import Bundle
 
 HALF = Bundle(cpus=1, gpus=0.5, labels={"gpu-model": "A"})
 

@@ -11,18 +11,18 @@ import pytest
 from dialsum.config import RunConfig
 from dialsum.data import write_examples
 from dialsum.sample_data.generate import generate
-from tune_jobs.anomalies import Anomalies
-from tune_jobs.conductor import SweepConductor
-from tune_jobs.journal import Journal
-from tune_jobs.live import LogView
-from tune_jobs.orders import Bundle, PretendedUse, TrialOrder
-from tune_jobs.progress import SweepProgress
-from tune_jobs.records import SweepFolder, TrialRecord
-from tune_jobs.recovery import RunShape
-from tune_jobs.search import ListProposer, Sampled
-from tune_jobs.stopping import NeverStop
-from tune_jobs.trainable import run_trial
-from tune_jobs.tune_door import FitSettings, fit
+from tune_jobs.config.anomalies import Anomalies
+from tune_jobs.records.ledger import SweepFolder, TrialRecord
+from tune_jobs.running.conductor import SweepConductor
+from tune_jobs.running.journal import Journal
+from tune_jobs.running.live import LogView
+from tune_jobs.running.orders import Bundle, PretendedUse, TrialOrder
+from tune_jobs.running.progress import SweepProgress
+from tune_jobs.running.recovery import RunShape
+from tune_jobs.running.trainable import run_trial
+from tune_jobs.running.tune_door import FitSettings, fit
+from tune_jobs.search.proposers import ListProposer, Sampled
+from tune_jobs.search.stopping import NeverStop
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_cluster")]
 METRIC = "eval/rouge_combined_f1"

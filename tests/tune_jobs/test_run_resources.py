@@ -13,10 +13,10 @@ from cluster.memory.estimate import Estimator, MemoryEstimate, ModelSize
 from cluster.memory.request import MemoryRequest
 from common.errors import RequestError
 from dialsum.config import RunConfig
-from tune_jobs.orders import Bundle
-from tune_jobs.recovery import RunShape
-from tune_jobs.resources import HostPlacer, SharePlacer, placer_for, shape_of, slots
-from tune_jobs.sections import Resources
+from tune_jobs.config.sections import Resources
+from tune_jobs.placing.resources import HostPlacer, SharePlacer, placer_for, shape_of, slots
+from tune_jobs.running.orders import Bundle
+from tune_jobs.running.recovery import RunShape
 
 GIB = 2**30
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from common.files import read_jsonl
-from tune_jobs.records import SweepFolder
+from tune_jobs.records.ledger import SweepFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]

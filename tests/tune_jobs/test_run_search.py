@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from tune_jobs.search import Lesson, ListProposer, Sampled, TpeProposer
-from tune_jobs.space import Bell, Categorical, Constant, Range, Space, Value
+from tune_jobs.config.space import Bell, Categorical, Constant, Range, Space, Value
+from tune_jobs.search.proposers import Lesson, ListProposer, Sampled, TpeProposer
 
 SPACE = Space(
     parameters=(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune_jobs.stopping import BracketRule, MedianRule, NeverStop, RungRule, asha_rungs, hyperband_rungs
+from tune_jobs.search.stopping import BracketRule, MedianRule, NeverStop, RungRule, asha_rungs, hyperband_rungs
 
 
 def test_asha_rungs_lie_below_the_longest_trial() -> None:

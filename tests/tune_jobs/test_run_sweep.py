@@ -13,7 +13,7 @@ import pytest
 
 from common.files import read_jsonl
 from tests.tune_jobs.wandb_files import OfflineRun, read_offline_run
-from tune_jobs.records import SweepFolder, TrialRecord
+from tune_jobs.records.ledger import SweepFolder, TrialRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """

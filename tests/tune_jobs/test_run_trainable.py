@@ -13,9 +13,17 @@ from common.errors import DivergedError, RequestError, WorkError
 from common.files import read_jsonl
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tune_jobs.orders import STOP_FILE, Bundle, PretendedUse, TrialOrder
-from tune_jobs.recovery import RunShape
-from tune_jobs.trainable import ATTEMPTS_FILE, LOOK_EVERY_S, MOST_VANISHED, STATE_FILE, TrialReporter, attempt, hold
+from tune_jobs.running.orders import STOP_FILE, Bundle, PretendedUse, TrialOrder
+from tune_jobs.running.recovery import RunShape
+from tune_jobs.running.trainable import (
+    ATTEMPTS_FILE,
+    LOOK_EVERY_S,
+    MOST_VANISHED,
+    STATE_FILE,
+    TrialReporter,
+    attempt,
+    hold,
+)
 
 METRIC = "eval/rouge_combined_f1"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tune_jobs.orders import ORDER_KEY, Bundle
-from tune_jobs.recovery import classify
-from tune_jobs.tune_door import FitSettings, fit, last_checkpoint, report
+from tune_jobs.running.orders import ORDER_KEY, Bundle
+from tune_jobs.running.recovery import classify
+from tune_jobs.running.tune_door import FitSettings, fit, last_checkpoint, report
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 LABELS = {"gpu-model": "simulated-24GiB"}

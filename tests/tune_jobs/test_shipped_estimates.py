@@ -13,9 +13,9 @@ from cluster.memory.model_facts import ModelFacts
 from cluster.memory.request import BF16_SM, MemoryRequest
 from cluster.memory.template import ROUTINES, Template
 from cluster.memory.template_keys import model_hash
-from tune_jobs.memory_requests import NEVER_FP16
-from tune_jobs.memory_templates import template_finder
-from tune_jobs.template_shipping import SHIPPED_MODELS, shipped_facts
+from tune_jobs.placing.memory_requests import NEVER_FP16
+from tune_jobs.placing.memory_templates import template_finder
+from tune_jobs.placing.template_shipping import SHIPPED_MODELS, shipped_facts
 
 FACTS = {name: shipped_facts(name) for name in SHIPPED_MODELS}  # kept: finders know facts by identity
 FIND = template_finder(pytest.fail, only_at_hand=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tune_jobs import snapshot
-from tune_jobs.code_state import read_code
-from tune_jobs.redaction import HIDDEN, Redactor, is_secret_file
-from tune_jobs.snapshot import current_state, file_state, keep_code, load_snapshot, take_snapshot
+from tune_jobs.records import snapshot
+from tune_jobs.records.code_state import read_code
+from tune_jobs.records.redaction import HIDDEN, Redactor, is_secret_file
+from tune_jobs.records.snapshot import current_state, file_state, keep_code, load_snapshot, take_snapshot
 
 PLANTED = {  # none of them is or was a real key
     "W&B": "0123456789abcdef0123456789abcdef01234567",

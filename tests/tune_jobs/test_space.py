@@ -2,7 +2,7 @@
 
 import pytest
 
-from tune_jobs.space import Bell, Categorical, Constant, Range, Space
+from tune_jobs.config.space import Bell, Categorical, Constant, Range, Space
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from typing import IO
 import pytest
 
 from common.files import read_jsonl
-from tune_jobs.records import SweepFolder
-from tune_jobs.storage_watch import StorageWatch
-from tune_jobs.trial_storage import LEAST_BYTES, TrialStorage
+from tune_jobs.records.ledger import SweepFolder
+from tune_jobs.running.storage_watch import StorageWatch
+from tune_jobs.running.trial_storage import LEAST_BYTES, TrialStorage
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 10

@@ -14,7 +14,7 @@ import pytest
 
 from common.files import read_jsonl
 from tests.cluster.machine import Machine, missing, wait_until
-from tune_jobs.records import SweepFolder
+from tune_jobs.records.ledger import SweepFolder
 
 REASON = missing("ss")
 pytestmark = [

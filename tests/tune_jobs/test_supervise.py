@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import WorkError
-from tune_jobs import supervise
-from tune_jobs.supervise import FRUITLESS, Ending, command_of, keep_running, next_step
+from tune_jobs.jobs import supervise
+from tune_jobs.jobs.supervise import FRUITLESS, Ending, command_of, keep_running, next_step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,7 +97,7 @@ def test_sigterm_reaches_the_driver_once_and_nothing_starts_again(tmp_path: Path
         "sys.exit(1)\n"
     )
     program = (
-        "import sys; from tune_jobs import supervise\n"
+        "import sys; from tune_jobs.jobs import supervise\n"
         f"supervise.command_of = lambda *_, **__: None\n"
         f"real = supervise._run\n"
         f"supervise._run = lambda command, *rest: real([sys.executable, {str(script)!r}], *rest)\n"

@@ -12,9 +12,7 @@ import pytest
 
 from cluster.checks import as_text
 from common.errors import RequestError
-from tune_jobs.records import SweepFolder, TrialRecord
-from tune_jobs.sweep import load_sweep
-from tune_jobs.sweep_checks import (
+from tune_jobs.checks.sweep_checks import (
     LeftFacts,
     LoginFacts,
     RunningFacts,
@@ -23,7 +21,9 @@ from tune_jobs.sweep_checks import (
     login_check,
     pipeline_check,
 )
-from tune_jobs.sweep_facts import data_of, left, leftovers_of, login, quick_config, quick_run, stage_of
+from tune_jobs.checks.sweep_facts import data_of, left, leftovers_of, login, quick_config, quick_run, stage_of
+from tune_jobs.config.sweep import load_sweep
+from tune_jobs.records.ledger import SweepFolder, TrialRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "sweep_check.txt"

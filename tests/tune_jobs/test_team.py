@@ -8,9 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tune_jobs.team
+import tune_jobs.team.quotas
 from common.errors import RequestError
-from tune_jobs.team import Books, Claim, Member, Team, Window, admit, load_team, next_change, open_window, to_give_back
+from tune_jobs.team.quotas import (
+    Books,
+    Claim,
+    Member,
+    Team,
+    Window,
+    admit,
+    load_team,
+    next_change,
+    open_window,
+    to_give_back,
+)
 
 SEOUL = ZoneInfo("Asia/Seoul")
 NIGHT = Window(
@@ -101,7 +112,7 @@ def test_admission_never_hands_out_more_than_there_is_and_own_never_exceeds_a_qu
         if decision.verdict == "own":
             own[member] = own.get(member, 0.0) + gpus
     assert sum(item.gpus for item in held) <= 4
-    assert all(total <= tune_jobs.team.quota_gpus(TEAM, member, now) for member, total in own.items())
+    assert all(total <= tune_jobs.team.quotas.quota_gpus(TEAM, member, now) for member, total in own.items())
 
 
 def test_a_bad_team_file_is_refused_whole(tmp_path: Path) -> None:
@@ -127,5 +138,5 @@ def test_an_unknown_member_is_named() -> None:
 
 def test_the_team_file_that_we_ship_is_right() -> None:
     team = load_team(Path(__file__).resolve().parents[2] / "team.yaml")
-    assert tune_jobs.team.quota_gpus(team, "jun", MIDNIGHT) == 3
-    assert tune_jobs.team.quota_gpus(team, "jun", NOON) == 2
+    assert tune_jobs.team.quotas.quota_gpus(team, "jun", MIDNIGHT) == 3
+    assert tune_jobs.team.quotas.quota_gpus(team, "jun", NOON) == 2

@@ -6,10 +6,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from common.errors import RequestError
-from tune_jobs.admission import SILENT_S, TELL_S, TeamAdmission
-from tune_jobs.team import Member, Team, Window
-from tune_jobs.team_books import LEASE_S, PLACE_S, Answer, Entry, TeamBooks, Telling
-from tune_jobs.team_cli import text_of
+from tune_jobs.commands.team_cli import text_of
+from tune_jobs.team.admission import SILENT_S, TELL_S, TeamAdmission
+from tune_jobs.team.quotas import Member, Team, Window
+from tune_jobs.team.team_books import LEASE_S, PLACE_S, Answer, Entry, TeamBooks, Telling
 
 SEOUL = ZoneInfo("Asia/Seoul")
 NOON = datetime(2026, 11, 25, 12, 0, tzinfo=SEOUL).timestamp()

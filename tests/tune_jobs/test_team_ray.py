@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from common.files import read_jsonl
-from tune_jobs.records import SweepFolder
+from tune_jobs.records.ledger import SweepFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ def clock(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """The books' clock: a file with the hour that they believe it is. No driver of this file makes the books."""
     import ray
 
-    from tune_jobs.team_actor import NAME, NAMESPACE, BooksActor
+    from tune_jobs.team.team_actor import NAME, NAMESPACE, BooksActor
 
     path = tmp_path_factory.mktemp("clock") / "now"
     path.write_text(str(NOON))
@@ -174,7 +174,7 @@ def len_before(folder: Path, paused: dict[str, object]) -> int:
 def test_a_window_closes_in_mid_trial_and_the_next_one_goes_on(clock: Path, driver: Driver, tmp_path: Path) -> None:
     import ray
 
-    from tune_jobs.team_actor import NAME, NAMESPACE
+    from tune_jobs.team.team_actor import NAME, NAMESPACE
 
     clock.write_text(str(NIGHT))
     carl = driver("carl", trials=2, gpus=1.0, steps=16, team=STRICT)

@@ -13,7 +13,7 @@ from cluster.memory.template_file import Part
 from cluster.memory.template_keys import installed_version
 from common import cli
 from tune_jobs.__main__ import main
-from tune_jobs.template_shipping import SHIPPED_MODELS, find_archive, shipped_facts, shipped_jobs
+from tune_jobs.placing.template_shipping import SHIPPED_MODELS, find_archive, shipped_facts, shipped_jobs
 
 REMEDY = "make them again: python -m tune_jobs templates --make"
 MOST_BYTES = 3 * 2**20  # of all archives together

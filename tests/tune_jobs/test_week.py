@@ -18,12 +18,12 @@ import pytest
 
 from common.errors import RequestError
 from tests.tune_jobs.synthetic import METRIC, sweep_record, wide_ledger, write
-from tune_jobs import week_cli
-from tune_jobs.records import Ledger, TrialRecord
+from tune_jobs.analysis.week_sources import Source, end_of_week, merged, read_output
+from tune_jobs.analysis.weekly import Scale, WeekRun, runs_of, summarize
+from tune_jobs.commands import week_cli
+from tune_jobs.records.ledger import Ledger, TrialRecord
 from tune_jobs.report.week_page import build_week_page, headline, week_tiles
-from tune_jobs.wandb_runs import MirroredRun, read_project, week_run
-from tune_jobs.week_sources import Source, end_of_week, merged, read_output
-from tune_jobs.weekly import Scale, WeekRun, runs_of, summarize
+from tune_jobs.tracking.wandb_runs import MirroredRun, read_project, week_run
 
 ROOT = Path(__file__).resolve().parents[2]
 END = datetime(2026, 11, 25, tzinfo=UTC)
@@ -259,7 +259,7 @@ def test_a_wandb_that_refuses_is_told_and_the_ledgers_stand_alone(tmp_path: Path
 
 def test_a_wandb_that_does_not_answer_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     never = threading.Event()
-    monkeypatch.setattr("tune_jobs.wandb_runs._fetch", lambda path, since: never.wait())
+    monkeypatch.setattr("tune_jobs.tracking.wandb_runs._fetch", lambda path, since: never.wait())
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     found = read_project("team/summaries", END, patience_s=0.05)
     never.set()

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tune_jobs.analysis import Analysis
-from tune_jobs.candidates import Scored
-from tune_jobs.importance import LEAST_TRIALS, Importances
-from tune_jobs.parameters import show_value
+from tune_jobs.analysis.candidates import Scored
+from tune_jobs.analysis.importance import LEAST_TRIALS, Importances
+from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.parameters import show_value
 from tune_jobs.report.charts_memory import memory_points
 from tune_jobs.report.charts_space import best_box
 from tune_jobs.report.look import metric_name, show_score, trials_text

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from common.units import format_duration
-from tune_jobs.parameters import Parameter, show_value
+from tune_jobs.config.parameters import Parameter, show_value
 from tune_jobs.report.drawing import Anchor, Canvas, Label, Polyline, shorten, text_width
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import write_text
-from tune_jobs.analysis import Analysis
+from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.report.charts import find_charts
 from tune_jobs.report.findings import Findings, find_findings
 from tune_jobs.report.markdown import build_markdown

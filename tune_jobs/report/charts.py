@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
-from tune_jobs.analysis import Analysis
-from tune_jobs.importance import Importances
+from tune_jobs.analysis.importance import Importances
+from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.report.charts_memory import draw_memory, memory_points, memory_ratios
 from tune_jobs.report.charts_space import MOST_DOTS, MOST_LINES, draw_heat_map, draw_parallel, draw_slice, heat_map_pair
 from tune_jobs.report.charts_timeline import draw_cost, draw_timeline

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from tune_jobs.comparison import COMBINED, Comparison, Side
+from tune_jobs.analysis.comparison import COMBINED, Comparison, Side
+from tune_jobs.config.sections import COMPOSITE
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded
 from tune_jobs.report.drawing import Anchor, Box, Canvas, Dot, Drawing, Ink, Label, Polyline
 from tune_jobs.report.look import NARROW, Chart, inner_plot, lay_legend, metric_name
-from tune_jobs.sections import COMPOSITE
 
 SIDE_INKS: tuple[Ink, ...] = ("stopped", "accent", "oom", "refused", "running", "failed")  # the first is the ground
 _MOST_BARS = 400

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.units import format_bytes
-from tune_jobs.parameters import to_number
-from tune_jobs.records import TrialRecord
+from tune_jobs.config.parameters import to_number
+from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
 from tune_jobs.report.drawing import Box, Canvas, Cross, Dot, Drawing, Label, Polyline, shorten, text_width
 from tune_jobs.report.look import NARROW, inner_plot, trials_text

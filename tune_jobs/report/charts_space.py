@@ -4,9 +4,9 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
-from tune_jobs.analysis import Analysis
-from tune_jobs.candidates import Scored
-from tune_jobs.parameters import Parameter, show_value, to_number
+from tune_jobs.analysis.candidates import Scored
+from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.parameters import Parameter, show_value, to_number
 from tune_jobs.report.axes import (
     Axis,
     Plot,

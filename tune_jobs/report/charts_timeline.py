@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.units import format_duration
-from tune_jobs.analysis import Analysis
-from tune_jobs.records import OUTCOMES, TrialOutcome, TrialRecord
+from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.records.ledger import OUTCOMES, TrialOutcome, TrialRecord
 from tune_jobs.report.axes import Axis, Plot, draw_x_axis, duration_ticks
 from tune_jobs.report.drawing import Box, Canvas, Drawing, Label, shorten, text_width
 from tune_jobs.report.look import NARROW, OUTCOME_TEXT, legend, trial_tip, trials_text

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tune_jobs.analysis import Analysis
-from tune_jobs.candidates import Scored
-from tune_jobs.importance import Importances
-from tune_jobs.records import TrialRecord
+from tune_jobs.analysis.candidates import Scored
+from tune_jobs.analysis.importance import Importances
+from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded
 from tune_jobs.report.charts_space import place_score, score_axis, thinned
 from tune_jobs.report.drawing import (

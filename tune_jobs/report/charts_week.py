@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from tune_jobs.records import OUTCOMES
+from tune_jobs.analysis.weekly import Week, WeekRun
+from tune_jobs.records.ledger import OUTCOMES
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
 from tune_jobs.report.drawing import Box, Canvas, Drawing
 from tune_jobs.report.look import NARROW, OUTCOME_TEXT, Chart, inner_plot, lay_legend
-from tune_jobs.weekly import Week, WeekRun
 
 
 def find_week_charts(week: Week) -> list[Chart]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from common.files import read_jsonl
 from dialsum.baselines import lead
-from tune_jobs.analysis import Analysis
-from tune_jobs.candidates import Candidate
-from tune_jobs.records import ExperimentFolder, TrialRecord
-from tune_jobs.significance import PairedDifference, paired_bootstrap
+from tune_jobs.analysis.candidates import Candidate
+from tune_jobs.analysis.significance import PairedDifference, paired_bootstrap
+from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
 
 _SCORES = {  # metric -> weights of ROUGE-1, ROUGE-2 and ROUGE-L; the combined one has its own in the configuration
     "rouge1_f1": (1.0, 0.0, 0.0),

@@ -6,10 +6,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from common.errors import RequestError
-from tune_jobs.analysis import Analysis, analyse
-from tune_jobs.experiments import folder_of
-from tune_jobs.importance import Importances, find_importances
-from tune_jobs.records import ExperimentFolder, Ledger, SweepFolder
+from tune_jobs.analysis.importance import Importances, find_importances
+from tune_jobs.analysis.sweep_analysis import Analysis, analyse
+from tune_jobs.records.experiments import folder_of
+from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder
 from tune_jobs.report.advice import Advice, advise
 from tune_jobs.report.evidence import Evidence, gather
 

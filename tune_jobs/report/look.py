@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.units import format_duration
-from tune_jobs.analysis import Analysis, describe_settings
-from tune_jobs.candidates import Scored
-from tune_jobs.records import OUTCOMES, TrialOutcome, TrialRecord
+from tune_jobs.analysis.candidates import Scored
+from tune_jobs.analysis.sweep_analysis import Analysis, describe_settings
+from tune_jobs.records.ledger import OUTCOMES, TrialOutcome, TrialRecord
 from tune_jobs.report.axes import Plot
 from tune_jobs.report.drawing import Cross, Dot, Drawing, Label, Shape, text_width
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from common.units import format_bytes, format_duration
-from tune_jobs.analysis import Analysis
-from tune_jobs.importance import Importances
-from tune_jobs.records import OUTCOMES
+from tune_jobs.analysis.importance import Importances
+from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.records.ledger import OUTCOMES
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.charts_memory import memory_points, memory_ratios
 from tune_jobs.report.charts_timeline import find_lanes

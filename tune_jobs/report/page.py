@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from common.units import format_duration
-from tune_jobs.analysis import Analysis
+from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.evidence import Summary
 from tune_jobs.report.look import OUTCOME_TEXT, Chart, show_score, trials_text

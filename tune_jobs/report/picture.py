@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.files import write_bytes
-from tune_jobs.analysis import Analysis
+from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.report.drawing import Box, Canvas, Cross, Dot, Drawing, Label, Polyline, Shape, shorten, text_width
 from tune_jobs.report.look import Chart
 from tune_jobs.report.summary import eyebrow, headline, tiles

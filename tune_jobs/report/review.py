@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from common.units import format_duration
-from tune_jobs.analysis import Analysis
-from tune_jobs.importance import Importances
-from tune_jobs.parameters import show_value
+from tune_jobs.analysis.importance import Importances
+from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.parameters import show_value
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.anomalies import find_anomalies
 from tune_jobs.report.findings import Findings, find_links

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from common.units import format_duration
-from tune_jobs.analysis import Analysis
-from tune_jobs.parameters import show_value
-from tune_jobs.records import OUTCOMES, TrialRecord
+from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.parameters import show_value
+from tune_jobs.records.ledger import OUTCOMES, TrialRecord
 from tune_jobs.report.look import OUTCOME_TEXT, metric_name, show_score, trials_text
 
 SHOWN_RUNS = 20

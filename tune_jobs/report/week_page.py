@@ -5,11 +5,11 @@ from datetime import datetime, timedelta
 from html import escape
 
 from common.units import format_duration
+from tune_jobs.analysis.weekly import Figures, Pair, Scale, Week
 from tune_jobs.report.charts_week import find_week_charts
 from tune_jobs.report.look import metric_name, show_score
 from tune_jobs.report.shell import chart_html, document, table_card, tiles_html
 from tune_jobs.report.summary import Tile
-from tune_jobs.weekly import Figures, Pair, Scale, Week
 
 _MOST_ROWS = 30
 

@@ -1,0 +1,305 @@
+"""Experiments beside each other: scores by one scorer, what differs in their settings, how sure a difference is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from common.errors import Problems, RequestError
+from dialsum.config import RunConfig, load_run_config
+from tune_jobs.analysis.candidates import Candidate, Noise, Scored, find_noise
+from tune_jobs.analysis.paired_summaries import SCORES, SharedSummaries, count_summaries, shared_summaries
+from tune_jobs.analysis.significance import PairedDifference, paired_bootstrap
+from tune_jobs.config.sections import COMPOSITE
+from tune_jobs.records.experiments import Experiment
+from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
+from tune_jobs.records.reproduction import RunNumbers, read_numbers
+
+COMBINED = "rouge_combined_f1"
+MOST_SIDES = 6
+_LETTERS = "ABCDEF"
+_SAME = 0.02  # points
+Verdict = Literal["clear", "clear but for the seed", "not sure", "may be the seed", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the experiments.
+
+    Attributes:
+        letter: A for the first, which the others are held against.
+        experiment: See there.
+        config: As it was run.
+        numbers: Of its metrics.json.
+        scores: Means over the shared dialogues by name, 0 to 100; where there are no summaries, those that it reported.
+        differences: This minus the first on the same dialogues, by name; empty for the first and without summaries.
+        verdict: What to think of the difference in the combined score.
+    """
+
+    letter: str
+    experiment: Experiment
+    config: RunConfig
+    numbers: RunNumbers
+    scores: Mapping[str, float]
+    differences: Mapping[str, PairedDifference]
+    verdict: Verdict
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.experiment.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything that text, JSON and page show.
+
+    Attributes:
+        sides: In the order in which they were named.
+        settings: Those that differ: name and one value for each side.
+        summaries: On the dialogues that all have.
+        noise: What two trainings of one configuration may differ by.
+        scorer: What counted the scores.
+        remarks: What a reader must know.
+    """
+
+    sides: tuple[Side, ...]
+    settings: tuple[tuple[str, tuple[object, ...]], ...]
+    summaries: tuple[SharedSummaries, ...]
+    noise: Noise
+    scorer: Mapping[str, str]
+    remarks: tuple[str, ...]
+
+    @property
+    def best(self) -> Side:
+        """The side with the highest combined score; of equals the first."""
+        return max(self.sides, key=lambda side: side.scores.get(COMBINED, 0.0))
+
+
+def compare(experiments: Sequence[Experiment], *, rescore: bool = False) -> Comparison:
+    """Holds experiments against the first of them.
+
+    Args:
+        experiments: At least two, at most MOST_SIDES.
+        rescore: Count all summaries anew with the scorer at hand, whatever counted the scores that were reported.
+
+    Raises:
+        RequestError: When there are too few or too many, one has no evaluation, their scores come from different
+            scorers or languages, or they have no dialogue in common.
+    """
+    _check_number(experiments)
+    configs = [load_run_config(ExperimentFolder(one.folder).config) for one in experiments]
+    numbers = [read_numbers(one.folder) for one in experiments]
+    counts = [count_summaries(one.folder) for one in experiments]
+    scorer = _one_scorer(experiments, configs, numbers, counts, rescore=rescore)
+    weights, remarks = _weights(configs)
+    shared: list[SharedSummaries] = []
+    if all(counts):
+        shared = shared_summaries([one.folder for one in experiments], configs[0].language, weights)
+        if not shared:
+            raise RequestError(
+                "the experiments were evaluated on different dialogues, so their scores say nothing about each other",
+                ["score them on the same file: python -m dialsum evaluate --run FOLDER --data FILE, one after another"],
+            )
+        remarks += _coverage(counts, len(shared))
+        remarks += _other_evaluations(experiments, numbers, shared, rescore=rescore)
+    else:
+        remarks += [
+            f"{one.name} has no summaries in predictions.jsonl, so how sure the difference is cannot be said"
+            for one, count in zip(experiments, counts, strict=True)
+            if not count
+        ]
+    noise = _noise(configs[0], len(shared) or None)
+    sides = [
+        _side(place, one, config, number, shared, noise)
+        for place, (one, config, number) in enumerate(zip(experiments, configs, numbers, strict=True))
+    ]
+    if len(sides) > 3:
+        remarks.append("Each interval holds by itself; of many comparisons one is easily lucky.")
+    return Comparison(
+        sides=tuple(sides),
+        settings=differing_settings([config.to_dict() for config in configs]),
+        summaries=tuple(shared),
+        noise=noise,
+        scorer=scorer,
+        remarks=tuple(remarks),
+    )
+
+
+def differing_settings(configs: Sequence[Mapping[str, object]]) -> tuple[tuple[str, tuple[object, ...]], ...]:
+    """Returns the settings that are not the same everywhere, with their values.
+
+    >>> differing_settings([{"seed": 0, "model": "t5"}, {"seed": 1, "model": "t5"}])
+    (('seed', (0, 1)),)
+    """
+    names = dict.fromkeys(name for config in configs for name in config)
+    rows = [(name, tuple(config.get(name) for config in configs)) for name in names]
+    return tuple((name, values) for name, values in rows if any(value != values[0] for value in values))
+
+
+def judge_difference(difference: PairedDifference | None, noise: Noise) -> Verdict:
+    """Says what to think of a difference: of other dialogues, and of another seed.
+
+    >>> wide = PairedDifference(mean=1.0, low=-0.2, high=2.2, count=50)
+    >>> judge_difference(wide, Noise(band=0.5, source=""))
+    'not sure'
+    """
+    if difference is None:
+        return "unknown"
+    if not difference.is_clear:
+        return "not sure"
+    if noise.band is None:
+        return "clear but for the seed"
+    return "may be the seed" if abs(difference.mean) <= noise.band else "clear"
+
+
+def telling(comparison: Comparison, count: int) -> tuple[SharedSummaries, ...]:
+    """Chooses dialogues to look at, a third of them each: where the last or best side gains most on the first, where it
+    loses most, and from the middle.
+    """
+    other = comparison.sides.index(comparison.best) or len(comparison.sides) - 1
+    ranked = sorted(comparison.summaries, key=lambda one: -(one.scores[other][COMBINED] - one.scores[0][COMBINED]))
+    if len(ranked) <= count:
+        return tuple(ranked)
+    top, end = -(-count // 3), count // 3
+    middle = count - top - end
+    start = max(top, (len(ranked) - middle) // 2)
+    places = dict.fromkeys([*range(top), *range(start, start + middle), *range(len(ranked) - end, len(ranked))])
+    return tuple(ranked[place] for place in places)
+
+
+def _check_number(experiments: Sequence[Experiment]) -> None:
+    if len(experiments) < 2:
+        raise RequestError(
+            "only one experiment is named; give at least two, or a sweep's folder alone for its two best"
+        )
+    if len(experiments) > MOST_SIDES:
+        raise RequestError(
+            f"{len(experiments)} experiments do not fit beside each other; give at most {MOST_SIDES}, or rank a whole"
+            " sweep with: python -m tune_jobs report FOLDER"
+        )
+    folders = [one.folder.resolve() for one in experiments]
+    twice = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
+    if twice:
+        raise RequestError(f"{', '.join(twice)} is named twice; an experiment does not differ from itself")
+    problems = Problems()
+    for one in experiments:
+        if not ExperimentFolder(one.folder).config.exists():
+            problems.add(f"{one.folder}: no config.yaml in it, so this is no experiment, or it never started")
+    problems.raise_if_any("compare")
+
+
+def _one_scorer(
+    experiments: Sequence[Experiment],
+    configs: Sequence[RunConfig],
+    numbers: Sequence[RunNumbers],
+    counts: Sequence[int],
+    *,
+    rescore: bool,
+) -> Mapping[str, str]:
+    """Scores of different scorers are never compared (design, section 9)."""
+    if len({config.language for config in configs}) > 1:
+        told = [f"{one.name}: {config.language}" for one, config in zip(experiments, configs, strict=True)]
+        raise RequestError("the experiments are scored in different languages, so no scale is common to them", told)
+    at_hand = _scorer_at_hand(configs[0])
+    if rescore:
+        without = [one.name for one, count in zip(experiments, counts, strict=True) if not count]
+        if without:
+            raise RequestError(f"--rescore needs predictions.jsonl with references, and {', '.join(without)} has none")
+        return at_hand
+    stored = {one.name: number.scorer for one, number in zip(experiments, numbers, strict=True)}
+    known = {name: scorer for name, scorer in stored.items() if scorer is not None}
+    wanted = at_hand if all(counts) else next(iter(known.values()), at_hand)
+    if any(scorer != wanted for scorer in known.values()):
+        told = [f"{name}: {_scorer_text(scorer)}" for name, scorer in known.items()]
+        if all(counts):
+            told += [f"at hand: {_scorer_text(at_hand)}", "--rescore counts all summaries anew with the scorer at hand"]
+        raise RequestError("scores of different scorers are never compared, and these come from several", told)
+    return wanted
+
+
+def _scorer_at_hand(config: RunConfig) -> Mapping[str, str]:
+    from dialsum.metrics import RougeScorer
+
+    return {name: str(value) for name, value in asdict(RougeScorer(config.language).identity).items()}
+
+
+def _scorer_text(scorer: Mapping[str, str]) -> str:
+    """Says a scorer in one line.
+
+    >>> _scorer_text({"tokenizer": "kiwi", "tokenizer_version": "0.24.1", "rouge_score_version": "0.1.2"})
+    'kiwi 0.24.1, rouge_score 0.1.2'
+    """
+    model = f" ({scorer['tokenizer_model']})" if scorer.get("tokenizer_model") else ""
+    tokenizer = f"{scorer.get('tokenizer', 'unknown')} {scorer.get('tokenizer_version', '')}".strip()
+    return f"{tokenizer}{model}, rouge_score {scorer.get('rouge_score_version', 'unknown')}"
+
+
+def _weights(configs: Sequence[RunConfig]) -> tuple[tuple[float, float, float], list[str]]:
+    weights, remarks = configs[0].rouge_weights, []
+    if any(config.rouge_weights != weights for config in configs):
+        shown = " / ".join(f"{weight:g}" for weight in weights)
+        remarks.append(f"The experiments weigh ROUGE differently; here all are combined as the first is: {shown}.")
+    if any(config.summary_length_floor_chars for config in configs):
+        remarks.append("The combined score stands here without the factor for short summaries.")
+    return weights, remarks
+
+
+def _coverage(counts: Sequence[int], shared: int) -> list[str]:
+    if all(count == shared for count in counts):
+        return []
+    each = ", ".join(str(count) for count in counts)
+    return [f"Only the {shared} dialogues that all have are counted; the experiments have {each}."]
+
+
+def _other_evaluations(
+    experiments: Sequence[Experiment],
+    numbers: Sequence[RunNumbers],
+    shared: Sequence[SharedSummaries],
+    *,
+    rescore: bool,
+) -> list[str]:
+    """A file that a dying run left from another evaluation than its best must not pass for it."""
+    found = []
+    for place, (one, number) in enumerate(zip(experiments, numbers, strict=True)):
+        counted = sum(row.scores[place]["rouge1_f1"] for row in shared) / len(shared)
+        reported = [row["eval/rouge1_f1"] for row in number.history if "eval/rouge1_f1" in row]
+        if rescore or not reported or len(shared) < count_summaries(one.folder):
+            continue
+        if all(abs(value - counted) > _SAME for value in reported):
+            found.append(f"The summaries of {one.name} have ROUGE-1 {counted:.2f}, which none of its evaluations had.")
+    return found
+
+
+def _noise(config: RunConfig, dialogues: int | None) -> Noise:
+    trial = TrialRecord(trial_id="", name="", sweep="", status="finished", resolved={"model": config.model})
+    return find_noise(COMPOSITE, [Candidate(trials=(Scored(trial=trial, score=0.0),), score=0.0)], dialogues=dialogues)
+
+
+def _side(
+    place: int,
+    experiment: Experiment,
+    config: RunConfig,
+    numbers: RunNumbers,
+    shared: Sequence[SharedSummaries],
+    noise: Noise,
+) -> Side:
+    differences: dict[str, PairedDifference] = {}
+    if shared:
+        scores = {name: sum(one.scores[place][name] for one in shared) / len(shared) for name in SCORES}
+        if place:
+            differences = {
+                name: paired_bootstrap([o.scores[place][name] for o in shared], [o.scores[0][name] for o in shared])
+                for name in SCORES
+            }
+    else:
+        best = max(numbers.history, key=lambda row: row.get(COMPOSITE, 0.0))
+        scores = {name: best[f"eval/{name}"] for name in SCORES if f"eval/{name}" in best}
+    return Side(
+        letter=_LETTERS[place],
+        experiment=experiment,
+        config=config,
+        numbers=numbers,
+        scores=scores,
+        differences=differences,
+        verdict=judge_difference(differences.get(COMBINED), noise),
+    )

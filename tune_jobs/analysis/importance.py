@@ -1,0 +1,150 @@
+"""Which parameters made the difference, by Optuna's PED-ANOVA, with how much of that may be chance.
+
+PED-ANOVA (Watanabe, Bansal and Hutter, https://arxiv.org/abs/2304.10255) asks how far the settings of the good trials
+differ from those of all trials. It is Optuna's default and needs no package beside it; fANOVA would need scikit-learn.
+An importance from a dozen trials is a rough number, so it comes with two others: an interval from resampled trials,
+and what shuffled scores reach, in which no parameter can matter.
+"""
+
+import random
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tune_jobs.analysis.candidates import Scored
+from tune_jobs.config.parameters import Parameter
+
+LEAST_TRIALS = 8
+_GOOD_TRIALS = 5  # Optuna's advice: at least so many among the "good" ones
+_MOST_TRIALS = 200  # more would make resampling slow and the intervals no narrower than a pixel
+_RESAMPLES = 60
+_SEED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance:
+    """One parameter's part in what made good trials good.
+
+    Attributes:
+        name: The parameter.
+        part: 0 to 1; all parameters together have 1.
+        low: Lower end of the interval in which 90 % of resampled sweeps lie.
+        high: Upper end.
+        chance: 95 % of sweeps with shuffled scores stay below this.
+    """
+
+    name: str
+    part: float
+    low: float
+    high: float
+    chance: float
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether it is more than chance would give."""
+        return self.part > self.chance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importances:
+    """Parameters, the most important first, or the reason why there is nothing to say.
+
+    Attributes:
+        parameters: Empty where a reason is given.
+        trials: How many trials they come from.
+        reason: For people; empty where there are importances.
+    """
+
+    parameters: tuple[Importance, ...] = ()
+    trials: int = 0
+    reason: str = ""
+
+
+def find_importances(scored: Sequence[Scored], parameters: Sequence[Parameter], *, maximize: bool) -> Importances:
+    """Estimates importances with their uncertainty; same trials, same numbers.
+
+    Args:
+        scored: Trials with a score. Those that were stopped early count with their best so far: the scheduler has
+            judged that they are not among the good ones, which is all that this method asks.
+        parameters: Searched parameters. Those that not every trial has are left out.
+        maximize: Whether high scores are good.
+    """
+    common = [one for one in parameters if all(one.name in scored_one.trial.sampled for scored_one in scored)]
+    if len(common) < 2:
+        return Importances(reason="one parameter was searched, so there is nothing to compare it with")
+    if len(scored) < LEAST_TRIALS:
+        return Importances(reason=f"{len(scored)} trials have a score; importances need {LEAST_TRIALS} or more")
+    losses = [-one.score if maximize else one.score for one in scored]
+    if max(losses) - min(losses) <= 0:
+        return Importances(reason="all trials have the same score, so no parameter made a difference")
+    chance_source = random.Random(_SEED)
+    rows = [[_axis_value(one, scored_one.trial.sampled[one.name]) for one in common] for scored_one in scored]
+    places = list(range(len(rows)))
+    if len(places) > _MOST_TRIALS:
+        places = chance_source.sample(places, _MOST_TRIALS)
+    parts = _parts(common, rows, losses, places, places)
+    resampled = [
+        _parts(common, rows, losses, again, again)
+        for again in (chance_source.choices(places, k=len(places)) for _ in range(_RESAMPLES))
+    ]
+    shuffled = [
+        _parts(common, rows, losses, places, mixed)
+        for mixed in (chance_source.sample(places, len(places)) for _ in range(_RESAMPLES))
+    ]
+    found = [
+        Importance(
+            name=parameter.name,
+            part=parts[i],
+            low=_quantile([draw[i] for draw in resampled], 0.05),
+            high=_quantile([draw[i] for draw in resampled], 0.95),
+            chance=_quantile([draw[i] for draw in shuffled], 0.95),
+        )
+        for i, parameter in enumerate(common)
+    ]
+    return Importances(parameters=tuple(sorted(found, key=lambda one: -one.part)), trials=len(places))
+
+
+def _axis_value(parameter: Parameter, value: object) -> float | int:
+    position = parameter.position(value)
+    return round(position * parameter.high) if parameter.scale == "category" else position
+
+
+def _parts(
+    parameters: Sequence[Parameter],
+    rows: Sequence[Sequence[float | int]],
+    losses: Sequence[float],
+    settings_of: Sequence[int],
+    losses_of: Sequence[int],
+) -> list[float]:
+    """Returns each parameter's part; the k-th trial has the settings and the loss of the k-th places given."""
+    import optuna
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+    from optuna.importance import PedAnovaImportanceEvaluator
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    axes: dict[str, BaseDistribution] = {
+        one.name: CategoricalDistribution(tuple(range(len(one.values))))
+        if one.scale == "category"
+        else FloatDistribution(0.0, 1.0)
+        for one in parameters
+    }
+    study = optuna.create_study(direction="minimize")
+    study.add_trials(
+        [
+            optuna.trial.create_trial(params=dict(zip(axes, rows[i], strict=True)), distributions=axes, value=losses[j])
+            for i, j in zip(settings_of, losses_of, strict=True)
+        ]
+    )
+    good = min(0.5, max(0.1, _GOOD_TRIALS / len(settings_of)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        raw = optuna.importance.get_param_importances(
+            study, evaluator=PedAnovaImportanceEvaluator(target_quantile=good), normalize=False
+        )
+    total = sum(raw.values())
+    return [raw.get(name, 0.0) / total if total > 0 else 0.0 for name in axes]
+
+
+def _quantile(values: Sequence[float], fraction: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(int(fraction * len(ordered)), len(ordered) - 1)]

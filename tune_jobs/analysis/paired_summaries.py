@@ -1,0 +1,93 @@
+"""Summaries of several experiments, scored one by one with one scorer, side by side where the dialogue is the same."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import RequestError
+from dialsum.config import Language
+from tune_jobs.records.ledger import ExperimentFolder
+from tune_jobs.report.evidence import Summary, read_summaries
+
+SCORES = ("rouge1_f1", "rouge2_f1", "rougeL_f1", "rouge_combined_f1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedSummaries:
+    """One dialogue and what each experiment wrote about it.
+
+    Attributes:
+        fname: Name of the dialogue.
+        dialogue: Its turns.
+        references: What people wrote.
+        predictions: What the experiments wrote, in their order.
+        scores: For each experiment, its scores by name; 0 to 100.
+    """
+
+    fname: str
+    dialogue: str
+    references: tuple[str, ...]
+    predictions: tuple[str, ...]
+    scores: tuple[Mapping[str, float], ...]
+
+
+def shared_summaries(
+    folders: Sequence[Path], language: Language, weights: tuple[float, float, float]
+) -> list[SharedSummaries]:
+    """Scores the summaries of those dialogues that all experiments have, in the order of the first.
+
+    Dialogues are the same where name, turns and references are.
+
+    Args:
+        folders: Of experiments.
+        language: Of the scorer.
+        weights: Of the combined score.
+
+    Raises:
+        RequestError: When an experiment has no summaries.
+    """
+    sets = [_by_dialogue(folder) for folder in folders]
+    shared = [key for key in sets[0] if all(key in one for one in sets)]
+    if not shared:
+        return []
+    scored = [_scores([one[key] for key in shared], language, weights) for one in sets]
+    return [
+        SharedSummaries(
+            fname=sets[0][key].fname,
+            dialogue=sets[0][key].dialogue,
+            references=sets[0][key].references,
+            predictions=tuple(one[key].prediction for one in sets),
+            scores=tuple(rows[place] for rows in scored),
+        )
+        for place, key in enumerate(shared)
+    ]
+
+
+def count_summaries(folder: Path) -> int:
+    """Counts the summaries of an experiment that have references."""
+    return len(read_summaries(ExperimentFolder(folder).predictions))
+
+
+def _by_dialogue(folder: Path) -> dict[tuple[str, str, tuple[str, ...]], Summary]:
+    path = ExperimentFolder(folder).predictions
+    found = {(one.fname, one.dialogue, one.references): one for one in read_summaries(path)}
+    if not found:
+        state = "holds no summaries with references" if path.exists() else "is not there"
+        raise RequestError(f"{path} {state}; give the folder of an experiment that has been evaluated at least once")
+    return found
+
+
+def _scores(
+    summaries: Sequence[Summary], language: Language, weights: tuple[float, float, float]
+) -> list[dict[str, float]]:
+    from dialsum.metrics import RougeScorer
+
+    pairs = RougeScorer(language).score_pairs(
+        [one.prediction for one in summaries], [one.references for one in summaries]
+    )
+    rows = []
+    for pair in pairs:
+        three = (pair.rouge1_f1, pair.rouge2_f1, pair.rougeL_f1)
+        combined = sum(weight * score for weight, score in zip(weights, three, strict=True))
+        rows.append(dict(zip(SCORES, (*three, combined), strict=True)))
+    return rows

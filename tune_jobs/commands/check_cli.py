@@ -1,0 +1,98 @@
+"""python -m tune_jobs check: before a sweep, while it runs, and after it; every line says how to mend what is wrong."""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+from cluster import check_cli as nodes_cli
+from cluster.checks import Check, NodeFacts, Wanted, as_json, as_text, evaluate, exit_code
+from common import cli
+from common.errors import RequestError
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m tune_jobs`."""
+    parser = commands.add_parser(
+        "check",
+        help="say what is wrong before, during or after a sweep, and how to mend it",
+        description="With a sweep file: whether it can run here, or on a cluster. With a sweep's results: how it does,"
+        " or what it left.",
+        epilog="example: python -m tune_jobs check tune_jobs/sweeps/sample.yaml   (exit code 1 where something failed)",
+    )
+    parser.add_argument("target", type=Path, nargs="?", metavar="SWEEP", help="a sweep file, or a sweep's results")
+    parser.add_argument("--no-pipeline", action="store_true", help="before: leave the quick training out")
+    parser.add_argument("--clean", action="store_true", help="after: remove checkpoints and halves of files")
+    nodes_cli.add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Checks.
+
+    Raises:
+        RequestError: When the sweep file cannot be read, or no cluster answers.
+    """
+    nodes: tuple[NodeFacts, ...] = ()
+    if chosen.target is not None and chosen.target.is_dir():
+        checks = _of_folder(chosen.target, chosen)
+    else:
+        nodes, checks = _before(chosen)
+    if chosen.format == "json":
+        cli.emit_json(as_json(nodes, checks))
+    else:
+        cli.emit(as_text(checks))
+    return exit_code(checks)
+
+
+def _before(chosen: argparse.Namespace) -> tuple[tuple[NodeFacts, ...], list[Check]]:
+    from cluster.node_facts import every_node, pinned, this_machine
+    from tune_jobs.checks.sweep_checks import login_check, pipeline_check
+    from tune_jobs.checks.sweep_facts import data_of, login, quick_run
+    from tune_jobs.config.sweep import load_sweep
+
+    sweep = None if chosen.target is None else load_sweep(chosen.target)
+    data = () if sweep is None else data_of(sweep)
+    wanted = Wanted(packages=pinned(), storage=chosen.storage, data=data)
+    address = chosen.address or os.environ.get("RAY_ADDRESS")
+    with nodes_cli.connection(address):
+        answers = every_node(wanted) if address else this_machine(wanted)
+    checks = evaluate(answers.nodes, answers.wanted, answers.silent)
+    if sweep is not None:
+        checks.append(_inputs(sweep))
+    checks.append(login_check(login(sweep, os.environ, Path.home())))
+    if sweep is not None and not chosen.no_pipeline and checks[-2].status == "ok":
+        cli.note("a quick training on a few dialogues of this sweep ... (--no-pipeline leaves it out)")
+        checks.append(pipeline_check(*quick_run(sweep)))
+    return answers.nodes, checks
+
+
+def _inputs(sweep: "object") -> Check:
+    from tune_jobs.config.sweep import Sweep
+    from tune_jobs.running.inputs import check_inputs, ensure_sample_data
+
+    assert isinstance(sweep, Sweep)
+    try:
+        for one in [phase.sweep for phase in sweep.phases] or [sweep]:
+            ensure_sample_data(one)
+            check_inputs(one)
+    except RequestError as error:
+        remedy = "mend the files and names above, in the sweep file or its data"
+        return Check(name="sweep", status="failed", detail=str(error), remedy=remedy)
+    return Check(name="sweep", status="ok", detail=f"{sweep.trials} trials; its data files and models can be read")
+
+
+def _of_folder(folder: Path, chosen: argparse.Namespace) -> list[Check]:
+    from tune_jobs.checks.sweep_checks import after_checks, during_checks
+    from tune_jobs.checks.sweep_facts import left, leftovers_of, running, stage_of
+
+    if stage_of(folder) == "during":
+        if chosen.clean:
+            raise RequestError(f"{folder}: the sweep runs and needs its checkpoints; --clean is for afterwards")
+        return during_checks(running(folder))
+    facts = left(folder)
+    if chosen.clean and not facts.unfinished:
+        for path in leftovers_of(folder):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        facts = left(folder)
+    return after_checks(facts)

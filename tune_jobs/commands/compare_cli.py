@@ -1,0 +1,115 @@
+"""python -m tune_jobs compare: experiments beside each other, and how sure their difference is."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import cli
+
+if TYPE_CHECKING:
+    from tune_jobs.analysis.comparison import Comparison
+
+_SHOWN = 3
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m tune_jobs`."""
+    parser = commands.add_parser(
+        "compare",
+        help="compare experiments on the same dialogues",
+        description="Holds experiments against the first of them: ROUGE, settings that differ, paired bootstrap over"
+        " the same dialogues, summaries side by side; in the terminal and as one HTML page.",
+        epilog="example: python -m tune_jobs compare outputs/sweep_results/sample 4 2",
+    )
+    parser.add_argument(
+        "names",
+        nargs="+",
+        metavar="FOLDER|TRIAL",
+        help="outputs/experiments/NAME; or outputs/sweep_results/NAME with trials of it (none: its two best)",
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="the page; outputs/comparisons/A_B.html if absent")
+    parser.add_argument("--rescore", action="store_true", help="count all summaries anew with the scorer at hand")
+    parser.add_argument("--examples", type=int, default=_SHOWN, metavar="N", help="dialogues to show; 3 if absent")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Compares, writes the page, and prints.
+
+    Raises:
+        RequestError: When a name names nothing, or scores cannot be compared.
+    """
+    from common.files import write_text
+    from tune_jobs.analysis.comparison import compare
+    from tune_jobs.records.experiments import find_experiments
+    from tune_jobs.report.compare_page import build_compare_page
+
+    comparison = compare(find_experiments(chosen.names), rescore=chosen.rescore)
+    page = chosen.html or page_for([side.name for side in comparison.sides])
+    write_text(page, build_compare_page(comparison))
+    if chosen.format == "json":
+        cli.emit_json(_summary(comparison, page, chosen.examples))
+    else:
+        cli.emit(_text(comparison, page, chosen.examples))
+    return 0
+
+
+def page_for(names: list[str]) -> Path:
+    """Names the page of a comparison.
+
+    >>> page_for(["a", "b", "c"]).as_posix()
+    'outputs/comparisons/a_b_and_1_more.html'
+    """
+    more = f"_and_{len(names) - 2}_more" if len(names) > 2 else ""
+    shown = "_".join(re.sub(r"[^\w.-]", "_", name)[:80] for name in names[:2])
+    return Path("outputs/comparisons") / f"{shown}{more}.html"
+
+
+def _text(comparison: "Comparison", page: Path, examples: int) -> str:
+    from tune_jobs.analysis.comparison import COMBINED, telling
+    from tune_jobs.report.compare_page import difference_rows, headline, notes, score_rows, setting_rows
+
+    parts = [headline(comparison), cli.table(*score_rows(comparison))]
+    if comparison.summaries:
+        parts.append(cli.table(*difference_rows(comparison)))
+    header, rows = setting_rows(comparison)
+    parts.append(cli.table(header, rows) if rows else "No setting differs.")
+    for one in telling(comparison, examples) if examples > 0 else ():
+        lines = [f"{one.fname}", *(f"  people  {text}" for text in one.references)]
+        lines += [
+            f"  {side.letter} {scores[COMBINED]:5.1f} {text or '(nothing)'}"
+            for side, text, scores in zip(comparison.sides, one.predictions, one.scores, strict=True)
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join([*parts, "\n".join(notes(comparison)), str(page)])
+
+
+def _summary(comparison: "Comparison", page: Path, examples: int) -> dict[str, object]:
+    from dataclasses import asdict
+
+    from tune_jobs.analysis.comparison import telling
+
+    return {
+        "experiments": [
+            {
+                "letter": side.letter,
+                "name": side.name,
+                "folder": str(side.experiment.folder),
+                "scores": dict(side.scores),
+                "differences": {name: asdict(gap) for name, gap in side.differences.items()},
+                "verdict": None if side is comparison.sides[0] else side.verdict,
+                "evaluations": len(side.numbers.history),
+            }
+            for side in comparison.sides
+        ],
+        "best": comparison.best.name,
+        "dialogues": len(comparison.summaries),
+        "settings": {name: list(values) for name, values in comparison.settings},
+        "noise": asdict(comparison.noise),
+        "scorer": dict(comparison.scorer),
+        "remarks": list(comparison.remarks),
+        "examples": [asdict(one) for one in telling(comparison, max(examples, 0))],
+        "html": str(page),
+    }

@@ -1,0 +1,60 @@
+"""python -m tune_jobs hand-over: a model with its card and its summaries in one folder."""
+
+import argparse
+import os
+from pathlib import Path
+
+from common import cli
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m tune_jobs`."""
+    parser = commands.add_parser(
+        "hand-over",
+        help="put a model, its card, its summaries and a submission into one folder",
+        description="Copies the best model of an experiment, or of a sweep's winner, into a folder that transformers"
+        " loads without this project, with a model card, predictions.jsonl and a submission CSV.",
+        epilog="example: python -m tune_jobs hand-over outputs/sweep_results/sample --data test.csv",
+    )
+    parser.add_argument("names", nargs="+", metavar="FOLDER [TRIAL]", help="an experiment; or a sweep and its trial")
+    parser.add_argument("--data", type=Path, help="dialogues for submission.csv; the run's own test file if absent")
+    parser.add_argument("--output", type=Path, help="a folder; outputs/hand_over/NAME if absent")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Hands over, and says where it lies.
+
+    Raises:
+        RequestError: When the words name no experiment with a model, or the output folder is not empty.
+    """
+    from tune_jobs.records.experiments import find_winner_or_one
+    from tune_jobs.records.hand_over import hand_over
+    from tune_jobs.running.settled import places_of
+
+    experiment = find_winner_or_one(chosen.names)
+    output = chosen.output or Path("outputs/hand_over") / experiment.name
+    cache_dir = places_of(experiment.folder.parent.parent, os.environ, Path.home()).cache_dir
+    done = hand_over(experiment, output, chosen.data, cache_dir)
+    if chosen.format == "json":
+        cli.emit_json(
+            {
+                "experiment": str(experiment.folder),
+                "folder": str(done.folder),
+                "model": str(done.model),
+                "card": str(done.folder / "README.md"),
+                "predictions": None if done.predictions is None else str(done.predictions),
+                "submission": None if done.submission is None else str(done.submission),
+                "summaries": done.summaries,
+            }
+        )
+        return 0
+    cli.emit(f"model:       {done.model}\ncard:        {done.folder / 'README.md'}")
+    if done.predictions is not None:
+        cli.emit(f"predictions: {done.predictions}")
+    if done.submission is not None:
+        cli.emit(f"submission:  {done.submission} ({done.summaries} summaries)")
+    else:
+        cli.note("no submission.csv: the run had no test_file; --data FILE writes one")
+    return 0

@@ -1,0 +1,218 @@
+"""python -m tune_jobs plan: what a sweep would be, without training."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import cli
+from common.errors import RequestError
+
+if TYPE_CHECKING:
+    from cluster.hardware import Inventory
+    from cluster.placement import Demand
+    from dialsum.config import RunConfig
+    from tune_jobs.config.sweep import Sweep
+    from tune_jobs.planning.guard_rails import Outlook
+    from tune_jobs.planning.plan import DataSizes, Offers, SweepPlan
+    from tune_jobs.planning.throughput import Throughput
+    from tune_jobs.records.ledger import Ledger
+    from tune_jobs.running.orders import Placed
+
+MOST_TRIALS = 10_000
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m tune_jobs`."""
+    parser = commands.add_parser(
+        "plan",
+        help="show a sweep's trials, memory, shares, packing and time without training",
+        description="Shows what a sweep would be on the cluster at hand, or on one that you describe: its trials, the"
+        " memory and share of each, how they pack, GPU-hours and the end from earlier runs or a short pilot, which"
+        " parameters matter most, and what a careful person would do otherwise. Nothing is trained.",
+        epilog="example: python -m tune_jobs plan tune_jobs/sweeps/wide_search.yaml --cluster 2x24GiB,1x80GiB",
+    )
+    parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
+    cards = parser.add_mutually_exclusive_group()
+    cards.add_argument("--cluster", metavar="CARDS", help="a described cluster, for example 2x24GiB,1x80GiB")
+    cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")
+    parser.add_argument("--pilot", action="store_true", help="time a few real steps of each kind of trial here")
+    parser.add_argument("--strict", action="store_true", help="refuse a sweep on which there is a warning")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Plans and shows.
+
+    Raises:
+        RequestError: When the file or the cluster cannot be used, or `--strict` refuses.
+    """
+    from tune_jobs.config.sweep import load_sweep
+    from tune_jobs.planning.earlier import earlier_ledgers, importances_of
+    from tune_jobs.planning.impact import impacts
+    from tune_jobs.planning.outlook import outlook_of_data, remarks_on
+    from tune_jobs.planning.plan_view import as_json, as_text
+    from tune_jobs.running.inputs import ensure_sample_data
+    from tune_jobs.running.trained import with_trained_base
+
+    sweep = load_sweep(chosen.sweep)
+    _refuse_endless(sweep)
+    if sweep.trained_model is not None:
+        sweep = with_trained_base(sweep)
+    ensure_sample_data(sweep)
+    remarks_on(sweep, outlook_of_data(sweep), strict=chosen.strict)  # an exploded grid is refused before it is listed
+    ledgers = earlier_ledgers(Path(sweep.tracking.output_dir))
+    with _cards(chosen, sweep) as inventory:
+        plan = _planned(chosen, sweep, inventory, ledgers)
+    remarks = remarks_on(sweep, _outlook(sweep, plan), strict=chosen.strict)
+    experience, parts = importances_of(ledgers, sweep.metric.name, sweep.metric.goal)
+    rows = impacts(plan.phases[0].sweep if len(plan.phases) == 1 else _searching(sweep), parts)
+    show = {"experience": experience, "now": datetime.now().astimezone()}
+    if chosen.format == "json":
+        cli.emit_json(as_json(plan, remarks, rows, **show))  # type: ignore[arg-type]
+    else:
+        cli.emit(as_text(plan, remarks, rows, **show))  # type: ignore[arg-type]
+    if all(group.refused for group in plan.groups):
+        raise RequestError(f"{sweep.source}: no trial can run on {inventory.describe()}")
+    return 0
+
+
+def _refuse_endless(sweep: "Sweep") -> None:
+    """Refuses what nobody would read and what would take minutes to list, with what would be better."""
+    from tune_jobs.planning.guard_rails import warnings
+
+    if sweep.trials > MOST_TRIALS:
+        raise RequestError(
+            f"{sweep.source}: {sweep.trials:,} trials; a plan lists at most {MOST_TRIALS:,}",
+            [str(remark) for remark in warnings(sweep)],
+        )
+
+
+@contextmanager
+def _cards(chosen: argparse.Namespace, sweep: "Sweep") -> "Iterator[Inventory]":
+    if chosen.cluster is not None:
+        from cluster.hardware import parse_simulated
+
+        yield parse_simulated(chosen.cluster)
+        return
+    from tune_jobs.placing.cards import cards_at_hand
+
+    with cards_at_hand(sweep.resources.simulate, cpu_only=chosen.cpu_only) as inventory:
+        yield inventory
+
+
+def _planned(
+    chosen: argparse.Namespace, sweep: "Sweep", inventory: "Inventory", ledgers: "Sequence[Ledger]"
+) -> "SweepPlan":
+    from tune_jobs.planning.earlier import observations_of
+    from tune_jobs.planning.plan import make_plan
+    from tune_jobs.planning.throughput import Throughput
+
+    offers, sizes = _offers(sweep, inventory), _sizes(sweep)
+    throughput = Throughput(observations_of(ledgers))
+    pilots: tuple[str, ...] = ()
+    if chosen.pilot:
+        from tune_jobs.planning.pilot import run_pilot
+        from tune_jobs.running.inputs import known_configs
+
+        parts = [phase.sweep for phase in sweep.phases if phase.kind != "confirm"] or [sweep]
+        measured = run_pilot([config for part in parts for config in known_configs(part)])
+        throughput = Throughput(measured)
+        pilots = throughput.cards
+
+    def cards(model: str) -> list[str]:
+        return [*_measured_names(model, inventory, throughput, described=chosen.cluster is not None), *pilots]
+
+    return make_plan(
+        sweep,
+        inventory,
+        described=chosen.cluster is not None,
+        offers=offers,
+        sizes=sizes,
+        throughput=throughput,
+        cards=cards,
+    )
+
+
+def _measured_names(model: str, inventory: "Inventory", throughput: "Throughput", *, described: bool) -> list[str]:
+    """Names under which a GPU model may have been measured; simulated cards of this machine run on its CPU."""
+    from cluster.memory.gpu_profile import find_gpu
+    from tune_jobs.planning.throughput import CPU
+
+    if not described and (inventory.simulated or not inventory.cards):
+        return [CPU]
+
+    def profile(label: str) -> str:
+        try:
+            return find_gpu(label.replace("-", " ")).name
+        except RequestError:
+            return label
+
+    return [card for card in throughput.cards if card == model or profile(card) == profile(model)]
+
+
+def _offers(sweep: "Sweep", inventory: "Inventory") -> "Offers":
+    from cluster.memory.calibration import load_calibration
+    from cluster.memory.estimate import Estimator
+    from tune_jobs.placing.memory_templates import template_finder
+    from tune_jobs.placing.resources import SharePlacer, placer_for
+    from tune_jobs.running.runner import CALIBRATION_NAME
+    from tune_jobs.running.trained import as_placed
+
+    calibration = load_calibration(Path(sweep.tracking.output_dir) / CALIBRATION_NAME)
+    placer = placer_for(
+        inventory,
+        cpus=sweep.resources.cpus_per_trial,
+        share=sweep.resources.share,
+        max_tenants=sweep.resources.max_trials_per_gpu,
+        estimator=lambda: Estimator(template_finder(cli.note), calibration),
+    )
+    if isinstance(placer, SharePlacer):
+        return lambda name, config: placer.offers(name, as_placed(sweep, config))
+
+    def by_cpus(name: str, config: "RunConfig") -> "tuple[Demand | None, dict[str, Placed]]":
+        placer.check(name, config)
+        return None, {}
+
+    return by_cpus
+
+
+def _sizes(sweep: "Sweep") -> "DataSizes":
+    """Counts the dialogues of every file; a plan does without those that are not there yet, a run would not."""
+    from common.errors import Problems
+    from dialsum.data import load_examples
+    from tune_jobs.planning.plan import DataSizes
+    from tune_jobs.running.inputs import known_configs
+
+    parts = [phase.sweep for phase in sweep.phases if phase.kind != "confirm"] or [sweep]
+    configs = [config for part in parts for config in known_configs(part)]
+    sizes: dict[str, int] = {}
+    problems = Problems()
+    paths = sorted({path for config in configs for path in (config.train_file, config.dev_file)})
+    absent = tuple(path for path in paths if not Path(path).exists())
+    for path in [path for path in paths if path not in absent]:
+        try:
+            sizes[path] = len(load_examples(Path(path)))
+        except RequestError as error:
+            problems.add(str(error).replace("\n", "\n    "))
+    problems.raise_if_any(sweep.source)
+    return DataSizes(of=sizes, absent=absent)
+
+
+def _searching(sweep: "Sweep") -> "Sweep":
+    """The phase whose parameters are looked at: the first that searches."""
+    return next((phase.sweep for phase in sweep.phases if phase.kind in ("wide", "narrow")), sweep)
+
+
+def _outlook(sweep: "Sweep", plan: "SweepPlan") -> "Outlook":
+    from dataclasses import replace
+
+    from tune_jobs.planning.outlook import outlook_of_data
+
+    known = outlook_of_data(sweep)
+    if not plan.timed:
+        return known
+    return replace(known, makespan_s=plan.makespan, makespan_at_most_s=plan.makespan_at_most)

@@ -1,0 +1,104 @@
+"""python -m tune_jobs reproduce: runs an experiment again and says whether it came out the same."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import cli
+
+if TYPE_CHECKING:
+    from tune_jobs.records.reproduce import Plan, Reproduction
+    from tune_jobs.records.snapshot_changes import Change
+
+_MOST_OTHERS = 5
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m tune_jobs`."""
+    parser = commands.add_parser(
+        "reproduce",
+        help="run an experiment again and compare",
+        description="Runs an experiment again from its folder, here and without a cluster, and says whether its numbers"
+        " are the same, within noise, or different, and what is not as it was: data, code, packages, machine.",
+        epilog="example: python -m tune_jobs reproduce outputs/experiments/NAME",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="outputs/experiments/NAME")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the repetition; outputs/reproductions/NAME_TIME if absent"
+    )
+    parser.add_argument("--data-folder", type=Path, help="where its data files lie now, under their old names")
+    parser.add_argument("--dry-run", action="store_true", help="only say what is not as it was; train nothing")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Runs it again; exit code 1 says that it came out different.
+
+    Raises:
+        RequestError: When the folder holds no evaluated experiment, or its files are gone.
+        WorkError: When the training fails.
+    """
+    from dataclasses import asdict
+    from datetime import datetime
+
+    from tune_jobs.records.reproduce import default_output, plan_reproduction, reproduce, summary
+
+    plan = plan_reproduction(chosen.folder, chosen.data_folder)
+    if chosen.dry_run:
+        if chosen.format == "json":
+            changes = [asdict(change) for change in plan.changes]
+            cli.emit_json({"has_snapshot": plan.snapshot is not None, "changes": changes})
+        else:
+            cli.emit(_changes_text(plan))
+        return 0
+    if any(change.matters for change in plan.changes):
+        cli.note("not everything is as it was:\n" + _table([change for change in plan.changes if change.matters]))
+    done = reproduce(plan, chosen.output or default_output(chosen.folder, datetime.now()), cli.note)
+    if chosen.format == "json":
+        cli.emit_json(summary(done))
+    else:
+        cli.emit(_text(done))
+    return 1 if done.judgement.verdict == "different" else 0
+
+
+def _text(done: "Reproduction") -> str:
+    found = done.judgement
+    lines = [f"{found.verdict}: {found.reason}", f"{found.metric}: {found.before:.4f} then, {found.again:.4f} now"]
+    if found.deviation is not None:
+        first = found.deviation
+        place = f"evaluation {first.evaluation}" if first.evaluation else "the test scores"
+        lines.append(
+            f"first difference: {first.name} in {place}: {_number(first.before)} then, {_number(first.again)} now"
+        )
+    if found.same_summaries is not None:
+        lines.append(f"summaries: {found.same_summaries} of {found.summaries} are the same")
+    if found.same_weights is not None:
+        lines.append(f"weights of the best model: {'the same bit for bit' if found.same_weights else 'not the same'}")
+    return "\n".join([*lines, "", _changes_text(done.plan), f"repetition: {done.folder}"])
+
+
+def _changes_text(plan: "Plan") -> str:
+    if plan.snapshot is None:
+        return f"what has changed is not known: {plan.no_snapshot}"
+    if not plan.changes:
+        return "data, code, packages and machine are as they were"
+    weighty = [change for change in plan.changes if change.matters]
+    others = [change for change in plan.changes if not change.matters]
+    parts = []
+    if weighty:
+        parts.append("not as it was, and may change numbers:\n" + _table(weighty))
+    if others:
+        more = len(others) - _MOST_OTHERS
+        rest = f"\nand {more} more, all in the JSON" if more > 0 else ""
+        parts.append("not as it was, and should change none:\n" + _table(others[:_MOST_OTHERS]) + rest)
+    return "\n".join(parts)
+
+
+def _table(changes: "Sequence[Change]") -> str:
+    return cli.table(["what", "then", "now"], [[change.what, change.before, change.now] for change in changes])
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else repr(value)

@@ -1,0 +1,156 @@
+"""python -m tune_jobs run: runs a sweep file."""
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import cli
+from common.errors import RequestError, WorkError
+from common.units import format_duration
+from tune_jobs.running.orphan import end_with_job
+
+if TYPE_CHECKING:
+    from tune_jobs.config.sweep import Sweep
+    from tune_jobs.running.runner import RunOptions, SweepOutcome
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m tune_jobs`."""
+    parser = commands.add_parser(
+        "run",
+        help="run a sweep and keep its best model",
+        description="Runs every trial of a sweep file on the Ray cluster at hand, or on an embedded one.",
+        epilog="example: python -m tune_jobs run tune_jobs/sweeps/sample.yaml",
+    )
+    parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier run of this sweep was ended")
+    parser.add_argument("--supervise", action="store_true", help="start again, and go on, when this process dies")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="for results; instead of tracking.output_dir")
+    parser.add_argument("--member", metavar="NAME", help="whose quota is used; instead of team.member")
+    parser.add_argument("--until", metavar="PHASE", help="of a staged sweep: stop after this phase; --resume goes on")
+    cards = parser.add_mutually_exclusive_group()
+    cards.add_argument("--simulate", metavar="CARDS", help="logical cards, for example 2x24GiB,1x80GiB")
+    cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")
+    parser.add_argument(
+        "--start-at", metavar="HH:MM", help="wait for this hour (the team's time zone, else local time)"
+    )
+    parser.add_argument("--strict", action="store_true", help="refuse a sweep on which there is a warning")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Runs the sweep.
+
+    Raises:
+        RequestError: When the file, the data or the cluster cannot be used.
+        WorkError: When the sweep was interrupted, or no trial has a result.
+    """
+    end_with_job(os.environ)
+    if chosen.supervise:
+        from tune_jobs.jobs.supervise import supervise
+
+        return supervise(chosen.sweep, chosen.output, sys.argv[1:])
+    from tune_jobs.config.sweep import load_sweep
+    from tune_jobs.planning.outlook import outlook_of_data, remarks_on
+    from tune_jobs.records.redaction import Redactor
+    from tune_jobs.running.inputs import ensure_sample_data
+    from tune_jobs.running.live import view_for
+    from tune_jobs.running.placed_here import placed_here
+    from tune_jobs.running.runner import RunOptions, run_sweep
+    from tune_jobs.running.trained import with_trained_base
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    options = RunOptions(
+        resume=chosen.resume,
+        simulate=chosen.simulate,
+        cpu_only=chosen.cpu_only,
+        command=Redactor.of_environment(os.environ).hide(shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]])),
+    )
+    sweep = placed_here(load_sweep(chosen.sweep), chosen.output, chosen.member)
+    if sweep.trained_model is not None:
+        sweep = with_trained_base(sweep)
+    if chosen.until is not None and not sweep.phases:
+        raise RequestError(f"--until {chosen.until}: {chosen.sweep} has no phases; leave it out")
+    ensure_sample_data(sweep)
+    for text in sweep.notes:
+        cli.note(f"note: {text}")
+    for remark in remarks_on(sweep, outlook_of_data(sweep), strict=chosen.strict):
+        cli.note(f"warning: {remark}")
+    if chosen.start_at is not None:
+        _wait(sweep, chosen.start_at)
+    if sweep.phases:
+        return _run_staged(sweep, options, chosen)
+    outcome = run_sweep(sweep, options, view_for())
+    if chosen.format == "json":
+        cli.emit_json(_summary(outcome))
+    else:
+        cli.emit(_text(outcome))
+    if outcome.interrupted:
+        raise WorkError(_how_to_go_on(chosen))
+    if outcome.best is None:
+        raise WorkError(f"no trial has a result; the reasons stand in {outcome.folder.ledger}")
+    return 0
+
+
+def _wait(sweep: "Sweep", text: str) -> None:
+    """Waits for the hour, but not before what is wrong today was said today."""
+    from tune_jobs.running.inputs import check_inputs
+    from tune_jobs.running.start_at import next_moment, wait_until, zone_of
+    from tune_jobs.team.quotas import load_team
+
+    check_inputs(sweep)
+    zone = zone_of(load_team(Path(sweep.team.file)).time_zone if sweep.team.member else None)
+    wait_until(next_moment(text, datetime.now(UTC), zone), zone, cli.note)
+
+
+def _run_staged(sweep: "Sweep", options: "RunOptions", chosen: argparse.Namespace) -> int:
+    from tune_jobs.commands.staged_text import staged_summary, staged_text
+    from tune_jobs.running.live import view_for
+    from tune_jobs.running.phases import run_staged
+
+    outcome = run_staged(sweep, options, view_for(), until=chosen.until)
+    if chosen.format == "json":
+        cli.emit_json(staged_summary(outcome))
+    else:
+        cli.emit(staged_text(outcome))
+    if outcome.interrupted and not (outcome.phases and outcome.phases[-1].name == chosen.until):
+        raise WorkError(_how_to_go_on(chosen))
+    return 0
+
+
+def _how_to_go_on(chosen: argparse.Namespace) -> str:
+    return f"stopped before the end; go on with: python -m tune_jobs run {chosen.sweep} --resume"
+
+
+def _summary(outcome: "SweepOutcome") -> dict[str, object]:
+    best, progress = outcome.best, outcome.progress
+    return {
+        "sweep": progress.sweep,
+        "metric": progress.metric,
+        "trials": {trial.number: trial.status for trial in progress.trials.values()},
+        "best": None if best is None else {"name": best.name, "value": best.best_metrics.get(progress.metric)},
+        "best_model_dir": None if best is None else best.model_folder,
+        "folder": str(outcome.folder.path),
+        "interrupted": outcome.interrupted,
+        "simulated": progress.simulated,
+    }
+
+
+def _text(outcome: "SweepOutcome") -> str:
+    best, progress = outcome.best, outcome.progress
+    lines = []
+    if best is not None:
+        value = best.best_metrics[progress.metric]
+        lines.append(f"best:    {best.name}   {progress.metric} {value:.3f}   ({format_duration(best.wall_s)})")
+        lines.append(f"model:   {best.model_folder}")
+        lines.append(f"report:  {outcome.folder.report_html}")
+    lines.append(f"results: {outcome.folder.path}")
+    if progress.simulated:
+        lines.append("The cards were simulated: trials ran on the CPU.")
+    return "\n".join(lines)

@@ -1,0 +1,43 @@
+"""What a staged sweep says when it ends: a table of its phases for people, the same for programs."""
+
+from dataclasses import asdict
+
+from common.cli import table
+from common.units import format_duration
+from tune_jobs.running.phases import StagedOutcome
+
+
+def staged_text(outcome: StagedOutcome) -> str:
+    """Returns what a person reads."""
+    lines = []
+    if outcome.phases:
+        rows = [[one.name, one.trials, _score(one.best), format_duration(one.span_s)] for one in outcome.phases]
+        lines.append(table(["phase", "trials", "best", "time"], rows))
+        lines += [f"{one.name}: {one.decision}" for one in outcome.phases]
+    if outcome.best is not None:
+        lines.append(f"best:    {outcome.best.name}   {outcome.metric} {_score(outcome.score)}")
+        lines.append(f"model:   {outcome.best.model_folder}")
+        lines.append(f"report:  {outcome.folder.report_html}")
+    lines.append(f"results: {outcome.folder.path}")
+    if outcome.simulated:
+        lines.append("The cards were simulated: trials ran on the CPU.")
+    return "\n".join(lines)
+
+
+def staged_summary(outcome: StagedOutcome) -> dict[str, object]:
+    """Returns what a program reads."""
+    best = outcome.best
+    return {
+        "sweep": outcome.folder.path.name,
+        "metric": outcome.metric,
+        "phases": [asdict(one) for one in outcome.phases],
+        "best": None if best is None else {"name": best.name, "value": outcome.score},
+        "best_model_dir": None if best is None else best.model_folder,
+        "folder": str(outcome.folder.path),
+        "interrupted": outcome.interrupted,
+        "simulated": outcome.simulated,
+    }
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

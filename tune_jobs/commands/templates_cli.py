@@ -1,0 +1,111 @@
+"""python -m tune_jobs templates: the memory templates that are shipped, made again or checked against a new trace."""
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+
+from cluster.memory.template_archive import archived_parts
+from cluster.memory.template_keys import installed_version
+from cluster.memory.template_store import SHIPPED
+from common import cli
+from common.errors import Problems, RequestError
+from common.strict import nearest
+from common.units import format_bytes
+from tune_jobs.placing.template_shipping import SHIPPED_MODELS, check_archive, find_archive, make_archive
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m tune_jobs`."""
+    parser = commands.add_parser(
+        "templates",
+        help="memory templates that are shipped: list, check, make",
+        description="Estimates of the named models are answered from templates that are shipped for one version of"
+        " torch and transformers. --check traces them again and says what a new version sees otherwise; --make writes"
+        " them anew, some minutes a model.",
+        epilog="example: python -m tune_jobs templates --check --every 10 kobart kogpt2",
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(SHIPPED_MODELS)}; all when none")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="trace again and compare; exit code 1 where it differs")
+    what.add_argument("--make", action="store_true", help="trace and write")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="check each N-th part only")
+    parser.add_argument("--folder", type=Path, default=SHIPPED, metavar="FOLDER", help="of the archives")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Lists, checks or makes.
+
+    Raises:
+        RequestError: When a model is none of those that are shipped.
+        WorkError: When a trace fails.
+    """
+    names = _names(chosen)
+    if chosen.make:
+        for name in names:
+            path = make_archive(name, folder=chosen.folder, note=cli.note)
+            cli.note(f"{path}: {format_bytes(path.stat().st_size)}")
+    if chosen.check:
+        return _check(chosen, names)
+    _list(chosen, names)
+    return 0
+
+
+def _names(chosen: argparse.Namespace) -> list[str]:
+    problems = Problems()
+    for name in chosen.models:
+        if name not in SHIPPED_MODELS:
+            known = nearest(name, list(SHIPPED_MODELS)) or f"; shipped are {', '.join(SHIPPED_MODELS)}"
+            problems.add(f"{name!r} is not shipped{known}")
+    if chosen.every < 1:
+        problems.add(f"--every must be at least 1, but is {chosen.every}")
+    problems.raise_if_any("templates")
+    return chosen.models or list(SHIPPED_MODELS)
+
+
+def _check(chosen: argparse.Namespace, names: list[str]) -> int:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        path = find_archive(name, chosen.folder)
+        if path is None:
+            raise RequestError(f"no archive of {name} in {chosen.folder}", [f"make it: templates --make {name}"])
+        found[name] = check_archive(path, name, every=chosen.every, note=cli.note)
+    if chosen.format == "json":
+        cli.emit_json({"torch": version("torch"), "transformers": version("transformers"), "differences": found})
+    else:
+        for name, texts in found.items():
+            cli.emit("\n".join([f"{name}: {len(texts)} differences", *(f"  {text}" for text in texts)]))
+    return 1 if any(found.values()) else 0
+
+
+def _list(chosen: argparse.Namespace, names: list[str]) -> None:
+    here = (installed_version("torch"), installed_version("transformers"))
+    rows = []
+    for name in names:
+        path = find_archive(name, chosen.folder)
+        parts = archived_parts(path) if path is not None else []
+        made_with = sorted({(part.key.torch, part.key.transformers) for part in parts})
+        rows.append(
+            {
+                "model": name,
+                "parts": len(parts),
+                "size_bytes": path.stat().st_size if path is not None else 0,
+                "parameters": parts[0].model_parameters if parts else 0,
+                "made_with": [f"torch {torch}, transformers {library}" for torch, library in made_with],
+                "used_here": made_with == [here],
+            }
+        )
+    if chosen.format == "json":
+        cli.emit_json(rows)
+        return
+    header = ("model", "parameters", "parts", "size", "made with", "used here")
+    lines = [
+        (
+            row["model"], f"{row['parameters']:,}", row["parts"], format_bytes(int(str(row["size_bytes"]))),
+            "; ".join(map(str, row["made_with"] if isinstance(row["made_with"], list) else [])),
+            "yes" if row["used_here"] else "no: traced where asked for",
+        )
+        for row in rows
+    ]  # fmt: skip
+    cli.emit(cli.table(header, lines))

@@ -1,0 +1,64 @@
+"""python -m tune_jobs top: what the sweeps of an output folder are doing now."""
+
+import argparse
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from common import cli
+from common.errors import RequestError
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m tune_jobs`."""
+    parser = commands.add_parser(
+        "top",
+        help="watch running sweeps in a terminal",
+        description="Shows, again and again, what running sweeps do: trials, shares, memory, scores, why trials wait.",
+        epilog="example: python -m tune_jobs top --once",
+    )
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), metavar="DIR", help="as sweeps name it")
+    parser.add_argument("--all", action="store_true", help="show sweeps that do not run, too")
+    parser.add_argument("--once", action="store_true", help="show it once and end")
+    parser.add_argument("--every", type=float, default=2.0, metavar="S", help="seconds between two looks (default 2)")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="json shows it once")
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Shows the sweeps until Ctrl-C.
+
+    Raises:
+        RequestError: When there is no such folder.
+    """
+    from tune_jobs.running.top import read_sweeps
+
+    if not chosen.output_dir.is_dir():
+        raise RequestError(f"{chosen.output_dir} is not there; give --output-dir as your sweeps name it")
+    if not chosen.every >= 0.1:
+        raise RequestError(f"--every must be at least 0.1, but is {chosen.every:g}")
+    if chosen.format == "json":
+        sweeps = read_sweeps(chosen.output_dir, time.time())
+        cli.emit_json({"sweeps": [asdict(sweep) for sweep in sweeps if sweep.is_running or chosen.all]})
+        return 0
+    if chosen.once or not sys.stdout.isatty():
+        cli.emit(_screen(chosen))
+        return 0
+    try:
+        while True:
+            cli.emit(f"\x1b[H\x1b[J{_screen(chosen)}\n\nCtrl-C ends this; the sweeps go on")
+            time.sleep(chosen.every)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _screen(chosen: argparse.Namespace) -> str:
+    from tune_jobs.running.top import read_sweeps, text_of
+
+    sweeps = read_sweeps(chosen.output_dir, time.time())
+    shown = [sweep for sweep in sweeps if sweep.is_running or chosen.all]
+    if shown:
+        return text_of(shown)
+    more = f"; {len(sweeps)} that ended: --all shows them" if sweeps else ""
+    return f"no sweep runs in {chosen.output_dir}{more}"

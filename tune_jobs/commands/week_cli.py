@@ -1,0 +1,93 @@
+"""python -m tune_jobs week: the weekly dashboard of a team."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import cli
+
+if TYPE_CHECKING:
+    from tune_jobs.analysis.weekly import Pair, Week
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m tune_jobs`."""
+    parser = commands.add_parser(
+        "week",
+        help="the week's runs against the week before",
+        description="Sums up seven days of all sweeps of an output folder against the seven before: runs, success and"
+        " failure, GPU-hours, best score, by member, model and sweep; in the terminal and as one HTML page.",
+        epilog="example: python -m tune_jobs week outputs --until 2026-11-24",
+    )
+    parser.add_argument("output", type=Path, nargs="?", default=Path("outputs"), metavar="OUTPUT", help="outputs")
+    parser.add_argument(
+        "--until", metavar="DATE", help="last day of the week, YYYY-MM-DD; the last seven days if absent"
+    )
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="runs that only W&B knows count too, if it answers")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="the page; OUTPUT/weeks/week_DATE.html if absent")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Sums up, writes the page, and prints.
+
+    Raises:
+        RequestError: When there is no ledger, the date is none, or W&B is asked for without a key.
+    """
+    from datetime import datetime
+
+    from common.files import write_text
+    from tune_jobs.analysis.week_sources import end_of_week, merged, read_output
+    from tune_jobs.analysis.weekly import WEEK, summarize
+    from tune_jobs.report.week_page import build_week_page, page_name
+
+    end = end_of_week(chosen.until, datetime.now().astimezone())
+    source = read_output(chosen.output)
+    if chosen.wandb is not None:
+        from tune_jobs.tracking.wandb_runs import read_project
+
+        source = merged([source, read_project(chosen.wandb, end - 3 * WEEK)])  # a run may last a week
+    week = summarize(source.runs, end)
+    page = chosen.html or chosen.output / "weeks" / page_name(end)
+    write_text(page, build_week_page(week, source.remarks))
+    if chosen.format == "json":
+        cli.emit_json(_summary(week, source.remarks, page))
+    else:
+        cli.emit(_text(week, source.remarks, page))
+    return 0
+
+
+def _text(week: "Week", remarks: "tuple[str, ...]", page: Path) -> str:
+    from tune_jobs.report.week_page import eyebrow, headline, tables, week_notes, week_tiles
+
+    tiles = cli.table(["", "", ""], [[tile.label, tile.value, tile.detail] for tile in week_tiles(week)])
+    parts = [f"{headline(week)}\n{eyebrow(week)}", tiles.lstrip("\n")]
+    parts += [f"{title}\n{cli.table(header, rows)}" for title, (header, rows) in tables(week)]
+    return "\n\n".join([*parts, "\n".join(week_notes(week, remarks)), str(page)])
+
+
+def _summary(week: "Week", remarks: "tuple[str, ...]", page: Path) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {
+        "start": week.start.isoformat(),
+        "end": week.end.isoformat(),
+        "total": _pair(week.total),
+        "members": {name: _pair(pair) for name, pair in week.members.items()},
+        "models": {name: _pair(pair) for name, pair in week.models.items()},
+        "sweeps": {name: _pair(pair) for name, pair in week.sweeps.items()},
+        "scales": [{**asdict(scale), **_pair(pair)} for scale, pair in week.scales.items()],
+        "reasons": dict(week.reasons),
+        "remarks": list(remarks),
+        "html": str(page),
+    }
+
+
+def _pair(pair: "Pair") -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {
+        "week": asdict(pair.now) | {"success": pair.now.success},
+        "week_before": asdict(pair.before) | {"success": pair.before.success},
+    }

@@ -1,0 +1,85 @@
+"""What the fields of a run configuration accept: other programs' words for them, their values, their types."""
+
+import types
+import typing
+from pathlib import Path
+from types import MappingProxyType
+from typing import cast
+
+from common.errors import RequestError
+from common.strict import nearest
+from dialsum.config import FIELD_DESCRIPTIONS, RunConfig
+from dialsum.models import SPECS
+from tune_jobs.config.space import Value
+
+_OTHER_WORDS = MappingProxyType(  # what other programs call our fields
+    {
+        "lr": "learning_rate",
+        "epochs": "num_epochs",
+        "num_train_epochs": "num_epochs",
+        "per_device_train_batch_size": "batch_size",
+        "train_batch_size": "batch_size",
+        "per_device_eval_batch_size": "generation_batch_size",
+        "warmup_steps": "warmup_ratio",
+        "lr_scheduler_type": "lr_scheduler",
+        "label_smoothing_factor": "label_smoothing",
+        "optim": "optimizer",
+        "model_name": "model",
+        "model_name_or_path": "model",
+        "architecture": "model",
+        "max_source_length": "encoder_max_len",
+        "max_target_length": "decoder_max_len",
+        "generation_max_length": "generation_max_len",
+        "beams": "num_beams",
+    }
+)
+
+
+def value_problems(name: str, value: Value) -> tuple[str, ...]:
+    """Says why a run configuration would refuse a value; empty when it would not.
+
+    >>> value_problems("num_beams", 0)
+    ('num_beams must be at least 1, but is 0',)
+    """
+    values: dict[str, object] = {name: list(value) if isinstance(value, tuple) else value}
+    if name == "gradient_accumulation_steps":
+        values["batch_size"] = value  # it must divide the batch, which is another parameter
+    try:
+        RunConfig.from_dict(values)
+    except RequestError as error:
+        return tuple(problem for problem in error.problems if problem.startswith(name))[:1] or error.problems[:1]
+    if name == "model" and isinstance(value, str) and value not in SPECS and "/" not in value:
+        return () if Path(value).is_dir() else (f"model {value!r} is unknown{nearest(value, list(SPECS))}",)
+    return ()
+
+
+def unknown_field(name: str) -> str:
+    """Says that no run configuration has a field, and which one was probably meant."""
+    meant = _OTHER_WORDS.get(name)
+    hint = f"; did you mean {meant!r}?" if meant else nearest(name, list(FIELD_DESCRIPTIONS))
+    return (
+        f"no field of a run configuration is called {name!r}{hint or '; `python -m dialsum train --help` lists them'}"
+    )
+
+
+def to_value(raw: object) -> Value:
+    """Turns a YAML scalar or list into a value.
+
+    Raises:
+        ValueError: When it is or holds a mapping.
+    """
+    if isinstance(raw, list):
+        return tuple(to_value(item) for item in raw)
+    if isinstance(raw, dict):
+        raise ValueError("a mapping is no value")
+    return cast("Value", raw)
+
+
+def takes_whole(name: str) -> bool:
+    """Whether a field is a whole number, or null.
+
+    >>> takes_whole("num_beams"), takes_whole("dropout"), takes_whole("max_steps")
+    (True, False, True)
+    """
+    hint = typing.get_type_hints(RunConfig)[name]
+    return int in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))

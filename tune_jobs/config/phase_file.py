@@ -1,0 +1,218 @@
+"""Reads the `phases` of a staged sweep: each becomes a sweep of its own, from the same file or from another."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import get_args
+
+from common.errors import Problems, RequestError
+from common.strict import KeyPath, Located, nearest
+from dialsum.config import FIELD_DESCRIPTIONS
+from tune_jobs.config.fields import to_value, unknown_field, value_problems
+from tune_jobs.config.sections import EarlyTerminate, Method
+from tune_jobs.config.space import Value
+from tune_jobs.config.sweep import Phase, PhaseKind, Sweep
+from tune_jobs.config.sweep_parts import check_end, name_problems, read_early_terminate, read_mapping, read_method
+
+KINDS: tuple[PhaseKind, ...] = get_args(PhaseKind)
+_SEARCH_KEYS = ("method", "count", "set", "early_terminate")
+_KEYS: Mapping[PhaseKind, tuple[str, ...]] = MappingProxyType(
+    {
+        "quick_check": ("file", *_SEARCH_KEYS),
+        "wide": ("file", *_SEARCH_KEYS),
+        "narrow": ("file", *_SEARCH_KEYS, "keep_fraction", "margin"),
+        "confirm": ("winners", "seeds", "set"),
+    }
+)
+_QUICK: Mapping[str, Value] = MappingProxyType({"max_train_samples": 1000, "max_eval_samples": 200, "num_epochs": 1})
+_QUICK_COUNT = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Numbers:
+    """The plain keys of a phase, with the defaults of Phase."""
+
+    count: int | None = None
+    file: str | None = None
+    keep_fraction: float = 0.25
+    margin: float = 0.1
+    winners: int = 2
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        if self.count is not None and self.count < 1:
+            problems.add(f"count must be at least 1, but is {self.count}")
+        if not 0 < self.keep_fraction <= 1:
+            problems.add(f"keep_fraction must be above 0 and at most 1, but is {self.keep_fraction:g}")
+        if not 0 <= self.margin <= 1:
+            problems.add(f"margin must be from 0 to 1, but is {self.margin:g}")
+        if self.winners < 1:
+            problems.add(f"winners must be at least 1, but is {self.winners}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            problems.add(f"seeds must be different numbers of at least 0, but are {list(self.seeds)}")
+        problems.raise_if_any("phase")
+
+
+def read_phases(
+    whole: Sweep, document: Located, problems: Problems, load: Callable[[Path], Sweep]
+) -> tuple[Phase, ...]:
+    """Returns the phases of a staged sweep.
+
+    Args:
+        whole: The sweep of the file without its phases: the default of each phase.
+        document: The sweep file.
+        problems: Collects what is wrong.
+        load: Reads the sweep file of a phase.
+    """
+    raw = document.mapping()["phases"]
+    if not isinstance(raw, list) or not raw:
+        problems.add(
+            f"{document.where('phases')}: phases must be a list such as `- {{name: wide, count: 24}}`, but is {raw!r}"
+        )
+        return ()
+    phases: list[Phase] = []
+    for place, item in enumerate(raw):
+        path: KeyPath = ("phases", place)
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+            problems.add(f"{document.where(*path)}: a phase is a mapping with a name, but is {item!r}")
+            continue
+        spec = {str(key): value for key, value in item.items()}
+        _check_order(spec, phases, path, document, problems)
+        phase = _read_phase(spec, path, whole, document, problems, load)
+        if phase is not None:
+            phases.append(phase)
+    return tuple(phases)
+
+
+def _read_phase(
+    spec: Mapping[str, object],
+    path: KeyPath,
+    whole: Sweep,
+    document: Located,
+    problems: Problems,
+    load: Callable[[Path], Sweep],
+) -> Phase | None:
+    name = str(spec["name"])
+    named = spec.get("kind", name)
+    kind = next((known for known in KINDS if known == named), None)
+    if kind is None:
+        hint = nearest(str(named), KINDS) or f"; add `kind`, one of {', '.join(KINDS)}"
+        problems.add(f"{document.where(*path, 'kind')}: phase {name!r} is of no known kind{hint}")
+        return None
+    allowed = _KEYS[kind]
+    if "file" in spec:
+        allowed = tuple(key for key in allowed if key not in _SEARCH_KEYS)
+    for key in [key for key in spec if key not in (*allowed, "name", "kind")]:
+        elsewhere = "file" in spec and key in _SEARCH_KEYS
+        hint = "; it stands in the phase's own file" if elsewhere else nearest(key, allowed)
+        listed = f"; it has {', '.join(allowed)}"
+        problems.add(f"{document.where(*path, key)}: phase {name!r} ({kind}) has no key {key!r}{hint or listed}")
+    plain = {key: spec[key] for key in spec if key in allowed and key not in ("method", "set", "early_terminate")}
+    numbers = read_mapping(_Numbers, plain, path, document, problems)
+    if numbers is None:
+        return None
+    options = dataclasses.asdict(numbers)
+    count, file = options.pop("count"), options.pop("file")
+    if file is not None:
+        sweep = _load(Path(str(file)), path, document, problems, load)
+    else:
+        sweep = _own_sweep(kind, name, spec, path, count, whole, document, problems)
+    if sweep is None:
+        return None
+    if kind == "confirm":
+        sweep = dataclasses.replace(sweep, count=numbers.winners * len(numbers.seeds))
+    return Phase(name=name, kind=kind, sweep=sweep, **options)
+
+
+def _own_sweep(
+    kind: PhaseKind,
+    name: str,
+    spec: Mapping[str, object],
+    path: KeyPath,
+    count: int | None,
+    whole: Sweep,
+    document: Located,
+    problems: Problems,
+) -> Sweep:
+    named = _phase_method(kind, spec, path, whole, document, problems)
+    method = named or "random"
+    early = whole.early_terminate
+    if kind in ("quick_check", "confirm") and "early_terminate" not in spec:
+        early = EarlyTerminate(type="none")  # nothing to compare, and every seed of a winner must run to its end
+    elif "early_terminate" in spec or method in ("pbt", "bohb"):
+        early = read_early_terminate(
+            spec.get("early_terminate"), (*path, "early_terminate"), method, document, problems
+        )
+    if kind == "quick_check" and count is None:
+        count = _QUICK_COUNT
+    fixed = _fixed(spec.get("set", {}), (*path, "set"), document, problems)
+    if kind == "quick_check":
+        fixed = {**_QUICK, **fixed}
+    sweep = dataclasses.replace(
+        whole, name=f"{whole.name}_{name}", method=method, count=count, early_terminate=early
+    ).with_fixed(fixed)
+    if kind != "confirm" and named is not None:
+        check_end(sweep, path, document, problems)
+    return sweep
+
+
+def _phase_method(
+    kind: PhaseKind, spec: Mapping[str, object], path: KeyPath, whole: Sweep, document: Located, problems: Problems
+) -> Method | None:
+    if "method" in spec:
+        return read_method(spec["method"], (*path, "method"), document, problems)
+    defaults: dict[PhaseKind, Method] = {"quick_check": "random", "narrow": "bayes", "confirm": "grid"}
+    return defaults.get(kind, whole.method)
+
+
+def _fixed(raw: object, path: KeyPath, document: Located, problems: Problems) -> dict[str, Value]:
+    if not isinstance(raw, dict):
+        problems.add(f"{document.where(*path)}: set must be a mapping such as {{num_epochs: 1}}, but is {raw!r}")
+        return {}
+    fixed: dict[str, Value] = {}
+    for key, value in ((str(key), value) for key, value in raw.items()):
+        place = document.where(*path, key)
+        if key not in FIELD_DESCRIPTIONS:
+            problems.add(f"{place}: {unknown_field(key)}")
+            continue
+        try:
+            fixed[key] = to_value(value)
+        except ValueError as error:
+            problems.add(f"{place}: {key}: {error}")
+            continue
+        problems.extend([f"{place}: {problem}" for problem in value_problems(key, fixed[key])])
+    return fixed
+
+
+def _load(
+    path: Path, place: KeyPath, document: Located, problems: Problems, load: Callable[[Path], Sweep]
+) -> Sweep | None:
+    try:
+        sweep = load(path)
+    except RequestError as error:
+        where = document.where(*place, "file")
+        problems.extend(error.problems or [f"{where}: {error.message}"])
+        return None
+    if sweep.phases:
+        problems.add(f"{document.where(*place, 'file')}: {path} has phases itself; name a plain sweep file")
+        return None
+    return sweep
+
+
+def _check_order(
+    spec: Mapping[str, object], earlier: list[Phase], path: KeyPath, document: Located, problems: Problems
+) -> None:
+    name = str(spec["name"])
+    kind = str(spec.get("kind", name))
+    problems.extend([f"{document.where(*path, 'name')}: {text}" for text in name_problems(name)])
+    if any(phase.name == name for phase in earlier):
+        problems.add(f"{document.where(*path, 'name')}: a phase called {name!r} stands before; names must differ")
+    searched = [phase for phase in earlier if phase.kind in ("wide", "narrow")]
+    needs = {"narrow": "makes its box", "confirm": "names its winners"}
+    if kind in needs and not searched:
+        problems.add(
+            f"{document.where(*path)}: {name!r} needs an earlier wide or narrow phase that {needs[kind]}; "
+            "or run it on a finished sweep: python -m tune_jobs narrow FOLDER"
+        )

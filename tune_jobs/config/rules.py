@@ -1,0 +1,160 @@
+"""From a sampled configuration to the one that is run: dependent parameters follow rules, and every change is noted."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from common.errors import Problems, RequestError
+from dialsum.config import FIELD_DESCRIPTIONS, RunConfig
+from tune_jobs.config.expressions import Expression, parse
+from tune_jobs.config.fields import takes_whole, to_value, unknown_field
+from tune_jobs.config.space import Value
+
+RuleValue = str | int | float | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How some parameters follow from others. All off by default: what is sampled is what is run.
+
+    Attributes:
+        set: Field -> expression of other fields, in the order of the file; each sees what the earlier ones set.
+        scale_learning_rate_from_batch: Batch for which the sampled learning rate is meant; another batch B trains with
+            learning_rate * sqrt(B / this), which keeps the noise of adaptive optimizers' steps alike (Malladi et al.,
+            On the SDEs and Scaling Rules for Adaptive Gradient Algorithms, NeurIPS 2022).
+        accumulate_above_tokens: Dialogues longer than this are computed in so many times more pieces of the same
+            effective batch; nothing is learned differently.
+    """
+
+    set: Mapping[str, RuleValue] = field(default_factory=dict)
+    scale_learning_rate_from_batch: int | None = None
+    accumulate_above_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        for name in ("scale_learning_rate_from_batch", "accumulate_above_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                problems.add(f"{name} must be at least 1, but is {value}")
+        for name, text in self.set.items():
+            if name not in FIELD_DESCRIPTIONS:
+                problems.add(f"set.{name}: {unknown_field(name)}")
+            elif isinstance(text, str):
+                try:
+                    _parse(text)
+                except RequestError as error:
+                    problems.add(f"set.{name}: {error.message}")
+        problems.raise_if_any("rules")
+
+    def reads(self, name: str) -> bool:
+        """Whether any rule looks at a field."""
+        built_in = {"scale_learning_rate_from_batch": "batch_size", "accumulate_above_tokens": "encoder_max_len"}
+        return any(name in expression.names for expression in self._expressions().values()) or any(
+            getattr(self, rule) is not None and name == read for rule, read in built_in.items()
+        )
+
+    def overwrites(self, name: str) -> bool:
+        """Whether a rule sets a field without looking at its sampled value, so that sampling it is in vain.
+
+        >>> Rules(set={"num_beams": "4"}).overwrites("num_beams")
+        True
+        """
+        if name not in self.set:
+            return False
+        expression = self._expressions().get(name)
+        return expression is None or name not in expression.names
+
+    def _expressions(self) -> dict[str, Expression]:
+        return {name: _parse(text) for name, text in self.set.items() if isinstance(text, str)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTrial:
+    """One trial as it was sampled and as it is run.
+
+    Attributes:
+        sampled: The parameters that the search chose.
+        resolved: The whole run configuration.
+        notes: What each rule changed, for people and for the ledger.
+    """
+
+    sampled: Mapping[str, Value]
+    resolved: RunConfig
+    notes: tuple[str, ...] = ()
+
+
+def resolve(base: RunConfig, sampled: Mapping[str, Value], rules: Rules) -> ResolvedTrial:
+    """Puts sampled parameters over a base configuration and applies the rules.
+
+    The order: the expressions of `set` as they stand in the file, then the learning rate, then accumulation.
+
+    Args:
+        base: Everything that is not searched.
+        sampled: Field -> value.
+        rules: See Rules.
+
+    Raises:
+        RequestError: When a rule cannot be computed or the result is no valid run configuration.
+
+    >>> trial = resolve(RunConfig(learning_rate=1e-4), {"batch_size": 64}, Rules(scale_learning_rate_from_batch=16))
+    >>> trial.resolved.learning_rate, trial.notes
+    (0.0002, ('learning_rate 0.0001 -> 0.0002: x sqrt(64 / 16)',))
+    """
+    values = {name: to_value(value) for name, value in (base.to_dict() | dict(sampled)).items()}
+    notes: list[str] = []
+    problems = Problems()
+    for name, text in rules.set.items():
+        _change(values, name, _computed(name, text, values, problems), f"rule {text}", notes)
+    if rules.scale_learning_rate_from_batch is not None:
+        _scale_learning_rate(values, rules.scale_learning_rate_from_batch, notes)
+    if rules.accumulate_above_tokens is not None:
+        _accumulate(values, rules.accumulate_above_tokens, notes)
+    where = f"trial {_shown(sampled)}"
+    problems.raise_if_any(where)
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return ResolvedTrial(sampled=dict(sampled), resolved=RunConfig.from_dict(plain, where=where), notes=tuple(notes))
+
+
+def _computed(name: str, text: RuleValue, values: Mapping[str, Value], problems: Problems) -> Value:
+    if not isinstance(text, str):
+        return text
+    try:
+        result = _parse(text).value(values)
+    except RequestError as error:
+        problems.add(f"rules.set.{name}: {error.message}")
+        return values[name]
+    return int(result) if isinstance(result, float) and result.is_integer() and takes_whole(name) else result
+
+
+def _parse(text: str) -> Expression:
+    return parse(text, list(FIELD_DESCRIPTIONS), unknown_field)
+
+
+def _scale_learning_rate(values: dict[str, Value], reference: int, notes: list[str]) -> None:
+    rate, batch = cast("float", values["learning_rate"]), cast("int", values["batch_size"])
+    scaled = float(f"{rate * math.sqrt(batch / reference):.12g}")  # 0.0002, not 0.00019999999999999998
+    _change(values, "learning_rate", scaled, f"x sqrt({batch} / {reference})", notes)
+
+
+def _accumulate(values: dict[str, Value], above_tokens: int, notes: list[str]) -> None:
+    length, batch = cast("int", values["encoder_max_len"]), cast("int", values["batch_size"])
+    wanted = cast("int", values["gradient_accumulation_steps"]) * math.ceil(length / above_tokens)
+    if length > above_tokens and batch >= 1:
+        pieces = next((pieces for pieces in range(wanted, batch + 1) if batch % pieces == 0), batch)
+        reason = f"{length} tokens are more than {above_tokens}; the batch stays {batch}"
+        _change(values, "gradient_accumulation_steps", pieces, reason, notes)
+
+
+def _change(values: dict[str, Value], name: str, value: Value, reason: str, notes: list[str]) -> None:
+    if value != values[name]:
+        notes.append(f"{name} {_short(values[name])} -> {_short(value)}: {reason}")
+        values[name] = value
+
+
+def _shown(sampled: Mapping[str, Value]) -> str:
+    return "{" + ", ".join(f"{name}: {_short(value)}" for name, value in sampled.items()) + "}"
+
+
+def _short(value: Value) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,286 @@
+"""The parts of a sweep file beside its parameters: metric, early termination, search, resources, tracking, team."""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from common.errors import Problems
+from common.strict import nearest
+from common.units import parse_bytes, parse_duration
+from tune_jobs.search.stopping import (
+    BracketRule,
+    Goal,
+    MedianRule,
+    NeverStop,
+    RungRule,
+    StoppingRule,
+    asha_rungs,
+    hyperband_rungs,
+)
+
+Method = Literal["grid", "random", "bayes", "bohb", "pbt"]
+StopType = Literal["asha", "hyperband", "median", "none"]
+COMPOSITE = "eval/rouge_combined_f1"
+_ROUGE = ("rouge1_f1", "rouge2_f1", "rougeL_f1", "rouge_combined_f1")
+METRIC_GOALS: dict[str, Goal] = {f"{prefix}/loss": "minimize" for prefix in ("eval", "best")}
+METRIC_GOALS |= {f"{prefix}/{name}": "maximize" for prefix in ("eval", "best") for name in _ROUGE}
+STOP_KEYS: dict[StopType, tuple[str, ...]] = {  # beside `type`
+    "asha": ("min_iter", "max_iter", "eta"),
+    "hyperband": ("s", "eta", "max_iter", "min_iter", "strict"),
+    "median": ("min_iter", "min_trials"),
+    "none": (),
+}
+
+READ_BY: dict[str, tuple[Method, ...]] = {  # keys of `search` that only some methods read
+    "startup_trials": ("bayes", "bohb"),
+    "points": ("bayes", "bohb", "grid"),
+    "perturbation_interval": ("pbt",),
+    "exploit_fraction": ("pbt",),
+    "resample_probability": ("pbt",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What trials are compared by.
+
+    Attributes:
+        name: A metric that every evaluation of every trial reports: a key of METRIC_GOALS.
+        goal: Whether high or low values are good; must be the metric's own.
+
+    >>> Metric(name="eval/loss", goal="minimize").goal
+    'minimize'
+    """
+
+    name: str = COMPOSITE
+    goal: Goal = "maximize"
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        right = METRIC_GOALS.get(self.name)
+        if right is None:
+            problems.add(f"name {_unknown_metric(self.name)}")
+        elif self.goal != right:
+            problems.add(
+                f"goal {self.goal!r} of {self.name} would choose the worst model; write {right!r} or leave it out"
+            )
+        problems.raise_if_any("metric")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyTerminate:
+    """When hopeless trials are stopped. An iteration is one evaluation, counted from 1.
+
+    Attributes:
+        type: `hyperband` has W&B's keys and meaning; `none` lets every trial run to its end.
+        min_iter: The first rung (median: no trial is stopped earlier).
+        max_iter: The iterations of the longest trial, from which rungs are counted; the trial's own where None.
+        eta: One in eta trials passes a rung.
+        s: hyperband: how many brackets are counted down from max_iter.
+        strict: hyperband: a trial's value at a bracket counts, not its best so far; stops more trials.
+        min_trials: median: so many other trials must have come as far.
+    """
+
+    type: StopType = "asha"
+    min_iter: int | None = None
+    max_iter: int | None = None
+    eta: float = 3.0
+    s: int | None = None
+    strict: bool = False
+    min_trials: int = 3
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        if not 1 < self.eta <= 1000:
+            problems.add(f"eta must be above 1 (one in eta trials passes a rung), but is {self.eta:g}")
+        for name in ("min_iter", "max_iter", "s", "min_trials"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                problems.add(f"{name} must be at least 1, but is {value}")
+        if self.type == "hyperband" and not problems:
+            problems.extend(self._bracket_problems())
+        if self.type == "asha" and self.min_iter and self.max_iter and self.min_iter >= self.max_iter:
+            problems.add(f"min_iter {self.min_iter} leaves no rung below max_iter {self.max_iter}")
+        problems.raise_if_any("early_terminate")
+
+    def rungs(self, last: int) -> tuple[int, ...]:
+        """Returns the iterations at which trials are compared.
+
+        Args:
+            last: Evaluations of a trial that is never stopped.
+
+        >>> EarlyTerminate(type="hyperband", max_iter=27, s=2).rungs(last=27)
+        (3, 9)
+        """
+        if self.type == "asha":
+            return asha_rungs(min_iter=self.min_iter or 1, eta=self.eta, max_iter=min(self.max_iter or last, last))
+        if self.type == "hyperband":
+            return hyperband_rungs(eta=self.eta, max_iter=self.max_iter, s=self.s, min_iter=self.min_iter, last=last)
+        return ()
+
+    def rule(self, goal: Goal, last: int) -> StoppingRule:
+        """Returns a fresh rule for one sweep; arguments as for rungs."""
+        if self.type == "none":
+            return NeverStop()
+        if self.type == "median":
+            return MedianRule(goal=goal, min_iter=self.min_iter or 1, min_trials=self.min_trials)
+        if self.type == "hyperband":
+            return BracketRule(rungs=self.rungs(last), eta=self.eta, goal=goal, strict=self.strict)
+        return RungRule(rungs=self.rungs(last), eta=self.eta, goal=goal)
+
+    def _bracket_problems(self) -> list[str]:
+        if self.min_iter is not None and (self.max_iter is not None or self.s is not None):
+            return ["min_iter counts brackets up, max_iter and s count them down; give one of the two"]
+        if self.min_iter is not None:
+            return []
+        if self.max_iter is None or self.s is None:
+            return ["type hyperband needs min_iter, or both max_iter and s"]
+        if self.max_iter / self.eta < 1:
+            return [f"max_iter {self.max_iter} / eta {self.eta:g} is below 1: there is no bracket"]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How a search draws its trials.
+
+    Attributes:
+        seed: Same seed, same file: same trials.
+        startup_trials: bayes, bohb: random trials before the first that a model proposes.
+        points: bayes, bohb: configurations to start from; one with a `score` is a known result that is not run again,
+            one without is tried first. grid: the grid is these points, times the values of the parameters that they
+            leave open.
+        perturbation_interval: pbt: evaluations between two exchanges.
+        exploit_fraction: pbt: this part at the bottom copies from this part at the top.
+        resample_probability: pbt: chance that a value is drawn anew instead of moved a little.
+    """
+
+    seed: int = 0
+    startup_trials: int = 10
+    points: tuple[dict[str, object], ...] = ()
+    perturbation_interval: int = 1
+    exploit_fraction: float = 0.25
+    resample_probability: float = 0.25
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        if self.seed < 0:
+            problems.add(f"seed must not be negative, but is {self.seed}")
+        for name in ("startup_trials", "perturbation_interval"):
+            if getattr(self, name) < 1:
+                problems.add(f"{name} must be at least 1, but is {getattr(self, name)}")
+        if not 0 < self.exploit_fraction <= 0.5:
+            problems.add(f"exploit_fraction must be above 0 and at most 0.5, but is {self.exploit_fraction:g}")
+        if not 0 <= self.resample_probability <= 1:
+            problems.add(f"resample_probability must be from 0 to 1, but is {self.resample_probability:g}")
+        problems.raise_if_any("search")
+
+    def read_by(self, method: Method) -> "SearchOptions":
+        """Returns the options without those that a method does not read.
+
+        >>> SearchOptions(seed=3, startup_trials=5).read_by("random") == SearchOptions(seed=3)
+        True
+        """
+        defaults = SearchOptions()
+        return replace(
+            self, **{key: getattr(defaults, key) for key, methods in READ_BY.items() if method not in methods}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a sweep may use.
+
+    Attributes:
+        share: Part of one card that each trial gets; `auto` follows the memory estimate.
+        cpus_per_trial: Logical CPU cores.
+        max_concurrent_trials: Trials side by side; None for as many as fit.
+        max_trials_per_gpu: Tenants of one card; None for the placement's own limit.
+        simulate: Logical cards on a machine without, for example 2x24GiB,1x80GiB.
+        time_budget: The window that the sweep has, for example 8h; None for no end.
+        retries: How often a trial that failed for another reason than memory is started again.
+    """
+
+    share: Literal["auto"] | float = "auto"
+    cpus_per_trial: float = 1.0
+    max_concurrent_trials: int | None = None
+    max_trials_per_gpu: int | None = None
+    simulate: str | None = None
+    time_budget: str | None = None
+    retries: int = 1
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        if self.share != "auto" and not 0 < self.share <= 1:
+            problems.add(
+                f"share must be auto, or above 0 and at most 1, as a trial trains on one card, but is {self.share:g}"
+            )
+        if self.cpus_per_trial <= 0:
+            problems.add(f"cpus_per_trial must be above 0, but is {self.cpus_per_trial:g}")
+        for name, least in (("max_concurrent_trials", 1), ("max_trials_per_gpu", 1), ("retries", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                problems.add(f"{name} must be at least {least}, but is {value}")
+        problems.extend([*_readable(self.simulate, "simulate"), *_readable(self.time_budget, "time_budget")])
+        problems.raise_if_any("resources")
+
+    @property
+    def time_budget_s(self) -> float | None:
+        """The window in seconds."""
+        return None if self.time_budget is None else parse_duration(self.time_budget)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where results go beside the files.
+
+    Attributes:
+        wandb: `auto` is online with a key and offline without; `disabled` keeps to the files. (Not `off`: in YAML that
+            is false.)
+        project: W&B project.
+        entity: W&B user or team; the account's own where None.
+        tags: Put on every run.
+        upload_checkpoints: Whether a trial that is the best when it ends leaves its model as a W&B artifact.
+        output_dir: Folder of experiments and sweep results.
+    """
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "dialogue-summarizer"
+    entity: str | None = None
+    tags: tuple[str, ...] = ()
+    upload_checkpoints: bool = False
+    output_dir: str = "outputs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeamSection:
+    """Whose quota a sweep uses.
+
+    Attributes:
+        member: A member of the team file; None where there are no quotas.
+        file: The team file.
+    """
+
+    member: str | None = None
+    file: str = "team.yaml"
+
+
+def _unknown_metric(name: str) -> str:
+    if name.startswith("train/"):
+        return f"{name!r} does not say how good a summarizer is on new dialogues; take eval/loss or {COMPOSITE}"
+    found = nearest(name, list(METRIC_GOALS)) or nearest(f"eval/{name}", list(METRIC_GOALS))
+    return f"{name!r} is reported by no trainer{found or '; known: ' + ', '.join(METRIC_GOALS)}"
+
+
+def _readable(text: str | None, name: str) -> list[str]:
+    try:
+        if text is not None and name == "time_budget":
+            parse_duration(text)
+        for part in (text or "").split(",") if name == "simulate" and text is not None else ():
+            match = re.fullmatch(r"\s*[1-9]\d*x(.+)", part)
+            if match is None:
+                return [f"simulate must look like 2x24GiB,1x80GiB, but {part!r} does not"]
+            parse_bytes(match.group(1))
+    except ValueError as error:
+        return [f"{name} {error}"]
+    return []

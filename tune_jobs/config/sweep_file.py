@@ -1,0 +1,316 @@
+"""Reads a sweep file: W&B's dialect with our own sections, strictly; every problem at once, with file and line."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from common.errors import Problems, RequestError
+from common.strict import Located, nearest
+from dialsum.config import RunConfig, load_run_config
+from tune_jobs.config.anomalies import Anomalies
+from tune_jobs.config.phase_file import read_phases
+from tune_jobs.config.points import check_points
+from tune_jobs.config.rules import Rules
+from tune_jobs.config.sections import (
+    COMPOSITE,
+    METRIC_GOALS,
+    READ_BY,
+    EarlyTerminate,
+    Metric,
+    Resources,
+    SearchOptions,
+    TeamSection,
+    Tracking,
+)
+from tune_jobs.config.space import Space
+from tune_jobs.config.space_file import read_space
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.config.sweep_parts import (
+    check_end,
+    folder_name,
+    name_problems,
+    read_early_terminate,
+    read_mapping,
+    read_method,
+    read_section,
+)
+from tune_jobs.search.population import MOVABLE
+
+_KEYS = (
+    "name", "description", "method", "metric", "parameters", "early_terminate", "count", "run_cap", "base_config",
+    "trained_model", "phases", "search", "resources", "tracking", "rules", "anomalies", "team", "project", "entity",
+    "program", "command",
+)  # fmt: skip
+_REFUSED = MappingProxyType(  # keys of W&B without a meaning here, and why
+    {
+        "controller": "trials are chosen by this program, not by W&B's server or its local controller",
+        "job": "W&B Launch is not used; `python -m tune_jobs submit` sends a sweep to the cluster",
+        "image_uri": "trials run in the cluster's own environment (ray_cluster.yaml), not in an image",
+        "scheduler": "trials are chosen by `method` (bayes is Optuna's TPE) and placed by `resources`",
+        "metrics": "one metric decides; eval/rouge_combined_f1 already weighs ROUGE-1, ROUGE-2 and ROUGE-L",
+        "apiVersion": "the keys of the file are its version",
+        "kind": "every file here is a sweep",
+    }
+)
+_REFUSED_OF_METRIC = MappingProxyType(
+    {
+        "target": "`count`, `resources.time_budget` and `early_terminate` end a sweep",
+        "impute": "a failed trial has no score and teaches a search nothing",
+        "impute_while_running": "a running trial is compared by what it has reported",
+    }
+)
+_SHAPE_FIELDS = ("model", "tiny_hidden_size", "tiny_layers", "tiny_vocab_size")
+GENERATION_FIELDS = (
+    "num_beams", "length_penalty", "no_repeat_ngram_size", "generation_max_len", "generation_batch_size",
+    "max_eval_samples", "dev_file",
+)  # fmt: skip
+_COMMAND_MACROS = (  # of wandb 0.31, sdk/launch/sweeps/utils.py, and how people write an interpreter
+    "${env}", "${interpreter}", "${program}", "${args}", "${args_no_hyphens}", "${args_no_boolean_flags}",
+    "${args_no_equals}", "${args_json}", "${args_json_file}", "${args_append_hydra}", "${args_override_hydra}",
+    "/usr/bin/env", "python", "python3",
+)  # fmt: skip
+
+
+def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
+    """Turns a document into a sweep.
+
+    Args:
+        document: The sweep file.
+        load: Reads the sweep file of a phase.
+
+    Raises:
+        RequestError: With every problem, in the order of the lines.
+    """
+    problems = Problems()
+    raw = document.mapping()
+    staged = "phases" in raw
+    _check_keys(raw, document, problems)
+    space = read_space(document, problems)
+    named = read_method(raw.get("method", "random" if staged else None), ("method",), document, problems)
+    method = named or "random"
+    bases = _bases(raw.get("base_config"), space, document, problems)
+    sweep = Sweep(
+        name=_name(raw, document, problems),
+        source=document.source,
+        description=_text(raw, "description", document, problems) or "",
+        method=method,
+        metric=_metric(raw, document, problems),
+        space=space,
+        count=_count(raw, document, problems),
+        early_terminate=read_early_terminate(
+            raw.get("early_terminate"), ("early_terminate",), method, document, problems
+        ),
+        base=bases.get("", RunConfig()),
+        base_by_model={model: base for model, base in bases.items() if model},
+        base_files=_base_files(raw.get("base_config")),
+        trained_model=_text(raw, "trained_model", document, problems),
+        search=read_section(SearchOptions, "search", document, problems),
+        resources=read_section(Resources, "resources", document, problems),
+        tracking=_tracking(raw, document, problems),
+        rules=read_section(Rules, "rules", document, problems),
+        anomalies=read_section(Anomalies, "anomalies", document, problems),
+        team=read_section(TeamSection, "team", document, problems),
+        notes=_notes(raw, document, problems),
+    )
+    if staged:
+        sweep = dataclasses.replace(sweep, phases=read_phases(sweep, document, problems, load))
+    elif named is not None:
+        check_end(sweep, ("method",), document, problems)
+    check_points(sweep, document, problems)
+    _check_methods(sweep, raw, document, problems)
+    if sweep.trained_model is not None:
+        sweep = dataclasses.replace(sweep, early_terminate=EarlyTerminate(type="none"))
+        _check_generation(sweep, raw, document, problems)
+    Problems().extend(sorted(problems.texts, key=_line_of)).raise_if_any(document.source)
+    return sweep
+
+
+def _check_keys(raw: Mapping[str, object], document: Located, problems: Problems) -> None:
+    for key in raw:
+        if key in _REFUSED:
+            problems.add(f"{document.where(key)}: {key!r} of W&B has no meaning here: {_REFUSED[key]}")
+        elif key not in _KEYS:
+            hint = nearest(key, _KEYS) or f"; known: {', '.join(_KEYS)}"
+            problems.add(f"{document.where(key)}: unknown key {key!r}{hint}")
+    for key in ("count", "run_cap"):
+        if key in raw and "phases" in raw:
+            problems.add(f"{document.where(key)}: beside phases {key} has no meaning; give each phase its count")
+
+
+def _name(raw: Mapping[str, object], document: Located, problems: Problems) -> str:
+    """The name as a folder's; W&B shows any text, so a file written for it need not change (see _notes)."""
+    name = raw.get("name", Path(document.source).stem)
+    if not isinstance(name, str) or not folder_name(name):
+        problems.add(f"{document.where('name')}: name must be text with a letter or digit, but is {name!r}")
+        return "sweep"
+    return folder_name(name)
+
+
+def _text(raw: Mapping[str, object], key: str, document: Located, problems: Problems) -> str | None:
+    value = raw.get(key)
+    if value is not None and not isinstance(value, str):
+        problems.add(f"{document.where(key)}: {key} must be text, but is {value!r}")
+        return None
+    return value
+
+
+def _count(raw: Mapping[str, object], document: Located, problems: Problems) -> int | None:
+    given = [key for key in ("count", "run_cap") if key in raw]
+    if len(given) == 2:
+        problems.add(f"{document.where('run_cap')}: count and run_cap are one thing; give one of them")
+    for key in given:
+        value = raw[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            problems.add(f"{document.where(key)}: {key} must be a whole number of at least 1, but is {value!r}")
+            return None
+        return value
+    return None
+
+
+def _metric(raw: Mapping[str, object], document: Located, problems: Problems) -> Metric:
+    section = raw.get("metric", {})
+    if not isinstance(section, dict):
+        problems.add(f"{document.where('metric')}: write `metric: {{name: {section}}}`, a mapping")
+        return Metric()
+    for key in [str(key) for key in section if key in _REFUSED_OF_METRIC]:
+        problems.add(
+            f"{document.where('metric', key)}: metric.{key} of W&B has no meaning here: {_REFUSED_OF_METRIC[key]}"
+        )
+    values = {str(key): value for key, value in section.items() if key not in _REFUSED_OF_METRIC}
+    goal = values.get("goal")
+    values["goal"] = own = METRIC_GOALS.get(str(values.get("name", COMPOSITE)), "maximize")  # W&B would minimize
+    found = read_mapping(Metric, values, ("metric",), document, problems)
+    if goal not in (None, "maximize", "minimize"):
+        hint = nearest(str(goal), ("maximize", "minimize"))
+        problems.add(
+            f"{document.where('metric', 'goal')}: metric.goal must be maximize or minimize, but is {goal!r}{hint}"
+        )
+    elif found is not None and goal not in (None, own):
+        read_mapping(Metric, values | {"goal": goal}, ("metric",), document, problems)  # says what is wrong with it
+    return found or Metric()
+
+
+def _tracking(raw: Mapping[str, object], document: Located, problems: Problems) -> Tracking:
+    """The section, with W&B's own `project` and `entity` at the top of the file."""
+    tracking = read_section(Tracking, "tracking", document, problems)
+    section = raw.get("tracking")
+    for key in ("project", "entity"):
+        if key in raw and isinstance(section, dict) and key in section:
+            problems.add(f"{document.where(key)}: {key} stands in tracking too; give it once")
+    return dataclasses.replace(
+        tracking,
+        project=_text(raw, "project", document, problems) or tracking.project,
+        entity=_text(raw, "entity", document, problems) or tracking.entity,
+    )
+
+
+def _bases(raw: object, space: Space, document: Located, problems: Problems) -> dict[str, RunConfig]:
+    """Base configurations by model; "" is the one of all others."""
+    if raw is None:
+        return {}
+    if isinstance(raw, str):
+        base = _base(raw, document.where("base_config"), problems)
+        return {"": base} if base else {}
+    if not isinstance(raw, dict) or not all(isinstance(path, str) for path in raw.values()):
+        problems.add(
+            f"{document.where('base_config')}: base_config must be a file such as configs/kobart.yaml, "
+            f"or a file for each model, but is {raw!r}"
+        )
+        return {}
+    models = {str(model) for model in space["model"].values()} if "model" in space else set()
+    for model in sorted(models - set(raw)):
+        problems.add(f"{document.where('base_config')}: base_config has no file for model {model!r}")
+    for model in [str(model) for model in raw if model not in models]:
+        hint = nearest(model, sorted(models))
+        problems.add(f"{document.where('base_config', model)}: model {model!r} is not among `parameters.model`{hint}")
+    read = {str(model): _base(path, document.where("base_config", str(model)), problems) for model, path in raw.items()}
+    return {model: base for model, base in read.items() if base is not None}
+
+
+def _base_files(raw: object) -> dict[str, str]:
+    """The files by model, as they stand; _bases has said what is wrong with them."""
+    if isinstance(raw, dict):
+        return {str(model): str(path) for model, path in raw.items()}
+    return {"": raw} if isinstance(raw, str) else {}
+
+
+def _base(path: str, place: str, problems: Problems) -> RunConfig | None:
+    try:
+        return load_run_config(Path(path))
+    except RequestError as error:
+        problems.extend(error.problems or [f"{place}: {error.message}"])
+        return None
+
+
+def _notes(raw: Mapping[str, object], document: Located, problems: Problems) -> tuple[str, ...]:
+    """What has no effect here, or another one. W&B would start `program`: our own trainer is run instead, which is fine
+    as long as nothing else was asked for."""
+    notes = []
+    name = raw.get("name")
+    if isinstance(name, str) and name_problems(name) and folder_name(name):
+        notes.append(f"{document.where('name')}: name {name!r} becomes {folder_name(name)!r}, for files and folders")
+    if _text(raw, "program", document, problems) is not None:
+        notes.append(f"{document.where('program')}: program {raw['program']!r} is not run; python -m dialsum train is")
+    command = raw.get("command", [])
+    if not isinstance(command, list):
+        problems.add(f"{document.where('command')}: command must be a list, but is {command!r}")
+        return tuple(notes)
+    extra = [str(part) for part in command if part not in _COMMAND_MACROS]
+    if extra:
+        problems.add(
+            f"{document.where('command')}: command is not run, so {' '.join(extra)!r} would be lost; "
+            "set fields of the run in base_config or as `parameters: {field: {value: ...}}`"
+        )
+    elif command:
+        notes.append(f"{document.where('command')}: command is not run; python -m dialsum train is")
+    return tuple(notes)
+
+
+def _check_methods(sweep: Sweep, raw: Mapping[str, object], document: Located, problems: Problems) -> None:
+    """Collects options of a method that is not used, and parameters that a method cannot move."""
+    methods = {phase.sweep.method for phase in sweep.phases} or {sweep.method}
+    section = raw.get("search")
+    for key in section if isinstance(section, dict) else ():
+        users = READ_BY.get(str(key), tuple(methods))
+        if not methods & set(users):
+            problems.add(
+                f"{document.where('search', str(key))}: search.{key} is only read by {' and '.join(users)}, "
+                f"but method is {', '.join(sorted(methods))}"
+            )
+    for name in [one.name for one in sweep.space.searched if "pbt" in methods and one.name not in MOVABLE]:
+        why = f"in the middle of a training, when only {', '.join(MOVABLE)} can change"
+        why = "so their models must have one shape" if name in _SHAPE_FIELDS else why
+        problems.add(
+            f"{document.where('parameters', name)}: {name}: pbt copies weights between trials, {why}; fix it with "
+            "`value`, or use `method: random`"
+        )
+
+
+def _check_generation(sweep: Sweep, raw: Mapping[str, object], document: Located, problems: Problems) -> None:
+    """Collects what cannot differ between trials that share one trained model."""
+    for key, why in (
+        ("phases", "there is one phase: the model is trained already"),
+        ("early_terminate", "a trial has one evaluation, so none is stopped early"),
+        ("base_config", "the trained model brings its own configuration"),
+    ):
+        if key in raw:
+            problems.add(f"{document.where(key)}: {key} has no meaning beside trained_model: {why}")
+    if sweep.method in ("bohb", "pbt"):
+        problems.add(f"{document.where('method')}: {sweep.method} needs training; take grid, random or bayes")
+    if sweep.metric.name.endswith("/loss"):
+        problems.add(
+            f"{document.where('metric')}: generation has no influence on {sweep.metric.name}; take {COMPOSITE}"
+        )
+    for one in sweep.space.parameters:
+        if one.name not in GENERATION_FIELDS:
+            problems.add(
+                f"{document.where('parameters', one.name)}: {one.name} is fixed in a trained model; "
+                f"beside trained_model only {', '.join(GENERATION_FIELDS)} can be set"
+            )
+
+
+def _line_of(problem: str) -> tuple[str, int]:
+    match = re.match(r"(.*?):(\d+): ", problem)
+    return (match.group(1), int(match.group(2))) if match else ("", 0)

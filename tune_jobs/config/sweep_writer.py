@@ -1,0 +1,104 @@
+"""Writes a plain sweep as a file that a person can edit and load_sweep reads back."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from tune_jobs.config.sections import STOP_KEYS, EarlyTerminate
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.config.sweep_parts import default_stop
+
+_SECTIONS = ("search", "resources", "tracking", "rules", "anomalies", "team")
+
+
+def sweep_text(sweep: Sweep, *, head: Sequence[str] = (), reasons: Mapping[str, str] | None = None) -> str:
+    """Returns the file of a sweep, without what has its default value.
+
+    Args:
+        sweep: A plain sweep; its `source` and `notes` are not part of the text.
+        head: Lines of comment at the top.
+        reasons: Why a parameter has its bounds; a comment above it, one line or several.
+
+    >>> from tune_jobs.config.space import Range, Space
+    >>> rate = Range(name="learning_rate", distribution="log_uniform_values", low=3e-5, high=1e-4)
+    >>> sweep = Sweep(name="next", source="", method="bayes", count=20, space=Space(parameters=(rate,)))
+    >>> print(sweep_text(sweep, reasons={"learning_rate": "the best 6 of 24 trials lie here"}), end="")
+    name: next
+    method: bayes
+    count: 20
+    metric: {name: eval/rouge_combined_f1, goal: maximize}
+    parameters:
+      # the best 6 of 24 trials lie here
+      learning_rate: {distribution: log_uniform_values, min: 3e-05, max: 0.0001}
+    """
+    assert not sweep.phases, "a phase is written as a sweep of its own"
+    lines = [f"# {line}".rstrip() for line in head]
+    lines += [f"{key}: {_flow(value)}" for key, value in _top(sweep)]
+    lines.append("parameters:")
+    for name, spec in sweep.space.spec().items():
+        lines += [f"  # {line}" for line in (reasons or {}).get(name, "").splitlines()]
+        lines.append(f"  {name}: {_flow(spec)}")
+    for key in _SECTIONS:
+        section = _changed(getattr(sweep, key))
+        if section:
+            lines += [f"{key}:", *(line for name, value in section.items() for line in _entry(name, value))]
+    return "\n".join(lines) + "\n"
+
+
+def _entry(name: str, value: object) -> list[str]:
+    """One line; a list of mappings has one for each, so that a person can remove one."""
+    if isinstance(value, tuple) and value and all(isinstance(item, Mapping) for item in value):
+        return [f"  {name}:", *(f"    - {_flow(item)}" for item in value)]
+    return [f"  {name}: {_flow(value)}"]
+
+
+def _top(sweep: Sweep) -> Iterator[tuple[str, object]]:
+    yield "name", sweep.name
+    if sweep.description:
+        yield "description", sweep.description
+    yield "method", sweep.method
+    if sweep.count is not None:
+        yield "count", sweep.count
+    yield "metric", dataclasses.asdict(sweep.metric)
+    files = dict(sweep.base_files)
+    if files:
+        yield "base_config", files[""] if set(files) == {""} else files
+    if sweep.trained_model is not None:
+        yield "trained_model", sweep.trained_model
+    elif sweep.early_terminate != default_stop(sweep.method):
+        yield "early_terminate", _stop(sweep.early_terminate)
+
+
+def _stop(stop: EarlyTerminate) -> dict[str, object]:
+    values = {name: value for name, value in _changed(stop).items() if name in STOP_KEYS[stop.type]}
+    return {"type": stop.type, **values}
+
+
+def _changed(section: object) -> dict[str, object]:
+    """The fields of a section that differ from its defaults."""
+    defaults = type(section)()
+    return {name: value for name, value in vars(section).items() if value != getattr(defaults, name)}
+
+
+def _flow(value: object) -> str:
+    """Writes a value on one line: mappings and lists in YAML's flow style, plain words without quotes."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_flow(str(key))}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_flow(item) for item in value) + "]"
+    if isinstance(value, str):
+        return value if _is_plain(value) else _quoted(value)
+    return json.dumps(value)
+
+
+def _quoted(text: str) -> str:
+    """A double-quoted YAML text; what does not print is escaped, since YAML's reader refuses some of it."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in escaped) + '"'
+
+
+def _is_plain(text: str) -> bool:
+    """Whether YAML reads a word as the same text without quotes."""
+    words = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
+    characters = text.replace("_", "").replace("-", "").replace("/", "").replace(".", "")
+    return characters.isalnum() and characters.isascii() and text[0].isalpha() and text.lower() not in words

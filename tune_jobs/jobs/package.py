@@ -1,0 +1,133 @@
+"""What of a project travels with a submitted sweep: the code, and the files that the sweep names. No more."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import Problems, RequestError
+from common.units import format_bytes
+from dialsum.models import SPECS
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.running.inputs import SAMPLE_FOLDER, known_configs
+
+CODE = ("common", "dialsum", "cluster", "tune_jobs")
+LIMIT_BYTES = 5 * 10**6
+_LEFT_OUT = ("__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache")
+_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """One file of a package.
+
+    Attributes:
+        source: Where it lies.
+        target: Its path in the package.
+        size_bytes: Its size.
+    """
+
+    source: Path
+    target: Path
+    size_bytes: int
+
+
+def pieces_of(sweep: Sweep, root: Path, here: Path) -> tuple[Piece, ...]:
+    """Lists the files that a sweep needs on the cluster.
+
+    Args:
+        sweep: As read, relative to `here`.
+        root: Folder of the code.
+        here: The person's working folder, to which the sweep's relative paths belong.
+
+    Returns:
+        In the order of their targets; a path that is whole is not packaged, but expected on every machine.
+
+    Raises:
+        RequestError: With every file that lies outside the working folder, is a folder, or is absent; and when the
+            package is too large, with the largest files.
+    """
+    pieces = {piece.target: piece for piece in _code(root)}
+    problems = Problems()
+    for what, name in _named(sweep):
+        path = here / name
+        if Path(name).is_absolute() and what != "sweep file":
+            continue
+        if Path(name).parent == SAMPLE_FOLDER and not path.exists():
+            continue  # the job writes the sample dialogues itself
+        trouble = _trouble(what, path, here)
+        if trouble:
+            problems.add(trouble)
+            continue
+        target = target_of(name, here)
+        pieces[target] = Piece(source=path, target=target, size_bytes=path.stat().st_size)
+    problems.raise_if_any(f"{sweep.source} cannot be packaged")
+    _refuse_too_large(tuple(pieces.values()))
+    return tuple(pieces[target] for target in sorted(pieces))
+
+
+def target_of(name: str, here: Path) -> Path:
+    """Returns the place of a file in the package; a sweep file from elsewhere lies at the top.
+
+    >>> target_of("sweeps/a.yaml", Path("/home/a")).as_posix(), target_of("/etc/b.yaml", Path("/home/a")).as_posix()
+    ('sweeps/a.yaml', 'b.yaml')
+    """
+    path = (here / name).absolute()
+    return path.relative_to(here) if path.is_relative_to(here) and ".." not in Path(name).parts else Path(path.name)
+
+
+def write_package(pieces: Sequence[Piece], folder: Path) -> int:
+    """Copies the files; returns their bytes."""
+    for piece in pieces:
+        target = folder / piece.target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(piece.source, target)
+    return sum(piece.size_bytes for piece in pieces)
+
+
+def _code(root: Path) -> Iterator[Piece]:
+    for package in CODE:
+        for path in sorted((root / package).rglob("*")):
+            if path.is_file() and path.suffix != ".pyc" and not set(path.parts) & set(_LEFT_OUT):
+                yield Piece(source=path, target=path.relative_to(root), size_bytes=path.stat().st_size)
+
+
+def _named(sweep: Sweep) -> list[tuple[str, str]]:
+    """(what it is, path) of every file that the sweep names."""
+    named = [("sweep file", sweep.source), *(("base configuration", path) for path in sweep.base_files.values())]
+    if sweep.team.member is not None:
+        named.append(("team file", sweep.team.file))
+    sweeps = [phase.sweep for phase in sweep.phases] or [sweep]
+    named += [("sweep file", one.source) for one in sweeps if one.source != sweep.source]
+    for one in sweeps:
+        for config in known_configs(one):
+            files = (config.train_file, config.dev_file, config.test_file)
+            named += [("data file", str(path)) for path in files if path is not None]
+            named += (
+                [("model folder", config.model)] if config.model not in SPECS and Path(config.model).exists() else []
+            )
+    return list(dict.fromkeys(named))
+
+
+def _trouble(what: str, path: Path, here: Path) -> str | None:
+    where = "put it on the shared storage and name its whole path, the same on every machine"
+    if not path.exists():
+        return f"{what} {path}: no such file"
+    if path.is_dir():
+        return f"{what} {path}: folders are not packaged; {where}"
+    if what != "sweep file" and not Path(os.path.abspath(path)).is_relative_to(here):
+        return f"{what} {path}: lies outside the working folder {here}; {where}"
+    return None
+
+
+def _refuse_too_large(pieces: Sequence[Piece]) -> None:
+    total = sum(piece.size_bytes for piece in pieces)
+    if total <= LIMIT_BYTES:
+        return
+    largest = sorted(pieces, key=lambda piece: (-piece.size_bytes, piece.target))[:_NAMED]
+    raise RequestError(
+        f"the package has {format_bytes(total)}, at most {format_bytes(LIMIT_BYTES)} travel with a sweep; put large"
+        " files on the shared storage and name their whole paths; the largest:",
+        [f"{piece.target}: {format_bytes(piece.size_bytes)}" for piece in largest],
+    )

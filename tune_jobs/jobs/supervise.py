@@ -1,0 +1,157 @@
+"""Starts a sweep's driver again when it dies, as long as that gets anywhere; the sweep goes on from its journal."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from common.cli import note
+from common.errors import WorkError
+from tune_jobs.config.sweep import load_sweep
+from tune_jobs.running.journal import FILE_NAME
+from tune_jobs.running.placed_here import with_member
+from tune_jobs.running.settled import settled
+from tune_jobs.running.sweep_folder import is_held
+
+FRUITLESS = 3  # drivers in a row that die without a line in the journal
+POLL_S = 1.0
+WAIT_S = 5.0  # before a driver that got nowhere is followed by the next
+Step = Literal["done", "stopped", "refused", "again", "give up"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a driver ended.
+
+    Attributes:
+        code: Its exit code; negative for the signal that ended it.
+        progressed: Whether the sweep's journal grew while it ran.
+        asked: Whether somebody asked for the end.
+    """
+
+    code: int
+    progressed: bool = False
+    asked: bool = False
+
+
+def next_step(endings: Sequence[Ending]) -> Step:
+    """Decides what follows the last ending. Pure.
+
+    Args:
+        endings: Of all drivers so far, in their order; at least one.
+
+    >>> next_step([Ending(code=-9, progressed=True)]), next_step([Ending(code=2)]), next_step([Ending(code=0)])
+    ('again', 'refused', 'done')
+    >>> next_step([Ending(code=-9, progressed=True), *[Ending(code=1)] * FRUITLESS])
+    'give up'
+    """
+    last = endings[-1]
+    if last.code == 0:
+        return "done"
+    if last.asked:
+        return "stopped"
+    if last.code == 2:
+        return "refused"
+    if len(endings) >= FRUITLESS and not any(ending.progressed for ending in endings[-FRUITLESS:]):
+        return "give up"
+    return "again"
+
+
+def command_of(arguments: Sequence[str], *, resume: bool) -> list[str]:
+    """Returns the arguments of the next driver.
+
+    >>> command_of(["run", "a.yaml", "--supervise", "--start-at", "22:00"], resume=True)
+    ['run', 'a.yaml', '--resume']
+    """
+    kept = [argument for argument in arguments if argument not in ("--supervise", "--resume")]
+    if not resume:
+        return kept
+    hour = [place for place, argument in enumerate(kept) if argument == "--start-at"]
+    gone = {place + more for place in hour for more in (0, 1)}  # it has come already
+    kept = [one for place, one in enumerate(kept) if place not in gone and not one.startswith("--start-at=")]
+    return [*kept, "--resume"]
+
+
+def supervise(source: Path, output: Path | None, arguments: Sequence[str]) -> int:
+    """Runs `python -m tune_jobs` with the arguments until the sweep is over, is stopped, or gets nowhere.
+
+    Args:
+        source: The sweep file.
+        output: For results, from the command line.
+        arguments: Of this process, with --supervise among them.
+
+    Returns:
+        The last driver's exit code.
+
+    Raises:
+        RequestError: When the sweep file cannot be read.
+        WorkError: When the drivers die without getting anywhere.
+    """
+    sweep = settled(with_member(load_sweep(source), None), output, os.environ, Path.home())
+    results = Path(sweep.tracking.output_dir) / "sweep_results"
+
+    def progress() -> tuple[float, int]:
+        """Time and size of the sweep's latest journal; a staged sweep has one for each phase."""
+        found = [path.stat() for path in results.glob(f"{sweep.name}*/**/{FILE_NAME}")]
+        return max(((state.st_mtime, state.st_size) for state in found), default=(0.0, 0))
+
+    if "--resume" in arguments:
+        _wait_for_another(results, sweep.name)
+    return keep_running(arguments, progress)
+
+
+def _wait_for_another(results: Path, sweep: str) -> None:
+    """A driver may outlive its job and its head; it is let finish, as its trials are well and its folder is locked."""
+    if not is_held(results / sweep):
+        return
+    note(f"another driver of {sweep} still runs; waiting until it has ended")
+    while is_held(results / sweep):
+        time.sleep(POLL_S)
+
+
+def keep_running(arguments: Sequence[str], progress: Callable[[], object]) -> int:
+    """See supervise; `progress` returns something that changes when a driver gets on."""
+    endings: list[Ending] = []
+    resume = "--resume" in arguments
+    while True:
+        before = progress()
+        ending = _run([sys.executable, "-m", "tune_jobs", *command_of(arguments, resume=resume)], progress, before)
+        endings.append(ending)
+        resume = resume or ending.progressed  # before its first line there is nothing to go on from
+        step = next_step(endings)
+        if step == "give up":
+            raise WorkError(
+                f"the last {FRUITLESS} drivers ended (exit code {ending.code}) before the sweep got any further;"
+                " the reason stands above"
+            )
+        if step != "again":
+            return ending.code if ending.code >= 0 else 1
+        how = f"was ended by signal {-ending.code}" if ending.code < 0 else f"ended with exit code {ending.code}"
+        note(f"the driver {how}; it starts again" + (" and goes on where it was" if resume else ""))
+        if not ending.progressed:
+            time.sleep(WAIT_S)
+
+
+def _run(command: Sequence[str], progress: Callable[[], object], before: object) -> Ending:
+    asked = False
+    process = subprocess.Popen(command)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        if number == signal.SIGTERM:  # Ctrl-C reaches the driver by itself
+            process.send_signal(number)
+
+    earlier = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+    return Ending(code=code, progressed=progress() != before, asked=asked)

@@ -1,0 +1,254 @@
+"""From a run configuration to its place in Ray: memory estimate, plan, share, node labels; or why there is none."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+from cluster.hardware import Inventory, Pool
+from cluster.host_placement import HostNeed, choose_hosts, host_slots
+from cluster.memory.estimate import Estimator, MemoryEstimate
+from cluster.memory.gpu_profile import GpuProfile, find_gpu, gpu_of_size
+from cluster.memory.memory_plan import NoPlan
+from cluster.memory.planning import plan_request
+from cluster.memory.request import MemoryRequest
+from cluster.placement import Choice, Demand, Need, Refusal, choose, refuse
+from cluster.shares import CLASSES, MAX_TENANTS, UNITS, Share
+from common.errors import RequestError
+from dialsum.config import RunConfig
+from tune_jobs.placing.memory_requests import request_of
+from tune_jobs.running.orders import Bundle, Placed
+from tune_jobs.running.recovery import RunShape
+
+HOST_BYTES = (
+    2 * 2**30
+)  # a trial's process with torch, transformers and Kiwi's model: 1.1 GiB were measured for tiny models
+SHARE_CLASSES = tuple(units / UNITS for units in CLASSES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostPlacer:
+    """Places trials by CPUs and host memory: machines without a GPU.
+
+    Attributes:
+        inventory: What there is.
+        cpus: Logical CPUs of one trial.
+    """
+
+    inventory: Inventory
+    cpus: float
+
+    @property
+    def simulated(self) -> bool:
+        """Never: these CPUs are real."""
+        return False
+
+    def check(self, name: str, config: RunConfig) -> None:
+        """Raises RequestError where a configuration can never run."""
+        self.place(name, config)
+
+    def place(self, name: str, config: RunConfig) -> Placed:
+        """Returns a bundle without a card; see order_factory.Placer."""
+        found = choose_hosts(HostNeed(name=name, cpus=self.cpus, host_bytes=HOST_BYTES), self.inventory)
+        if isinstance(found, Refusal):
+            raise RequestError(str(found))
+        return Placed(bundle=Bundle(cpus=self.cpus), shape=shape_of(config))
+
+    def release(self, name: str) -> None:
+        """Ray alone counts CPUs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """One way to run a configuration on one GPU model."""
+
+    request: MemoryRequest
+    estimate: MemoryEstimate
+    reason: str
+
+
+@dataclass(kw_only=True)
+class SharePlacer:
+    """Places trials on shares of cards.
+
+    On unequal cards a trial goes where it costs the smallest fair part of the cluster, counted on top of what was
+    placed there and has not ended yet, so that no model is crowded while another idles; among equals, where least was
+    placed so far, as a few trials side by side would else never reach the last of several idle models.
+
+    Attributes:
+        inventory: What there is.
+        estimator: Predicts device bytes.
+        cpus: Logical CPUs of one trial.
+        share: Part of a card that every trial gets; "auto" follows the estimate.
+        max_tenants: Most trials on one card.
+    """
+
+    inventory: Inventory
+    estimator: Estimator
+    cpus: float
+    share: Literal["auto"] | float = "auto"
+    max_tenants: int = MAX_TENANTS
+    _held: dict[str, tuple[str, float]] = field(default_factory=dict, init=False)
+    _given: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float), init=False)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the cards are logical ones."""
+        return self.inventory.simulated
+
+    def check(self, name: str, config: RunConfig) -> None:
+        """Raises RequestError where a configuration can never run."""
+        self._choices(name, config)
+
+    def place(self, name: str, config: RunConfig) -> Placed:
+        """Returns the share, the GPU model and the shape of a configuration; see order_factory.Placer."""
+        choices, ways, _ = self._choices(name, config)
+        choice = min(
+            choices, key=lambda one: (self._load(one.model) + one.fair_part, self._given[one.model], one.model)
+        )
+        self._held[name] = (choice.model, choice.fair_part)
+        self._given[choice.model] += choice.fair_part
+        return self._placed(choice, ways[choice.model])
+
+    def offers(self, name: str, config: RunConfig) -> tuple[Demand, dict[str, Placed]]:
+        """Returns what a configuration asks for, and how it would run on each GPU model that can hold it.
+
+        Raises:
+            RequestError: When none can; as in place.
+        """
+        choices, ways, demand = self._choices(name, config)
+        return demand, {choice.model: self._placed(choice, ways[choice.model]) for choice in choices}
+
+    def _placed(self, choice: Choice, way: _Way) -> Placed:
+        pool = next(pool for pool in self.inventory.pools if pool.model == choice.model)
+        return Placed(
+            bundle=Bundle(cpus=self.cpus, gpus=choice.share.gpus, labels=choice.label_selector),
+            shape=RunShape(
+                micro_batch=way.request.micro_batch,
+                accumulation=way.request.gradient_accumulation_steps,
+                gradient_checkpointing=way.request.gradient_checkpointing,
+            ),
+            usable_bytes=pool.usable_bytes,
+            context_bytes=way.request.gpu.context_bytes,
+            estimate=_for_ledger(way, choice),
+        )
+
+    def release(self, name: str) -> None:
+        """Hears that a trial is over."""
+        self._held.pop(name, None)
+
+    def _load(self, model: str) -> float:
+        return sum(part for held_model, part in self._held.values() if held_model == model)
+
+    def _choices(self, name: str, config: RunConfig) -> tuple[tuple[Choice, ...], dict[str, _Way], Demand]:
+        ways: dict[str, _Way] = {}
+        needs: list[Need] = []
+        relief: list[str] = []
+        for pool in self.inventory.pools:
+            found = self._way(config, pool)
+            if isinstance(found, NoPlan):
+                needs.append(Need(upper_bytes=found.smallest_bytes, model=pool.model))
+                relief += [text for text in found.remedies if not text.startswith("a card") and text not in relief]
+                continue
+            ways[pool.model] = found
+            needs.append(Need(upper_bytes=self._needed_bytes(found, pool), model=pool.model))
+        demand = Demand(name=name, needs=tuple(needs), relief=tuple(relief))
+        choices = choose(demand, self.inventory, max_tenants=self.max_tenants)
+        choices = tuple(choice for choice in choices if choice.model in ways)
+        if not choices:
+            raise RequestError(str(refuse(demand, self.inventory) or f"{name}: no card can hold it"))
+        return choices, ways, demand
+
+    def _needed_bytes(self, way: _Way, pool: Pool) -> int:
+        if self.share == "auto":
+            return way.estimate.upper_bytes
+        return self._budget_bytes(pool)  # the whole of the fixed share, so that it is what placement gives
+
+    def _budget_bytes(self, pool: Pool) -> int:
+        if self.share == "auto" or self.share >= 1:
+            return pool.usable_bytes
+        return Share(units=max(1, round(self.share * UNITS))).cap_bytes(pool.usable_bytes)
+
+    def _way(self, config: RunConfig, pool: Pool) -> _Way | NoPlan:
+        """As configured where that fits, else planned: smaller micro-batches, then checkpointing."""
+        request = request_of(config, profile_of(pool))
+        budget_bytes = self._budget_bytes(pool)
+        estimate = self.estimator.estimate(request)
+        if estimate.upper_bytes <= budget_bytes:
+            return _Way(request=request, estimate=estimate, reason="as configured")
+        checkpointing = (True,) if config.gradient_checkpointing else (False, True)
+        plan = plan_request(self.estimator, request, budget_bytes, checkpointing=checkpointing, confirm=True)
+        if isinstance(plan, NoPlan):
+            return plan
+        planned = replace(
+            request,
+            gradient_accumulation_steps=plan.accumulation,
+            gradient_checkpointing=plan.gradient_checkpointing,
+        )
+        return _Way(request=planned, estimate=self.estimator.estimate(planned), reason=plan.reason)
+
+
+def shape_of(config: RunConfig) -> RunShape:
+    """Returns how a configuration computes its effective batch by its own word."""
+    return RunShape(
+        micro_batch=config.micro_batch,
+        accumulation=config.gradient_accumulation_steps,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+
+
+def profile_of(pool: Pool) -> GpuProfile:
+    """Finds the profile of a pool's GPU model; a card that is known only by its size gets that of its size."""
+    try:
+        return replace(find_gpu(pool.model.replace("-", " ")), total_bytes=pool.total_bytes)
+    except RequestError:
+        return gpu_of_size(pool.total_bytes)
+
+
+def slots(inventory: Inventory, cpus: float) -> int:
+    """Counts the trials that can run side by side by CPUs and host memory; cards may allow fewer."""
+    need = HostNeed(name="a trial", cpus=cpus, host_bytes=HOST_BYTES)
+    return max(1, sum(host_slots(need, node) for node in inventory.nodes))
+
+
+def placer_for(
+    inventory: Inventory,
+    *,
+    cpus: float,
+    share: Literal["auto"] | float,
+    max_tenants: int | None,
+    estimator: Callable[[], Estimator],
+) -> HostPlacer | SharePlacer:
+    """Chooses by cards where there are any, else by CPUs."""
+    if not inventory.pools:
+        return HostPlacer(inventory=inventory, cpus=cpus)
+    return SharePlacer(
+        inventory=inventory,
+        estimator=estimator(),
+        cpus=cpus,
+        share=share,
+        max_tenants=max_tenants or MAX_TENANTS,
+    )
+
+
+def _for_ledger(way: _Way, choice: Choice) -> dict[str, object]:
+    estimate = way.estimate
+    return {
+        "device_bytes": estimate.device_bytes,
+        "upper_bytes": estimate.upper_bytes,
+        "train_allocated_bytes": estimate.train_allocated_bytes,
+        "train_reserved_bytes": estimate.train_reserved_bytes,
+        "generate_allocated_bytes": estimate.generate_allocated_bytes,
+        "generate_reserved_bytes": estimate.generate_reserved_bytes,
+        "context_bytes": estimate.context_bytes,
+        "peak_phase": estimate.peak_phase,
+        "terms": dict(estimate.terms),
+        "model_parameters": estimate.model_parameters,
+        "margin": asdict(estimate.margin),
+        "family": way.request.model.family,
+        "precision": way.request.precision,
+        "gpu": way.request.gpu.name,
+        "gpu_model": choice.model,
+        "cap_bytes": choice.cap_bytes,
+        "plan_reason": way.reason,
+    }

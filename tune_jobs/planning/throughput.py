@@ -1,0 +1,147 @@
+"""How long a trial takes, from what was measured: earlier runs of the ledgers, or a pilot. Nothing is made up."""
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from dialsum.config import RunConfig
+from tune_jobs.records.ledger import TrialRecord
+
+CPU = "CPU"
+_ALIKE = ("model", "encoder_max_len", "decoder_max_len", "num_beams", "gradient_checkpointing", "generation_max_len")
+_TINY = ("tiny_hidden_size", "tiny_layers")
+DevSize = Callable[[RunConfig], int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What one run took.
+
+    Attributes:
+        config: The run.
+        card: Name of the GPU model, or "CPU".
+        train_s: Seconds of learning from one dialogue.
+        evaluate_s: Seconds of scoring one dev dialogue, its summary included.
+        start_s: Seconds before the first step.
+        source: Where this comes from, for people.
+    """
+
+    config: RunConfig
+    card: str
+    train_s: float
+    evaluate_s: float
+    start_s: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast a run goes; see Observation."""
+
+    train_s: float
+    evaluate_s: float
+    start_s: float
+    source: str
+
+    def times(self, factor: float) -> "Speed":
+        """Returns the speed of a card on which everything takes `factor` times as long."""
+        return replace(
+            self, train_s=self.train_s * factor, evaluate_s=self.evaluate_s * factor, start_s=self.start_s * factor
+        )
+
+    def trial_s(self, *, evaluations: int, dialogues: float, dev_dialogues: int) -> float:
+        """Returns the seconds of a trial.
+
+        Args:
+            evaluations: How many it makes.
+            dialogues: Learned from between two of them.
+            dev_dialogues: Scored in each.
+
+        >>> speed = Speed(train_s=0.01, evaluate_s=0.1, start_s=5, source="a pilot")
+        >>> speed.trial_s(evaluations=3, dialogues=1000, dev_dialogues=50)
+        50.0
+        """
+        return self.start_s + evaluations * (dialogues * self.train_s + dev_dialogues * self.evaluate_s)
+
+
+def observe(record: TrialRecord, dev_size: DevSize) -> Observation | None:
+    """Reads what a trial of a ledger took; None where it has no evaluation with a time.
+
+    Evaluations of one trial are compared with each other, so that waiting and loading are not counted as training;
+    `time/total_s` of its last steps tells learning from scoring.
+
+    Args:
+        record: The trial; its configuration must be one of today's.
+        dev_size: Counts the dev dialogues of a configuration.
+    """
+    rows = [(row.get("wall_s"), row.get("train/global_step")) for row in record.history]
+    points = [(wall_s, step) for wall_s, step in rows if wall_s is not None and step is not None]
+    if not points or not record.resolved:
+        return None
+    config = RunConfig.from_dict(record.resolved)
+    gaps = [(later[0] - now[0], later[1] - now[1]) for now, later in itertools.pairwise(points)]
+    gaps = [(seconds, steps) for seconds, steps in gaps if seconds > 0 and steps > 0]
+    seconds = statistics.median(gap[0] for gap in gaps) if gaps else points[0][0]
+    steps = statistics.median(gap[1] for gap in gaps) if gaps else points[0][1]
+    if seconds <= 0 or steps <= 0:
+        return None
+    step_s = min(record.metrics.get("time/total_s", seconds / steps), seconds / steps)
+    card = CPU if record.simulated or record.gpu_model is None else record.gpu_model
+    return Observation(
+        config=config,
+        card=card,
+        train_s=step_s / config.batch_size,
+        evaluate_s=(seconds - step_s * steps) / max(1, dev_size(config)),
+        start_s=max(0.0, points[0][0] - seconds),
+        source=record.sweep,
+    )
+
+
+class Throughput:
+    """Finds the speed of a configuration among observations of runs like it.
+
+    Args:
+        observations: Everything that was measured.
+    """
+
+    def __init__(self, observations: Iterable[Observation]) -> None:
+        self._by_kind: dict[tuple[object, ...], list[Observation]] = {}
+        for one in observations:
+            self._by_kind.setdefault((one.card, *kind_of(one.config)), []).append(one)
+        self.cards = tuple(sorted({str(kind[0]) for kind in self._by_kind}))
+
+    def of(self, config: RunConfig, cards: Sequence[str]) -> Speed | None:
+        """Returns the speed of a run, None where no run of its model and lengths was measured on any of the cards.
+
+        Of several batches the nearest counts: time is taken to be proportional to the dialogues.
+        """
+        for card in cards:
+            alike = self._by_kind.get((card, *kind_of(config)))
+            if alike:
+                return _speed(config, card, alike)
+        return None
+
+
+def kind_of(config: RunConfig) -> tuple[object, ...]:
+    names = (*_ALIKE, *_TINY) if config.model.startswith("tiny-") else _ALIKE
+    return tuple(getattr(config, name) for name in names)
+
+
+def _speed(config: RunConfig, card: str, alike: Sequence[Observation]) -> Speed:
+    def distance(one: Observation) -> float:
+        return abs(math.log(one.config.batch_size / config.batch_size))
+
+    nearest = min(map(distance, alike))
+    taken = [one for one in alike if distance(one) == nearest]
+    batches = sorted({one.config.batch_size for one in taken})
+    scaled = f", from batch {' and '.join(map(str, batches))}" if nearest > 0 else ""
+    sources = ", ".join(sorted({one.source for one in taken}))
+    runs = "1 run" if len(taken) == 1 else f"{len(taken)} runs"
+    return Speed(
+        train_s=statistics.median(one.train_s for one in taken),
+        evaluate_s=statistics.median(one.evaluate_s for one in taken),
+        start_s=statistics.median(one.start_s for one in taken),
+        source=f"{config.model} on {card}: {runs} of {sources}{scaled}",
+    )

@@ -1,0 +1,102 @@
+"""Finds experiments by what a person types: their folders, or a sweep's folder with the names of its trials."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import Problems, RequestError
+from common.strict import nearest
+from tune_jobs.analysis.sweep_analysis import analyse
+from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder, TrialRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One experiment.
+
+    Attributes:
+        folder: outputs/experiments/<experiment>.
+        trial: Its line in a sweep's ledger; None where it was named by its own folder.
+    """
+
+    folder: Path
+    trial: TrialRecord | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.resolve().name
+
+
+def find_experiments(words: Sequence[str]) -> list[Experiment]:
+    """Reads what stands on a command line.
+
+    Args:
+        words: Folders of experiments; folders of sweeps, each followed by names or numbers of its trials. A sweep
+            without any stands for its winner, and where it is all there is, for its two best configurations.
+
+    Raises:
+        RequestError: With every word that names nothing.
+    """
+    problems = Problems()
+    groups: list[tuple[Path, list[str]]] = []
+    for word in words:
+        path = Path(word)
+        if SweepFolder(path).ledger.exists() or ExperimentFolder(path).config.exists():
+            groups.append((path, []))
+        elif groups and SweepFolder(groups[-1][0]).ledger.exists():
+            groups[-1][1].append(word)
+        else:
+            state = "holds neither config.yaml nor all_results.jsonl" if path.is_dir() else "is no folder"
+            problems.add(f"{word} {state}; give outputs/experiments/NAME, or outputs/sweep_results/NAME and its trials")
+    found: list[Experiment] = []
+    for path, names in groups:
+        if not SweepFolder(path).ledger.exists():
+            found.append(Experiment(folder=path))
+            continue
+        ledger = SweepFolder(path).load()
+        found += _named(path, ledger, names, problems) if names else _best(path, ledger, 2 if len(words) == 1 else 1)
+    problems.raise_if_any("which experiments?")
+    return found
+
+
+def find_winner_or_one(words: Sequence[str]) -> Experiment:
+    """Reads a command line that names one experiment; a sweep without a trial stands for its winner.
+
+    Raises:
+        RequestError: When it names none, or several.
+    """
+    alone = len(words) == 1 and SweepFolder(Path(words[0])).ledger.exists()
+    found = _best(Path(words[0]), SweepFolder(Path(words[0])).load(), 1) if alone else find_experiments(words)
+    if len(found) > 1:
+        raise RequestError(f"{len(found)} experiments are named; give one")
+    return found[0]
+
+
+def folder_of(sweep: Path, trial: TrialRecord) -> Path:
+    """The folder of a trial: where the ledger says, or beside the sweep where all of it was moved."""
+    written = Path(trial.experiment_dir)
+    if trial.experiment_dir and written.is_dir():
+        return written
+    return ExperimentFolder.of(sweep.resolve().parent.parent, trial.name).path
+
+
+def _named(sweep: Path, ledger: Ledger, names: Sequence[str], problems: Problems) -> list[Experiment]:
+    found = []
+    by_name = {trial.name: trial for trial in ledger.trials}
+    by_id = {trial.trial_id.lstrip("0"): trial for trial in ledger.trials}
+    for name in names:
+        trial = by_name.get(name) or by_id.get(name.lstrip("0"))
+        if trial is None:
+            known = nearest(name, list(by_name)) or f"; it has {len(by_name)} trials, also named by their numbers"
+            problems.add(f"{sweep} has no trial {name}{known}")
+        else:
+            found.append(Experiment(folder=folder_of(sweep, trial), trial=trial))
+    return found
+
+
+def _best(sweep: Path, ledger: Ledger, count: int) -> list[Experiment]:
+    best = [candidate.best.trial for candidate in analyse(ledger).candidates[:count]]
+    if len(best) < count:
+        raise RequestError(f"{sweep}: {len(best)} of its configurations have a score, and {count} are needed")
+    return [Experiment(folder=folder_of(sweep, trial), trial=trial) for trial in best]

@@ -1,0 +1,366 @@
+"""What a sweep leaves behind: the ledger of its trials, and the folders in which people find everything.
+
+The ledger `all_results.jsonl` only grows. Each line is one event: what the sweep is, or what became of a trial. A trial
+may have several lines (an attempt failed, a later one finished); the last one counts. So a driver that dies in
+the middle loses nothing that was written, and a restarted one simply goes on.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from common.errors import Problems, RequestError
+from common.files import append_jsonl, read_jsonl, write_text
+from common.strict import dump_yaml, from_mapping
+from tune_jobs.search.stopping import Goal
+
+TrialOutcome = Literal["running", "finished", "stopped", "failed", "oom", "refused"]
+OUTCOMES: tuple[TrialOutcome, ...] = ("finished", "stopped", "failed", "oom", "refused", "running")
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has no such numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialError:
+    """Why a trial did not end well.
+
+    Attributes:
+        type: Name of the exception, or of the reason.
+        message: One or two sentences for people.
+        where: A log, a node or a line of code to look at; empty where nothing is known.
+    """
+
+    type: str
+    message: str
+    where: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One trial, as the ledger keeps it.
+
+    Attributes:
+        trial_id: Unique in its sweep; the key by which a later line replaces an earlier one.
+        name: Experiment name.
+        sweep: Sweep name.
+        status: `stopped` is early by the scheduler, `oom` ran out of memory for good, `refused` never started,
+            `running` had not ended when the line was written.
+        phase: Stage of a staged search.
+        sampled: Values of the searched parameters.
+        resolved: The whole run configuration.
+        metrics: The last evaluation.
+        best_metrics: The best evaluation by the sweep's metric, under the same names as `metrics`.
+        history: One row for each evaluation: `rung`, `iteration`, `train/global_step`, `train/epoch`, `wall_s` (seconds
+            of run time at that moment), `eval/*`.
+        error: Why it failed, ran out of memory or was refused.
+        started_at: Unix seconds of the first attempt; None for a trial that never started.
+        ended_at: Unix seconds.
+        wall_s: Seconds in which it ran, over all attempts.
+        gpu_seconds: Share times seconds, over all attempts.
+        node: Host that it ran on last.
+        card: The card on that host, for example "0" or a UUID.
+        gpu_model: Model of the card.
+        share: GPUs held; 0 on a machine without.
+        estimate: Fields of MemoryEstimate: `device_bytes`, `upper_bytes`, `peak_phase`, `terms` (bytes by name) and
+            others.
+        plan: `micro_batch`, `accumulation`, `gradient_checkpointing`.
+        measured: Highest `allocated_bytes`, `reserved_bytes`, `device_bytes`, `host_rss_bytes`; what was not
+            measured is absent.
+        retries: Attempts after the first.
+        seed: Seed of the training.
+        simulated: Whether the card was a logical one.
+        experiment_dir: Folder of the experiment; see ExperimentFolder.
+        member: Whose quota it used.
+        lineage: When it went on with another trial's weights (pbt); see TrialHistory.copies. `sampled` and `resolved`
+            are those of its end.
+        trained: The experiment whose model it wrote summaries with; None where it trained one of its own.
+    """
+
+    trial_id: str
+    name: str
+    sweep: str
+    status: TrialOutcome
+    phase: str = ""
+    sampled: dict[str, object] = field(default_factory=dict)
+    resolved: dict[str, object] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float | None]] = field(default_factory=list)
+    error: TrialError | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    wall_s: float = 0.0
+    gpu_seconds: float = 0.0
+    node: str | None = None
+    card: str | None = None
+    gpu_model: str | None = None
+    share: float = 0.0
+    estimate: dict[str, object] | None = None
+    plan: dict[str, object] | None = None
+    measured: dict[str, float] | None = None
+    retries: int = 0
+    seed: int | None = None
+    simulated: bool = False
+    experiment_dir: str = ""
+    member: str | None = None
+    lineage: list[dict[str, object]] = field(default_factory=list)
+    trained: str | None = None
+
+    @property
+    def model_folder(self) -> str:
+        """The folder of its model; empty where the experiment's is not known."""
+        folder = self.trained or self.experiment_dir
+        return str(ExperimentFolder(Path(folder)).best_model) if folder else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRecord:
+    """What a sweep is, so that its ledger can be read alone.
+
+    Attributes:
+        sweep: Its name.
+        metric: What trials are compared by.
+        goal: Whether high or low values of it are good.
+        method: How trials were chosen.
+        parameters: Searched parameters as a sweep file writes them, by name.
+        trials: How many were meant to run.
+        stopping: When hopeless trials were stopped, for people, for example "asha, eta 3, rungs 1, 3".
+        started_at: Unix seconds.
+        phase: Stage of a staged search.
+        command: The command that started it.
+        simulated: Whether the cards are logical ones.
+        cards: The cards at hand, for example {"node": "a", "card": "0", "gpu_model": "RTX 3090",
+            "total_bytes": 25769803776}.
+        baseline: What is to be beaten: a name and the metric's value; None where nothing is known.
+        member: Who asked for it.
+        source: The sweep file.
+    """
+
+    sweep: str
+    metric: str
+    goal: Goal
+    method: str = ""
+    parameters: dict[str, dict[str, object]] = field(default_factory=dict)
+    trials: int | None = None
+    stopping: str = ""
+    started_at: float | None = None
+    phase: str = ""
+    command: str = ""
+    simulated: bool = False
+    cards: list[dict[str, object]] = field(default_factory=list)
+    baseline: dict[str, float] | None = None
+    member: str | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """A ledger as it was read.
+
+    Attributes:
+        sweep: The last description of the sweep, with the start of the first; None in a ledger without any.
+        trials: The last line of every trial, in the order in which trials first appeared.
+        torn: Lines that a dying writer left incomplete. They are lost, and a person is told how many.
+    """
+
+    sweep: SweepRecord | None = None
+    trials: tuple[TrialRecord, ...] = ()
+    torn: int = 0
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The folder of one sweep, and the only place that knows its file names.
+
+    Attributes:
+        path: outputs/sweep_results/<sweep>.
+
+    >>> SweepFolder.of(Path("outputs"), "wide").ledger.as_posix()
+    'outputs/sweep_results/wide/all_results.jsonl'
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, output_dir: Path, sweep: str) -> "SweepFolder":
+        """Returns the folder of a sweep inside the output folder."""
+        return cls(output_dir / "sweep_results" / sweep)
+
+    @property
+    def ledger(self) -> Path:
+        """Every event, one a line."""
+        return self.path / "all_results.jsonl"
+
+    @property
+    def best_config(self) -> Path:
+        """The best trial's run configuration."""
+        return self.path / "best_config.yaml"
+
+    @property
+    def sweep_file(self) -> Path:
+        """The sweep as it was run."""
+        return self.path / "sweep.yaml"
+
+    @property
+    def next_sweep(self) -> Path:
+        """The proposal for the next sweep."""
+        return self.path / "next_sweep.yaml"
+
+    @property
+    def review(self) -> Path:
+        """The experiment review."""
+        return self.path / "review.md"
+
+    @property
+    def snapshot(self) -> Path:
+        """The code and the command that its experiments have in common."""
+        return self.path / "snapshot"
+
+    @property
+    def report_html(self) -> Path:
+        """The report for a browser."""
+        return self.path / "analysis_report.html"
+
+    @property
+    def report_markdown(self) -> Path:
+        """The report as text."""
+        return self.path / "analysis_report.md"
+
+    @property
+    def report_picture(self) -> Path:
+        """The report's plots as one picture."""
+        return self.path / "analysis_report.png"
+
+    def append(self, record: TrialRecord | SweepRecord) -> None:
+        """Adds one line to the ledger; safe beside other writers on one machine."""
+        event = "trial" if isinstance(record, TrialRecord) else "sweep"
+        values = _for_json({"event": event, **dataclasses.asdict(record)})
+        assert isinstance(values, dict)
+        append_jsonl(self.ledger, values)
+
+    def load(self) -> Ledger:
+        """Reads the ledger; a folder without one is an empty ledger.
+
+        Raises:
+            RequestError: With every line that is whole but no record of ours.
+        """
+        lines, torn = read_jsonl(self.ledger)
+        sweep: SweepRecord | None = None
+        trials: dict[str, TrialRecord] = {}
+        problems = Problems()
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = read_record(line)
+            except RequestError as error:
+                problems.extend([f"record {number}: {text}" for text in error.problems or (error.message,)])
+                continue
+            if isinstance(record, TrialRecord):
+                trials[record.trial_id] = record
+            else:
+                started_at = sweep.started_at if sweep and sweep.started_at is not None else record.started_at
+                sweep = dataclasses.replace(record, started_at=started_at)
+        problems.raise_if_any(str(self.ledger))
+        return Ledger(sweep=sweep, trials=tuple(trials.values()), torn=torn)
+
+    def write_best_config(self, best: TrialRecord) -> None:
+        """Writes the run configuration of the best trial, ready for `python -m dialsum train`."""
+        title = f"# Best of {best.sweep}: {best.name}\n"
+        write_text(self.best_config, title + dump_yaml(_for_json(best.resolved)))
+
+
+@dataclass(frozen=True)
+class ExperimentFolder:
+    """The folder of one experiment, and the only place that knows its file names.
+
+    Attributes:
+        path: outputs/experiments/<experiment>.
+
+    >>> ExperimentFolder.of(Path("outputs"), "a").best_model.as_posix()
+    'outputs/experiments/a/models/best_model'
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, output_dir: Path, experiment: str) -> "ExperimentFolder":
+        """Returns the folder of an experiment inside the output folder."""
+        return cls(output_dir / "experiments" / experiment)
+
+    @property
+    def config(self) -> Path:
+        """The resolved run configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """Last and best metrics."""
+        return self.path / "metrics.json"
+
+    @property
+    def log(self) -> Path:
+        """What the training said."""
+        return self.path / "training.log"
+
+    @property
+    def predictions(self) -> Path:
+        """Input, prediction, references and scores, one example a line."""
+        return self.path / "predictions.jsonl"
+
+    @property
+    def snapshot(self) -> Path:
+        """What is needed to run it again."""
+        return self.path / "snapshot"
+
+    @property
+    def best_model(self) -> Path:
+        """Weights and tokenizer, loadable by transformers."""
+        return self.path / "models" / "best_model"
+
+
+def read_record(line: Mapping[str, object]) -> TrialRecord | SweepRecord:
+    """Reads one line of a ledger.
+
+    Raises:
+        RequestError: When it is no record of ours.
+    """
+    values = {key: value for key, value in line.items() if key != "event"}
+    if line.get("event") == "sweep":
+        return from_mapping(SweepRecord, values, where="sweep record")
+    if line.get("event") != "trial":
+        raise RequestError(f"event must be 'sweep' or 'trial', but is {line.get('event')!r}")
+    numbers = {key: _numbers(values[key]) for key in ("metrics", "best_metrics") if key in values}
+    history = _rows(values.pop("history", []))  # the bulk of a ledger, so it is not taken apart value by value
+    return dataclasses.replace(from_mapping(TrialRecord, values | numbers, where="trial record"), history=history)
+
+
+def _for_json(value: object) -> object:
+    """Plain values; numbers that JSON does not have become their names."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {str(key): _for_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_for_json(item) for item in value]
+    return value
+
+
+def _rows(value: object) -> list[dict[str, float | None]]:
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        raise RequestError("history must be a list of mappings")
+    rows: list[dict[str, float | None]] = []
+    for row in value:
+        read = {name: _NOT_FINITE.get(item, item) if isinstance(item, str) else item for name, item in row.items()}
+        wrong = [name for name, item in read.items() if not (item is None or type(item) in (int, float))]
+        if wrong:
+            raise RequestError(f"history: {', '.join(wrong)} must be a number or null")
+        rows.append({name: None if item is None else float(item) for name, item in read.items()})
+    return rows
+
+
+def _numbers(value: object) -> object:
+    """The way back for the fields that hold measured numbers."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value

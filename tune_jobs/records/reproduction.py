@@ -1,0 +1,229 @@
+"""Whether two runs of one configuration came out the same, within noise, or different. Pure but for reading files."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from common.errors import RequestError
+from common.files import read_jsonl
+from tune_jobs.analysis.candidates import Candidate, Scored, find_noise
+from tune_jobs.analysis.significance import PairedDifference
+from tune_jobs.config.sections import COMPOSITE
+from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
+
+Verdict = Literal["same", "within noise", "different"]
+_COMPARED = ("eval/", "train/loss", "train/grad_norm", "train/learning_rate")  # times and memory always differ
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunNumbers:
+    """The numbers of a run, as its metrics.json has them.
+
+    Attributes:
+        history: One row for each evaluation.
+        test: Scores on the test data; None where there were none.
+        scorer: What counted the scores.
+    """
+
+    history: tuple[Mapping[str, float], ...]
+    test: Mapping[str, float] | None
+    scorer: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deviation:
+    """The first number that came out differently.
+
+    Attributes:
+        evaluation: From 1; 0 for the test scores.
+        name: Of the metric.
+        before: What it was; None where it is new.
+        again: What it is now; None where it is gone.
+    """
+
+    evaluation: int
+    name: str
+    before: float | None
+    again: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """How a repetition came out.
+
+    Attributes:
+        verdict: "same" is bit for bit.
+        reason: For people.
+        metric: What "within noise" was judged by.
+        before: Its best value then.
+        again: Its best value now.
+        numbers: How many numbers were compared.
+        deviation: The first that differs; None where all are the same.
+        same_summaries: How many of the best model's summaries are the same; None where one side has none.
+        summaries: How many there are.
+        same_weights: Whether the best models are the same bit for bit; None where one side has no weights.
+    """
+
+    verdict: Verdict
+    reason: str
+    metric: str
+    before: float
+    again: float
+    numbers: int
+    deviation: Deviation | None
+    same_summaries: int | None
+    summaries: int
+    same_weights: bool | None
+
+
+def read_numbers(folder: Path) -> RunNumbers:
+    """Reads metrics.json of an experiment.
+
+    Raises:
+        RequestError: When there is none, or one without an evaluation.
+    """
+    path = ExperimentFolder(folder).metrics
+    if not path.exists():
+        raise RequestError(
+            f"{folder}: no {path.name} in it; give the folder of an experiment that has been evaluated at least once"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        history = tuple(cast("Mapping[str, float]", row) for row in content["history"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
+    if not history:
+        raise RequestError(f"{path}: holds no evaluation")
+    return RunNumbers(history=history, test=content.get("test"), scorer=content.get("scorer"))
+
+
+def judge(
+    before: RunNumbers,
+    again: RunNumbers,
+    *,
+    model: str,
+    paired: PairedDifference | None = None,
+    dialogues: int | None = None,
+    summaries: tuple[int, int] | None = None,
+    same_weights: bool | None = None,
+) -> Judgement:
+    """Compares a run with its repetition.
+
+    Args:
+        before: The first run.
+        again: The repetition.
+        model: Name of the model: how far trainings vary is published for some kinds only.
+        paired: The repetition against the first on the same dialogues, where both have summaries.
+        dialogues: How many were scored.
+        summaries: How many summaries are the same, and how many there are.
+        same_weights: See Judgement.
+    """
+    other_scorer = before.scorer is not None and again.scorer is not None and before.scorer != again.scorer
+    if other_scorer:  # scores of different scorers are never compared
+        before, again, paired = _without_scores(before), _without_scores(again), None
+    metric = COMPOSITE if COMPOSITE in before.history[0] else "eval/loss"
+    best = max if metric == COMPOSITE else min
+    old, new = (best(row[metric] for row in run.history if metric in row) for run in (before, again))
+    deviation, numbers = first_deviation(before, again)
+    if deviation is None and summaries is not None and summaries[0] < summaries[1]:
+        verdict, reason = _by_noise(metric, model, old, new, paired, dialogues)
+        reason = (
+            f"all numbers are equal, but {summaries[1] - summaries[0]} of {summaries[1]} summaries differ; {reason}"
+        )
+    elif deviation is None:
+        verdict, reason = "same", f"all {numbers} numbers of {_evaluations(len(before.history))} are equal bit for bit"
+    else:
+        verdict, reason = _by_noise(metric, model, old, new, paired, dialogues)
+    if other_scorer:
+        reason += "; scores are left out, as another scorer counted them"
+    return Judgement(
+        verdict=verdict,
+        reason=reason,
+        metric=metric,
+        before=old,
+        again=new,
+        numbers=numbers,
+        deviation=deviation,
+        same_summaries=summaries[0] if summaries else None,
+        summaries=summaries[1] if summaries else 0,
+        same_weights=same_weights,
+    )
+
+
+def first_deviation(before: RunNumbers, again: RunNumbers) -> tuple[Deviation | None, int]:
+    """Finds the first number that differs, and counts those compared.
+
+    >>> one, other = ({"eval/loss": 2.0, "time/total_s": 9.0}, {"eval/loss": 2.5, "time/total_s": 1.0})
+    >>> runs = [RunNumbers(history=(row,), test=None, scorer=None) for row in (one, other)]
+    >>> first_deviation(*runs)
+    (Deviation(evaluation=1, name='eval/loss', before=2.0, again=2.5), 1)
+    """
+    found: Deviation | None = None
+    numbers = 0
+    rows = max(len(before.history), len(again.history))
+    pairs = [(number, _row(before, number), _row(again, number)) for number in range(1, rows + 1)]
+    for number, one, other in [*pairs, (0, before.test or {}, again.test or {})]:
+        for name in sorted({**one, **other}):
+            if number and not name.startswith(_COMPARED):
+                continue
+            numbers += 1
+            if found is None and one.get(name) != other.get(name):
+                found = Deviation(evaluation=number, name=name, before=one.get(name), again=other.get(name))
+    return found, numbers
+
+
+def same_summaries(one: Path, other: Path) -> tuple[int, int] | None:
+    """Counts equal lines of two predictions.jsonl; None where one of them has none."""
+    before, again = (read_jsonl(ExperimentFolder(folder).predictions)[0] for folder in (one, other))
+    if not before or not again:
+        return None
+    texts = {str(row.get("fname")): row.get("prediction") for row in again}
+    return sum(texts.get(str(row.get("fname"))) == row.get("prediction") for row in before), max(
+        len(before), len(again)
+    )
+
+
+def same_weights(one: Path, other: Path) -> bool | None:
+    """Compares the weights of two best models; None where one of them is gone."""
+    folders = [ExperimentFolder(folder).best_model for folder in (one, other)]
+    names = [sorted(path.name for path in folder.glob("*.safetensors")) for folder in folders]
+    if not all(names):
+        return None
+    return names[0] == names[1] and all(_sha256(folders[0] / name) == _sha256(folders[1] / name) for name in names[0])
+
+
+def _by_noise(
+    metric: str, model: str, old: float, new: float, paired: PairedDifference | None, dialogues: int | None
+) -> tuple[Verdict, str]:
+    trial = TrialRecord(trial_id="", name="", sweep="", status="finished", resolved={"model": model})
+    candidate = Candidate(trials=(Scored(trial=trial, score=old),), score=old)
+    noise = find_noise(metric, [candidate], dialogues=dialogues)
+    apart = abs(new - old)
+    if noise.band is not None:
+        verdict: Verdict = "within noise" if apart <= noise.band else "different"
+        return verdict, f"{apart:.3g} apart, and {noise.band:.2g} may be chance: {noise.source}"
+    if paired is not None:
+        told = f"on other {paired.count} dialogues it would be {paired.low:+.2f} to {paired.high:+.2f} (95%)"
+        return "different" if paired.is_clear else "within noise", f"{apart:.3g} apart; {told}"
+    return "different", f"{apart:.3g} apart, and {noise.source}"
+
+
+def _without_scores(run: RunNumbers) -> RunNumbers:
+    rows = [{name: value for name, value in row.items() if "rouge" not in name} for row in run.history]
+    return RunNumbers(history=tuple(rows), test=None, scorer=run.scorer)
+
+
+def _row(run: RunNumbers, number: int) -> Mapping[str, float]:
+    return run.history[number - 1] if number <= len(run.history) else {}
+
+
+def _evaluations(count: int) -> str:
+    return "1 evaluation" if count == 1 else f"{count} evaluations"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,244 @@
+"""The snapshot of an experiment: everything that is needed to run it again, and no secret.
+
+snapshot/ snapshot.json   command, seeds, code, surroundings, data with checksums
+          config.yaml     the resolved configuration
+          changes.diff    what differed from the commit; absent where nothing did
+          restarts.jsonl  where an interrupted experiment went on; absent where it ran in one piece
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+from common.errors import RequestError
+from common.files import append_jsonl, write_json, write_text
+from common.strict import dump_yaml, from_mapping
+from tune_jobs.records.code_state import CodeState, read_code
+from tune_jobs.records.redaction import Redactor
+from tune_jobs.records.surroundings import Surroundings, read_surroundings
+
+FILE_NAME = "snapshot.json"
+CODE_FILE = "code.json"  # in the folder of a sweep: the driver knows the code, a trial's node may not
+DIFF_FILE = "changes.diff"
+CONFIG_FILE = "config.yaml"
+RESTARTS_FILE = "restarts.jsonl"
+_FILE_FIELDS = ("train_file", "dev_file", "test_file")
+CODE_FOLDER = Path(__file__).resolve().parent  # the code that runs, wherever the working folder is
+_checksums: dict[tuple[str, int, int], str] = {}  # of this process: trials that share it share their data too
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileState:
+    """A data file, or a folder with a model.
+
+    Attributes:
+        path: As the configuration names it.
+        size_bytes: All files of a folder together.
+        sha256: Of the content; of a folder: of the names and contents of all its files.
+    """
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What is kept of one experiment.
+
+    Attributes:
+        taken_at: Unix seconds.
+        command: What the person typed, without secrets.
+        seeds: `training`, and `search` where a sweep chose the configuration.
+        code: See CodeState; its diff lies in a file of its own.
+        surroundings: See there.
+        data: By field of the configuration.
+        model: A local model; None for one that is named.
+        model_revision: Commit of a hub model, as far as the local cache knows it.
+        sweep: Name of the sweep; empty for a single run.
+    """
+
+    taken_at: float
+    command: str = ""
+    seeds: dict[str, int] = field(default_factory=dict)
+    code: CodeState = field(default_factory=CodeState)
+    surroundings: Surroundings = field(default_factory=Surroundings)
+    data: dict[str, FileState] = field(default_factory=dict)
+    model: FileState | None = None
+    model_revision: str | None = None
+    sweep: str = ""
+
+
+def keep_code(folder: Path, command: str, seeds: Mapping[str, int]) -> None:
+    """Writes down, at the start of a sweep, what only the driver knows: the code and the command.
+
+    Args:
+        folder: snapshot/ in the folder of the sweep.
+        command: What the person typed.
+        seeds: Of the search.
+    """
+    redactor = Redactor.of_environment(os.environ)
+    code = read_code(CODE_FOLDER, redactor)
+    _write_diff(folder, code)
+    content = {"command": redactor.hide(command), "seeds": dict(seeds), "code": _without_diff(code)}
+    write_json(folder / CODE_FILE, content)
+
+
+def take_snapshot(
+    folder: Path,
+    config: Mapping[str, object],
+    *,
+    sweep_snapshot: Path | None = None,
+    sweep: str = "",
+    goes_on: bool = False,
+) -> None:
+    """Writes the snapshot of an experiment; must be called in the process that trains it.
+
+    Args:
+        folder: snapshot/ in the folder of the experiment.
+        config: The resolved configuration.
+        sweep_snapshot: What keep_code wrote; without it, git is asked here.
+        sweep: Name of the sweep.
+        goes_on: Whether this is a later attempt: the first snapshot stays, and the new surroundings are noted.
+    """
+    redactor = Redactor.of_environment(os.environ)
+    surroundings = read_surroundings()
+    if goes_on and (folder / FILE_NAME).exists():
+        append_jsonl(
+            folder / RESTARTS_FILE,
+            cast("dict[str, object]", redactor.hide_all({"at": time.time(), "surroundings": asdict(surroundings)})),
+        )
+        return
+    command, search_seeds, code = _of_sweep(sweep_snapshot, redactor)
+    seeds = {"training": cast("int", config["seed"])} if "seed" in config else {}
+    snapshot = Snapshot(
+        taken_at=time.time(),
+        command=command,
+        seeds=seeds | search_seeds,
+        code=code,
+        surroundings=surroundings,
+        data={name: file_state(Path(str(config[name]))) for name in _FILE_FIELDS if config.get(name)},
+        model=_local_model(str(config.get("model", ""))),
+        model_revision=_revision(str(config.get("model", "")), os.environ),
+        sweep=sweep,
+    )
+    content = asdict(snapshot) | {"code": _without_diff(code)}
+    _write_diff(folder, code)
+    write_text(folder / CONFIG_FILE, dump_yaml(redactor.hide_all(dict(config))))
+    write_json(folder / FILE_NAME, _hide_around_checksums(content, redactor))
+
+
+def load_snapshot(folder: Path) -> Snapshot | None:
+    """Reads the snapshot of an experiment.
+
+    Args:
+        folder: snapshot/ in the folder of the experiment.
+
+    Returns:
+        None where there is none, for example of a run that `python -m dialsum train` made.
+
+    Raises:
+        RequestError: When it is there and cannot be read.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: cannot be read: {error}") from None
+    return from_mapping(Snapshot, content, where=str(path))
+
+
+def current_state(config: Mapping[str, object], command: str = "") -> Snapshot:
+    """Returns what a snapshot taken here and now would hold; writes nothing."""
+    redactor = Redactor.of_environment(os.environ)
+    return Snapshot(
+        taken_at=time.time(),
+        command=redactor.hide(command),
+        code=read_code(CODE_FOLDER, redactor),
+        surroundings=read_surroundings(),
+        data={name: file_state(Path(str(config[name]))) for name in _FILE_FIELDS if config.get(name)},
+        model=_local_model(str(config.get("model", ""))),
+        model_revision=_revision(str(config.get("model", "")), os.environ),
+    )
+
+
+def file_state(path: Path) -> FileState:
+    """Returns size and checksum of a file, or of a folder with all its files.
+
+    Raises:
+        RequestError: When it is not there.
+    """
+    if not path.exists():
+        raise RequestError(f"{path}: no such file (working folder: {Path.cwd()})")
+    if path.is_file():
+        return FileState(path=str(path), size_bytes=path.stat().st_size, sha256=_checksum(path))
+    digest, size_bytes = hashlib.sha256(), 0
+    for inner in sorted(one for one in path.rglob("*") if one.is_file()):
+        size_bytes += inner.stat().st_size
+        digest.update(f"{inner.relative_to(path).as_posix()}\0{_checksum(inner)}\n".encode())
+    return FileState(path=str(path), size_bytes=size_bytes, sha256=digest.hexdigest())
+
+
+def _of_sweep(folder: Path | None, redactor: Redactor) -> tuple[str, dict[str, int], CodeState]:
+    path = folder / CODE_FILE if folder is not None else None
+    if folder is None or path is None or not path.exists():
+        return "", {}, read_code(CODE_FOLDER, redactor)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    diff = folder / DIFF_FILE
+    text = diff.read_text(encoding="utf-8") if diff.exists() else ""
+    code = from_mapping(CodeState, {**content["code"], "diff": text}, where=str(path))
+    return str(content["command"]), dict(content["seeds"]), code
+
+
+def _without_diff(code: CodeState) -> dict[str, object]:
+    return {name: value for name, value in asdict(code).items() if name != "diff"}
+
+
+def _write_diff(folder: Path, code: CodeState) -> None:
+    if code.diff:
+        write_text(folder / DIFF_FILE, code.diff)
+    else:
+        (folder / DIFF_FILE).unlink(missing_ok=True)
+
+
+def _hide_around_checksums(content: Mapping[str, object], redactor: Redactor) -> object:
+    """Hides secrets everywhere but in hashes and versions, which look like keys and are none."""
+    hidden = cast("dict[str, dict[str, object]]", redactor.hide_all(content))
+    for part, names in (("code", ("commit", "diff_sha256", "untracked")), ("surroundings", ("packages",))):
+        original = cast("Mapping[str, object]", content[part])
+        hidden[part] |= {name: original[name] for name in names}
+    return hidden | {"model_revision": content["model_revision"]}
+
+
+def _checksum(path: Path) -> str:
+    status = path.stat()
+    key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
+    if key not in _checksums:
+        with path.open("rb") as stream:
+            _checksums[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return _checksums[key]
+
+
+def _local_model(model: str) -> FileState | None:
+    return file_state(Path(model)) if model and Path(model).is_dir() else None
+
+
+def _revision(model: str, environment: Mapping[str, str]) -> str | None:
+    """Looks into the local cache of the hub, which keeps the commit that `main` meant when the model was loaded."""
+    from dialsum.models import SPECS
+
+    hub_id = SPECS[model].hub_id if model in SPECS else model
+    if not hub_id or not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) or Path(model).exists():
+        return None
+    home = Path(environment.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(environment.get("HF_HUB_CACHE", home / "hub"))
+    path = cache / f"models--{hub_id.replace('/', '--')}" / "refs" / "main"
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None

@@ -1,0 +1,58 @@
+"""The folder of a running sweep: one driver at a time, and earlier results are put aside instead of overwritten."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from common.cli import note
+from common.errors import RequestError
+from tune_jobs.records.ledger import SweepFolder
+
+
+@contextmanager
+def alone(folder: SweepFolder) -> Iterator[None]:
+    """Holds the sweep's folder for this process; two drivers would write one ledger."""
+    folder.path.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.path.parent / f".{folder.path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RequestError(
+                f"{folder.path}: this sweep is running in another process; wait for it, or give this one another name"
+            ) from None
+        yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a driver holds the folder of a sweep now."""
+    lock = folder.parent / f".{folder.name}.lock"
+    if not lock.exists():
+        return False
+    with lock.open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def put_aside(folder: SweepFolder) -> None:
+    """Renames the results of an earlier run of the same sweep: nothing is overwritten."""
+    if not folder.path.exists():
+        return
+    earlier = folder.load().sweep
+    started_at = earlier.started_at if earlier and earlier.started_at is not None else folder.path.stat().st_mtime
+    base = f"{folder.path.name}_{datetime.fromtimestamp(started_at):%m%d_%H%M%S}"  # as in trial names
+    target, number = folder.path.with_name(base), 1
+    while target.exists():
+        number += 1
+        target = folder.path.with_name(f"{base}_{number}")
+    folder.path.rename(target)
+    note(f"results of an earlier run are in {target} now")
+
+
+def names_in(folder: Path) -> set[str]:
+    """Lists the names in a folder; an absent one has none."""
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()

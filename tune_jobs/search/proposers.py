@@ -1,0 +1,217 @@
+"""Where trials come from: a list (grid, random) or a model of the results so far (Optuna's TPE). Knows no Ray.
+
+Optuna is imported inside functions: listing a grid must not pay for it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from tune_jobs.config.space import Categorical, Constant, Parameter, Range, Space, Value
+from tune_jobs.search.stopping import Goal
+
+if TYPE_CHECKING:
+    import optuna
+
+Outcome = Literal["finished", "stopped", "failed", "out_of_memory"]
+Sampled = Mapping[str, Value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """How a proposed trial ended.
+
+    Attributes:
+        sampled: What was proposed.
+        outcome: "out_of_memory" teaches nothing: it says how large a trial is, not how good.
+        value: The best value of the metric, None where there was none.
+        step: Evaluations behind it; a stopped trial counts less the earlier it was stopped.
+    """
+
+    sampled: Sampled
+    outcome: Outcome
+    value: float | None = None
+    step: int = 0
+
+
+class Proposer(Protocol):
+    """Proposes trials one after another; several may be under way at a time."""
+
+    @property
+    def total(self) -> int:
+        """Trials that will be proposed in all."""
+        ...
+
+    def propose(self, number: int) -> Sampled | None:
+        """Returns the values of trial `number` (from 1), None when there is none left."""
+        ...
+
+    def learn(self, number: int, lesson: Lesson) -> None:
+        """Hears how a proposed trial, or one of an earlier process, ended."""
+        ...
+
+
+class ListProposer:
+    """Proposes what stands in a list (see grid.sampled_configs); results teach it nothing."""
+
+    def __init__(self, configurations: Iterable[Sampled]) -> None:
+        self._configurations = list(configurations)
+
+    @property
+    def total(self) -> int:
+        """The length of the list."""
+        return len(self._configurations)
+
+    def propose(self, number: int) -> Sampled | None:
+        """Returns the element in place `number`."""
+        return self._configurations[number - 1] if number <= self.total else None
+
+    def learn(self, number: int, lesson: Lesson) -> None:
+        """Does nothing."""
+
+
+class TpeProposer:
+    """Proposes by a tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011; Optuna's implementation).
+
+    Trials under way count as bad meanwhile ("constant liar"), so that several at a time do not crowd on one spot.
+
+    Args:
+        space: What may be tried.
+        count: Trials in all.
+        goal: Whether high or low values are good.
+        seed: Same seed and same lessons in the same order: same proposals.
+        startup_trials: Random trials before the first that the model proposes.
+        points: Configurations to try first, as trials 1, 2, ...
+        known: Configurations that were tried elsewhere, for example in an earlier phase; they are not proposed again.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        count: int,
+        *,
+        goal: Goal,
+        seed: int,
+        startup_trials: int = 10,
+        points: Iterable[Sampled] = (),
+        known: Iterable[Lesson] = (),
+    ) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space, self._count = space, count
+        self._distributions = {p.name: _distribution(p) for p in space.parameters if not isinstance(p, Constant)}
+        sampler = optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=startup_trials, multivariate=True, constant_liar=True
+        )
+        self._study = optuna.create_study(sampler=sampler, direction=goal)
+        self._trials: dict[int, optuna.trial.Trial] = {}
+        self._points = list(points)
+        for lesson in known:
+            self.learn(0, lesson)
+
+    @property
+    def total(self) -> int:
+        """Trials in all."""
+        return self._count
+
+    def propose(self, number: int) -> Sampled | None:
+        """Asks the model."""
+        if number > self._count:
+            return None
+        if number <= len(self._points):  # by number, so that a resumed sweep tries none of them twice
+            point = self._points[number - 1]
+            self._study.enqueue_trial({name: self._position(name, point[name]) for name in self._distributions})
+        trial = self._study.ask(self._distributions)
+        self._trials[number] = trial
+        return {parameter.name: self._value(parameter, trial.params) for parameter in self._space.parameters}
+
+    def learn(self, number: int, lesson: Lesson) -> None:
+        """Tells the model. A failure without a value counts as the worst, an out-of-memory as nothing."""
+        import optuna
+
+        state = {
+            "finished": optuna.trial.TrialState.COMPLETE,
+            "stopped": optuna.trial.TrialState.PRUNED,
+            "failed": optuna.trial.TrialState.PRUNED,
+            "out_of_memory": optuna.trial.TrialState.FAIL,
+        }[lesson.outcome]
+        if state == optuna.trial.TrialState.COMPLETE and lesson.value is None:
+            state = optuna.trial.TrialState.PRUNED
+        trial = self._trials.pop(number, None)
+        if trial is None:
+            self._remember(lesson, state)
+            return
+        if state == optuna.trial.TrialState.PRUNED and lesson.value is not None:
+            trial.report(lesson.value, lesson.step)
+        complete = state == optuna.trial.TrialState.COMPLETE
+        self._study.tell(trial, lesson.value if complete else None, state=state)
+
+    def _remember(self, lesson: Lesson, state: "optuna.trial.TrialState") -> None:
+        """Adds a trial of an earlier process, as a resumed sweep does."""
+        import optuna
+
+        known = lesson.value is not None
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                value=lesson.value if state == optuna.trial.TrialState.COMPLETE else None,
+                params={name: self._position(name, lesson.sampled[name]) for name in self._distributions},
+                distributions=self._distributions,
+                intermediate_values={lesson.step: lesson.value} if known else {},
+            )
+        )
+
+    def _value(self, parameter: Parameter, positions: Mapping[str, object]) -> Value:
+        if isinstance(parameter, Constant):
+            return parameter.value
+        position = positions[parameter.name]
+        if isinstance(parameter, Categorical):
+            return parameter.options[int(str(position))]
+        assert isinstance(position, (int, float))
+        if _is_native(parameter):
+            return position
+        return parameter.at(min(float(position), 1 - 2**-53))
+
+    def _position(self, name: str, value: Value) -> float | int:
+        """Where a value lies on the axis that Optuna sees; undoes _value up to quantisation."""
+        parameter = self._space[name]
+        if isinstance(parameter, Categorical):
+            return int(parameter.to_log(value))
+        assert isinstance(value, (int, float))
+        if _is_native(parameter):
+            return value
+        return _fraction(parameter, value)
+
+
+def _is_native(parameter: Parameter) -> bool:
+    """Whether Optuna has the distribution itself; others are searched as the fraction that `at` takes."""
+    return isinstance(parameter, Range) and (parameter.distribution == "int_uniform" or parameter.q is None)
+
+
+def _distribution(parameter: Parameter) -> "optuna.distributions.BaseDistribution":
+    import optuna
+
+    if isinstance(parameter, Categorical):  # places instead of values: Optuna takes no lists and warns of other types
+        return optuna.distributions.CategoricalDistribution(tuple(range(len(parameter.options))))
+    if isinstance(parameter, Range) and _is_native(parameter):
+        if parameter.distribution == "int_uniform":
+            return optuna.distributions.IntDistribution(int(parameter.low), int(parameter.high))
+        return optuna.distributions.FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+    return optuna.distributions.FloatDistribution(0.0, 1.0)
+
+
+def _fraction(parameter: Parameter, value: float) -> float:
+    """Finds the middle of the fractions at which `at` gives a value: a quantised one has a whole interval of them."""
+
+    def first(reached: Callable[[float], bool]) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            at = parameter.at(min(middle, 1 - 2**-53))
+            assert isinstance(at, (int, float))
+            low, high = (low, middle) if reached(at) else (middle, high)
+        return high
+
+    slack = 1e-9 * abs(value)
+    return (first(lambda at: at >= value - slack) + first(lambda at: at > value + slack)) / 2

@@ -1,0 +1,163 @@
+"""The driver's hold on its sweep's mirror (mirror_process): starts it, says when the sweep is over, tells its fate."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from common.cli import note
+from common.errors import RequestError
+from common.strict import from_mapping
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.records.ledger import SweepFolder
+from tune_jobs.tracking.mirror import MirrorProgress, MirrorSettings
+from tune_jobs.tracking.wandb_door import FOLDER, mode_here, sync_command
+
+STATUS_NAME = "mirror.json"
+LOG_NAME = "mirror.log"
+LINGERS_S = 600.0  # after the sweep: a slow server gets this long, then `wandb sync` is left to do the rest
+_WAITS_S = 1.0  # the driver, for the mirror, at the end of a sweep of no length,
+_WAITS_FRACTION = 0.02  # and this part of a sweep's time more
+
+
+@dataclass(kw_only=True)
+class MirrorStatus:
+    """What mirror.json says, for the driver and for the next mirror of the same sweep.
+
+    Attributes:
+        mode: "online" or "offline".
+        over: Whether the mirror has ended in order.
+        urls: Of the runs that were opened online, by name.
+        unsent: Names of the folders of runs that no server has taken whole.
+        not_whole: Names of the runs that could not be opened, or were still being written when the mirror had to end.
+        progress: How far it came.
+    """
+
+    mode: str = "offline"
+    over: bool = False
+    urls: dict[str, str] = field(default_factory=dict)
+    unsent: list[str] = field(default_factory=list)
+    not_whole: list[str] = field(default_factory=list)
+    progress: MirrorProgress = field(default_factory=MirrorProgress)
+
+    @classmethod
+    def read(cls, path: Path) -> "MirrorStatus":
+        """Reads a status; an absent or damaged one is a new one."""
+        try:
+            return from_mapping(cls, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+        except (OSError, ValueError, RequestError):
+            return cls()
+
+
+class MirrorProcess:
+    """The driver's hold on the mirror.
+
+    Args:
+        settings: See there.
+        shown: The sweep's folder as the person wrote it, for what they are told.
+    """
+
+    def __init__(self, settings: MirrorSettings, shown: Path) -> None:
+        self._folder = shown / FOLDER
+        self._folder.mkdir(parents=True, exist_ok=True)
+        root = str(Path(__file__).resolve().parents[2])
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        with (self._folder / LOG_NAME).open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tune_jobs.tracking.mirror_process"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                start_new_session=True,  # Ctrl-C is for the sweep; the mirror then hears that it is over
+            )
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once; remark says so
+            self._process.stdin.write(json.dumps(asdict(settings)).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def end(self) -> None:
+        """Says that the sweep is over; does not wait."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def wait(self, timeout_s: float) -> str:
+        """Waits for the mirror, but only so long.
+
+        Returns:
+            One line for the person: where the runs are, and what is left to do.
+        """
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_s)
+        return remark(self._process.poll(), MirrorStatus.read(self._folder / STATUS_NAME), self._folder)
+
+
+def remark(exit_code: int | None, status: MirrorStatus, folder: Path) -> str:
+    """Says in one line what became of the mirror.
+
+    >>> remark(0, MirrorStatus(over=True, unsent=["offline-run-1-a"]), Path("small/wandb"))
+    'W&B: 1 run is kept offline; send it with: wandb sync small/wandb'
+    """
+    if exit_code is None:
+        return f"W&B: runs are still being written or sent, in the background, for at most {LINGERS_S / 60:.0f} min"
+    if exit_code != 0 or not status.over:
+        return f"W&B: the mirror failed, the sweep did not; see {folder / LOG_NAME}"
+    lost = ""
+    if status.not_whole:
+        are = "is" if len(status.not_whole) == 1 else "are"
+        names = ", ".join(status.not_whole)
+        lost = f"; {len(status.not_whole)} {are} not mirrored whole: {names}; see {folder / LOG_NAME}"
+    if status.unsent:
+        count = len(status.unsent)
+        kept = "1 run is kept offline; send it" if count == 1 else f"{count} runs are kept offline; send them"
+        return f"W&B: {kept} with: {sync_command(folder, status.unsent)}{lost}"
+    return f"W&B: {len(status.urls)} runs are sent{lost}"
+
+
+@contextlib.contextmanager
+def mirroring(folder: SweepFolder, sweep: Sweep, *, group: str = "", phase: str = "") -> Iterator[MirrorProcess | None]:
+    """Mirrors a sweep to W&B while the block lasts; None where the sweep keeps to its files.
+
+    The block should call `end` when the last trial is over: the mirror closes its runs while the reports are built.
+
+    Args:
+        folder: The sweep's results.
+        sweep: See there.
+        group: The staged search that it is a phase of; empty for a sweep of its own.
+        phase: Name of that phase.
+    """
+    tracking = sweep.tracking
+    mode = mode_here(tracking.wandb)
+    if mode == "disabled":
+        yield None
+        return
+    settings = MirrorSettings(
+        folder=str(folder.path.resolve()),
+        sweep=sweep.name,
+        group=group or sweep.name,
+        phase=phase,
+        method=sweep.method,
+        project=tracking.project,
+        entity=tracking.entity,
+        tags=tracking.tags,
+        mode=mode,
+        upload_models=tracking.upload_checkpoints,
+    )
+    started_s = time.monotonic()
+    try:
+        process = MirrorProcess(settings, folder.path)
+    except OSError as error:  # no room, no process: the sweep is worth more than its mirror
+        note(f"W&B: the mirror could not be started ({error}); the sweep goes on, and its own files hold everything")
+        yield None
+        return
+    try:
+        yield process
+    finally:
+        process.end()
+        note(process.wait(_WAITS_S + _WAITS_FRACTION * (time.monotonic() - started_s)))

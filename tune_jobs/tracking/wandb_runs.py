@@ -1,0 +1,167 @@
+"""The reading door to W&B: the runs of a project, for the weekly dashboard. Writing is wandb_door.py's.
+
+Everything is asked through wandb's public API (wandb 0.31: Api.runs, one GraphQL query a page), in a thread that is
+waited for only so long: wandb-core repeats a failing request for minutes.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from common.errors import RequestError
+from tune_jobs.analysis.week_sources import Source
+from tune_jobs.analysis.weekly import UNKNOWN, WeekRun, scale_of
+from tune_jobs.config.sections import COMPOSITE
+from tune_jobs.records.ledger import OUTCOMES, TrialOutcome
+from tune_jobs.tracking.wandb_door import has_login
+
+if TYPE_CHECKING:
+    from wandb.apis.public import Run
+
+PATIENCE_S = 60.0
+_PAGE = 200
+_STATES: Mapping[str, TrialOutcome] = {"finished": "finished", "running": "running", "pending": "running"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirroredRun:
+    """What W&B knows of a run, as plain values.
+
+    Attributes:
+        name: Shown name; this program's runs are named as their experiments.
+        state: "finished", "running", "crashed", "failed", "killed".
+        group: The sweep.
+        user: Whose key sent it.
+        created_at: ISO 8601.
+        heartbeat_at: ISO 8601, the last sign of life; empty where there was none.
+        config: As it was logged.
+        summary: Last values.
+    """
+
+    name: str
+    state: str
+    group: str
+    user: str
+    created_at: str
+    heartbeat_at: str
+    config: Mapping[str, object]
+    summary: Mapping[str, object]
+
+
+def read_project(path: str, since: datetime, patience_s: float = PATIENCE_S) -> Source:
+    """Reads the runs of a W&B project; where that fails, a remark says why and the local ledgers stand alone.
+
+    Args:
+        path: ENTITY/PROJECT.
+        since: Runs that were created before are left out.
+        patience_s: How long to wait.
+
+    Raises:
+        RequestError: When the path is none, or there is no key for W&B.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        raise RequestError(f"--wandb {path} must be ENTITY/PROJECT, for example my-team/summaries")
+    if not os.environ.get("WANDB_API_KEY") and not has_login(Path.home() / ".netrc", os.environ):
+        raise RequestError("--wandb needs a key: run `wandb login` once, or set WANDB_API_KEY")
+    found: list[MirroredRun] = []
+    failure: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            found.extend(_fetch(path, since))
+        except Exception as error:  # whatever W&B fails with, the ledgers are there
+            failure.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(patience_s)
+    if asking.is_alive():
+        return Source(runs=(), remarks=(f"W&B {path} did not answer within {patience_s:g} s and is left out.",))
+    if failure:
+        reason = str(failure[0]).strip().split("\n")[0] or type(failure[0]).__name__
+        return Source(runs=(), remarks=(f"W&B {path} could not be read and is left out: {reason}",))
+    return Source(runs=tuple(week_run(run) for run in found))
+
+
+def week_run(run: MirroredRun) -> WeekRun:
+    """Reads a run of this program as the ledger would tell it; of a foreign one what can be known.
+
+    GPU time is the share that the run was started with times its run time; it is not measured by W&B.
+    """
+    config = _mapping(run.config.get("resolved")) or run.config
+    bundle = _mapping(run.config.get("bundle"))
+    wall_s = _number(_mapping(run.summary.get("_wandb")).get("runtime")) or _number(run.summary.get("_runtime")) or 0.0
+    gpu_s = wall_s * (_number(bundle.get("gpus")) or 0.0)
+    simulated = bool(run.config.get("simulated", False))
+    score = _number(run.summary.get(COMPOSITE.replace("eval/", "best/"))) or _number(run.summary.get(COMPOSITE))
+    outcome = outcome_of(run.state, run.summary.get("outcome"))
+    return WeekRun(
+        name=run.name,
+        sweep=run.group or UNKNOWN,
+        member=str(run.config.get("member") or run.user or UNKNOWN),
+        model=str(config.get("model") or UNKNOWN).rstrip("/").rsplit("/", 1)[-1],
+        outcome=outcome,
+        at=_seconds(run.created_at if outcome == "running" else run.heartbeat_at or run.created_at),
+        gpu_s=0.0 if simulated else gpu_s,
+        simulated_gpu_s=gpu_s if simulated else 0.0,
+        wall_s=wall_s,
+        scale=None if score is None else scale_of(COMPOSITE, "maximize", config),
+        score=score,
+    )
+
+
+def outcome_of(state: str, told: object) -> TrialOutcome:
+    """Says how a run ended: what this program wrote into it counts where W&B does not say that it died.
+
+    >>> outcome_of("finished", "stopped"), outcome_of("crashed", None), outcome_of("finished", None)
+    ('stopped', 'failed', 'finished')
+    """
+    seen = _STATES.get(state, "failed")
+    if seen != "running" and told in OUTCOMES and (seen == "finished" or told != "finished"):
+        return told
+    return seen
+
+
+def _fetch(path: str, since: datetime) -> Sequence[MirroredRun]:
+    os.environ["WANDB_SILENT"] = "true"
+    import wandb
+
+    api = wandb.Api(timeout=20)
+    wanted = {"created_at": {"$gte": since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}}
+    return [_plain(run) for run in api.runs(path, filters=wanted, per_page=_PAGE, lazy=False)]
+
+
+def _plain(run: "Run") -> MirroredRun:
+    return MirroredRun(
+        name=str(run.name),
+        state=str(run.state),
+        group=str(run.group or ""),
+        user=str(run.user.username) if run.user is not None else "",
+        created_at=str(run.created_at),
+        heartbeat_at=str(run.heartbeat_at or ""),
+        config=dict(run.config),
+        summary=dict(run.summary_metrics),
+    )
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _seconds(text: str) -> float:
+    """Reads W&B's times, which are UTC whether they say so or not.
+
+    >>> _seconds("2026-11-20T10:00:00Z") == _seconds("2026-11-20T10:00:00") == 1795168800.0
+    True
+    """
+    read = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
