@@ -15,15 +15,9 @@ from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
 from tune_jobs.running.orders import STOP_FILE, Bundle, PretendedUse, TrialOrder
 from tune_jobs.running.recovery import RunShape
-from tune_jobs.running.trainable import (
-    ATTEMPTS_FILE,
-    LOOK_EVERY_S,
-    MOST_VANISHED,
-    STATE_FILE,
-    TrialReporter,
-    attempt,
-    hold,
-)
+from tune_jobs.running.trainable import ATTEMPTS_FILE, MOST_VANISHED, attempt, hold
+from tune_jobs.running.trial_reporter import LOOK_EVERY_S, TrialReporter
+from tune_jobs.running.trial_state import STATE_FILE
 
 METRIC = "eval/rouge_combined_f1"
 

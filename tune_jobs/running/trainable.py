@@ -5,9 +5,7 @@ Imports nothing heavy at the top: the driver imports this module too, and reused
 
 import errno
 import gc
-import json
 import logging
-import math
 import os
 import sys
 import time
@@ -19,21 +17,17 @@ from typing import cast
 from cluster.guard import CudaDevice, Guard, HostDevice, Limit, environment
 from cluster.metrics_door import Meters
 from cluster.shares import UNITS, Share
-from common.errors import DivergedError, ProductError, WorkError
-from common.files import append_jsonl, read_jsonl, write_json
+from common.errors import ProductError
+from common.files import append_jsonl, read_jsonl
 from common.storage import storage_trouble
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tune_jobs.config.anomalies import LossWatch
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
 from tune_jobs.running.machine_load import MachineLoad
 from tune_jobs.running.orders import (
-    EVALUATION_KEY,
     FAILURE_KEY,
     FAILURE_MESSAGE_KEY,
-    INTERRUPTED_KEY,
     ORDER_KEY,
-    STOP_FILE,
     WAITS_KEY,
     TrialOrder,
 )
@@ -41,138 +35,17 @@ from tune_jobs.running.recovery import FailureKind, RunShape, classify, smaller
 from tune_jobs.running.step_log import FILE_NAME as STEPS_NAME
 from tune_jobs.running.step_log import StepLog
 from tune_jobs.running.sweep_meter import TrialMeter
+from tune_jobs.running.trial_reporter import Keep, Send, TrialReporter
+from tune_jobs.running.trial_state import evaluations_of, losses_of
 from tune_jobs.running.trial_storage import TrialStorage
 from tune_jobs.search.exploit import INHERITED_FILE
 
 logger = logging.getLogger(__name__)
-STATE_FILE = "trial_state.json"  # lies in every checkpoint beside the trainer's files
 ATTEMPTS_FILE = "attempts.jsonl"
 MOST_VANISHED = 3  # times that a trial's own folder may be missing before that is no storage but a fault of ours
-LOOK_EVERY_S = 0.5  # for STOP_FILE, which may lie on a slow shared file system
 
 
-Send = Callable[[Mapping[str, object], Path | None], None]
 Train = Callable[..., object]  # dialsum.trainer.train
-Keep = Callable[[Mapping[str, float]], None]  # takes the numbers of one step; step_log.StepLog
-
-
-class TrialReporter:
-    """Passes every evaluation on to the driver, keeps the steps between them, and counts them over restarts.
-
-    Args:
-        order: The trial.
-        send: Sends to the driver; raises SystemExit when the trial should end.
-        keep: Takes every step.
-        guard: Holds the process to its share; None on a machine without GPUs.
-        evaluations: How many an earlier attempt had made at the checkpoint that this one starts from.
-        losses: Its first and lowest training loss; None where there was none.
-        meter: Shows the trial's numbers to whoever watches the cluster; None shows none.
-        storage: Is looked at before anything is written there; None looks at nothing.
-        clock: Seconds that only grow; injected in tests.
-    """
-
-    def __init__(
-        self,
-        order: TrialOrder,
-        send: Send,
-        keep: Keep,
-        *,
-        guard: Guard | None = None,
-        evaluations: int = 0,
-        losses: tuple[float, float] | None = None,
-        meter: TrialMeter | None = None,
-        storage: TrialStorage | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._storage = storage
-        self.shape = order.shape
-        self.checkpoint: Path | None = None
-        self.peaks: dict[str, float] = {}
-        self.evaluations = evaluations
-        self._order, self._send, self._keep, self._guard, self._meter = order, send, keep, guard, meter
-        self._loss = LossWatch(order.exploding_loss, seen=losses)
-        self._clock, self._look_at_s = clock, -math.inf
-
-    @property
-    def limit_bytes(self) -> int | None:
-        """What torch may reserve; None where nobody limits it."""
-        return None if self._guard is None else self._guard.limit.allocator_bytes
-
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """Keeps numbers between evaluations and the highest memory readings, looks at the share.
-
-        Raises:
-            OutOfMemoryError: When the process holds more than its share.
-            DivergedError: When the training loss explodes.
-        """
-        self._watch(metrics)
-        self._keep(metrics)
-        problem = self._loss.see(metrics["train/loss"]) if "train/loss" in metrics else None
-        if problem is not None:
-            rate = metrics.get("train/learning_rate")
-            now = f" (now {rate:.2g})" if rate is not None else ""
-            raise DivergedError(f"{problem}; a smaller learning rate{now} or a longer warm-up would help")
-
-    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        """Sends one evaluation with its checkpoint; see Reporter.
-
-        Raises:
-            WorkError: When the sweep's metric is absent: no later report would mend that.
-            DivergedError: When it is no number.
-            SystemExit: When the driver stops the trial.
-        """
-        value = metrics.get(self._order.metric)
-        if value is None:
-            raise WorkError(f"no {self._order.metric} among the reported {', '.join(sorted(metrics))}")
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"{self._order.metric} became {value}: the training diverged; try a smaller learning rate"
-            )
-        if self._storage is not None:
-            self._storage.check()
-        self.evaluations += 1
-        self.checkpoint = checkpoint
-        self._watch(metrics)
-        if checkpoint is not None:
-            self._write_state(checkpoint)
-        self._send(
-            dict(metrics)
-            | self.peaks
-            | {
-                EVALUATION_KEY: self.evaluations,
-                "trial/micro_batch": self.shape.micro_batch,
-                "trial/accumulation": self.shape.accumulation,
-                "trial/gradient_checkpointing": self.shape.gradient_checkpointing,
-            },
-            checkpoint,
-        )
-
-    def wants_checkpoint(self) -> bool:
-        """Looks now and then whether the driver asks the trials to save and end."""
-        now_s = self._clock()
-        if now_s < self._look_at_s:
-            return False
-        self._look_at_s = now_s + LOOK_EVERY_S
-        return (Path(self._order.sweep_folder) / STOP_FILE).exists()
-
-    def interrupted(self, checkpoint: Path) -> None:
-        """Sends a checkpoint without an evaluation; raises SystemExit when the driver stops the trial."""
-        self._write_state(checkpoint)
-        self._send({INTERRUPTED_KEY: True}, checkpoint)
-
-    def _write_state(self, checkpoint: Path) -> None:
-        write_json(checkpoint / STATE_FILE, {"evaluations": self.evaluations, "first_and_lowest_loss": self._loss.seen})
-
-    def _watch(self, metrics: Mapping[str, float]) -> None:
-        if self._guard is not None:
-            self._guard.check()
-            if self._guard.peak_bytes is not None:
-                self.peaks["trial/held_bytes"] = float(self._guard.peak_bytes)
-        for name, value in metrics.items():
-            if name.startswith("memory/"):
-                self.peaks[name] = max(value, self.peaks.get(name, 0.0))
-        if self._meter is not None:
-            self._meter.log({**metrics, **self.peaks})
 
 
 def run_trial(config: dict[str, object]) -> None:
@@ -286,7 +159,7 @@ def attempt(
             keep,
             guard=guard,
             evaluations=evaluations_of(start),
-            losses=_losses_of(start),
+            losses=losses_of(start),
             meter=meter,
             storage=storage,
         )
@@ -398,25 +271,6 @@ def _note_attempt(
             "next_shape": asdict(next_shape) if next_shape else None,
         },
     )
-
-
-def evaluations_of(checkpoint: Path | None) -> int:
-    """Reads how many evaluations a trial had made at a checkpoint; 0 where that is not known."""
-    return int(cast("int", _state_of(checkpoint).get("evaluations", 0)))
-
-
-def _losses_of(checkpoint: Path | None) -> tuple[float, float] | None:
-    """Else a low loss, from which a trial goes on, would soon look like an explosion."""
-    losses = cast("list[float] | None", _state_of(checkpoint).get("first_and_lowest_loss"))
-    return None if losses is None else (losses[0], losses[1])
-
-
-def _state_of(checkpoint: Path | None) -> dict[str, object]:
-    path = checkpoint / STATE_FILE if checkpoint else None
-    if path is None or not path.exists():
-        return {}
-    state: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
-    return state
 
 
 def _release_memory() -> None:
