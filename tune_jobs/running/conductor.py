@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 from cluster.memory.calibration import record_peak
 from common.errors import RequestError
 from common.files import write_text
 from common.storage import Patience
 from common.strict import from_mapping
-from common.units import format_duration
 from tune_jobs.config.anomalies import Anomalies
 from tune_jobs.placing.pending import Holder, WaitsSaid, why_pending
 from tune_jobs.records.housekeeping import forget_checkpoints, keep_best_models, leave_in_order
@@ -31,12 +30,14 @@ from tune_jobs.running.orders import (
     STOP_FILE,
     WAITS_KEY,
     Bundle,
-    TrialOrder,
+    identity,
 )
 from tune_jobs.running.outcomes import peak_of, record_of
 from tune_jobs.running.progress import SweepProgress
 from tune_jobs.running.recovery import FailureKind, classify, larger_share
+from tune_jobs.running.stall_watch import StallWatch
 from tune_jobs.running.storage_watch import StorageWatch
+from tune_jobs.running.trial_line import OrderMaker, TrialLine
 from tune_jobs.search.exploit import Exploiter
 from tune_jobs.search.proposers import Lesson, Outcome, Proposer, Sampled
 from tune_jobs.search.stopping import Goal, StoppingRule
@@ -44,22 +45,6 @@ from tune_jobs.team.admission import Admission, OpenAdmission
 
 _STOPPED = "the driver was asked to stop"
 WAIT_SAID_S = 30.0  # a trial that waits longer for its place says why
-
-
-class OrderMaker(Protocol):
-    """Turns sampled values into an order: rules, memory plan, share, name, folders."""
-
-    def make(self, number: int, sampled: Sampled) -> TrialOrder:
-        """Returns the order of trial `number`.
-
-        Raises:
-            RequestError: When the trial can never run here; says what would make it fit.
-        """
-        ...
-
-    def release(self, name: str) -> None:
-        """Hears that the trial of this name is over and its place is free."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,87 +110,40 @@ class SweepConductor:
         self._watch = StorageWatch(folder.path, view.event, elapsed_s=self._clocks.elapsed_s)
         self._admission, self._all_saved = admission or OpenAdmission(), all_saved
         self._exploiter = exploiter
-        self._asking: Mapping[str, object] | None = None
+        self._line = TrialLine(
+            proposer=proposer,
+            orders=orders,
+            journal=journal,
+            admission=self._admission,
+            exploiter=exploiter,
+            progress=progress,
+            view=view,
+            refuse=self._refuse,
+        )
         self._pausing: dict[int, str] = {}
-        self._next_number = 1
         self._reasons: dict[int, str] = {}
         self._failures: dict[int, tuple[FailureKind, str]] = {}
-        self._hanging: dict[int, str] = {}
         self._stop_asked = self._stopping = self._left = False
-        self._again: list[int] = []
-        self._exhausted = False
-        self._heard_s: dict[int, float] = {}
-        self._longest_gap_s = 0.0
+        self._stalls = StallWatch(self._anomalies.stall_limit_s)
         self._waits = WaitsSaid(WAIT_SAID_S)
         self._needs: dict[int, Bundle] = {}
         self._go_through_journal()
 
     def next_order(self, key: str) -> Mapping[str, object] | Literal["later"] | None:
-        """Returns an unfinished trial of an earlier driver, or the next proposal that can run here and may start."""
+        """Returns the next trial that may start; see TrialLine."""
         if self._stop_asked:
             return None
         if self._window_closed():
-            self._exhausted = True
+            self._line.exhausted = True
             return None
-        self._asking = self._asking or self._next_made()
-        if self._asking is None:
-            is_open = any(trial.status is None for trial in self._journal.trials.values())
-            may_pause = self._admission.may_pause or self._exploiter is not None
-            return LATER if is_open and may_pause else None
-        if not self._may_start(self._asking):
-            return LATER
-        order, self._asking = self._asking, None
-        self._begins_to_wait(_identity(order)[0], from_mapping(Bundle, cast("Mapping[str, object]", order["bundle"])))
+        order = self._line.next_order()
+        if order is not None and order != LATER:
+            bundle = from_mapping(Bundle, cast("Mapping[str, object]", order["bundle"]))
+            self._begins_to_wait(identity(order)[0], bundle)
         return order
-
-    def _may_start(self, order: Mapping[str, object]) -> bool:
-        number, name = _identity(order)
-        gpus = cast("float", cast("Mapping[str, object]", order["bundle"])["gpus"])
-        left = self._progress.total - len(self._journal.trials) + len(self._again)
-        free_slots = self._progress.slots - self._progress.count_known("running") - 1
-        decision = self._admission.ask(name, gpus, further=max(0, min(left, free_slots)))
-        if decision.verdict != "waits":
-            return True
-        if not self._journal.trials[number].waits_for:
-            self._journal.write("waits", number, reason=decision.reason)
-            self._view.event(f"trial {number} waits: {decision.reason}")
-        self._progress.waits(number, name, reason=decision.reason)
-        self._view.refresh(self._progress)
-        return False
-
-    def _next_made(self) -> Mapping[str, object] | None:
-        if self._again and not self._starts_new_first():
-            trial = self._journal.trials[self._again.pop(0)]
-            if self._exploiter is not None:
-                self._exploiter.goes_on(trial.number)
-            earlier = from_mapping(TrialOrder, trial.order)
-            # After an out-of-memory it may have held more than it was ordered with, and would need that again.
-            bundle = from_mapping(Bundle, trial.bundle) if trial.bundle else earlier.bundle
-            resume_from = str(trial.checkpoint) if trial.checkpoint else None
-            return replace(earlier, bundle=bundle, resume_from=resume_from).to_dict()
-        while True:
-            number = self._next_number
-            sampled = self._proposer.propose(number)
-            if sampled is None:
-                self._exhausted = True
-                return None
-            self._next_number += 1
-            try:
-                order = self._orders.make(number, sampled).to_dict()
-            except RequestError as error:
-                self._refuse(number, sampled, error)
-                continue
-            self._journal.write("ordered", number, order=order)
-            return order
 
     def _exploits(self, number: int, evaluation: int) -> str | None:
         return self._exploiter.consider(number, evaluation) if self._exploiter is not None else None
-
-    def _starts_new_first(self) -> bool:
-        """Whether those that never ran come before those that go on: where a population takes turns."""
-        return (
-            self._exploiter is not None and self._exploiter.taking_turns and self._next_number <= self._proposer.total
-        )
 
     @property
     def was_asked_to_stop(self) -> bool:
@@ -216,15 +154,15 @@ class SweepConductor:
     def is_over(self) -> bool:
         """Whether every trial is over and none is left to propose."""
         ended = all(trial.status is not None for trial in self._journal.trials.values())
-        return self._exhausted and ended and not self._again
+        return ended and self._line.is_empty
 
     def started(self, order: Mapping[str, object], bundle: Bundle) -> None:
         """Notes the start."""
-        number, name = _identity(order)
+        number, name = identity(order)
         self._admission.started(name, bundle.gpus)
         self._waits.end(number)
         trial = self._journal.write("started", number, bundle=asdict(bundle), **self._times())
-        self._heard_s[number] = self._clocks.elapsed_s()
+        self._stalls.started(number, self._clocks.elapsed_s())
         self._progress.started(number, name, now_s=self._clocks.elapsed_s(), share=bundle.gpus)
         where = f", {bundle.gpus:g} of a card" if 0 < bundle.gpus < 1 else ""
         attempt = trial.starts - trial.pauses
@@ -234,7 +172,7 @@ class SweepConductor:
 
     def reported(self, order: Mapping[str, object], result: Mapping[str, object]) -> bool:
         """Notes an evaluation and asks the rule."""
-        number, name = _identity(order)
+        number, name = identity(order)
         if INTERRUPTED_KEY in result:
             self._pausing[number] = _STOPPED
             return True
@@ -243,10 +181,9 @@ class SweepConductor:
             return True
         now_s = self._clocks.elapsed_s()
         if WAITS_KEY in result:
-            self._heard_s[number] = now_s
+            self._stalls.started(number, now_s)
             return self._waits_for_storage(number, name, str(result[WAITS_KEY]))
-        self._longest_gap_s = max(self._longest_gap_s, now_s - self._heard_s.get(number, now_s))
-        self._heard_s[number] = now_s
+        self._stalls.reported(number, now_s)
         evaluation, value = cast("int", result[EVALUATION_KEY]), float(cast("float", result[str(order["metric"])]))
         self._journal.write(
             "reported", number, evaluation=evaluation, value=value, metrics=_plain(result), **self._times()
@@ -283,7 +220,7 @@ class SweepConductor:
 
     def saved(self, order: Mapping[str, object], folder: Path) -> None:
         """Notes a checkpoint, and removes the one that an earlier start of the trial left."""
-        number, _ = _identity(order)
+        number, _ = identity(order)
         earlier = self._journal.trials[number].checkpoint
         self._journal.write("saved", number, folder=str(folder))
         if earlier is not None and earlier.parent != folder.parent:
@@ -291,7 +228,7 @@ class SweepConductor:
 
     def retried(self, order: Mapping[str, object], error: BaseException | None, bundle: Bundle) -> Bundle | None:
         """Gives a trial that ran out of memory a larger share; None where the policy is not to start it again."""
-        number, _ = _identity(order)
+        number, _ = identity(order)
         self._pausing.pop(number, None)
         if self._exploiter is not None:
             self._exploiter.forget(number)
@@ -313,13 +250,13 @@ class SweepConductor:
 
     def ended(self, key: str, order: Mapping[str, object], error: BaseException | None) -> None:
         """Writes the outcome down and teaches the search."""
-        number, name = _identity(order)
-        self._heard_s.pop(number, None)
+        number, name = identity(order)
         self._waits.end(number)
         self._admission.over(name)
         if error is not None:
             self._failures[number] = self._what_failed(number, error)
-        elif number in self._pausing and number not in self._failures:
+        self._stalls.left(number)
+        if error is None and number in self._pausing and number not in self._failures:
             self._pause(number)
             return
         failure = self._failures.get(number)
@@ -335,14 +272,10 @@ class SweepConductor:
         if self._stop_asked:
             self._stop_cleanly()
         self._say_why_pending()
-        now_s = self._clocks.elapsed_s()
-        limit_s = self._anomalies.stall_limit_s(self._longest_gap_s)
-        hanging = [number for number, heard_s in self._heard_s.items() if now_s - heard_s > limit_s]
-        for number in hanging:
-            del self._heard_s[number]
-            self._hanging[number] = f"no report for {format_duration(limit_s)}: its process hung and was ended"
-            self._view.event(f"trial {number} hangs: {self._hanging[number]}")
-        return hanging
+        hanging = self._stalls.hanging(self._clocks.elapsed_s())
+        for number, reason in hanging.items():
+            self._view.event(f"trial {number} hangs: {reason}")
+        return list(hanging)
 
     def _begins_to_wait(self, number: int, needed: Bundle) -> None:
         self._needs[number] = needed
@@ -371,7 +304,7 @@ class SweepConductor:
         if self._exploiter is not None:
             self._exploiter.carry_out(number)
         trial = self._journal.write("paused", number, reason=reason, **self._times())
-        self._again.append(number)
+        self._line.join(number)
         self._progress.ended(number, status="paused", reason=reason, now_s=self._clocks.elapsed_s())
         self._orders.release(str(trial.order["name"]))
         self._view.event(f"trial {number} pauses after evaluation {len(trial.evaluations)}: {reason}")
@@ -388,9 +321,8 @@ class SweepConductor:
 
     def _what_failed(self, number: int, error: BaseException | None) -> tuple[FailureKind, str]:
         """The kind of a failure and its reason; a process that we ended because it hung is no lost worker."""
-        self._heard_s.pop(number, None)
         kind = classify(error) if error is not None else "worker_lost"
-        hung = self._hanging.pop(number, None)
+        hung = self._stalls.left(number)
         return ("stalled", hung) if hung is not None and kind == "worker_lost" else (kind, _short(error))
 
     def _close(self, number: int, status: EndStatus, reason: str, kind: FailureKind | None) -> None:
@@ -430,10 +362,10 @@ class SweepConductor:
             self._rule.report(str(number), evaluation, report.value)
         written = {record.trial_id for record in self._folder.load().trials}
         for number, trial in sorted(self._journal.trials.items()):
-            self._next_number = max(self._next_number, number + 1)
+            self._line.seen(number)
             self._show_again(trial)
             if trial.status is None:
-                self._again.append(number)
+                self._line.join(number)
                 continue
             if str(number) not in written:  # the driver died between the two lines
                 self._folder.append(record_of(trial, goal=self._progress.goal, rungs=self._rule.rungs))
@@ -464,10 +396,6 @@ def _lesson(trial: TrialHistory, goal: Goal) -> Lesson:
     return Lesson(
         sampled=cast("Sampled", trial.order["sampled"]), outcome=outcome, value=best, step=len(trial.evaluations)
     )
-
-
-def _identity(order: Mapping[str, object]) -> tuple[int, str]:
-    return cast("int", order["number"]), str(order["name"])
 
 
 def _plain(result: Mapping[str, object]) -> dict[str, object]:

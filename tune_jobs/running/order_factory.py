@@ -66,7 +66,7 @@ class SweepOrders:
         self._started, self._taken = started, set(taken)
 
     def make(self, number: int, sampled: Sampled) -> TrialOrder:
-        """Returns the order of a trial; see conductor.OrderMaker."""
+        """Returns the order of a trial; see trial_line.OrderMaker."""
         trial = self._sweep.resolve(sampled)
         names = trial_name if self._sweep.trained_model is None else generation_name
         name = names(self._sweep.name, trial.resolved, self._started, self._taken)
@@ -97,7 +97,7 @@ class SweepOrders:
         )
 
     def release(self, name: str) -> None:
-        """Hears that a trial is over; see conductor.OrderMaker."""
+        """Hears that a trial is over; see trial_line.OrderMaker."""
         self._placer.release(name)
 
 

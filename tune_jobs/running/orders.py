@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from common.strict import from_mapping
 from tune_jobs.running.recovery import RunShape
@@ -126,3 +126,8 @@ class TrialOrder:
     def from_dict(cls, values: Mapping[str, object]) -> "TrialOrder":
         """Reads what to_dict made."""
         return from_mapping(cls, values, where="trial order")
+
+
+def identity(order: Mapping[str, object]) -> tuple[int, str]:
+    """Returns the number and the name of the trial that an order (as a dictionary) is for."""
+    return cast("int", order["number"]), str(order["name"])
