@@ -16,7 +16,8 @@ from tune_jobs.running import phases, ray_session
 from tune_jobs.running.live import LogView
 from tune_jobs.running.phases import StagedOutcome, run_staged
 from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.runner import RunOptions, SweepOutcome
+from tune_jobs.running.runner import RunOptions
+from tune_jobs.running.sweep_end import SweepOutcome
 from tune_jobs.search.grid import sampled_configs
 
 STAGED = """

@@ -10,7 +10,8 @@ from dialsum.sample_data.generate import generate
 from tune_jobs.config.sweep import load_sweep
 from tune_jobs.running.journal import Journal
 from tune_jobs.running.live import LogView
-from tune_jobs.running.runner import RunOptions, SweepOutcome, run_sweep
+from tune_jobs.running.runner import RunOptions, run_sweep
+from tune_jobs.running.sweep_end import SweepOutcome
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.usefixtures("ray_cluster")]
 

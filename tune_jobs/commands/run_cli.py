@@ -16,7 +16,8 @@ from tune_jobs.running.orphan import end_with_job
 
 if TYPE_CHECKING:
     from tune_jobs.config.sweep import Sweep
-    from tune_jobs.running.runner import RunOptions, SweepOutcome
+    from tune_jobs.running.runner import RunOptions
+    from tune_jobs.running.sweep_end import SweepOutcome
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -19,7 +19,8 @@ from tune_jobs.running.conductor import Clocks
 from tune_jobs.running.inputs import check_inputs, ensure_sample_data
 from tune_jobs.running.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.running.live import View
-from tune_jobs.running.runner import RunOptions, at_hand, check_places, reported, run_sweep
+from tune_jobs.running.runner import RunOptions, at_hand, check_places, run_sweep
+from tune_jobs.running.sweep_end import reported
 from tune_jobs.running.sweep_folder import alone, put_aside
 from tune_jobs.search.next_sweep import NextSweep
 from tune_jobs.search.phase_decisions import SEARCHED, Done, describe, pooled, prepare, problem_of

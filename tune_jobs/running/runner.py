@@ -20,7 +20,7 @@ from tune_jobs.config.points import points_of
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.cards import cards_at_hand
 from tune_jobs.placing.resources import SHARE_CLASSES, placer_for, slots
-from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord, TrialRecord
+from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord
 from tune_jobs.records.snapshot import keep_code
 from tune_jobs.running.conductor import Clocks, SweepConductor
 from tune_jobs.running.inputs import check_inputs, ensure_sample_data, longest_trial
@@ -29,8 +29,9 @@ from tune_jobs.running.journal import Journal
 from tune_jobs.running.live import View
 from tune_jobs.running.order_factory import Placer, SweepOrders
 from tune_jobs.running.orders import STOP_FILE
-from tune_jobs.running.progress import SweepProgress, best_of
+from tune_jobs.running.progress import SweepProgress
 from tune_jobs.running.settled import own_places
+from tune_jobs.running.sweep_end import SweepOutcome, outcome_of
 from tune_jobs.running.sweep_folder import alone, names_in, put_aside
 from tune_jobs.running.sweep_meter import MeteredView
 from tune_jobs.running.trained import as_placed, with_trained_base
@@ -41,7 +42,7 @@ from tune_jobs.team.admission import Admission
 from tune_jobs.tracking.mirroring import mirroring
 
 if TYPE_CHECKING:
-    from tune_jobs.analysis.sweep_analysis import Analysis
+    pass
 
 CALIBRATION_NAME = "calibration.jsonl"  # in the output folder: shared by all sweeps
 ATTEMPTS = 5  # of one trial: two or three larger shares, and a lost worker or node
@@ -66,27 +67,6 @@ class RunOptions:
     command: str = ""
     group: str = ""
     phase: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepOutcome:
-    """What a sweep ended with.
-
-    Attributes:
-        folder: Its results.
-        best: The trial with the best value; None where no trial has one.
-        progress: All trials.
-        interrupted: Whether it was stopped before the end, so that --resume goes on.
-        analysis: What the reports show; None where they could not be built.
-        hurried: Whether a job server or a batch system waits for the process to end, so that no report was built.
-    """
-
-    folder: SweepFolder
-    best: TrialRecord | None
-    progress: SweepProgress
-    interrupted: bool
-    analysis: "Analysis | None" = None
-    hurried: bool = False
 
 
 def run_sweep(
@@ -252,7 +232,7 @@ def _conduct(
             if trial.status == "running":
                 progress.ended(trial.number, status="interrupted", reason="", now_s=clocks.elapsed_s())
         view.close(progress)
-        return _outcome(folder, progress, conductor)
+        return outcome_of(folder, progress, conductor)
 
 
 def _opening(
@@ -300,55 +280,6 @@ def _check_places(sweep: Sweep, placer: Placer) -> None:
         problems.collect(partial(placer.check, f"trial {number} ({shown})", as_placed(sweep, trial.resolved)))
     if len(problems) >= len(trials):
         problems.raise_if_any(f"{sweep.source}: no trial can run")
-
-
-def _outcome(folder: SweepFolder, progress: SweepProgress, conductor: SweepConductor) -> SweepOutcome:
-    """Finds the winner and builds the reports, also of a sweep that a person interrupted; see SweepOutcome.hurried."""
-    is_over = conductor.is_over
-    winner = best_of(progress.trials.values(), progress.goal)
-    records = {record.trial_id: record for record in folder.load().trials}
-    best = records.get(str(winner.number)) if winner else None
-    if best is not None:
-        folder.write_best_config(best)
-    if best is not None and is_over:
-        _leave_next_sweep(folder)
-    hurried = conductor.was_asked_to_stop
-    analysis = reported(folder) if records and not hurried else None
-    if analysis is not None and analysis.winner is not None:
-        best = analysis.winner.trial
-    return SweepOutcome(
-        folder=folder, best=best, progress=progress, interrupted=not is_over, analysis=analysis, hurried=hurried
-    )
-
-
-def _leave_next_sweep(folder: SweepFolder) -> None:
-    from tune_jobs.search.next_sweep import leave_next_sweep
-
-    try:
-        leave_next_sweep(folder)
-    except Exception as error:  # as for the report
-        note(f"no next sweep was proposed ({type(error).__name__}: {error})")
-
-
-def reported(folder: SweepFolder) -> "Analysis | None":
-    """Builds the reports; their winner counts several seeds of one configuration together."""
-    try:
-        from tune_jobs.records.hand_over import write_winner_card
-        from tune_jobs.report.build import build_report
-        from tune_jobs.report.findings import find_findings
-        from tune_jobs.report.review_file import write_review
-
-        findings = find_findings(folder.path)
-        report = build_report(folder.path, findings)
-        if write_review(findings) is None:
-            note(f"{folder.review} was edited and stays as it is; python -m tune_jobs review writes it anew")
-        write_winner_card(findings)
-    except Exception as error:  # hours of training are worth more than their picture
-        note(f"the report failed ({type(error).__name__}: {error}); try: python -m tune_jobs report {folder.path}")
-        return None
-    for remark in report.remarks:
-        note(remark)
-    return report.analysis
 
 
 def _sweep_record(
