@@ -21,9 +21,11 @@ from tune_jobs.planning.guard_rails import Outlook, warnings
 from tune_jobs.planning.impact import impacts
 from tune_jobs.planning.plan import DataSizes, SweepPlan, make_plan
 from tune_jobs.planning.plan_view import as_json, as_text
+from tune_jobs.planning.quota_clock import end_in_quota
 from tune_jobs.planning.throughput import Observation, Throughput
 from tune_jobs.running.orders import Bundle, Placed
 from tune_jobs.running.recovery import RunShape
+from tune_jobs.team.quotas import Member, Team
 
 FOLDER = Path(__file__).parent / "plans"
 NOW = datetime(2026, 11, 25, 9, 0, tzinfo=UTC)
@@ -76,8 +78,10 @@ def test_a_plan_in_words_and_in_values(name: str, tmp_path: Path, monkeypatch: p
     parts = [Importance(name="learning_rate", part=0.8, low=0.6, high=0.9, chance=0.4)] if plan.timed else []
     rows = impacts(plan.phases[0].sweep, parts)
     experience = "earlier, 20 trials" if parts else ""
-    text = as_text(plan, remarks, rows, experience=experience, now=NOW) + "\n"
-    values = as_json(plan, remarks, rows, experience=experience, now=NOW)
+    team = Team(members={"minji": Member(quota_gpus=0.5)}, time_zone="UTC")
+    quota = end_in_quota(team, "minji", starts_at=NOW, makespan_s=plan.makespan, gpus=1) if plan.timed else None
+    text = as_text(plan, remarks, rows, experience=experience, now=NOW, quota=quota) + "\n"
+    values = as_json(plan, remarks, rows, experience=experience, now=NOW, quota=quota)
     for trial in values["trials"]:  # type: ignore[attr-defined]
         defaults = RunConfig().to_dict()
         trial["resolved"] = {key: value for key, value in trial["resolved"].items() if value != defaults[key]}

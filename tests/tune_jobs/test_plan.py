@@ -11,6 +11,7 @@ from cluster.hardware import Inventory, Node, parse_simulated
 from cluster.memory.gpu_profile import gpu_of_size
 from cluster.placement import Demand, Need, choose
 from common import cli
+from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.__main__ import main
 from tune_jobs.config.sections import Resources
@@ -261,3 +262,13 @@ def test_without_cards_trials_take_turns_on_cpus_and_a_limit_holds_with_cards_to
 def test_a_slower_card_takes_longer() -> None:
     speed = Speed(train_s=1, evaluate_s=2, start_s=3, source="a")
     assert speed.times(0.5) == Speed(train_s=0.5, evaluate_s=1, start_s=1.5, source="a")
+
+
+def test_a_plan_for_a_stranger_to_the_team_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "team.yaml").write_text("members:\n  minji: {quota_gpus: 1}\n")
+    (tmp_path / "small.yaml").write_text(
+        "name: small\nmethod: grid\nparameters:\n  learning_rate: {values: [1e-3, 1e-2]}\nteam: {member: mina}\n"
+    )
+    with pytest.raises(RequestError, match=r"member 'mina' is not in team.yaml; known: minji"):
+        main(["plan", "small.yaml", "--cpu-only"])

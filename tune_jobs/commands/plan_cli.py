@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tune_jobs.config.sweep import Sweep
     from tune_jobs.planning.guard_rails import Outlook
     from tune_jobs.planning.plan import DataSizes, Offers, SweepPlan
+    from tune_jobs.planning.quota_clock import QuotaEnd
     from tune_jobs.planning.throughput import Throughput
     from tune_jobs.records.ledger import Ledger
     from tune_jobs.running.orders import Placed
@@ -70,7 +71,8 @@ def run(chosen: argparse.Namespace) -> int:
     remarks = remarks_on(sweep, _outlook(sweep, plan), strict=chosen.strict)
     experience, parts = importances_of(ledgers, sweep.metric.name, sweep.metric.goal)
     rows = impacts(plan.phases[0].sweep if len(plan.phases) == 1 else _searching(sweep), parts)
-    show = {"experience": experience, "now": datetime.now().astimezone()}
+    now = datetime.now().astimezone()
+    show = {"experience": experience, "now": now, "quota": _in_quota(sweep, plan, now)}
     if chosen.format == "json":
         cli.emit_json(as_json(plan, remarks, rows, **show))  # type: ignore[arg-type]
     else:
@@ -200,6 +202,26 @@ def _sizes(sweep: "Sweep") -> "DataSizes":
             problems.add(str(error).replace("\n", "\n    "))
     problems.raise_if_any(sweep.source)
     return DataSizes(of=sizes, absent=absent)
+
+
+def _in_quota(sweep: "Sweep", plan: "SweepPlan", now: datetime) -> "QuotaEnd | None":
+    """When it would end on its member's own GPUs; None without a member, without cards or without times.
+
+    Raises:
+        RequestError: When the team file has a problem or does not know the member.
+    """
+    if sweep.team.member is None:
+        return None
+    from tune_jobs.planning.quota_clock import end_in_quota
+    from tune_jobs.team.quotas import load_team, quota_gpus
+
+    team = load_team(Path(sweep.team.file))
+    quota_gpus(team, sweep.team.member, now)  # refuses a stranger, also where nothing is timed
+    if not plan.timed or not plan.gpu_time:
+        return None
+    return end_in_quota(
+        team, sweep.team.member, starts_at=now, makespan_s=plan.makespan, gpus=plan.gpu_time / plan.makespan
+    )
 
 
 def _searching(sweep: "Sweep") -> "Sweep":

@@ -9,6 +9,7 @@ from tune_jobs.planning.guard_rails import Remark
 from tune_jobs.planning.impact import Impact
 from tune_jobs.planning.plan import ASSUMED_DIALOGUES, Group, PlannedPhase, PlannedTrial, SweepPlan
 from tune_jobs.planning.plan_clock import Stay
+from tune_jobs.planning.quota_clock import QuotaEnd
 from tune_jobs.running.orders import Placed
 
 EPOCHS = "trial-epochs"
@@ -25,7 +26,13 @@ _TRIALS_SHOWN = 12
 
 
 def as_text(
-    plan: SweepPlan, remarks: Sequence[Remark], rows: Sequence[Impact], *, experience: str, now: datetime
+    plan: SweepPlan,
+    remarks: Sequence[Remark],
+    rows: Sequence[Impact],
+    *,
+    experience: str,
+    now: datetime,
+    quota: QuotaEnd | None = None,
 ) -> str:
     """Writes a plan for a person.
 
@@ -35,6 +42,7 @@ def as_text(
         rows: The impact table.
         experience: Which earlier sweep its parts come from; empty without one.
         now: When the sweep would be started.
+        quota: Its end inside its member's quota; None where it has none, or nothing is timed.
     """
     sweep = plan.sweep
     total = sum(len(phase.trials) for phase in plan.phases)
@@ -44,14 +52,20 @@ def as_text(
     head += [sweep.description] if sweep.description else []
     parts = ["\n".join(head), *(_phase_text(plan, phase) for phase in plan.phases), _memory(plan)]
     parts += [_picture(plan)] if plan.inventory.cards else []
-    parts += [_time(plan, now), _impact(rows, experience)]
+    parts += [_time(plan, now, quota), _impact(rows, experience)]
     notes = [f"note: {text}" for text in (*sweep.notes, *_notes(plan))]
     parts.append("\n".join([*notes, *([f"warning: {remark}" for remark in remarks] or ["no warnings"])]))
     return "\n\n".join(parts)
 
 
 def as_json(
-    plan: SweepPlan, remarks: Sequence[Remark], rows: Sequence[Impact], *, experience: str, now: datetime
+    plan: SweepPlan,
+    remarks: Sequence[Remark],
+    rows: Sequence[Impact],
+    *,
+    experience: str,
+    now: datetime,
+    quota: QuotaEnd | None = None,
 ) -> dict[str, object]:
     """Returns a plan as plain values; arguments as for as_text. Seconds are null where nothing was measured."""
     timed = plan.timed
@@ -79,6 +93,7 @@ def as_json(
         "makespan_at_most_s": round(plan.makespan_at_most, 1) if timed else None,
         "makespan_trial_epochs": None if timed else round(plan.makespan, 3),
         "ends_at": _end(plan, now).isoformat(timespec="minutes") if timed else None,
+        "ends_in_quota": _quota_json(quota),
         "impact": [
             {
                 "order": row.order,
@@ -232,7 +247,7 @@ def _tenants(stays: Sequence[Stay], moment: float) -> str:
     return "." if not count else str(count) if count < 10 else "+"
 
 
-def _time(plan: SweepPlan, now: datetime) -> str:
+def _time(plan: SweepPlan, now: datetime, quota: QuotaEnd | None) -> str:
     if not plan.timed:
         lines = [
             f"time: not measured, so counted in epochs of a trial: {plan.makespan:.3g} from start to end"
@@ -248,6 +263,7 @@ def _time(plan: SweepPlan, now: datetime) -> str:
         f"time: {format_duration(plan.makespan)} ({format_duration(plan.makespan_at_most)} when nothing is stopped)"
         f"{gpus}; started now it would end {_end(plan, now):%a %d %b %H:%M}"
     ]
+    lines += [f"  {quota.describe()}"] if quota is not None else []
     lines += [f"  measured: {text}" for text in plan.basis]
     return "\n".join(lines)
 
@@ -370,6 +386,13 @@ def _offsets(plan: SweepPlan) -> dict[str, float]:
 
 def _moved(stay: Stay, offset: float) -> Stay:
     return Stay(name=stay.name, start=stay.start + offset, end=stay.end + offset)
+
+
+def _quota_json(quota: QuotaEnd | None) -> dict[str, object] | None:
+    if quota is None:
+        return None
+    ends_at = None if quota.ends_at is None else quota.ends_at.isoformat(timespec="minutes")
+    return {"member": quota.member, "quota_gpus_now": quota.now_gpus, "ends_at": ends_at}
 
 
 def _end(plan: SweepPlan, now: datetime) -> datetime:
