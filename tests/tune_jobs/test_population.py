@@ -173,3 +173,29 @@ def test_where_trials_take_turns_each_is_decided_on_when_all_are_as_far(tmp_path
     population.exploiter.goes_on(1)
     population.exploiter.goes_on(1)  # a resumed driver asks again
     assert [len(population.journal.trials[number].copies) for number in (1, 2)] == [1, 0]
+
+
+def test_a_round_is_decided_once_for_all_from_scores_of_the_same_evaluation(tmp_path: Path) -> None:
+    population = Population(tmp_path, {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}, taking_turns=True)
+    journal, exploiter = population.journal, population.exploiter
+    assert exploiter.next_of([1, 2, 3]) is None, "4 has reported the same evaluation, and not yet saved it"
+    assert exploiter.next_of([1, 2, 3, 4]) == 1
+    population.report(3, 4, 9.0)  # it is further by mistake: nobody who is behind waits for it
+    assert exploiter.next_of([3]) is None, "the others are behind it"
+    assert exploiter.next_of([3, 4, 2, 1]) == 4
+
+    exploiter.goes_on(2)
+    assert [len(journal.trials[number].copies) for number in (1, 2, 3, 4)] == [1, 0, 0, 0], "the whole round at once"
+    (copy,) = journal.trials[1].copies
+    assert (copy["donor"], copy["donor_evaluation"]) == (4, 2), "3 is further, so it gives nothing at this evaluation"
+    population.report(2, 4, 0.0)
+    population.report(4, 4, 5.0)
+    assert exploiter.next_of([1]) == 1, "its round is settled: it goes on as soon as a slot is free"
+    exploiter.goes_on(1)
+    assert len(journal.trials[1].copies) == 1
+
+
+def test_without_turns_who_waits_longest_goes_on(tmp_path: Path) -> None:
+    population = Population(tmp_path, {1: 1.0, 2: 2.0})
+    population.report(2, 3, 1.0)
+    assert population.exploiter.next_of([2, 1]) == 2

@@ -1,10 +1,15 @@
 """Every method and every early termination on a real Ray with the real trainer, on tiny budgets."""
 
 import io
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from common.files import read_jsonl
 from dialsum.data import write_examples
 from dialsum.sample_data.generate import generate
 from tune_jobs.config.sweep import load_sweep
@@ -15,6 +20,7 @@ from tune_jobs.running.sweep_end import SweepOutcome
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.usefixtures("ray_cluster")]
 
+ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """
 name: {name}
 method: {method}
@@ -112,17 +118,36 @@ tracking: {wandb: disabled}
 """
 
 
-def test_a_population_copies_weights_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def killed_after_a_copy(folder: Path) -> None:
+    """Runs the population in a driver of its own, and kills that as soon as a trial has another one's weights."""
+    journal = folder / "outputs/sweep_results/population/journal.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tune_jobs", "run", "population.yaml", "--cpu-only"],
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    while not any(event["event"] == "copied" for event in read_jsonl(journal)[0]):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+
+
+def test_a_population_copies_weights_and_says_so_also_over_kill_9(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for part, examples in zip(("train", "dev"), generate(seed=0, train_count=24, dev_count=4), strict=True):
         write_examples(tmp_path / f"{part}.jsonl", examples)
     (tmp_path / "population.yaml").write_text(POPULATION)
-    outcome = run_sweep(load_sweep(Path("population.yaml")), RunOptions(cpu_only=True), LogView(io.StringIO()))
+    killed_after_a_copy(tmp_path)
+    again = RunOptions(cpu_only=True, resume=True)
+    outcome = run_sweep(load_sweep(Path("population.yaml")), again, LogView(io.StringIO()))
     assert not outcome.interrupted
     records = {int(record.trial_id): record for record in outcome.folder.load().trials}
     assert sorted(records) == [1, 2, 3, 4]
     assert {record.status for record in records.values()} == {"finished"}
-    assert all([row["iteration"] for row in record.history] == [1, 2, 3] for record in records.values())
+    iterations = {number: [row["iteration"] for row in record.history] for number, record in records.items()}
+    assert iterations == {number: [1, 2, 3] for number in records}, (outcome.folder.path / "journal.jsonl").read_text()
     copies = {number: record.lineage for number, record in records.items() if record.lineage}
     assert copies
     for number, lineage in copies.items():
@@ -131,6 +156,7 @@ def test_a_population_copies_weights_and_says_so(tmp_path: Path, monkeypatch: py
             own = records[number].history[int(str(copy["evaluation"])) - 1]
             other = donor.history[int(str(copy["donor_evaluation"])) - 1]
             assert other["eval/loss"] < own["eval/loss"]  # type: ignore[operator]
+            assert copy["donor_evaluation"] == copy["evaluation"], "trials take turns, so all are equally far"
         first = lineage[0]["before"]
         assert isinstance(first, dict)
         assert records[number].sampled["learning_rate"] != first["learning_rate"]

@@ -106,10 +106,12 @@ class TrialLine:
         return False
 
     def _next_made(self) -> Mapping[str, object] | None:
-        if self._again and not self._starts_new_first():
-            trial = self._journal.trials[self._again.pop(0)]
+        waiting = self._who_goes_on()
+        if waiting is not None:
+            self._again.remove(waiting)
             if self._exploiter is not None:
-                self._exploiter.goes_on(trial.number)
+                self._exploiter.goes_on(waiting)
+            trial = self._journal.trials[waiting]
             earlier = from_mapping(TrialOrder, trial.order)
             # After an out-of-memory it may have held more than it was ordered with, and would need that again.
             bundle = from_mapping(Bundle, trial.bundle) if trial.bundle else earlier.bundle
@@ -129,6 +131,11 @@ class TrialLine:
                 continue
             self._journal.write("ordered", number, order=order)
             return order
+
+    def _who_goes_on(self) -> int | None:
+        if not self._again or self._starts_new_first():
+            return None
+        return self._again[0] if self._exploiter is None else self._exploiter.next_of(self._again)
 
     def _starts_new_first(self) -> bool:
         """Whether those that never ran come before those that go on: where a population takes turns."""
