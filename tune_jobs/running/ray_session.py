@@ -19,7 +19,7 @@ _CLUSTER_LOOPBACK = "127.0.0.2"
 _OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange metrics and paths, no tensors; Ray's default is 30 % of the memory
 _QUIET: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
 _STOP_WAIT_S = "120"  # `ray job stop` kills after 3 s by default; a clean stop writes its state and report first
-SAVE_S = 20.0  # for the trials to save after SIGTERM; then Tune is interrupted
+SAVE_S = 60.0  # for the trials to save after SIGTERM; then Tune is interrupted
 
 
 def attached() -> bool:
@@ -186,4 +186,6 @@ def clean_stop(ask: Callable[[], None] | None = None) -> Iterator[None]:
         for timer in timers:
             timer.cancel()
         signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, before)
+        # Once asked, here or further inside, it ends by itself: no later word may keep it from saying how to go on.
+        if not timers and signal.getsignal(signal.SIGTERM) is forward:
+            signal.signal(signal.SIGTERM, before)
