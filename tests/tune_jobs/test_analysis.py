@@ -243,7 +243,7 @@ def test_importances_find_the_parameter_that_matters_and_repeat() -> None:
     ("count", "names", "reason"),
     [
         (LEAST_TRIALS - 1, ("learning_rate", "batch_size"), "importances need 8 or more"),
-        (12, ("learning_rate",), "one parameter was searched"),
+        (12, ("learning_rate",), "only learning_rate took more than one value"),
         (0, ("learning_rate", "batch_size"), "0 trials have a score"),
     ],
 )

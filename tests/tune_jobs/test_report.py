@@ -92,7 +92,7 @@ def test_a_sweep_of_failures_says_why_and_draws_what_there_is(tmp_path: Path) ->
     error = TrialError(type="DataError", message="row 3: <b>empty & bad</b>", where="a/training.log")
     trials = [trial(i, None, error=error, sampled={"learning_rate": 10.0**-i}) for i in (3, 4, 5)]
     refused = trial(6, None, status="refused", started_at=None, ended_at=None, wall_s=0.0)
-    page = check(build_report(write(tmp_path, [*trials, refused]).path))
+    page = check(build_report(write(tmp_path, [*trials, refused], sweep_record(trials=4)).path))
     assert "None of the 4 trials has a score" in page
     assert "3 of 4 trials: row 3: &lt;b&gt;empty &amp; bad&lt;/b&gt;" in page
     assert "How far apart are the best?: no trial has a score" in page
@@ -111,16 +111,17 @@ def test_ties_are_named_as_ties(tmp_path: Path) -> None:
 def test_one_parameter_needs_no_comparison(tmp_path: Path, count: int) -> None:
     trials = [trial(i, 20.0 + i, sampled={"learning_rate": 1e-5 * 3**i}) for i in range(count)]
     page = check(build_report(write(tmp_path, trials).path))
-    assert "one parameter was searched" in page
+    shown = "no parameter took" if count == 1 else "only learning_rate took"
+    assert f"{shown} more than one value" in page
     assert ("only one configuration has a score" in page) is (count == 1)
 
 
 def test_trials_without_settings_times_or_estimates_are_still_ranked(tmp_path: Path) -> None:
     bare = [trial(i, score, started_at=None, ended_at=None, wall_s=0.0) for i, score in enumerate((5.0, 9.0))]
-    page = check(build_report(write(tmp_path, bare, sweep_record(cards=[])).path))
+    page = check(build_report(write(tmp_path, bare, sweep_record(cards=[], trials=2)).path))
     assert '<h1><span class="nb">Best: e1</span></h1>' in page
     assert "no trial has a memory estimate" in page
-    assert "no parameter was searched" in page
+    assert "no parameter took more than one value" in page
 
 
 def test_a_loss_is_minimised_and_its_noise_is_not_known(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def trial(number: int, start: float, end: float, share: float, **changes: object
 def test_trials_on_one_card_lie_side_by_side_without_overlap() -> None:
     trials = (trial(1, 0, 100, 0.5), trial(2, 0, 40, 0.25), trial(3, 10, 80, 0.25), trial(4, 40, 100, 0.25))
     (lane,) = find_lanes(analyse(Ledger(sweep=sweep_record(cards=[]), trials=trials)))
-    assert {t.trial_id: (offset, height) for t, offset, height in lane.bars} == {
+    assert {bar.trial.trial_id: (bar.offset, bar.height) for bar in lane.bars} == {
         "1": (0.0, 0.5),
         "2": (0.5, 0.25),
         "3": (0.75, 0.25),
@@ -147,7 +147,7 @@ def test_trials_without_a_card_share_the_machine() -> None:
     trials = (trial(1, 0, 100, 0.0, card=None), trial(2, 0, 50, 0.0, card=None), trial(3, 50, 100, 0.0, card=None))
     (lane,) = find_lanes(analyse(Ledger(sweep=sweep_record(cards=[]), trials=trials)))
     assert (lane.name, lane.shares, lane.busy) == ("a · CPU", False, 1.0)
-    assert [height for _, _, height in lane.bars] == [0.5, 0.5, 0.5]
+    assert [bar.height for bar in lane.bars] == [0.5, 0.5, 0.5]
 
 
 def test_an_idle_card_is_shown_as_idle() -> None:

@@ -29,7 +29,7 @@ TEXT_ON = [
 
 def colours(scheme: str) -> dict[str, str]:
     """The variables of a scheme; the dark one replaces what it names."""
-    light, dark = CSS.split("@media (prefers-color-scheme: dark)", 1)
+    light, dark = CSS.split("@media screen and (prefers-color-scheme: dark)", 1)
     read = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light))
     return read if scheme == "light" else read | dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", dark.split("}", 1)[0]))
 
@@ -67,7 +67,7 @@ def test_the_command_tells_the_winner_and_where_the_reports_are(
     folder = write(tmp_path, wide_ledger(12)).path
     assert report_cli.run(arguments(folder, "text")) == 0
     text = capsys.readouterr().out
-    assert text.startswith("Best: kobart, learning rate ")
+    assert text.startswith("Best so far: kobart, learning rate ")
     assert f"{folder}/analysis_report.html" in text
 
 

@@ -30,7 +30,7 @@ class Candidate:
     Attributes:
         trials: The best first.
         score: Mean over the trials.
-        spread: Standard deviation over the trials; None for a single one.
+        spread: Standard deviation over the trials; None for a single one, and where all have the same seed.
     """
 
     trials: tuple[Scored, ...]
@@ -41,6 +41,14 @@ class Candidate:
     def best(self) -> Scored:
         """The best of its trials."""
         return self.trials[0]
+
+    @property
+    def runs_text(self) -> str:
+        """How many runs the score is the mean of, for people; empty for one."""
+        count = len(self.trials)
+        if count == 1:
+            return ""
+        return f"{count} seeds" if len(_seeds(self.trials)) == count else f"{count} runs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +101,8 @@ def group_seeds(scored: Iterable[Scored], goal: Goal) -> tuple[Candidate, ...]:
     groups: dict[str, list[Scored]] = {}
     for one in scored:
         key = repr(sorted((name, repr(value)) for name, value in one.trial.sampled.items() if name != "seed"))
-        groups.setdefault(key if one.trial.sampled else one.trial.trial_id, []).append(one)
+        alone = not one.trial.sampled or one.trial.lineage  # a schedule (pbt) is no configuration that others share
+        groups.setdefault(one.trial.trial_id if alone else key, []).append(one)
     candidates = [_candidate(group, goal) for group in groups.values()]
     return tuple(sorted(candidates, key=lambda one: -one.score if goal == "maximize" else one.score))
 
@@ -144,5 +153,13 @@ def _candidate(group: Sequence[Scored], goal: Goal) -> Candidate:
     ordered = sorted(whole, key=lambda one: -one.score if goal == "maximize" else one.score)
     scores = [one.score for one in ordered]
     mean = sum(scores) / len(scores)
-    spread = math.sqrt(sum((s - mean) ** 2 for s in scores) / (len(scores) - 1)) if len(scores) > 1 else None
+    spread = None
+    if len(_seeds(ordered)) > 1:  # runs with one seed say nothing of others: their spread is often zero
+        spread = math.sqrt(sum((s - mean) ** 2 for s in scores) / (len(scores) - 1))
     return Candidate(trials=tuple(ordered), score=mean, spread=spread)
+
+
+def _seeds(trials: Sequence[Scored]) -> set[object]:
+    """Different seeds of trials; one that is not known is taken to be another."""
+    known = [one.trial.sampled.get("seed", one.trial.seed) for one in trials]
+    return {place if seed is None else (seed,) for place, seed in enumerate(known)}

@@ -71,9 +71,10 @@ def find_importances(scored: Sequence[Scored], parameters: Sequence[Parameter], 
     """
     common = [one for one in parameters if all(one.name in scored_one.trial.sampled for scored_one in scored)]
     if len(common) < 2:
-        return Importances(reason="one parameter was searched, so there is nothing to compare it with")
+        return Importances(reason=_why_too_few(parameters, common))
     if len(scored) < LEAST_TRIALS:
-        return Importances(reason=f"{len(scored)} trials have a score; importances need {LEAST_TRIALS} or more")
+        have = "1 trial has" if len(scored) == 1 else f"{len(scored)} trials have"
+        return Importances(reason=f"{have} a score; importances need {LEAST_TRIALS} or more")
     losses = [-one.score if maximize else one.score for one in scored]
     if max(losses) - min(losses) <= 0:
         return Importances(reason="all trials have the same score, so no parameter made a difference")
@@ -102,6 +103,14 @@ def find_importances(scored: Sequence[Scored], parameters: Sequence[Parameter], 
         for i, parameter in enumerate(common)
     ]
     return Importances(parameters=tuple(sorted(found, key=lambda one: -one.part)), trials=len(places))
+
+
+def _why_too_few(parameters: Sequence[Parameter], common: Sequence[Parameter]) -> str:
+    if not parameters:
+        return "no parameter took more than one value"
+    if len(parameters) == 1:
+        return f"only {parameters[0].name} took more than one value, so there is nothing to compare it with"
+    return f"{'one parameter is' if common else 'no parameter is'} in every trial, so there is nothing to compare"
 
 
 def _axis_value(parameter: Parameter, value: object) -> float | int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tune_jobs.analysis.candidates import Candidate, Noise, Scored, find_noise, group_seeds, is_tied, score_of
+from tune_jobs.analysis.lineage import all_values, as_it_scored
 from tune_jobs.analysis.significance import PairedDifference
 from tune_jobs.config.parameters import Parameter, find_parameters
 from tune_jobs.config.sections import COMPOSITE, METRIC_GOALS
@@ -67,6 +68,8 @@ class Analysis:
         parameters: Searched parameters with at least two values.
         fixed: Searched parameters that had one value in all trials.
         failures: Trials that failed, ran out of memory or were refused.
+        unscored: Trials that came to their end, or were stopped, without a score.
+        is_running: Whether a driver runs it now.
         cost: What it used.
         phases: Stages in order; empty where there is one.
     """
@@ -82,6 +85,8 @@ class Analysis:
     parameters: tuple[Parameter, ...]
     fixed: Mapping[str, object]
     failures: tuple[TrialRecord, ...]
+    unscored: tuple[TrialRecord, ...]
+    is_running: bool
     cost: Cost
     phases: tuple[PhaseSummary, ...]
 
@@ -102,28 +107,42 @@ class Analysis:
             return None
         return self.noise.between(self.candidates[0], self.candidates[min(1, len(self.candidates) - 1)])
 
+    @property
+    def missing(self) -> int:
+        """How many trials of the sweep have no end yet."""
+        ended = len(self.ledger.trials) - self.count("running")
+        return max((self.sweep.trials or 0) - ended, self.count("running"))
+
     def count(self, *outcomes: TrialOutcome) -> int:
         """How many trials came to these ends."""
         return sum(1 for trial in self.ledger.trials if trial.status in outcomes)
 
 
-def analyse(ledger: Ledger, *, dialogues: int | None = None, paired: PairedDifference | None = None) -> Analysis:
+def analyse(
+    ledger: Ledger,
+    *,
+    dialogues: int | None = None,
+    paired: PairedDifference | None = None,
+    is_running: bool = False,
+) -> Analysis:
     """Sums up a ledger.
 
     Args:
         ledger: Also of a sweep that goes on, of one in which everything failed, and an empty one.
         dialogues: How many the scores come from, where that is known.
         paired: The best candidate against the second on the same dialogues, where that is known.
+        is_running: Whether a driver runs it now.
     """
     sweep = ledger.sweep or _guess_sweep(ledger.trials)
     every = _score_all(ledger.trials, sweep)
+    with_score = {one.trial.trial_id for one in every}
     scored = tuple(one for one in every if one.trial.phase != "quick_check") or every
     confirmed = tuple(one for one in scored if one.trial.phase == "confirm")
     candidates = group_seeds(confirmed or scored, sweep.goal)
     noise = find_noise(sweep.metric, candidates, dialogues=dialogues)
     tied = tuple(one for one in candidates if is_tied(candidates[0], one, noise))
-    searched = [trial for trial in ledger.trials if trial.sampled]
-    parameters, fixed = find_parameters([trial.sampled for trial in searched], sweep.parameters)
+    settings = [values for trial in ledger.trials for values in all_values(trial) if values]
+    parameters, fixed = find_parameters(settings, sweep.parameters)
     return Analysis(
         sweep=sweep,
         ledger=ledger,
@@ -136,6 +155,12 @@ def analyse(ledger: Ledger, *, dialogues: int | None = None, paired: PairedDiffe
         parameters=parameters,
         fixed=fixed,
         failures=tuple(trial for trial in ledger.trials if trial.status in ("failed", "oom", "refused")),
+        unscored=tuple(
+            trial
+            for trial in ledger.trials
+            if trial.status in ("finished", "stopped") and trial.trial_id not in with_score
+        ),
+        is_running=is_running,
         cost=find_cost(ledger.trials),
         phases=_phases(ledger.trials, every),
     )
@@ -160,7 +185,11 @@ def find_cost(trials: Sequence[TrialRecord]) -> Cost:
 
 def _score_all(trials: Sequence[TrialRecord], sweep: SweepRecord) -> tuple[Scored, ...]:
     pairs = [(trial, score_of(trial, sweep.metric, sweep.goal)) for trial in trials]
-    scored = [Scored(trial=trial, score=score) for trial, score in pairs if score is not None]
+    scored = [
+        Scored(trial=as_it_scored(trial, sweep.metric, sweep.goal), score=score)
+        for trial, score in pairs
+        if score is not None
+    ]
     return tuple(sorted(scored, key=lambda one: -one.score if sweep.goal == "maximize" else one.score))
 
 

@@ -76,6 +76,7 @@ class TrialRecord:
         lineage: When it went on with another trial's weights (pbt); see TrialHistory.copies. `sampled` and `resolved`
             are those of its end.
         trained: The experiment whose model it wrote summaries with; None where it trained one of its own.
+        stints: Where it ran and when, of a trial that started more than once; see TrialHistory.stints.
     """
 
     trial_id: str
@@ -107,6 +108,7 @@ class TrialRecord:
     member: str | None = None
     lineage: list[dict[str, object]] = field(default_factory=list)
     trained: str | None = None
+    stints: list[dict[str, object]] = field(default_factory=list)
 
     @property
     def model_folder(self) -> str:
@@ -267,6 +269,10 @@ class SweepFolder:
     def write_best_config(self, best: TrialRecord) -> None:
         """Writes the run configuration of the best trial, ready for `python -m dialsum train`."""
         title = f"# Best of {best.sweep}: {best.name}\n"
+        if best.lineage:
+            title += (
+                "# Its values changed on the way (pbt), and so did its weights: these alone do not train it again.\n"
+            )
         write_text(self.best_config, title + dump_yaml(_for_json(best.resolved)))
 
 

@@ -45,7 +45,9 @@ def advise(analysis: Analysis, importances: Importances, folder: str, winner_fol
     found = [*_unfinished(analysis), *_failures(analysis)]
     if analysis.winner is not None:
         found += _baseline(analysis)
-        found += [*_ties(analysis), *_edges(analysis, importances), *_still_rising(analysis)]
+        found += _ties(analysis)
+        found += _all_alike(analysis) or _edges(analysis, importances)
+        found += _still_rising(analysis)
         found += [*_memory(analysis), *_narrow(analysis, folder), _use(analysis, folder, winner_folder)]
         if len(found) > _MOST:  # the last is how to use the winner: always of interest
             found = [*found[: _MOST - 1], found[-1]]
@@ -58,26 +60,36 @@ def _unfinished(analysis: Analysis) -> list[Advice]:
         return [
             Advice(title="Run the sweep", reason="no trial has started", command=f"python -m tune_jobs run {source}")
         ]
-    missing = (analysis.sweep.trials or 0) - len(analysis.ledger.trials) + analysis.count("running")
+    missing = analysis.missing
     if missing <= 0:
         return []
+    have = f"{trials_text(missing)} of it {'has' if missing == 1 else 'have'} no end yet"
+    if analysis.is_running:
+        return [Advice(title="Wait for the sweep", reason=f"{have}; it runs now", command="python -m tune_jobs top")]
     command = f"python -m tune_jobs run {source} --resume"
-    return [Advice(title="Let the sweep end", reason=f"{trials_text(missing)} of it have no end yet", command=command)]
+    return [Advice(title="Let the sweep end", reason=have, command=command)]
 
 
 def _failures(analysis: Analysis) -> list[Advice]:
+    """Where a tenth of the trials is lost: a remedy for what went wrong, or was too large, or for both."""
     total = len(analysis.ledger.trials)
-    if not analysis.failures or len(analysis.failures) < 0.1 * total:
+    if len(analysis.failures) < 0.1 * total:
         return []
-    reasons = Counter(
-        (trial.status, trial.error.message if trial.error else "no reason was recorded") for trial in analysis.failures
-    )
-    (status, message), count = reasons.most_common(1)[0]
-    told = f"{count} of {trials_text(total)}: {message}"
-    if status in ("oom", "refused"):
-        remedy = "Allow larger shares, a smaller max length or gradient checkpointing"
-        return [Advice(title=remedy, reason=told)]
-    return [Advice(title="Mend the most frequent failure", reason=told)]
+    too_large = [trial for trial in analysis.failures if trial.status in ("oom", "refused")]
+    broken = [trial for trial in analysis.failures if trial.status == "failed"]
+    remedies = [
+        ("Mend the most frequent failure", broken),
+        ("Allow larger shares, a smaller max length or gradient checkpointing", too_large),
+    ]
+    remedies.sort(key=lambda pair: -len(pair[1]))
+    found: list[Advice] = []
+    for title, trials in remedies:
+        if not trials or (found and len(trials) < 0.1 * total):
+            continue
+        reasons = Counter(trial.error.message if trial.error else "no reason was recorded" for trial in trials)
+        message, count = reasons.most_common(1)[0]
+        found.append(Advice(title=title, reason=f"{count} of {trials_text(total)}: {message}"))
+    return found
 
 
 def _baseline(analysis: Analysis) -> list[Advice]:
@@ -96,6 +108,9 @@ def _ties(analysis: Analysis) -> list[Advice]:
     trained = analysis.winner is not None and analysis.winner.trial.trained is not None  # seeds would change nothing
     if trained or analysis.sureness not in ("tied", "uncertain", "unknown"):
         return []
+    if any(trial.lineage for trial in analysis.ledger.trials):  # a schedule cannot be trained again alone
+        title = "Run the population again with another seed"
+        return [Advice(title=title, reason="how far two such runs lie apart was not measured")]
     count = min(len(analysis.tied), 5) if analysis.sureness == "tied" else min(len(analysis.candidates), 2)
     reason = analysis.noise.source
     if analysis.sureness == "uncertain":
@@ -104,8 +119,17 @@ def _ties(analysis: Analysis) -> list[Advice]:
         reason = f"{show_score(analysis.band, analysis.sweep.metric)} may be chance: {reason}"
     if len(analysis.tied) > count:
         reason = f"{reason}; {len(analysis.tied)} are tied in all"
-    title = f"Train the best {count} again with three seeds each (a phase of kind confirm)"
+    seeds = "three more seeds" if analysis.candidates[0].spread is not None else "three seeds"
+    title = f"Train the best {count} again with {seeds} each (a phase of kind confirm)"
     return [Advice(title=title, reason=reason)]
+
+
+def _all_alike(analysis: Analysis) -> list[Advice]:
+    """Where every configuration is tied with every other, the best ones say nothing about where to search on."""
+    if analysis.missing or len(analysis.candidates) < LEAST_TRIALS or len(analysis.tied) < len(analysis.candidates):
+        return []
+    reason = f"all {len(analysis.candidates)} configurations are tied, so what was searched made no difference"
+    return [Advice(title="Widen the ranges, or evaluate on more dialogues", reason=reason)]
 
 
 def _edges(analysis: Analysis, importances: Importances) -> list[Advice]:
@@ -161,11 +185,14 @@ def _narrow(analysis: Analysis, folder: str) -> list[Advice]:
     whole = analysis.scored[0].trial.trained is not None and analysis.sweep.method == "grid"
     if analysis.phases or whole:  # a staged search narrows by itself, and every setting of a model was tried
         return []
+    if _all_alike(analysis) or analysis.sweep.method == "pbt":  # a population moves by itself
+        return []
     if len(analysis.scored) < LEAST_TRIALS:
         has_seeds = any(candidate.spread is not None for candidate in analysis.candidates)
-        if has_seeds or not analysis.parameters:  # a confirmation is no search
-            return []
-        reason = f"{trials_text(len(analysis.scored))} with a score say little about the space"
+        if has_seeds or analysis.missing or not (analysis.parameters or analysis.sweep.parameters):
+            return []  # a confirmation is no search, and the rest of a sweep comes first
+        say = "says" if len(analysis.scored) == 1 else "say"
+        reason = f"{trials_text(len(analysis.scored))} with a score {say} little about the space"
         return [Advice(title="Run more trials before choosing", reason=reason)]
     top = _top_quarter(analysis)
     boxes = [f"{one.name} {box}" for one in analysis.parameters if (box := best_box(one, top))]
@@ -184,11 +211,16 @@ def _use(analysis: Analysis, folder: str, winner_folder: str) -> Advice:
     assert winner is not None
     name = metric_name(analysis.sweep.metric)
     score = show_score(winner.score, analysis.sweep.metric)
+    runs = analysis.candidates[0].runs_text
+    name = f"the best of its {runs}: {name}" if runs else name
     place = f"; the model is in {winner_folder}/models/best_model" if winner_folder else ""
     reason = f"{name} {score}{place}"
     if winner.trial.trained is not None:
         settings = " ".join(f"--set {key}={value}" for key, value in winner.trial.sampled.items() if key in _SETTINGS)
         command = f"python -m dialsum generate --run {winner_folder} --data FILE --output summaries.jsonl {settings}"
         return Advice(title="Write summaries with these settings", reason=reason, command=command.rstrip())
+    if winner.trial.lineage:
+        reason = f"{reason}; its values changed on the way, so no one configuration trains it again"
+        return Advice(title="Use the winner", reason=reason, command=f"python -m tune_jobs hand-over {folder}")
     command = f"python -m dialsum train --config {folder}/best_config.yaml --output outputs/again"
     return Advice(title="Use the winner, or train it again", reason=reason, command=command)

@@ -145,14 +145,25 @@ def draw_y_axis(canvas: Canvas, plot: Plot, axis: Axis, ticks: list[tuple[float,
         canvas.add(Label(x=plot.left - 8, y=place, text=text, anchor="end"))
 
 
-def draw_x_axis(canvas: Canvas, plot: Plot, ticks: list[tuple[float, str]], title: str, *, grid: bool = True) -> None:
-    """Draws numbers below the plot, leaving out what would overlap, and the title of the axis below them."""
+def draw_x_axis(
+    canvas: Canvas,
+    plot: Plot,
+    ticks: list[tuple[float, str]],
+    title: str,
+    *,
+    grid: bool = True,
+    categories: bool = False,
+) -> None:
+    """Draws what stands below the plot: the ticks, leaving out what would overlap, and the title below them.
+
+    Names of categories are cut so that all of them have room: a reader cannot guess one that was left out.
+    """
     free_from = -math.inf
     for place, text in sorted(ticks):
         if grid:
             canvas.add(Polyline(points=((place, plot.top), (place, plot.bottom)), ink="grid"))
-        room = plot.width / max(len(ticks), 1) * 1.4
-        shown = shorten(text, max(room, 40.0))
+        room = plot.width / max(len(ticks), 1)
+        shown = shorten(text, max(room - 8.0, 26.0) if categories else max(room * 1.4, 40.0))
         half = text_width(shown) / 2
         anchor, left = _fit(place, half, canvas.width)
         if left < free_from:

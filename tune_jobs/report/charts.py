@@ -6,11 +6,26 @@ from functools import partial
 
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.report.charts_lineage import (
+    draw_lineage,
+    draw_schedule,
+    has_lineage,
+    moved_parameters,
+    shown_trials,
+)
 from tune_jobs.report.charts_memory import draw_memory, memory_points, memory_ratios
-from tune_jobs.report.charts_space import MOST_DOTS, MOST_LINES, draw_heat_map, draw_parallel, draw_slice, heat_map_pair
+from tune_jobs.report.charts_space import (
+    MOST_DOTS,
+    MOST_LINES,
+    draw_heat_map,
+    draw_parallel,
+    draw_slice,
+    heat_map_pair,
+    medians,
+)
 from tune_jobs.report.charts_timeline import draw_cost, draw_timeline
 from tune_jobs.report.charts_trials import MOST_CURVES, draw_curves, draw_importance, draw_leaders, find_curves
-from tune_jobs.report.look import Chart, metric_name, trials_text
+from tune_jobs.report.look import Chart, metric_name, sentence, trials_text
 
 _MOST_SLICES = 6
 _NO_SCORE = "no trial has a score"
@@ -25,6 +40,7 @@ def find_charts(analysis: Analysis, importances: Importances) -> list[Chart]:
         _heat_map(analysis, importances),
         _parallel(analysis, importances),
         _curves(analysis),
+        *_lineage(analysis),
         _memory(analysis),
         _cost(analysis),
         _timeline(analysis),
@@ -51,13 +67,16 @@ def arrange(charts: Sequence[Chart]) -> list[Chart]:
 
 def _leaders(analysis: Analysis) -> Chart:
     title = "How far apart are the best?"
-    if not analysis.candidates:
-        return Chart(key="leaders", title=title, reason=_NO_SCORE)
+    if len(analysis.candidates) < 2:
+        reason = "one configuration has a score" if analysis.candidates else _NO_SCORE
+        return Chart(key="leaders", title=title, reason=reason)
     note = "Large dot: the best. " + (
         "Whoever stands in the shaded band is tied with it."
         if analysis.noise.band
-        else _sentence(f"{analysis.noise.source}.")
+        else sentence(f"{analysis.noise.source}.")
     )
+    if any(len(one.trials) > 1 for one in analysis.candidates):
+        note += " A line with small dots: the single runs of one configuration."
     return Chart(key="leaders", title=title, note=note, draw=partial(draw_leaders, analysis))
 
 
@@ -66,27 +85,27 @@ def _importance(found: Importances) -> Chart:
     if found.reason:
         return Chart(key="importance", title=title, reason=found.reason)
     note = (
-        f"Optuna's PED-ANOVA over {trials_text(found.trials)}. Black line: 90% of resampled sweeps."
+        f"Optuna's PED-ANOVA over {trials_text(found.trials)}. Thin line: 90% of resampled sweeps."
         " Dashed: what shuffled scores reach; a grey bar is not above chance."
     )
     return Chart(key="importance", title=title, note=note, draw=partial(draw_importance, found))
 
 
 def _slices(analysis: Analysis) -> list[Chart]:
-    name = metric_name(analysis.sweep.metric)
+    name = sentence(metric_name(analysis.sweep.metric))
     if not analysis.parameters or not analysis.scored:
-        reason = "no parameter was searched" if analysis.scored else _NO_SCORE
+        reason = why_no_parameters(analysis) if analysis.scored else _NO_SCORE
         return [Chart(key="slice", title=f"{name} against the parameters", reason=reason)]
-    marks = "Filled: ran to its end. Ring: stopped early, with its best until then. Large: the winner."
+    marks = marks_told(analysis)
     sample = " The best and a sample of the others are drawn." if len(analysis.scored) > MOST_DOTS else ""
     charts = []
     for i, parameter in enumerate(analysis.parameters[:_MOST_SLICES]):
-        line = "Line: median of the trials with this value." if parameter.scale == "category" else ""
+        line = "Line: median of the trials with this value." if medians(parameter, analysis.scored) else ""
         charts.append(
             Chart(
                 key=f"slice-{parameter.name}",
                 title=f"{name} against {parameter.name.replace('_', ' ')}",
-                note=marks + sample if i == 0 else line,
+                note=" ".join(part for part in (marks + sample if i == 0 else "", line) if part),
                 draw=partial(draw_slice, analysis, parameter),
             )
         )
@@ -96,18 +115,21 @@ def _slices(analysis: Analysis) -> list[Chart]:
 def _heat_map(analysis: Analysis, importances: Importances) -> Chart:
     pair = heat_map_pair(analysis.parameters, [one.name for one in importances.parameters])
     if pair is None or not analysis.scored:
-        reason = "fewer than two parameters were searched" if analysis.scored else _NO_SCORE
+        reason = why_no_parameters(analysis) if analysis.scored else _NO_SCORE
         return Chart(key="heat-map", title="Two parameters together", reason=reason)
     across, up = pair
     title = f"{across.name.replace('_', ' ')} and {up.name.replace('_', ' ')} together".capitalize()
     note = "Best score in each cell, and of how many trials."
+    if any(one.scale != "category" for one in pair):
+        note += " Ranges are cut into cells; the number beside one is its middle."
     return Chart(key="heat-map", title=title, note=note, draw=partial(draw_heat_map, analysis, across, up))
 
 
 def _parallel(analysis: Analysis, importances: Importances) -> Chart:
     title = "All parameters at once"
     if len(analysis.scored) < 2 or len(analysis.parameters) < 2:
-        reason = "this needs two parameters and two trials with a score"
+        one_trial = "one trial has a score" if analysis.scored else _NO_SCORE
+        reason = one_trial if len(analysis.scored) < 2 else why_no_parameters(analysis)
         return Chart(key="parallel", title=title, reason=reason, wide=True)
     cut = " The best and a sample of the others are drawn." if len(analysis.scored) > MOST_LINES else ""
     draw = partial(draw_parallel, analysis, [one.name for one in importances.parameters])
@@ -124,8 +146,35 @@ def _curves(analysis: Analysis) -> Chart:
         return Chart(key="curves", title=title, reason="every trial was evaluated once", wide=True)
     cut = " The best and a sample of the others are drawn." if len(curves) > MOST_CURVES else ""
     rule = f" Early stopping: {analysis.sweep.stopping}." if analysis.sweep.stopping else ""
-    note = f"{metric_name(analysis.sweep.metric)} over {x_name}. A ring: stopped there.{rule}{cut}"
+    ring = " A ring: stopped there." if analysis.count("stopped") else ""
+    better = "" if analysis.maximize else " Lower is better."
+    note = f"{sentence(metric_name(analysis.sweep.metric))} over {x_name}.{better}{ring}{rule}{cut}"
     return Chart(key="curves", title=title, note=note, draw=partial(draw_curves, analysis), wide=True)
+
+
+def _lineage(analysis: Analysis) -> list[Chart]:
+    """Of a population; other sweeps have none, and nobody looks for it there."""
+    title = "Who took whose weights"
+    if not has_lineage(analysis):
+        reason = "no trial went on with another's weights"
+        return [Chart(key="lineage", title=title, reason=reason)] if analysis.sweep.method == "pbt" else []
+    few = len(shown_trials(analysis)) < len(analysis.ledger.trials)
+    note = (
+        "One row for each trial, the best on top. An arrow: after this evaluation a trial went on with"
+        " another's weights and with changed values. Thick: how the winner's weights came about."
+        + (" The best trials are drawn, and those that the winner's weights came from." if few else "")
+    )
+    charts = [Chart(key="lineage", title=title, note=note, draw=partial(draw_lineage, analysis), wide=True)]
+    for i, parameter in enumerate(moved_parameters(analysis)[:_MOST_SLICES]):
+        charts.append(
+            Chart(
+                key=f"schedule-{parameter.name}",
+                title=f"{sentence(parameter.name.replace('_', ' '))} over the training",
+                note="Thick: the values with which the winner's weights were trained." if i == 0 else "",
+                draw=partial(draw_schedule, analysis, parameter),
+            )
+        )
+    return charts
 
 
 def _memory(analysis: Analysis) -> Chart:
@@ -168,5 +217,23 @@ def _timeline(analysis: Analysis) -> Chart:
     return Chart(key="timeline", title=title, note=note, draw=partial(draw_timeline, analysis), wide=True)
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def why_no_parameters(analysis: Analysis) -> str:
+    """Says why there are fewer than two parameters to draw."""
+    if len(analysis.ledger.trials) == 1:
+        return "one trial has run, so no parameter has two values"
+    if len(analysis.parameters) == 1:
+        return f"only {analysis.parameters[0].name} took more than one value"
+    return "no parameter took more than one value"
+
+
+def marks_told(analysis: Analysis) -> str:
+    """Says what the shapes in a chart of trials mean, as far as they are there."""
+    known = {one.trial.status for one in analysis.scored}
+    told = {
+        "finished": "Filled: ran to its end.",
+        "stopped": "Ring: stopped early, with its best until then.",
+        "failed": "x: failed.",
+        "oom": "Plus: out of memory.",
+        "running": "Triangle: not over.",
+    }
+    return " ".join([*(text for outcome, text in told.items() if outcome in known), "Large: the winner."])

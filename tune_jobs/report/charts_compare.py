@@ -6,7 +6,8 @@ from tune_jobs.analysis.comparison import COMBINED, Comparison, Side
 from tune_jobs.config.sections import COMPOSITE
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded
 from tune_jobs.report.drawing import Anchor, Box, Canvas, Dot, Drawing, Ink, Label, Polyline
-from tune_jobs.report.look import NARROW, Chart, inner_plot, lay_legend, metric_name
+from tune_jobs.report.look import NARROW, Chart, inner_plot, metric_name
+from tune_jobs.report.marks import dot_swatch, lay_legend
 
 SIDE_INKS: tuple[Ink, ...] = ("stopped", "accent", "oom", "refused", "running", "failed")  # the first is the ground
 _MOST_BARS = 400
@@ -71,7 +72,7 @@ def draw_curves(comparison: Comparison, width: float) -> Drawing:
     """Draws the combined score of each side over its evaluations."""
     curves = _curves(comparison.sides)
     letters = [side.letter for side in comparison.sides]
-    keys, top = lay_legend(list(zip(SIDE_INKS, letters, strict=False)), width)
+    keys, top = lay_legend([(dot_swatch(ink), text) for ink, text in zip(SIDE_INKS, letters, strict=False)], width)
     canvas = Canvas(width=width, height=top + (276.0 if width >= NARROW else 256.0))
     canvas.extend(keys)
     plot = inner_plot(width, canvas.height, left=48.0, top=top + 4.0)
@@ -89,7 +90,9 @@ def draw_curves(comparison: Comparison, width: float) -> Drawing:
             canvas.add(Polyline(points=points, ink=ink, width=2.5, tip=f"{side.letter}: {side.name}"))
         if points:
             tip = f"{side.letter}: {max(scores):.2f} at best"
-            canvas.add(Dot(x=points[-1][0], y=points[-1][1], radius=4.5, ink=ink, tip=tip))
+            x, y = points[-1]
+            letter = Label(x=x, y=y - 13.0, text=side.letter, ink="ink", anchor="middle", bold=True, halo=True)
+            canvas.add(Dot(x=x, y=y, radius=4.5, ink=ink, tip=tip), letter)
     return canvas.finish(f"{metric_name(COMPOSITE)} over the evaluations of {len(comparison.sides)} experiments.")
 
 

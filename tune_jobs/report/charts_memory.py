@@ -79,20 +79,27 @@ def draw_memory(points: Sequence[MemoryPoint], width: float) -> Drawing:
 
 def _draw_bars(kinds: Sequence[MemoryKind], width: float) -> Drawing:
     names = [f"{kind.text} ×{len(kind.points)}" if len(kind.points) > 1 else kind.text for kind in kinds]
-    left = min(max(text_width(name) for name in names) + 16.0, width * 0.46)
-    canvas = Canvas(width=width, height=62.0 + 34.0 * max(len(kinds), 3))
-    plot = inner_plot(width, canvas.height, left=left)
+    above = width < NARROW  # on a phone, words stand above their bar, which else would have no room
+    left = 8.0 if above else min(max(text_width(name) for name in names) + 16.0, width * 0.46)
+    row = 44.0 if above else 34.0
+    canvas = Canvas(width=width, height=62.0 + row * max(len(kinds), 1 if above else 3))
+    plot = inner_plot(width, canvas.height, left=left, top=4.0 if above else 10.0)
     most = max(max(point.upper, point.measured or 0.0) for kind in kinds for point in kind.points)
     axis = Axis(low=0.0, high=most / _GIB, start=plot.left, end=plot.right)
     ticks = linear_ticks(0.0, axis.high, 3 if width < NARROW else 5)
     draw_x_axis(canvas, plot, [(axis.at(tick), number_text(tick)) for tick in ticks], "GiB on the device")
     for i, (name, kind) in enumerate(zip(names, kinds, strict=True)):
-        y = plot.top + (i + 0.5) * plot.height / len(kinds)
+        y = plot.top + (i + (0.7 if above else 0.5)) * plot.height / len(kinds)
+        label = (
+            Label(x=plot.left, y=y - 19, text=shorten(name, plot.width), ink="ink", halo=True)
+            if above
+            else Label(x=plot.left - 8, y=y, text=shorten(name, left - 12), anchor="end", ink="ink")
+        )
         point = kind.points[0]
         tip = f"estimate {format_bytes(point.estimate)}, at most {format_bytes(point.upper)}"
         x, reach = axis.at(point.estimate / _GIB), axis.at(point.upper / _GIB)
         canvas.add(
-            Label(x=plot.left - 8, y=y, text=shorten(name, left - 12), anchor="end", ink="ink"),
+            label,
             Box(x=plot.left, y=y - 8, width=x - plot.left, height=16, ink="finished", opacity=0.75, tip=tip),
             Box(x=x, y=y - 8, width=reach - x, height=16, ink="finished", opacity=0.35, tip=tip),
         )

@@ -18,10 +18,14 @@ from tune_jobs.report.axes import (
     parameter_axis,
 )
 from tune_jobs.report.drawing import Box, Canvas, Drawing, Label, Polyline, ramp, shorten, text_width
-from tune_jobs.report.look import NARROW, goodness, inner_plot, mark, metric_name, show_score, trial_tip, trials_text
+from tune_jobs.report.look import NARROW, goodness, inner_plot, metric_name, show_score, trial_tip, trials_text
+from tune_jobs.report.marks import is_winner, mark
 
 MOST_LINES = 300  # parallel coordinates of more trials are a grey area
 MOST_DOTS = 600
+_FEW = 0.25  # where more lie beyond, they are a group of their own and no accidents
+_REACH = 3.0  # times the distance from the best score to the median
+_LEAST_OF_A_MEDIAN = 3
 _EVERYWHERE = 0.8  # good trials on so much of an axis say nothing about it
 
 
@@ -37,17 +41,16 @@ def thinned(scored: Sequence[Scored], most: int) -> Sequence[Scored]:
 def score_axis(analysis: Analysis, start: float, end: float) -> tuple[Axis, int]:
     """Returns an axis for scores and how many poor trials lie beyond its end.
 
-    A trial that diverged would press all others together; so the poor end is at most twice as far from the
-    median as the best score is, and what lies beyond is drawn at the edge.
+    A trial that diverged would press all others together; so where a few lie more than six times as far from the
+    best score as the median does, the axis ends half way there, and what lies beyond is drawn at its edge.
     """
     scores = [one.score for one in analysis.scored]
-    best = max(scores) if analysis.maximize else min(scores)
-    middle = statistics.median(scores)
-    reach = 2.0 * abs(best - middle)
-    if analysis.maximize:
-        low, high = (max(min(scores), middle - reach) if reach > 0 else min(scores)), best
-    else:
-        low, high = best, (min(max(scores), middle + reach) if reach > 0 else max(scores))
+    best, worst = (max(scores), min(scores)) if analysis.maximize else (min(scores), max(scores))
+    reach = _REACH * abs(best - statistics.median(scores))
+    outside = sum(1 for score in scores if abs(best - score) > reach)
+    if abs(best - worst) > 2 * reach > 0 and outside <= _FEW * len(scores):
+        worst = best - reach if analysis.maximize else best + reach
+    low, high = min(best, worst), max(best, worst)
     beyond = sum(1 for score in scores if not low <= score <= high)
     low, high = padded(low, high, 0.08)
     return Axis(low=low, high=high, start=start, end=end), beyond
@@ -61,11 +64,12 @@ def place_score(axis: Axis, score: float) -> float:
 def draw_slice(analysis: Analysis, parameter: Parameter, width: float) -> Drawing:
     """Draws each trial's score against one parameter."""
     canvas = Canvas(width=width, height=300.0)
-    plot = inner_plot(width, canvas.height, left=48.0)
+    plot = inner_plot(width, canvas.height, left=48.0, top=26.0 if score_axis(analysis, 1.0, 0.0)[1] else 10.0)
     axis, beyond = score_axis(analysis, plot.bottom, plot.top)
     draw_y_axis(canvas, plot, axis, [(axis.at(t), number_text(t)) for t in linear_ticks(axis.low, axis.high)])
     across, ticks = parameter_axis(parameter, plot.left, plot.right)
-    draw_x_axis(canvas, plot, ticks, parameter.name, grid=parameter.scale != "category")
+    is_listed = parameter.scale == "category"
+    draw_x_axis(canvas, plot, ticks, parameter.name, grid=not is_listed, categories=is_listed)
     shown = [one for one in analysis.scored if parameter.name in one.trial.sampled]
     if parameter.scale == "category":
         _add_medians(canvas, analysis, parameter, axis, across, shown)
@@ -75,9 +79,9 @@ def draw_slice(analysis: Analysis, parameter: Parameter, width: float) -> Drawin
             x += _jitter(one.trial.trial_id) * min(18.0, plot.width / len(parameter.values) * 0.3)
         canvas.add(mark(analysis, one, x, place_score(axis, one.score)))
     if beyond:
-        text = f"{trials_text(beyond)} beyond the edge"
-        y = plot.bottom - 10 if analysis.maximize else plot.top + 10
-        canvas.add(Label(x=plot.right, y=y, text=text, anchor="end", size=11.0))
+        edge = "bottom" if analysis.maximize else "top"
+        text = f"{trials_text(beyond)} beyond the {edge}, drawn at its edge"
+        canvas.add(Label(x=plot.right, y=8.0, text=text, anchor="end", size=11.0))
     name = metric_name(analysis.sweep.metric)
     return canvas.finish(f"{name} of {trials_text(len(shown))} against {parameter.name}.")
 
@@ -105,7 +109,7 @@ def draw_heat_map(analysis: Analysis, across: Parameter, up: Parameter, width: f
         y = plot.bottom - (j + 0.5) * cell_height
         canvas.add(Label(x=plot.left - 8, y=y, text=shown, anchor="end"))
     ticks = [(plot.left + (i + 0.5) * cell_width, text) for i, (_, text) in enumerate(columns)]
-    draw_x_axis(canvas, plot, ticks, across.name, grid=False)
+    draw_x_axis(canvas, plot, ticks, across.name, grid=False, categories=across.scale == "category")
     canvas.add(Label(x=2.0, y=10.0, text=up.name, ink="ink"))
     best = max(cells.values(), key=lambda cell: goodness(analysis, cell[0].score), default=[])
     told = f" Best cell: {show_score(best[0].score, metric)}." if best else ""
@@ -139,7 +143,7 @@ def draw_parallel(analysis: Analysis, important: Sequence[str], width: float) ->
         ends = [axis.at(p.position(settings[p.name])) for p, (axis, _) in zip(parameters, axes, strict=True)]
         points = tuple(zip(places, [*ends, place_score(score, one.score)], strict=True))
         part = goodness(analysis, one.score)
-        won = analysis.winner is not None and one.trial.trial_id == analysis.winner.trial.trial_id
+        won = is_winner(analysis, one.trial.trial_id)
         canvas.add(
             Polyline(
                 points=points,
@@ -151,10 +155,11 @@ def draw_parallel(analysis: Analysis, important: Sequence[str], width: float) ->
             )
         )
     for i, (parameter, (_, ticks)) in enumerate(zip(parameters, axes, strict=True)):
-        _add_upright(canvas, plot, places[i], parameter.name, ticks, room=room, high_title=crowded and i % 2 == 1)
+        high = crowded and i % 2 == 1
+        _add_upright(canvas, plot, places[i], parameter.name, ticks, room=room, tick_room=gap - 12, high_title=high)
     score_ticks = [(score.at(t), number_text(t)) for t in linear_ticks(score.low, score.high)]
     high = crowded and len(parameters) % 2 == 1
-    _add_upright(canvas, plot, places[-1], "score", score_ticks, bold=True, room=room, high_title=high)
+    _add_upright(canvas, plot, places[-1], "score", score_ticks, bold=True, room=room, tick_room=42.0, high_title=high)
     return canvas.finish(f"Settings of {trials_text(len(drawn))} and the score that each led to.")
 
 
@@ -172,16 +177,28 @@ def heat_map_pair(parameters: Sequence[Parameter], important: Sequence[str]) -> 
     return chosen[0], chosen[1]
 
 
+def medians(parameter: Parameter, shown: Sequence[Scored]) -> list[tuple[float, float, int]]:
+    """Returns (place, median, trials) of each value that enough trials have for a median to say something."""
+    found = []
+    for value in parameter.values if parameter.scale == "category" else ():
+        place = parameter.position(value)
+        scores = [
+            one.score
+            for one in shown
+            if parameter.name in one.trial.sampled and parameter.position(one.trial.sampled[parameter.name]) == place
+        ]
+        if len(scores) >= _LEAST_OF_A_MEDIAN:
+            found.append((place, statistics.median(scores), len(scores)))
+    return found
+
+
 def _add_medians(
     canvas: Canvas, analysis: Analysis, parameter: Parameter, axis: Axis, across: Axis, shown: Sequence[Scored]
 ) -> None:
-    for value in parameter.values:
-        place = parameter.position(value)
-        scores = [one.score for one in shown if parameter.position(one.trial.sampled[parameter.name]) == place]
-        if len(scores) >= 3:
-            x, y = across.at(place), place_score(axis, statistics.median(scores))
-            tip = f"median of {len(scores)}: {show_score(statistics.median(scores), analysis.sweep.metric)}"
-            canvas.add(Polyline(points=((x - 24, y), (x + 24, y)), ink="muted", width=2.0, tip=tip))
+    for place, median, count in medians(parameter, shown):
+        x, y = across.at(place), place_score(axis, median)
+        tip = f"median of {count}: {show_score(median, analysis.sweep.metric)}"
+        canvas.add(Polyline(points=((x - 24, y), (x + 24, y)), ink="muted", width=2.0, tip=tip))
 
 
 def _jitter(name: str) -> float:
@@ -234,6 +251,7 @@ def _add_upright(
     *,
     bold: bool = False,
     room: float,
+    tick_room: float,
     high_title: bool = False,
 ) -> None:
     canvas.add(Polyline(points=((x, plot.top - 6), (x, plot.bottom + 6)), ink="muted"))
@@ -242,7 +260,7 @@ def _add_upright(
     anchor, place = ("end", canvas.width - 2) if at_edge else ("start", 2.0) if x < 60 else ("middle", x)
     canvas.add(Label(x=place, y=y, text=shorten(title, room), anchor=anchor, ink="ink", bold=bold))  # type: ignore[arg-type]
     for place, text in ticks:
-        shown = shorten(text, 64.0)
+        shown = shorten(text, tick_room)
         canvas.add(Label(x=x + 5, y=place, text=shown, size=11.0, ink="ink", halo=True))
 
 

@@ -6,13 +6,40 @@ from dataclasses import dataclass
 
 from common.units import format_duration
 from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.parameters import to_number
 from tune_jobs.records.ledger import OUTCOMES, TrialOutcome, TrialRecord
 from tune_jobs.report.axes import Axis, Plot, draw_x_axis, duration_ticks
-from tune_jobs.report.drawing import Box, Canvas, Drawing, Label, shorten, text_width
-from tune_jobs.report.look import NARROW, OUTCOME_TEXT, legend, trial_tip, trials_text
+from tune_jobs.report.drawing import Box, Canvas, Drawing, Label, Shape, shorten, text_width
+from tune_jobs.report.look import NARROW, OUTCOME_TEXT, gpu_time, percent, trial_tip, trials_text
+from tune_jobs.report.marks import is_winner, legend, outcome_bar
 
 _ROW = 46.0  # height of one card in the timeline
+# A stint that ended without a word was that of a driver which died.
+_HOW_STINTS_END: dict[str, TrialOutcome] = {"": "stopped", "paused": "stopped", "out_of_memory": "oom"}
 _MOST_TIPS = 1500  # bars beyond this are too thin to point at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One stretch of time in which a trial ran in one place.
+
+    Attributes:
+        trial: Which.
+        start_at: Unix seconds.
+        end_at: Unix seconds.
+        share: Part of this card that it held; 0 without one.
+        outcome: How the stretch ended: of the last one, how the trial did.
+        offset: Where it lies in its lane, as a part of the lane.
+        height: How much of the lane it takes.
+    """
+
+    trial: TrialRecord
+    start_at: float
+    end_at: float
+    share: float
+    outcome: TrialOutcome
+    offset: float = 0.0
+    height: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,137 +48,172 @@ class Lane:
 
     Attributes:
         name: For people.
-        bars: (trial, offset, height) with offset and height as parts of the lane.
-        busy: Mean part of the lane that was taken, from the sweep's start to its end.
+        bars: What ran there.
+        busy: Mean part of the lane that was taken, from the sweep's start to its end; None where nobody knows.
         shares: Whether heights are shares of a card, rather than places side by side.
     """
 
     name: str
-    bars: tuple[tuple[TrialRecord, float, float], ...]
-    busy: float
+    bars: tuple[Bar, ...]
+    busy: float | None
     shares: bool
 
 
 def find_lanes(analysis: Analysis) -> list[Lane]:
     """Packs trials into the cards on which they ran, as they lay side by side."""
-    ran = [t for t in analysis.ledger.trials if t.started_at is not None and t.ended_at is not None]
-    homes: dict[tuple[str, str], list[TrialRecord]] = {}
+    homes: dict[tuple[str, str], list[Bar]] = {}
     models: dict[tuple[str, str], str] = {}
     for card in analysis.sweep.cards:
         home = (str(card.get("node", "")), str(card.get("card", "")))
         homes[home] = []
         models[home] = str(card.get("gpu_model", ""))
-    for trial in ran:
-        homes.setdefault((trial.node or "", trial.card or ""), []).append(trial)
+    for trial in analysis.ledger.trials:
+        for home, bar in _stretches(trial):
+            homes.setdefault(home, []).append(bar)
+            if home[1] and not models.get(home):
+                models[home] = trial.gpu_model or ""
     span_s = analysis.cost.span_s
     lanes = []
-    for (node, number), trials in sorted(homes.items()):
-        model = models.get((node, number)) or next((t.gpu_model for t in trials if t.gpu_model), None) or ""
-        place = f"{node} · card {number}" if number else f"{node or 'this machine'} · CPU"
-        shares = bool(number) and all(0 < trial.share <= 1 for trial in trials)
-        bars = _pack(trials, by_share=shares)
-        taken = sum(((t.ended_at or 0.0) - (t.started_at or 0.0)) * height for t, _, height in bars)
-        name = f"{place} · {model}" if model else place
-        lanes.append(Lane(name=name, bars=bars, busy=taken / span_s if span_s > 0 else 0.0, shares=shares))
+    for (node, number), bars in sorted(homes.items()):
+        shares = bool(number) and all(0 < bar.share <= 1 for bar in bars)
+        packed = _pack(bars, by_share=shares)
+        taken = sum((bar.end_at - bar.start_at) * bar.height for bar in packed)
+        name, known = _name_of(node, number, models.get((node, number), ""), has_cards=bool(analysis.sweep.cards))
+        busy = (taken / span_s if span_s > 0 else 0.0) if known else None
+        lanes.append(Lane(name=name, bars=packed, busy=busy, shares=shares))
     return lanes
+
+
+def _name_of(node: str, number: str, model: str, *, has_cards: bool) -> tuple[str, bool]:
+    """Names a lane, and says whether it is one place."""
+    if number:
+        return f"{node} · card {number}" + (f" · {model}" if model else ""), True
+    if has_cards:
+        return "card not known: ended before an evaluation", False
+    return f"{node or 'this machine'} · CPU", True
+
+
+def _stretches(trial: TrialRecord) -> list[tuple[tuple[str, str], Bar]]:
+    """Returns where and when a trial ran: it may have given its place away and gone on elsewhere."""
+    found = []
+    for place, stint in enumerate(trial.stints):
+        last = place == len(trial.stints) - 1
+        how = _HOW_STINTS_END.get(str(stint.get("ended", "")), "failed")
+        start_at, end_at = to_number(stint.get("started_at")), to_number(stint.get("ended_at"))
+        node, card = stint.get("node"), stint.get("card")
+        found.append((start_at, end_at, node, card, to_number(stint.get("share")), trial.status if last else how))
+    if not found:
+        found = [(trial.started_at, trial.ended_at, trial.node, trial.card, trial.share, trial.status)]
+    bars = []
+    for start_at, end_at, node, card, share, outcome in found:
+        if start_at is None or end_at is None:
+            continue
+        cards = str(card or "").split(",")  # a trial may hold several cards of a host
+        for one in cards:
+            held = (share or 0.0) / len(cards)
+            bar = Bar(trial=trial, start_at=start_at, end_at=end_at, share=held, outcome=outcome)
+            bars.append(((str(node or ""), one.strip()), bar))
+    return bars
 
 
 def draw_timeline(analysis: Analysis, width: float) -> Drawing:
     """Draws which trial held which part of which card, and when."""
-    lanes = find_lanes(analysis)
-    keys, top_of_lanes = legend(analysis, width)
+    lanes = [lane for lane in find_lanes(analysis) if lane.bars or lane.busy is not None]
+    bars = [bar for lane in lanes for bar in lane.bars]
+    keys, top_of_lanes = legend(analysis, width, {bar.outcome for bar in bars}, bars=True)
     canvas = Canvas(width=width, height=top_of_lanes + len(lanes) * (_ROW + 26.0) + 50.0)
     canvas.extend(keys)
-    with_tips = sum(len(lane.bars) for lane in lanes) <= _MOST_TIPS
     plot = Plot(left=2.0, top=0.0, right=width - 6.0, bottom=canvas.height - 46.0)
-    begin = min(trial.started_at or 0.0 for lane in lanes for trial, _, _ in lane.bars)
-    span_s = max(analysis.cost.span_s, 1e-9)
+    begin = min(bar.start_at for bar in bars)
+    span_s = max(max(bar.end_at for bar in bars) - begin, 1e-9)
     axis = Axis(low=0.0, high=span_s, start=plot.left, end=plot.right)
     ticks = duration_ticks(span_s, 4 if width < NARROW else 8)
     draw_x_axis(canvas, plot, [(axis.at(at_s), text) for at_s, text in ticks], "since the start", grid=False)
     for i, lane in enumerate(lanes):
         top = top_of_lanes + i * (_ROW + 26.0) + 22.0
-        busy = f"{lane.busy:.0%} taken"
+        busy = f"{percent(lane.busy)} taken" if lane.busy is not None else ""
         name = shorten(lane.name, plot.width - text_width(busy) - 16)
         canvas.add(
             Label(x=plot.left, y=top - 11, text=name, ink="ink"),
             Label(x=plot.right, y=top - 11, text=busy, anchor="end"),
             Box(x=plot.left, y=top, width=plot.width, height=_ROW, ink="band", radius=2.0),
         )
-        for trial, offset, height in lane.bars:
-            x1, x2 = (axis.at((moment or begin) - begin) for moment in (trial.started_at, trial.ended_at))
-            bar = _bar(analysis, trial, x1, x2, top + offset * _ROW, height * _ROW)
-            canvas.add(bar if with_tips else dataclasses.replace(bar, tip="", trial=""))
+        for bar in lane.bars:
+            shapes = _bar_shapes(analysis, bar, axis.at(bar.start_at - begin), axis.at(bar.end_at - begin), top)
+            canvas.extend(shapes if len(bars) <= _MOST_TIPS else (_without_tip(shape) for shape in shapes))
     told = ", logical cards" if analysis.sweep.simulated else ""
     return canvas.finish(f"What ran where, over {format_duration(analysis.cost.span_s)}{told}.")
 
 
-def _bar(analysis: Analysis, trial: TrialRecord, x1: float, x2: float, y: float, height: float) -> Box:
-    won = analysis.winner is not None and trial.trial_id == analysis.winner.trial.trial_id
-    share = f"\nshare {trial.share:g}" if trial.share else ""
-    return Box(
-        x=x1,
-        y=y,
-        width=max(x2 - x1 - 0.6, 0.8),
-        height=height,
-        ink="accent" if won else trial.status,
-        outline="surface",
-        radius=1.5,
-        tip=trial_tip(analysis, trial) + share + ("\nsimulated card" if trial.simulated else ""),
-        trial=trial.trial_id,
-    )
+def _without_tip(shape: Shape) -> Shape:
+    return dataclasses.replace(shape, tip="", trial="")
 
 
-def _pack(trials: Sequence[TrialRecord], *, by_share: bool) -> tuple[tuple[TrialRecord, float, float], ...]:
-    """Gives each trial the lowest free part of its lane, in the order of the starts."""
-    ordered = sorted(trials, key=lambda trial: trial.started_at or 0.0)
+def _bar_shapes(analysis: Analysis, bar: Bar, x1: float, x2: float, top: float) -> list[Shape]:
+    trial = bar.trial
+    share = f"\nshare {bar.share:g}" if bar.share else ""
+    tip = trial_tip(analysis, trial) + share + ("\nsimulated card" if trial.simulated else "")
+    place = {"x": x1, "y": top + bar.offset * _ROW, "width": max(x2 - x1 - 0.6, 0.8), "height": bar.height * _ROW}
+    shapes = outcome_bar(bar.outcome, **place, tip=tip, trial=trial.trial_id)
+    if is_winner(analysis, trial.trial_id):
+        won = Box(**place, ink="accent", outline="surface", radius=1.5, tip=tip, trial=trial.trial_id)
+        shapes = [won, *shapes[1:]]
+    return shapes
+
+
+def _pack(bars: Sequence[Bar], *, by_share: bool) -> tuple[Bar, ...]:
+    """Gives each bar the lowest free part of its lane, in the order of the starts."""
+    ordered = sorted(bars, key=lambda bar: bar.start_at)
     beside = _most_beside(ordered)
-    placed: list[tuple[TrialRecord, float, float]] = []
-    running: list[tuple[TrialRecord, float, float]] = []
-    for trial in ordered:
-        running = [bar for bar in running if _runs_at(bar[0], trial.started_at or 0.0)]
-        height = trial.share if by_share else 1.0 / beside
+    placed: list[Bar] = []
+    running: list[Bar] = []
+    for bar in ordered:
+        running = [other for other in running if _runs_at(other, bar.start_at)]
+        height = bar.share if by_share else 1.0 / beside
         free = 0.0
-        for low, high in sorted((offset, offset + size) for _, offset, size in running):
+        for low, high in sorted((other.offset, other.offset + other.height) for other in running):
             if free + height <= low + 1e-3:
                 break
             free = max(free, high)
-        placed.append((trial, min(free, max(1.0 - height, 0.0)), height))
+        placed.append(dataclasses.replace(bar, offset=min(free, max(1.0 - height, 0.0)), height=height))
         running.append(placed[-1])
     return tuple(placed)
 
 
-def _most_beside(ordered: Sequence[TrialRecord]) -> int:
-    running: list[TrialRecord] = []
+def _most_beside(ordered: Sequence[Bar]) -> int:
+    running: list[Bar] = []
     most = 1
-    for trial in ordered:
-        running = [other for other in running if _runs_at(other, trial.started_at or 0.0)] + [trial]
+    for bar in ordered:
+        running = [other for other in running if _runs_at(other, bar.start_at)] + [bar]
         most = max(most, len(running))
     return most
 
 
-def _runs_at(trial: TrialRecord, moment: float) -> bool:
-    """Whether a trial that started earlier still runs; half a second of clock difference is none."""
-    return (trial.ended_at or 0.0) - moment > 0.5
+def _runs_at(bar: Bar, moment: float) -> bool:
+    """Whether what started earlier still runs; half a second of clock difference is none."""
+    return bar.end_at - moment > 0.5
 
 
 def draw_cost(analysis: Analysis, width: float) -> Drawing:
     """Draws what trials used, by how they ended."""
     cost = analysis.cost
     used = cost.gpu_s if cost.on_gpus else cost.trial_s
+    show = gpu_time if cost.on_gpus else format_duration
     rows: list[tuple[TrialOutcome, float]] = [(outcome, used[outcome]) for outcome in OUTCOMES if used.get(outcome)]
     total = sum(seconds for _, seconds in rows)
+    texts = [f"{show(seconds)} · {percent(seconds / total)}" for _, seconds in rows]
     canvas = Canvas(width=width, height=30.0 + 34.0 * max(len(rows), 1))
     left = 104.0
-    axis = Axis(low=0.0, high=max(seconds for _, seconds in rows), start=left, end=width - 120.0)
-    for i, (outcome, seconds) in enumerate(rows):
+    end = width - max(text_width(text) for text in texts) - 16.0
+    axis = Axis(low=0.0, high=max(seconds for _, seconds in rows), start=left, end=end)
+    for i, ((outcome, seconds), text) in enumerate(zip(rows, texts, strict=True)):
         y = 20.0 + 34.0 * i
-        text = f"{format_duration(seconds)}  {seconds / total:.0%}"
         tip = f"{trials_text(analysis.count(outcome))} {OUTCOME_TEXT[outcome]}: {text}"
+        long = max(axis.at(seconds) - left, 1.0)
         canvas.add(
             Label(x=left - 8, y=y, text=OUTCOME_TEXT[outcome], anchor="end", ink="ink"),
-            Box(x=left, y=y - 9, width=max(axis.at(seconds) - left, 1.0), height=18, ink=outcome, radius=2.0, tip=tip),
+            *outcome_bar(outcome, x=left, y=y - 9, width=long, height=18.0, tip=tip),
             Label(x=axis.at(seconds) + 8, y=y, text=text),
         )
     kind = "GPU time" if cost.on_gpus else "time"
-    return canvas.finish(f"{kind} by outcome: " + ", ".join(f"{o} {format_duration(s)}" for o, s in rows) + ".")
+    return canvas.finish(f"{kind} by outcome: " + ", ".join(f"{o} {show(s)}" for o, s in rows) + ".")

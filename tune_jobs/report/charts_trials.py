@@ -9,20 +9,9 @@ from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded
 from tune_jobs.report.charts_space import place_score, score_axis, thinned
-from tune_jobs.report.drawing import (
-    TEXT_SIZE,
-    Box,
-    Canvas,
-    Cross,
-    Dot,
-    Drawing,
-    Label,
-    Polyline,
-    Shape,
-    shorten,
-    text_width,
-)
-from tune_jobs.report.look import NARROW, inner_plot, legend, mark, metric_name, show_score, trial_tip, trials_text
+from tune_jobs.report.drawing import Box, Canvas, Dot, Drawing, Label, Polyline, Shape, shorten, text_width
+from tune_jobs.report.look import NARROW, inner_plot, metric_name, plain_value, show_score, trial_tip, trials_text
+from tune_jobs.report.marks import is_winner, legend, mark, outcome_mark
 
 MOST_CURVES = 200
 _LEADERS = 10
@@ -33,10 +22,12 @@ def draw_leaders(analysis: Analysis, width: float) -> Drawing:
     """Draws the best configurations with the band in which an order says nothing."""
     leaders = analysis.candidates[:_LEADERS]
     metric = analysis.sweep.metric
-    size = TEXT_SIZE if width >= NARROW else 11.0
-    names = [f"{i}. {_few_words(one.best.trial, analysis)}" for i, one in enumerate(leaders, start=1)]
-    left = min(max(text_width(name, size) for name in names) + 18.0, width * 0.52)
-    canvas = Canvas(width=width, height=62.0 + 24.0 * max(len(leaders), 3))
+    above = width < NARROW  # on a phone, words stand above their row, which else would have no room
+    room = width - 4.0 if above else width * 0.5
+    names = [_few_words(f"{i}. ", one.best.trial, analysis, room) for i, one in enumerate(leaders, start=1)]
+    left = 8.0 if above else max(text_width(name) for name in names) + 22.0
+    row = 36.0 if above else min(max(200.0 / len(leaders), 24.0), 40.0)
+    canvas = Canvas(width=width, height=68.0 + row * len(leaders))
     plot = inner_plot(width, canvas.height, left=left, top=22.0)
     best = leaders[0]
     scores = [one.score for candidate in leaders for one in candidate.trials] + [one.score for one in leaders]
@@ -53,9 +44,9 @@ def draw_leaders(analysis: Analysis, width: float) -> Drawing:
     ticks = [(axis.at(tick), number_text(tick)) for tick in linear_ticks(low, high, 4 if width < NARROW else 6)]
     draw_x_axis(canvas, plot, ticks, metric_name(metric))
     for i, candidate in enumerate(leaders):
-        y = plot.top + (i + 0.5) * plot.height / len(leaders)
-        text = shorten(names[i], left - 12, size)
-        canvas.add(Label(x=0.0, y=y, text=text, ink="ink" if i == 0 else "muted", size=size, bold=i == 0))
+        y = plot.top + (i + (0.75 if above else 0.5)) * row
+        label_y = y - 17.0 if above else y
+        canvas.add(Label(x=0.0, y=label_y, text=names[i], ink="ink" if i == 0 else "muted", bold=i == 0, halo=above))
         if len(candidate.trials) > 1:
             ends = [axis.at(one.score) for one in candidate.trials]
             canvas.add(Polyline(points=((min(ends), y), (max(ends), y)), ink="muted", width=2.0))
@@ -71,9 +62,9 @@ def draw_importance(found: Importances, width: float) -> Drawing:
     rows = found.parameters[:12]
     left = min(max(text_width(one.name) for one in rows) + 16.0, width * 0.42)
     canvas = Canvas(width=width, height=62.0 + 34.0 * max(len(rows), 2))
-    plot = inner_plot(width, canvas.height, left=left)
+    plot = inner_plot(width, canvas.height, left=left, right=22.0)
     axis = Axis(low=0.0, high=1.0, start=plot.left, end=plot.right)
-    ticks = [(axis.at(part / 4), f"{part * 25}%") for part in range(5)]
+    ticks = [(axis.at(part / 4), f"{part * 25}%") for part in ((0, 2, 4) if width < NARROW else range(5))]
     draw_x_axis(canvas, plot, ticks, "importance")
     height = plot.height / len(rows)
     for i, one in enumerate(rows):
@@ -131,7 +122,7 @@ def draw_curves(analysis: Analysis, width: float) -> Drawing:
     x_name, every = find_curves(analysis)
     keep = {one.trial.trial_id for one in thinned([curve.one for curve in every], MOST_CURVES)}
     curves = [curve for curve in every if curve.one.trial.trial_id in keep]
-    keys, top = legend(analysis, width)
+    keys, top = legend(analysis, width, {curve.one.trial.status for curve in curves})
     canvas = Canvas(width=width, height=top + (380.0 if width >= NARROW else 290.0))
     canvas.extend(keys)
     plot = inner_plot(width, canvas.height, left=48.0, top=top + 22.0)
@@ -143,10 +134,16 @@ def draw_curves(analysis: Analysis, width: float) -> Drawing:
     low, high = (min(low, best.low), best.high) if analysis.maximize else (best.low, min(high, best.high * 1.5))
     axis = Axis(low=low, high=high, start=plot.bottom, end=plot.top)
     draw_y_axis(canvas, plot, axis, [(axis.at(t), number_text(t)) for t in linear_ticks(low, high)])
-    draw_x_axis(canvas, plot, [(across.at(t), number_text(t)) for t in linear_ticks(0.0, longest)], x_name, grid=False)
-    for x in _rungs(analysis, curves):
-        canvas.add(Polyline(points=((across.at(x), plot.top), (across.at(x), plot.bottom)), ink="muted", dashed=True))
-        canvas.add(Label(x=across.at(x), y=plot.top - 10, text="rung", anchor="middle", size=11.0))
+    steps = linear_ticks(0.0, longest)
+    if all(x == int(x) for curve in curves for x, _ in curve.points):
+        steps = [step for step in steps if step == int(step)]
+    draw_x_axis(canvas, plot, [(across.at(step), number_text(step)) for step in steps], x_name, grid=False)
+    free_from = 0.0
+    for x in map(across.at, _rungs(analysis, curves)):
+        canvas.add(Polyline(points=((x, plot.top), (x, plot.bottom)), ink="muted", dashed=True))
+        if x >= free_from:
+            canvas.add(Label(x=x, y=plot.top - 10, text="rung", anchor="middle", size=11.0))
+            free_from = x + 34.0
     for curve in reversed(curves):
         canvas.extend(_curve_shapes(analysis, curve, across, axis))
     stopped = sum(1 for curve in curves if curve.one.trial.status == "stopped")
@@ -157,8 +154,7 @@ def draw_curves(analysis: Analysis, width: float) -> Drawing:
 
 def _curve_shapes(analysis: Analysis, curve: Curve, across: Axis, axis: Axis) -> list[Shape]:
     trial = curve.one.trial
-    winner = analysis.winner
-    won = winner is not None and trial.trial_id == winner.trial.trial_id
+    won = is_winner(analysis, trial.trial_id)
     points = tuple((across.at(x), place_score(axis, y)) for x, y in curve.points)
     tip = trial_tip(analysis, trial, curve.one.score)
     ink = "accent" if won else trial.status
@@ -168,13 +164,10 @@ def _curve_shapes(analysis: Analysis, curve: Curve, across: Axis, axis: Axis) ->
     shapes: list[Shape] = []
     if len(points) > 1:
         shapes.append(Polyline(points=points, ink=ink, width=width, opacity=opacity, tip=tip, trial=trial.trial_id))
-    if trial.status in ("failed", "oom"):
-        shapes.append(Cross(x=x, y=y, radius=4.0, ink=trial.status, tip=tip, trial=trial.trial_id))
-    elif trial.status != "finished" or len(points) == 1:
-        hollow = trial.status != "finished"
-        shapes.append(Dot(x=x, y=y, radius=3.5, ink=ink, hollow=hollow, tip=tip, trial=trial.trial_id))
     if won:
         shapes.append(Dot(x=x, y=y, radius=5.0, ink="accent", tip=tip, trial=trial.trial_id))
+    if trial.status != "finished" or (len(points) == 1 and not won):
+        shapes.append(outcome_mark(trial.status, x, y, radius=3.5, tip=tip, trial=trial.trial_id))
     return shapes
 
 
@@ -191,16 +184,17 @@ def _rungs(analysis: Analysis, curves: Sequence[Curve]) -> list[float]:
     return [next(iter(xs)) for _, xs in sorted(found.items()) if len(xs) == 1 and max(xs) < end]
 
 
-def _few_words(trial: TrialRecord, analysis: Analysis) -> str:
-    """A trial in a few words: its most telling settings, else its name."""
+def _few_words(number: str, trial: TrialRecord, analysis: Analysis, room: float) -> str:
+    """A trial in as many of its settings as there is room for, the most telling ones first; without any, its name."""
     short = {"learning_rate": "lr", "batch_size": "bs", "model": ""}
-
-    def words(name: str, text: str) -> str:
-        return f"{short.get(name, name)} {text}".strip()
-
+    known = [one for one in analysis.parameters if one.name in trial.sampled]
     parts = [
-        words(one.name, one.show(trial.sampled[one.name]))
-        for one in sorted(analysis.parameters, key=lambda one: one.name not in short)
-        if one.name in trial.sampled
+        f"{short.get(one.name, one.name)} {plain_value(trial.sampled[one.name])}".strip()
+        for one in sorted(known, key=lambda one: one.name not in short)
     ]
-    return ", ".join(parts[:3]) or trial.name
+    words = number + (shorten(parts[0], room - text_width(number)) if parts else trial.name)
+    for part in parts[1:]:
+        if text_width(f"{words}, {part}") > room:
+            break
+        words = f"{words}, {part}"
+    return shorten(words, room)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from tune_jobs.analysis.weekly import Week, WeekRun
 from tune_jobs.records.ledger import OUTCOMES
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
-from tune_jobs.report.drawing import Box, Canvas, Drawing
-from tune_jobs.report.look import NARROW, OUTCOME_TEXT, Chart, inner_plot, lay_legend
+from tune_jobs.report.drawing import Canvas, Drawing
+from tune_jobs.report.look import NARROW, OUTCOME_TEXT, Chart, amount, inner_plot
+from tune_jobs.report.marks import bar_swatch, lay_legend, outcome_bar
 
 
 def find_week_charts(week: Week) -> list[Chart]:
@@ -55,7 +56,7 @@ def draw_days(week: Week, width: float, what: str | None) -> Drawing:
     size = hours_shown(week)[0] if what else (lambda run: 1.0)
     days = week.days()
     shown = [outcome for outcome in OUTCOMES if any(run.outcome == outcome for run in week.runs)]
-    keys, top = lay_legend([(outcome, OUTCOME_TEXT[outcome]) for outcome in shown], width)
+    keys, top = lay_legend([(bar_swatch(outcome), OUTCOME_TEXT[outcome]) for outcome in shown], width)
     canvas = Canvas(width=width, height=top + (240.0 if width >= NARROW else 220.0))
     canvas.extend(keys)
     plot = inner_plot(width, canvas.height, left=48.0, top=top + 8.0, bottom=34.0)
@@ -75,17 +76,17 @@ def draw_days(week: Week, width: float, what: str | None) -> Drawing:
         bottom = 0.0
         for outcome in shown:
             mine = [run for run in runs if run.outcome == outcome]
-            amount = sum(size(run) for run in mine)
-            if not amount:
+            sum_of = sum(size(run) for run in mine)
+            if not sum_of:
                 continue
-            top = axis.at(bottom + amount)
-            told = f"{amount:.3g} {what}" if what else f"{len(mine)} runs"
-            canvas.add(
-                Box(
-                    x=plot.left + number * slot + slot * 0.14, y=top, width=slot * 0.72, height=axis.at(bottom) - top,
-                    ink=outcome, radius=1.5, opacity=1.0 if number >= len(days) // 2 else 0.5,
+            top = axis.at(bottom + sum_of)
+            told = f"{amount(sum_of)} {what}" if what else f"{len(mine)} {'run' if len(mine) == 1 else 'runs'}"
+            canvas.extend(
+                outcome_bar(
+                    outcome, x=plot.left + number * slot + slot * 0.14, y=top, width=slot * 0.72,
+                    height=axis.at(bottom) - top, opacity=1.0 if number >= len(days) // 2 else 0.5,
                     tip=f"{day:%Y-%m-%d}\n{OUTCOME_TEXT[outcome]}: {told}",
                 )
             )  # fmt: skip
-            bottom += amount
+            bottom += sum_of
     return canvas.finish(f"{what or 'Runs'} a day over fourteen days.")

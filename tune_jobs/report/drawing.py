@@ -73,12 +73,21 @@ class Dot(Shape):
 
 @dataclass(frozen=True, kw_only=True)
 class Cross(Shape):
-    """A small x."""
+    """A small x; an upright one is a plus."""
 
     x: float
     y: float
     radius: float
     ink: Ink
+    upright: bool = False
+
+    @property
+    def strokes(self) -> tuple[tuple[tuple[float, float], tuple[float, float]], ...]:
+        """Its two lines as (start, end)."""
+        x, y, r = self.x, self.y, self.radius
+        if self.upright:
+            return ((x - r, y), (x + r, y)), ((x, y - r), (x, y + r))
+        return ((x - r, y - r), (x + r, y + r)), ((x - r, y + r), (x + r, y - r))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,8 @@ from tune_jobs.records.experiments import folder_of
 from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder
 from tune_jobs.report.advice import Advice, advise
 from tune_jobs.report.evidence import Evidence, gather
+from tune_jobs.report.unfinished import with_unfinished
+from tune_jobs.running.sweep_folder import is_held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,12 @@ class Findings:
     advice: tuple[Advice, ...]
 
 
-def find_findings(folder: Path) -> Findings:
+def find_findings(folder: Path, *, is_running: bool | None = None) -> Findings:
     """Reads the folder of a sweep, also of one that still runs.
+
+    Args:
+        folder: outputs/sweep_results/<sweep>.
+        is_running: Whether a driver runs it now; None looks whether one holds the folder.
 
     Raises:
         RequestError: When the folder has no ledger, or one that cannot be read.
@@ -44,11 +50,18 @@ def find_findings(folder: Path) -> Findings:
         raise RequestError(
             f"{folder}: no {sweep.ledger.name} in it; give the folder of a sweep, outputs/sweep_results/NAME"
         )
-    ledger = sweep.load()
+    ledger = with_unfinished(sweep, sweep.load())
     evidence = gather(analyse(ledger))
     ledger = _with_baseline(ledger, evidence)
-    analysis = analyse(ledger, dialogues=evidence.dialogues, paired=evidence.against_second)
-    importances = find_importances(analysis.scored, analysis.parameters, maximize=analysis.maximize)
+    analysis = analyse(
+        ledger,
+        dialogues=evidence.dialogues,
+        paired=evidence.against_second,
+        is_running=is_held(folder) if is_running is None else is_running,
+    )
+    # Confirming the best again says nothing new of the space, and would make it look better known around them.
+    searched = [one for one in analysis.scored if one.trial.phase != "confirm"] or list(analysis.scored)
+    importances = find_importances(searched, analysis.parameters, maximize=analysis.maximize)
     trial = analysis.winner.trial if analysis.winner else None
     winner_folder = (trial.trained or trial.experiment_dir) if trial else ""
     typed_winner = _typed(Path(winner_folder)) if winner_folder else ""

@@ -1,14 +1,14 @@
-"""What all charts of a report share: how scores and trials are written, and which ink an outcome has."""
+"""What all charts of a report share: how scores, costs and trials are written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.units import format_duration
-from tune_jobs.analysis.candidates import Scored
 from tune_jobs.analysis.sweep_analysis import Analysis, describe_settings
-from tune_jobs.records.ledger import OUTCOMES, TrialOutcome, TrialRecord
+from tune_jobs.config.parameters import show_value
+from tune_jobs.records.ledger import TrialOutcome, TrialRecord
 from tune_jobs.report.axes import Plot
-from tune_jobs.report.drawing import Cross, Dot, Drawing, Label, Shape, text_width
+from tune_jobs.report.drawing import Drawing
 
 OUTCOME_TEXT: dict[TrialOutcome, str] = {
     "finished": "finished",
@@ -18,6 +18,7 @@ OUTCOME_TEXT: dict[TrialOutcome, str] = {
     "refused": "refused",
     "running": "not over",
 }
+_GPU_UNITS = (("hour", 3600.0), ("minute", 60.0))
 NARROW = 420.0  # drawings below this width are for a phone
 
 
@@ -40,6 +41,17 @@ class Chart:
     draw: Callable[[float], Drawing] | None = None
     wide: bool = False
     reason: str = ""
+
+
+def plain_value(value: object) -> str:
+    """Writes a setting where there is little room: of a model in a folder, the folder's own name.
+
+    >>> plain_value("/data/models/my-t5"), plain_value("gogamza/kobart-base-v2"), plain_value(1e-4)
+    ('my-t5', 'gogamza/kobart-base-v2', '1e-4')
+    """
+    text = show_value(value)
+    is_path = isinstance(value, str) and text.startswith(("/", "./", "../", "~"))
+    return text.rstrip("/").rsplit("/", 1)[-1] if is_path else text
 
 
 def metric_name(metric: str) -> str:
@@ -82,42 +94,49 @@ def trial_tip(analysis: Analysis, trial: TrialRecord, score: float | None = None
     return "\n".join([*lines, *([settings] if settings else []), ran])
 
 
-def mark(analysis: Analysis, one: Scored, x: float, y: float, *, radius: float = 4.0) -> Shape:
-    """Draws a trial as a dot: filled when it ran to its end, a ring when it was stopped, a cross when it failed."""
-    trial = one.trial
-    tip = trial_tip(analysis, trial, one.score)
-    winner = analysis.winner
-    if winner is not None and trial.trial_id == winner.trial.trial_id:
-        return Dot(x=x, y=y, radius=radius + 2.5, ink="accent", tip=tip, trial=trial.trial_id)
-    if trial.status in ("failed", "oom", "refused"):
-        return Cross(x=x, y=y, radius=radius, ink=trial.status, tip=tip, trial=trial.trial_id)
-    hollow = trial.status != "finished"
-    return Dot(x=x, y=y, radius=radius, ink=trial.status, hollow=hollow, tip=tip, trial=trial.trial_id)
+def inner_plot(
+    width: float, height: float, left: float, bottom: float = 46.0, top: float = 10.0, right: float = 14.0
+) -> Plot:
+    """The room for data inside a drawing; left, bottom, top and right are what stays free around it."""
+    return Plot(left=left, top=top, right=width - right, bottom=height - bottom)
 
 
-def legend(analysis: Analysis, width: float) -> tuple[list[Shape], float]:
-    """Says which ink is which outcome; returns the shapes and the height that they take."""
-    entries: list[tuple[str, str]] = [("accent", "winner")] if analysis.winner else []
-    entries += [(outcome, OUTCOME_TEXT[outcome]) for outcome in OUTCOMES if analysis.count(outcome)]
-    return lay_legend(entries, width)
+def sentence(text: str) -> str:
+    """Starts a text with a capital letter.
+
+    >>> sentence("loss against learning rate"), sentence("")
+    ('Loss against learning rate', '')
+    """
+    return text[:1].upper() + text[1:]
 
 
-def lay_legend(entries: Sequence[tuple[str, str]], width: float) -> tuple[list[Shape], float]:
-    """Lays out (ink, text) pairs in as many lines as they need; returns the shapes and the height that they take."""
-    shapes: list[Shape] = []
-    x, y = 4.0, 8.0
-    for ink, text in entries:
-        room = text_width(text) + 34.0
-        if x + room > width and x > 4.0:
-            x, y = 4.0, y + 20.0
-        shapes += [Dot(x=x + 3, y=y, radius=4.5, ink=ink), Label(x=x + 14, y=y, text=text)]
-        x += room
-    return shapes, y + 18.0
+def amount(value: float) -> str:
+    """Writes a positive number with three digits, and a large one without an exponent.
+
+    >>> amount(0.0538), amount(3.789), amount(12345.6)
+    ('0.0538', '3.79', '12,346')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def inner_plot(width: float, height: float, left: float, bottom: float = 46.0, top: float = 10.0) -> Plot:
-    """The room for data inside a drawing."""
-    return Plot(left=left, top=top, right=width - 14.0, bottom=height - bottom)
+def gpu_time(gpu_s: float) -> str:
+    """Writes share times seconds in the unit that a person would take.
+
+    >>> gpu_time(13640.0), gpu_time(240.0), gpu_time(19.4), gpu_time(3600.0)
+    ('3.79 GPU-hours', '4 GPU-minutes', '19.4 GPU-seconds', '1 GPU-hour')
+    """
+    unit, size = next(((unit, size) for unit, size in _GPU_UNITS if gpu_s >= size), ("second", 1.0))
+    shown = amount(gpu_s / size)
+    return f"{shown} GPU-{unit}{'' if shown == '1' else 's'}"
+
+
+def percent(part: float) -> str:
+    """Writes a part of a whole; what is there but small is not nothing.
+
+    >>> percent(0.256), percent(0.004), percent(0.0)
+    ('26%', '<1%', '0%')
+    """
+    return "<1%" if 0 < part < 0.005 else f"{part:.0%}"
 
 
 def trials_text(count: int) -> str:

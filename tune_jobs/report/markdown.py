@@ -7,11 +7,12 @@ from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.records.ledger import OUTCOMES
 from tune_jobs.report.advice import Advice
+from tune_jobs.report.charts_lineage import copy_rows, has_lineage, way_rows
 from tune_jobs.report.charts_memory import memory_points, memory_ratios
 from tune_jobs.report.charts_timeline import find_lanes
 from tune_jobs.report.evidence import Summary
-from tune_jobs.report.look import OUTCOME_TEXT, show_score
-from tune_jobs.report.summary import SHOWN_RUNS, eyebrow, failure_rows, headline, notes, runs_table, tiles
+from tune_jobs.report.look import OUTCOME_TEXT, amount, percent, show_score
+from tune_jobs.report.summary import SHOWN_RUNS, badges, eyebrow, failure_rows, headline, notes, runs_table, tiles
 
 _MOST_FAILURES = 30
 
@@ -26,13 +27,14 @@ def build_markdown(
     """Returns the whole text."""
     sections = [
         f"# {headline(analysis)}\n\n{plain(eyebrow(analysis))}"
-        + (" · **simulated cards**" if analysis.sweep.simulated else ""),
+        + "".join(f" · **{text}**" for text in badges(analysis)),
         markdown_table(("", "", ""), [(tile.label, f"**{tile.value}**", tile.detail) for tile in tiles(analysis)]),
         _advice(advice),
         _runs(analysis),
         _examples(examples),
         "![Charts](analysis_report.png)",
         _importances(importances),
+        _lineage(analysis),
         _memory(analysis),
         _cost(analysis),
         _lanes(analysis),
@@ -85,6 +87,13 @@ def _importances(found: Importances) -> str:
     return f"{title}\n\nOptuna's PED-ANOVA over {found.trials} trials.\n\n{markdown_table(header, rows)}"
 
 
+def _lineage(analysis: Analysis) -> str:
+    if not has_lineage(analysis):
+        return ""
+    way, copies = markdown_table(*way_rows(analysis)), markdown_table(*copy_rows(analysis))
+    return f"## How the winner's weights came about\n\n{way}\n\n## Every change of weights\n\n{copies}"
+
+
 def _memory(analysis: Analysis) -> str:
     points = memory_points(analysis.ledger.trials)
     measured = [(point, point.measured) for point in points if point.measured is not None]
@@ -109,7 +118,7 @@ def _cost(analysis: Analysis) -> str:
             OUTCOME_TEXT[outcome],
             str(analysis.count(outcome)),
             format_duration(cost.trial_s.get(outcome, 0.0)),
-            f"{cost.gpu_s.get(outcome, 0.0) / 3600:.3g}",
+            amount(cost.gpu_s.get(outcome, 0.0) / 3600),
         )
         for outcome in OUTCOMES
         if analysis.count(outcome)
@@ -121,7 +130,14 @@ def _lanes(analysis: Analysis) -> str:
     lanes = [lane for lane in find_lanes(analysis) if lane.bars or analysis.sweep.cards]
     if not lanes:
         return ""
-    rows = [(lane.name, str(len(lane.bars)), f"{lane.busy:.0%}") for lane in lanes]
+    rows = [
+        (
+            lane.name,
+            str(len({bar.trial.trial_id for bar in lane.bars})),
+            "" if lane.busy is None else percent(lane.busy),
+        )
+        for lane in lanes
+    ]
     return "## What ran where\n\n" + markdown_table(("Place", "Trials", "Taken"), rows)
 
 
@@ -139,7 +155,7 @@ def _phases(analysis: Analysis) -> str:
 
 
 def _failures(analysis: Analysis) -> str:
-    rows = failure_rows(analysis.failures)
+    rows = failure_rows([*analysis.failures, *analysis.unscored])
     if not rows:
         return ""
     more = len(rows) - _MOST_FAILURES

@@ -4,15 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from common.units import format_duration
+from common.units import format_duration, parse_duration
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.report.advice import Advice
+from tune_jobs.report.charts_lineage import MOST_COPIES, copy_rows, has_lineage, way_rows
+from tune_jobs.report.drawing import shorten
 from tune_jobs.report.evidence import Summary
-from tune_jobs.report.look import OUTCOME_TEXT, Chart, show_score, trials_text
-from tune_jobs.report.shell import chart_html, document, tiles_html, unbroken
-from tune_jobs.report.summary import SHOWN_RUNS, eyebrow, failure_rows, headline, notes, runs_table, tiles
+from tune_jobs.report.look import OUTCOME_TEXT, Chart, amount, show_score, trials_text
+from tune_jobs.report.shell import chart_html, document, scroll, table_card, tiles_html, unbroken
+from tune_jobs.report.summary import SHOWN_RUNS, badges, eyebrow, failure_rows, headline, notes, runs_table, tiles
 
 _MOST_FAILURES = 30
+_WIDEST_CELL = 260.0  # a longer text is cut in its middle and told whole when pointed at
 _OUTCOME_OF = {text: outcome for outcome, text in OUTCOME_TEXT.items()}
 
 
@@ -38,9 +41,9 @@ class PageContent:
 def build_page(content: PageContent) -> str:
     """Returns the whole HTML document."""
     analysis = content.analysis
-    badge = '<span class="badge">simulated cards</span>' if analysis.sweep.simulated else ""
+    shown = "".join(f'<span class="badge">{escape(text)}</span>' for text in badges(analysis))
     body = [
-        f'<p class="eyebrow"><span>{escape(eyebrow(analysis))}</span>{badge}</p>',
+        f'<p class="eyebrow"><span>{escape(eyebrow(analysis))}</span>{shown}</p>',
         f"<h1>{unbroken(headline(analysis))}</h1>",
         tiles_html(tiles(analysis)),
         '<div class="grid">',
@@ -48,6 +51,7 @@ def build_page(content: PageContent) -> str:
         _runs(analysis),
         _examples(content.examples),
         *(chart_html(chart) for chart in content.charts if chart.draw is not None),
+        _lineage(analysis),
         _failures(analysis),
         _phases(analysis),
         _absent(content.charts),
@@ -75,33 +79,55 @@ def _runs(analysis: Analysis) -> str:
     header, rows = runs_table(analysis)
     numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(header))]
     head = "".join(
-        f'<th class="sortable{" num" if is_numeric else ""}">{escape(name).replace("_", "_<wbr>")}</th>'
+        f'<th scope="col" class="sortable{" num" if is_numeric else ""}">{escape(name).replace("_", "_<wbr>")}</th>'
         for name, is_numeric in zip(header, numeric, strict=True)
     )
     lines = []
     for candidate, row in zip(analysis.candidates, rows, strict=False):
         cells = "".join(
-            _cell(name, text, is_numeric) for name, text, is_numeric in zip(header, row, numeric, strict=True)
+            _cell(name, text, is_numeric=right) for name, text, right in zip(header, row, numeric, strict=True)
         )
         best = ' class="best"' if row[0] == "1" else ""
         lines.append(f'<tr{best} data-trial="{escape(candidate.best.trial.trial_id)}">{cells}</tr>')
     more = len(analysis.candidates) - SHOWN_RUNS
     rest = f" {more:,} more are in all_results.jsonl." if more > 0 else ""
-    note = f"A click on a column sorts by it.{rest}"
+    means = " Of several runs of one configuration, scores are means; time, end and trial are those of the best run."
+    told = means if any(one.runs_text for one in analysis.candidates[:SHOWN_RUNS]) else ""
+    note = f'<p class="note"><span class="screen">A click on a column sorts by it.</span>{told}{rest}</p>'
     return (
-        f'<section class="card wide"><h2>Best runs</h2><p class="note">{note}</p><div class="scroll"><table>'
+        f'<section class="card wide" id="best-runs"><h2>Best runs</h2>{note}{scroll("Best runs")}<table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></section>"
     )
 
 
-def _cell(name: str, text: str, is_numeric: bool) -> str:
-    if name == "To best" and text.endswith(" tie"):
-        return f'<td>{escape(text.removesuffix(" tie"))}<span class="tie">tie</span></td>'
+def _cell(name: str, text: str, *, is_numeric: bool) -> str:
     if name == "End":
         return _end_cell(text)
-    if name == "Trial":
-        return f'<td class="trial" title="{escape(text)}">{escape(text)}</td>'
-    return f'<td class="num">{escape(text)}</td>' if is_numeric else f"<td>{escape(text)}</td>"
+    value = _sort_value(name, text)
+    attributes = f' data-value="{value:g}"' if value is not None and not _is_number(text) else ""
+    attributes += ' class="num"' if is_numeric else ""
+    if name == "To best" and text.endswith(" tie"):
+        return f'<td{attributes}>{escape(text.removesuffix(" tie"))}<span class="tie">tie</span></td>'
+    shown = shorten(text, _WIDEST_CELL)
+    attributes += f' title="{escape(text)}"' if shown != text else ""
+    return f"<td{attributes}>{escape(shown)}</td>"
+
+
+def _sort_value(name: str, text: str) -> float | None:
+    """Returns the number by which a cell is sorted; None where it is sorted as text.
+
+    >>> _sort_value("Time", "1 h 30 min"), _sort_value("To best", "−0.03 tie"), _sort_value("Score", "24.43 (3 seeds)")
+    (5400.0, -0.03, 24.43)
+    """
+    if name == "Time":
+        return parse_duration(text)
+    first = text.split(" ", 1)[0].replace("−", "-")
+    if name == "To best" and first == "best":
+        return 0.0
+    try:
+        return float(first)
+    except ValueError:
+        return None
 
 
 def _end_cell(text: str) -> str:
@@ -143,10 +169,20 @@ def _absent(charts: Sequence[Chart]) -> str:
     return f'<section class="card wide"><h2>Not drawn</h2><ul class="absent">{items}</ul></section>' if items else ""
 
 
-def _failures(analysis: Analysis) -> str:
-    if not analysis.failures:
+def _lineage(analysis: Analysis) -> str:
+    """How a population's weights and values came about, in words: a picture's tips are not on paper."""
+    if not has_lineage(analysis):
         return ""
-    rows = failure_rows(analysis.failures)
+    copies = sum(len(trial.lineage) for trial in analysis.ledger.trials)
+    more = f"The first {MOST_COPIES} of {copies}; all are in all_results.jsonl." if copies > MOST_COPIES else ""
+    way = table_card("How the winner's weights came about", *way_rows(analysis), key="way")
+    return way + table_card("Every change of weights", *copy_rows(analysis), note=more, key="copies")
+
+
+def _failures(analysis: Analysis) -> str:
+    rows = failure_rows([*analysis.failures, *analysis.unscored])
+    if not rows:
+        return ""
     lines = "".join(
         f'<tr><td class="trial">{escape(name)}</td>{_end_cell(end)}'
         f'<td class="text">{escape(reason)}</td><td class="text">{escape(where)}</td></tr>'
@@ -155,8 +191,9 @@ def _failures(analysis: Analysis) -> str:
     more = len(rows) - _MOST_FAILURES
     rest = f'<p class="note">{more:,} more are in all_results.jsonl.</p>' if more > 0 else ""
     return (
-        f'<section class="card wide" id="failures"><h2>What failed, and why</h2>{rest}<div class="scroll">'
-        '<table class="stack"><thead><tr><th>Trial</th><th>End</th><th>Reason</th><th>Where to look</th></tr></thead>'
+        f'<section class="card wide" id="failures"><h2>What failed, and why</h2>{rest}'
+        f'{scroll("What failed, and why")}<table class="stack">'
+        "<thead><tr><th>Trial</th><th>End</th><th>Reason</th><th>Where to look</th></tr></thead>"
         f"<tbody>{lines}</tbody></table></div></section>"
     )
 
@@ -167,11 +204,12 @@ def _phases(analysis: Analysis) -> str:
     lines = "".join(
         f'<tr><td class="trial">{escape(one.name or "without a phase")}</td><td class="num">{one.trials}</td>'
         f'<td class="num">{show_score(one.best, analysis.sweep.metric) if one.best is not None else ""}</td>'
-        f'<td class="num">{format_duration(one.trial_s)}</td><td class="num">{one.gpu_s / 3600:.3g}</td></tr>'
+        f'<td class="num">{format_duration(one.trial_s)}</td><td class="num">{amount(one.gpu_s / 3600)}</td></tr>'
         for one in analysis.phases
     )
     return (
-        '<section class="card wide" id="phases"><h2>Phases</h2><div class="scroll"><table><thead><tr><th>Phase</th>'
+        '<section class="card wide" id="phases"><h2>Phases</h2>'
+        f"{scroll('Phases')}<table><thead><tr><th>Phase</th>"
         '<th class="num">Trials</th><th class="num">Best</th><th class="num">Time</th><th class="num">GPU-hours</th>'
         f"</tr></thead><tbody>{lines}</tbody></table></div></section>"
     )

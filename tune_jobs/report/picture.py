@@ -11,7 +11,7 @@ from common.files import write_bytes
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.report.drawing import Box, Canvas, Cross, Dot, Drawing, Label, Polyline, Shape, shorten, text_width
 from tune_jobs.report.look import Chart
-from tune_jobs.report.summary import eyebrow, headline, tiles
+from tune_jobs.report.summary import badges, eyebrow, headline, tiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +77,7 @@ def lay_out(analysis: Analysis, charts: Sequence[Chart]) -> Drawing:
     """Puts headline, facts and charts on one sheet: wide ones alone, others two in a row."""
     canvas = Canvas(width=_WIDTH, height=0.0)
     inner = _WIDTH - 2 * _GAP
-    badge = " · simulated cards" if analysis.sweep.simulated else ""
+    badge = "".join(f" · {text}" for text in badges(analysis))
     canvas.add(Label(x=_GAP, y=26, text=eyebrow(analysis) + badge, size=13.0))
     canvas.add(Label(x=_GAP, y=54, text=shorten(headline(analysis), inner, 22.0), ink="ink", size=22.0, bold=True))
     top = 80.0 + _tile_row(canvas, analysis, inner)
@@ -211,10 +211,8 @@ def _put(axes: "Axes", shape: Shape, order: int, fonts: list[str], missing: set[
             Circle((shape.x, shape.y), shape.radius, facecolor=face, edgecolor=edge, linewidth=line, zorder=order)
         )
     elif isinstance(shape, Cross):
-        r = shape.radius
-        for dx in (-r, r):
-            ends = ([shape.x - dx, shape.x + dx], [shape.y - r, shape.y + r])
-            axes.plot(*ends, color=_colour(shape.ink), linewidth=2 * _POINT, zorder=order)
+        for (x1, y1), (x2, y2) in shape.strokes:
+            axes.plot([x1, x2], [y1, y2], color=_colour(shape.ink), linewidth=2 * _POINT, zorder=order)
     elif isinstance(shape, Label):
         text = "".join("□" if character in missing else character for character in shape.text)
         axes.text(

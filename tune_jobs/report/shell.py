@@ -69,7 +69,7 @@ def table_card(
     """
     numeric = [bool(rows) and all(_is_number(row[place]) for row in rows) for place in range(len(header))]
     heads = "".join(
-        f"<th{' class=num' if right else ''}>{escape(name).replace('_', '_<wbr>')}</th>"
+        f"<th scope=col{' class=num' if right else ''}>{escape(name).replace('_', '_<wbr>')}</th>"
         for name, right in zip(header, numeric, strict=True)
     )
     lines = "".join(
@@ -83,9 +83,14 @@ def table_card(
     )
     said = f'<p class="note">{escape(note)}</p>' if note else ""
     return (
-        f'<section class="card wide"{f" id={key}" if key else ""}><h2>{escape(title)}</h2>{said}<div class="scroll">'
+        f'<section class="card wide"{f" id={key}" if key else ""}><h2>{escape(title)}</h2>{said}{scroll(title)}'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div></section>"
     )
+
+
+def scroll(title: str) -> str:
+    """Opens the box in which a wide table moves sideways, also by the keyboard."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
 
 
 def _is_number(text: str) -> bool:

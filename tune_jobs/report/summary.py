@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from common.units import format_duration
+from tune_jobs.analysis.candidates import Candidate
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.config.parameters import show_value
 from tune_jobs.records.ledger import OUTCOMES, TrialRecord
-from tune_jobs.report.look import OUTCOME_TEXT, metric_name, show_score, trials_text
+from tune_jobs.report.look import OUTCOME_TEXT, gpu_time, metric_name, plain_value, sentence, show_score, trials_text
 
 SHOWN_RUNS = 20
 
@@ -36,15 +37,21 @@ def headline(analysis: Analysis) -> str:
         total = len(analysis.ledger.trials)
         if not total:
             return "No trial has run yet"
-        running = analysis.count("running")
-        return "No trial has a score yet" if running else f"None of the {trials_text(total)} has a score"
-    ordered = sorted(analysis.parameters, key=lambda one: one.name != "model")  # the model says most
+        if analysis.missing:
+            return "No trial has a score yet"
+        return "The only trial has no score" if total == 1 else f"None of the {trials_text(total)} has a score"
+    names = [one.name for one in analysis.parameters] or [name for name in winner.trial.sampled if name != "seed"]
+    names.sort(key=lambda name: name != "model")  # the model says most
     settings = [
-        ("" if one.name == "model" else one.name.replace("_", " ") + " ") + one.show(winner.trial.sampled[one.name])
-        for one in ordered
-        if one.name in winner.trial.sampled
+        ("" if name == "model" else name.replace("_", " ") + " ") + plain_value(winner.trial.sampled[name])
+        for name in names
+        if name in winner.trial.sampled
     ]
-    return f"Best: {', '.join(settings[:4]) or winner.trial.name}"
+    best = "Tied for best" if analysis.sureness == "tied" else "Best"
+    if len(analysis.ledger.trials) == 1:
+        best = "One trial"
+    so_far = " so far" if analysis.missing else ""
+    return f"{best}{so_far}: {', '.join(settings[:4]) or winner.trial.name}"
 
 
 def eyebrow(analysis: Analysis) -> str:
@@ -55,6 +62,14 @@ def eyebrow(analysis: Analysis) -> str:
     return " · ".join(part for part in parts if part)
 
 
+def badges(analysis: Analysis) -> list[str]:
+    """Says what a reader must know before anything else."""
+    found = ["simulated cards"] if analysis.sweep.simulated else []
+    if analysis.missing and analysis.ledger.trials:
+        found.append("still running" if analysis.is_running else "not complete")
+    return found
+
+
 def tiles(analysis: Analysis) -> tuple[Tile, ...]:
     """Returns score, sureness, cost and trials."""
     return (_score_tile(analysis), _sureness_tile(analysis), _cost_tile(analysis), _trials_tile(analysis))
@@ -62,19 +77,20 @@ def tiles(analysis: Analysis) -> tuple[Tile, ...]:
 
 def _score_tile(analysis: Analysis) -> Tile:
     metric = analysis.sweep.metric
+    label = sentence(metric_name(metric))
     if not analysis.candidates:
-        return Tile(label=metric_name(metric), value="—", detail="no trial reported it")
+        return Tile(label=label, value="—", detail="no trial reported it")
     best = analysis.candidates[0]
     value = show_score(best.score, metric)
     if best.spread is not None:
         value += f" ± {show_score(best.spread, metric)}"
-    seeds = f"mean of {len(best.trials)} seeds; " if best.spread is not None else ""
+    seeds = f"mean of {best.runs_text}{', ± their sd' if best.spread is not None else ''}; " if best.runs_text else ""
     beaten = [
         f"{'+' if best.score >= score else '−'}{show_score(abs(best.score - score), metric)} against {name}"
         for name, score in (analysis.sweep.baseline or {}).items()
     ]
     better = "higher is better" if analysis.maximize else "lower is better"
-    return Tile(label=metric_name(metric), value=value, detail=seeds + ("; ".join(beaten) or better))
+    return Tile(label=label, value=value, detail=seeds + ("; ".join(beaten) or better))
 
 
 def _sureness_tile(analysis: Analysis) -> Tile:
@@ -113,9 +129,9 @@ def _cost_tile(analysis: Analysis) -> Tile:
     cost = analysis.cost
     total_trial_s = sum(cost.trial_s.values())
     logical = " on logical cards" if analysis.sweep.simulated else ""
-    gpu_hours = sum(cost.gpu_s.values()) / 3600
-    value = f"{gpu_hours:.3g} GPU-hours" if cost.on_gpus else format_duration(total_trial_s)
-    facts = [f"{format_duration(cost.span_s)} from start to end{logical if cost.on_gpus else ', without a GPU'}"]
+    value = gpu_time(sum(cost.gpu_s.values())) if cost.on_gpus else format_duration(total_trial_s)
+    until = "until now" if analysis.is_running and analysis.missing else "from start to end"
+    facts = [f"{format_duration(cost.span_s)} {until}{logical if cost.on_gpus else ', without a GPU'}"]
     if cost.saved_s > 0:
         part = cost.saved_s / (cost.saved_s + total_trial_s)
         facts.append(f"stopping early spared about {part:.0%}")
@@ -132,15 +148,16 @@ def _trials_tile(analysis: Analysis) -> Tile:
 
 def runs_table(analysis: Analysis, most: int = SHOWN_RUNS) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Returns the column names and the lines of the best configurations."""
-    extra = [name for name in _EXTRA if name != analysis.sweep.metric and _is_known(analysis, name)]
-    names = [one.name for one in analysis.parameters]
+    shown = analysis.candidates[:most]
+    means = [_means(candidate, analysis.sweep.metric) for candidate in shown]
+    extra = [name for name in _EXTRA if name != analysis.sweep.metric and any(name in values for values in means)]
+    names = [one.name for one in analysis.parameters] or [name for name in analysis.fixed if len(shown) == 1]
     header = ("#", "Score", "To best", *names, *(_EXTRA[name] for name in extra), "Evals", "Time", "End", "Trial")
     metric, tied = analysis.sweep.metric, {id(one) for one in analysis.tied}
     rows = []
-    for rank, candidate in enumerate(analysis.candidates[:most], start=1):
+    for rank, (candidate, values) in enumerate(zip(shown, means, strict=True), start=1):
         trial = candidate.best.trial
-        values = best_row(trial, metric, candidate.best.score)
-        seeds = f" ({len(candidate.trials)} seeds)" if candidate.spread is not None else ""
+        seeds = f" ({candidate.runs_text})" if candidate.runs_text else ""
         rows.append(
             (
                 str(rank),
@@ -155,6 +172,12 @@ def runs_table(analysis: Analysis, most: int = SHOWN_RUNS) -> tuple[tuple[str, .
             )
         )
     return header, rows
+
+
+def _means(candidate: Candidate, metric: str) -> dict[str, float]:
+    """Means over the runs of a configuration, of what all of them reported, at the best evaluation of each."""
+    rows = [best_row(one.trial, metric, one.score) for one in candidate.trials]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)}
 
 
 def _setting(trial: TrialRecord, name: str) -> str:
@@ -174,7 +197,11 @@ def best_row(trial: TrialRecord, metric: str, score: float) -> dict[str, float]:
 
 
 def failure_rows(failures: Sequence[TrialRecord]) -> list[tuple[str, str, str, str]]:
-    """Returns (trial, end, reason, where to look); equal reasons stand together, the most frequent first."""
+    """Returns (trial, end, reason, where to look); equal reasons stand together, the most frequent first.
+
+    Args:
+        failures: Trials that failed, and those that ended without a score.
+    """
     reasons = [_reason(trial) for trial in failures]
     counts = Counter(reasons)
     order = sorted(range(len(failures)), key=lambda i: (-counts[reasons[i]], reasons[i]))
@@ -198,6 +225,11 @@ def notes(analysis: Analysis) -> list[str]:
         found.append(f"{analysis.ledger.torn} torn {lines} of the ledger could not be read.")
     if analysis.ledger.sweep is None and analysis.ledger.trials:
         found.append(f"The ledger does not say what the sweep is; trials are compared by {analysis.sweep.metric}.")
+    if any(trial.lineage for trial in analysis.ledger.trials):
+        found.append(
+            "Population based training: settings are those that were in force when a trial had its best score; its"
+            " weights may come from another trial."
+        )
     if analysis.fixed:
         same = ", ".join(f"{name} {show_value(value)}" for name, value in analysis.fixed.items())
         found.append(f"The same in all trials: {same}.")
@@ -205,6 +237,8 @@ def notes(analysis: Analysis) -> list[str]:
 
 
 def _reason(trial: TrialRecord) -> str:
+    if trial.error is None and trial.status in ("finished", "stopped"):
+        return "its score was not a number" if trial.history else "it made no evaluation, so it has no score"
     if trial.error is None:
         return "no reason was recorded"
     return f"{trial.error.type}: {trial.error.message}" if trial.error.type else trial.error.message
@@ -219,13 +253,10 @@ def _brief(duration_s: float) -> str:
     return text.rsplit(" ", 2)[0] if " min " in text and text.endswith(" s") else text
 
 
-def _is_known(analysis: Analysis, name: str) -> bool:
-    return any(row.get(name) is not None for one in analysis.scored for row in one.trial.history)
-
-
 def _distance(analysis: Analysis, rank: int, score: float, *, is_tied: bool) -> str:
     if rank == 1:
         return "best"
     ahead = score - analysis.candidates[0].score
-    text = f"{'+' if ahead > 0 else '−'}{show_score(abs(ahead), analysis.sweep.metric)}"
+    shown = show_score(abs(ahead), analysis.sweep.metric)
+    text = f"{'+' if ahead > 0 else '−'}{shown}" if float(shown) else shown
     return f"{text} tie" if is_tied else text

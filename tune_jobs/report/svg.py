@@ -46,9 +46,7 @@ def _geometry(shape: Shape) -> tuple[str, str]:
         place = f' cx="{_number(shape.x)}" cy="{_number(shape.y)}" r="{_number(shape.radius)}"'
         return "circle", f' class="{style}"{place}' + _opacity(shape.opacity)
     assert isinstance(shape, Cross), f"no pen for {type(shape).__name__}"
-    x, y, r = shape.x, shape.y, shape.radius
-    ends = [_number(end) for end in (x - r, y - r, x + r, y + r, x - r, y + r, x + r, y - r)]
-    path = f"M{ends[0]} {ends[1]}L{ends[2]} {ends[3]}M{ends[4]} {ends[5]}L{ends[6]} {ends[7]}"
+    path = "".join(f"M{_number(x1)} {_number(y1)}L{_number(x2)} {_number(y2)}" for (x1, y1), (x2, y2) in shape.strokes)
     return "path", f' class="s-{shape.ink}" d="{path}" stroke-width="2"'
 
 

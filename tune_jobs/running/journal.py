@@ -59,6 +59,9 @@ class TrialHistory:
         waits_for: Why it does not start, or go on, now; empty where nothing holds it up.
         copies: When it went on with another trial's weights (pbt), in order: `donor`, `evaluation` of its own,
             `donor_evaluation` at the copied checkpoint, `changes` of the donor's values, its own values `before`.
+        stints: Its starts in order: `started_at` and `ended_at` in wall-clock seconds, its GPUs as `share`,
+            `node` and `card` (absent before an evaluation tells them), and as `ended` why it ended where the trial went
+            on: "paused" or the kind of failure.
     """
 
     number: int
@@ -80,6 +83,7 @@ class TrialHistory:
     pauses: int = 0
     waits_for: str = ""
     copies: list[dict[str, object]] = field(default_factory=list)
+    stints: list[dict[str, object]] = field(default_factory=list)
 
     @property
     def values(self) -> list[tuple[int, float]]:
@@ -141,6 +145,7 @@ def _apply(trial: TrialHistory, event: Event) -> None:
     if "at" in event:
         trial.last_at = cast("float", event["at"])
         _count_time(trial, cast("float", event["elapsed_s"]), runs=trial.running and kind != "started")
+        _note_stint(trial, event)
     if kind == "started":  # perhaps by another driver, after one that was killed: nothing ran in between
         trial.starts += 1
         trial.running = True
@@ -176,6 +181,20 @@ def _apply(trial: TrialHistory, event: Event) -> None:
         trial.status = cast("EndStatus", event["status"])
         trial.reason = cast("str", event["reason"])
         trial.failure = cast("str | None", event.get("failure"))
+
+
+def _note_stint(trial: TrialHistory, event: Event) -> None:
+    if event["event"] == "started":
+        share = cast("Mapping[str, object]", event["bundle"]).get("gpus", 0.0)
+        trial.stints.append({"started_at": event["at"], "ended_at": event["at"], "share": share, "ended": ""})
+    elif trial.running:
+        stint = trial.stints[-1]
+        stint["ended_at"] = event["at"]
+        if event["event"] == "reported":
+            seen = cast("Mapping[str, object]", event["metrics"])
+            stint |= {name: seen[f"trial/{name}"] for name in ("node", "card") if f"trial/{name}" in seen}
+        elif event["event"] in ("retried", "paused"):
+            stint["ended"] = event.get("kind", "paused")
 
 
 def _count_time(trial: TrialHistory, elapsed_s: float, *, runs: bool) -> None:

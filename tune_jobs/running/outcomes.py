@@ -14,14 +14,13 @@ _MEASURED = ("allocated_bytes", "reserved_bytes", "device_bytes", "host_rss_byte
 
 
 def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -> TrialRecord:
-    """Makes the ledger's line of a trial that is over.
+    """Makes the ledger's line of a trial; one that is not over stands there as `running`.
 
     Args:
         trial: What happened.
         goal: Whether high or low values are good.
         rungs: Evaluations at which trials were compared.
     """
-    assert trial.status is not None, f"trial {trial.number} is not over"
     kind = trial.failure
     order = trial.order
     last = _numbers(trial.evaluations[max(trial.evaluations)].metrics) if trial.evaluations else {}
@@ -31,7 +30,7 @@ def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -
         trial_id=str(trial.number),
         name=str(order["name"]),
         sweep=str(order.get("sweep", "")),
-        status=_outcome(trial.status, kind),
+        status="running" if trial.status is None else _outcome(trial.status, kind),
         phase=str(order.get("phase", "")),
         sampled=dict(cast("Mapping[str, object]", order.get("sampled", {}))),
         resolved=resolved,
@@ -57,6 +56,7 @@ def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -
         member=cast("str | None", order.get("member")),
         lineage=list(trial.copies),
         trained=cast("str | None", order.get("trained")),
+        stints=list(trial.stints) if len(trial.stints) > 1 else [],
     )
 
 

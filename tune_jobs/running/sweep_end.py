@@ -69,7 +69,7 @@ def reported(folder: SweepFolder) -> "Analysis | None":
         from tune_jobs.report.findings import find_findings
         from tune_jobs.report.review_file import write_review
 
-        findings = find_findings(folder.path)
+        findings = find_findings(folder.path, is_running=False)
         report = build_report(folder.path, findings)
         if write_review(findings) is None:
             note(f"{folder.review} was edited and stays as it is; python -m tune_jobs review writes it anew")

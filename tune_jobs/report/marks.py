@@ -1,0 +1,138 @@
+"""How the end of a trial looks: a shape of its own for each outcome, so that nobody has to tell colours apart."""
+
+from collections.abc import Callable, Collection, Sequence
+
+from tune_jobs.analysis.candidates import Scored
+from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.records.ledger import OUTCOMES, TrialOutcome
+from tune_jobs.report.drawing import Box, Cross, Dot, Ink, Label, Polyline, Shape, text_width
+from tune_jobs.report.look import OUTCOME_TEXT, trial_tip
+
+_SIGN_ROOM = 13.0  # a bar that is narrower or lower has no room for a sign
+_PALE = 0.4
+Swatch = Callable[[float, float], Sequence[Shape]]
+
+
+def outcome_mark(
+    outcome: TrialOutcome, x: float, y: float, *, radius: float = 4.0, tip: str = "", trial: str = ""
+) -> Shape:
+    """Draws a trial as a small shape.
+
+    A dot ran to its end, a ring was stopped, an x failed, a plus ran out of memory, a square was refused, a triangle is
+    not over.
+    """
+    if outcome == "finished":
+        return Dot(x=x, y=y, radius=radius, ink=outcome, tip=tip, trial=trial)
+    if outcome == "stopped":
+        return Dot(x=x, y=y, radius=radius, ink=outcome, hollow=True, tip=tip, trial=trial)
+    if outcome in ("failed", "oom"):
+        upright = outcome == "oom"
+        return Cross(x=x, y=y, radius=radius + upright * 0.8, ink=outcome, upright=upright, tip=tip, trial=trial)
+    if outcome == "refused":
+        return Box(x=x - radius, y=y - radius, width=2 * radius, height=2 * radius, ink=outcome, tip=tip, trial=trial)
+    tall = 1.2 * radius
+    corners = ((x - radius, y - tall), (x + tall, y), (x - radius, y + tall), (x - radius, y - tall))
+    return Polyline(points=corners, ink=outcome, width=1.8, tip=tip, trial=trial)
+
+
+def outcome_bar(
+    outcome: TrialOutcome,
+    *,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    opacity: float = 1.0,
+    tip: str = "",
+    trial: str = "",
+) -> list[Shape]:
+    """Draws a bar: full to the end, pale where it was stopped or is not over, with its sign where it went wrong."""
+    pale = outcome in ("stopped", "running")
+    shapes: list[Shape] = [
+        Box(
+            x=x,
+            y=y,
+            width=width,
+            height=height,
+            ink=outcome,
+            outline="surface",
+            radius=1.5,
+            opacity=opacity * (_PALE if pale else 1.0),
+            tip=tip,
+            trial=trial,
+        )
+    ]
+    if outcome in ("failed", "oom", "running") and min(width, height) >= _SIGN_ROOM * 0.75 and width >= _SIGN_ROOM:
+        middle_x, middle_y = x + width / 2, y + height / 2
+        if outcome == "running":
+            shapes.append(outcome_mark(outcome, middle_x, middle_y, radius=3.2, tip=tip, trial=trial))
+        else:
+            shapes.append(
+                Cross(x=middle_x, y=middle_y, radius=3.5, ink="surface", upright=outcome == "oom", tip=tip, trial=trial)
+            )
+    return shapes
+
+
+def mark(analysis: Analysis, one: Scored, x: float, y: float, *, radius: float = 4.0) -> Shape:
+    """Draws a trial with a score; the winner is a large dot."""
+    trial = one.trial
+    tip = trial_tip(analysis, trial, one.score)
+    if is_winner(analysis, trial.trial_id):
+        return Dot(x=x, y=y, radius=radius + 2.5, ink="accent", tip=tip, trial=trial.trial_id)
+    return outcome_mark(trial.status, x, y, radius=radius, tip=tip, trial=trial.trial_id)
+
+
+def is_winner(analysis: Analysis, trial_id: str) -> bool:
+    """Whether a trial is the winner."""
+    return analysis.winner is not None and analysis.winner.trial.trial_id == trial_id
+
+
+def legend(
+    analysis: Analysis, width: float, outcomes: Collection[TrialOutcome], *, bars: bool = False
+) -> tuple[list[Shape], float]:
+    """Says what the shapes of a chart mean; returns the shapes and the height that they take.
+
+    Args:
+        analysis: Of the sweep.
+        width: Of the chart.
+        outcomes: Those that are drawn in it.
+        bars: Whether trials are bars.
+    """
+    entries: list[tuple[Swatch, str]] = []
+    if analysis.winner is not None:
+        entries.append((_winner_bar if bars else dot_swatch("accent", 6.0), "winner"))
+    drawn = [outcome for outcome in OUTCOMES if outcome in outcomes]
+    entries += [((bar_swatch if bars else mark_swatch)(outcome), OUTCOME_TEXT[outcome]) for outcome in drawn]
+    return lay_legend(entries, width)
+
+
+def dot_swatch(ink: Ink, radius: float = 4.5) -> Swatch:
+    """A dot of a colour, for a legend."""
+    return lambda x, y: [Dot(x=x, y=y, radius=radius, ink=ink)]
+
+
+def mark_swatch(outcome: TrialOutcome) -> Swatch:
+    """A trial's mark, for a legend."""
+    return lambda x, y: [outcome_mark(outcome, x, y)]
+
+
+def bar_swatch(outcome: TrialOutcome) -> Swatch:
+    """A trial's bar, for a legend."""
+    return lambda x, y: outcome_bar(outcome, x=x - 7, y=y - 6, width=14.0, height=12.0)
+
+
+def _winner_bar(x: float, y: float) -> list[Shape]:
+    return [Box(x=x - 7, y=y - 6, width=14.0, height=12.0, ink="accent", radius=1.5)]
+
+
+def lay_legend(entries: Sequence[tuple[Swatch, str]], width: float) -> tuple[list[Shape], float]:
+    """Lays out swatches with their texts in as many lines as they need; returns the shapes and the height they take."""
+    shapes: list[Shape] = []
+    x, y = 4.0, 8.0
+    for swatch, text in entries:
+        room = text_width(text) + 38.0
+        if x + room > width and x > 4.0:
+            x, y = 4.0, y + 20.0
+        shapes += [*swatch(x + 6, y), Label(x=x + 19, y=y, text=text)]
+        x += room
+    return shapes, y + 18.0

@@ -1,0 +1,21 @@
+"""Trials that are not over: the ledger has no line of them yet, the journal of the sweep has."""
+
+from dataclasses import replace
+
+from tune_jobs.records.ledger import Ledger, SweepFolder
+from tune_jobs.running.journal import FILE_NAME, Journal
+from tune_jobs.running.outcomes import record_of
+
+
+def with_unfinished(folder: SweepFolder, ledger: Ledger) -> Ledger:
+    """Adds the trials that have started and not ended; a folder without a journal has none."""
+    path = folder.path / FILE_NAME
+    if ledger.sweep is None or not path.exists():
+        return ledger
+    known = {trial.trial_id for trial in ledger.trials}
+    started = [
+        record_of(trial, goal=ledger.sweep.goal)
+        for trial in Journal(path).trials.values()
+        if trial.status is None and trial.starts and str(trial.number) not in known
+    ]
+    return replace(ledger, trials=(*ledger.trials, *started))
