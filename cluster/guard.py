@@ -18,6 +18,8 @@ from common.units import format_bytes, format_duration
 
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the new name of torch, and the old one
 EXPANDABLE = "expandable_segments:True"  # pages instead of fixed segments: little is lost between tensors
+ROOM_S = 3600.0  # a stranger's process on a card is a reason to wait, not to lose a sweep's trials one by one
+ROOM_SAID_AFTER_S = 5.0  # a stopped neighbour has given everything back by then
 OUTSIDE_TOLERANCE_BYTES = 64 * 2**20  # NVML counts in pages of 2 MiB, and a context grows a little with new kernels
 
 
@@ -81,6 +83,20 @@ class CudaDevice:
     def held_bytes(self) -> int | None:
         """Asks NVML; None in a container whose process numbers the driver does not share."""
         return nvml.process_bytes(os.getpid())
+
+    def left_bytes(self, context_bytes: int) -> int:
+        """What a process that is used again still holds of the trial before; by torch's own books where NVML is silent.
+
+        Args:
+            context_bytes: What it then counts for the part outside torch's allocator.
+        """
+        import torch
+
+        if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            return 0
+        torch.cuda.empty_cache()
+        told_bytes = self.held_bytes()
+        return told_bytes if told_bytes is not None else torch.cuda.memory_reserved() + context_bytes
 
 
 class HostDevice:
@@ -177,9 +193,43 @@ def environment(current: Mapping[str, str]) -> dict[str, str]:
     return {variable: f"{settings},{EXPANDABLE}" if settings else EXPANDABLE}
 
 
+def wait_for_card(
+    need_bytes: int,
+    visible: str,
+    tell: Callable[[str], None] = lambda text: None,
+    *,
+    timeout_s: float = ROOM_S,
+    sleep: Callable[[float], None] = time.sleep,
+) -> float:
+    """Waits until the card of this process has room; see wait_for_room.
+
+    Args:
+        need_bytes: What its share may still grow by.
+        visible: CUDA_VISIBLE_DEVICES of the process; the first card is its own.
+        tell: Hears why it waits.
+        timeout_s: Longest wait.
+        sleep: Waits so many seconds.
+
+    Returns:
+        Seconds waited; 0 where nobody tells what is free.
+
+    Raises:
+        WorkError: When there is no room in time.
+    """
+    device = visible.split(",")[0].strip()
+    return wait_for_room(
+        need_bytes,
+        lambda: nvml.free_bytes(device),
+        tell,
+        timeout_s=timeout_s,
+        sleep=sleep,
+    )
+
+
 def wait_for_room(
     need_bytes: int,
     free_bytes: Callable[[], int | None],
+    tell: Callable[[str], None] = lambda text: None,
     *,
     timeout_s: float,
     pause_s: float = 1.0,
@@ -187,11 +237,13 @@ def wait_for_room(
 ) -> float:
     """Waits until the card has room for the whole share: a trial that was just stopped gives memory back late.
 
-    It looks at bytes and not at utilisation, so it also passes on a card that neighbours keep busy.
+    It looks at bytes and not at utilisation, so it also passes on a card that neighbours keep busy (Ray's own
+    tune.utils.wait_for_gpu waits for an idle card, and never ends on a shared one).
 
     Args:
-        need_bytes: The share.
+        need_bytes: What is still to be had.
         free_bytes: Asks the card; None where nobody tells, which ends the wait.
+        tell: Hears why, when it has waited for ROOM_SAID_AFTER_S, and then every minute.
         timeout_s: Longest wait.
         pause_s: Between two questions.
         sleep: Waits so many seconds.
@@ -202,16 +254,20 @@ def wait_for_room(
     Raises:
         WorkError: When there is no room in time; somebody outside of Ray uses the card.
     """
-    waited_s = 0.0
+    waited_s, next_said_s = 0.0, ROOM_SAID_AFTER_S
     while True:
         free = free_bytes()
         if free is None or free >= need_bytes:
             return waited_s
+        why = (
+            f"the card has {format_bytes(free)} free, the share needs {format_bytes(need_bytes)}; a process outside of"
+            " Ray holds the rest (nvidia-smi shows it)"
+        )
         if waited_s >= timeout_s:
-            raise WorkError(
-                f"after {format_duration(waited_s)} the card has {format_bytes(free)} free, the share needs "
-                f"{format_bytes(need_bytes)}; a process outside of Ray holds the rest (nvidia-smi shows it)"
-            )
+            raise WorkError(f"after {format_duration(waited_s)} {why}")
+        if waited_s >= next_said_s:
+            tell(why)
+            next_said_s = waited_s + 60.0
         sleep(pause_s)
         waited_s += pause_s
 

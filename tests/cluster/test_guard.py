@@ -1,5 +1,6 @@
 """A trial is held to its share: the cap before the model, the look from outside, the wait for room."""
 
+import os
 import pickle
 import sys
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from cluster.guard import (
     OutOfMemoryError,
     environment,
     resident_bytes,
+    wait_for_card,
     wait_for_room,
 )
 from common.errors import RequestError, WorkError
@@ -141,3 +143,37 @@ def test_a_share_waits_for_the_memory_of_the_trial_before() -> None:
 def test_a_card_that_a_stranger_fills_is_an_error_with_a_reason() -> None:
     with pytest.raises(WorkError, match=r"after 3.0 s the card has 1.00 GiB free, the share needs 3.00 GiB"):
         wait_for_room(3 * GIB, lambda: GIB, timeout_s=3, sleep=lambda _s: None)
+
+
+def test_a_trial_that_waits_for_room_says_why_and_then_every_minute() -> None:
+    told: list[str] = []
+    answers = iter([GIB] * 70 + [4 * GIB])
+    assert wait_for_room(3 * GIB, lambda: next(answers), told.append, timeout_s=100, sleep=lambda _s: None) == 70
+    why = "the card has 1.00 GiB free, the share needs 3.00 GiB; a process outside of Ray holds the rest"
+    assert told == [f"{why} (nvidia-smi shows it)"] * 2
+
+
+def test_the_card_that_cuda_shows_is_asked(fake_nvml: Install) -> None:
+    fake_nvml([FakeCard(uuid="GPU-a", used=0), FakeCard(uuid="GPU-b", used=22 * GIB)])
+    assert wait_for_card(2 * GIB, "GPU-b", timeout_s=0) == 0
+    assert wait_for_card(24 * GIB, "0", timeout_s=0) == 0
+    assert wait_for_card(24 * GIB, "", timeout_s=0) == 0, "no card is shown to it: nobody tells"
+    with pytest.raises(WorkError, match=r"the card has 2.00 GiB free, the share needs 3.00 GiB"):
+        wait_for_card(3 * GIB, "GPU-b,GPU-a", timeout_s=0)
+
+
+def test_what_a_used_process_still_holds_comes_from_nvml_or_from_torchs_books(
+    fake_nvml: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    card = FakeCard(processes=[(os.getpid(), 3 * GIB)])
+    fake_nvml([card])
+    assert CudaDevice().left_bytes(GIB) == 0, "CUDA is not started: nothing is held"
+    emptied: list[bool] = []
+    for name, answer in (("is_initialized", True), ("memory_reserved", 2 * GIB)):
+        monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    assert CudaDevice().left_bytes(GIB) == 3 * GIB
+    card.processes = []  # in a container the driver knows it by another number
+    assert CudaDevice().left_bytes(GIB) == 2 * GIB + GIB
+    assert emptied == [True, True]

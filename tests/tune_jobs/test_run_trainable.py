@@ -13,7 +13,15 @@ from common.errors import DivergedError, RequestError, WorkError
 from common.files import read_jsonl
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tune_jobs.running.orders import STOP_FILE, Bundle, PretendedUse, TrialOrder
+from tune_jobs.running.orders import (
+    FAILURE_KEY,
+    FAILURE_MESSAGE_KEY,
+    STOP_FILE,
+    WAITS_KEY,
+    Bundle,
+    PretendedUse,
+    TrialOrder,
+)
 from tune_jobs.running.recovery import RunShape
 from tune_jobs.running.trainable import ATTEMPTS_FILE, MOST_VANISHED, attempt, hold
 from tune_jobs.running.trial_reporter import LOOK_EVERY_S, TrialReporter
@@ -261,6 +269,30 @@ def test_without_a_card_nothing_is_held(tmp_path: Path) -> None:
     assert hold(order_in(tmp_path), RunShape(micro_batch=1, accumulation=1)) is None
     simulated = replace(order_in(tmp_path), usable_bytes=2**30, simulated=True)
     assert hold(simulated, RunShape(micro_batch=1, accumulation=1)) is None
+
+
+def test_a_trial_waits_for_its_share_of_a_real_card_says_why_and_gives_up_with_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Card:
+        def left_bytes(self, context_bytes: int) -> int:
+            return context_bytes
+
+    def wait(need_bytes: int, visible: str, tell: Callable[[str], None]) -> float:
+        tell(f"{visible} needs {need_bytes / 2**30:g} GiB")
+        raise WorkError("after an hour the card is still full")
+
+    monkeypatch.setattr("tune_jobs.running.trainable.CudaDevice", Card)
+    monkeypatch.setattr("tune_jobs.running.trainable.wait_for_card", wait)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    order = replace(order_in(tmp_path), usable_bytes=24 * 2**30, context_bytes=2**30, bundle=Bundle(cpus=1, gpus=0.25))
+    train, _ = trainer(tmp_path, lambda config, start: [1.0])
+    sent = Sent()
+    attempt(order, train, sent, keep_nothing, None)
+    assert sent.reports == [
+        {WAITS_KEY: "3 needs 5 GiB"},
+        {FAILURE_KEY: "work_failed", FAILURE_MESSAGE_KEY: "WorkError: after an hour the card is still full"},
+    ]
 
 
 def test_a_stop_by_the_driver_passes_through(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
-from cluster.guard import CudaDevice, Guard, HostDevice, Limit, environment
+from cluster.guard import CudaDevice, Guard, HostDevice, Limit, environment, wait_for_card
 from cluster.metrics_door import Meters
 from cluster.shares import UNITS, Share
-from common.errors import ProductError
+from common.errors import ProductError, WorkError
 from common.files import append_jsonl, read_jsonl
 from common.storage import storage_trouble
 from dialsum.config import RunConfig
@@ -152,7 +152,12 @@ def attempt(
     shape: RunShape | None = order.shape
     vanished = 0
     while shape is not None:
-        guard = hold(order, shape)
+        try:
+            guard = hold(order, shape, lambda text: send({WAITS_KEY: text}, None))
+        except WorkError as no_room:  # somebody outside of Ray holds the card
+            _note_attempt(folder, order, shape, "work_failed", no_room)
+            _fail(folder, order, "work_failed", no_room, send)
+            return
         reporter = TrialReporter(
             order,
             send,
@@ -221,8 +226,16 @@ def _config(order: TrialOrder, shape: RunShape) -> RunConfig:
     )
 
 
-def hold(order: TrialOrder, shape: RunShape) -> Guard | None:
+def hold(order: TrialOrder, shape: RunShape, tell: Callable[[str], None] = lambda text: None) -> Guard | None:
     """Holds this process to the share that it was granted, before the model is built.
+
+    Args:
+        order: The trial.
+        shape: How it is run.
+        tell: Hears why it waits, where others still hold what belongs to the share.
+
+    Raises:
+        WorkError: When they hold it for too long.
 
     Returns:
         None where there is no card: on a machine without GPUs, and on a simulated card that pretends nothing.
@@ -231,7 +244,10 @@ def hold(order: TrialOrder, shape: RunShape) -> Guard | None:
         return None
     limit = Limit(cap_bytes=_cap_bytes(order), context_bytes=order.context_bytes)
     if order.pretended is None:
-        return Guard(limit, CudaDevice())
+        card = CudaDevice()
+        growth_bytes = limit.cap_bytes - card.left_bytes(limit.context_bytes)
+        wait_for_card(growth_bytes, os.environ.get("CUDA_VISIBLE_DEVICES", ""), tell)
+        return Guard(limit, card)
     held_bytes = order.pretended.fixed_bytes + shape.micro_batch * order.pretended.bytes_per_sample
     return Guard(limit, HostDevice(meter=lambda: held_bytes), interval_s=0.0)
 
