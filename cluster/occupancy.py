@@ -70,6 +70,11 @@ class Occupancy:
             if node.cards:
                 self._add(node)
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Labels of the GPU models, in order."""
+        return tuple(sorted(self._free))
+
     def room(self, model: str) -> int:
         """Returns the units that are free on the emptiest card of a model; 0 where no node has CPUs left."""
         return next((self._cards[key].free_units for key in self._with_cpus(reversed(self._free.get(model, [])))), 0)

@@ -2,14 +2,18 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from cluster.hardware import parse_simulated
+from cluster.occupancy import Occupancy
 from common.errors import RequestError
 from dialsum.config import RunConfig
+from tests.tune_jobs.offered import offers_of, placed_order
 from tune_jobs.config.anomalies import STALL_FACTOR, STALL_FLOOR_S, Anomalies
+from tune_jobs.placing.line import CardLine, Offer
 from tune_jobs.records.housekeeping import KEPT_MODELS
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.running.conductor import Clocks, SweepConductor
@@ -24,6 +28,9 @@ from tune_jobs.team.admission import Admission, OpenAdmission
 from tune_jobs.team.quotas import Decision
 
 METRIC = "eval/rouge_combined_f1"
+CARDS = parse_simulated("8xA:24GiB")
+HALF = Bundle(cpus=1, gpus=0.5, labels={"gpu-model": "A"})
+HALF_BYTES = 11 * 2**30
 
 
 class OutOfMemoryError(RuntimeError):
@@ -50,18 +57,17 @@ class Orders:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.released: list[str] = []
 
     def make(self, number: int, sampled: Sampled) -> TrialOrder:
         size = sampled["batch_size"]
         assert isinstance(size, int)
         if size == 3:
             raise RequestError("needs 30.0 GiB, found 24.0 GiB")
-        return TrialOrder(
+        order = TrialOrder(
             number=number,
             name=f"bs{size}",
             sweep="sample",
-            bundle=Bundle(cpus=1, gpus=0.5, labels={"gpu-model": "A"}),
+            bundle=HALF,
             sampled=dict(sampled),
             config=RunConfig(batch_size=size).to_dict(),
             shape=RunShape(micro_batch=size, accumulation=1),
@@ -70,9 +76,10 @@ class Orders:
             cache_dir="cache",
             metric=METRIC,
         )
+        return placed_order(order, CARDS, HALF_BYTES)
 
-    def release(self, name: str) -> None:
-        self.released.append(name)
+    def offers(self, order: TrialOrder, least_bytes: int = 0) -> tuple[Offer, ...]:
+        return offers_of(order, CARDS, HALF_BYTES, least_bytes)
 
 
 class Driver:
@@ -103,6 +110,7 @@ class Driver:
             view=LogView(self.said),
             folder=self.folder,
             journal=Journal(folder / "journal.jsonl"),
+            cards=CardLine(Occupancy(CARDS)),
             shares=(0.5, 0.75, 1.0),
             anomalies=anomalies,
             ends_at_s=ends_at_s,
@@ -114,7 +122,7 @@ class Driver:
     def start(self) -> Mapping[str, object]:
         order = self.conductor.next_order("key")
         assert isinstance(order, Mapping)
-        self.conductor.started(order, Bundle(cpus=1, gpus=0.5, labels={"gpu-model": "A"}))
+        self.conductor.started(order, HALF)
         return order
 
     def report(self, order: Mapping[str, object], evaluation: int, value: float) -> bool:
@@ -143,7 +151,6 @@ def test_trials_finish_stop_and_are_refused_and_the_ledger_says_so(tmp_path: Pat
     driver.conductor.ended("key", fourth, ValueError("worker trace\n\nValueError: odd"))
     assert driver.conductor.next_order("key") is None
 
-    assert driver.orders.released == ["bs2", "bs1", "trial 3", "bs4"]
     records = {record.trial_id: record for record in driver.folder.load().trials}
     assert {name: record.status for name, record in records.items()} == {
         "1": "finished",
@@ -180,14 +187,17 @@ def test_an_out_of_memory_leads_to_a_larger_share_with_the_same_labels_and_anoth
 ) -> None:
     driver = Driver(tmp_path)
     order = driver.start()
-    half = Bundle(cpus=1, gpus=0.5, labels={"gpu-model": "A"})
-    assert driver.conductor.retried(order, ValueError("odd"), half) == half
-    assert driver.conductor.retried(order, None, half) == half
-    larger = driver.conductor.retried(order, OutOfMemoryError("no bytes"), half)
-    assert larger == replace(half, gpus=0.75)
-    driver.conductor.started(order, larger)
-    driver.report(order, 1, 5.0)
+    assert driver.conductor.retried(order, ValueError("odd"), HALF) == HALF
+    assert driver.conductor.retried(order, None, HALF) == HALF
+    assert driver.conductor.retried(order, OutOfMemoryError("no bytes"), HALF) is None, "not with so little again"
     driver.conductor.ended("key", order, None)
+    assert driver.folder.load().trials == (), "it only gave its place back"
+    again = driver.conductor.next_order("key")
+    assert isinstance(again, Mapping)
+    assert (again["number"], again["bundle"]) == (1, asdict(replace(HALF, gpus=0.75)))
+    driver.conductor.started(again, replace(HALF, gpus=0.75))
+    driver.report(again, 1, 5.0)
+    driver.conductor.ended("key", again, None)
     (record,) = driver.folder.load().trials
     assert (record.status, record.share, record.retries) == ("finished", 0.75, 1)
     assert "starts again: out of memory; 0.5 -> 0.75 of a card" in driver.said.getvalue()
@@ -399,7 +409,6 @@ def test_a_trial_pauses_at_its_report_and_goes_on_from_there_behind_those_that_w
     door.wanted_back = False
     assert driver.folder.load().trials == ()
     assert (driver.progress.trials[1].status, driver.progress.trials[1].reason) == ("paused", "jun asked")
-    assert driver.orders.released == ["bs1"]
     assert not driver.conductor.is_over
 
     driver.now += 1000

@@ -61,7 +61,9 @@ def test_a_long_wait_is_said_once_and_again_when_it_has_doubled(tmp_path: Path) 
 def test_after_an_out_of_memory_a_trial_waits_for_the_larger_share(tmp_path: Path) -> None:
     driver = Driver(tmp_path)
     order = driver.start()
-    assert driver.conductor.retried(order, OutOfMemoryError("CUDA out of memory"), HALF) is not None
+    assert driver.conductor.retried(order, OutOfMemoryError("CUDA out of memory"), HALF) is None
+    driver.conductor.ended("key", order, None)
+    assert driver.conductor.next_order("key") is not None
     driver.now += WAIT_SAID_S
     driver.conductor.tick()
     assert "trial 1 waits for 30 s for 0.75 of a card (A) and 1 CPUs beside it" in driver.said.getvalue()

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from cluster.hardware import parse_simulated
+from cluster.occupancy import Occupancy
 from dialsum.config import RunConfig
 from dialsum.data import write_examples
 from dialsum.sample_data.generate import generate
+from tests.tune_jobs.offered import offers_of, placed_order
 from tune_jobs.config.anomalies import Anomalies
+from tune_jobs.placing.line import CardLine, Offer
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
 from tune_jobs.running.conductor import SweepConductor
 from tune_jobs.running.journal import Journal
@@ -27,10 +31,11 @@ from tune_jobs.search.stopping import NeverStop
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_cluster")]
 METRIC = "eval/rouge_combined_f1"
 GIB = 2**30
-CARD_BYTES = 24 * GIB
+CARDS = parse_simulated("2x24GiB")
+UPPER_BYTES = 5 * GIB  # a quarter of the card, which is 5.8 GiB
 USES = {
-    "fits": PretendedUse(fixed_bytes=GIB, bytes_per_sample=GIB // 2),  # 5 of 6 GiB
-    "smaller": PretendedUse(fixed_bytes=2 * GIB, bytes_per_sample=GIB),  # 6 GiB at a micro-batch of 4
+    "fits": PretendedUse(fixed_bytes=GIB, bytes_per_sample=GIB // 2),  # 5 GiB
+    "smaller": PretendedUse(fixed_bytes=2 * GIB, bytes_per_sample=920 * 2**20),  # 5.6 GiB at a micro-batch of 4
     "larger": PretendedUse(fixed_bytes=11 * GIB, bytes_per_sample=GIB // 100),  # never in a quarter of the card
 }
 
@@ -57,11 +62,11 @@ class Orders:
             tiny_layers=1,
             tiny_vocab_size=400,
         )
-        return TrialOrder(
+        order = TrialOrder(
             number=number,
             name=name,
             sweep="recovered",
-            bundle=Bundle(cpus=1, gpus=0.25, labels={"gpu-model": "simulated-24GiB"}),
+            bundle=Bundle(cpus=1),
             sampled={},
             config=config.to_dict(),
             shape=RunShape(micro_batch=8, accumulation=1),
@@ -69,13 +74,13 @@ class Orders:
             sweep_folder=str(self.folder),
             cache_dir=str(self.folder / "cache"),
             metric=METRIC,
-            usable_bytes=CARD_BYTES,
             pretended=USES.get(name),
             simulated=True,
         )
+        return placed_order(order, CARDS, UPPER_BYTES)
 
-    def release(self, name: str) -> None:
-        """Nothing is held."""
+    def offers(self, order: TrialOrder, least_bytes: int = 0) -> tuple[Offer, ...]:
+        return offers_of(order, CARDS, UPPER_BYTES, least_bytes)
 
 
 class WorkerKiller(SweepConductor):
@@ -110,6 +115,7 @@ def conducted(
         view=LogView(said),
         folder=results,
         journal=Journal(results.path / "journal.jsonl"),
+        cards=CardLine(Occupancy(CARDS)),
         shares=(0.25, 0.5, 1.0),
         anomalies=anomalies,
     )
@@ -133,7 +139,7 @@ def test_an_out_of_memory_is_mended_in_place_and_then_by_a_larger_share(tmp_path
     assert all([row["iteration"] for row in record.history] == [1, 2, 3, 4] for record in records.values())
     measured = records["smaller"].measured
     assert measured is not None
-    assert measured["device_bytes"] == 6 * GIB
+    assert measured["device_bytes"] == (2048 + 4 * 920) * 2**20
     assert "trial 3 failed and starts again: out of memory; 0.25 -> 0.5 of a card" in said
 
 

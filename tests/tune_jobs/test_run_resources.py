@@ -101,25 +101,25 @@ def test_what_fits_nowhere_is_refused_with_bytes_cards_and_remedies() -> None:
     assert "would fit with a card of at least" in text
 
 
-def test_trials_spread_over_unequal_cards_by_what_each_costs_there() -> None:
-    mixed = placer("1x24GiB,1x80GiB")
-    models = [mixed.place(f"t{i}", config(8)).bundle.labels["gpu-model"] for i in range(8)]
-    assert set(models) == {"simulated-24GiB", "simulated-80GiB"}
-    assert models.count("simulated-80GiB") > models.count("simulated-24GiB")
-    again = placer("1x24GiB,1x80GiB")
-    first = again.place("t0", config(8)).bundle
-    again.release("t0")
-    assert again.place("t1", config(8)).bundle == first
+def test_every_model_that_holds_a_trial_is_offered_the_cheapest_first_and_a_larger_one_after_an_out_of_memory() -> None:
+    mixed = placer("1x24GiB,2x40GiB,1x80GiB")
+
+    def found(least_gib: float) -> list[tuple[str, float]]:
+        offers = mixed.offers("one", config(8), int(least_gib * GIB))
+        return [(offer.choice.model.removeprefix("simulated-"), offer.placed.bundle.gpus) for offer in offers]
+
+    assert found(0) == [("40GiB", 0.25), ("80GiB", 0.125), ("24GiB", 0.375)]
+    assert found(23.4) == [("80GiB", 0.3), ("40GiB", 0.625)]
+    assert found(60) == [("80GiB", 0.8)]
+    with pytest.raises(RequestError, match="would fit with a card of at least"):
+        found(80)
+    assert mixed.place("one", config(8)).bundle.labels == {"gpu-model": "simulated-40GiB"}
 
 
-def test_two_trials_side_by_side_reach_all_idle_models_in_turns() -> None:
-    places = placer("1xA:24GiB,1xB:24GiB,1xC:24GiB")
-    models = []
-    for number in range(6):
-        models.append(places.place(f"t{number}", config(8)).bundle.labels["gpu-model"])
-        if number:
-            places.release(f"t{number - 1}")
-    assert sorted(models[:3]) == sorted(models[3:]) == ["A", "B", "C"]
+def test_cpus_that_no_machine_with_cards_has_are_refused() -> None:
+    one = dataclasses.replace(placer("1x24GiB,1x80GiB"), cpus=9.0)
+    with pytest.raises(RequestError, match="asks for 9 CPUs beside its card, found at most 8 on a machine with cards"):
+        one.check("t", config(8))
 
 
 @given(st.lists(st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]), min_size=1, max_size=12))

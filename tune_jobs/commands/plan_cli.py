@@ -173,7 +173,12 @@ def _offers(sweep: "Sweep", inventory: "Inventory") -> "Offers":
         estimator=lambda: Estimator(template_finder(cli.note), calibration),
     )
     if isinstance(placer, SharePlacer):
-        return lambda name, config: placer.offers(name, as_placed(sweep, config))
+
+        def on_each_model(name: str, config: "RunConfig") -> "tuple[Demand | None, dict[str, Placed]]":
+            placed = placer.offers(name, as_placed(sweep, config))
+            return placer.demand(name, as_placed(sweep, config)), {one.choice.model: one.placed for one in placed}
+
+        return on_each_model
 
     def by_cpus(name: str, config: "RunConfig") -> "tuple[Demand | None, dict[str, Placed]]":
         placer.check(name, config)

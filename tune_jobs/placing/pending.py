@@ -18,25 +18,29 @@ class Holder:
     bundle: Bundle
 
 
-def why_pending(bundle: Bundle, waited_s: float, running: tuple[Holder, ...]) -> str:
+def why_pending(bundle: Bundle, waited_s: float, running: tuple[Holder, ...], others: tuple[Bundle, ...] = ()) -> str:
     """Says what a trial of a sweep waits for.
 
     Args:
         bundle: What it needs.
         waited_s: How long it has waited.
         running: The trials of the sweep that run.
+        others: What it would take as well, on other GPU models.
 
     >>> half = Bundle(cpus=1, gpus=0.5, labels={"gpu-model": "A40"})
     >>> why_pending(half, 75, (Holder(number=3, bundle=half), Holder(number=7, bundle=half)))
     'for 1 min 15 s for 0.5 of a card (A40), where trial 3 holds 0.5 and trial 7 holds 0.5'
     """
-    model = bundle.labels.get(GPU_MODEL_LABEL)
-    holders = [one for one in running if one.bundle.gpus and one.bundle.labels.get(GPU_MODEL_LABEL) == model]
+    models = [one.labels.get(GPU_MODEL_LABEL) for one in (bundle, *others)]
+    holders = [one for one in running if one.bundle.gpus and one.bundle.labels.get(GPU_MODEL_LABEL) in models]
     waited = f"for {format_duration(waited_s)} for"
     if not bundle.gpus:
         side_by_side = f"; {len(running)} of this sweep's trials run" if running else ""
         return f"{waited} {bundle.cpus:g} CPUs of one machine{side_by_side}"
-    needed = _amount(bundle.gpus) + (f" ({model})" if model else "")
+    needed = " or ".join(
+        _amount(one.gpus) + (f" ({model})" if model else "")
+        for one, model in zip((bundle, *others), models, strict=True)
+    )
     if not holders:
         return (
             f"{waited} {needed} and {bundle.cpus:g} CPUs beside it; no trial of this sweep runs there, so others hold"
@@ -70,8 +74,9 @@ class WaitsSaid:
         self._next_s: dict[int, float] = {}
 
     def begin(self, number: int, now_s: float) -> None:
-        """A trial was ordered, or shall start again."""
-        self._since_s[number], self._next_s[number] = now_s, now_s + self._after_s
+        """A trial was ordered, or shall start again; one that waits already goes on waiting."""
+        if number not in self._since_s:
+            self._since_s[number], self._next_s[number] = now_s, now_s + self._after_s
 
     def end(self, number: int) -> None:
         """It has its place, or needs none any more."""

@@ -1,6 +1,5 @@
 """From a run configuration to its place in Ray: memory estimate, plan, share, node labels; or why there is none."""
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
@@ -12,10 +11,12 @@ from cluster.memory.gpu_profile import GpuProfile, find_gpu, gpu_of_size
 from cluster.memory.memory_plan import NoPlan
 from cluster.memory.planning import plan_request
 from cluster.memory.request import MemoryRequest
+from cluster.occupancy import Occupancy
 from cluster.placement import Choice, Demand, Need, Refusal, choose, refuse
 from cluster.shares import CLASSES, MAX_TENANTS, UNITS, Share
 from common.errors import RequestError
 from dialsum.config import RunConfig
+from tune_jobs.placing.line import CardLine, Offer
 from tune_jobs.placing.memory_requests import request_of
 from tune_jobs.running.orders import Bundle, Placed
 from tune_jobs.running.recovery import RunShape
@@ -23,6 +24,7 @@ from tune_jobs.running.recovery import RunShape
 HOST_BYTES = (
     2 * 2**30
 )  # a trial's process with torch, transformers and Kiwi's model: 1.1 GiB were measured for tiny models
+_KEPT_WAYS = 10_000  # of configurations on GPU models, each a few kilobytes
 SHARE_CLASSES = tuple(units / UNITS for units in CLASSES)
 
 
@@ -54,8 +56,14 @@ class HostPlacer:
             raise RequestError(str(found))
         return Placed(bundle=Bundle(cpus=self.cpus), shape=shape_of(config))
 
-    def release(self, name: str) -> None:
-        """Ray alone counts CPUs."""
+    def offers(self, name: str, config: RunConfig, least_bytes: int = 0) -> tuple[Offer, ...]:
+        """None: Ray alone counts CPUs."""
+        self.check(name, config)
+        return ()
+
+    def line(self) -> CardLine:
+        """Lets everybody through to Ray."""
+        return CardLine()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +77,7 @@ class _Way:
 
 @dataclass(kw_only=True)
 class SharePlacer:
-    """Places trials on shares of cards.
-
-    On unequal cards a trial goes where it costs the smallest fair part of the cluster, counted on top of what was
-    placed there and has not ended yet, so that no model is crowded while another idles; among equals, where least was
-    placed so far, as a few trials side by side would else never reach the last of several idle models.
+    """Places trials on shares of cards; which of several GPU models a trial gets is decided by line.CardLine.
 
     Attributes:
         inventory: What there is.
@@ -88,8 +92,7 @@ class SharePlacer:
     cpus: float
     share: Literal["auto"] | float = "auto"
     max_tenants: int = MAX_TENANTS
-    _held: dict[str, tuple[str, float]] = field(default_factory=dict, init=False)
-    _given: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float), init=False)
+    _ways: dict[tuple[RunConfig, str], _Way | NoPlan] = field(default_factory=dict, init=False)
 
     @property
     def simulated(self) -> bool:
@@ -102,22 +105,24 @@ class SharePlacer:
 
     def place(self, name: str, config: RunConfig) -> Placed:
         """Returns the share, the GPU model and the shape of a configuration; see order_factory.Placer."""
-        choices, ways, _ = self._choices(name, config)
-        choice = min(
-            choices, key=lambda one: (self._load(one.model) + one.fair_part, self._given[one.model], one.model)
-        )
-        self._held[name] = (choice.model, choice.fair_part)
-        self._given[choice.model] += choice.fair_part
-        return self._placed(choice, ways[choice.model])
+        return self.offers(name, config)[0].placed
 
-    def offers(self, name: str, config: RunConfig) -> tuple[Demand, dict[str, Placed]]:
-        """Returns what a configuration asks for, and how it would run on each GPU model that can hold it.
+    def offers(self, name: str, config: RunConfig, least_bytes: int = 0) -> tuple[Offer, ...]:
+        """Returns how a configuration would run on each GPU model that can hold it; see order_factory.Placer."""
+        choices, ways, _ = self._choices(name, config, least_bytes)
+        return tuple(Offer(choice=choice, placed=self._placed(choice, ways[choice.model])) for choice in choices)
+
+    def demand(self, name: str, config: RunConfig) -> Demand:
+        """Returns what a configuration asks for.
 
         Raises:
-            RequestError: When none can; as in place.
+            RequestError: When no card can hold it; as in place.
         """
-        choices, ways, demand = self._choices(name, config)
-        return demand, {choice.model: self._placed(choice, ways[choice.model]) for choice in choices}
+        return self._choices(name, config)[2]
+
+    def line(self) -> CardLine:
+        """The line of a sweep before these cards, all of them free."""
+        return CardLine(Occupancy(self.inventory, cpus_per_trial=self.cpus))
 
     def _placed(self, choice: Choice, way: _Way) -> Placed:
         pool = next(pool for pool in self.inventory.pools if pool.model == choice.model)
@@ -133,31 +138,40 @@ class SharePlacer:
             estimate=_for_ledger(way, choice),
         )
 
-    def release(self, name: str) -> None:
-        """Hears that a trial is over."""
-        self._held.pop(name, None)
-
-    def _load(self, model: str) -> float:
-        return sum(part for held_model, part in self._held.values() if held_model == model)
-
-    def _choices(self, name: str, config: RunConfig) -> tuple[tuple[Choice, ...], dict[str, _Way], Demand]:
+    def _choices(
+        self, name: str, config: RunConfig, least_bytes: int = 0
+    ) -> tuple[tuple[Choice, ...], dict[str, _Way], Demand]:
         ways: dict[str, _Way] = {}
         needs: list[Need] = []
         relief: list[str] = []
-        for pool in self.inventory.pools:
+        for pool in self._pools(name):
             found = self._way(config, pool)
             if isinstance(found, NoPlan):
                 needs.append(Need(upper_bytes=found.smallest_bytes, model=pool.model))
                 relief += [text for text in found.remedies if not text.startswith("a card") and text not in relief]
                 continue
             ways[pool.model] = found
-            needs.append(Need(upper_bytes=self._needed_bytes(found, pool), model=pool.model))
+            needs.append(Need(upper_bytes=max(self._needed_bytes(found, pool), least_bytes), model=pool.model))
         demand = Demand(name=name, needs=tuple(needs), relief=tuple(relief))
         choices = choose(demand, self.inventory, max_tenants=self.max_tenants)
         choices = tuple(choice for choice in choices if choice.model in ways)
         if not choices:
             raise RequestError(str(refuse(demand, self.inventory) or f"{name}: no card can hold it"))
         return choices, ways, demand
+
+    def _pools(self, name: str) -> tuple[Pool, ...]:
+        """Those beside whose cards a machine has the CPUs of a trial: Ray would wait for others for ever."""
+        cpus = {
+            pool.model: max(n.cpus for n in self.inventory.nodes if any(card.model == pool.model for card in n.cards))
+            for pool in self.inventory.pools
+        }
+        found = tuple(pool for pool in self.inventory.pools if cpus[pool.model] >= self.cpus)
+        if not found:
+            raise RequestError(
+                f"{name}: asks for {self.cpus:g} CPUs beside its card, found at most {max(cpus.values()):g} on a"
+                " machine with cards; set resources.cpus_per_trial to no more than that"
+            )
+        return found
 
     def _needed_bytes(self, way: _Way, pool: Pool) -> int:
         if self.share == "auto":
@@ -170,6 +184,15 @@ class SharePlacer:
         return Share(units=max(1, round(self.share * UNITS))).cap_bytes(pool.usable_bytes)
 
     def _way(self, config: RunConfig, pool: Pool) -> _Way | NoPlan:
+        """Asks once: the same trial is looked at when the sweep is checked, when it is ordered and when it waits."""
+        key = (config, pool.model)
+        if key not in self._ways:
+            if len(self._ways) >= _KEPT_WAYS:
+                self._ways.clear()
+            self._ways[key] = self._found_way(config, pool)
+        return self._ways[key]
+
+    def _found_way(self, config: RunConfig, pool: Pool) -> _Way | NoPlan:
         """As configured where that fits, else planned: smaller micro-batches, then checkpointing."""
         request = request_of(config, profile_of(pool))
         budget_bytes = self._budget_bytes(pool)

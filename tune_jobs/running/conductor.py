@@ -6,7 +6,7 @@ Called by Tune through tune_door; knows no Ray itself, so a whole sweep can be c
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast
 
@@ -16,6 +16,7 @@ from common.files import write_text
 from common.storage import Patience
 from common.strict import from_mapping
 from tune_jobs.config.anomalies import Anomalies
+from tune_jobs.placing.line import CardLine
 from tune_jobs.placing.pending import Holder, WaitsSaid, why_pending
 from tune_jobs.records.housekeeping import forget_checkpoints, keep_best_models, leave_in_order
 from tune_jobs.records.ledger import SweepFolder
@@ -26,15 +27,15 @@ from tune_jobs.running.orders import (
     FAILURE_KEY,
     FAILURE_MESSAGE_KEY,
     INTERRUPTED_KEY,
-    LATER,
     STOP_FILE,
     WAITS_KEY,
     Bundle,
+    TrialOrder,
     identity,
 )
 from tune_jobs.running.outcomes import peak_of, record_of
 from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.recovery import FailureKind, classify, larger_share
+from tune_jobs.running.recovery import FailureKind, classify, next_bytes
 from tune_jobs.running.stall_watch import StallWatch
 from tune_jobs.running.storage_watch import StorageWatch
 from tune_jobs.running.trial_line import OrderMaker, TrialLine
@@ -71,6 +72,7 @@ class SweepConductor:
         view: Shows it.
         folder: The sweep's results.
         journal: Its events; what it holds already is gone through first.
+        cards: Who gets which cards; where None, Ray alone counts.
         shares: Classes of shares in rising order, for recovery.
         anomalies: What is done about trials that go wrong.
         calibration: Ledger of measured peaks, shared by sweeps; None keeps none.
@@ -92,6 +94,7 @@ class SweepConductor:
         view: View,
         folder: SweepFolder,
         journal: Journal,
+        cards: CardLine | None = None,
         shares: tuple[float, ...] = (1.0,),
         anomalies: Anomalies | None = None,
         calibration: Path | None = None,
@@ -110,23 +113,28 @@ class SweepConductor:
         self._watch = StorageWatch(folder.path, view.event, elapsed_s=self._clocks.elapsed_s)
         self._admission, self._all_saved = admission or OpenAdmission(), all_saved
         self._exploiter = exploiter
+        self._cards = cards or CardLine()
         self._line = TrialLine(
             proposer=proposer,
             orders=orders,
+            cards=self._cards,
             journal=journal,
             admission=self._admission,
             exploiter=exploiter,
             progress=progress,
             view=view,
             refuse=self._refuse,
+            lose=lambda number, error: self._close(number, "failed", str(error), "wrong_request"),
+            begins_to_wait=self._begins_to_wait,
         )
+        self._withdrawn: set[int] = set()
         self._pausing: dict[int, str] = {}
         self._reasons: dict[int, str] = {}
         self._failures: dict[int, tuple[FailureKind, str]] = {}
         self._stop_asked = self._stopping = self._left = False
         self._stalls = StallWatch(self._anomalies.stall_limit_s)
         self._waits = WaitsSaid(WAIT_SAID_S)
-        self._needs: dict[int, Bundle] = {}
+        self._needs: dict[int, tuple[Bundle, ...]] = {}
         self._go_through_journal()
 
     def next_order(self, key: str) -> Mapping[str, object] | Literal["later"] | None:
@@ -136,11 +144,7 @@ class SweepConductor:
         if self._window_closed():
             self._line.exhausted = True
             return None
-        order = self._line.next_order()
-        if order is not None and order != LATER:
-            bundle = from_mapping(Bundle, cast("Mapping[str, object]", order["bundle"]))
-            self._begins_to_wait(identity(order)[0], bundle)
-        return order
+        return self._line.next_order()
 
     def _exploits(self, number: int, evaluation: int) -> str | None:
         return self._exploiter.consider(number, evaluation) if self._exploiter is not None else None
@@ -227,7 +231,11 @@ class SweepConductor:
             forget_checkpoints(earlier)
 
     def retried(self, order: Mapping[str, object], error: BaseException | None, bundle: Bundle) -> Bundle | None:
-        """Gives a trial that ran out of memory a larger share; None where the policy is not to start it again."""
+        """Lets a trial start again at once, on what it held.
+
+        None where the policy is against it, and after an out-of-memory: that one goes back to the head of the line,
+        where it gets a larger share on whichever GPU model has room for it first.
+        """
         number, _ = identity(order)
         self._pausing.pop(number, None)
         if self._exploiter is not None:
@@ -236,26 +244,47 @@ class SweepConductor:
         if not self._anomalies.starts_again(kind):
             self._failures[number] = kind, message
             return None
-        self._journal.write("retried", number, kind=kind, message=message, **self._times())
-        wanted = bundle
         if kind == "out_of_memory" and bundle.gpus:
-            wanted = replace(bundle, gpus=larger_share(bundle.gpus, self._shares) or bundle.gpus)
-        change = f"; {bundle.gpus:g} -> {wanted.gpus:g} of a card" if wanted != bundle else ""
+            self._wants_more(number, message, bundle)
+            return None
+        self._starts_again(number, kind, message)
+        self._begins_to_wait(number, (bundle,))
+        return bundle
+
+    def _wants_more(self, number: int, message: str, bundle: Bundle) -> None:
+        """Sends a trial that ran out of memory back to the line, or gives up where no card could hold more of it."""
+        order = from_mapping(TrialOrder, self._journal.trials[number].order)
+        least_bytes = next_bytes(bundle.gpus, order.usable_bytes or 0, self._shares)
+        try:
+            offers = self._orders.offers(order, least_bytes)
+        except RequestError as error:
+            self._failures[number] = "out_of_memory", f"{message}; it had all that a card here can give: {error}"
+            return
+        wanted = next((o.placed.bundle for o in offers if o.placed.bundle.labels == bundle.labels), None)
+        change = f"; {bundle.gpus:g} -> {wanted.gpus:g} of a card" if wanted else "; a larger card is needed"
+        self._starts_again(number, "out_of_memory", message, change, least_bytes=least_bytes)
+        self._withdrawn.add(number)
+
+    def _starts_again(self, number: int, kind: FailureKind, message: str, change: str = "", **found: int) -> None:
+        self._journal.write("retried", number, kind=kind, message=message, **found, **self._times())
         reason = f"{kind.replace('_', ' ')}{change}"
         self._progress.ended(number, status="waiting", reason=reason, now_s=self._clocks.elapsed_s())
         self._progress.trials[number].retries += 1
-        self._begins_to_wait(number, wanted)
         self._view.event(f"trial {number} failed and starts again: {reason} ({message})")
-        return wanted
 
     def ended(self, key: str, order: Mapping[str, object], error: BaseException | None) -> None:
         """Writes the outcome down and teaches the search."""
         number, name = identity(order)
         self._waits.end(number)
+        self._cards.release(name)
         self._admission.over(name)
         if error is not None:
             self._failures[number] = self._what_failed(number, error)
         self._stalls.left(number)
+        if number in self._withdrawn:
+            self._withdrawn.discard(number)
+            self._line.join(number, first=True)
+            return
         if error is None and number in self._pausing and number not in self._failures:
             self._pause(number)
             return
@@ -277,7 +306,8 @@ class SweepConductor:
             self._view.event(f"trial {number} hangs: {reason}")
         return list(hanging)
 
-    def _begins_to_wait(self, number: int, needed: Bundle) -> None:
+    def _begins_to_wait(self, number: int, needed: tuple[Bundle, ...]) -> None:
+        """One of these bundles is what it waits for."""
         self._needs[number] = needed
         self._waits.begin(number, self._clocks.elapsed_s())
 
@@ -293,7 +323,8 @@ class SweepConductor:
         )
         for number, waited_s in due.items():
             trial = trials[number]
-            reason = why_pending(self._needs[number], waited_s, running)
+            needed, *others = self._needs[number]
+            reason = why_pending(needed, waited_s, running, tuple(others))
             self._journal.write("waits", number, reason=reason)
             self._view.event(f"trial {number} waits {reason}")
             self._progress.waits(number, str(trial.order["name"]), reason=reason)
@@ -306,7 +337,6 @@ class SweepConductor:
         trial = self._journal.write("paused", number, reason=reason, **self._times())
         self._line.join(number)
         self._progress.ended(number, status="paused", reason=reason, now_s=self._clocks.elapsed_s())
-        self._orders.release(str(trial.order["name"]))
         self._view.event(f"trial {number} pauses after evaluation {len(trial.evaluations)}: {reason}")
 
     def _stop_cleanly(self) -> None:
@@ -335,7 +365,6 @@ class SweepConductor:
             self._insist(lambda: record_peak(calibration, peak))
         self._proposer.learn(number, _lesson(trial, self._progress.goal))
         self._progress.ended(number, status=status, reason=reason, now_s=self._clocks.elapsed_s())
-        self._orders.release(str(trial.order["name"]))
         self._watch.look()
         self._insist(lambda: leave_in_order(trial))
         keep_best_models(self._journal.trials, self._progress)
@@ -362,7 +391,6 @@ class SweepConductor:
             self._rule.report(str(number), evaluation, report.value)
         written = {record.trial_id for record in self._folder.load().trials}
         for number, trial in sorted(self._journal.trials.items()):
-            self._line.seen(number)
             self._show_again(trial)
             if trial.status is None:
                 self._line.join(number)

@@ -62,6 +62,7 @@ class TrialHistory:
         stints: Its starts in order: `started_at` and `ended_at` in wall-clock seconds, its GPUs as `share`,
             `node` and `card` (absent before an evaluation tells them), and as `ended` why it ended where the trial went
             on: "paused" or the kind of failure.
+        least_bytes: What its share must hold after an out-of-memory; 0 where its estimate still stands.
     """
 
     number: int
@@ -84,6 +85,7 @@ class TrialHistory:
     waits_for: str = ""
     copies: list[dict[str, object]] = field(default_factory=list)
     stints: list[dict[str, object]] = field(default_factory=list)
+    least_bytes: int = 0
 
     @property
     def values(self) -> list[tuple[int, float]]:
@@ -165,6 +167,9 @@ def _apply(trial: TrialHistory, event: Event) -> None:
     elif kind == "retried":
         trial.running = False
         trial.retries.append(cast("str", event["kind"]))
+        trial.least_bytes = max(trial.least_bytes, cast("int", event.get("least_bytes", 0)))
+    elif kind == "placed":  # elsewhere than it was ordered for
+        trial.order = {**trial.order, **cast("Mapping[str, object]", event["place"])}
     elif kind == "paused":
         trial.running = False
         trial.pauses += 1

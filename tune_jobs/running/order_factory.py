@@ -1,16 +1,21 @@
 """Makes a trial runnable: rules, placement, name and folders come together in its order."""
 
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.naming import generation_name, trial_name
 from tune_jobs.config.sweep import Sweep
+from tune_jobs.placing.line import CardLine, Offer
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
 from tune_jobs.running.orders import Placed, TrialOrder
 from tune_jobs.running.settled import Places
 from tune_jobs.running.trained import as_placed
+from tune_jobs.search.grid import sampled_configs
 from tune_jobs.search.proposers import Sampled
 
 
@@ -27,15 +32,19 @@ class Placer(Protocol):
         ...
 
     def place(self, name: str, config: RunConfig) -> Placed:
-        """Returns the place, and counts it as held until it is released.
+        """Returns the place that it would get if all cards were free.
 
         Raises:
             RequestError: When there is none; says what was asked, what there is, and what would fit.
         """
         ...
 
-    def release(self, name: str) -> None:
-        """Hears that the trial of this name is over."""
+    def offers(self, name: str, config: RunConfig, least_bytes: int = 0) -> tuple[Offer, ...]:
+        """Returns every place; see trial_line.OrderMaker."""
+        ...
+
+    def line(self) -> CardLine:
+        """Returns the line before what there is."""
         ...
 
 
@@ -48,7 +57,8 @@ class SweepOrders:
         output_dir: Folder of experiments and sweep results.
         places: Where trials find what they share.
         started: When the sweep started first; part of every name.
-        taken: Names that exist already.
+        taken: Names that exist already, without this sweep's own.
+        known: Names of this sweep's trials that were ordered by an earlier driver, by number.
     """
 
     def __init__(
@@ -60,16 +70,19 @@ class SweepOrders:
         places: Places,
         started: datetime,
         taken: set[str],
+        known: Mapping[int, str] | None = None,
     ) -> None:
         self._sweep, self._placer = sweep, placer
         self._output_dir, self._places = output_dir.resolve(), places
         self._started, self._taken = started, set(taken)
+        # By number, not by turn: who comes first depends on which card is free first, and names must not.
+        self._names = self._listed_names() | dict(known or {})
+        self._taken.update(self._names.values())
 
     def make(self, number: int, sampled: Sampled) -> TrialOrder:
         """Returns the order of a trial; see trial_line.OrderMaker."""
         trial = self._sweep.resolve(sampled)
-        names = trial_name if self._sweep.trained_model is None else generation_name
-        name = names(self._sweep.name, trial.resolved, self._started, self._taken)
+        name = self._names.get(number) or self._new_name(trial.resolved, self._taken)
         placed = self._placer.place(name, as_placed(self._sweep, trial.resolved))
         self._taken.add(name)
         return TrialOrder(
@@ -96,9 +109,25 @@ class SweepOrders:
             trained=self._sweep.trained_model,
         )
 
-    def release(self, name: str) -> None:
-        """Hears that a trial is over; see trial_line.OrderMaker."""
-        self._placer.release(name)
+    def _new_name(self, config: RunConfig, taken: Collection[str]) -> str:
+        names = trial_name if self._sweep.trained_model is None else generation_name
+        return names(self._sweep.name, config, self._started, taken)
+
+    def _listed_names(self) -> dict[int, str]:
+        if self._sweep.method not in ("grid", "random"):
+            return {}
+        names: dict[int, str] = {}
+        taken = set(self._taken)
+        for number, sampled in enumerate(sampled_configs(self._sweep), start=1):
+            with suppress(RequestError):  # said when its turn comes
+                names[number] = self._new_name(self._sweep.resolve(sampled).resolved, taken)
+                taken.add(names[number])
+        return names
+
+    def offers(self, order: TrialOrder, least_bytes: int = 0) -> tuple[Offer, ...]:
+        """Returns where a trial can run; see trial_line.OrderMaker."""
+        config = as_placed(self._sweep, RunConfig.from_dict(order.config))
+        return self._placer.offers(order.name, config, least_bytes)
 
 
 def _with_whole_paths(config: RunConfig, places: Places) -> RunConfig:

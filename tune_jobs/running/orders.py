@@ -1,13 +1,14 @@
 """What the driver and a trial's process tell each other: plain values, so that they travel as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final, cast
 
 from common.strict import from_mapping
 from tune_jobs.running.recovery import RunShape
 
 LATER: Final = "later"  # in place of an order: none may start now, but more will come
+PLACE_KEYS = ("bundle", "shape", "usable_bytes", "context_bytes", "estimate")  # what TrialOrder.at changes
 ORDER_KEY = "order"  # the only key in a Tune configuration
 EVALUATION_KEY = "trial/evaluation"  # evaluations so far, counted over restarts; Tune's own count starts again
 FAILURE_KEY = "trial/failure"  # its kind; sent by a trial that failed in a way that no retry would mend
@@ -117,6 +118,17 @@ class TrialOrder:
     simulated: bool = False
     member: str | None = None
     trained: str | None = None
+
+    def at(self, placed: Placed) -> "TrialOrder":
+        """Returns the order of the same trial at another place."""
+        return replace(
+            self,
+            bundle=placed.bundle,
+            shape=placed.shape,
+            usable_bytes=placed.usable_bytes,
+            context_bytes=placed.context_bytes,
+            estimate=placed.estimate or {},
+        )
 
     def to_dict(self) -> dict[str, object]:
         """Returns plain values; from_dict reads them back."""

@@ -7,6 +7,8 @@ without torch can read what a worker raised.
 from dataclasses import dataclass
 from typing import Literal
 
+from cluster.shares import UNITS, Share
+
 FailureKind = Literal[
     "out_of_memory", "host_memory", "worker_lost", "stalled", "diverged", "wrong_request", "work_failed", "error"
 ]
@@ -97,6 +99,24 @@ def larger_share(gpus: float, classes: tuple[float, ...]) -> float | None:
     if gpus >= 1:
         return None
     return next((share for share in classes if share >= 1.5 * gpus), classes[-1])
+
+
+def next_bytes(gpus: float, usable_bytes: int, classes: tuple[float, ...]) -> int:
+    """Returns what a card must give to the next attempt after an out-of-memory.
+
+    That is a larger share of the same model, at last a whole card; after a whole card, more than that: only a card of
+    another model has it.
+
+    Args:
+        gpus: The share that was too small.
+        usable_bytes: Of one card of the model that it was a share of.
+        classes: Allowed shares in rising order, the last one a whole card.
+
+    >>> [next_bytes(gpus, 24_000, (0.25, 0.3333, 0.5, 1.0)) for gpus in (0.25, 0.5, 1.0)]
+    [12000, 24000, 24001]
+    """
+    share = larger_share(gpus, classes)
+    return usable_bytes + 1 if share is None else Share(units=round(share * UNITS)).cap_bytes(usable_bytes)
 
 
 def classify(error: BaseException) -> FailureKind:

@@ -1,7 +1,7 @@
 """Runs a sweep from its file to its best model: checks, folders, Ray, the conductor, the report."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -12,6 +12,7 @@ from cluster.hardware import Inventory
 from cluster.memory.calibration import load_calibration
 from cluster.memory.estimate import Estimator
 from cluster.metrics_door import Meters
+from cluster.placement import Demand
 from common.cli import note
 from common.errors import Problems, RequestError
 from common.files import write_bytes
@@ -19,7 +20,8 @@ from common.storage import Patience
 from tune_jobs.config.points import points_of
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.cards import cards_at_hand
-from tune_jobs.placing.resources import SHARE_CLASSES, placer_for, slots
+from tune_jobs.placing.resources import SHARE_CLASSES, SharePlacer, placer_for, slots
+from tune_jobs.placing.start_order import largest_numbers_first
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord
 from tune_jobs.records.snapshot import keep_code
 from tune_jobs.running.conductor import Clocks, SweepConductor
@@ -37,7 +39,7 @@ from tune_jobs.running.sweep_meter import MeteredView
 from tune_jobs.running.trained import as_placed, with_trained_base
 from tune_jobs.search.exploit import exploiter_for
 from tune_jobs.search.grid import drawn_configs, planned_trials, sampled_configs
-from tune_jobs.search.proposers import Lesson, ListProposer, Proposer, TpeProposer
+from tune_jobs.search.proposers import Lesson, ListProposer, Proposer, Sampled, TpeProposer
 from tune_jobs.team.admission import Admission
 from tune_jobs.tracking.mirroring import mirroring
 
@@ -162,7 +164,7 @@ def _conduct(
     side_by_side = min(slots(inventory, sweep.resources.cpus_per_trial), sweep.resources.max_concurrent_trials or 10**6)
     longest = longest_trial(sweep)
     rule = sweep.early_terminate.rule(sweep.metric.goal, longest)
-    proposer = _proposer(sweep)
+    proposer = _proposer(sweep, placer)
     earlier = folder.load().sweep
     view = MeteredView(view, Meters(), sweep.team.member or "")
     started_at = earlier.started_at if earlier and earlier.started_at is not None else clocks.now()
@@ -183,6 +185,7 @@ def _conduct(
     output_dir = Path(sweep.tracking.output_dir)
     patience = Patience(view.event)
     journal = Journal(folder.path / JOURNAL_NAME, patience)
+    known = {number: str(trial.order["name"]) for number, trial in journal.trials.items()}
     conductor = SweepConductor(
         proposer=proposer,
         orders=SweepOrders(
@@ -191,7 +194,8 @@ def _conduct(
             output_dir=output_dir,
             places=own_places(output_dir),
             started=datetime.fromtimestamp(started_at),  # local time, as on the wall of who reads the name
-            taken=names_in(ExperimentFolder.of(output_dir, "").path),
+            taken=names_in(ExperimentFolder.of(output_dir, "").path) - set(known.values()),
+            known=known,
         ),
         rule=rule,
         progress=progress,
@@ -200,6 +204,7 @@ def _conduct(
         journal=journal,
         exploiter=exploiter_for(sweep, journal, folder.path, side_by_side=side_by_side),
         patience=patience,
+        cards=placer.line(),
         shares=SHARE_CLASSES,
         anomalies=sweep.anomalies,
         calibration=output_dir / CALIBRATION_NAME,
@@ -248,9 +253,10 @@ def _opening(
     )
 
 
-def _proposer(sweep: Sweep) -> Proposer:
+def _proposer(sweep: Sweep, placer: Placer) -> Proposer:
     if sweep.method in ("grid", "random"):
-        return ListProposer(sampled_configs(sweep))
+        configurations = sampled_configs(sweep)
+        return ListProposer(configurations, _start_order(sweep, placer, configurations))
     if sweep.method in ("bayes", "bohb"):
         points = points_of(sweep)
         return TpeProposer(
@@ -267,6 +273,17 @@ def _proposer(sweep: Sweep) -> Proposer:
             ],
         )
     return ListProposer(drawn_configs(sweep, sweep.trials))  # pbt
+
+
+def _start_order(sweep: Sweep, placer: Placer, configurations: Sequence[Sampled]) -> Sequence[int] | None:
+    """Large trials first; but what a time budget cuts off must be a random part of a search, not the small trials."""
+    if not isinstance(placer, SharePlacer) or sweep.resources.time_budget_s is not None:
+        return None
+    demands: dict[int, Demand] = {}
+    for number, sampled in enumerate(configurations, start=1):
+        with suppress(RequestError):  # said when its turn comes
+            demands[number] = placer.demand(f"trial {number}", as_placed(sweep, sweep.resolve(sampled).resolved))
+    return largest_numbers_first(len(configurations), demands, placer.inventory)
 
 
 def _check_places(sweep: Sweep, placer: Placer) -> None:

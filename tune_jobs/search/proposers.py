@@ -3,7 +3,7 @@
 Optuna is imported inside functions: listing a grid must not pay for it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -42,6 +42,16 @@ class Proposer(Protocol):
         """Trials that will be proposed in all."""
         ...
 
+    @property
+    def order(self) -> Sequence[int]:
+        """The numbers of all trials, in the order in which they should start."""
+        ...
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether a trial may be proposed long before it starts: results change nothing."""
+        ...
+
     def propose(self, number: int) -> Sampled | None:
         """Returns the values of trial `number` (from 1), None when there is none left."""
         ...
@@ -52,10 +62,18 @@ class Proposer(Protocol):
 
 
 class ListProposer:
-    """Proposes what stands in a list (see grid.sampled_configs); results teach it nothing."""
+    """Proposes what stands in a list (see grid.sampled_configs); results teach it nothing.
 
-    def __init__(self, configurations: Iterable[Sampled]) -> None:
+    Args:
+        configurations: Trials 1, 2, ...
+        order: The numbers in which they should start, as in the list where None; see start_order.largest_numbers_first.
+    """
+
+    knows_all = True
+
+    def __init__(self, configurations: Iterable[Sampled], order: Sequence[int] | None = None) -> None:
         self._configurations = list(configurations)
+        self.order: Sequence[int] = range(1, self.total + 1) if order is None else order
 
     @property
     def total(self) -> int:
@@ -84,6 +102,8 @@ class TpeProposer:
         points: Configurations to try first, as trials 1, 2, ...
         known: Configurations that were tried elsewhere, for example in an earlier phase; they are not proposed again.
     """
+
+    knows_all = False
 
     def __init__(
         self,
@@ -114,6 +134,11 @@ class TpeProposer:
     def total(self) -> int:
         """Trials in all."""
         return self._count
+
+    @property
+    def order(self) -> Sequence[int]:
+        """As they come: each is proposed by what is known by then."""
+        return range(1, self._count + 1)
 
     def propose(self, number: int) -> Sampled | None:
         """Asks the model."""

@@ -152,6 +152,8 @@ class Mirror:
         number = str(event["number"])
         if event["event"] in ("ordered", "copied"):
             self._orders[number] = cast("Order", event["order"])
+        if event["event"] == "placed" and number in self._orders:
+            self._orders[number] = {**self._orders[number], **cast("Order", event["place"])}
         if self._seen_events <= self._progress.events:
             return
         self._progress.events = self._seen_events
@@ -164,6 +166,8 @@ class Mirror:
         elif event["event"] == "copied":  # population based training: another's weights, changed values
             described = tracked_run(self._orders[number], self._settings).config
             self._run(number).run.describe({**described, "copied_from_trial": event["donor"]})
+        elif event["event"] == "placed" and number in self._open:  # a run that goes on on another model's card
+            self._run(number).run.describe(tracked_run(self._orders[number], self._settings).config)
         elif event["event"] == "retried":
             self._run(number).run.summarize({"trial/last_failure": f"{event['kind']}: {event['message']}"})
 

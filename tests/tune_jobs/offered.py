@@ -1,0 +1,41 @@
+"""Offers for orders that a test makes by hand: what a real placer would find for a trial of so many bytes."""
+
+from cluster.hardware import Inventory
+from cluster.placement import Demand, Need, choose, refuse
+from common.errors import RequestError
+from tune_jobs.placing.line import Offer
+from tune_jobs.running.orders import Bundle, Placed, TrialOrder
+
+
+def offers_of(order: TrialOrder, inventory: Inventory, upper_bytes: int, least_bytes: int = 0) -> tuple[Offer, ...]:
+    """Offers every model of the cards that holds the trial, the smallest fair part first.
+
+    Args:
+        order: The trial; its shape and CPUs stay.
+        inventory: The cards.
+        upper_bytes: Its estimate.
+        least_bytes: What an out-of-memory has shown that it needs.
+    """
+    demand = Demand(name=order.name, needs=(Need(upper_bytes=max(upper_bytes, least_bytes)),))
+    usable = {pool.model: pool.usable_bytes for pool in inventory.pools}
+    offers = tuple(
+        Offer(
+            choice=choice,
+            placed=Placed(
+                bundle=Bundle(cpus=order.bundle.cpus, gpus=choice.share.gpus, labels=choice.label_selector),
+                shape=order.shape,
+                usable_bytes=usable[choice.model],
+                context_bytes=order.context_bytes,
+                estimate={"upper_bytes": upper_bytes, "cap_bytes": choice.cap_bytes},
+            ),
+        )
+        for choice in choose(demand, inventory)
+    )
+    if not offers:
+        raise RequestError(str(refuse(demand, inventory)))
+    return offers
+
+
+def placed_order(order: TrialOrder, inventory: Inventory, upper_bytes: int) -> TrialOrder:
+    """Returns the order at the place that it would get if all cards were free."""
+    return order.at(offers_of(order, inventory, upper_bytes)[0].placed)

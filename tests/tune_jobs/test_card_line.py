@@ -1,0 +1,151 @@
+"""The line before the cards: who starts where, who may overtake whom, and that no card idles while a trial waits."""
+
+from collections import deque
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.hardware import Inventory, parse_simulated
+from cluster.occupancy import Occupancy
+from dialsum.config import RunConfig
+from tests.tune_jobs.offered import offers_of
+from tune_jobs.placing.line import CardLine, Start, Waiting
+from tune_jobs.running.orders import Bundle, TrialOrder
+from tune_jobs.running.recovery import RunShape
+
+GIB = 2**30
+UNEQUAL = parse_simulated("1x24GiB,1x40GiB,1x80GiB")
+
+
+def waiting(name: str, gib: float, cards: Inventory = UNEQUAL) -> Waiting:
+    """A trial that needs so much."""
+    order = TrialOrder(
+        number=1,
+        name=name,
+        sweep="s",
+        bundle=Bundle(cpus=1, gpus=1),
+        sampled={},
+        config=RunConfig().to_dict(),
+        shape=RunShape(micro_batch=1, accumulation=1),
+        folder="",
+        sweep_folder="",
+        cache_dir="",
+        metric="m",
+    )
+    return Waiting(order=order, offers=offers_of(order, cards, int(gib * GIB)))
+
+
+def line_of(cards: Inventory, **options: int) -> CardLine:
+    return CardLine(Occupancy(cards), **options)
+
+
+def started(line: CardLine, trials: list[Waiting]) -> list[tuple[str, str, float]]:
+    """Starts all that can, in place of Tune, and takes them out of the list: (name, model, share)."""
+    found = []
+    while (start := line.first(trials)) is not None:
+        line.take(start)
+        trials.remove(start.waiting)
+        found.append((start.order.name, model_of(start), start.order.bundle.gpus))
+    return found
+
+
+def model_of(start: Start) -> str:
+    assert start.offer is not None
+    return start.offer.choice.model.removeprefix("simulated-")
+
+
+def test_trials_spread_over_unequal_cards_by_what_each_costs_there() -> None:
+    trials = [waiting(f"t{number}", 8) for number in range(20)]
+    found = started(line_of(UNEQUAL), trials)
+    assert [model for _, model, _ in found[:3]] == ["80GiB", "40GiB", "80GiB"]
+    shares = {"24GiB": 0.375, "40GiB": 0.25, "80GiB": 0.125}
+    assert all(share == shares[model] for _, model, share in found)
+    assert {model: sum(1 for _, other, _ in found if other == model) for model in shares} == {
+        "24GiB": 2,
+        "40GiB": 4,
+        "80GiB": 8,
+    }
+    assert [one.order.name for one in trials] == [f"t{number}" for number in range(14, 20)], "the others wait"
+
+
+def test_a_trial_whose_model_is_full_takes_the_next_that_fits_instead_of_waiting() -> None:
+    line = line_of(UNEQUAL)
+    trials = [waiting("whole", 70), waiting("b", 30), waiting("c", 30), waiting("d", 20)]
+    assert started(line, trials) == [("whole", "80GiB", 0.9), ("b", "40GiB", 0.8), ("d", "24GiB", 0.875)]
+    line.release("whole")
+    assert started(line, trials) == [("c", "80GiB", 0.4)]
+
+
+def test_trials_side_by_side_reach_all_idle_models_in_turns() -> None:
+    cards = parse_simulated("1xA:24GiB,1xB:24GiB,1xC:24GiB")
+    line = line_of(cards)
+    models = []
+    for number in range(6):
+        ((_, model, _),) = started(line, [waiting(f"t{number}", 8, cards)])
+        models.append(model)
+        line.release(f"t{number - 1}")
+    assert sorted(models[:3]) == sorted(models[3:]) == ["A", "B", "C"]
+
+
+def test_one_that_was_overtaken_too_often_gets_a_model_to_itself_and_others_go_on_elsewhere() -> None:
+    cards = parse_simulated("1x24GiB,1x80GiB")
+    line = line_of(cards, patience=2)
+    trials = [waiting("first", 60, cards), waiting("large", 70, cards)]
+    assert started(line, trials) == [("first", "80GiB", 0.8)]
+    trials += [waiting(f"s{number}", 9, cards) for number in range(8)]
+    assert started(line, trials) == [("s0", "24GiB", 0.4), ("s1", "24GiB", 0.4), ("s2", "80GiB", 0.125)]
+    line.release("s2")
+    assert started(line, trials) == [("s3", "80GiB", 0.125)], "which is twice now: nobody else may start there"
+    line.release("s3")
+    assert started(line, trials) == []
+    line.release("s0")
+    assert started(line, trials) == [("s4", "24GiB", 0.4)]
+    line.release("first")
+    assert started(line, trials) == [("large", "80GiB", 0.9)]
+    line.release("large")
+    assert [model for _, model, _ in started(line, trials)] == ["80GiB"] * 3, "for everybody again"
+
+
+def test_where_ray_alone_counts_everybody_is_let_through_in_order() -> None:
+    line = CardLine()
+    one = waiting("one", 8)
+    start = line.first([Waiting(order=one.order)])
+    assert start is not None
+    assert (start.offer, start.order) == (None, one.order)
+    line.take(start)
+    line.release("one")
+    assert line.first([]) is None
+    assert not line.has_room(), "nothing to look ahead for"
+
+
+def test_a_machine_without_cpus_left_has_no_room() -> None:
+    cards = parse_simulated("1x24GiB")
+    line = CardLine(Occupancy(cards, cpus_per_trial=4))
+    trials = [waiting(f"t{number}", 2, cards) for number in range(3)]
+    assert len(started(line, trials)) == 2, "eight CPUs"
+    line.release("t0")
+    assert [name for name, _, _ in started(line, trials)] == ["t2"]
+
+
+@given(st.lists(st.tuples(st.integers(1, 75), st.integers(1, 9)), min_size=1, max_size=40), st.integers(1, 5))
+def test_every_trial_starts_and_no_card_idles_while_one_that_fits_waits(
+    trials: list[tuple[int, int]], patience: int
+) -> None:
+    books = Occupancy(UNEQUAL)
+    line = CardLine(books, patience=patience)
+    lined = [waiting(f"t{number}", gib) for number, (gib, _) in enumerate(trials)]
+    left_s = {f"t{number}": length for number, (_, length) in enumerate(trials)}
+    running: deque[str] = deque()
+    while lined or running:
+        running.extend(name for name, _, _ in started(line, lined))
+        assert running, "somebody can always start on cards that are all free"
+        idle = [pool.model for pool in UNEQUAL.pools if books.room(pool.model) == 10_000]
+        for model in idle:
+            fitting = [one for one in lined if any(offer.choice.model == model for offer in one.offers)]
+            assert not fitting, f"{model} idles while {fitting[0].order.name} waits"
+        for name in list(running):
+            left_s[name] -= 1
+            if not left_s[name]:
+                running.remove(name)
+                line.release(name)
+    assert set(left_s.values()) == {0}

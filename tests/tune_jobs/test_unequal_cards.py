@@ -1,0 +1,351 @@
+"""Placing, holding and recovering trials on a real Ray of three raylets with unequal cards: 24, 40 and 80 GiB.
+
+The trials count instead of training, through the same attempt, guard and door as real ones; what the driver wrote and
+what each process was granted by Ray is compared. Nothing depends on how quick the machine is: who has to wait for
+somebody waits for a file.
+"""
+
+import io
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.hardware import Inventory, parse_simulated
+from cluster.occupancy import Occupancy
+from common.files import read_jsonl
+from dialsum.config import RunConfig
+from dialsum.reporter import Reporter
+from tests.tune_jobs.offered import offers_of
+from tune_jobs.placing.line import PATIENCE, CardLine, Offer
+from tune_jobs.placing.resources import SHARE_CLASSES
+from tune_jobs.records.ledger import SweepFolder, TrialRecord
+from tune_jobs.running.conductor import SweepConductor
+from tune_jobs.running.journal import Journal
+from tune_jobs.running.live import LogView
+from tune_jobs.running.orders import ORDER_KEY, Bundle, PretendedUse, TrialOrder
+from tune_jobs.running.progress import SweepProgress
+from tune_jobs.running.recovery import RunShape
+from tune_jobs.running.trainable import attempt
+from tune_jobs.running.tune_door import FitSettings, fit, last_checkpoint, present_place, report
+from tune_jobs.search.proposers import ListProposer, Sampled
+from tune_jobs.search.stopping import NeverStop
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+METRIC = "eval/rouge_combined_f1"
+GIB = 2**30
+SIZES = (24, 40, 80)
+CARDS = parse_simulated(",".join(f"1x{size}GiB" for size in SIZES))
+CPUS = 0.25
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def unequal_raylets() -> Iterator[Inventory]:
+    """A head without cards and a raylet for each model; what the product sees of them."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    from cluster.inventory import ray_cluster
+
+    assert not ray.is_initialized(), "conftest.py puts the tests that share a Ray last"
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    cluster = Cluster()
+    address = {"node_ip_address": "127.0.0.2", "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster.add_node(num_cpus=0, num_gpus=0, **address)
+    for node in CARDS.nodes:
+        cluster.add_node(num_cpus=2, num_gpus=1, labels=node.labels, **address)
+    ray.init(cluster.address, _node_ip_address="127.0.0.2", log_to_driver=False, logging_level=logging.ERROR)
+    yield ray_cluster().inventory
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def wait_for(path: Path) -> None:
+    """Waits until another trial, or the driver, has come so far."""
+    ends = time.monotonic() + 300
+    while not path.exists():
+        assert time.monotonic() < ends, f"{path.name} did not come; there is {sorted(path.parent.iterdir())}"
+        time.sleep(0.05)
+
+
+def trial(config: dict[str, object]) -> None:
+    """Counts to STEPS with a checkpoint at each; as run_trial, without torch."""
+    order = TrialOrder.from_dict(config[ORDER_KEY])  # type: ignore[arg-type]
+    place = present_place()
+    order = replace(order, bundle=replace(order.bundle, gpus=place.gpus))
+    where = {
+        "trial/node": place.node,
+        "trial/raylet": place.raylet,
+        "trial/card": place.card,
+        "trial/gpu_model": place.gpu_model,
+        "trial/granted": place.gpus,
+        "trial/pid": os.getpid(),
+    }
+
+    def train(
+        settings: RunConfig, folder: Path, *, reporter: Reporter, resume_from: Path | None, **options: object
+    ) -> None:
+        done = json.loads((resume_from / "step.json").read_text())["step"] if resume_from else 0
+        for step in range(done + 1, STEPS + 1):
+            checkpoint = folder / f"checkpoint-{step}"
+            checkpoint.mkdir(parents=True, exist_ok=True)
+            (checkpoint / "step.json").write_text(json.dumps({"step": step}))
+            reporter.log({"memory/reserved_bytes": float(settings.micro_batch)})
+            reporter.report({METRIC: float(step)}, checkpoint)
+        if "wait_for" in order.sampled:
+            wait_for(Path(order.sweep_folder) / str(order.sampled["wait_for"]))
+
+    def send(metrics: Mapping[str, object], checkpoint: Path | None) -> None:
+        report({**metrics, **where}, checkpoint)
+
+    start = last_checkpoint() or (Path(order.resume_from) if order.resume_from else None)
+    attempt(order, train, send, lambda metrics: None, start)
+
+
+class Orders:
+    """Makes trials of a given estimate, some of which pretend to hold something else."""
+
+    def __init__(self, folder: Path, cards: Inventory) -> None:
+        self.folder, self.cards = folder, cards
+
+    def make(self, number: int, sampled: Sampled) -> TrialOrder:
+        name = str(sampled["name"])
+        order = TrialOrder(
+            number=number,
+            name=name,
+            sweep="unequal",
+            bundle=Bundle(cpus=CPUS),
+            sampled=dict(sampled),
+            config=RunConfig(batch_size=8).to_dict(),
+            shape=RunShape(micro_batch=8, accumulation=1),
+            folder=str(self.folder / "experiments" / name),
+            sweep_folder=str(self.folder),
+            cache_dir=str(self.folder / "cache"),
+            metric=METRIC,
+            pretended=USES.get(name),
+            simulated=True,
+        )
+        return order.at(self.offers(order)[0].placed)
+
+    def offers(self, order: TrialOrder, least_bytes: int = 0) -> tuple[Offer, ...]:
+        return offers_of(order, self.cards, int(float(str(order.sampled["gib"])) * GIB), least_bytes)
+
+
+class Conductor(SweepConductor):
+    """Kills trial "killed" once, and says by a file when "mover" has run out of memory on a whole card."""
+
+    folder_of_files: Path
+    killed = False
+
+    def reported(self, order: Mapping[str, object], result: Mapping[str, object]) -> bool:
+        stop = super().reported(order, result)
+        if order["name"] == "killed" and result.get("trial/evaluation") == 2 and not self.killed:
+            self.killed = True
+            os.kill(int(str(result["trial/pid"])), signal.SIGKILL)
+        return stop
+
+    def retried(self, order: Mapping[str, object], error: BaseException | None, bundle: Bundle) -> Bundle | None:
+        again = super().retried(order, error, bundle)
+        if order["name"] == "mover" and bundle.gpus == 1:
+            (self.folder_of_files / "mover needs a larger card").touch()
+        return again
+
+
+class Ran:
+    """What a sweep left."""
+
+    def __init__(self, folder: Path, cards: Inventory, trials: list[dict[str, object]]) -> None:
+        said = io.StringIO()
+        results = SweepFolder(folder / "results")
+        conductor = Conductor(
+            proposer=ListProposer(trials),  # type: ignore[arg-type]
+            orders=Orders(folder, cards),
+            rule=NeverStop(),
+            progress=SweepProgress(
+                sweep="unequal",
+                metric=METRIC,
+                goal="maximize",
+                total=len(trials),
+                longest=STEPS,
+                slots=24,
+                started_s=0.0,
+            ),
+            view=LogView(said),
+            folder=results,
+            journal=Journal(results.path / "journal.jsonl"),
+            cards=CardLine(Occupancy(cards, cpus_per_trial=CPUS)),
+            shares=SHARE_CLASSES,
+        )
+        conductor.folder_of_files = folder
+        fit(trial, conductor, FitSettings(folder=folder / "tune", name="1", attempts=3))
+        self.said = said.getvalue()
+        self.events = read_jsonl(results.path / "journal.jsonl")[0]
+        self.trials = Journal(results.path / "journal.jsonl").trials
+        self.records: dict[str, TrialRecord] = {record.name: record for record in results.load().trials}
+
+    def places(self, name: str) -> list[tuple[str, float]]:
+        """The models and shares of a trial's starts."""
+        number = next(number for number, trial in self.trials.items() if trial.order["name"] == name)
+        found = []
+        for event in self.events:
+            if event["event"] == "started" and event["number"] == number:
+                found.append((model_of(event["bundle"]), share_of(event["bundle"])))
+        return found
+
+
+def model_of(bundle: object) -> str:
+    assert isinstance(bundle, dict)
+    return str(bundle["labels"]["gpu-model"]).removeprefix("simulated-")
+
+
+def share_of(bundle: object) -> float:
+    assert isinstance(bundle, dict)
+    return float(bundle["gpus"])
+
+
+USES = {
+    "fits": PretendedUse(fixed_bytes=3 * GIB, bytes_per_sample=GIB // 8),  # 4 GiB as estimated
+    "smaller": PretendedUse(fixed_bytes=GIB, bytes_per_sample=2 * GIB),  # 17 GiB; 9 GiB at a micro-batch of 4
+    "larger": PretendedUse(fixed_bytes=11 * GIB, bytes_per_sample=0),  # whatever the micro-batch
+    "mover": PretendedUse(fixed_bytes=50 * GIB, bytes_per_sample=0),  # more than a card of 40 GiB
+    "giant": PretendedUse(fixed_bytes=500 * GIB, bytes_per_sample=0),  # more than any card
+}
+RECOVERED: list[dict[str, object]] = [
+    {"name": "holder", "gib": 70, "wait_for": "mover needs a larger card"},
+    {"name": "impossible", "gib": 90},
+    {"name": "mover", "gib": 35},
+    {"name": "fits", "gib": 4},
+    {"name": "smaller", "gib": 9},
+    {"name": "larger", "gib": 5},
+    {"name": "killed", "gib": 3},
+    *({"name": f"small{number}", "gib": 2.5} for number in range(6)),
+    {"name": "giant", "gib": 20},
+]
+
+
+@pytest.fixture(scope="module")
+def recovered(unequal_raylets: Inventory, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One sweep in which everything goes wrong that can."""
+    return Ran(tmp_path_factory.mktemp("recovered"), unequal_raylets, RECOVERED)
+
+
+def test_the_cluster_is_seen_as_it_was_started(unequal_raylets: Inventory) -> None:
+    pools = [(pool.model, pool.cards, pool.total_bytes, pool.usable_bytes) for pool in unequal_raylets.pools]
+    assert pools == [(pool.model, pool.cards, pool.total_bytes, pool.usable_bytes) for pool in CARDS.pools]
+    assert unequal_raylets.simulated
+
+
+def test_every_trial_ends_as_it_must(recovered: Ran) -> None:
+    outcomes = {name: record.status for name, record in recovered.records.items()}
+    odd = {"trial 2": "refused", "giant": "oom"}
+    assert outcomes == {str(one["name"]): "finished" for one in RECOVERED if one["name"] != "impossible"} | odd
+    steps = {name: [row["iteration"] for row in record.history] for name, record in recovered.records.items()}
+    assert all(made == [1, 2, 3] for name, made in steps.items() if name not in odd)
+
+
+def test_shares_are_the_estimates_and_ray_granted_them_where_the_label_says(recovered: Ran) -> None:
+    usable = {pool.model.removeprefix("simulated-"): pool.usable_bytes for pool in CARDS.pools}
+    models = set()
+    for name, trial in recovered.trials.items():
+        for event in recovered.events:
+            if event["number"] != name or event["event"] not in ("started", "reported"):
+                continue
+            if event["event"] == "started":
+                bundle = event["bundle"]
+                model, share = model_of(bundle), share_of(bundle)
+                assert share in SHARE_CLASSES
+                assert share * usable[model] >= float(str(trial.order["sampled"]["gib"])) * GIB * 0.9999  # type: ignore[index]
+                models.add(model)
+                continue
+            metrics = event["metrics"]
+            assert isinstance(metrics, dict)
+            assert (metrics["trial/gpu_model"], metrics["trial/granted"]) == (f"simulated-{model}", share)
+            assert metrics["trial/card"] == "0"
+    assert models == set(usable), "all models are used"
+
+
+def test_no_card_was_promised_more_than_once(recovered: Ran) -> None:
+    held: dict[object, tuple[str, float]] = {}
+    for event in recovered.events:
+        if event["event"] == "started":
+            held[event["number"]] = (model_of(event["bundle"]), share_of(event["bundle"]))
+        elif event["event"] in ("ended", "retried"):
+            held.pop(event["number"], None)
+        for model in {model for model, _ in held.values()}:
+            assert sum(share for other, share in held.values() if other == model) <= 1 + 1e-9, (event, held)
+    assert held == {}
+
+
+def test_the_impossible_is_refused_at_once_with_words(recovered: Ran) -> None:
+    record = recovered.records["trial 2"]
+    assert record.error is not None
+    assert "needs 90.0 GiB on one card, found 1 x simulated-24GiB, 1 x simulated-40GiB, 1 x simulated-80GiB" in str(
+        record.error.message
+    )
+    numbers = [event["number"] for event in recovered.events if event["event"] in ("started", "ended")]
+    assert numbers.index(2) <= 1, "while the first one ran"
+
+
+def test_an_out_of_memory_is_mended_in_place_by_a_smaller_micro_batch(recovered: Ran) -> None:
+    record = recovered.records["smaller"]
+    assert record.plan == {"micro_batch": 4, "accumulation": 2, "gradient_checkpointing": False}
+    assert (record.retries, len(recovered.places("smaller"))) == (0, 1)
+    measured = record.measured
+    assert measured is not None
+    assert measured["device_bytes"] == 9 * GIB
+    assert recovered.records["fits"].plan == {"micro_batch": 8, "accumulation": 1, "gradient_checkpointing": False}
+
+
+def test_then_by_a_larger_share_from_its_checkpoint(recovered: Ran) -> None:
+    places = recovered.places("larger")
+    usable = {pool.model.removeprefix("simulated-"): pool.usable_bytes for pool in CARDS.pools}
+    held = [share * usable[model] for model, share in places]
+    assert held == sorted(held)
+    assert held[-2] < 11 * GIB <= held[-1]
+    assert recovered.records["larger"].retries == len(places) - 1 >= 1
+    assert "failed and starts again: out of memory; " in recovered.said
+
+
+def test_then_by_a_model_with_larger_cards(recovered: Ran) -> None:
+    places = recovered.places("mover")
+    moved = [model for model, _ in places].index("80GiB")
+    assert places[moved - 1] == ("40GiB", 1.0)
+    assert {model for model, _ in places[:moved]} == {"40GiB"}
+    assert {model for model, _ in places[moved:]} == {"80GiB"}
+    assert recovered.records["mover"].gpu_model == "simulated-80GiB"
+    assert "out of memory; a larger card is needed" in recovered.said
+
+
+def test_and_then_given_up_with_words(recovered: Ran) -> None:
+    record = recovered.records["giant"]
+    assert record.error is not None
+    assert recovered.places("giant")[-1] == ("80GiB", 1.0)
+    assert "it had all that a card here can give: giant: needs 7" in record.error.message
+    assert "would fit with a card of at least" in record.error.message
+
+
+def test_kill_9_of_a_worker_costs_the_steps_since_its_last_checkpoint(recovered: Ran) -> None:
+    assert recovered.records["killed"].retries == 1
+    assert recovered.trials[7].retries == ["worker_lost"]
+    again = [event["evaluation"] for event in recovered.events if event["event"] == "reported" and event["number"] == 7]
+    assert again in ([1, 2, 3], [1, 2, 2, 3])
+
+
+def test_a_large_trial_starts_in_spite_of_a_stream_of_small_ones(unequal_raylets: Inventory, tmp_path: Path) -> None:
+    large = 5
+    stream: list[dict[str, object]] = [{"name": f"s{number}", "gib": 9} for number in range(1, 18)]
+    stream.insert(large - 1, {"name": "large", "gib": 75})
+    ran = Ran(tmp_path, unequal_raylets, stream)
+    assert {record.status for record in ran.records.values()} == {"finished"}
+    assert ran.places("large") == [("80GiB", 1.0)]
+    started = [event for event in ran.events if event["event"] == "started"]
+    before = started[: [event["number"] for event in started].index(large)]
+    later = [event for event in before if int(str(event["number"])) > large]
+    assert sum(model_of(event["bundle"]) == "80GiB" for event in later) <= PATIENCE

@@ -1,0 +1,30 @@
+"""In which order the trials of a list start: large ones first, so that small ones fill the gaps. Pure."""
+
+from collections.abc import Mapping
+
+from cluster.hardware import Inventory
+from cluster.placement import Demand, largest_first
+
+
+def largest_numbers_first(total: int, demands: Mapping[int, Demand], inventory: Inventory) -> tuple[int, ...]:
+    """Orders trials by what they take of a card (best-fit-decreasing; Johnson, Fast Algorithms for Bin Packing, 1974).
+
+    Ray looks neither ahead nor back: two thirds that come after two small trials wait, where the other way round all
+    four run at once. Numbers, and so names and the ledger, stay those of the list.
+
+    Args:
+        total: Trials in the list, from 1.
+        demands: What each asks for, by number; those that can run nowhere are absent, and come first: a refusal costs
+            nothing and should not come at the end of the night.
+        inventory: The cards.
+
+    >>> from cluster.hardware import parse_simulated
+    >>> from cluster.placement import Need
+    >>> sizes = {1: 2, 2: 14, 4: 2, 5: 8}
+    >>> demands = {number: Demand(name="", needs=(Need(upper_bytes=gib * 2**30),)) for number, gib in sizes.items()}
+    >>> largest_numbers_first(5, demands, parse_simulated("1x24GiB"))
+    (3, 2, 5, 1, 4)
+    """
+    named = tuple(Demand(name=f"{number:09d}", needs=demand.needs) for number, demand in sorted(demands.items()))
+    nowhere = tuple(number for number in range(1, total + 1) if number not in demands)
+    return nowhere + tuple(int(demand.name) for demand in largest_first(named, inventory))
