@@ -1,6 +1,7 @@
 """`compare` holds experiments against each other on the same dialogues, by one scorer, and says how sure it is."""
 
 import argparse
+import itertools
 import json
 import random
 import re
@@ -21,9 +22,12 @@ from tune_jobs.analysis.candidates import Noise
 from tune_jobs.analysis.comparison import COMBINED, Comparison, compare, judge_difference, telling
 from tune_jobs.analysis.significance import PairedDifference
 from tune_jobs.commands import compare_cli
+from tune_jobs.config.sections import COMPOSITE
 from tune_jobs.records.experiments import Experiment, find_experiments
 from tune_jobs.records.ledger import ExperimentFolder
-from tune_jobs.report.compare_page import headline
+from tune_jobs.report.charts_compare import draw_curves
+from tune_jobs.report.compare_page import build_compare_page, headline
+from tune_jobs.report.drawing import Label
 
 WORDS = sorted(
     {"the", "cat", "sat", "red", "mat", "while", "two", "dogs", "ran", "over", "green", "hills", "and", "trees"}
@@ -183,7 +187,7 @@ def test_trials_are_found_by_number_name_and_rank(tmp_path: Path) -> None:
         f"{sweep} has no trial 99; it has 12 trials, also named by their numbers",
         f"{sweep} has no trial {tmp_path / 'nothing'}; it has 12 trials, also named by their numbers",
     )
-    with pytest.raises(RequestError, match="is no folder"):
+    with pytest.raises(RequestError, match="is not there"):
         find_experiments(["nothing"])
 
 
@@ -228,3 +232,41 @@ def test_the_command_writes_text_json_and_a_page(tmp_path: Path, capsys: pytest.
     assert (answer["best"], answer["dialogues"], answer["examples"]) == ("<b>", 60, [])
     assert answer["experiments"][1]["verdict"] == "clear"
     assert answer["experiments"][1]["differences"][COMBINED]["low"] > 0
+
+
+def test_the_best_of_the_others_is_held_against_the_best(tmp_path: Path) -> None:
+    names = {"a": 0.9, "b": 0.7, "c": 0.2}
+    comparison = compare([Experiment(folder=experiment(tmp_path, name, part)) for name, part in names.items()])
+    assert (comparison.best.letter, comparison.rival.letter) == ("A", "B")
+    page = build_compare_page(comparison)
+    assert "Dialogue by dialogue: B against A" in page
+    assert "largest gain of B first" in page
+
+
+def test_letters_at_the_ends_of_curves_do_not_overlap(tmp_path: Path) -> None:
+    comparison = compare([Experiment(folder=experiment(tmp_path, name, 0.5, seed=i)) for i, name in enumerate("abc")])
+    longer = [{COMPOSITE: 10.0 + i} for i in range(3)]
+    sides = tuple(replace(side, numbers=replace(side.numbers, history=longer)) for side in comparison.sides)
+    drawing = draw_curves(replace(comparison, sides=sides), 520.0)
+    letters = sorted(shape.y for shape in drawing.shapes if isinstance(shape, Label) and shape.bold)
+    assert len(letters) == 3
+    assert min(below - above for above, below in itertools.pairwise(letters)) >= 14.0
+
+
+def test_the_page_lies_in_the_output_folder_of_what_is_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (experiment(tmp_path / "there", name, part) for name, part in (("a", 0.9), ("b", 0.5)))
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    compare_cli.add_parser(parser.add_subparsers())
+    assert compare_cli.run(parser.parse_args(["compare", str(one), str(two)])) == 0
+    assert capsys.readouterr().out.rstrip().endswith(str(tmp_path / "there" / "comparisons" / "a_b.html"))
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_sweep_without_scores_is_told_in_words(tmp_path: Path) -> None:
+    failed = [replace(one, status="failed", history=[], metrics={}, best_metrics={}) for one in wide_ledger(2)]
+    folder = write(tmp_path / "s", failed).path
+    with pytest.raises(RequestError, match="none of its configurations has a score; what became of its trials"):
+        find_experiments([str(folder)])

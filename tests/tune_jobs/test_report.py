@@ -153,8 +153,12 @@ def test_a_torn_ledger_is_reported_with_a_remark(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_ledger_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"no all_results\.jsonl in it"):
+    with pytest.raises(RequestError, match="none is not there; give the folder of a sweep, outputs/"):
         build_report(SweepFolder(tmp_path / "none").path)
+    folder = write(tmp_path / "sweep_results" / "a", wide_ledger(1)).path
+    with pytest.raises(RequestError) as told:
+        build_report(tmp_path)
+    assert str(told.value) == f"{tmp_path}: no all_results.jsonl in it; give the folder of a sweep: {folder}"
 
 
 def test_reports_of_one_ledger_are_alike(tmp_path: Path) -> None:

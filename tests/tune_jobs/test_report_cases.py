@@ -20,6 +20,7 @@ from tune_jobs.report.charts_space import score_axis
 from tune_jobs.report.charts_timeline import find_lanes
 from tune_jobs.report.drawing import Cross, Dot, Drawing, Label, Polyline
 from tune_jobs.report.findings import find_findings
+from tune_jobs.report.look import gpu_time
 from tune_jobs.report.summary import headline, runs_table, tiles
 from tune_jobs.running.journal import FILE_NAME, Journal
 
@@ -433,3 +434,39 @@ def test_a_metric_starts_a_title_with_a_capital() -> None:
     found = analyse(Ledger(sweep=sweep, trials=tuple(two)))
     assert tiles(found)[0].label == "Loss"
     assert "Loss against learning rate" in [one.title for one in find_charts(found, Importances(reason="no"))]
+
+
+def test_charts_show_the_numbers_of_the_ledger() -> None:
+    """Places are read back into numbers, by the axes that a reader has."""
+    trials = wide_ledger(30)
+    found = analysed(trials, parameters=SPACE, cards=CARDS)
+    by_id = {one.trial.trial_id: one for one in found.scored}
+    drawing = chart(found, "slice-learning_rate")
+    ticks = {shape.text: shape.x for shape in drawing.shapes if isinstance(shape, Label) and shape.text[:3] == "1e-"}
+    decade = ticks["1e-4"] - ticks["1e-5"]
+    assert ticks["1e-3"] - ticks["1e-4"] == pytest.approx(decade)  # a log axis
+    dots = {shape.trial: shape for shape in drawing.shapes if isinstance(shape, (Dot, Cross)) and shape.trial}
+    assert set(dots) == set(by_id)
+    for trial_id, dot in dots.items():
+        read = 10 ** ((dot.x - ticks["1e-5"]) / decade - 5.0)
+        assert read == pytest.approx(by_id[trial_id].trial.sampled["learning_rate"], rel=1e-6)
+    cells = [text for text in words(chart(found, "heat-map")) if text.startswith("of ")]
+    assert sum(int(text.removeprefix("of ")) for text in cells) == len(found.scored)
+    curves = [s for s in chart(found, "curves").shapes if isinstance(s, Polyline) and s.trial]
+    lengths = {s.trial: len(s.points) for s in curves if s.ink != "running"}
+    assert lengths == {one.trial_id: len(one.history) for one in trials if len(one.history) > 1}
+    spent = {status: sum(t.gpu_seconds for t in trials if t.status == status) for status in ("finished", "stopped")}
+    costs = words(chart(found, "cost"))
+    whole = sum(t.gpu_seconds for t in trials)
+    for seconds in spent.values():
+        assert f"{gpu_time(seconds)} · {seconds / whole:.0%}" in costs
+    points = [t for t in trials if t.measured]
+    memory = chart(found, "memory")
+    dots_of = [s for s in memory.shapes if isinstance(s, (Dot, Cross)) and s.trial]
+    assert len(dots_of) == len(points)
+    gib = {s.text: s.x for s in memory.shapes if isinstance(s, Label) and s.text.isdigit()}
+    unit = (gib["6"] - gib["2"]) / 4.0
+    for dot in dots_of:
+        (one,) = [t for t in points if t.trial_id == dot.trial]
+        assert one.measured is not None
+        assert (dot.x - gib["2"]) / unit + 2.0 == pytest.approx(one.measured["device_bytes"] / 2**30, rel=1e-6)

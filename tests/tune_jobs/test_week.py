@@ -22,7 +22,7 @@ from tune_jobs.analysis.week_sources import Source, end_of_week, merged, read_ou
 from tune_jobs.analysis.weekly import Scale, WeekRun, runs_of, summarize
 from tune_jobs.commands import week_cli
 from tune_jobs.records.ledger import Ledger, TrialRecord
-from tune_jobs.report.week_page import build_week_page, headline, week_tiles
+from tune_jobs.report.week_page import build_week_page, figure_rows, headline, week_tiles
 from tune_jobs.tracking.wandb_runs import MirroredRun, read_project, week_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +92,20 @@ def test_simulated_cards_are_in_no_sum_of_gpu_hours() -> None:
     assert (one.gpu_s, one.simulated_gpu_s, undated) == (0.0, 100.0, 0)
     week = summarize([replace(one, at=(END - timedelta(days=1)).timestamp())], END)
     assert week_tiles(week)[2].detail.endswith("no real GPU was used")
-    assert "On logical (simulated) cards: 0.0278 GPU-hours" in build_week_page(week, ())
+    page = build_week_page(week, ())
+    assert "On logical (simulated) cards: 1.67 GPU-minutes, nothing in the week before" in page
+    assert "GPU-minutes on logical cards a day" in page
+    assert "nothing in the week before; no real GPU was used" in page
+
+
+def test_a_table_has_no_column_in_which_nothing_stands_and_no_two_of_one_name() -> None:
+    header, rows = figure_rows(summarize(RUNS, END).members, "Member", KO)
+    counts, sums = ["Member", "Runs", "Runs before", "Success", "Failed"], ["GPU-hours", "GPU-hours before", "Time"]
+    assert header == [*counts, *sums, "Best", "Best before"]
+    bare = [run("a", 1.0, gpu_s=0.0, score=None)]
+    header, rows = figure_rows(summarize(bare, END).members, "Member", KO)
+    assert header == ["Member", "Runs", "Runs before", "Success", "Failed", "Time"]
+    assert {len(row) for row in rows} == {6}
 
 
 def test_a_trial_that_never_started_counts_with_its_sweep_and_one_without_any_time_is_told() -> None:

@@ -74,6 +74,11 @@ class Comparison:
         """The side with the highest combined score; of equals the first."""
         return max(self.sides, key=lambda side: side.scores.get(COMBINED, 0.0))
 
+    @property
+    def rival(self) -> Side:
+        """The side that is held against the first: the best of the others."""
+        return max(self.sides[1:], key=lambda side: side.scores.get(COMBINED, 0.0))
+
 
 def compare(experiments: Sequence[Experiment], *, rescore: bool = False) -> Comparison:
     """Holds experiments against the first of them.
@@ -153,10 +158,10 @@ def judge_difference(difference: PairedDifference | None, noise: Noise) -> Verdi
 
 
 def telling(comparison: Comparison, count: int) -> tuple[SharedSummaries, ...]:
-    """Chooses dialogues to look at, a third of them each: where the last or best side gains most on the first, where it
-    loses most, and from the middle.
+    """Chooses dialogues to look at, a third of them each: where the best of the others gains most on the first, where
+    it loses most, and from the middle.
     """
-    other = comparison.sides.index(comparison.best) or len(comparison.sides) - 1
+    other = comparison.sides.index(comparison.rival)
     ranked = sorted(comparison.summaries, key=lambda one: -(one.scores[other][COMBINED] - one.scores[0][COMBINED]))
     if len(ranked) <= count:
         return tuple(ranked)

@@ -28,7 +28,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="FOLDER|TRIAL",
         help="outputs/experiments/NAME; or outputs/sweep_results/NAME with trials of it (none: its two best)",
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="the page; outputs/comparisons/A_B.html if absent")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="the page; OUTPUT/comparisons/A_B.html if absent")
     parser.add_argument("--rescore", action="store_true", help="count all summaries anew with the scorer at hand")
     parser.add_argument("--examples", type=int, default=_SHOWN, metavar="N", help="dialogues to show; 3 if absent")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
@@ -43,11 +43,12 @@ def run(chosen: argparse.Namespace) -> int:
     """
     from common.files import write_text
     from tune_jobs.analysis.comparison import compare
-    from tune_jobs.records.experiments import find_experiments
+    from tune_jobs.records.experiments import find_experiments, output_of
     from tune_jobs.report.compare_page import build_compare_page
 
-    comparison = compare(find_experiments(chosen.names), rescore=chosen.rescore)
-    page = chosen.html or page_for([side.name for side in comparison.sides])
+    experiments = find_experiments(chosen.names)
+    comparison = compare(experiments, rescore=chosen.rescore)
+    page = chosen.html or page_for(output_of(experiments[0]), [side.name for side in comparison.sides])
     write_text(page, build_compare_page(comparison))
     if chosen.format == "json":
         cli.emit_json(_summary(comparison, page, chosen.examples))
@@ -56,15 +57,15 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def page_for(names: list[str]) -> Path:
+def page_for(output: Path, names: list[str]) -> Path:
     """Names the page of a comparison.
 
-    >>> page_for(["a", "b", "c"]).as_posix()
+    >>> page_for(Path("outputs"), ["a", "b", "c"]).as_posix()
     'outputs/comparisons/a_b_and_1_more.html'
     """
     more = f"_and_{len(names) - 2}_more" if len(names) > 2 else ""
     shown = "_".join(re.sub(r"[^\w.-]", "_", name)[:80] for name in names[:2])
-    return Path("outputs/comparisons") / f"{shown}{more}.html"
+    return output / "comparisons" / f"{shown}{more}.html"
 
 
 def _text(comparison: "Comparison", page: Path, examples: int) -> str:

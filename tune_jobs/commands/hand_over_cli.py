@@ -18,7 +18,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("names", nargs="+", metavar="FOLDER [TRIAL]", help="an experiment; or a sweep and its trial")
     parser.add_argument("--data", type=Path, help="dialogues for submission.csv; the run's own test file if absent")
-    parser.add_argument("--output", type=Path, help="a folder; outputs/hand_over/NAME if absent")
+    parser.add_argument("--output", type=Path, help="a folder; OUTPUT/hand_over/NAME if absent")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
 
@@ -29,12 +29,12 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: When the words name no experiment with a model, or the output folder is not empty.
     """
-    from tune_jobs.records.experiments import find_winner_or_one
+    from tune_jobs.records.experiments import find_winner_or_one, output_of
     from tune_jobs.records.hand_over import hand_over
     from tune_jobs.running.settled import places_of
 
     experiment = find_winner_or_one(chosen.names)
-    output = chosen.output or Path("outputs/hand_over") / experiment.name
+    output = chosen.output or output_of(experiment) / "hand_over" / experiment.name
     cache_dir = places_of(experiment.folder.parent.parent, os.environ, Path.home()).cache_dir
     done = hand_over(experiment, output, chosen.data, cache_dir)
     if chosen.format == "json":

@@ -47,7 +47,7 @@ def find_experiments(words: Sequence[str]) -> list[Experiment]:
         elif groups and SweepFolder(groups[-1][0]).ledger.exists():
             groups[-1][1].append(word)
         else:
-            state = "holds neither config.yaml nor all_results.jsonl" if path.is_dir() else "is no folder"
+            state = "holds neither config.yaml nor all_results.jsonl" if path.is_dir() else "is not there"
             problems.add(f"{word} {state}; give outputs/experiments/NAME, or outputs/sweep_results/NAME and its trials")
     found: list[Experiment] = []
     for path, names in groups:
@@ -58,6 +58,18 @@ def find_experiments(words: Sequence[str]) -> list[Experiment]:
         found += _named(path, ledger, names, problems) if names else _best(path, ledger, 2 if len(words) == 1 else 1)
     problems.raise_if_any("which experiments?")
     return found
+
+
+def output_of(experiment: Experiment) -> Path:
+    """The output folder that an experiment lies in, for what is made of it.
+
+    >>> output_of(Experiment(folder=Path("/nas/outputs/experiments/a"))).as_posix()
+    '/nas/outputs'
+    >>> output_of(Experiment(folder=Path("again"))).as_posix()
+    'outputs'
+    """
+    inside = experiment.folder.parent.name == "experiments"
+    return experiment.folder.parent.parent if inside else Path("outputs")
 
 
 def find_winner_or_one(words: Sequence[str]) -> Experiment:
@@ -98,5 +110,6 @@ def _named(sweep: Path, ledger: Ledger, names: Sequence[str], problems: Problems
 def _best(sweep: Path, ledger: Ledger, count: int) -> list[Experiment]:
     best = [candidate.best.trial for candidate in analyse(ledger).candidates[:count]]
     if len(best) < count:
-        raise RequestError(f"{sweep}: {len(best)} of its configurations have a score, and {count} are needed")
+        have = "none of its configurations has a score" if not best else "only one of its configurations has a score"
+        raise RequestError(f"{sweep}: {have}; what became of its trials: python -m tune_jobs report {sweep}")
     return [Experiment(folder=folder_of(sweep, trial), trial=trial) for trial in best]

@@ -145,6 +145,8 @@ def _facts(experiment: Experiment, ledger: Ledger | None) -> CardFacts:
 
     folder = ExperimentFolder(experiment.folder)
     if not (folder.best_model / "config.json").exists():
+        if not folder.config.exists():
+            raise RequestError(f"{folder.path} is not there any more, or was never written; is the path right?")
         raise RequestError(
             f"{folder.path}: no model in it; of a sweep only the best ones keep their weights",
             [f"train it again: python -m dialsum train --config {folder.config} --output outputs/again"],

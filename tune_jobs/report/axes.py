@@ -1,6 +1,8 @@
 """Axes: from numbers to places, and the numbers that are written beside them. Pure."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.units import format_duration
@@ -136,6 +138,19 @@ def duration_ticks(longest_s: float, count: int) -> list[tuple[float, str]]:
         text = format_duration(i * step).replace(" 00 min", "").replace(" 00 s", "").replace(" 0 h", "")
         found.append((float(i * step), "0" if i == 0 else text.replace(".0 s", " s")))
     return found
+
+
+def spread_out(places: Sequence[float], least: float) -> list[float]:
+    """Moves places apart until labels on them do not overlap; the first one stays, the others give way downwards.
+
+    >>> spread_out([20.0, 18.0, 60.0], 13.0)
+    [31.0, 18.0, 60.0]
+    """
+    moved = list(places)
+    order = sorted(range(len(places)), key=lambda place: places[place])
+    for above, below in itertools.pairwise(order):
+        moved[below] = max(moved[below], moved[above] + least)
+    return moved
 
 
 def draw_y_axis(canvas: Canvas, plot: Plot, axis: Axis, ticks: list[tuple[float, str]]) -> None:

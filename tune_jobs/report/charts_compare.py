@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tune_jobs.analysis.comparison import COMBINED, Comparison, Side
 from tune_jobs.config.sections import COMPOSITE
-from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded
+from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded, spread_out
 from tune_jobs.report.drawing import Anchor, Box, Canvas, Dot, Drawing, Ink, Label, Polyline
 from tune_jobs.report.look import NARROW, Chart, inner_plot, metric_name
 from tune_jobs.report.marks import dot_swatch, lay_legend
@@ -17,7 +17,7 @@ def find_comparison_charts(comparison: Comparison) -> list[Chart]:
     """Returns the charts of a comparison that there is something to draw for."""
     charts = []
     if comparison.summaries:
-        other = _other(comparison)
+        other = comparison.rival
         charts.append(
             Chart(
                 key="dialogues",
@@ -41,7 +41,7 @@ def find_comparison_charts(comparison: Comparison) -> list[Chart]:
 
 def draw_gains(comparison: Comparison, width: float) -> Drawing:
     """Draws the difference of each dialogue, the largest gain first."""
-    place = comparison.sides.index(_other(comparison))
+    place = comparison.sides.index(comparison.rival)
     every = [one.scores[place][COMBINED] - one.scores[0][COMBINED] for one in comparison.summaries]
     gains = sorted(every, reverse=True)
     shown = _thinned(gains, _MOST_BARS)
@@ -75,7 +75,7 @@ def draw_curves(comparison: Comparison, width: float) -> Drawing:
     keys, top = lay_legend([(dot_swatch(ink), text) for ink, text in zip(SIDE_INKS, letters, strict=False)], width)
     canvas = Canvas(width=width, height=top + (276.0 if width >= NARROW else 256.0))
     canvas.extend(keys)
-    plot = inner_plot(width, canvas.height, left=48.0, top=top + 4.0)
+    plot = inner_plot(width, canvas.height, left=48.0, top=top + 4.0, right=22.0)
     every = [score for scores in curves for score in scores]
     low, high = padded(min(every), max(every))
     axis = Axis(low=low, high=high, start=plot.bottom, end=plot.top)
@@ -90,18 +90,15 @@ def draw_curves(comparison: Comparison, width: float) -> Drawing:
             canvas.add(Polyline(points=points, ink=ink, width=2.5, tip=f"{side.letter}: {side.name}"))
         if points:
             tip = f"{side.letter}: {max(scores):.2f} at best"
-            x, y = points[-1]
-            letter = Label(x=x, y=y - 13.0, text=side.letter, ink="ink", anchor="middle", bold=True, halo=True)
-            canvas.add(Dot(x=x, y=y, radius=4.5, ink=ink, tip=tip), letter)
+            canvas.add(Dot(x=points[-1][0], y=points[-1][1], radius=4.5, ink=ink, tip=tip))
+    drawn = [(side.letter, scores) for side, scores in zip(comparison.sides, curves, strict=True) if scores]
+    places = spread_out([axis.at(scores[-1]) for _, scores in drawn], 14.0)
+    for (letter, scores), y in zip(drawn, places, strict=True):
+        canvas.add(Label(x=across.at(len(scores)) + 9, y=y, text=letter, ink="ink", bold=True, halo=True))
     return canvas.finish(f"{metric_name(COMPOSITE)} over the evaluations of {len(comparison.sides)} experiments.")
 
 
 _ANCHORS: tuple[Anchor, ...] = ("start", "middle", "end")
-
-
-def _other(comparison: Comparison) -> Side:
-    """The side that is held against the first: the best, or the last where the first is the best."""
-    return comparison.best if comparison.best is not comparison.sides[0] else comparison.sides[-1]
 
 
 def _curves(sides: Sequence[Side]) -> list[list[float]]:

@@ -8,7 +8,7 @@ from tune_jobs.config.parameters import to_number
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
 from tune_jobs.report.drawing import Box, Canvas, Cross, Dot, Drawing, Label, Polyline, shorten, text_width
-from tune_jobs.report.look import NARROW, inner_plot, trials_text
+from tune_jobs.report.look import NARROW, inner_plot, plain_value, trials_text
 
 MOST_KINDS = 12  # more different estimates are drawn as a cloud of points instead of bars
 _GIB = 2.0**30
@@ -59,7 +59,7 @@ def find_kinds(points: Sequence[MemoryPoint]) -> list[MemoryKind]:
     for point in points:
         model = point.trial.resolved.get("model", point.trial.sampled.get("model", ""))
         micro = (point.trial.plan or {}).get("micro_batch")
-        text = " ".join(part for part in (str(model), f"micro-batch {micro}" if micro else "") if part)
+        text = " ".join(part for part in (plain_value(model), f"micro-batch {micro}" if micro else "") if part)
         found.setdefault((text or point.trial.name, round(point.upper)), []).append(point)
     kinds = [MemoryKind(text=text, points=tuple(same)) for (text, _), same in found.items()]
     return sorted(kinds, key=lambda kind: -kind.points[0].upper)

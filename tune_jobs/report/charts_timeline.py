@@ -13,7 +13,8 @@ from tune_jobs.report.drawing import Box, Canvas, Drawing, Label, Shape, shorten
 from tune_jobs.report.look import NARROW, OUTCOME_TEXT, gpu_time, percent, trial_tip, trials_text
 from tune_jobs.report.marks import is_winner, legend, outcome_bar
 
-_ROW = 46.0  # height of one card in the timeline
+_ROW, _TALL_ROW = 46.0, 76.0  # height of one card in the timeline; of a few cards
+_FEW_LANES = 3
 # A stint that ended without a word was that of a driver which died.
 _HOW_STINTS_END: dict[str, TrialOutcome] = {"": "stopped", "paused": "stopped", "out_of_memory": "oom"}
 _MOST_TIPS = 1500  # bars beyond this are too thin to point at
@@ -121,7 +122,8 @@ def draw_timeline(analysis: Analysis, width: float) -> Drawing:
     lanes = [lane for lane in find_lanes(analysis) if lane.bars or lane.busy is not None]
     bars = [bar for lane in lanes for bar in lane.bars]
     keys, top_of_lanes = legend(analysis, width, {bar.outcome for bar in bars}, bars=True)
-    canvas = Canvas(width=width, height=top_of_lanes + len(lanes) * (_ROW + 26.0) + 50.0)
+    row = _TALL_ROW if len(lanes) <= _FEW_LANES else _ROW
+    canvas = Canvas(width=width, height=top_of_lanes + len(lanes) * (row + 26.0) + 50.0)
     canvas.extend(keys)
     plot = Plot(left=2.0, top=0.0, right=width - 6.0, bottom=canvas.height - 46.0)
     begin = min(bar.start_at for bar in bars)
@@ -130,16 +132,18 @@ def draw_timeline(analysis: Analysis, width: float) -> Drawing:
     ticks = duration_ticks(span_s, 4 if width < NARROW else 8)
     draw_x_axis(canvas, plot, [(axis.at(at_s), text) for at_s, text in ticks], "since the start", grid=False)
     for i, lane in enumerate(lanes):
-        top = top_of_lanes + i * (_ROW + 26.0) + 22.0
+        top = top_of_lanes + i * (row + 26.0) + 22.0
         busy = f"{percent(lane.busy)} taken" if lane.busy is not None else ""
         name = shorten(lane.name, plot.width - text_width(busy) - 16)
         canvas.add(
             Label(x=plot.left, y=top - 11, text=name, ink="ink"),
             Label(x=plot.right, y=top - 11, text=busy, anchor="end"),
-            Box(x=plot.left, y=top, width=plot.width, height=_ROW, ink="band", radius=2.0),
+            Box(x=plot.left, y=top, width=plot.width, height=row, ink="band", radius=2.0),
         )
         for bar in lane.bars:
-            shapes = _bar_shapes(analysis, bar, axis.at(bar.start_at - begin), axis.at(bar.end_at - begin), top)
+            x1, x2 = axis.at(bar.start_at - begin), axis.at(bar.end_at - begin)
+            place = Plot(left=x1, right=x2, top=top + bar.offset * row, bottom=top + (bar.offset + bar.height) * row)
+            shapes = _bar_shapes(analysis, bar, place)
             canvas.extend(shapes if len(bars) <= _MOST_TIPS else (_without_tip(shape) for shape in shapes))
     told = ", logical cards" if analysis.sweep.simulated else ""
     return canvas.finish(f"What ran where, over {format_duration(analysis.cost.span_s)}{told}.")
@@ -149,11 +153,11 @@ def _without_tip(shape: Shape) -> Shape:
     return dataclasses.replace(shape, tip="", trial="")
 
 
-def _bar_shapes(analysis: Analysis, bar: Bar, x1: float, x2: float, top: float) -> list[Shape]:
+def _bar_shapes(analysis: Analysis, bar: Bar, inside: Plot) -> list[Shape]:
     trial = bar.trial
     share = f"\nshare {bar.share:g}" if bar.share else ""
     tip = trial_tip(analysis, trial) + share + ("\nsimulated card" if trial.simulated else "")
-    place = {"x": x1, "y": top + bar.offset * _ROW, "width": max(x2 - x1 - 0.6, 0.8), "height": bar.height * _ROW}
+    place = {"x": inside.left, "y": inside.top, "width": max(inside.width - 0.6, 0.8), "height": inside.height}
     shapes = outcome_bar(bar.outcome, **place, tip=tip, trial=trial.trial_id)
     if is_winner(analysis, trial.trial_id):
         won = Box(**place, ink="accent", outline="surface", radius=1.5, tip=tip, trial=trial.trial_id)

@@ -77,6 +77,7 @@ def draw_importance(found: Importances, width: float) -> Drawing:
         canvas.add(
             Label(x=plot.left - 8, y=y, text=shorten(one.name, left - 12), anchor="end", ink="ink"),
             Box(x=plot.left, y=y - 8, width=axis.at(one.part) - plot.left, height=16, ink=ink, radius=2.0, tip=tip),
+            Polyline(points=((axis.at(one.low), y), (axis.at(one.high), y)), ink="surface", width=4.5),
             Polyline(points=((axis.at(one.low), y), (axis.at(one.high), y)), ink="ink", width=1.5),
             *(
                 Polyline(points=((axis.at(end), y - 4), (axis.at(end), y + 4)), ink="ink")

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from tune_jobs.analysis.weekly import Week, WeekRun
 from tune_jobs.records.ledger import OUTCOMES
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
-from tune_jobs.report.drawing import Canvas, Drawing
-from tune_jobs.report.look import NARROW, OUTCOME_TEXT, Chart, amount, inner_plot
+from tune_jobs.report.drawing import Canvas, Drawing, Label, Polyline
+from tune_jobs.report.look import NARROW, OUTCOME_TEXT, Chart, amount, inner_plot, sentence
 from tune_jobs.report.marks import bar_swatch, lay_legend, outcome_bar
 
 
@@ -19,7 +19,7 @@ def find_week_charts(week: Week) -> list[Chart]:
         Chart(
             key="runs",
             title="Runs a day",
-            note="By the day on which they ended; the pale half is the week before.",
+            note="By the day on which they ended.",
             draw=lambda width: draw_days(week, width, None),
         )
     ]
@@ -36,13 +36,24 @@ def find_week_charts(week: Week) -> list[Chart]:
 
 
 def hours_shown(week: Week) -> tuple[Callable[[WeekRun], float], str]:
-    """Chooses the time that says most: that of real cards, else of logical ones, else of processes."""
+    """Chooses the time that says most: that of real cards, else of logical ones, else of processes.
+
+    Returns:
+        What a run adds, in hours or where all of it is less than one in minutes, and its name.
+    """
     total = (week.total.now, week.total.before)
     if any(figures.gpu_s for figures in total):
-        return (lambda run: run.gpu_s / 3600), "GPU-hours"
+        return _in_a_fitting_unit(week, lambda run: run.gpu_s, "GPU-{}")
     if any(figures.simulated_gpu_s for figures in total):
-        return (lambda run: run.simulated_gpu_s / 3600), "GPU-hours on logical cards"
-    return (lambda run: run.wall_s / 3600), "Hours of training"
+        return _in_a_fitting_unit(week, lambda run: run.simulated_gpu_s, "GPU-{} on logical cards")
+    return _in_a_fitting_unit(week, lambda run: run.wall_s, "{} of training")
+
+
+def _in_a_fitting_unit(
+    week: Week, seconds: Callable[[WeekRun], float], name: str
+) -> tuple[Callable[[WeekRun], float], str]:
+    unit, size = ("hours", 3600.0) if sum(map(seconds, week.runs)) >= 3600 else ("minutes", 60.0)
+    return (lambda run: seconds(run) / size), sentence(name.format(unit))
 
 
 def draw_days(week: Week, width: float, what: str | None) -> Drawing:
@@ -59,7 +70,7 @@ def draw_days(week: Week, width: float, what: str | None) -> Drawing:
     keys, top = lay_legend([(bar_swatch(outcome), OUTCOME_TEXT[outcome]) for outcome in shown], width)
     canvas = Canvas(width=width, height=top + (240.0 if width >= NARROW else 220.0))
     canvas.extend(keys)
-    plot = inner_plot(width, canvas.height, left=48.0, top=top + 8.0, bottom=34.0)
+    plot = inner_plot(width, canvas.height, left=48.0, top=top + 22.0, bottom=34.0)
     highest = max(sum(size(run) for run in runs) for _, runs in days) or 1.0
     axis = Axis(low=0.0, high=highest * 1.05, start=plot.bottom, end=plot.top)
     whole = [tick for tick in linear_ticks(0.0, highest) if what or tick == int(tick)]
@@ -71,6 +82,12 @@ def draw_days(week: Week, width: float, what: str | None) -> Drawing:
         [(plot.left + (i + 0.5) * slot, f"{day:%m-%d}") for i, (day, _) in enumerate(days)],
         "",
         grid=False,
+    )
+    middle = (plot.left + plot.right) / 2
+    canvas.add(
+        Polyline(points=((middle, plot.top - 18), (middle, plot.bottom)), ink="muted", dashed=True),
+        Label(x=middle - 8, y=plot.top - 10, text="the week before", anchor="end"),
+        Label(x=middle + 8, y=plot.top - 10, text="this week"),
     )
     for number, (day, runs) in enumerate(days):
         bottom = 0.0
@@ -84,7 +101,7 @@ def draw_days(week: Week, width: float, what: str | None) -> Drawing:
             canvas.extend(
                 outcome_bar(
                     outcome, x=plot.left + number * slot + slot * 0.14, y=top, width=slot * 0.72,
-                    height=axis.at(bottom) - top, opacity=1.0 if number >= len(days) // 2 else 0.5,
+                    height=axis.at(bottom) - top,
                     tip=f"{day:%Y-%m-%d}\n{OUTCOME_TEXT[outcome]}: {told}",
                 )
             )  # fmt: skip

@@ -34,7 +34,7 @@ def headline(comparison: Comparison) -> str:
         return _lead(best.letter, first.letter, lead, best.verdict)
     if all(side.differences[COMBINED].mean == 0 for side in others):
         return f"{first.letter} and the {'other' if len(others) == 1 else 'others'} score the same"
-    nearest = max(others, key=lambda side: side.scores[COMBINED])
+    nearest = comparison.rival
     return _lead(first.letter, nearest.letter, -nearest.differences[COMBINED].mean, nearest.verdict)
 
 
@@ -143,8 +143,7 @@ def interval(gap: PairedDifference) -> str:
 
 def _tiles(comparison: Comparison) -> list[Tile]:
     best = comparison.best
-    others = [side for side in comparison.sides if side is not comparison.sides[0]]
-    held = best if best in others else max(others, key=lambda side: side.scores.get(COMBINED, 0.0))
+    held = comparison.rival
     gap = held.differences.get(COMBINED)
     three = ", ".join(f"{_NAMES[name]} {best.scores[name]:.2f}" for name in list(_NAMES)[:3] if name in best.scores)
     found = [Tile(label=f"Best: {best.letter}", value=f"{best.scores.get(COMBINED, 0.0):.2f}", detail=three)]
@@ -178,7 +177,8 @@ def _dialogues(comparison: Comparison) -> str:
     items = "".join(_dialogue(one, comparison.sides) for one in chosen)
     return (
         '<section class="card wide" id="dialogues-read"><h2>Side by side</h2>'
-        f'<p class="note">{told}: those with the largest gain first, then middling ones, then the largest losses.'
+        f'<p class="note">{told}: those with the largest gain of {comparison.rival.letter} first, then middling ones,'
+        " then its largest losses."
         " With a letter: the models. Without one: people.</p>"
         f'<div class="examples">{items}</div></section>'
     )

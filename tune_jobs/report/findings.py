@@ -47,9 +47,7 @@ def find_findings(folder: Path, *, is_running: bool | None = None) -> Findings:
     """
     sweep = SweepFolder(folder)
     if not sweep.ledger.exists():
-        raise RequestError(
-            f"{folder}: no {sweep.ledger.name} in it; give the folder of a sweep, outputs/sweep_results/NAME"
-        )
+        raise RequestError(_no_sweep(folder))
     ledger = with_unfinished(sweep, sweep.load())
     evidence = gather(analyse(ledger))
     ledger = _with_baseline(ledger, evidence)
@@ -72,6 +70,19 @@ def find_findings(folder: Path, *, is_running: bool | None = None) -> Findings:
         evidence=evidence,
         advice=advise(analysis, importances, _typed(folder), typed_winner),
     )
+
+
+def _no_sweep(folder: Path) -> str:
+    """Says that a folder is not that of a sweep, and which ones are near."""
+    name = SweepFolder(folder).ledger.name
+    said = f"{folder}: no {name} in it" if folder.is_dir() else f"{folder} is not there"
+    places = (folder, folder / "sweep_results", folder.parent)
+    near = next((found for place in places if (found := sorted(place.glob(f"*/{name}")))), [])
+    if not near:
+        return f"{said}; give the folder of a sweep, outputs/sweep_results/NAME"
+    shown = ", ".join(str(ledger.parent) for ledger in near[:5])
+    more = f" and {len(near) - 5} more" if len(near) > 5 else ""
+    return f"{said}; give the folder of a sweep: {shown}{more}"
 
 
 def find_links(sweep: SweepFolder, analysis: Analysis) -> list[tuple[str, str]]:

@@ -44,12 +44,14 @@ class Chart:
 
 
 def plain_value(value: object) -> str:
-    """Writes a setting where there is little room: of a model in a folder, the folder's own name.
+    """Writes a setting where there is little room: of a model in a folder, the folder's or the experiment's name.
 
     >>> plain_value("/data/models/my-t5"), plain_value("gogamza/kobart-base-v2"), plain_value(1e-4)
     ('my-t5', 'gogamza/kobart-base-v2', '1e-4')
+    >>> plain_value("/work/outputs/experiments/wide_t5_lr1e-04/models/best_model")
+    'wide_t5_lr1e-04'
     """
-    text = show_value(value)
+    text = show_value(value).removesuffix("/models/best_model")
     is_path = isinstance(value, str) and text.startswith(("/", "./", "../", "~"))
     return text.rstrip("/").rsplit("/", 1)[-1] if is_path else text
 

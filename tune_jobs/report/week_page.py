@@ -7,7 +7,7 @@ from html import escape
 from common.units import format_duration
 from tune_jobs.analysis.weekly import Figures, Pair, Scale, Week
 from tune_jobs.report.charts_week import find_week_charts
-from tune_jobs.report.look import metric_name, show_score
+from tune_jobs.report.look import amount, gpu_time, metric_name, show_score
 from tune_jobs.report.shell import chart_html, document, table_card, tiles_html
 from tune_jobs.report.summary import Tile
 
@@ -56,7 +56,8 @@ def figure_rows(names: Mapping[str, Pair], what: str, scale: Scale | None) -> tu
         what: The first column.
         scale: In which scores are shown.
     """
-    header = [what, "Runs", "Before", "Success", "Failed", "GPU-hours", "Before", "Time", "Best", "Before"]
+    header = [what, "Runs", "Runs before", "Success", "Failed"]
+    header += ["GPU-hours", "GPU-hours before", "Time", "Best", "Best before"]
     rows = []
     for name, pair in list(names.items())[:_MOST_ROWS]:
         now, before = pair.now, pair.before
@@ -74,12 +75,12 @@ def figure_rows(names: Mapping[str, Pair], what: str, scale: Scale | None) -> tu
                 _score(before, scale),
             ]
         )
-    return header, rows
+    return _without_blanks(header, rows)
 
 
 def scale_rows(week: Week) -> tuple[list[str], list[list[str]]]:
     """Returns the best scores in each scale: other data, another language or metric is another scale."""
-    header = ["Metric", "Language", "Dev data", "Runs", "Best", "Before", "Run"]
+    header = ["Metric", "Language", "Dev data", "Runs", "Best", "Best before", "Run"]
     rows = [
         [
             metric_name(scale.metric),
@@ -101,11 +102,12 @@ def week_notes(week: Week, remarks: Sequence[str]) -> list[str]:
         "A run counts on the day on which it ended, with all of its time; one that goes on counts when it started."
         " Stopped early by the scheduler counts as good."
     ]
-    if week.total.now.simulated_gpu_s or week.total.before.simulated_gpu_s:
-        both = [f"{one.simulated_gpu_s / 3600:.3g}" for one in (week.total.now, week.total.before)]
+    both = (week.total.now, week.total.before)
+    if any(one.simulated_gpu_s for one in both):
+        now, before = (gpu_time(one.simulated_gpu_s) if one.simulated_gpu_s else "nothing" for one in both)
         found.append(
-            f"On logical (simulated) cards: {both[0]} GPU-hours, {both[1]} in the week before; they are in no sum of"
-            " GPU-hours, and training ran on the CPU."
+            f"On logical (simulated) cards: {now}, {before} in the week before; that is in no sum of GPU-hours, and"
+            " training ran on the CPU."
         )
     if week.scale is not None and len(week.scales) > 1:
         found.append(
@@ -171,18 +173,24 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 def _hours_tile(now: Figures, before: Figures) -> Tile:
     if now.gpu_s or before.gpu_s:
-        value, was = f"{now.gpu_s / 3600:.3g}", f"{before.gpu_s / 3600:.3g} in the week before"
+        value, was = amount(now.gpu_s / 3600), f"{amount(before.gpu_s / 3600)} in the week before"
         return Tile(label="GPU-hours", value=value, detail=was)
-    was = f"{format_duration(before.wall_s)} in the week before; no real GPU was used"
+    was = f"{format_duration(before.wall_s) if before.wall_s else 'nothing'} in the week before; no real GPU was used"
     return Tile(label="Time of all runs", value=format_duration(now.wall_s), detail=was)
 
 
 def _hours(one: Figures) -> str:
-    return f"{one.gpu_s / 3600:.3g}" if one.gpu_s else ""
+    return amount(one.gpu_s / 3600) if one.gpu_s else ""
 
 
 def _score(one: Figures, scale: Scale | None) -> str:
     return "" if one.best is None or scale is None else show_score(one.best, scale.metric)
+
+
+def _without_blanks(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Leaves out columns in which nothing stands."""
+    kept = [place for place in range(len(header)) if place == 0 or any(row[place] for row in rows)]
+    return [header[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
 def _count(count: int, what: str) -> str:
