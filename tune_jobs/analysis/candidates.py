@@ -100,11 +100,19 @@ def group_seeds(scored: Iterable[Scored], goal: Goal) -> tuple[Candidate, ...]:
     """
     groups: dict[str, list[Scored]] = {}
     for one in scored:
-        key = repr(sorted((name, repr(value)) for name, value in one.trial.sampled.items() if name != "seed"))
         alone = not one.trial.sampled or one.trial.lineage  # a schedule (pbt) is no configuration that others share
-        groups.setdefault(one.trial.trial_id if alone else key, []).append(one)
+        groups.setdefault(one.trial.trial_id if alone else without_seed(one.trial.sampled), []).append(one)
     candidates = [_candidate(group, goal) for group in groups.values()]
     return tuple(sorted(candidates, key=lambda one: -one.score if goal == "maximize" else one.score))
+
+
+def without_seed(sampled: Mapping[str, object]) -> str:
+    """What trials of one configuration have in common, as a key.
+
+    >>> without_seed({"seed": 1, "lr": 1e-3, "batch_size": 8}) == without_seed({"batch_size": 8, "lr": 1e-3, "seed": 2})
+    True
+    """
+    return repr(sorted((name, repr(value)) for name, value in sampled.items() if name != "seed"))
 
 
 def find_noise(metric: str, candidates: Sequence[Candidate], *, dialogues: int | None = None) -> Noise:

@@ -367,10 +367,17 @@ class SweepConductor:
         self._progress.ended(number, status=status, reason=reason, now_s=self._clocks.elapsed_s())
         self._watch.look()
         self._insist(lambda: leave_in_order(trial))
-        keep_best_models(self._journal.trials, self._progress)
+        keep_best_models(self._journal.trials, self._progress, self._to_come())
         best = self._progress.trials[number].best
         scored = f", best {best:.3f} after {len(trial.evaluations)} evaluations" if best is not None else ""
         self._view.event(f"trial {number} {status}{scored}{': ' + reason if reason else ''}")
+
+    def _to_come(self) -> list[Sampled] | None:
+        """What will be sampled for the trials that are not ordered yet; None where results decide."""
+        if not self._proposer.knows_all:
+            return None
+        proposed = (self._proposer.propose(n) for n in self._proposer.order if n not in self._journal.trials)
+        return [sampled for sampled in proposed if sampled is not None]
 
     def _insist(self, action: Callable[[], None]) -> None:
         if self._patience is None:
