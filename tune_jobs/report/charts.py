@@ -145,7 +145,7 @@ def _curves(analysis: Analysis) -> Chart:
     if all(len(curve.points) == 1 for curve in curves):
         return Chart(key="curves", title=title, reason="every trial was evaluated once", wide=True)
     cut = " The best and a sample of the others are drawn." if len(curves) > MOST_CURVES else ""
-    rule = f" Early stopping: {analysis.sweep.stopping}." if analysis.sweep.stopping else ""
+    rule = f" Early stopping: {analysis.sweep.stopping}." if analysis.sweep.stopping not in ("", "none") else ""
     ring = " A ring: stopped there." if analysis.count("stopped") else ""
     better = "" if analysis.maximize else " Lower is better."
     note = f"{sentence(metric_name(analysis.sweep.metric))} over {x_name}.{better}{ring}{rule}{cut}"

@@ -41,14 +41,16 @@ def thinned(scored: Sequence[Scored], most: int) -> Sequence[Scored]:
 def score_axis(analysis: Analysis, start: float, end: float) -> tuple[Axis, int]:
     """Returns an axis for scores and how many poor trials lie beyond its end.
 
-    A trial that diverged would press all others together; so where a few lie more than six times as far from the
-    best score as the median does, the axis ends half way there, and what lies beyond is drawn at its edge.
+    A trial that diverged would press all others together. So where a few have less than half of the best score (or a
+    loss of half as much again), and are six times as far from it as the median is, the axis ends half way there, and
+    what lies beyond is drawn at its edge.
     """
     scores = [one.score for one in analysis.scored]
     best, worst = (max(scores), min(scores)) if analysis.maximize else (min(scores), max(scores))
     reach = _REACH * abs(best - statistics.median(scores))
     outside = sum(1 for score in scores if abs(best - score) > reach)
-    if abs(best - worst) > 2 * reach > 0 and outside <= _FEW * len(scores):
+    diverged = abs(best - worst) > max(2 * reach, abs(best) / 2)
+    if diverged and reach > 0 and outside <= _FEW * len(scores):
         worst = best - reach if analysis.maximize else best + reach
     low, high = min(best, worst), max(best, worst)
     beyond = sum(1 for score in scores if not low <= score <= high)

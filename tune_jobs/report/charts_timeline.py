@@ -15,8 +15,6 @@ from tune_jobs.report.marks import is_winner, legend, outcome_bar
 
 _ROW, _TALL_ROW = 46.0, 76.0  # height of one card in the timeline; of a few cards
 _FEW_LANES = 3
-# A stint that ended without a word was that of a driver which died.
-_HOW_STINTS_END: dict[str, TrialOutcome] = {"": "stopped", "paused": "stopped", "out_of_memory": "oom"}
 _MOST_TIPS = 1500  # bars beyond this are too thin to point at
 
 
@@ -95,14 +93,17 @@ def _name_of(node: str, number: str, model: str, *, has_cards: bool) -> tuple[st
 
 
 def _stretches(trial: TrialRecord) -> list[tuple[tuple[str, str], Bar]]:
-    """Returns where and when a trial ran: it may have given its place away and gone on elsewhere."""
+    """Returns where and when a trial ran: it may have given its place away and gone on elsewhere.
+
+    What a trial did before it paused, or before the driver died, is part of what came of it in the end.
+    """
     found = []
-    for place, stint in enumerate(trial.stints):
-        last = place == len(trial.stints) - 1
-        how = _HOW_STINTS_END.get(str(stint.get("ended", "")), "failed")
+    for stint in trial.stints:
         start_at, end_at = to_number(stint.get("started_at")), to_number(stint.get("ended_at"))
-        node, card = stint.get("node"), stint.get("card")
-        found.append((start_at, end_at, node, card, to_number(stint.get("share")), trial.status if last else how))
+        share, ended = to_number(stint.get("share")), str(stint.get("ended", ""))
+        failed: TrialOutcome = "oom" if ended == "out_of_memory" else "failed"
+        how = trial.status if ended in ("", "paused") else failed
+        found.append((start_at, end_at, stint.get("node"), stint.get("card"), share, how))
     if not found:
         found = [(trial.started_at, trial.ended_at, trial.node, trial.card, trial.share, trial.status)]
     bars = []

@@ -105,7 +105,7 @@ def _overview(analysis: Analysis) -> str:
         ("When", f"{datetime.fromtimestamp(started_at, UTC):%Y-%m-%d %H:%M} UTC" if started_at is not None else ""),
         ("Who", sweep.member or ""),
         ("Searched", ", ".join(sweep.parameters)),
-        ("Method", ", ".join(part for part in (sweep.method, sweep.stopping) if part)),
+        ("Method", ", ".join(part for part in (sweep.method, sweep.stopping) if part not in ("", "none"))),
         ("Cards", _cards(analysis)),
         ("Command", f"`{sweep.command}`" if sweep.command else ""),
     ]
