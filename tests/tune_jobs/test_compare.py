@@ -261,7 +261,8 @@ def test_the_page_lies_in_the_output_folder_of_what_is_compared(
     parser = argparse.ArgumentParser()
     compare_cli.add_parser(parser.add_subparsers())
     assert compare_cli.run(parser.parse_args(["compare", str(one), str(two)])) == 0
-    assert capsys.readouterr().out.rstrip().endswith(str(tmp_path / "there" / "comparisons" / "a_b.html"))
+    assert capsys.readouterr().out.rstrip().endswith("\nthere/comparisons/a_b.html")
+    assert (tmp_path / "there" / "comparisons" / "a_b.html").exists()
     assert not (tmp_path / "outputs").exists()
 
 

@@ -281,6 +281,20 @@ def test_a_trial_on_two_cards_is_drawn_on_both() -> None:
     ]
 
 
+def test_unequal_cards_of_one_machine_are_two_lanes() -> None:
+    """As a real sweep on --simulate 1x24GiB,1x11GiB writes them: two raylets, each with a card 0."""
+    cards = [{"node": "127.0.0.1", "card": "0", "gpu_model": f"simulated-{size}GiB"} for size in (24, 11)]
+    trials = [
+        trial(i, [20.0], node="127.0.0.2", card="0", gpu_model=f"simulated-{size}GiB", share=0.5)
+        for i, size in enumerate((24, 11, 11))
+    ]
+    lanes = find_lanes(analysed(trials, cards=cards))
+    assert [(lane.name, len(lane.bars), lane.busy) for lane in lanes] == [
+        ("this machine · card 0 · simulated-11GiB", 2, 1.0),
+        ("this machine · card 0 · simulated-24GiB", 1, 0.5),
+    ]
+
+
 def test_the_journal_notes_each_start_and_its_end(tmp_path: Path) -> None:
     journal = Journal(tmp_path / FILE_NAME)
     journal.write("ordered", 1, order={"name": "e1"})

@@ -95,3 +95,17 @@ def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
         timeout=60,
         check=False,
     )
+
+
+def test_equal_numbers_of_two_raylets_on_one_host_are_two_cards(tmp_path: Path) -> None:
+    folder = SweepFolder.of(tmp_path, "wide")
+    folder.append(SweepRecord(sweep="wide", metric=METRIC, goal="maximize", trials=2))
+    journal = Journal(folder.path / "journal.jsonl")
+    for number, raylet in ((1, "a"), (2, "b"), (3, "b")):
+        journal.write("ordered", number, order={"name": f"t{number}"})
+        journal.write("started", number, bundle={"gpus": 0.5}, **at(0))
+        told = {"trial/node": "10.0.0.2", "trial/card": "0", "trial/raylet": raylet}
+        journal.write("reported", number, evaluation=1, value=1.0, metrics=told, **at(1))
+    with alone(folder):
+        (sweep,) = read_sweeps(tmp_path, now_s=1002.0)
+    assert [trial.tenants for trial in sweep.trials] == [1, 2, 2]

@@ -108,6 +108,13 @@ def test_a_table_has_no_column_in_which_nothing_stands_and_no_two_of_one_name() 
     assert {len(row) for row in rows} == {6}
 
 
+def test_runs_that_only_write_summaries_count_by_the_experiment_that_trained() -> None:
+    told = {"model": "/nas/outputs/experiments/wide_t5_lr1e-04/models/best_model"}
+    trial = replace(wide_ledger(1)[0], resolved=told, sampled={})
+    (one,), _ = runs_of(Ledger(sweep=sweep_record(), trials=(trial,)))
+    assert one.model == "wide_t5_lr1e-04"
+
+
 def test_a_trial_that_never_started_counts_with_its_sweep_and_one_without_any_time_is_told() -> None:
     refused = TrialRecord(trial_id="1", name="a", sweep="s", status="refused")
     (one,), undated = runs_of(Ledger(sweep=sweep_record(started_at=5.0, member=None), trials=(refused,)))

@@ -269,4 +269,5 @@ def _by(
 
 def _model(config: Mapping[str, object]) -> str:
     """The last part of a path: a folder of weights is named by it, as a hub id is."""
-    return str(config.get("model") or UNKNOWN).rstrip("/").rsplit("/", 1)[-1]
+    model = str(config.get("model") or UNKNOWN).rstrip("/").removesuffix("/models/best_model")
+    return model.rsplit("/", 1)[-1]

@@ -68,8 +68,10 @@ def output_of(experiment: Experiment) -> Path:
     >>> output_of(Experiment(folder=Path("again"))).as_posix()
     'outputs'
     """
-    inside = experiment.folder.parent.name == "experiments"
-    return experiment.folder.parent.parent if inside else Path("outputs")
+    if experiment.folder.parent.name != "experiments":
+        return Path("outputs")
+    output = experiment.folder.parent.parent
+    return output.relative_to(Path.cwd()) if output.is_relative_to(Path.cwd()) else output
 
 
 def find_winner_or_one(words: Sequence[str]) -> Experiment:

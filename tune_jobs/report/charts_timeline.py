@@ -1,8 +1,9 @@
 """Charts of the machines: what ran where and when, and what it cost."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.units import format_duration
 from tune_jobs.analysis.sweep_analysis import Analysis
@@ -60,61 +61,80 @@ class Lane:
 
 def find_lanes(analysis: Analysis) -> list[Lane]:
     """Packs trials into the cards on which they ran, as they lay side by side."""
-    homes: dict[tuple[str, str], list[Bar]] = {}
-    models: dict[tuple[str, str], str] = {}
+    homes: dict[Home, list[Bar]] = {}
     for card in analysis.sweep.cards:
-        home = (str(card.get("node", "")), str(card.get("card", "")))
-        homes[home] = []
-        models[home] = str(card.get("gpu_model", ""))
+        homes[_home(card.get("node"), card.get("card"), card.get("gpu_model"))] = []
     for trial in analysis.ledger.trials:
         for home, bar in _stretches(trial):
-            homes.setdefault(home, []).append(bar)
-            if home[1] and not models.get(home):
-                models[home] = trial.gpu_model or ""
+            homes.setdefault(_known(home, homes), []).append(bar)
     span_s = analysis.cost.span_s
     lanes = []
-    for (node, number), bars in sorted(homes.items()):
-        shares = bool(number) and all(0 < bar.share <= 1 for bar in bars)
+    for home, bars in sorted(homes.items()):
+        shares = bool(home.card) and all(0 < bar.share <= 1 for bar in bars)
         packed = _pack(bars, by_share=shares)
         taken = sum((bar.end_at - bar.start_at) * bar.height for bar in packed)
-        name, known = _name_of(node, number, models.get((node, number), ""), has_cards=bool(analysis.sweep.cards))
-        busy = (taken / span_s if span_s > 0 else 0.0) if known else None
+        name, is_place = _name_of(home, has_cards=bool(analysis.sweep.cards))
+        busy = (taken / span_s if span_s > 0 else 0.0) if is_place else None
         lanes.append(Lane(name=name, bars=packed, busy=busy, shares=shares))
     return lanes
 
 
-def _name_of(node: str, number: str, model: str, *, has_cards: bool) -> tuple[str, bool]:
+class Home(NamedTuple):
+    """Where a trial ran; numbers of cards repeat where a host has a raylet for each model of its cards."""
+
+    node: str
+    card: str
+    gpu_model: str
+
+
+def _home(node: object, card: object, gpu_model: object) -> Home:
+    name = str(node or "")
+    return Home("this machine" if name.startswith("127.") else name, str(card or "").strip(), str(gpu_model or ""))
+
+
+def _known(home: Home, homes: Collection[Home]) -> Home:
+    """The home that a trial without a word on its card's model means, where only one can be meant."""
+    same = [other for other in homes if other[:2] == home[:2]]
+    return same[0] if not home.gpu_model and len(same) == 1 else home
+
+
+def _name_of(home: Home, *, has_cards: bool) -> tuple[str, bool]:
     """Names a lane, and says whether it is one place."""
-    if number:
-        return f"{node} · card {number}" + (f" · {model}" if model else ""), True
+    if home.card:
+        return f"{home.node} · card {home.card}" + (f" · {home.gpu_model}" if home.gpu_model else ""), True
     if has_cards:
         return "card not known: ended before an evaluation", False
-    return f"{node or 'this machine'} · CPU", True
+    return f"{home.node or 'this machine'} · CPU", True
 
 
-def _stretches(trial: TrialRecord) -> list[tuple[tuple[str, str], Bar]]:
+def _stretches(trial: TrialRecord) -> list[tuple[Home, Bar]]:
     """Returns where and when a trial ran: it may have given its place away and gone on elsewhere.
 
     What a trial did before it paused, or before the driver died, is part of what came of it in the end.
     """
-    found = []
-    for stint in trial.stints:
-        start_at, end_at = to_number(stint.get("started_at")), to_number(stint.get("ended_at"))
-        share, ended = to_number(stint.get("share")), str(stint.get("ended", ""))
-        failed: TrialOutcome = "oom" if ended == "out_of_memory" else "failed"
-        how = trial.status if ended in ("", "paused") else failed
-        found.append((start_at, end_at, stint.get("node"), stint.get("card"), share, how))
-    if not found:
-        found = [(trial.started_at, trial.ended_at, trial.node, trial.card, trial.share, trial.status)]
+    stints: list[dict[str, object]] = trial.stints or [
+        {
+            "started_at": trial.started_at, "ended_at": trial.ended_at, "node": trial.node, "card": trial.card,
+            "gpu_model": trial.gpu_model, "share": trial.share,
+        }
+    ]  # fmt: skip
     bars = []
-    for start_at, end_at, node, card, share, outcome in found:
+    for stint in stints:
+        start_at, end_at = to_number(stint.get("started_at")), to_number(stint.get("ended_at"))
         if start_at is None or end_at is None:
             continue
-        cards = str(card or "").split(",")  # a trial may hold several cards of a host
-        for one in cards:
-            held = (share or 0.0) / len(cards)
-            bar = Bar(trial=trial, start_at=start_at, end_at=end_at, share=held, outcome=outcome)
-            bars.append(((str(node or ""), one.strip()), bar))
+        ended = str(stint.get("ended", ""))
+        failed: TrialOutcome = "oom" if ended == "out_of_memory" else "failed"
+        cards = str(stint.get("card") or "").split(",")  # a trial may hold several cards of a host
+        bar = Bar(
+            trial=trial,
+            start_at=start_at,
+            end_at=end_at,
+            share=(to_number(stint.get("share")) or 0.0) / len(cards),
+            outcome=trial.status if ended in ("", "paused") else failed,
+        )
+        model = stint.get("gpu_model") if cards != [""] else ""  # where no card is known, its model makes no lane
+        bars += [(_home(stint.get("node"), card, model), bar) for card in cards]
     return bars
 
 

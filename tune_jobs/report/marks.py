@@ -9,7 +9,7 @@ from tune_jobs.report.drawing import Box, Cross, Dot, Ink, Label, Polyline, Shap
 from tune_jobs.report.look import OUTCOME_TEXT, trial_tip
 
 _SIGN_ROOM = 13.0  # a bar that is narrower or lower has no room for a sign
-_PALE = 0.4
+_PALE = 0.6
 Swatch = Callable[[float, float], Sequence[Shape]]
 
 

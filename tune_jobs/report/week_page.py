@@ -93,7 +93,7 @@ def scale_rows(week: Week) -> tuple[list[str], list[list[str]]]:
         ]
         for scale, pair in week.scales.items()
     ]
-    return header, rows
+    return _without_blanks(header, rows)
 
 
 def week_notes(week: Week, remarks: Sequence[str]) -> list[str]:

@@ -60,8 +60,8 @@ class TrialHistory:
         copies: When it went on with another trial's weights (pbt), in order: `donor`, `evaluation` of its own,
             `donor_evaluation` at the copied checkpoint, `changes` of the donor's values, its own values `before`.
         stints: Its starts in order: `started_at` and `ended_at` in wall-clock seconds, its GPUs as `share`,
-            `node` and `card` (absent before an evaluation tells them), and as `ended` why it ended where the trial went
-            on: "paused" or the kind of failure.
+            `node`, `card` and `gpu_model` (absent before an evaluation tells them), and as `ended` why it ended where
+            the trial went on: "paused" or the kind of failure.
         least_bytes: What its share must hold after an out-of-memory; 0 where its estimate still stands.
     """
 
@@ -197,7 +197,7 @@ def _note_stint(trial: TrialHistory, event: Event) -> None:
         stint["ended_at"] = event["at"]
         if event["event"] == "reported":
             seen = cast("Mapping[str, object]", event["metrics"])
-            stint |= {name: seen[f"trial/{name}"] for name in ("node", "card") if f"trial/{name}" in seen}
+            stint |= {name: seen[f"trial/{name}"] for name in ("node", "card", "gpu_model") if f"trial/{name}" in seen}
         elif event["event"] in ("retried", "paused"):
             stint["ended"] = event.get("kind", "paused")
 

@@ -99,7 +99,7 @@ def read_sweeps(output_dir: Path, now_s: float) -> list[SweepNow]:
         if record is not None:
             found.append((record, Journal(path), is_held(path.parent)))
     tenants = Counter(
-        _place(trial)
+        _card(trial)
         for _, journal, is_running in found
         for trial in journal.trials.values()
         if is_running and trial.running
@@ -159,7 +159,7 @@ def _trial(trial: TrialHistory, record: SweepRecord, is_running: bool, tenants: 
         best=best,
         gpus=cast("float", trial.bundle.get("gpus", 0.0)) if trial.running else 0.0,
         place=place,
-        tenants=tenants[place] if place is not None else 0,
+        tenants=tenants[_card(trial)] if place is not None else 0,
         estimated_bytes=_number(estimate, "upper_bytes"),
         measured_bytes=_number(seen, "trial/held_bytes") or _number(seen, "memory/reserved_bytes"),
         tokens_per_second=_number(seen, "train/tokens_per_second"),
@@ -170,6 +170,13 @@ def _trial(trial: TrialHistory, record: SweepRecord, is_running: bool, tenants: 
 def _place(trial: TrialHistory) -> Place | None:
     seen = trial.evaluations[max(trial.evaluations)].metrics if trial.evaluations else {}
     return (str(seen["trial/node"]), str(seen["trial/card"])) if "trial/card" in seen else None
+
+
+def _card(trial: TrialHistory) -> Place | None:
+    """Which card that is: two raylets of one host number their cards alike."""
+    place = _place(trial)
+    seen = trial.evaluations[max(trial.evaluations)].metrics if trial.evaluations else {}
+    return place and (str(seen.get("trial/raylet", place[0])), place[1])
 
 
 def _number(values: Mapping[str, object], name: str) -> float | None:
