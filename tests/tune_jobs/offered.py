@@ -6,6 +6,8 @@ from common.errors import RequestError
 from tune_jobs.placing.line import Offer
 from tune_jobs.running.orders import Bundle, Placed, TrialOrder
 
+GIB = 2**30
+
 
 def offers_of(order: TrialOrder, inventory: Inventory, upper_bytes: int, least_bytes: int = 0) -> tuple[Offer, ...]:
     """Offers every model of the cards that holds the trial, the smallest fair part first.
@@ -26,7 +28,15 @@ def offers_of(order: TrialOrder, inventory: Inventory, upper_bytes: int, least_b
                 shape=order.shape,
                 usable_bytes=usable[choice.model],
                 context_bytes=order.context_bytes,
-                estimate={"upper_bytes": upper_bytes, "cap_bytes": choice.cap_bytes},
+                estimate={
+                    "device_bytes": upper_bytes,
+                    "upper_bytes": upper_bytes,
+                    "context_bytes": GIB // 2,
+                    "cap_bytes": choice.cap_bytes,
+                    "family": "bart",
+                    "gpu": choice.model,
+                    "precision": "bf16",
+                },
             ),
         )
         for choice in choose(demand, inventory)

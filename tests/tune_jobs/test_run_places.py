@@ -8,18 +8,20 @@ from pathlib import Path
 import pytest
 
 from cluster.hardware import parse_simulated
+from cluster.memory.calibration import load_calibration
 from cluster.occupancy import Occupancy
 from common.files import read_jsonl
 from common.strict import from_mapping
 from dialsum.config import RunConfig
-from tests.tune_jobs.offered import offers_of
+from tests.tune_jobs.offered import GIB, offers_of
 from tests.tune_jobs.test_run_conductor import METRIC, Driver, Orders, OutOfMemoryError
+from tune_jobs.config.space import Categorical, Space
 from tune_jobs.placing.line import CardLine, Offer
 from tune_jobs.running.conductor import Clocks, SweepConductor
 from tune_jobs.running.journal import Journal
 from tune_jobs.running.live import LogView
 from tune_jobs.running.orders import LATER, Bundle, TrialOrder
-from tune_jobs.search.proposers import ListProposer, Sampled
+from tune_jobs.search.proposers import ListProposer, Proposer, Sampled, TpeProposer
 from tune_jobs.search.stopping import RungRule
 
 UNEQUAL = parse_simulated("1xA:24GiB,1xB:80GiB")
@@ -42,9 +44,9 @@ class UnequalOrders(Orders):
 class UnequalDriver(Driver):
     """A driver before a card of 24 and one of 80 GiB; trials start in an order that is not the list's."""
 
-    def __init__(self, folder: Path, order: Sequence[int] | None = None) -> None:
+    def __init__(self, folder: Path, order: Sequence[int] | None = None, proposer: Proposer | None = None) -> None:
         super().__init__(folder)
-        self.listed = ListProposer([{"batch_size": size} for size in LISTED], order)
+        self.listed = proposer or ListProposer([{"batch_size": size} for size in LISTED], order)
         self.conductor = SweepConductor(
             proposer=self.listed,
             orders=UnequalOrders(folder),
@@ -54,6 +56,7 @@ class UnequalDriver(Driver):
             folder=self.folder,
             journal=Journal(folder / "journal.jsonl"),
             cards=CardLine(Occupancy(UNEQUAL)),
+            calibration=folder / "calibration.jsonl",
             shares=(0.125, 0.25, 0.5, 0.75, 1.0),
             clocks=Clocks(elapsed_s=lambda: self.now, now=lambda: self.now),
         )
@@ -156,3 +159,55 @@ def test_a_cluster_that_lost_its_large_cards_says_so_instead_of_waiting_for_ever
     (record,) = second.folder.load().trials
     assert record.error is not None
     assert "needs 70.0 GiB on one card, found 1 x A (simulated)" in record.error.message
+
+
+def test_peaks_of_every_trial_go_to_the_ledger_and_the_calibration_also_of_one_that_ran_out_of_memory(
+    tmp_path: Path,
+) -> None:
+    driver = UnequalDriver(tmp_path, order=(1, 3, 9))
+    assert [driver.next() for _ in range(3)] == [(1, "B", 0.125), (3, "B", 0.4), (9, "A", 0.1875)]
+
+    def measured(number: int, evaluation: int, gib: float) -> None:
+        result = {METRIC: 1.0, "trial/evaluation": evaluation, "trial/torch": "2.13.0", "trial/held_bytes": gib * GIB}
+        result |= {"memory/allocated_bytes": (gib - 1.5) * GIB, "memory/reserved_bytes": (gib - 0.5) * GIB}
+        result |= {"trial/micro_batch": 1, "trial/accumulation": 1, "trial/gradient_checkpointing": False}
+        driver.conductor.reported(driver.given[number], {**result, "memory/device_bytes": 70.0 * GIB})
+
+    measured(1, 1, 3.5)
+    measured(1, 2, 3.0)
+    measured(3, 1, 31.0)
+    driver.out_of_memory(3, 0.4, "B")
+    assert driver.next() == (3, "B", 0.75)
+    measured(3, 2, 40.0)
+    for number in (1, 3, 9):
+        driver.conductor.ended("key", driver.given[number], None)
+    records = {record.trial_id: record for record in driver.folder.load().trials}
+    peaks = {"allocated_bytes": 2.0 * GIB, "reserved_bytes": 3.0 * GIB, "device_bytes": 3.5 * GIB}
+    assert records["1"].measured == peaks, "the highest, and of the card only what the trial itself held"
+    assert (records["1"].share, records["3"].share) == (0.125, 0.75)
+    assert records["3"].plan == {"micro_batch": 1, "accumulation": 1, "gradient_checkpointing": False}
+    assert records["9"].measured is None, "it never reported"
+    kept = {peak.run: peak for peak in load_calibration(tmp_path / "calibration.jsonl").peaks}
+    cap_bytes = int(UNEQUAL.pools[1].usable_bytes * 0.75)
+    assert {name: (peak.measured_device_bytes, peak.outgrew) for name, peak in kept.items()} == {
+        "bs1": (int(3.5 * GIB), False),
+        "bs3": (cap_bytes, True),
+    }
+    assert {(peak.predicted_device_bytes, peak.gpu) for peak in kept.values()} == {(4 * GIB, "B"), (30 * GIB, "B")}
+
+
+def test_a_model_of_the_results_learns_no_score_from_a_trial_that_ran_out_of_memory(tmp_path: Path) -> None:
+    space = Space(parameters=(Categorical(name="batch_size", options=tuple(LISTED)),))
+    proposer = TpeProposer(space, 4, goal="maximize", seed=0, startup_trials=1)
+    driver = UnequalDriver(tmp_path, proposer=proposer)
+    started = driver.next()
+    assert isinstance(started, tuple)
+    number = started[0]
+    driver.conductor.reported(driver.given[number], {METRIC: 99.0, "trial/evaluation": 1})
+    while isinstance(started, tuple) and started[0] == number:
+        driver.out_of_memory(number, started[2], started[1])
+        started = driver.next()
+    (record,) = driver.folder.load().trials
+    assert (record.status, record.best_metrics[METRIC]) == ("oom", 99.0)
+    told = [trial for trial in proposer._study.trials if trial.state.is_finished()]
+    assert [(trial.state.name, trial.value, trial.intermediate_values) for trial in told] == [("FAIL", None, {})]
