@@ -199,19 +199,19 @@ def test_what_trials_are_grouped_without_changes_no_memory_request() -> None:
         assert request_of(base.with_changes({name: value}), card) == request_of(base, card), name
 
 
-def planned_thousand(sweep: Sweep) -> SweepPlan:
+def planned(sweep: Sweep, cards: Inventory = CARDS) -> SweepPlan:
     def offers(name: str, config: RunConfig) -> tuple[Demand, dict[str, Placed]]:
         demand = Demand(name=name, needs=(Need(upper_bytes=config.batch_size * 2**29),))
         shape = RunShape(micro_batch=config.batch_size, accumulation=1)
         return demand, {
             choice.model: Placed(bundle=Bundle(cpus=1, gpus=choice.share.gpus), shape=shape)
-            for choice in choose(demand, CARDS)
+            for choice in choose(demand, cards)
         }
 
     base = RunConfig()
     return make_plan(
         sweep,
-        CARDS,
+        cards,
         described=True,
         offers=offers,
         sizes=DataSizes(of={base.train_file: 1000, base.dev_file: 100}),
@@ -225,7 +225,7 @@ def test_a_thousand_trials_in_seconds_each_placed_once_and_never_more_than_a_car
     batch = Categorical(name="batch_size", options=(8, 16, 32))
     space = Space(parameters=(rate, batch))
     began = time.perf_counter()
-    plan = planned_thousand(Sweep(name="a", source="a", method="random", count=1000, space=space))
+    plan = planned(Sweep(name="a", source="a", method="random", count=1000, space=space))
     assert time.perf_counter() - began < 10
     assert len(plan.groups) == 3
     (phase,) = plan.phases
@@ -240,6 +240,20 @@ def test_a_thousand_trials_in_seconds_each_placed_once_and_never_more_than_a_car
         held[card] = held.get(card, 0.0) + (gpus if begins else -gpus)
         assert held[card] < 1.0001
     assert plan.makespan <= plan.makespan_at_most
+
+
+def test_a_grid_is_planned_as_it_will_run_large_trials_first_unless_a_budget_may_cut_it_off() -> None:
+    space = Space(
+        parameters=(Categorical(name="batch_size", options=(14, 30)), Categorical(name="seed", options=(1, 2)))
+    )
+    sweep = Sweep(name="a", source="a", method="grid", space=space)  # two of 7 GiB, then two of 15 GiB
+    (phase,) = planned(sweep, parse_simulated("2x24GiB")).phases
+    assert {stay.name: stay.start for stay in phase.timeline.stays} == {"1": 0, "2": 0, "3": 0, "4": 0}
+    assert [trial.number for trial in phase.trials] == [1, 2, 3, 4]
+    budget = dataclasses.replace(sweep, resources=Resources(time_budget_s=3600.0))
+    late = planned(budget, parse_simulated("2x24GiB"))
+    assert [stay.name for stay in late.phases[0].timeline.stays if stay.start > 0] == ["4"]
+    assert late.makespan == 2 * phase.timeline.makespan
 
 
 def test_chance_stops_about_one_in_eta_and_the_best_never() -> None:

@@ -4,6 +4,20 @@ from collections.abc import Mapping
 
 from cluster.hardware import Inventory
 from cluster.placement import Demand, largest_first
+from tune_jobs.config.sweep import Sweep
+
+
+def starts_largest_first(sweep: Sweep) -> bool:
+    """Whether the order of a sweep's trials is ours to choose.
+
+    Results decide what bayes, bohb and pbt try; and what a time budget cuts off must be a random part of a search, not
+    its small trials.
+
+    >>> from tune_jobs.config.space import Space
+    >>> [starts_largest_first(Sweep(name="a", source="", method=method, space=Space())) for method in ("grid", "bayes")]
+    [True, False]
+    """
+    return sweep.method in ("grid", "random") and sweep.resources.time_budget_s is None
 
 
 def largest_numbers_first(total: int, demands: Mapping[int, Demand], inventory: Inventory) -> tuple[int, ...]:

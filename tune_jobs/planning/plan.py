@@ -14,6 +14,7 @@ from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.rules import ResolvedTrial
 from tune_jobs.config.sweep import Phase, PhaseKind, Sweep
+from tune_jobs.placing.start_order import largest_numbers_first, starts_largest_first
 from tune_jobs.planning.likely import left_at, likely_evaluations
 from tune_jobs.planning.plan_clock import Job, Timeline, run_clock
 from tune_jobs.planning.throughput import Speed, Throughput
@@ -340,7 +341,9 @@ def _phase(
     sizes: DataSizes,
     timed: bool,
 ) -> PlannedPhase:
-    running = [trial for trial in trials if not groups.found[trial.group].refused]
+    running = _as_started(
+        sweep, [trial for trial in trials if not groups.found[trial.group].refused], inventory, groups
+    )
 
     def timeline(evaluations: Sequence[int]) -> Timeline:
         jobs = [
@@ -369,6 +372,16 @@ def _phase(
         timeline=timeline(likely) if likely != whole else at_most,
         at_most=at_most,
     )
+
+
+def _as_started(
+    sweep: Sweep, trials: Sequence[PlannedTrial], inventory: Inventory, groups: _Groups
+) -> Sequence[PlannedTrial]:
+    """Puts trials into the order in which the sweep will start them."""
+    if not inventory.cards or not starts_largest_first(sweep):
+        return trials
+    demands = {place: demand for place, one in enumerate(trials, start=1) if (demand := groups.found[one.group].demand)}
+    return [trials[place - 1] for place in largest_numbers_first(len(trials), demands, inventory)]
 
 
 def _length(trial: PlannedTrial, evaluations: int, sizes: DataSizes, timed: bool) -> float:

@@ -21,7 +21,7 @@ from tune_jobs.config.points import points_of
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.cards import cards_at_hand
 from tune_jobs.placing.resources import SHARE_CLASSES, SharePlacer, placer_for, slots
-from tune_jobs.placing.start_order import largest_numbers_first
+from tune_jobs.placing.start_order import largest_numbers_first, starts_largest_first
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord
 from tune_jobs.records.snapshot import keep_code
 from tune_jobs.running.conductor import Clocks, SweepConductor
@@ -276,8 +276,7 @@ def _proposer(sweep: Sweep, placer: Placer) -> Proposer:
 
 
 def _start_order(sweep: Sweep, placer: Placer, configurations: Sequence[Sampled]) -> Sequence[int] | None:
-    """Large trials first; but what a time budget cuts off must be a random part of a search, not the small trials."""
-    if not isinstance(placer, SharePlacer) or sweep.resources.time_budget_s is not None:
+    if not isinstance(placer, SharePlacer) or not starts_largest_first(sweep):
         return None
     demands: dict[int, Demand] = {}
     for number, sampled in enumerate(configurations, start=1):
