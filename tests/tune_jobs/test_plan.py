@@ -250,10 +250,10 @@ def test_a_grid_is_planned_as_it_will_run_large_trials_first_unless_a_budget_may
     (phase,) = planned(sweep, parse_simulated("2x24GiB")).phases
     assert {stay.name: stay.start for stay in phase.timeline.stays} == {"1": 0, "2": 0, "3": 0, "4": 0}
     assert [trial.number for trial in phase.trials] == [1, 2, 3, 4]
-    budget = dataclasses.replace(sweep, resources=Resources(time_budget_s=3600.0))
+    budget = dataclasses.replace(sweep, resources=Resources(time_budget="1h"))
     late = planned(budget, parse_simulated("2x24GiB"))
     assert [stay.name for stay in late.phases[0].timeline.stays if stay.start > 0] == ["4"]
-    assert late.makespan == 2 * phase.timeline.makespan
+    assert late.makespan_at_most == 2 * phase.at_most.makespan
 
 
 def test_chance_stops_about_one_in_eta_and_the_best_never() -> None:
