@@ -1,6 +1,7 @@
 """python -m dialsum: train, score and run one summarizer; no cluster needed."""
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -36,7 +37,8 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "train",
         help="train one summarizer",
-        description="Trains one summarizer and keeps its best model.",
+        description="Trains one summarizer and keeps its best model; on several GPUs under torchrun, which share each"
+        " batch: torchrun --nproc-per-node 2 -m dialsum train ...",
         epilog="example: python -m dialsum train --config configs/tiny.yaml --output outputs/one_run",
     )
     parser.add_argument("--config", type=Path, required=True, help="a run configuration, for example configs/tiny.yaml")
@@ -58,8 +60,11 @@ def _train(chosen: argparse.Namespace) -> int:
     _check_quickly(config)
     from dialsum.trainer import train
 
-    reporter = _Progress() if chosen.format == "text" else None
+    speaks = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun one
+    reporter = _Progress() if chosen.format == "text" and speaks else None
     result = train(config, chosen.output, reporter=reporter, resume_from=start, cache_dir=CACHE_DIR)
+    if not speaks:
+        return 0
     numbers = {**result.metrics, **result.best_metrics, **result.test_metrics}
     if chosen.format == "json":
         cli.emit_json({"metrics": numbers, "best_model_dir": str(result.best_model_dir)})

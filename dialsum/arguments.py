@@ -8,12 +8,13 @@ from transformers import Seq2SeqTrainingArguments
 
 from dialsum.config import RunConfig
 from dialsum.device import precision_of
+from dialsum.ranks import piece_of
 
 _BEST_METRIC = "eval_rouge_combined_f1"
 
 
 def training_arguments(
-    config: RunConfig, output_dir: Path, num_examples: int, architecture: str
+    config: RunConfig, output_dir: Path, num_examples: int, architecture: str, ranks: int = 1
 ) -> Seq2SeqTrainingArguments:
     """Translates a run configuration into transformers' arguments.
 
@@ -22,6 +23,10 @@ def training_arguments(
         output_dir: Receives the checkpoints.
         num_examples: Training examples, for the number of warm-up steps.
         architecture: Decides the precision where the configuration says "auto".
+        ranks: Processes that share each batch.
+
+    Raises:
+        RequestError: When the batch cannot be divided among them, or the device lacks the precision.
     """
     steps_an_epoch = math.ceil(num_examples / config.batch_size)
     total_steps = config.max_steps or steps_an_epoch * config.num_epochs
@@ -29,7 +34,7 @@ def training_arguments(
     precision = precision_of(config.precision, architecture)
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(output_dir),
-        per_device_train_batch_size=config.micro_batch,
+        per_device_train_batch_size=piece_of(config, ranks),
         per_device_eval_batch_size=config.generation_batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         num_train_epochs=config.num_epochs,

@@ -18,8 +18,10 @@ from common.files import write_json
 from common.units import format_bytes
 from dialsum.device import gpu_utilization
 from dialsum.metrics import ScorerIdentity
+from dialsum.ranks import Ranks
 from dialsum.reporter import Reporter
 from dialsum.run_folder import RunFolder
+from dialsum.sampling import GroupedSampler
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -116,11 +118,19 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
         folder: Receives metrics.json at each evaluation: a run may be stopped at any time.
         scorer: What counts the scores.
         limit_bytes: What the allocator may use; None where nobody limits it. Near it a warning is logged once.
+        ranks: The processes of this run: the first one's reporter hears the evaluations and decides about checkpoints;
+            each one's own hears its steps, as each is held to its own card.
     """
 
     def __init__(
-        self, reporter: Reporter, folder: RunFolder, scorer: ScorerIdentity, limit_bytes: int | None = None
+        self,
+        reporter: Reporter,
+        folder: RunFolder,
+        scorer: ScorerIdentity,
+        limit_bytes: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = ranks or Ranks()
         self.history: list[dict[str, float]] = []
         self.timer = StepTimer()
         self._reporter = reporter
@@ -147,7 +157,7 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
         self.timer.step_done()
         epoch = state.epoch or 0.0
         is_due = control.should_evaluate or abs(epoch - round(epoch)) < _WHOLE or state.global_step >= state.max_steps
-        if not is_due and self._reporter.wants_checkpoint():
+        if not is_due and self._ranks.agree(self._reporter.wants_checkpoint()):
             control.should_save = True
 
     def on_log(
@@ -172,7 +182,9 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
             logger.info("step %d: gradient overflow, step skipped", state.global_step)
             del metrics["train/grad_norm"]
         metrics["train/global_step"] = float(state.global_step)
-        metrics |= self.timer.mean() | memory_metrics()
+        metrics |= self.timer.mean() | self._ranks.highest(memory_metrics())
+        if "train/tokens_per_second" in metrics:
+            metrics["train/tokens_per_second"] = self._ranks.total(metrics["train/tokens_per_second"])
         self._warn_near_limit(metrics)
         self._last_train = metrics
         logger.info("step %d: loss %.4f, lr %.2e", state.global_step, logs["loss"], logs.get("learning_rate", 0.0))
@@ -198,19 +210,29 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
     ) -> None:
         """Reports the evaluation with the checkpoint of the same step; a checkpoint alone where there is none."""
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._ranks.wait()  # each process writes the state of its own random numbers there
+        if not self._ranks.is_first:
+            self._note_evaluation(state)
+            return
         if not self._evaluated:
             write_json(checkpoint / HISTORY_FILE, self.history)
             self._reporter.interrupted(checkpoint)
             return
-        row = self._last_train | self._evaluated
-        row |= {"train/global_step": float(state.global_step), "train/epoch": float(state.epoch or 0.0)}
-        self.history.append(row)
         rounded = {name: round(value, 4) for name, value in self._evaluated.items()}
         logger.info("step %d: %s", state.global_step, rounded)
-        self._evaluated = {}
+        row = self._note_evaluation(state)
         write_json(checkpoint / HISTORY_FILE, self.history)
         self._folder.write_metrics(self.history, self._scorer)
         self._reporter.report(row | best_of(self.history), checkpoint)
+
+    def _note_evaluation(self, state: "TrainerState") -> dict[str, float]:
+        """Puts what was evaluated, if anything, into the history."""
+        row = self._last_train | self._evaluated
+        row |= {"train/global_step": float(state.global_step), "train/epoch": float(state.epoch or 0.0)}
+        if self._evaluated:
+            self.history.append(row)
+        self._evaluated = {}
+        return row
 
     def _warn_near_limit(self, metrics: Mapping[str, float]) -> None:
         used = metrics.get("memory/reserved_bytes", 0.0)
@@ -219,6 +241,23 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
             logger.warning(
                 "%s of %s are reserved; a longer batch may fail", format_bytes(used), format_bytes(self._limit_bytes)
             )
+
+
+class EpochCallback(TrainerCallback):  # type: ignore[misc]  # transformers publishes no types
+    """Names the epoch to the sampler at its start.
+
+    accelerate does that too, but not through the two wrappers that a run of several processes has when it goes on from
+    the middle of an epoch (accelerate 1.15, DataLoaderShard.set_epoch).
+    """
+
+    def __init__(self, sampler: GroupedSampler) -> None:
+        self._sampler = sampler
+
+    def on_epoch_begin(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
+    ) -> None:
+        """Passes it on."""
+        self._sampler.set_epoch(int((state.epoch or 0.0) + _WHOLE))
 
 
 def refuse_no_number(name: str, value: float, step: int, learning_rate: float) -> None:

@@ -18,6 +18,7 @@ from common.files import write_bytes
 from dialsum.config import RunConfig
 from dialsum.models import Kind, resolve
 from dialsum.prompts import PROMPTS
+from dialsum.sampling import FILLER
 from dialsum.step import IGNORED_LABEL
 from dialsum.tokenizers import fingerprint
 
@@ -110,7 +111,8 @@ def _ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[lis
 class EncodedDataset(Dataset[Item]):
     """Items for the trainer: `input_ids` and `labels`.
 
-    For a causal model one sequence holds prompt and summary, and the prompt carries no loss.
+    For a causal model one sequence holds prompt and summary, and the prompt carries no loss. The item FILLER carries
+    no loss at all: it keeps processes that share a batch in step.
     """
 
     def __init__(self, encoding: Encoding, kind: Kind) -> None:
@@ -120,6 +122,9 @@ class EncodedDataset(Dataset[Item]):
         return len(self._items)
 
     def __getitem__(self, index: int) -> Item:
+        if index == FILLER:
+            start = (self._items[0]["input_ids"] * 2)[:2]  # a causal model's loss looks one position ahead
+            return {"input_ids": start, "labels": [IGNORED_LABEL] * len(start)}
         return self._items[index]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from torch.utils.data import Sampler
 
+FILLER = -1  # in place of an example where a last batch does not divide evenly; see EncodedDataset
 POOL_BATCHES = 50  # batches that are sorted together: more waste less padding, fewer mix better
 
 
@@ -52,10 +53,16 @@ class GroupedSampler(Sampler[int]):
         lengths: Tokens of each example.
         batch_size: See grouped_order.
         seed: Seed of the run.
+        multiple: The number of examples is filled up to a multiple of it: processes that share a batch must each make
+            as many pieces of it as the others, and as large ones.
+
+    >>> list(GroupedSampler([9, 1, 8], 2, seed=0, multiple=2))
+    [0, 2, 1, -1]
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, multiple: int = 1) -> None:
         self._lengths = lengths
+        self._fillers = -len(lengths) % multiple
         self._batch_size = batch_size
         self._seed = seed
         self._epoch = 0
@@ -65,7 +72,8 @@ class GroupedSampler(Sampler[int]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._lengths) + self._fillers
 
     def __iter__(self) -> Iterator[int]:
-        return iter(grouped_order(self._lengths, self._batch_size, self._seed, self._epoch))
+        order = grouped_order(self._lengths, self._batch_size, self._seed, self._epoch)
+        return iter(order + [FILLER] * self._fillers)

@@ -46,6 +46,7 @@ def shifted_right(model: nn.Module, labels: Tensor) -> Tensor:
         model: A seq2seq model.
         labels: (batch, decoder length).
     """
+    model = getattr(model, "module", model)  # a data-parallel wrapper shows none of the model's methods
     prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if prepare is None:
         raise TypeError(f"{type(model).__name__} makes no decoder input from labels; label smoothing needs that")
