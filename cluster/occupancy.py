@@ -15,7 +15,7 @@ class Spot:
 
     Attributes:
         model: Label of the GPU model.
-        node: Name of the node.
+        node: Name of the node; names with + between where a trial is spread.
         cards: Indices of the cards on it; one, or several whole ones.
         keys: Numbers of the cards in the books.
     """
@@ -83,25 +83,24 @@ class Occupancy:
         """Whether a trial can start now."""
         if choice.share.cards == 1:
             return self.room(choice.model) >= choice.share.units
-        return self._node_with(choice.model, choice.share.cards) is not None
+        return bool(self._best(choice))
 
     def take(self, choice: Choice) -> Spot:
         """Gives a trial its cards; it must fit."""
-        keys = self._best(choice.model, choice.share)
+        keys = self._best(choice)
         assert keys, f"{choice.share} of {choice.model} is not free"
         for key in keys:
             self._change(choice.model, key, -choice.share.units)
-        node = self._nodes[self._cards[keys[0]].node]
-        node.free_cpus -= self._cpus
-        return Spot(
-            model=choice.model, node=node.name, cards=tuple(self._cards[key].index for key in keys), keys=tuple(keys)
-        )
+            self._nodes[self._cards[key].node].free_cpus -= self._cpus / len(keys)
+        names = dict.fromkeys(self._nodes[self._cards[key].node].name for key in keys)
+        cards = tuple(self._cards[key].index for key in keys)
+        return Spot(model=choice.model, node="+".join(names), cards=cards, keys=tuple(keys))
 
     def give_back(self, spot: Spot, share: Share) -> None:
         """Takes back what a trial held."""
         for key in spot.keys:
             self._change(spot.model, key, share.units)
-        self._nodes[self._cards[spot.keys[0]].node].free_cpus += self._cpus
+            self._nodes[self._cards[key].node].free_cpus += self._cpus / len(spot.keys)
 
     def _add(self, node: Node) -> None:
         keys = []
@@ -113,10 +112,13 @@ class Occupancy:
         self._nodes_of.setdefault(model, []).append(len(self._nodes))
         self._nodes.append(_Node(name=node.name, model=model, free_cpus=node.cpus, keys=tuple(keys)))
 
-    def _best(self, model: str, share: Share) -> Sequence[int]:
+    def _best(self, choice: Choice) -> Sequence[int]:
+        model, share = choice.model, choice.share
         if share.cards > 1:
             node = self._node_with(model, share.cards)
-            return () if node is None else self._empty(node)[: share.cards]
+            if node is not None:
+                return self._empty(node)[: share.cards]
+            return self._over_nodes(model, share.cards) if choice.spread else ()
         free = self._free.get(model, [])
         first = bisect_left(free, (share.units, -1))
         return next(((key,) for key in self._with_cpus(free[i] for i in range(first, len(free)))), ())
@@ -132,6 +134,14 @@ class Occupancy:
             if self._nodes[number].free_cpus >= self._cpus - 1e-9 and len(self._empty(number)) >= cards
         ]
         return min(enough)[1] if enough else None
+
+    def _over_nodes(self, model: str, cards: int) -> Sequence[int]:
+        """Takes whole cards from as few nodes as it can, each with its part of the trial's CPUs."""
+        found: list[int] = []
+        for number in sorted(self._nodes_of.get(model, []), key=lambda number: (-len(self._empty(number)), number)):
+            by_cpus = int((self._nodes[number].free_cpus + 1e-9) * cards / self._cpus) if self._cpus else cards
+            found += self._empty(number)[: min(cards - len(found), by_cpus)]
+        return found if len(found) == cards else ()
 
     def _empty(self, node: int) -> tuple[int, ...]:
         return tuple(key for key in self._nodes[node].keys if self._cards[key].free_units == UNITS)

@@ -14,7 +14,8 @@ class Need:
     Attributes:
         upper_bytes: Upper estimate of device bytes on each card.
         model: Label of the GPU model for which this was estimated; any model when None.
-        cards: Cards that the trial is spread over.
+        cards: Whole cards that the trial trains on together.
+        spread: Whether these may lie in several machines.
         expected_s: Expected duration on a card of speed 1.
         busy: Part of a card's compute that the trial keeps busy when alone; 0 where that is not known.
     """
@@ -22,6 +23,7 @@ class Need:
     upper_bytes: int
     model: str | None = None
     cards: int = 1
+    spread: bool = False
     expected_s: float = 1.0
     busy: float = 0.0
 
@@ -52,6 +54,7 @@ class Choice:
         cap_bytes: What it may hold on each card before it is stopped; at least upper_bytes.
         expected_s: Expected duration on this model.
         fair_part: Part of the cluster that it costs: cards held, over all cards of the model.
+        spread: Whether its cards may lie in several machines.
     """
 
     model: str
@@ -60,6 +63,7 @@ class Choice:
     cap_bytes: int
     expected_s: float
     fair_part: float
+    spread: bool = False
 
     @property
     def label_selector(self) -> dict[str, str]:
@@ -134,7 +138,8 @@ can be used; would fit with a card of at least 30.9 GiB, or a smaller batch or l
     card = f"a card of at least {format_bytes(total_bytes_for(smallest.upper_bytes))}"
     if smallest.cards > 1:
         card = (
-            f"{smallest.cards} cards of at least {format_bytes(total_bytes_for(smallest.upper_bytes))} in one machine"
+            f"{smallest.cards} cards of at least {format_bytes(total_bytes_for(smallest.upper_bytes))}"
+            f"{'' if smallest.spread else ' in one machine'}"
         )
     return Refusal(
         name=demand.name,
@@ -174,6 +179,7 @@ def _choice(demand: Demand, pool: Pool, max_tenants: int) -> Choice | None:
                 cap_bytes=share.cap_bytes(pool.usable_bytes),
                 expected_s=need.expected_s / pool.speed,
                 fair_part=share.gpus / pool.cards,
+                spread=need.spread,
             )
     return None
 
@@ -181,6 +187,6 @@ def _choice(demand: Demand, pool: Pool, max_tenants: int) -> Choice | None:
 def _share_of_pool(need: Need, pool: Pool, max_tenants: int) -> Share | None:
     if need.cards == 1:
         return share_for(need.upper_bytes, pool, busy=need.busy, max_tenants=max_tenants)
-    if need.upper_bytes <= pool.usable_bytes and need.cards <= max(pool.node_cards):
+    if need.upper_bytes <= pool.usable_bytes and need.cards <= (pool.cards if need.spread else max(pool.node_cards)):
         return Share(units=UNITS, cards=need.cards)
     return None

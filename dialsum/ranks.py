@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from common.errors import RequestError
 from dialsum.config import RunConfig
 
 T = TypeVar("T")
+LONGEST_WAIT = timedelta(hours=2)  # of one process for another, which may have to wait for room on its card
 MEETING_FILE = "DIALSUM_RANKS_FILE"  # names a file by which processes of one machine find each other, without a port
 
 
@@ -106,8 +108,11 @@ def joined_ranks() -> Iterator[Ranks]:
         init_method=f"file://{meeting}" if meeting else "env://",
         rank=int(os.environ["RANK"]),
         world_size=size,
+        timeout=LONGEST_WAIT,  # whoever started the processes ends them all when one is gone
     )
-    yield Ranks(rank=distributed.get_rank(), size=size, group=distributed.new_group(backend="gloo"))
+    yield Ranks(
+        rank=distributed.get_rank(), size=size, group=distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    )
     distributed.destroy_process_group()
 
 

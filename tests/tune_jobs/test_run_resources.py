@@ -137,7 +137,7 @@ def test_no_placed_trial_needs_more_than_its_share_of_its_card(sizes: list[int])
 def test_without_cards_cpus_and_host_memory_decide() -> None:
     node = Node(name="a", cpus=4, memory_bytes=5 * GIB)
     inventory = Inventory(nodes=(node, dataclasses.replace(node, name="b", cpus=1)))
-    host = placer_for(inventory, cpus=2, share="auto", max_tenants=None, estimator=LineEstimator)
+    host = placer_for(inventory, Resources(cpus_per_trial=2), estimator=LineEstimator)
     assert isinstance(host, HostPlacer)
     assert host.place("one", config(8)).bundle == Bundle(cpus=2)
     assert slots(inventory, 2) == 2
@@ -145,7 +145,7 @@ def test_without_cards_cpus_and_host_memory_decide() -> None:
         HostPlacer(inventory=inventory, cpus=8).check("one", config(8))
 
 
-def test_several_cards_are_refused_instead_of_being_taken_for_one() -> None:
-    with pytest.raises(RequestError, match="as a trial trains on one card, but is 2"):
+def test_a_share_of_several_cards_is_refused_with_the_key_for_whole_ones() -> None:
+    with pytest.raises(RequestError, match="is 2; whole cards, also several, are `gpus_per_trial`"):
         Resources(share=2)
     assert Resources(share=1).share == 1

@@ -167,9 +167,7 @@ def _offers(sweep: "Sweep", inventory: "Inventory") -> "Offers":
     calibration = load_calibration(Path(sweep.tracking.output_dir) / CALIBRATION_NAME)
     placer = placer_for(
         inventory,
-        cpus=sweep.resources.cpus_per_trial,
-        share=sweep.resources.share,
-        max_tenants=sweep.resources.max_trials_per_gpu,
+        sweep.resources,
         estimator=lambda: Estimator(template_finder(cli.note), calibration),
     )
     if isinstance(placer, SharePlacer):

@@ -193,7 +193,10 @@ class Resources:
 
     Attributes:
         share: Part of one card that each trial gets; `auto` follows the memory estimate.
-        cpus_per_trial: Logical CPU cores.
+        gpus_per_trial: Whole cards that each trial trains on together, data-parallel; 1 is a card of its own. None
+            leaves it to `share`. More cards make a trial quicker, never smaller: each holds the whole model.
+        spread: Whether the cards of one trial may lie in several machines.
+        cpus_per_trial: Logical CPU cores, of all its processes together.
         max_concurrent_trials: Trials side by side; None for as many as fit.
         max_trials_per_gpu: Tenants of one card; None for the placement's own limit.
         simulate: Logical cards on a machine without, for example 2x24GiB,1x80GiB.
@@ -202,6 +205,8 @@ class Resources:
     """
 
     share: Literal["auto"] | float = "auto"
+    gpus_per_trial: int | None = None
+    spread: bool = False
     cpus_per_trial: float = 1.0
     max_concurrent_trials: int | None = None
     max_trials_per_gpu: int | None = None
@@ -213,16 +218,43 @@ class Resources:
         problems = Problems()
         if self.share != "auto" and not 0 < self.share <= 1:
             problems.add(
-                f"share must be auto, or above 0 and at most 1, as a trial trains on one card, but is {self.share:g}"
+                f"share must be auto, or above 0 and at most 1, as it is a part of one card, but is {self.share:g};"
+                " whole cards, also several, are `gpus_per_trial`"
             )
+        problems.extend(self._several_cards())
         if self.cpus_per_trial <= 0:
             problems.add(f"cpus_per_trial must be above 0, but is {self.cpus_per_trial:g}")
-        for name, least in (("max_concurrent_trials", 1), ("max_trials_per_gpu", 1), ("retries", 0)):
+        for name, least in (
+            ("gpus_per_trial", 1), ("max_concurrent_trials", 1), ("max_trials_per_gpu", 1), ("retries", 0),
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < least:
                 problems.add(f"{name} must be at least {least}, but is {value}")
         problems.extend([*_readable(self.simulate, "simulate"), *_readable(self.time_budget, "time_budget")])
         problems.raise_if_any("resources")
+
+    def _several_cards(self) -> list[str]:
+        """Whole cards cannot be shared, and only several can be spread."""
+        if self.gpus_per_trial is None:
+            return ["spread is for the cards of one trial; give gpus_per_trial too"] if self.spread else []
+        problems = []
+        if self.share not in ("auto", 1):
+            problems.append(f"share {self.share} is a part of a card, gpus_per_trial whole ones; give one of the two")
+        if self.max_trials_per_gpu not in (None, 1):
+            problems.append("gpus_per_trial gives each trial whole cards, so max_trials_per_gpu cannot be above 1")
+        if self.spread and self.gpus_per_trial == 1:
+            problems.append("spread is for the cards of one trial, which with gpus_per_trial 1 has one")
+        return problems
+
+    @property
+    def cards(self) -> int:
+        """Whole cards that a trial trains on; 1 also where it has a part of one."""
+        return self.gpus_per_trial or 1
+
+    @property
+    def part(self) -> Literal["auto"] | float:
+        """Part of each of its cards that a trial holds; "auto" follows the estimate."""
+        return self.share if self.gpus_per_trial is None else 1.0
 
     @property
     def time_budget_s(self) -> float | None:

@@ -16,8 +16,10 @@ from cluster.placement import Choice, Demand, Need, Refusal, choose, refuse
 from cluster.shares import CLASSES, MAX_TENANTS, UNITS, Share
 from common.errors import RequestError
 from dialsum.config import RunConfig
+from tune_jobs.config.sections import Resources
 from tune_jobs.placing.line import CardLine, Offer
 from tune_jobs.placing.memory_requests import request_of
+from tune_jobs.placing.ranks import divided
 from tune_jobs.running.orders import Bundle, Placed
 from tune_jobs.running.recovery import RunShape
 
@@ -35,10 +37,12 @@ class HostPlacer:
     Attributes:
         inventory: What there is.
         cpus: Logical CPUs of one trial.
+        cards: Whole cards that each trial asks for; above 1 it is refused, as there are none.
     """
 
     inventory: Inventory
     cpus: float
+    cards: int = 1
 
     @property
     def simulated(self) -> bool:
@@ -51,6 +55,11 @@ class HostPlacer:
 
     def place(self, name: str, config: RunConfig) -> Placed:
         """Returns a bundle without a card; see order_factory.Placer."""
+        if self.cards > 1:
+            raise RequestError(
+                f"{name}: asks for {self.cards} GPUs (resources.gpus_per_trial), found {self.inventory.describe()};"
+                " leave gpus_per_trial out, or simulate cards (resources.simulate)"
+            )
         found = choose_hosts(HostNeed(name=name, cpus=self.cpus, host_bytes=HOST_BYTES), self.inventory)
         if isinstance(found, Refusal):
             raise RequestError(str(found))
@@ -85,6 +94,8 @@ class SharePlacer:
         cpus: Logical CPUs of one trial.
         share: Part of a card that every trial gets; "auto" follows the estimate.
         max_tenants: Most trials on one card.
+        cards: Whole cards that each trial trains on together.
+        spread: Whether these may lie in several machines.
     """
 
     inventory: Inventory
@@ -92,6 +103,8 @@ class SharePlacer:
     cpus: float
     share: Literal["auto"] | float = "auto"
     max_tenants: int = MAX_TENANTS
+    cards: int = 1
+    spread: bool = False
     _ways: dict[tuple[RunConfig, str], _Way | NoPlan] = field(default_factory=dict, init=False)
 
     @property
@@ -127,14 +140,20 @@ class SharePlacer:
     def _placed(self, choice: Choice, way: _Way) -> Placed:
         pool = next(pool for pool in self.inventory.pools if pool.model == choice.model)
         return Placed(
-            bundle=Bundle(cpus=self.cpus, gpus=choice.share.gpus, labels=choice.label_selector),
+            bundle=Bundle(
+                cpus=self.cpus,
+                gpus=choice.share.gpus,
+                labels=choice.label_selector,
+                spread=self.spread and choice.share.cards > 1,
+            ),
             shape=RunShape(
                 micro_batch=way.request.micro_batch,
                 accumulation=way.request.gradient_accumulation_steps,
                 gradient_checkpointing=way.request.gradient_checkpointing,
+                ranks=way.request.ranks,
             ),
             usable_bytes=pool.usable_bytes,
-            context_bytes=way.request.gpu.context_bytes,
+            context_bytes=way.estimate.context_bytes if self.cards > 1 else way.request.gpu.context_bytes,
             estimate=_for_ledger(way, choice),
         )
 
@@ -147,11 +166,11 @@ class SharePlacer:
         for pool in self._pools(name):
             found = self._way(config, pool)
             if isinstance(found, NoPlan):
-                needs.append(Need(upper_bytes=found.smallest_bytes, model=pool.model))
+                needs.append(self._need(found.smallest_bytes, pool))
                 relief += [text for text in found.remedies if not text.startswith("a card") and text not in relief]
                 continue
             ways[pool.model] = found
-            needs.append(Need(upper_bytes=max(self._needed_bytes(found, pool), least_bytes), model=pool.model))
+            needs.append(self._need(max(self._needed_bytes(found, pool), least_bytes), pool))
         demand = Demand(name=name, needs=tuple(needs), relief=tuple(relief))
         choices = choose(demand, self.inventory, max_tenants=self.max_tenants)
         choices = tuple(choice for choice in choices if choice.model in ways)
@@ -165,7 +184,8 @@ class SharePlacer:
             pool.model: max(n.cpus for n in self.inventory.nodes if any(card.model == pool.model for card in n.cards))
             for pool in self.inventory.pools
         }
-        found = tuple(pool for pool in self.inventory.pools if cpus[pool.model] >= self.cpus)
+        wanted = self.cpus / self.cards if self.spread else self.cpus
+        found = tuple(pool for pool in self.inventory.pools if cpus[pool.model] >= wanted)
         if not found:
             raise RequestError(
                 f"{name}: asks for {self.cpus:g} CPUs beside its card, found at most {max(cpus.values()):g} on a"
@@ -173,8 +193,11 @@ class SharePlacer:
             )
         return found
 
+    def _need(self, upper_bytes: int, pool: Pool) -> Need:
+        return Need(upper_bytes=upper_bytes, model=pool.model, cards=self.cards, spread=self.spread)
+
     def _needed_bytes(self, way: _Way, pool: Pool) -> int:
-        if self.share == "auto":
+        if self.share == "auto" or self.cards > 1:
             return way.estimate.upper_bytes
         return self._budget_bytes(pool)  # the whole of the fixed share, so that it is what placement gives
 
@@ -194,7 +217,7 @@ class SharePlacer:
 
     def _found_way(self, config: RunConfig, pool: Pool) -> _Way | NoPlan:
         """As configured where that fits, else planned: smaller micro-batches, then checkpointing."""
-        request = request_of(config, profile_of(pool))
+        request = request_of(divided(config, self.cards), profile_of(pool), ranks=self.cards)
         budget_bytes = self._budget_bytes(pool)
         estimate = self.estimator.estimate(request)
         if estimate.upper_bytes <= budget_bytes:
@@ -235,22 +258,19 @@ def slots(inventory: Inventory, cpus: float) -> int:
 
 
 def placer_for(
-    inventory: Inventory,
-    *,
-    cpus: float,
-    share: Literal["auto"] | float,
-    max_tenants: int | None,
-    estimator: Callable[[], Estimator],
+    inventory: Inventory, resources: Resources, *, estimator: Callable[[], Estimator]
 ) -> HostPlacer | SharePlacer:
     """Chooses by cards where there are any, else by CPUs."""
     if not inventory.pools:
-        return HostPlacer(inventory=inventory, cpus=cpus)
+        return HostPlacer(inventory=inventory, cpus=resources.cpus_per_trial, cards=resources.cards)
     return SharePlacer(
         inventory=inventory,
         estimator=estimator(),
-        cpus=cpus,
-        share=share,
-        max_tenants=max_tenants or MAX_TENANTS,
+        cpus=resources.cpus_per_trial,
+        share=resources.part,
+        max_tenants=resources.max_trials_per_gpu or MAX_TENANTS,
+        cards=resources.cards,
+        spread=resources.spread,
     )
 
 
@@ -273,5 +293,6 @@ def _for_ledger(way: _Way, choice: Choice) -> dict[str, object]:
         "gpu": way.request.gpu.name,
         "gpu_model": choice.model,
         "cap_bytes": choice.cap_bytes,
+        "ranks": way.request.ranks,
         "plan_reason": way.reason,
     }

@@ -350,7 +350,7 @@ def _phase(
             Job(
                 name=trial.name,
                 demand=groups.found[trial.group].demand,
-                length=_length(trial, made, sizes, timed),
+                length=_length(trial, made, sizes, timed, sweep.resources.cards),
             )
             for trial, made in zip(running, evaluations, strict=True)
         ]
@@ -384,15 +384,16 @@ def _as_started(
     return [trials[place - 1] for place in largest_numbers_first(len(trials), demands, inventory)]
 
 
-def _length(trial: PlannedTrial, evaluations: int, sizes: DataSizes, timed: bool) -> float:
+def _length(trial: PlannedTrial, evaluations: int, sizes: DataSizes, timed: bool, cards: int) -> float:
     config = trial.trial.resolved
     epochs = trial.epochs * evaluations / trial.evaluations
     if not timed or trial.speed is None:
-        return epochs or 1.0  # a trained model only summarizes: one evaluation is counted as one epoch
+        return epochs / cards or 1.0  # a trained model only summarizes: one evaluation is counted as one epoch
     return trial.speed.trial_s(
         evaluations=evaluations,
         dialogues=epochs / evaluations * sizes.train(config),
         dev_dialogues=sizes.dev(config),
+        cards=cards,
     )
 
 

@@ -194,7 +194,9 @@ def _memory(plan: SweepPlan) -> str:
         "run as",
     ]
     refusals = [f"no place: {group.refused}" for group in plan.groups if group.refused]
-    return "\n".join(["memory and shares:", table(header, rows), *refusals])
+    cards = plan.sweep.resources.cards
+    several = f"each trial trains on {cards} whole cards, and is taken to be {cards} x as fast as on one (not measured)"
+    return "\n".join(["memory and shares:", table(header, rows), *([several] if cards > 1 else []), *refusals])
 
 
 def _differences(groups: Sequence[Group]) -> list[tuple[str, ...]]:
@@ -353,6 +355,7 @@ def _group_json(plan: SweepPlan, place: int) -> dict[str, object]:
                 "micro_batch": placed.shape.micro_batch,
                 "accumulation": placed.shape.accumulation,
                 "gradient_checkpointing": placed.shape.gradient_checkpointing,
+                "ranks": placed.shape.ranks,
                 **(placed.estimate or {}),
             }
             for model, placed in sorted(group.offers.items())

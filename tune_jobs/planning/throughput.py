@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from dialsum.config import RunConfig
 from tune_jobs.records.ledger import TrialRecord
@@ -22,8 +23,8 @@ class Observation:
     Attributes:
         config: The run.
         card: Name of the GPU model, or "CPU".
-        train_s: Seconds of learning from one dialogue.
-        evaluate_s: Seconds of scoring one dev dialogue, its summary included.
+        train_s: Seconds of one card for learning from one dialogue.
+        evaluate_s: Seconds of one card for scoring one dev dialogue, its summary included.
         start_s: Seconds before the first step.
         source: Where this comes from, for people.
     """
@@ -51,19 +52,20 @@ class Speed:
             self, train_s=self.train_s * factor, evaluate_s=self.evaluate_s * factor, start_s=self.start_s * factor
         )
 
-    def trial_s(self, *, evaluations: int, dialogues: float, dev_dialogues: int) -> float:
+    def trial_s(self, *, evaluations: int, dialogues: float, dev_dialogues: int, cards: int = 1) -> float:
         """Returns the seconds of a trial.
 
         Args:
             evaluations: How many it makes.
             dialogues: Learned from between two of them.
             dev_dialogues: Scored in each.
+            cards: On which it trains; so many are taken to be so many times as fast.
 
         >>> speed = Speed(train_s=0.01, evaluate_s=0.1, start_s=5, source="a pilot")
         >>> speed.trial_s(evaluations=3, dialogues=1000, dev_dialogues=50)
         50.0
         """
-        return self.start_s + evaluations * (dialogues * self.train_s + dev_dialogues * self.evaluate_s)
+        return self.start_s + evaluations * (dialogues * self.train_s + dev_dialogues * self.evaluate_s) / cards
 
 
 def observe(record: TrialRecord, dev_size: DevSize) -> Observation | None:
@@ -88,12 +90,13 @@ def observe(record: TrialRecord, dev_size: DevSize) -> Observation | None:
     if seconds <= 0 or steps <= 0:
         return None
     step_s = min(record.metrics.get("time/total_s", seconds / steps), seconds / steps)
+    cards = cast("int", (record.plan or {}).get("ranks", 1))
     card = CPU if record.simulated or record.gpu_model is None else record.gpu_model
     return Observation(
         config=config,
         card=card,
-        train_s=step_s / config.batch_size,
-        evaluate_s=(seconds - step_s * steps) / max(1, dev_size(config)),
+        train_s=cards * step_s / config.batch_size,
+        evaluate_s=cards * (seconds - step_s * steps) / max(1, dev_size(config)),
         start_s=max(0.0, points[0][0] - seconds),
         source=record.sweep,
     )

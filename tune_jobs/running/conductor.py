@@ -169,6 +169,7 @@ class SweepConductor:
         self._stalls.started(number, self._clocks.elapsed_s())
         self._progress.started(number, name, now_s=self._clocks.elapsed_s(), share=bundle.gpus)
         where = f", {bundle.gpus:g} of a card" if 0 < bundle.gpus < 1 else ""
+        where = f", {bundle.gpus:g} cards" if bundle.ranks > 1 else where
         attempt = trial.starts - trial.pauses
         again = f" again (attempt {attempt})" if attempt > 1 else ""
         verb = "goes on after a pause" if trial.pauses and not again else f"starts{again}"

@@ -26,11 +26,22 @@ class Bundle:
         cpus: Logical CPU cores, fractions allowed.
         gpus: Share of one card in steps of 1e-4, or whole cards.
         labels: Node labels that must match, for example {"gpu-model": "A100"}.
+        spread: Whether several cards may lie in several machines.
     """
 
     cpus: float
     gpus: float = 0.0
     labels: dict[str, str] = field(default_factory=dict)
+    spread: bool = False
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train together: one on each whole card, one where there is a part of a card or none.
+
+        >>> [Bundle(cpus=1, gpus=gpus).ranks for gpus in (0, 0.5, 1, 2)]
+        [1, 1, 1, 2]
+        """
+        return max(1, int(self.gpus))
 
 
 @dataclass(frozen=True, kw_only=True)

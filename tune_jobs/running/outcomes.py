@@ -67,12 +67,17 @@ def peak_of(trial: TrialHistory, record: TrialRecord) -> Peak | None:
     process holds (in most containers), torch's reserved bytes and the assumed context stand for it.
 
     Returns:
-        None for a simulated card, for one without an estimate, and where nothing was measured.
+        None for a simulated card, for one without an estimate, where nothing was measured, and for a trial on several
+        cards, whose estimate is a bound and says nothing about others.
     """
     estimate, measured = record.estimate, record.measured or {}
+    if estimate is not None and estimate.get("ranks", 1) != 1:
+        return None
     if record.simulated or estimate is None or "device_bytes" not in estimate or not trial.evaluations:
         return None
-    outgrew = record.plan != trial.order.get("shape") or "out_of_memory" in trial.retries or record.status == "oom"
+    ordered = cast("Mapping[str, object]", trial.order.get("shape") or {})
+    reshaped = any(ordered.get(name, value) != value for name, value in (record.plan or {}).items())
+    outgrew = reshaped or "out_of_memory" in trial.retries or record.status == "oom"
     held_bytes = measured.get("device_bytes")
     if held_bytes is None and "reserved_bytes" in measured:
         held_bytes = measured["reserved_bytes"] + cast("float", estimate["context_bytes"])
@@ -140,9 +145,9 @@ def _measured(trial: TrialHistory) -> dict[str, float] | None:
 
 def _plan(seen: Mapping[str, object], order: Mapping[str, object]) -> dict[str, object] | None:
     """The shape that the trial ended with, else the one that it was ordered with."""
-    names = ("micro_batch", "accumulation", "gradient_checkpointing")
+    names = ("micro_batch", "accumulation", "gradient_checkpointing", "ranks")
     if "trial/micro_batch" in seen:
-        return {name: seen[f"trial/{name}"] for name in names}
+        return {name: seen[f"trial/{name}"] for name in names if f"trial/{name}" in seen}
     return cast("dict[str, object] | None", order.get("shape"))
 
 

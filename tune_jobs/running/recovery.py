@@ -4,7 +4,7 @@ Pure decisions. Must not import ray or torch: errors are recognised by the names
 without torch can read what a worker raised.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cluster.shares import UNITS, Share
@@ -40,25 +40,30 @@ class RunShape:
         micro_batch: Dialogues in one forward pass.
         accumulation: Forward passes behind one optimizer step.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
+        ranks: Processes that share the batch, each on a card of its own.
     """
 
     micro_batch: int
     accumulation: int
     gradient_checkpointing: bool = False
+    ranks: int = 1
 
     @property
     def batch_size(self) -> int:
         """The effective batch."""
-        return self.micro_batch * self.accumulation
+        return self.micro_batch * self.accumulation * self.ranks
 
     def describe(self) -> str:
         """Says it for people.
 
         >>> RunShape(micro_batch=4, accumulation=4).describe()
         '4 x 4'
+        >>> RunShape(micro_batch=4, accumulation=2, ranks=2).describe()
+        '4 x 2 on each of 2 cards'
         """
+        cards = f" on each of {self.ranks} cards" if self.ranks > 1 else ""
         suffix = " with gradient checkpointing" if self.gradient_checkpointing else ""
-        return f"{self.micro_batch} x {self.accumulation}{suffix}"
+        return f"{self.micro_batch} x {self.accumulation}{cards}{suffix}"
 
 
 def smaller(shape: RunShape) -> RunShape | None:
@@ -67,19 +72,15 @@ def smaller(shape: RunShape) -> RunShape | None:
     The micro-batch becomes the largest divisor of the batch that is at most half of it; at one dialogue the last
     resort is gradient checkpointing, which costs about a third more time.
 
-    >>> smaller(RunShape(micro_batch=16, accumulation=1)), smaller(RunShape(micro_batch=6, accumulation=1)).micro_batch
-    (RunShape(micro_batch=8, accumulation=2, gradient_checkpointing=False), 3)
+    >>> [smaller(RunShape(micro_batch=size, accumulation=1, ranks=2)).describe() for size in (16, 6)]
+    ['8 x 2 on each of 2 cards', '3 x 2 on each of 2 cards']
     """
-    batch = shape.batch_size
+    batch = shape.micro_batch * shape.accumulation
     for micro_batch in range(shape.micro_batch // 2, 0, -1):
         if batch % micro_batch == 0:
-            return RunShape(
-                micro_batch=micro_batch,
-                accumulation=batch // micro_batch,
-                gradient_checkpointing=shape.gradient_checkpointing,
-            )
+            return replace(shape, micro_batch=micro_batch, accumulation=batch // micro_batch)
     if not shape.gradient_checkpointing:
-        return RunShape(micro_batch=shape.micro_batch, accumulation=shape.accumulation, gradient_checkpointing=True)
+        return replace(shape, gradient_checkpointing=True)
     return None
 
 

@@ -124,9 +124,7 @@ def _placer(sweep: Sweep, inventory: Inventory) -> Placer:
 
     return placer_for(
         inventory,
-        cpus=sweep.resources.cpus_per_trial,
-        share=sweep.resources.share,
-        max_tenants=sweep.resources.max_trials_per_gpu,
+        sweep.resources,
         estimator=estimator,
     )
 

@@ -78,9 +78,12 @@ class MeteredView:
             self._meter.count("tuning_retries", retries - self._retries, **tags)
             self._retries = retries
         tenants = Counter(
-            trial.place for trial in progress.trials.values() if trial.status == "running" and trial.place
+            (trial.place[0], card)
+            for trial in progress.trials.values()
+            if trial.status == "running" and trial.place
+            for card in trial.place[1].split(",")  # a trial on several cards is a tenant of each
         )
-        self._cards |= {place for place in tenants if place is not None}
+        self._cards |= set(tenants)
         for node, card in self._cards:  # a card that nobody is on any more has none, and does not keep its last number
             self._meter.gauge("tuning_card_tenants", tenants[node, card], node=node, card=card, **tags)
 

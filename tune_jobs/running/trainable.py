@@ -5,6 +5,7 @@ Imports nothing heavy at the top: the driver imports this module too, and reused
 
 import errno
 import gc
+import importlib.metadata
 import logging
 import os
 import sys
@@ -60,17 +61,16 @@ def run_trial(config: dict[str, object]) -> None:
 
     start = last_checkpoint() or (Path(order.resume_from) if order.resume_from else None)
     place = present_place()
-    order = replace(order, bundle=replace(order.bundle, gpus=place.gpus))  # after a failure it may hold more
-    import torch
-
-    where = {
+    if order.bundle.ranks == 1:
+        order = replace(order, bundle=replace(order.bundle, gpus=place.gpus))  # after a failure it may hold more
+    known = {
         "trial/node": place.node,
         "trial/raylet": place.raylet,
         "trial/card": place.card,
         "trial/gpu_model": place.gpu_model,
-        "trial/torch": str(torch.__version__),
+        "trial/torch": importlib.metadata.version("torch"),
     }
-    where = {name: value for name, value in where.items() if value is not None}
+    where = {name: value for name, value in known.items() if value is not None}
 
     def send(metrics: Mapping[str, object], checkpoint: Path | None) -> None:
         report({**metrics, **where}, checkpoint)
@@ -79,13 +79,17 @@ def run_trial(config: dict[str, object]) -> None:
     keep = StepLog(Path(order.folder) / STEPS_NAME, MachineLoad())
     meter = TrialMeter(Meters(), order, place.node, place.card or "")
     try:
-        attempt(order, _work(order), send, keep, start, meter, last_checkpoint)
+        attempt(order, _work(order, where, send), send, keep, start, meter, last_checkpoint)
     finally:
         meter.close()
 
 
-def _work(order: TrialOrder) -> Train:
-    """What the trial does: it trains, or writes summaries with a model that is trained already."""
+def _work(order: TrialOrder, where: dict[str, str], send: Send) -> Train:
+    """What the trial does: it trains, on one card or several, or writes summaries with a model trained already."""
+    if order.bundle.ranks > 1:
+        from tune_jobs.running.ranks import RankTraining
+
+        return RankTraining(order, where, lambda text: send({WAITS_KEY: text}, None))
     if order.trained is None:
         from dialsum.trainer import train
 
@@ -153,7 +157,8 @@ def attempt(
     vanished = 0
     while shape is not None:
         try:
-            guard = hold(order, shape, lambda text: send({WAITS_KEY: text}, None))
+            # Of several processes each holds itself.
+            guard = None if shape.ranks > 1 else hold(order, shape, lambda text: send({WAITS_KEY: text}, None))
         except WorkError as no_room:  # somebody outside of Ray holds the card
             _note_attempt(folder, order, shape, "work_failed", no_room)
             _fail(folder, order, "work_failed", no_room, send)

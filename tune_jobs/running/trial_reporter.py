@@ -14,9 +14,30 @@ from tune_jobs.running.trial_state import write_state
 from tune_jobs.running.trial_storage import TrialStorage
 
 LOOK_EVERY_S = 0.5  # for STOP_FILE, which may lie on a slow shared file system
+HELD_BYTES = "trial/held_bytes"  # what the process was seen to hold on its card at most
 
 Send = Callable[[Mapping[str, object], Path | None], None]
 Keep = Callable[[Mapping[str, float]], None]  # takes the numbers of one step; step_log.StepLog
+
+
+class StopFile:
+    """Looks now and then whether the driver asks the trials to save and end.
+
+    Args:
+        sweep_folder: Where the driver leaves its word.
+        clock: Seconds that only grow; injected in tests.
+    """
+
+    def __init__(self, sweep_folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock, self._look_at_s = sweep_folder / STOP_FILE, clock, -math.inf
+
+    def asked(self) -> bool:
+        """Whether the word was there at this look; False between two looks."""
+        now_s = self._clock()
+        if now_s < self._look_at_s:
+            return False
+        self._look_at_s = now_s + LOOK_EVERY_S
+        return self._path.exists()
 
 
 class TrialReporter:
@@ -54,7 +75,7 @@ class TrialReporter:
         self.evaluations = evaluations
         self._order, self._send, self._keep, self._guard, self._meter = order, send, keep, guard, meter
         self._loss = LossWatch(order.exploding_loss, seen=losses)
-        self._clock, self._look_at_s = clock, -math.inf
+        self._stop = StopFile(Path(order.sweep_folder), clock)
 
     @property
     def limit_bytes(self) -> int | None:
@@ -106,17 +127,14 @@ class TrialReporter:
                 "trial/micro_batch": self.shape.micro_batch,
                 "trial/accumulation": self.shape.accumulation,
                 "trial/gradient_checkpointing": self.shape.gradient_checkpointing,
+                "trial/ranks": self.shape.ranks,
             },
             checkpoint,
         )
 
     def wants_checkpoint(self) -> bool:
         """Looks now and then whether the driver asks the trials to save and end."""
-        now_s = self._clock()
-        if now_s < self._look_at_s:
-            return False
-        self._look_at_s = now_s + LOOK_EVERY_S
-        return (Path(self._order.sweep_folder) / STOP_FILE).exists()
+        return self._stop.asked()
 
     def interrupted(self, checkpoint: Path) -> None:
         """Sends a checkpoint without an evaluation; raises SystemExit when the driver stops the trial."""
@@ -130,9 +148,9 @@ class TrialReporter:
         if self._guard is not None:
             self._guard.check()
             if self._guard.peak_bytes is not None:
-                self.peaks["trial/held_bytes"] = float(self._guard.peak_bytes)
+                self.peaks[HELD_BYTES] = float(self._guard.peak_bytes)
         for name, value in metrics.items():
-            if name.startswith("memory/"):
+            if name.startswith("memory/") or name == HELD_BYTES:
                 self.peaks[name] = max(value, self.peaks.get(name, 0.0))
         if self._meter is not None:
             self._meter.log({**metrics, **self.peaks})

@@ -143,9 +143,9 @@ class Place:
     Attributes:
         node: Address of the host.
         raylet: Ray's id of the node; one host may carry several.
-        card: Number of its card there; None without one.
+        card: Number of its card there; None without one. Of a trial on several cards, that of its first process.
         gpu_model: The raylet's label; None without one.
-        gpus: The share that Ray granted.
+        gpus: The share that Ray granted; of a trial on several cards, what its first process got.
     """
 
     node: str
@@ -301,16 +301,24 @@ def _trial_folder(trial: Trial) -> str:
 
 
 def _factory(bundle: Bundle) -> tune.PlacementGroupFactory:
-    resources = {"CPU": bundle.cpus} | ({"GPU": bundle.gpus} if bundle.gpus else {})
-    selector = {"bundle_label_selector": [dict(bundle.labels)]} if bundle.labels else {}
-    return tune.PlacementGroupFactory([resources], **selector)
+    """One bundle for each process of the trial, all on one node unless they may be spread."""
+    ranks = bundle.ranks
+    resources = {"CPU": bundle.cpus / ranks} | ({"GPU": bundle.gpus / ranks} if bundle.gpus else {})
+    selector = {"bundle_label_selector": [dict(bundle.labels)] * ranks} if bundle.labels else {}
+    strategy = "PACK" if bundle.spread or ranks == 1 else "STRICT_PACK"
+    return tune.PlacementGroupFactory([dict(resources) for _ in range(ranks)], strategy=strategy, **selector)
 
 
 def _bundle(factory: tune.PlacementGroupFactory) -> Bundle:
     """Reads a factory back, with its labels: update_resources would drop them unless they are passed again."""
-    resources = factory.bundles[0]
+    bundles = factory.bundles
     labels = (factory._kwargs.get("bundle_label_selector") or [{}])[0]
-    return Bundle(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0), labels=labels)
+    return Bundle(
+        cpus=round(sum(one.get("CPU", 0.0) for one in bundles), 4),
+        gpus=round(sum(one.get("GPU", 0.0) for one in bundles), 4),
+        labels=labels,
+        spread=len(bundles) > 1 and factory.strategy == "PACK",
+    )
 
 
 def _error(trial: Trial) -> BaseException | None:

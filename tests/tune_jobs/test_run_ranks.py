@@ -1,0 +1,151 @@
+"""Trials on two cards on a real Ray with the real trainer (gloo, logical cards): placed, resumed, stopped, gone."""
+
+import io
+import logging
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from dialsum.config import RunConfig
+from dialsum.data import write_examples
+from dialsum.sample_data.generate import generate
+from tune_jobs.placing.line import Offer
+from tune_jobs.records.ledger import SweepFolder
+from tune_jobs.running.conductor import SweepConductor
+from tune_jobs.running.journal import Journal
+from tune_jobs.running.live import LogView
+from tune_jobs.running.orders import Bundle, TrialOrder
+from tune_jobs.running.progress import SweepProgress
+from tune_jobs.running.recovery import RunShape
+from tune_jobs.running.trainable import run_trial
+from tune_jobs.running.tune_door import FitSettings, fit
+from tune_jobs.search.proposers import ListProposer, Sampled
+from tune_jobs.search.stopping import NeverStop
+
+METRIC = "eval/rouge_combined_f1"
+TOGETHER, APART = "together", "apart"  # trials, and the GPU models that they ask for
+
+
+class TwoCards:
+    """Makes tiny trials on two whole cards each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        train, dev = generate(seed=0, train_count=32, dev_count=5)
+        for name, examples in (("train", train), ("dev", dev)):
+            write_examples(folder / f"{name}.jsonl", examples)
+
+    def make(self, number: int, sampled: Sampled) -> TrialOrder:
+        name = str(sampled["model"])
+        config = RunConfig(
+            train_file=str(self.folder / "train.jsonl"), dev_file=str(self.folder / "dev.jsonl"), batch_size=8,
+            num_epochs=4 if name == TOGETHER else 1, encoder_max_len=64, decoder_max_len=16, generation_max_len=4,
+            tiny_hidden_size=16, tiny_layers=1, tiny_vocab_size=400,
+        )  # fmt: skip
+        return TrialOrder(
+            number=number,
+            name=name,
+            sweep="ranks",
+            bundle=Bundle(cpus=1, gpus=2.0, labels={"gpu-model": name}, spread=name == APART),
+            sampled={},
+            config=config.to_dict(),
+            shape=RunShape(micro_batch=4, accumulation=1, ranks=2),
+            folder=str(self.folder / "experiments" / name),
+            sweep_folder=str(self.folder),
+            cache_dir=str(self.folder / "cache"),
+            metric=METRIC,
+            usable_bytes=24 * 2**30,
+            simulated=True,
+        )
+
+    def offers(self, order: TrialOrder, least_bytes: int = 0) -> tuple[Offer, ...]:
+        """None: Ray alone counts."""
+        return ()
+
+
+class Watched(SweepConductor):
+    """Kills the second process of the first trial with signal 9 after its second evaluation, and stops that trial after
+    its third; remembers where every process was."""
+
+    def __init__(self, **parts: object) -> None:
+        super().__init__(**parts)  # type: ignore[arg-type]
+        self.processes: set[int] = set()
+        self.cards: dict[str, str] = {}
+        self.groups: dict[str, tuple[str, list[dict[str, float]], int]] = {}
+
+    def reported(self, order: Mapping[str, object], result: Mapping[str, object]) -> bool:
+        name, evaluation = str(order["name"]), result["trial/evaluation"]
+        stop = super().reported(order, result)
+        processes = [int(number) for number in str(result["trial/processes"]).split(",")]
+        self.processes |= set(processes)
+        self.cards[name] = ",".join(sorted(str(result["trial/card"]).split(",")))
+        self._remember_group(name, str(result["trial/raylet"]))
+        if name == TOGETHER and evaluation == 2:
+            os.kill(processes[1], signal.SIGKILL)
+        if name == TOGETHER and evaluation == 3:
+            self._reasons[1] = "shown to be stopped"
+            return True
+        return stop
+
+    def _remember_group(self, name: str, raylet: str) -> None:
+        for group in ray.util.placement_group_table().values():
+            nodes = list(group["bundles_to_node_id"].values())
+            if group["state"] == "CREATED" and raylet in nodes:
+                self.groups[name] = (group["strategy"], list(group["bundles"].values()), len(set(nodes)))
+
+
+@pytest.fixture(scope="module")
+def raylets() -> Iterator[None]:
+    """A head without cards, a machine with two cards of one model, and two machines with one card of another."""
+    assert not ray.is_initialized(), "conftest.py puts the tests that share a Ray last"
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    cluster = Cluster()
+    address = {"node_ip_address": "127.0.0.2", "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster.add_node(num_cpus=0, num_gpus=0, **address)
+    for model, cards in ((TOGETHER, 2), (APART, 1), (APART, 1)):
+        cluster.add_node(num_cpus=2, num_gpus=cards, labels={"gpu-model": model}, **address)
+    ray.init(cluster.address, _node_ip_address="127.0.0.2", log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("raylets")
+def test_trials_on_two_cards_resume_after_a_kill_are_stopped_end_and_leave_no_process(tmp_path: Path) -> None:
+    said = io.StringIO()
+    results = SweepFolder(tmp_path / "results")
+    conductor = Watched(
+        proposer=ListProposer([{"model": TOGETHER}, {"model": APART}]),
+        orders=TwoCards(tmp_path),
+        rule=NeverStop(),
+        progress=SweepProgress(
+            sweep="ranks", metric=METRIC, goal="maximize", total=2, longest=4, slots=2, started_s=0.0
+        ),
+        view=LogView(said),
+        folder=results,
+        journal=Journal(results.path / "journal.jsonl"),
+    )
+    fit(run_trial, conductor, FitSettings(folder=tmp_path / "tune", name="1", attempts=3, max_concurrent=2))
+    two = [{"CPU": 0.5, "GPU": 1.0}] * 2
+    assert conductor.groups == {TOGETHER: ("STRICT_PACK", two, 1), APART: ("PACK", two, 2)}, said.getvalue()
+    together, apart = sorted(results.load().trials, key=lambda record: record.trial_id)
+    assert (together.status, together.share, together.retries) == ("stopped", 2.0, 1), said.getvalue()
+    assert (apart.status, apart.share, apart.retries) == ("finished", 2.0, 0), said.getvalue()
+    assert together.plan == {"micro_batch": 4, "accumulation": 1, "gradient_checkpointing": False, "ranks": 2}
+    steps = {record.name: [row["train/global_step"] for row in record.history] for record in (together, apart)}
+    assert steps == {TOGETHER: [4.0, 8.0, 12.0], APART: [4.0]}
+    assert "trial 1 starts, 2 cards: together" in said.getvalue()
+    assert "trial 1 failed and starts again: worker lost" in said.getvalue()
+    assert (conductor.cards, len(conductor.processes)) == ({TOGETHER: "0,1", APART: "0,0"}, 6)  # two, two again, two
+    left = [psutil.Process(process) for process in conductor.processes if psutil.pid_exists(process)]
+    psutil.wait_procs(left, timeout=300)
+    assert [process for process in conductor.processes if psutil.pid_exists(process)] == []
