@@ -143,6 +143,25 @@ def ray_cluster(answer_s: float = ANSWER_S) -> Survey:
     return Survey(inventory=Inventory(nodes=tuple(nodes), simulated=simulated), problems=tuple(problems))
 
 
+def free_gpus() -> dict[str, float]:
+    """Asks the Ray cluster that this process is connected to what is free now.
+
+    Returns:
+        By label of the GPU model, the most GPUs that one of its nodes has free; they may lie on several cards.
+    """
+    import ray
+    from ray._private.state import available_resources_per_node  # ray.available_resources() knows no nodes (Ray 2.60)
+
+    free: dict[str, float] = {}
+    available = available_resources_per_node()
+    for entry in ray.nodes():
+        model = (entry.get("Labels") or {}).get(GPU_MODEL_LABEL)
+        if entry["Alive"] and model is not None:
+            gpus = float(available.get(entry["NodeID"], {}).get("GPU", 0.0))
+            free[model] = max(gpus, free.get(model, 0.0))
+    return free
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Raylet:
     """What Ray says about one of its nodes.

@@ -106,6 +106,28 @@ def test_one_that_was_overtaken_too_often_gets_a_model_to_itself_and_others_go_o
     assert [model for _, model, _ in started(line, trials)] == ["80GiB"] * 3, "for everybody again"
 
 
+def test_what_others_hold_is_left_to_them_and_one_trial_at_most_waits_for_it() -> None:
+    free = {"simulated-24GiB": 1.0, "simulated-40GiB": 0.0, "simulated-80GiB": 0.2}  # as Ray counts
+    line = CardLine(Occupancy(UNEQUAL), free=lambda: free)
+    trials = [waiting(f"t{number}", 8) for number in range(8)]
+    one, two = line.first(trials), waiting("large", 30)
+    assert one is not None
+    assert model_of(one) == "80GiB"
+    free["simulated-80GiB"] = 0.0
+    free["simulated-24GiB"] = 0.4
+    assert [model for _, model, _ in started(line, trials[:1])] == ["24GiB"]
+    free["simulated-24GiB"] = 0.0
+    assert started(line, [two]) == [], "t0 was sent and has not started: nobody else is sent to wait"
+    line.started("t0")
+    assert [model for _, model, _ in started(line, [two])] == ["80GiB"], "one waits in Ray's own line"
+    assert started(line, trials[1:]) == []
+    free["simulated-40GiB"] = 0.5
+    assert started(line, trials[1:2]) == [("t1", "40GiB", 0.25)], "and the others go where room comes first"
+    line.release("large")
+    line.started("t1")
+    assert len(started(line, [waiting("again", 60)])) == 1
+
+
 def test_where_ray_alone_counts_everybody_is_let_through_in_order() -> None:
     line = CardLine()
     one = waiting("one", 8)

@@ -10,14 +10,17 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cluster.hardware import Inventory, parse_simulated
+from cluster.hardware import GPU_MODEL_LABEL, Inventory, parse_simulated
+from cluster.inventory import free_gpus
 from cluster.occupancy import Occupancy
 from common.files import read_jsonl
 from dialsum.config import RunConfig
@@ -143,6 +146,14 @@ class Conductor(SweepConductor):
 
     folder_of_files: Path
     killed = False
+    over = 0
+    when_over: tuple[int, Callable[[], None]] = (0, lambda: None)
+
+    def ended(self, key: str, order: Mapping[str, object], error: BaseException | None) -> None:
+        super().ended(key, order, error)
+        self.over += 1
+        if self.over == self.when_over[0]:
+            self.when_over[1]()
 
     def reported(self, order: Mapping[str, object], result: Mapping[str, object]) -> bool:
         stop = super().reported(order, result)
@@ -161,7 +172,13 @@ class Conductor(SweepConductor):
 class Ran:
     """What a sweep left."""
 
-    def __init__(self, folder: Path, cards: Inventory, trials: list[dict[str, object]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cards: Inventory,
+        trials: list[dict[str, object]],
+        when_over: tuple[int, Callable[[], None]] = (0, lambda: None),
+    ) -> None:
         said = io.StringIO()
         results = SweepFolder(folder / "results")
         conductor = Conductor(
@@ -180,10 +197,10 @@ class Ran:
             view=LogView(said),
             folder=results,
             journal=Journal(results.path / "journal.jsonl"),
-            cards=CardLine(Occupancy(cards, cpus_per_trial=CPUS)),
+            cards=CardLine(Occupancy(cards, cpus_per_trial=CPUS), free=free_gpus),
             shares=SHARE_CLASSES,
         )
-        conductor.folder_of_files = folder
+        conductor.folder_of_files, conductor.when_over = folder, when_over
         fit(trial, conductor, FitSettings(folder=folder / "tune", name="1", attempts=3))
         self.said = said.getvalue()
         self.events = read_jsonl(results.path / "journal.jsonl")[0]
@@ -349,3 +366,40 @@ def test_a_large_trial_starts_in_spite_of_a_stream_of_small_ones(unequal_raylets
     before = started[: [event["number"] for event in started].index(large)]
     later = [event for event in before if int(str(event["number"])) > large]
     assert sum(model_of(event["bundle"]) == "80GiB" for event in later) <= PATIENCE
+
+
+def test_beside_others_who_hold_two_models_all_but_one_trial_go_where_there_is_room(
+    unequal_raylets: Inventory, tmp_path: Path
+) -> None:
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    models = [f"simulated-{size}GiB" for size in SIZES[:2]]
+    held = [placement_group([{"GPU": 1}], bundle_label_selector=[{GPU_MODEL_LABEL: model}]) for model in models]
+    ray.get([group.ready() for group in held], timeout=300)
+
+    def they_leave() -> None:
+        for group in held:
+            remove_placement_group(group)
+
+    trials: list[dict[str, object]] = [{"name": f"t{number}", "gib": 9} for number in range(11)]  # eight have room
+    ran = Ran(tmp_path, unequal_raylets, trials, (len(trials) - 1, they_leave))
+    assert {record.status for record in ran.records.values()} == {"finished"}
+    models_of = [ran.places(str(one["name"]))[-1][0] for one in trials]
+    assert models_of.count("80GiB") >= len(trials) - 1
+
+
+def test_the_command_lists_the_cards_of_every_node(unequal_raylets: Inventory) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "cluster", "gpus", "--address", address, "--format", "json"]
+    mode = os.environ.get("RAY_AUTH_MODE", "disabled")
+    done = subprocess.run(
+        command, env=os.environ | {"RAY_AUTH_MODE": mode}, text=True, capture_output=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    cards = sorted((card["model"], card["total_bytes"]) for node in seen["nodes"] for card in node["cards"])
+    assert cards == sorted((f"simulated-{size}GiB", size * GIB) for size in SIZES)
+    assert (seen["simulated"], seen["problems"], len(seen["nodes"])) == (True, [], 4)

@@ -5,7 +5,7 @@ early would wait there while another model idles. So nothing is sent before the 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.occupancy import Occupancy, Spot
@@ -13,6 +13,7 @@ from cluster.placement import Choice
 from cluster.shares import CLASSES
 from tune_jobs.running.orders import Placed, TrialOrder
 
+FreeGpus = Callable[[], Mapping[str, float]]  # asks for the most GPUs that one node of each model has free now
 PATIENCE = 4  # later trials that may take a place that would have helped one before them
 
 
@@ -70,36 +71,54 @@ class CardLine:
     trials side by side would else never reach the last of several idle models. One that was overtaken too often gets a
     model to itself: nobody else starts there until it has its place. Other models go on meanwhile.
 
-    The books count this sweep's trials. Where others use the cluster too, Ray has the last word: a trial that was sent
-    then waits in Ray's own line.
+    The books count this sweep's trials. Where others use the cluster too, a model on which Ray has room now goes before
+    one that the books alone believe free; with no such model, one trial at a time is sent to wait in Ray's own line, so
+    that the others stay free to go where room comes first.
 
     Args:
         books: What is free; None where Ray alone counts.
+        free: Asks Ray; None where nobody else uses the cards.
         patience: How often one may be overtaken.
     """
 
-    def __init__(self, books: Occupancy | None = None, *, patience: int = PATIENCE) -> None:
-        self._books, self._patience = books, patience
+    def __init__(
+        self,
+        books: Occupancy | None = None,
+        *,
+        free: FreeGpus | None = None,
+        patience: int = PATIENCE,
+    ) -> None:
+        self._books, self._free, self._patience = books, free, patience
         self._held: dict[str, tuple[Choice, Spot]] = {}
         self._given: defaultdict[str, float] = defaultdict(float)
         self._overtaken: defaultdict[str, int] = defaultdict(int)
         self._reserved: dict[str, str] = {}
+        self._sent: set[str] = set()
 
     def first(self, line: Sequence[Waiting]) -> Start | None:
         """Finds the first that can start now, and where; nothing is held by that."""
         passed: list[Waiting] = []
-        taken_models: set[str] = set()
+        reserved: set[str] = set()
+        free = self._free() if line and self._free is not None else None
         for waiting in line:
             name = waiting.order.name
             if self._books is None or not waiting.offers:
                 return Start(waiting=waiting, offer=None)
-            open_offers = [offer for offer in waiting.offers if offer.choice.model not in taken_models]
-            fitting = [offer for offer in open_offers if self._books.fits(offer.choice)]
+            fitting: Sequence[Offer] = [
+                offer
+                for offer in waiting.offers
+                if offer.choice.model not in reserved and self._books.fits(offer.choice)
+            ]
+            if fitting and free is not None:
+                there = [
+                    offer for offer in fitting if free.get(offer.choice.model, 0.0) > offer.choice.share.gpus - 1e-6
+                ]
+                fitting = there or ([] if self._sent else fitting)
             if fitting:
                 offer = min(fitting, key=self._cost)
                 return Start(waiting=waiting, offer=offer, overtaken=_helped(passed, offer))
             if self._overtaken[name] >= self._patience:
-                taken_models.add(self._reserved.setdefault(name, self._soonest(waiting)))
+                reserved.add(self._reserved.setdefault(name, self._soonest(waiting)))
             passed.append(waiting)
         return None
 
@@ -112,10 +131,16 @@ class CardLine:
         if start.offer is not None and self._books is not None:
             choice = start.offer.choice
             self._held[name] = (choice, self._books.take(choice))
+            self._sent.add(name)
             self._given[choice.model] += choice.fair_part
 
+    def started(self, name: str) -> None:
+        """Ray gave a trial its place."""
+        self._sent.discard(name)
+
     def release(self, name: str) -> None:
-        """A trial gave its place back."""
+        """A trial gave its place back, or will never take it."""
+        self._sent.discard(name)
         held = self._held.pop(name, None)
         if held is not None and self._books is not None:
             choice, spot = held
@@ -132,6 +157,10 @@ class CardLine:
             return False
         taken = set(self._reserved.values())
         return any(self._books.room(model) >= CLASSES[0] for model in self._books.models if model not in taken)
+
+    def _there(self, fitting: Sequence[Offer], free: Mapping[str, float]) -> Sequence[Offer]:
+        there = [one for one in fitting if free.get(one.choice.model, 0.0) > one.choice.share.gpus - 1e-6]
+        return there or ([] if self._sent else fitting)
 
     def _cost(self, offer: Offer) -> tuple[float, float, str]:
         model = offer.choice.model

@@ -17,7 +17,7 @@ from cluster.shares import CLASSES, MAX_TENANTS, UNITS, Share
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.sections import Resources
-from tune_jobs.placing.line import CardLine, Offer
+from tune_jobs.placing.line import CardLine, FreeGpus, Offer
 from tune_jobs.placing.memory_requests import request_of
 from tune_jobs.placing.ranks import divided
 from tune_jobs.running.orders import Bundle, Placed
@@ -70,7 +70,7 @@ class HostPlacer:
         self.check(name, config)
         return ()
 
-    def line(self) -> CardLine:
+    def line(self, free: FreeGpus | None = None) -> CardLine:
         """Lets everybody through to Ray."""
         return CardLine()
 
@@ -133,9 +133,9 @@ class SharePlacer:
         """
         return self._choices(name, config)[2]
 
-    def line(self) -> CardLine:
-        """The line of a sweep before these cards, all of them free."""
-        return CardLine(Occupancy(self.inventory, cpus_per_trial=self.cpus))
+    def line(self, free: FreeGpus | None = None) -> CardLine:
+        """The line of a sweep before these cards, on which none of its trials runs yet; see CardLine."""
+        return CardLine(Occupancy(self.inventory, cpus_per_trial=self.cpus), free=free)
 
     def _placed(self, choice: Choice, way: _Way) -> Placed:
         pool = next(pool for pool in self.inventory.pools if pool.model == choice.model)

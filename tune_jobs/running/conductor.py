@@ -164,6 +164,7 @@ class SweepConductor:
         """Notes the start."""
         number, name = identity(order)
         self._admission.started(name, bundle.gpus)
+        self._cards.started(name)
         self._waits.end(number)
         trial = self._journal.write("started", number, bundle=asdict(bundle), **self._times())
         self._stalls.started(number, self._clocks.elapsed_s())

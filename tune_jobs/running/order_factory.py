@@ -10,7 +10,7 @@ from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.naming import generation_name, trial_name
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.placing.line import CardLine, Offer
+from tune_jobs.placing.line import CardLine, FreeGpus, Offer
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
 from tune_jobs.running.orders import Placed, TrialOrder
 from tune_jobs.running.settled import Places
@@ -43,8 +43,8 @@ class Placer(Protocol):
         """Returns every place; see trial_line.OrderMaker."""
         ...
 
-    def line(self) -> CardLine:
-        """Returns the line before what there is."""
+    def line(self, free: FreeGpus | None = None) -> CardLine:
+        """Returns the line before what there is; `free` is asked where others use it too."""
         ...
 
 

@@ -155,7 +155,8 @@ def _conduct(
     placer: Placer,
     admission: Admission,
 ) -> SweepOutcome:
-    from tune_jobs.running.ray_session import clean_stop, interrupt_self, session
+    from cluster.inventory import free_gpus
+    from tune_jobs.running.ray_session import attached, clean_stop, interrupt_self, session
     from tune_jobs.running.trainable import run_trial
     from tune_jobs.running.tune_door import FitSettings, fit
 
@@ -202,7 +203,7 @@ def _conduct(
         journal=journal,
         exploiter=exploiter_for(sweep, journal, folder.path, side_by_side=side_by_side),
         patience=patience,
-        cards=placer.line(),
+        cards=placer.line(free_gpus if attached() else None),
         shares=SHARE_CLASSES,
         anomalies=sweep.anomalies,
         calibration=output_dir / CALIBRATION_NAME,
