@@ -159,7 +159,9 @@ class CardLine:
         return any(self._books.room(model) >= CLASSES[0] for model in self._books.models if model not in taken)
 
     def _there(self, fitting: Sequence[Offer], free: Mapping[str, float]) -> Sequence[Offer]:
-        there = [one for one in fitting if free.get(one.choice.model, 0.0) > one.choice.share.gpus - 1e-6]
+        """Those on whose nodes Ray has room; where a trial is spread over several, one node tells nothing."""
+        choices = [(one, one.choice) for one in fitting]
+        there = [one for one, its in choices if its.spread or free.get(its.model, 0.0) > its.share.gpus - 1e-6]
         return there or ([] if self._sent else fitting)
 
     def _cost(self, offer: Offer) -> tuple[float, float, str]:
