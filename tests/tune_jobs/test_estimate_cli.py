@@ -64,6 +64,18 @@ def test_accumulation_means_smaller_pieces_of_the_same_batch(capsys: pytest.Capt
     assert answer["train_allocated_bytes"] > ask(capsys)["train_allocated_bytes"]  # gradients stay beside activations
 
 
+def test_several_cards_are_held_whole_and_save_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Half the batch on each of two cards needs more than the same half alone: DDP's buckets and NCCL's buffers."""
+    two, half = ask(capsys, "--ranks", "2", "--gpu", "L4"), ask(capsys, "--batch-size", "4", "--gpu", "L4")
+    assert (two["ranks"], two["micro_batch"], two["gpu_share"]) == (2, 4, 2.0)
+    assert two["device_bytes"] > half["device_bytes"]
+    assert half["gpu_share"] < 1
+    cli.run(main, [*KOBART, "--ranks", "2", "--gpu", "L4"])
+    shown = capsys.readouterr().out
+    assert "batch 8 as 4 x 1 on each of 2 cards" in shown
+    assert "share: 2 cards, held whole, as each has the whole model" in shown
+
+
 def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(main, [*KOBART, "--gpu", "rtx 3090"]) == 0
     text = capsys.readouterr().out

@@ -85,6 +85,7 @@ def test_what_is_no_trained_model_is_refused_with_what_would_be(tmp_path: Path) 
     ("line", "said"),
     [
         ("base_config: configs/tiny.yaml", "base_config has no meaning beside trained_model"),
+        ("resources: {gpus_per_trial: 2}", "several GPUs train together, and nothing is trained beside trained_model"),
         ("metric: {name: eval/loss}", "generation has no influence on eval/loss; take eval/rouge_combined_f1"),
     ],
 )

@@ -140,7 +140,7 @@ def test_without_cards_cpus_and_host_memory_decide() -> None:
     host = placer_for(inventory, Resources(cpus_per_trial=2), estimator=LineEstimator)
     assert isinstance(host, HostPlacer)
     assert host.place("one", config(8)).bundle == Bundle(cpus=2)
-    assert slots(inventory, 2) == 2
+    assert slots(inventory, Resources(cpus_per_trial=2)) == 2
     with pytest.raises(RequestError, match="8 CPUs"):
         HostPlacer(inventory=inventory, cpus=8).check("one", config(8))
 

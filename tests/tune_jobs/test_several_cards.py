@@ -18,7 +18,7 @@ from tests.tune_jobs.test_run_trainable import METRIC, Sent, keep_nothing, order
 from tests.tune_jobs.test_run_trainable import OutOfMemoryError as TorchOutOfMemoryError
 from tune_jobs.config.sections import Resources
 from tune_jobs.placing.line import Waiting
-from tune_jobs.placing.resources import SharePlacer, placer_for
+from tune_jobs.placing.resources import SharePlacer, placer_for, slots
 from tune_jobs.planning.plan_clock import Job, run_clock
 from tune_jobs.planning.throughput import Speed
 from tune_jobs.running.live import LogView
@@ -244,6 +244,7 @@ def test_a_plan_counts_whole_cards_and_half_the_time() -> None:
     assert [(stay.name, stay.gpus, stay.cards, stay.start) for stay in timeline.stays] == [
         ("a", 2.0, (0, 1), 0.0), ("b", 2.0, (2, 3), 0.0), ("c", 2.0, (0, 1), 10.0),
     ]  # fmt: skip
+    assert [slots(parse_simulated(cards), TWO) for cards in ("4x24GiB", "3x24GiB", "1x24GiB")] == [2, 1, 1]
     speed = Speed(train_s=0.01, evaluate_s=0.1, start_s=5, source="a pilot")
     assert speed.trial_s(evaluations=3, dialogues=1000, dev_dialogues=50, cards=2) == 27.5
 

@@ -9,7 +9,7 @@ from cluster.memory.gpu_profile import GpuProfile
 from cluster.memory.memory_plan import NoPlan, Plan
 from cluster.memory.planning import Lighter
 from cluster.memory.request import MemoryRequest
-from cluster.shares import Share, share_for
+from cluster.shares import UNITS, Share, share_for
 from common.units import format_bytes
 
 BAR_WIDTH = 32
@@ -26,14 +26,19 @@ _EXPLAINED: Mapping[str, str] = {
 }
 
 
-def share_on(found: MemoryEstimate) -> Share | None:
+def share_on(found: MemoryEstimate, ranks: int = 1) -> Share | None:
     """Returns the share of the card that a trial is placed with; None where the card is too small.
 
-    The classes are those of placement, on a card of which the driver keeps its part.
+    The classes are those of placement, on a card of which the driver keeps its part. Several cards are held whole.
+
+    Args:
+        found: The estimate, of one card.
+        ranks: Cards that the trial trains on.
     """
     gpu = found.gpu
     card = Card(model=label_of(gpu.name), total_bytes=gpu.total_bytes, used_by_others_bytes=gpu.driver_bytes)
-    return share_for(found.upper_bytes, card)
+    share = share_for(found.upper_bytes, card)
+    return share if share is None or ranks == 1 else Share(units=UNITS, cards=ranks)
 
 
 def as_text(
@@ -47,7 +52,7 @@ def as_text(
         alternative: How the same batch would run in what the card or the person offers; None where nobody asked.
         lighter: A smaller dev batch that would cost less; None where training sets the peak anyway.
     """
-    placed = [_share(found), *([_planned(request, alternative)] if alternative is not None else [])]
+    placed = [_share(found, request.ranks), *([_planned(request, alternative)] if alternative is not None else [])]
     if lighter is not None:
         placed.append(
             f"hint: the peak is not in training; with generation_batch_size {lighter.generation_batch_size} it would"
@@ -61,7 +66,9 @@ def _asked(request: MemoryRequest, found: MemoryEstimate) -> str:
     model = request.model
     head = "own output head" if model.untied else "tied output head"
     pieces = request.gradient_accumulation_steps
-    batch = f"batch {request.batch_size}" + (f" as {request.micro_batch} x {pieces}" if pieces > 1 else "")
+    batch = f"batch {request.batch_size}"
+    batch += f" as {request.micro_batch} x {pieces}" if pieces > 1 or request.ranks > 1 else ""
+    batch += f" on each of {request.ranks} cards" if request.ranks > 1 else ""
     options = [request.precision, request.optimizer, request.attention]
     options += ["gradient checkpointing"] if request.gradient_checkpointing else []
     options += ["label smoothing"] if request.label_smoothing else []
@@ -112,12 +119,15 @@ def _totals(found: MemoryEstimate) -> str:
     return "\n".join(f"{name:<10}  {format_bytes(size):>9}  {text}" for name, size, text in rows)
 
 
-def _share(found: MemoryEstimate) -> str:
-    gpu, share = found.gpu, share_on(found)
+def _share(found: MemoryEstimate, ranks: int) -> str:
+    gpu, share = found.gpu, share_on(found, ranks)
     upper, usable = format_bytes(found.upper_bytes), format_bytes(gpu.usable_bytes)
     if share is None:
         missing = format_bytes(found.upper_bytes - gpu.usable_bytes)
         return f"does not fit on {gpu.name}: {upper} are {missing} more than the {usable} that a trial can use"
+    if ranks > 1:
+        filled = f"on each {upper} of the {usable} that trials can use are filled"
+        return f"share: {share}, held whole, as each has the whole model; {filled}"
     tenants = int(1 / share.gpus)
     why = f"{upper} are {found.gpu_fraction:.1%} of the {usable} that trials can use"
     if tenants > 1:
@@ -129,9 +139,10 @@ def _share(found: MemoryEstimate) -> str:
 def _planned(request: MemoryRequest, found: Plan | NoPlan) -> str:
     if isinstance(found, NoPlan):
         return f"plan: {found}"
-    with_checkpoints = " with gradient checkpointing" if found.gradient_checkpointing else ""
+    how = f" on each of {request.ranks} cards" if request.ranks > 1 else ""
+    how += " with gradient checkpointing" if found.gradient_checkpointing else ""
     return (
-        f"plan: batch {request.batch_size} as {found.micro_batch} x {found.accumulation}{with_checkpoints}, upper"
+        f"plan: batch {request.batch_size} as {found.micro_batch} x {found.accumulation}{how}, upper"
         f" {format_bytes(found.upper_bytes)}; {found.reason}"
     )
 
@@ -147,7 +158,7 @@ def as_json(
         alternative: As for as_text.
         lighter: Likewise.
     """
-    share = share_on(found)
+    share = share_on(found, request.ranks)
     return {
         "model": request.model.name,
         "family": request.model.family,
@@ -156,6 +167,7 @@ def as_json(
         "batch_size": request.batch_size,
         "micro_batch": request.micro_batch,
         "gradient_accumulation_steps": request.gradient_accumulation_steps,
+        "ranks": request.ranks,
         "encoder_max_len": request.encoder_max_len,
         "decoder_max_len": request.decoder_max_len,
         "dialogues_replayed": len(request.lengths),

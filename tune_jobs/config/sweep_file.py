@@ -297,6 +297,11 @@ def _check_generation(sweep: Sweep, raw: Mapping[str, object], document: Located
     ):
         if key in raw:
             problems.add(f"{document.where(key)}: {key} has no meaning beside trained_model: {why}")
+    if sweep.resources.cards > 1:
+        problems.add(
+            f"{document.where('resources', 'gpus_per_trial')}: several GPUs train together, and nothing is trained"
+            " beside trained_model; leave gpus_per_trial out"
+        )
     if sweep.method in ("bohb", "pbt"):
         problems.add(f"{document.where('method')}: {sweep.method} needs training; take grid, random or bayes")
     if sweep.metric.name.endswith("/loss"):

@@ -251,10 +251,13 @@ def profile_of(pool: Pool) -> GpuProfile:
         return gpu_of_size(pool.total_bytes)
 
 
-def slots(inventory: Inventory, cpus: float) -> int:
-    """Counts the trials that can run side by side by CPUs and host memory; cards may allow fewer."""
-    need = HostNeed(name="a trial", cpus=cpus, host_bytes=HOST_BYTES)
-    return max(1, sum(host_slots(need, node) for node in inventory.nodes))
+def slots(inventory: Inventory, resources: Resources) -> int:
+    """Counts the trials that can run side by side by CPUs, host memory and whole cards; shares may allow fewer."""
+    need = HostNeed(name="a trial", cpus=resources.cpus_per_trial, host_bytes=HOST_BYTES * resources.cards)
+    found = sum(host_slots(need, node) for node in inventory.nodes)
+    if inventory.cards and resources.gpus_per_trial is not None:
+        found = min(found, inventory.cards // resources.cards)
+    return max(1, found)
 
 
 def placer_for(

@@ -97,7 +97,7 @@ def run_clock(jobs: Sequence[Job], inventory: Inventory, resources: Resources) -
     [('a', 0.5, 10.0), ('b', 0.5, 10.0), ('c', 0.5, 20.0)]
     """
     if not inventory.cards:
-        side_by_side = min(slots(inventory, resources.cpus_per_trial), resources.max_concurrent_trials or 10**9)
+        side_by_side = min(slots(inventory, resources), resources.max_concurrent_trials or 10**9)
         return _by_slots(jobs, side_by_side)
     trials = [SimulatedTrial(demand=_timed(job)) for job in jobs]
     done = simulate(

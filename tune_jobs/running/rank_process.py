@@ -121,11 +121,11 @@ class RankProcess:
         self._said: queue.SimpleQueue[Word] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def seat(self) -> tuple[list[str], int]:
-        """Returns the numbers of the cards that Ray gave this process, and its own on its host."""
+    def seat(self) -> tuple[str, list[str], int]:
+        """Returns the address of its host, the numbers of the cards that Ray gave this process, and its own."""
         import ray
 
-        return [str(card) for card in ray.get_gpu_ids()], os.getpid()
+        return ray.util.get_node_ip_address(), [str(card) for card in ray.get_gpu_ids()], os.getpid()
 
     def train(self, task: Mapping[str, object]) -> None:
         """Trains until the end.

@@ -57,7 +57,7 @@ class RankTraining:
 
     Args:
         order: The trial; its bundle says how many.
-        where: Gets the cards of all processes as `trial/card`, and their numbers as `trial/processes`.
+        where: Gets the cards of all processes as `trial/card`, and the processes' numbers as `trial/processes`.
         waits: Hears why a process waits for its card.
     """
 
@@ -132,10 +132,13 @@ class RankTraining:
             rank.answer.remote()
 
     def _say_where(self, ranks: Sequence[_Rank]) -> None:
-        seats = cast("list[tuple[list[str], int]]", ray.get([rank.seat.remote() for rank in ranks]))
-        own = self._where.get("trial/card", "").split(",")[:1]
-        self._where["trial/card"] = ",".join([*own, *(card for cards, _ in seats[1:] for card in cards)])
-        self._where["trial/processes"] = ",".join(str(process) for _, process in seats)
+        """Names cards of other hosts with their address; the first process asked Ray for none, so it names its own."""
+        seats = cast("list[tuple[str, list[str], int]]", ray.get([rank.seat.remote() for rank in ranks]))
+        here = seats[0][0]
+        cards = [self._where.get("trial/card", "").split(",")[0]]
+        cards += [card if host == here else f"{host}:{card}" for host, held, _ in seats[1:] for card in held]
+        self._where["trial/card"] = ",".join(cards)
+        self._where["trial/processes"] = ",".join(str(process) for *_, process in seats)
 
 
 def root_cause(errors: Sequence[Exception]) -> Exception:

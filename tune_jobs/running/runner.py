@@ -160,7 +160,7 @@ def _conduct(
     from tune_jobs.running.trainable import run_trial
     from tune_jobs.running.tune_door import FitSettings, fit
 
-    side_by_side = min(slots(inventory, sweep.resources.cpus_per_trial), sweep.resources.max_concurrent_trials or 10**6)
+    side_by_side = min(slots(inventory, sweep.resources), sweep.resources.max_concurrent_trials or 10**6)
     longest = longest_trial(sweep)
     rule = sweep.early_terminate.rule(sweep.metric.goal, longest)
     proposer = _proposer(sweep, placer)
