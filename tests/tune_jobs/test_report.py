@@ -101,7 +101,7 @@ def test_a_sweep_of_failures_says_why_and_draws_what_there_is(tmp_path: Path) ->
 
 def test_ties_are_named_as_ties(tmp_path: Path) -> None:
     trials = [trial(i, 20.0, sampled={"learning_rate": 10.0**-i, "batch_size": 8 * i}) for i in (1, 2, 3)]
-    page = check(build_report(write(tmp_path, trials).path))
+    page = check(build_report(write(tmp_path, trials, sweep_record(trials=3)).path))
     assert "tied with 2 others" in page
     assert page.count('<span class="tie">') == 2
     assert "with three seeds each" in page

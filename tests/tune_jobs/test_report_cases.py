@@ -1,5 +1,6 @@
 """Reports say nothing false of sweeps that are small, tied, sad, seeded, under way, or populations."""
 
+import argparse
 import dataclasses
 import fcntl
 import re
@@ -11,6 +12,7 @@ from tests.tune_jobs.synthetic import CARDS, METRIC, SPACE, START, sweep_record,
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.lineage import best_evaluation, copies_of, way_of
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
+from tune_jobs.commands import run_cli
 from tune_jobs.records.ledger import Ledger, SweepRecord, TrialError, TrialRecord
 from tune_jobs.report.advice import advise
 from tune_jobs.report.build import build_report
@@ -267,7 +269,7 @@ def test_a_trial_that_ended_before_it_told_its_card_is_on_no_card_and_on_no_cpu(
     lost = trial(1, [], status="failed", share=0.5)
     lanes = find_lanes(analysed([lost], cards=CARDS[:1]))
     assert [(lane.name, lane.busy, len(lane.bars)) for lane in lanes] == [
-        ("card not known: ended before an evaluation", None, 1),
+        ("card not known: no evaluation told it", None, 1),
         ("gpu-a · card 0 · RTX 3090", 0.0, 0),
     ]
 
@@ -484,3 +486,28 @@ def test_charts_show_the_numbers_of_the_ledger() -> None:
         (one,) = [t for t in points if t.trial_id == dot.trial]
         assert one.measured is not None
         assert (dot.x - gib["2"]) / unit + 2.0 == pytest.approx(one.measured["device_bytes"] / 2**30, rel=1e-6)
+
+
+def test_a_sweep_of_which_nothing_was_heard_says_nothing_of_cards_or_costs(tmp_path: Path) -> None:
+    """As a real sweep that was interrupted before its first evaluation."""
+    command = "python -m tune_jobs run a.yaml --output /nas/results"
+    folder = write(tmp_path, [], sweep_record(trials=3, command=command, source="a.yaml"))
+    journal = Journal(tmp_path / FILE_NAME)
+    for number in (1, 2):
+        journal.write("ordered", number, order={"name": f"e{number}", "sampled": {"learning_rate": number * 1e-4}})
+        journal.write("started", number, bundle={"gpus": 0.5}, at=START + 0.1 * number, elapsed_s=0.1 * number)
+    page = build_report(folder.path).html.read_text(encoding="utf-8")
+    assert "No trial has a score yet" in page
+    assert "without a GPU" not in page  # it holds one, of which no time was told yet
+    assert "nothing was heard of a trial since its start" in page
+    assert "the 0 trials of all_results.jsonl beside this file, and of 2 trials under way from journal.jsonl" in page
+    assert "python -m tune_jobs run a.yaml --output /nas/results --resume" in page  # and not into another folder
+
+
+def test_how_to_go_on_names_where_the_results_are() -> None:
+    parser = argparse.ArgumentParser()
+    run_cli.add_parser(parser.add_subparsers())
+    chosen = parser.parse_args(["run", "a.yaml", "--output", "/nas/my results", "--simulate", "1x24GiB"])
+    assert run_cli._how_to_go_on(chosen).endswith(
+        "go on with: python -m tune_jobs run a.yaml --output '/nas/my results' --simulate 1x24GiB --resume"
+    )

@@ -178,7 +178,7 @@ def test_sigterm_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err.rstrip().endswith("go on with: python -m tune_jobs run small.yaml --resume")
+    assert err.rstrip().endswith("go on with: python -m tune_jobs run small.yaml --cpu-only --resume")
     assert time.monotonic() - asked < 30
     assert "Traceback" not in err
     assert "asked to stop: trials save a checkpoint at their next step and end" in err

@@ -70,7 +70,7 @@ def find_importances(scored: Sequence[Scored], parameters: Sequence[Parameter], 
         maximize: Whether high scores are good.
     """
     common = [one for one in parameters if all(one.name in scored_one.trial.sampled for scored_one in scored)]
-    if len(common) < 2:
+    if len(common) < 2 and scored:
         return Importances(reason=_why_too_few(parameters, common))
     if len(scored) < LEAST_TRIALS:
         have = "1 trial has" if len(scored) == 1 else f"{len(scored)} trials have"

@@ -126,7 +126,13 @@ def _run_staged(sweep: "Sweep", options: "RunOptions", chosen: argparse.Namespac
 
 
 def _how_to_go_on(chosen: argparse.Namespace) -> str:
-    return f"stopped before the end; go on with: python -m tune_jobs run {chosen.sweep} --resume"
+    """Names the command with what decides where the sweep's results are and where its trials may run."""
+    words = [str(chosen.sweep)]
+    for option in ("output", "member", "simulate", "until"):
+        value = getattr(chosen, option)
+        words += [f"--{option}", str(value)] if value is not None else []
+    words += ["--cpu-only"] if chosen.cpu_only else []
+    return f"stopped before the end; go on with: python -m tune_jobs run {shlex.join(words)} --resume"
 
 
 def _summary(outcome: "SweepOutcome") -> dict[str, object]:

@@ -1,5 +1,6 @@
 """What to do next, from what the trials showed. Pure rules, each with its reason."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from tune_jobs.analysis.candidates import Scored
 from tune_jobs.analysis.importance import LEAST_TRIALS, Importances
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.config.parameters import show_value
+from tune_jobs.jobs.supervise import command_of
 from tune_jobs.report.charts_memory import memory_points
 from tune_jobs.report.charts_space import best_box
 from tune_jobs.report.look import metric_name, show_score, trials_text
@@ -45,10 +47,12 @@ def advise(analysis: Analysis, importances: Importances, folder: str, winner_fol
     found = [*_unfinished(analysis), *_failures(analysis)]
     if analysis.winner is not None:
         found += _baseline(analysis)
-        found += _ties(analysis)
-        found += _all_alike(analysis) or _edges(analysis, importances)
-        found += _still_rising(analysis)
-        found += [*_memory(analysis), *_narrow(analysis, folder), _use(analysis, folder, winner_folder)]
+        if not analysis.missing:  # else what is best may be another trial tomorrow
+            found += _ties(analysis)
+            found += _all_alike(analysis) or _edges(analysis, importances)
+            found += _still_rising(analysis)
+            found += [*_memory(analysis), *_narrow(analysis, folder)]
+        found.append(_use(analysis, folder, winner_folder))
         if len(found) > _MOST:  # the last is how to use the winner: always of interest
             found = [*found[: _MOST - 1], found[-1]]
     return tuple(found[:_MOST])
@@ -66,8 +70,21 @@ def _unfinished(analysis: Analysis) -> list[Advice]:
     have = f"{trials_text(missing)} of it {'has' if missing == 1 else 'have'} no end yet"
     if analysis.is_running:
         return [Advice(title="Wait for the sweep", reason=f"{have}; it runs now", command="python -m tune_jobs top")]
-    command = f"python -m tune_jobs run {source} --resume"
-    return [Advice(title="Let the sweep end", reason=have, command=command)]
+    return [Advice(title="Let the sweep end", reason=have, command=resuming(analysis.sweep.command, source))]
+
+
+def resuming(command: str, source: str) -> str:
+    """Returns the command that goes on with a sweep: the one that started it, with its folders and cards.
+
+    >>> resuming("python -m tune_jobs run a.yaml --output /nas/results --start-at 22:00", "a.yaml")
+    'python -m tune_jobs run a.yaml --output /nas/results --resume'
+    >>> resuming("", "a.yaml")
+    'python -m tune_jobs run a.yaml --resume'
+    """
+    words = shlex.split(command)
+    if words[:4] != ["python", "-m", "tune_jobs", "run"]:
+        return f"python -m tune_jobs run {source} --resume"
+    return shlex.join([*words[:3], *command_of(words[3:], resume=True)])
 
 
 def _failures(analysis: Analysis) -> list[Advice]:
@@ -126,7 +143,7 @@ def _ties(analysis: Analysis) -> list[Advice]:
 
 def _all_alike(analysis: Analysis) -> list[Advice]:
     """Where every configuration is tied with every other, the best ones say nothing about where to search on."""
-    if analysis.missing or len(analysis.candidates) < LEAST_TRIALS or len(analysis.tied) < len(analysis.candidates):
+    if len(analysis.candidates) < LEAST_TRIALS or len(analysis.tied) < len(analysis.candidates):
         return []
     reason = f"all {len(analysis.candidates)} configurations are tied, so what was searched made no difference"
     return [Advice(title="Widen the ranges, or evaluate on more dialogues", reason=reason)]
@@ -189,8 +206,8 @@ def _narrow(analysis: Analysis, folder: str) -> list[Advice]:
         return []
     if len(analysis.scored) < LEAST_TRIALS:
         has_seeds = any(candidate.spread is not None for candidate in analysis.candidates)
-        if has_seeds or analysis.missing or not (analysis.parameters or analysis.sweep.parameters):
-            return []  # a confirmation is no search, and the rest of a sweep comes first
+        if has_seeds or not (analysis.parameters or analysis.sweep.parameters):  # a confirmation is no search
+            return []
         say = "says" if len(analysis.scored) == 1 else "say"
         reason = f"{trials_text(len(analysis.scored))} with a score {say} little about the space"
         return [Advice(title="Run more trials before choosing", reason=reason)]

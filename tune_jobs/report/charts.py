@@ -28,6 +28,7 @@ from tune_jobs.report.charts_trials import MOST_CURVES, draw_curves, draw_import
 from tune_jobs.report.look import Chart, metric_name, sentence, trials_text
 
 _MOST_SLICES = 6
+_LEAST_SPAN_S = 1.0  # less is the time between two starts
 _NO_SCORE = "no trial has a score"
 
 
@@ -207,12 +208,14 @@ def _cost(analysis: Analysis) -> Chart:
 
 
 def _timeline(analysis: Analysis) -> Chart:
-    ran = any(t.started_at is not None and t.ended_at is not None for t in analysis.ledger.trials)
+    ran = [t for t in analysis.ledger.trials if t.started_at is not None and t.ended_at is not None]
     title = "What ran where" + (" (simulated cards)" if analysis.sweep.simulated else "")
     if not ran:
         return Chart(key="timeline", title=title, reason="no trial has run", wide=True)
+    if analysis.cost.span_s < _LEAST_SPAN_S and all(trial.status == "running" for trial in ran):
+        return Chart(key="timeline", title=title, reason="nothing was heard of a trial since its start", wide=True)
     note = "One band for each card; the height of a trial is its share."
-    if not any(trial.card for trial in analysis.ledger.trials):
+    if not analysis.sweep.cards and not any(trial.card for trial in analysis.ledger.trials):
         note = "One band for each machine; trials side by side share its cores."
     return Chart(key="timeline", title=title, note=note, draw=partial(draw_timeline, analysis), wide=True)
 

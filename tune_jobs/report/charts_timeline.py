@@ -103,7 +103,7 @@ def _name_of(home: Home, *, has_cards: bool) -> tuple[str, bool]:
     if home.card:
         return f"{home.node} · card {home.card}" + (f" · {home.gpu_model}" if home.gpu_model else ""), True
     if has_cards:
-        return "card not known: ended before an evaluation", False
+        return "card not known: no evaluation told it", False
     return f"{home.node or 'this machine'} · CPU", True
 
 
@@ -140,7 +140,11 @@ def _stretches(trial: TrialRecord) -> list[tuple[Home, Bar]]:
 
 def draw_timeline(analysis: Analysis, width: float) -> Drawing:
     """Draws which trial held which part of which card, and when."""
-    lanes = [lane for lane in find_lanes(analysis) if lane.bars or lane.busy is not None]
+    lanes = [
+        lane
+        for lane in find_lanes(analysis)
+        if lane.busy is not None or any(bar.end_at - bar.start_at > 0.5 for bar in lane.bars)
+    ]
     bars = [bar for lane in lanes for bar in lane.bars]
     keys, top_of_lanes = legend(analysis, width, {bar.outcome for bar in bars}, bars=True)
     row = _TALL_ROW if len(lanes) <= _FEW_LANES else _ROW

@@ -10,9 +10,19 @@ from tune_jobs.report.advice import Advice
 from tune_jobs.report.charts_lineage import MOST_COPIES, copy_rows, has_lineage, way_rows
 from tune_jobs.report.drawing import shorten
 from tune_jobs.report.evidence import Summary
-from tune_jobs.report.look import OUTCOME_TEXT, Chart, amount, show_score, trials_text
+from tune_jobs.report.look import OUTCOME_TEXT, Chart, amount, show_score
 from tune_jobs.report.shell import chart_html, document, scroll, table_card, tiles_html, unbroken
-from tune_jobs.report.summary import SHOWN_RUNS, badges, eyebrow, failure_rows, headline, notes, runs_table, tiles
+from tune_jobs.report.summary import (
+    SHOWN_RUNS,
+    badges,
+    eyebrow,
+    failure_rows,
+    headline,
+    notes,
+    runs_table,
+    sources,
+    tiles,
+)
 
 _MOST_FAILURES = 30
 _WIDEST_CELL = 260.0  # a longer text is cut in its middle and told whole when pointed at
@@ -217,9 +227,7 @@ def _phases(analysis: Analysis) -> str:
 
 def _foot(analysis: Analysis, remarks: Sequence[str]) -> str:
     sentences = [*notes(analysis), *remarks]
-    sentences.append(
-        f"All numbers come from the {trials_text(len(analysis.ledger.trials))} of all_results.jsonl beside this file."
-    )
+    sentences.append(sources(analysis))
     if analysis.sweep.command:
         sentences.append(f"Started with: {analysis.sweep.command}")
     return f"<footer>{''.join(f'<p>{escape(text)}</p>' for text in sentences)}</footer>"

@@ -131,7 +131,8 @@ def _cost_tile(analysis: Analysis) -> Tile:
     logical = " on logical cards" if analysis.sweep.simulated else ""
     value = gpu_time(sum(cost.gpu_s.values())) if cost.on_gpus else format_duration(total_trial_s)
     until = "until now" if analysis.is_running and analysis.missing else "from start to end"
-    facts = [f"{format_duration(cost.span_s)} {until}{logical if cost.on_gpus else ', without a GPU'}"]
+    places = logical if cost.on_gpus else "" if analysis.sweep.cards else ", without a GPU"
+    facts = [f"{format_duration(cost.span_s)} {until}{places}"]
     if cost.saved_s > 0:
         part = cost.saved_s / (cost.saved_s + total_trial_s)
         facts.append(f"stopping early spared about {part:.0%}")
@@ -234,6 +235,14 @@ def notes(analysis: Analysis) -> list[str]:
         same = ", ".join(f"{name} {show_value(value)}" for name, value in analysis.fixed.items())
         found.append(f"The same in all trials: {same}.")
     return found
+
+
+def sources(analysis: Analysis) -> str:
+    """Says which files the numbers come from."""
+    under_way = analysis.count("running")
+    ended = trials_text(len(analysis.ledger.trials) - under_way)
+    more = f", and of {trials_text(under_way)} under way from journal.jsonl" if under_way else ""
+    return f"All numbers come from the {ended} of all_results.jsonl beside this file{more}."
 
 
 def _reason(trial: TrialRecord) -> str:
