@@ -25,3 +25,11 @@ def test_relative_links_resolve(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
     assert [target for target in targets if not (ROOT / document).parent.joinpath(target).exists()] == []
+
+
+def test_pictures_are_small_shown_somewhere_and_told_in_words() -> None:
+    shown = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+    for picture in sorted((ROOT / "docs" / "images").iterdir()):
+        assert picture.stat().st_size < 250_000, picture.name
+        told = re.findall(rf"!\[([^\]]+)\]\((?:docs/)?images/{re.escape(picture.name)}\)", shown)
+        assert told, f"{picture.name} is shown nowhere, or without words for who does not see it"

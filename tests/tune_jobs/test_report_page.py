@@ -10,6 +10,7 @@ import pytest
 
 from tests.tune_jobs.synthetic import wide_ledger, write
 from tune_jobs.commands import report_cli
+from tune_jobs.records.ledger import OUTCOMES
 from tune_jobs.report.drawing import INKS
 from tune_jobs.report.picture import _COLOURS
 
@@ -47,6 +48,23 @@ def test_text_can_be_read(scheme: str, text: str, ground: str) -> None:
     known = colours(scheme)
     one, other = sorted((luminance(known[text]), luminance(known[ground])))
     assert (other + 0.05) / (one + 0.05) >= 4.5
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("ink", ["accent", *OUTCOMES])
+def test_marks_can_be_seen_and_signs_upon_bars_too(scheme: str, ink: str) -> None:
+    """Graphics need a contrast of 3 (WCAG 2.2, 1.4.11); signs upon bars have the colour of the surface."""
+    known = colours(scheme)
+    one, other = sorted((luminance(known[ink]), luminance(known["surface"])))
+    assert (other + 0.05) / (one + 0.05) >= 3.0
+
+
+def test_paper_is_light_also_where_the_screen_is_dark() -> None:
+    assert "@media (prefers-color-scheme: dark)" not in CSS
+    assert CSS.count("prefers-color-scheme") == 1  # on screens only
+    printed = CSS[CSS.index("@media print") :]
+    assert "color-scheme: light" in printed
+    assert ".scroll { overflow: visible" in printed  # a table is not cut at the edge of the paper
 
 
 def test_page_and_picture_have_the_same_colours() -> None:

@@ -26,9 +26,9 @@ _COLOURS = {
     "band": "#efeeea",
     "accent": "#1f6f8b",
     "finished": "#6d93ab",
-    "stopped": "#a3a7a6",
+    "stopped": "#8a8f8e",
     "failed": "#bf4f3a",
-    "oom": "#c98716",
+    "oom": "#c48213",
     "refused": "#8467a8",
     "running": "#5b8f5b",
 } | {
