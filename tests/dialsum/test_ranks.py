@@ -16,7 +16,7 @@ from common.strict import dump_yaml
 from dialsum.config import RunConfig
 from dialsum.encoding import Collator, EncodedDataset, Encoding
 from dialsum.models import Kind
-from dialsum.ranks import Ranks, piece_of
+from dialsum.ranks import MEETING_FILE, Ranks, piece_of
 from dialsum.sampling import FILLER, GroupedSampler
 from dialsum.trainer import train
 from tests.dialsum.test_training_invariants import small_run, weights_of
@@ -73,6 +73,35 @@ def torchrun(folder: Path, *program: str) -> "subprocess.CompletedProcess[str]":
         cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=LIMIT_S, check=False,
     )  # fmt: skip
+
+
+SOCKETS = """
+import json, psutil
+from dialsum.ranks import joined_ranks
+with joined_ranks() as ranks:
+    found = [ranks.rank, [one.laddr.ip for one in psutil.Process().net_connections("inet") if one.status == "LISTEN"]]
+    everybody = ranks.together([found])
+if ranks.is_first:
+    print(json.dumps(everybody))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_meet_by_a_file_listen_to_their_own_machine_only(tmp_path: Path) -> None:
+    common = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", MEETING_FILE: str(tmp_path / "meeting"), "GLOO_SOCKET_IFNAME": "lo"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", SOCKETS],
+            env=os.environ | common | {"RANK": rank, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    first, _ = [process.communicate(timeout=LIMIT_S)[0] for process in both]
+    found = dict(json.loads(first))
+    assert sorted(found) == [0, 1]
+    assert {address for addresses in found.values() for address in addresses} == {"127.0.0.1"}
 
 
 def files_below(folder: Path) -> list[str]:

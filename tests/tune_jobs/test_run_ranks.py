@@ -20,7 +20,7 @@ from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.running.conductor import SweepConductor
 from tune_jobs.running.journal import Journal
 from tune_jobs.running.live import LogView
-from tune_jobs.running.orders import Bundle, TrialOrder
+from tune_jobs.running.orders import Bundle, PretendedUse, TrialOrder
 from tune_jobs.running.progress import SweepProgress
 from tune_jobs.running.recovery import RunShape
 from tune_jobs.running.trainable import run_trial
@@ -29,6 +29,8 @@ from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.search.stopping import NeverStop
 
 METRIC = "eval/rouge_combined_f1"
+GIB = 2**30
+TOO_LARGE = PretendedUse(fixed_bytes=GIB, bytes_per_sample=8 * GIB)  # with four dialogues on a card; two fit
 TOGETHER, APART = "together", "apart"  # trials, and the GPU models that they ask for
 
 
@@ -60,7 +62,8 @@ class TwoCards:
             sweep_folder=str(self.folder),
             cache_dir=str(self.folder / "cache"),
             metric=METRIC,
-            usable_bytes=24 * 2**30,
+            usable_bytes=24 * GIB,
+            pretended=TOO_LARGE if name == APART else None,
             simulated=True,
         )
 
@@ -140,7 +143,10 @@ def test_trials_on_two_cards_resume_after_a_kill_are_stopped_end_and_leave_no_pr
     together, apart = sorted(results.load().trials, key=lambda record: record.trial_id)
     assert (together.status, together.share, together.retries) == ("stopped", 2.0, 1), said.getvalue()
     assert (apart.status, apart.share, apart.retries) == ("finished", 2.0, 0), said.getvalue()
-    assert together.plan == {"micro_batch": 4, "accumulation": 1, "gradient_checkpointing": False, "ranks": 2}
+    plans = [(record.plan or {}).get(name) for record in (together, apart) for name in ("micro_batch", "accumulation")]
+    assert plans == [4, 1, 2, 2], said.getvalue()  # the out-of-memory of a process was mended in place, in all
+    assert apart.measured is not None
+    assert apart.measured["device_bytes"] == 17 * GIB
     steps = {record.name: [row["train/global_step"] for row in record.history] for record in (together, apart)}
     assert steps == {TOGETHER: [4.0, 8.0, 12.0], APART: [4.0]}
     assert "trial 1 starts, 2 cards: together" in said.getvalue()
