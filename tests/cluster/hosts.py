@@ -37,8 +37,10 @@ resources: {cpus_per_trial: 0.5, share: 0.5}
 tracking: {wandb: disabled}
 """
 NODES = """
-import json, ray
+import json, ray, time
 ray.init(address="auto", log_to_driver=False)
+ends = time.monotonic() + 300
+while sum(node["Alive"] for node in ray.nodes()) < RAYLETS and time.monotonic() < ends: time.sleep(0.5)
 print("NODES " + json.dumps([[n["NodeManagerAddress"], n["Resources"].get("GPU"), n["Labels"].get("gpu-model")]
                              for n in ray.nodes() if n["Alive"]]))
 """
@@ -55,7 +57,7 @@ if sys.argv[1] == "make":
     actor = Counter.options(name="counter", lifetime="detached", **where).remote()
 else:
     actor = ray.get_actor("counter")
-print("COUNTER", ray.get(actor.up.remote(), timeout=60))
+print("COUNTER", ray.get(actor.up.remote(), timeout=300))
 """
 
 
@@ -66,7 +68,7 @@ class Steps:
         self.folder, self.environment = folder, environment
         self.done: dict[str, dict[str, object]] = {}
 
-    def run(self, name: str, command: str, *, timeout_s: float = 90) -> str:
+    def run(self, name: str, command: str, *, timeout_s: float = 400) -> str:
         """Runs a shell command; its standard output and error come together."""
         began = time.monotonic()
         log = self.folder / f"{name}.log"
@@ -143,18 +145,15 @@ def ssh(folder: Path, address: str, command: str) -> str:
 def use(steps: Steps, folder: Path, cluster: str) -> None:
     """Brings the cluster up, uses it, and takes it down."""
     ray = f"{Path(sys.executable).parent}/ray"
-    for _ in range(50):
+    for _ in range(500):
         if all("up" in steps.run("ssh", ssh(folder, address, "echo up")) for address in ADDRESSES):
             break
         time.sleep(0.2)
     steps.run("up", f"{ray} up -y --no-config-cache {cluster}")
-    (folder / "h0" / "home" / "nodes.py").write_text(NODES)
+    (folder / "h0" / "home" / "nodes.py").write_text(NODES.replace("RAYLETS", str(RAYLETS)))
     (folder / "h0" / "home" / "counter.py").write_text(COUNTER)
     execute = f"{ray} exec --no-config-cache {cluster}"
-    for _ in range(40):
-        if steps.run("exec", f"{execute} 'python nodes.py'").count('"simulated-') >= RAYLETS:
-            break
-        time.sleep(1)
+    steps.run("exec", f"{execute} 'python nodes.py'")  # it waits until all have come
     for index, address in enumerate(ADDRESSES):
         steps.run(f"token{index}", ssh(folder, address, "stat -c %a ~/.ray/auth_token"))
         steps.run(f"spill{index}", ssh(folder, address, "ps -ww -e -o args= | grep -c '[d]ialogue-summarizers/spill'"))
@@ -163,7 +162,7 @@ def use(steps: Steps, folder: Path, cluster: str) -> None:
         steps.run(f"metrics {address}:{port}", f"curl -s http://{address}:{port}/metrics | grep -c '^ray_'")
     attach = shlex.quote(f"{ray} attach --no-config-cache {cluster}")
     typed = "(sleep 5; echo 'echo ATT''ACHED $(hostname -I)'; sleep 1; echo exit)"
-    steps.run("attach", f"{typed} | timeout 40 script -qec {attach} /dev/null")
+    steps.run("attach", f"{typed} | timeout 300 script -qec {attach} /dev/null")
     asked = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8265/api/jobs/"
     steps.run("without token", ssh(folder, ADDRESSES[0], asked))
     bearer = '-H "Authorization: Bearer $(cat ~/.ray/auth_token)"'
@@ -197,7 +196,7 @@ def submit(folder: Path, environment: dict[str, str]) -> "subprocess.Popen[str]"
         stdout=(folder / "sweep.log").open("w"),
         stderr=subprocess.STDOUT,
     )
-    for _ in range(900):
+    for _ in range(4000):
         if JOURNAL.exists() and JOURNAL.read_text().count('"saved"') >= 2:
             break
         if process.poll() is not None:
@@ -210,7 +209,7 @@ def finish(steps: Steps, submitted: "subprocess.Popen[str]") -> None:
     """Waits for the sweep and keeps what it said and left."""
     began = time.monotonic()
     try:
-        code = submitted.wait(timeout=180)
+        code = submitted.wait(timeout=400)
     except subprocess.TimeoutExpired:
         submitted.kill()
         code = -1

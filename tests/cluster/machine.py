@@ -7,9 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from tests.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 UNSHARE = ("unshare", "-n", "-p", "-m", "--fork", "--kill-child", "--mount-proc")
@@ -66,7 +67,7 @@ class Machine:
         )
 
     def run(
-        self, *command: str, cwd: Path = ROOT, timeout_s: float = 120, **environment: str
+        self, *command: str, cwd: Path = ROOT, timeout_s: float = LIMIT_S, **environment: str
     ) -> "subprocess.CompletedProcess[str]":
         """Runs a command on the machine; its standard output and error come together."""
         process = self.start(command, cwd=cwd, **environment)
@@ -86,11 +87,3 @@ class Machine:
         """Ends everything on the machine."""
         self._process.kill()
         self._process.wait()
-
-
-def wait_until(condition: Callable[[], object], what: str, *, limit_s: float = 120) -> None:
-    """Waits for a condition."""
-    ends = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < ends, f"not in time: {what}"
-        time.sleep(0.1)

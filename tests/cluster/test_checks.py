@@ -156,7 +156,7 @@ def test_the_command_checks_this_machine(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     told = json.loads(done.stdout)
     checks = {check["name"]: check for check in told["checks"]}

@@ -65,7 +65,7 @@ def test_what_processes_of_a_parent_hold_is_ours(fake_nvml: Install) -> None:
         assert look().cards[0].used_by_others_bytes == 5 * GIB
         assert look(own_parent=os.getpid()).cards[0].used_by_others_bytes == 2 * GIB
     finally:
-        child.communicate(b"\n", timeout=20)
+        child.communicate(b"\n", timeout=300)
 
 
 def test_a_raylet_has_the_cards_of_its_label() -> None:
@@ -112,7 +112,6 @@ def test_a_node_without_gpus_in_ray_has_none_for_trials() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(240)
 def test_every_node_of_a_cluster_is_asked() -> None:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster

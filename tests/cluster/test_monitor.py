@@ -22,7 +22,7 @@ NAME = re.compile(r"\bray_tuning_\w+")
 def monitoring(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("monitoring")
     command = [sys.executable, "-m", "cluster", "monitor", "--output", str(folder), "--temp-dir", str(folder)]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True).stdout
     assert f"prometheus --config.file={folder}/prometheus.yml --web.listen-address=127.0.0.1:9090" in said
     return folder
 

@@ -24,7 +24,7 @@ def command(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         env=environment | {"HOME": str(home)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 

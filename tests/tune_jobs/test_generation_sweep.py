@@ -31,7 +31,6 @@ tracking: {{wandb: disabled}}
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_trained_model_is_scored_with_every_setting_and_never_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

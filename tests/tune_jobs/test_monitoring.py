@@ -6,10 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 from cluster.dashboard import PANELS
 from cluster.metric_names import METRICS
 from dialsum.config import RunConfig
+from tests.waiting import LIMIT_S, wait_until
 from tune_jobs.running.live import LogView
 from tune_jobs.running.orders import Bundle, TrialOrder
 from tune_jobs.running.progress import SweepProgress
@@ -115,15 +115,8 @@ def test_what_a_sweep_and_its_trials_set() -> None:
     assert {value for key, value in meter.values.items() if key[1:2] == ("wide",) and key[2] == "one"} == {0.0}
 
 
-def wait_for(found: Callable[[], bool], what: str, limit_s: float = 90.0) -> None:
-    end_s = time.monotonic() + limit_s
-    while not found():
-        assert time.monotonic() < end_s, f"not in time: {what}"
-        time.sleep(0.3)
-
-
 def read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         text: str = answer.read().decode()
     return text
 
@@ -150,7 +143,6 @@ def own_ray(tmp_path: Path) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_a_real_prometheus_reads_every_curve_of_the_dashboard(own_ray: dict[str, Any], tmp_path: Path) -> None:
     prometheus = shutil.which("prometheus")
     if prometheus is None:
@@ -161,11 +153,11 @@ def test_a_real_prometheus_reads_every_curve_of_the_dashboard(own_ray: dict[str,
     drive(meters)
     endpoint = "http://127.0.0.1:18090/metrics"
     wanted = {metric.exported for metric in METRICS.values()}
-    wait_for(lambda: all(f"{name}{{" in read(endpoint) for name in wanted), "all metrics on the node's endpoint")
+    wait_until(lambda: all(f"{name}{{" in read(endpoint) for name in wanted), "all metrics on the node's endpoint")
 
     (tmp_path / "prom_metrics_service_discovery.json").write_text('[{"targets": ["127.0.0.1:18090"]}]')
     command = [sys.executable, "-m", "cluster", "monitor", "--output", str(tmp_path), "--temp-dir", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=True)
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     config = tmp_path / "prometheus.yml"
     config.write_text(config.read_text().replace("10s", "1s"))  # a rate needs two readings
     server = subprocess.Popen(
@@ -188,11 +180,11 @@ def test_a_real_prometheus_reads_every_curve_of_the_dashboard(own_ray: dict[str,
         return result
 
     try:
-        wait_for(lambda: bool(query("ray_tuning_trials")), "the first reading")
+        wait_until(lambda: bool(query("ray_tuning_trials")), "the first reading")
         for panel in PANELS:
             for text, legend in panel.queries:
                 whole = text.replace("$sweep", ".*")
-                wait_for(lambda whole=whole: bool(query(whole)), f"{panel.title}: {whole}", 20.0)  # type: ignore[misc]
+                wait_until(lambda whole=whole: bool(query(whole)), f"{panel.title}: {whole}")  # type: ignore[misc]
                 labels = {label for one in query(whole) for label in one["metric"]}
                 assert set(re.findall(r"{{(\w+)}}", legend)) <= labels, panel.title
         (one,) = query('sum by (node, card) (ray_tuning_card_tenants{sweep=~".*"})')
@@ -201,4 +193,4 @@ def test_a_real_prometheus_reads_every_curve_of_the_dashboard(own_ray: dict[str,
         assert float(measured["value"][1]) == 4 * GIB
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        server.wait(LIMIT_S)

@@ -49,7 +49,6 @@ def run(folder: Path, *, resume: bool = False, until: str | None = None) -> tupl
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("ray_cluster")
 def test_four_phases_in_two_goes_with_an_edit_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

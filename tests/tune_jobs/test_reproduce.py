@@ -80,7 +80,7 @@ def reproduce(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-m", "tune_jobs", "reproduce", str(folder), *arguments],
-        capture_output=True, text=True, env=environment, cwd=folder.parent, timeout=110,
+        capture_output=True, text=True, env=environment, cwd=folder.parent, timeout=300,
     )  # fmt: skip
 
 

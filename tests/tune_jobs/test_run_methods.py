@@ -18,7 +18,7 @@ from tune_jobs.running.live import LogView
 from tune_jobs.running.runner import RunOptions, run_sweep
 from tune_jobs.running.sweep_end import SweepOutcome
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """

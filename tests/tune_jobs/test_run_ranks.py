@@ -121,7 +121,6 @@ def raylets() -> Iterator[None]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("raylets")
 def test_trials_on_two_cards_resume_after_a_kill_are_stopped_end_and_leave_no_process(tmp_path: Path) -> None:
     said = io.StringIO()

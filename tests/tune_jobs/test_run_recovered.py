@@ -28,7 +28,7 @@ from tune_jobs.running.tune_door import FitSettings, fit
 from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.search.stopping import NeverStop
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 METRIC = "eval/rouge_combined_f1"
 GIB = 2**30
 CARDS = parse_simulated("2x24GiB")

@@ -209,7 +209,7 @@ def submit(project: Path, *arguments: str, **environment: str) -> "subprocess.Co
         env=plain | {"PYTHONPATH": str(ROOT), "HOME": str(project)} | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -15,9 +15,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from common.files import read_jsonl
+from tests.waiting import ended, wait_until
 from tune_jobs.records.ledger import SweepFolder
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 SEOUL = ZoneInfo("Asia/Seoul")
 NOON = datetime(2026, 11, 25, 12, 0, tzinfo=SEOUL).timestamp()
@@ -82,18 +83,21 @@ def events(folder: Path, kind: str) -> list[dict[str, object]]:
     return [event for event in read_jsonl(folder / "journal.jsonl")[0] if event["event"] == kind]
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"not in time: {what}")
-
-
 def ended_well(process: "subprocess.Popen[str]") -> str:
-    said, _ = process.communicate(timeout=120)
+    said, _ = ended(process)
     assert process.returncode == 0, said
     return said
+
+
+def reporters(folder: Path) -> set[object]:
+    """Numbers of the trials that have reported: one may start long after the other."""
+    return {event["number"] for event in events(folder, "reported")}
+
+
+def longest_gap_s(folder: Path, number: int) -> float:
+    """The longest time between two reports of a trial that went through without a pause."""
+    at = [float(str(event["at"])) for event in events(folder, "reported") if event["number"] == number]
+    return max(later - earlier for earlier, later in pairwise(at))
 
 
 def held_spans(folder: Path) -> list[tuple[float, float, float]]:
@@ -129,9 +133,9 @@ def check_nothing_lost(folder: Path, trials: int, steps: int) -> None:
 def test_two_members_share_two_cards_and_what_was_lent_comes_back_within_a_rung(
     clock: Path, driver: Driver, tmp_path: Path
 ) -> None:
-    bob = driver("bob", trials=3, gpus=1.0, steps=12, team=LENDING)
+    bob = driver("bob", trials=3, gpus=1.0, steps=16, team=LENDING)
     folder = tmp_path / "bob"
-    wait_until(lambda: len(events(folder, "reported")) >= 4, "two trials of bob's run, one on a lent card")
+    wait_until(lambda: reporters(folder) == {1, 2}, "two trials of bob's run, one on a lent card")
     assert {event["number"] for event in events(folder, "started")} == {1, 2}
 
     ann = driver("ann", trials=2, gpus=0.5, steps=6, team=LENDING)
@@ -142,7 +146,7 @@ def test_two_members_share_two_cards_and_what_was_lent_comes_back_within_a_rung(
     said = ended_well(ann)
     check_nothing_lost(tmp_path / "ann", 2, 6)
     said_by_bob = ended_well(bob)
-    check_nothing_lost(folder, 3, 12)
+    check_nothing_lost(folder, 3, 16)
 
     (paused,) = events(folder, "paused")
     assert paused["number"] == 2, "the youngest loses least"
@@ -151,7 +155,8 @@ def test_two_members_share_two_cards_and_what_was_lent_comes_back_within_a_rung(
     assert f"trial 2 pauses after evaluation {len_before(folder, paused)}: {reason}" in said_by_bob
     assert "trial 2 goes on after a pause: bob_2" in said_by_bob
     assert "waits: asks for 0.5 GPUs, 0 are free" in said
-    assert gave_back_s < 5, "one step takes less than half a second, an exchange at most one second"
+    # On a quiet machine a step takes less than half a second and an exchange at most one; else as long as steps take.
+    assert gave_back_s < 5 * max(1.0, longest_gap_s(folder, 1))
     changes = sorted(
         change
         for member in ("ann", "bob")
@@ -177,9 +182,9 @@ def test_a_window_closes_in_mid_trial_and_the_next_one_goes_on(clock: Path, driv
     from tune_jobs.team.team_actor import NAME, NAMESPACE
 
     clock.write_text(str(NIGHT))
-    carl = driver("carl", trials=2, gpus=1.0, steps=16, team=STRICT)
+    carl = driver("carl", trials=2, gpus=1.0, steps=24, team=STRICT)
     folder = tmp_path / "carl"
-    wait_until(lambda: len(events(folder, "reported")) >= 4, "both run in the night")
+    wait_until(lambda: reporters(folder) == {1, 2}, "both run in the night")
     clock.write_text(str(NIGHT + 9 * 3600))  # 08:00
     wait_until(lambda: bool(events(folder, "paused")), "one pauses in the morning")
     books = ray.get_actor(NAME, NAMESPACE)
@@ -200,16 +205,14 @@ def test_a_window_closes_in_mid_trial_and_the_next_one_goes_on(clock: Path, driv
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
         check=True,
     ).stdout
     assert shown.startswith("Thu 08:00 (Asia/Seoul)   ordinary hours   quotas change Thu 22:00, in 14 h 00 min\n2 GPUs")
     clock.write_text(str(NIGHT + 24 * 3600))
     said = ended_well(carl)
-    check_nothing_lost(folder, 2, 16)
+    check_nothing_lost(folder, 2, 24)
     assert len(events(folder, "paused")) == 1
     assert "trial 2 pauses after evaluation" in said
-    first = [event for event in events(folder, "reported") if event["number"] == 1]
-    gaps = [float(str(b["at"])) - float(str(a["at"])) for a, b in pairwise(first)]
-    assert max(gaps) < 4, "the trial inside the quota never noticed"
+    starts = [event["number"] for event in events(folder, "started")]
+    assert (starts.count(1), starts.count(2)) == (1, 2), "the trial inside the quota never noticed"
     assert json.loads((folder / "all_results.jsonl").read_text().splitlines()[0])["member"] == "carl"

@@ -40,7 +40,7 @@ from tune_jobs.running.tune_door import FitSettings, fit, last_checkpoint, prese
 from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.search.stopping import NeverStop
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 METRIC = "eval/rouge_combined_f1"
 GIB = 2**30
 SIZES = (24, 40, 80)

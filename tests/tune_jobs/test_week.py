@@ -244,7 +244,7 @@ def week_with(server: Server, folder: Path) -> "subprocess.CompletedProcess[str]
     }  # fmt: skip
     words = ["week", str(folder), "--until", "2026-11-24", "--wandb", "team/summaries", "--format", "json"]
     return subprocess.run(
-        [sys.executable, "-m", "tune_jobs", *words], env=environment, capture_output=True, text=True, timeout=110
+        [sys.executable, "-m", "tune_jobs", *words], env=environment, capture_output=True, text=True, timeout=300
     )
 
 

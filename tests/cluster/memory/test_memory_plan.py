@@ -128,9 +128,9 @@ def test_a_plan_takes_less_than_five_milliseconds() -> None:
 
 def _timed(call: object) -> float:
     assert callable(call)
-    start = time.perf_counter()
+    start = time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def test_the_time_model_grows_with_tokens_and_parameters() -> None:
