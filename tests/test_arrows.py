@@ -26,6 +26,7 @@ DOORS = {  # heavy package -> the only modules that may import it
     "ray.tune": {"tune_jobs/running/tune_door.py"},
     "ray.util.metrics": {"cluster/metrics_door.py"},
     "wandb": {"tune_jobs/tracking/wandb_door.py", "tune_jobs/tracking/wandb_runs.py"},  # one writes, one reads
+    "wandb_workspaces": {"tune_jobs/tracking/wandb_report.py"},
     "yaml": {"common/strict.py"},
 }
 

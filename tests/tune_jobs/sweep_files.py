@@ -22,12 +22,13 @@ class SweepFiles:
 
     Args:
         folder: outputs; the sweep is called `night`.
+        parameters: What is searched, as the ledger has it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, parameters: dict[str, dict[str, object]] | None = None) -> None:
         self.folder = SweepFolder.of(folder, "night")
         self.experiments = folder / "experiments"
-        self.folder.append(SweepRecord(sweep="night", metric=METRIC, goal="maximize"))
+        self.folder.append(SweepRecord(sweep="night", metric=METRIC, goal="maximize", parameters=parameters or {}))
         self.journal = Journal(self.folder.path / JOURNAL_NAME)
 
     def experiment(self, number: int) -> Path:

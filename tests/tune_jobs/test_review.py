@@ -18,6 +18,7 @@ from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.commands import review_cli
 from tune_jobs.records.ledger import Ledger, TrialRecord
 from tune_jobs.report.anomalies import find_anomalies
+from tune_jobs.report.build import build_report
 from tune_jobs.report.evidence import Summary
 from tune_jobs.report.findings import find_findings
 from tune_jobs.report.review import build_review, find_improvements
@@ -54,6 +55,18 @@ def test_the_review_of_a_search_word_for_word(tmp_path: Path, monkeypatch: pytes
     if os.environ.get("GOLDEN_ACCEPT"):
         GOLDEN.write_text(text, encoding="utf-8")
     assert text == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_review_and_page_lead_to_the_report_at_wandb(tmp_path: Path) -> None:
+    url = "https://wandb.ai/lab/p/reports/Sweep-a--Vmlld"
+    folder = write(tmp_path / "wide", wide_ledger(8), sweep_record(wandb_report=url)).path
+    findings = find_findings(folder)
+    assert f"* [W&B report]({url})\n" in build_review(findings)
+    report = build_report(folder, findings)
+    assert f'<a href="{url}">W&amp;B report' in report.html.read_text(encoding="utf-8")
+    assert f"[W&B report: the runs of this sweep]({url})" in report.markdown.read_text(encoding="utf-8")
+    foul = write(tmp_path / "foul", wide_ledger(8), sweep_record(wandb_report="javascript:alert(1)")).path
+    assert "javascript" not in build_report(foul).html.read_text(encoding="utf-8")
 
 
 def test_a_sweep_without_a_baseline_is_held_against_the_first_turns(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.tune_jobs.sweep_files import METRIC, SweepFiles
 from tests.tune_jobs.wandb_files import OfflineRun, read_offline_run
 from tests.tune_jobs.wandb_server import Mode, StoredRun, WandbServer, wandb_server
 from tune_jobs.tracking.mirror import MirrorSettings
-from tune_jobs.tracking.mirroring import MirrorProcess, MirrorStatus
+from tune_jobs.tracking.mirroring import MirrorProcess, MirrorStatus, keep_report_address
 
 pytestmark = [pytest.mark.slow]
 
@@ -169,6 +170,103 @@ def test_online_runs_are_live_and_end_in_the_right_state(tmp_path: Path) -> None
     assert "run_table" in kinds
 
 
+PARAMETERS: dict[str, dict[str, object]] = {
+    "learning_rate": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3},
+    "batch_size": {"values": [8, 16]},
+    "model": {"value": "tiny-bart"},
+}
+
+
+def panels_of(block: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found = block["metadata"]["panelBankSectionConfig"]["panels"]
+    return {panel["config"].get("chartTitle", panel["viewType"]): panel["config"] for panel in found}
+
+
+def filters_of(block: dict[str, Any]) -> dict[str, str]:
+    (runs,) = block["metadata"]["runSets"]
+    assert (runs["project"]["entityName"], runs["project"]["name"]) == ("lab", "dialogues")
+    assert runs["sort"]["keys"] == [
+        {"key": {"section": "summary", "name": "best/rouge_combined_f1"}, "ascending": False}
+    ]
+    filters = runs["filters"]["filters"]
+    assert all((one["key"]["section"], one["op"], one["disabled"]) == ("run", "=", False) for one in filters)
+    return {one["key"]["name"]: one["value"] for one in filters}
+
+
+def test_a_sweep_that_is_online_has_a_report_from_its_first_run_to_its_winner(tmp_path: Path) -> None:
+    files = SweepFiles(tmp_path, PARAMETERS)
+    with wandb_server() as server:
+        mirror = mirror_of(files, server)
+        files.order(1)
+        files.report(1, 1, 20.0, 1)
+        wait_until(lambda: bool(status_of(files).report.url), server)
+        address = status_of(files).report.url
+        assert address.startswith(f"{server.url}/lab/dialogues/reports/Sweep-night--")
+        (live,) = server.views
+        assert (live["id"], live["entityName"], live["projectName"]) == (None, "lab", "dialogues")
+        assert (live["displayName"], live["type"]) == ("Sweep night", "runs")
+        assert "The sweep runs" in live["spec"]
+        files.end(1, "finished")
+        files.order(2, batch_size=16)
+        files.report(2, 1, 24.0, 1)
+        files.end(2, "finished")
+        mirror.end()
+        assert mirror.wait(90) == f"W&B: 2 runs are sent\nW&B report: {address}"
+        assert server.unknown == []
+    final = server.views[-1]
+    assert (len(server.views), final["id"], final["displayName"]) == (2, "VmlldzoxMjM0", "Sweep night")
+    blocks = json.loads(final["spec"])["blocks"]
+    (text,) = [block["content"] for block in blocks if block["type"] == "markdown-block"]
+    run = next(run for run in server.runs.values() if run.fields["displayName"] == "night_2")
+    name = run.fields["name"]
+    assert f"Best run: [night_2]({server.url}/lab/dialogues/runs/{name}), `best/rouge_combined_f1` 24" in text
+    assert "| batch_size | 16 |" in text
+    best, every, memory = [block for block in blocks if block["type"] == "panel-grid"]
+    assert filters_of(every) == filters_of(memory) == {"group": "night", "jobType": "wide"}
+    assert filters_of(best) == {"group": "night", "jobType": "wide", "displayName": "night_2"}
+    panels = panels_of(every)
+    assert [(one["accessor"], one.get("log")) for one in panels["Settings and score"]["columns"]] == [
+        ("config:learning_rate.value", True),
+        ("config:batch_size.value", None),
+        ("summary:best/rouge_combined_f1", None),
+    ]
+    assert panels["Parameter Importance"]["targetKey"] == "best/rouge_combined_f1"
+    assert (panels["Learning curves"]["xAxis"], panels["Learning curves"]["metrics"]) == (
+        "train/global_step",
+        ["eval/rouge_combined_f1"],
+    )
+    assert panels["Learning rate"]["metrics"] == ["train/learning_rate"]
+    assert panels_of(best)["Loss"]["metrics"] == ["train/loss", "eval/loss"]
+    assert panels_of(memory)["Estimated and measured memory"]["yAxis"] == "summary:memory/measured_device_bytes"
+    keep_report_address(files.folder)
+    keep_report_address(files.folder)
+    ledger = files.folder.load()
+    assert ledger.sweep is not None
+    assert (ledger.sweep.wandb_report, len(ledger.trials)) == (address, 2)
+    assert files.folder.ledger.read_text().count("/reports/Sweep-night") == 1
+
+
+def test_a_report_that_the_server_refuses_costs_a_line(tmp_path: Path) -> None:
+    files = SweepFiles(tmp_path)
+    with wandb_server() as server:
+        server.refuses.add("upsertView")
+        mirror = mirror_of(files, server)
+        files.order(1)
+        files.report(1, 1, 20.0, 1)
+        files.end(1, "finished")
+        mirror.end()
+        sent, report = mirror.wait(90).split("\n")
+    assert sent == "W&B: 1 run is sent"
+    assert report.startswith("W&B report: it could not be saved (")
+    assert report.endswith("the server of the tests refuses upsertView)")
+    (run,) = server.runs.values()
+    assert (run.exit_code, evaluations(run.rows())) == (0, [{METRIC: 20.0, "eval/loss": 1.0}])
+    keep_report_address(files.folder)
+    ledger = files.folder.load()
+    assert ledger.sweep is not None
+    assert ledger.sweep.wandb_report is None
+
+
 def test_no_failing_server_costs_a_run_and_sync_brings_it_later(tmp_path: Path) -> None:
     """Servers that hang, answer 500 and are out of quota from the start, and one that is not there."""
     modes: tuple[Mode, ...] = ("hangs", "errors", "no_quota")
@@ -198,7 +296,8 @@ def test_a_server_that_dies_in_the_middle_leaves_whole_files_to_send(tmp_path: P
         files.report(1, 2, 21.0, 2)
         files.end(1, "finished")
         mirror.end()
-        assert mirror.wait(60).endswith(f"wandb sync --include-online {files.folder.path}/wandb")
+        said = mirror.wait(60).split("\n")
+        assert said[0].endswith(f"wandb sync --include-online {files.folder.path}/wandb")
         (name,) = status_of(files).unsent
         assert evaluations(read_offline_run(files.folder.path / "wandb" / name).history) == [
             {METRIC: 20.0, "eval/loss": 1.0},
@@ -208,9 +307,15 @@ def test_a_server_that_dies_in_the_middle_leaves_whole_files_to_send(tmp_path: P
 
 
 def wait_for_run(server: WandbServer, name: str) -> StoredRun:
-    for _ in range(6000):
-        for run in list(server.runs.values()):
-            if run.fields.get("displayName") == name:
-                return run
+    def found() -> list[StoredRun]:
+        return [run for run in list(server.runs.values()) if run.fields.get("displayName") == name]
+
+    wait_until(lambda: bool(found()), server)
+    return found()[0]
+
+
+def wait_until(is_so: Callable[[], bool], server: WandbServer) -> None:
+    until_s = time.monotonic() + 300
+    while not is_so():
+        assert time.monotonic() < until_s, f"it did not come; the server saw {server.requests} {server.unknown}"
         time.sleep(0.05)
-    raise AssertionError(f"{name} did not come; the server saw {server.requests} {server.unknown}")

@@ -57,6 +57,7 @@ class WandbServer:
         views: Reports, as upsertView received them.
         requests: Path or operation of every request.
         unknown: Operations that were refused.
+        refuses: Operations that are answered with an error.
     """
 
     url: str = ""
@@ -66,6 +67,7 @@ class WandbServer:
     views: list[dict[str, Any]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    refuses: set[str] = field(default_factory=set)
     closing: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -82,6 +84,8 @@ class WandbServer:
         found = re.search(r"(?:query|mutation)\s+(\w+)", query)
         operation = found[1] if found else "?"
         self.requests.append(operation)
+        if operation in self.refuses:
+            return {"errors": [{"message": f"the server of the tests refuses {operation}"}]}
         answer = getattr(self, f"_{operation[0].lower()}{operation[1:]}", None)
         try:
             if answer is None:
@@ -175,7 +179,7 @@ class WandbServer:
         return {"id": artifact, "file": place}
 
     def _createArtifactFiles(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
-        edges = [
+        edges: list[dict[str, Any]] = [
             {
                 "node": {
                     "storagePath": "x",
@@ -191,6 +195,23 @@ class WandbServer:
 
     def _commitArtifact(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
         return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": "d"}}}
+
+    def _projectInternalId(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        name = variables["projectName"]
+        known = any(run.fields.get("project") == name for run in self.runs.values())
+        return {"project": {"id": "p", "internalId": f"internal-{name}"} if known else None}
+
+    def _getProjects(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        names = {str(run.fields["project"]) for run in self.runs.values() if run.fields.get("project")}
+        told: dict[str, Any] = {
+            "__typename": "Project",
+            "entityName": variables["entity"],
+            "createdAt": "2026-01-01T00:00:00",
+        }
+        nodes = [told | {"id": name, "name": name, "isBenchmark": False, "user": None} for name in sorted(names)]
+        edges: list[dict[str, Any]] = [{"node": node} for node in nodes]
+        page = {"__typename": "PageInfo", "hasNextPage": False, "endCursor": None}
+        return {"models": {"pageInfo": page, "edges": edges}}
 
     def _upsertView(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
         self.views.append(dict(variables))

@@ -144,6 +144,7 @@ def _summary(outcome: "SweepOutcome") -> dict[str, object]:
         "best": None if best is None else {"name": best.name, "value": best.best_metrics.get(progress.metric)},
         "best_model_dir": None if best is None else best.model_folder,
         "folder": str(outcome.folder.path),
+        "wandb_report": None if outcome.analysis is None else outcome.analysis.sweep.wandb_report,
         "interrupted": outcome.interrupted,
         "simulated": progress.simulated,
     }

@@ -138,6 +138,7 @@ class SweepRecord:
         baseline: What is to be beaten: a name and the metric's value; None where nothing is known.
         member: Who asked for it.
         source: The sweep file.
+        wandb_report: Address of its report at W&B; None where there is none.
     """
 
     sweep: str
@@ -155,6 +156,7 @@ class SweepRecord:
     baseline: dict[str, float] | None = None
     member: str | None = None
     source: str = ""
+    wandb_report: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from tune_jobs.records.experiments import folder_of
 from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder
 from tune_jobs.report.advice import Advice, advise
 from tune_jobs.report.evidence import Evidence, gather
+from tune_jobs.report.summary import wandb_page
 from tune_jobs.report.unfinished import with_unfinished
 from tune_jobs.running.sweep_folder import is_held
 
@@ -96,7 +97,8 @@ def find_links(sweep: SweepFolder, analysis: Analysis) -> list[tuple[str, str]]:
         named += [("Winner's model", winner.best_model), ("Winner's summaries", winner.predictions)]
         named.append(("Winner's snapshot", winner.snapshot))
     base = sweep.path.resolve()
-    return [(name, _address(path.resolve(), base)) for name, path in named if path.exists()]
+    page = [("W&B report", wandb_page(analysis))] if wandb_page(analysis) else []
+    return [*page, *((name, _address(path.resolve(), base)) for name, path in named if path.exists())]
 
 
 def _with_baseline(ledger: Ledger, evidence: Evidence) -> Ledger:

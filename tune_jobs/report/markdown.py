@@ -12,7 +12,17 @@ from tune_jobs.report.charts_memory import memory_points, memory_ratios
 from tune_jobs.report.charts_timeline import find_lanes
 from tune_jobs.report.evidence import Summary
 from tune_jobs.report.look import OUTCOME_TEXT, amount, percent, show_score
-from tune_jobs.report.summary import SHOWN_RUNS, badges, eyebrow, failure_rows, headline, notes, runs_table, tiles
+from tune_jobs.report.summary import (
+    SHOWN_RUNS,
+    badges,
+    eyebrow,
+    failure_rows,
+    headline,
+    notes,
+    runs_table,
+    tiles,
+    wandb_page,
+)
 
 _MOST_FAILURES = 30
 
@@ -40,6 +50,7 @@ def build_markdown(
         _lanes(analysis),
         _phases(analysis),
         _failures(analysis),
+        f"[W&B report: the runs of this sweep]({wandb_page(analysis)})" if wandb_page(analysis) else "",
         "\n".join(f"* {plain(text)}" for text in [*notes(analysis), *remarks]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"

@@ -22,6 +22,7 @@ from tune_jobs.report.summary import (
     runs_table,
     sources,
     tiles,
+    wandb_page,
 )
 
 _MOST_FAILURES = 30
@@ -230,4 +231,6 @@ def _foot(analysis: Analysis, remarks: Sequence[str]) -> str:
     sentences.append(sources(analysis))
     if analysis.sweep.command:
         sentences.append(f"Started with: {analysis.sweep.command}")
-    return f"<footer>{''.join(f'<p>{escape(text)}</p>' for text in sentences)}</footer>"
+    url = wandb_page(analysis)
+    link = f'<p><a href="{escape(url)}">W&amp;B report: the runs of this sweep</a></p>' if url else ""
+    return f"<footer>{link}{''.join(f'<p>{escape(text)}</p>' for text in sentences)}</footer>"

@@ -245,6 +245,20 @@ def sources(analysis: Analysis) -> str:
     return f"All numbers come from the {ended} of all_results.jsonl beside this file{more}."
 
 
+def wandb_page(analysis: Analysis) -> str:
+    """Returns the address of the sweep's report at W&B; empty where there is none, or what is there is no web address.
+
+    >>> from tune_jobs.analysis.sweep_analysis import analyse
+    >>> from tune_jobs.records.ledger import Ledger, SweepRecord
+    >>> urls = "https://wandb.ai/lab/p/reports/r", "javascript:alert(1)", None
+    >>> sweeps = [SweepRecord(sweep="s", metric="eval/loss", goal="minimize", wandb_report=url) for url in urls]
+    >>> [wandb_page(analyse(Ledger(sweep=sweep))) for sweep in sweeps]
+    ['https://wandb.ai/lab/p/reports/r', '', '']
+    """
+    url = analysis.sweep.wandb_report or ""
+    return url if url.startswith(("https://", "http://")) else ""
+
+
 def _reason(trial: TrialRecord) -> str:
     if trial.error is None and trial.status in ("finished", "stopped"):
         return "its score was not a number" if trial.history else "it made no evaluation, so it has no score"

@@ -68,7 +68,9 @@ def reported(folder: SweepFolder) -> "Analysis | None":
         from tune_jobs.report.build import build_report
         from tune_jobs.report.findings import find_findings
         from tune_jobs.report.review_file import write_review
+        from tune_jobs.tracking.mirroring import keep_report_address
 
+        keep_report_address(folder)
         findings = find_findings(folder.path, is_running=False)
         report = build_report(folder.path, findings)
         if write_review(findings) is None:

@@ -274,12 +274,21 @@ def tracked_run(order: Order, settings: MirrorSettings) -> TrackedRun:
         entity=settings.entity,
         tags=tuple(dict.fromkeys(tag[:64] for tag in (*settings.tags, *more_tags, settings.method) if tag)),
         group=settings.group,
-        job_type=settings.phase or "trial",
+        job_type=job_type(settings.phase),
         name=name,
         run_id=run_id(name, settings.folder),
         config={**resolved, **known},
         folder=Path(settings.folder),
     )
+
+
+def job_type(phase: str) -> str:
+    """Names the job type of runs: the phase of a staged search.
+
+    >>> job_type("wide"), job_type("")
+    ('wide', 'trial')
+    """
+    return phase or "trial"
 
 
 def run_id(name: str, sweep_folder: str) -> str:

@@ -36,7 +36,9 @@ from tune_jobs.tracking.mirror import (
     example_rows,
 )
 from tune_jobs.tracking.mirroring import LINGERS_S, STATUS_NAME, MirrorStatus
+from tune_jobs.tracking.report_keeper import ReportKeeper
 from tune_jobs.tracking.wandb_door import FOLDER, Patience, RunState, TrackedRun, Wandb, WandbRun, is_sent
+from tune_jobs.tracking.wandb_report import publish
 
 logger = logging.getLogger(__name__)
 _POLL_S = 2.0
@@ -52,6 +54,7 @@ class QueuedRun:
         wandb: Opens it.
         closed: Hears, from the thread, that the run is closed: the run, and whether a server has taken all of it.
         lost: Hears, from the thread, the name of a run that could not be opened.
+        opened: Hears, from the thread, that the run is open.
     """
 
     def __init__(
@@ -60,8 +63,10 @@ class QueuedRun:
         wandb: Wandb,
         closed: Callable[["WandbRun", bool], None],
         lost: Callable[[str], None],
+        opened: Callable[["WandbRun"], None] = lambda run: None,
     ) -> None:
         self._description, self._wandb, self._closed, self._lost = run, wandb, closed, lost
+        self._opened = opened
         self._calls: queue.SimpleQueue[Callable[[WandbRun], bool | None]] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._work, name=run.name, daemon=True)
         self.thread.start()
@@ -106,6 +111,7 @@ class QueuedRun:
             logger.warning("%s is not mirrored: %s: %s", self._description.name, type(error).__name__, error)
             self._lost(self._description.name)
             return
+        self._opened(run)
         while True:
             call = self._calls.get()
             try:
@@ -168,6 +174,8 @@ class SweepMirror:
         self._wandb = Wandb(settings.mode, Patience(init_s=settings.init_s, finish_s=settings.finish_s))
         self._runs: list[QueuedRun] = []
         self._lock = threading.Lock()
+        self._report = ReportKeeper(settings, self.status.report, publish, self._save)
+        self._sweep: SweepRecord | None = None
         self._mirror = Mirror(settings, self._open, self.status.progress, examples=scored_examples)
         self._journal = Tail(self._folder.path / JOURNAL_NAME)
         self._ledger = Tail(self._folder.ledger)
@@ -189,6 +197,7 @@ class SweepMirror:
             run.thread.join(max(until_s - time.monotonic(), 0.0))
             if run.thread.is_alive():
                 self._lost(run.thread.name)
+        self._report.end(self._folder, dict(self.status.urls), min(self._settings.finish_s, LINGERS_S))
         self.status.over = True
         self._save()
 
@@ -199,14 +208,18 @@ class SweepMirror:
         for line in self._ledger.read():
             record = read_record(line)
             if isinstance(record, SweepRecord):
+                self._sweep = record
                 self._mirror.take_sweep(record)
             else:
                 self._mirror.take_record(record)
 
     def _open(self, run: TrackedRun) -> QueuedRun:
-        queued = QueuedRun(run, self._wandb, self._closed, self._lost)
+        queued = QueuedRun(run, self._wandb, self._closed, self._lost, self._was_opened)
         self._runs.append(queued)
         return queued
+
+    def _was_opened(self, run: WandbRun) -> None:
+        self._report.begin(self._sweep or self._folder.load().sweep, run.entity)
 
     def _closed(self, run: WandbRun, sent: bool) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from common.cli import note
@@ -16,6 +16,7 @@ from common.strict import from_mapping
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.tracking.mirror import MirrorProgress, MirrorSettings
+from tune_jobs.tracking.report_keeper import ReportStatus
 from tune_jobs.tracking.wandb_door import FOLDER, mode_here, sync_command
 
 STATUS_NAME = "mirror.json"
@@ -35,6 +36,7 @@ class MirrorStatus:
         urls: Of the runs that were opened online, by name.
         unsent: Names of the folders of runs that no server has taken whole.
         not_whole: Names of the runs that could not be opened, or were still being written when the mirror had to end.
+        report: The page over all runs.
         progress: How far it came.
     """
 
@@ -43,6 +45,7 @@ class MirrorStatus:
     urls: dict[str, str] = field(default_factory=dict)
     unsent: list[str] = field(default_factory=list)
     not_whole: list[str] = field(default_factory=list)
+    report: ReportStatus = field(default_factory=ReportStatus)
     progress: MirrorProgress = field(default_factory=MirrorProgress)
 
     @classmethod
@@ -91,7 +94,7 @@ class MirrorProcess:
         """Waits for the mirror, but only so long.
 
         Returns:
-            One line for the person: where the runs are, and what is left to do.
+            For the person: where the runs are, what is left to do, and where the report is.
         """
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s)
@@ -99,13 +102,17 @@ class MirrorProcess:
 
 
 def remark(exit_code: int | None, status: MirrorStatus, folder: Path) -> str:
-    """Says in one line what became of the mirror.
+    """Says what became of the mirror, and in a second line what became of the report, where there should be one.
 
     >>> remark(0, MirrorStatus(over=True, unsent=["offline-run-1-a"]), Path("small/wandb"))
     'W&B: 1 run is kept offline; send it with: wandb sync small/wandb'
     """
+    page = f"\nW&B report: {status.report.url}" if status.report.url else ""
     if exit_code is None:
-        return f"W&B: runs are still being written or sent, in the background, for at most {LINGERS_S / 60:.0f} min"
+        left = f"runs are still being written or sent, in the background, for at most {LINGERS_S / 60:.0f} min"
+        return f"W&B: {left}{page}"
+    if status.report.problem:
+        page += f"\nW&B report: it could not be {'renewed' if page else 'saved'} ({status.report.problem})"
     if exit_code != 0 or not status.over:
         return f"W&B: the mirror failed, the sweep did not; see {folder / LOG_NAME}"
     lost = ""
@@ -116,8 +123,17 @@ def remark(exit_code: int | None, status: MirrorStatus, folder: Path) -> str:
     if status.unsent:
         count = len(status.unsent)
         kept = "1 run is kept offline; send it" if count == 1 else f"{count} runs are kept offline; send them"
-        return f"W&B: {kept} with: {sync_command(folder, status.unsent)}{lost}"
-    return f"W&B: {len(status.urls)} runs are sent{lost}"
+        return f"W&B: {kept} with: {sync_command(folder, status.unsent)}{lost}{page}"
+    sent = "1 run is sent" if len(status.urls) == 1 else f"{len(status.urls)} runs are sent"
+    return f"W&B: {sent}{lost}{page}"
+
+
+def keep_report_address(folder: SweepFolder) -> None:
+    """Writes the address of the W&B report into the ledger, as far as there is one that it does not know."""
+    url = MirrorStatus.read(folder.path / FOLDER / STATUS_NAME).report.url
+    sweep = folder.load().sweep
+    if url and sweep is not None and sweep.wandb_report != url:
+        folder.append(replace(sweep, wandb_report=url))
 
 
 @contextlib.contextmanager
@@ -161,3 +177,5 @@ def mirroring(folder: SweepFolder, sweep: Sweep, *, group: str = "", phase: str 
     finally:
         process.end()
         note(process.wait(_WAITS_S + _WAITS_FRACTION * (time.monotonic() - started_s)))
+        with contextlib.suppress(OSError, RequestError):  # a link more or less
+            keep_report_address(folder)

@@ -166,6 +166,7 @@ class WandbRun:
         self._run.define_metric("*", step_metric=STEP)
         self.mode = mode
         self.url: str | None = self._run.url if mode == "online" else None
+        self.entity: str | None = self._run.entity if mode == "online" else None
         self.folder = Path(self._run.dir).parent
 
     def log(self, row: Mapping[str, object], step: int) -> None:

@@ -1,0 +1,117 @@
+"""Keeps the W&B report of a sweep, in the mirror's process: made with the first run, finished with the last."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from tune_jobs.records.ledger import SweepFolder, SweepRecord
+from tune_jobs.tracking.mirror import MirrorSettings
+from tune_jobs.tracking.sweep_report import SweepReport, final_report, live_report
+
+logger = logging.getLogger(__name__)
+
+
+class Saved(Protocol):
+    """What a server has taken; see wandb_report.Published."""
+
+    @property
+    def report_id(self) -> str:
+        """To save it again."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Where it is read."""
+        ...
+
+
+@dataclass(kw_only=True)
+class ReportStatus:
+    """What mirror.json says of the report.
+
+    Attributes:
+        report_id: To save it again, also by the mirror of a resumed sweep; empty while there is none.
+        url: Where it is read; empty while there is none.
+        problem: Why it is not there, or not as it should be; empty where nothing is wrong.
+    """
+
+    report_id: str = ""
+    url: str = ""
+    problem: str = ""
+
+
+class ReportKeeper:
+    """Saves the report twice: when the first run is online, so that its address is known early, and at the end.
+
+    Everything is done in threads that are waited for only so long: wandb repeats a failing request for minutes.
+
+    Args:
+        settings: Of the mirror.
+        status: Kept up to date.
+        publish: Saves a report under its id (empty for a new one); see wandb_report.publish.
+        changed: Called when the status has changed.
+    """
+
+    def __init__(
+        self,
+        settings: MirrorSettings,
+        status: ReportStatus,
+        publish: Callable[[SweepReport, str], Saved],
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings, self._status, self._publish, self._changed = settings, status, publish, changed
+        self._lock = threading.Lock()
+        self._live: SweepReport | None = None
+        self._saving: threading.Thread | None = None
+        status.problem = ""
+
+    def begin(self, sweep: SweepRecord | None, entity: str | None) -> None:
+        """A run was opened online: saves the report if that was the first."""
+        with self._lock:
+            if self._live is not None or sweep is None or not entity:
+                return
+            self._live = live_report(self._settings, sweep, entity)
+        self._save(self._live)
+
+    def end(self, folder: SweepFolder, urls: Mapping[str, str], patience_s: float) -> None:
+        """The sweep is over: saves what came out, where there is a report, and waits for that."""
+        if self._live is None or self._saving is None:
+            return
+        self._saving.join(patience_s)
+        if not self._saving.is_alive():
+            self._finish(self._live, folder, urls)
+            self._saving.join(patience_s)
+        if self._saving.is_alive():
+            self._status.problem = f"the server did not answer within {patience_s:g} s"
+            self._changed()
+
+    def _finish(self, live: SweepReport, folder: SweepFolder, urls: Mapping[str, str]) -> None:
+        from tune_jobs.analysis.sweep_analysis import analyse
+
+        try:
+            report = final_report(live, analyse(folder.load()), self._settings, urls)
+        except Exception as error:  # the panels are there all the same
+            self._failed(error)
+            return
+        self._save(report)
+
+    def _save(self, report: SweepReport) -> None:
+        self._saving = threading.Thread(target=self._work, args=(report,), name="report", daemon=True)
+        self._saving.start()
+
+    def _work(self, report: SweepReport) -> None:
+        try:
+            saved = self._publish(report, self._status.report_id)
+        except Exception as error:  # whatever wandb fails with; the sweep has reports of its own
+            self._failed(error)
+            return
+        self._status.report_id, self._status.url, self._status.problem = saved.report_id, saved.url, ""
+        self._changed()
+
+    def _failed(self, error: Exception) -> None:
+        first = (str(error).strip().splitlines() or [""])[0][:200]
+        self._status.problem = f"{type(error).__name__}: {first}"
+        logger.warning("the W&B report could not be saved: %s", self._status.problem)
+        self._changed()

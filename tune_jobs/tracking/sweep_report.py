@@ -1,0 +1,120 @@
+"""What the W&B report of a sweep says: the best run, and panels over the sweep's runs. Pure; wandb_report saves it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+from tune_jobs.config.parameters import show_value
+from tune_jobs.records.ledger import SweepRecord
+from tune_jobs.search.stopping import Goal
+from tune_jobs.tracking.mirror import MirrorSettings, job_type, run_id
+
+if TYPE_CHECKING:
+    from tune_jobs.analysis.sweep_analysis import Analysis
+
+_LONGEST_TITLE = 128  # wandb-workspaces 0.4 refuses a longer one
+_SHOWN_RUNS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One searched parameter.
+
+    Attributes:
+        name: As in a run's configuration.
+        log: Whether it is searched on a logarithmic scale.
+    """
+
+    name: str
+    log: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepReport:
+    """The report of one sweep, as plain values.
+
+    Attributes:
+        entity: W&B user or team.
+        project: W&B project.
+        title: Of the page.
+        group: Only runs of this group,
+        job_type: and of this job type are shown.
+        metric: What trials are compared by, as every evaluation logs it, for example "eval/rouge_combined_f1".
+        best_metric: Its best value, as a run's summary has it.
+        goal: Whether high or low values are good.
+        axes: Searched parameters.
+        text: Markdown above the panels.
+        winner: Shown name of the best run; empty while there is none.
+    """
+
+    entity: str
+    project: str
+    title: str
+    group: str
+    job_type: str
+    metric: str
+    best_metric: str
+    goal: Goal
+    axes: tuple[Axis, ...]
+    text: str
+    winner: str = ""
+
+
+def live_report(settings: MirrorSettings, sweep: SweepRecord, entity: str) -> SweepReport:
+    """Makes the report of a sweep that has just begun: its panels follow the runs."""
+    name = sweep.metric.split("/", 1)[-1]
+    return SweepReport(
+        entity=entity,
+        project=settings.project,
+        title=f"Sweep {settings.sweep}"[:_LONGEST_TITLE],
+        group=settings.group,
+        job_type=job_type(settings.phase),
+        metric=f"eval/{name}",
+        best_metric=f"best/{name}",
+        goal=sweep.goal,
+        axes=axes_of(sweep.parameters),
+        text="The sweep runs; the panels follow it. The best run will stand here when it has ended.",
+    )
+
+
+def final_report(
+    live: SweepReport, analysis: "Analysis", settings: MirrorSettings, urls: Mapping[str, str]
+) -> SweepReport:
+    """Says what came out, in the words of the sweep's other reports.
+
+    Args:
+        live: As it was while the sweep ran.
+        analysis: Of the ledger.
+        settings: Of the mirror.
+        urls: Addresses of runs, by the name of their folder, which ends with the run's id.
+    """
+    from tune_jobs.report.markdown import markdown_table, plain
+    from tune_jobs.report.summary import headline, notes, runs_table
+
+    parts = [f"**{plain(headline(analysis))}**"]
+    if analysis.winner is not None:
+        trial = analysis.winner.trial
+        url = next((url for name, url in urls.items() if name.endswith(run_id(trial.name, settings.folder))), "")
+        shown = f"[{plain(trial.name)}]({url})" if url else plain(trial.name)
+        parts.append(f"Best run: {shown}, `{live.best_metric}` {analysis.winner.score:.4g}")
+        rows = [(axis.name, show_value(trial.sampled[axis.name])) for axis in live.axes if axis.name in trial.sampled]
+        parts += [markdown_table(("Parameter", "Best run"), rows)] if rows else []
+        parts.append(markdown_table(*runs_table(analysis, _SHOWN_RUNS)))
+    said = [f"* {plain(text)}" for text in notes(analysis)]
+    parts += ["\n".join(said)] if said else []
+    winner = analysis.winner.trial.name if analysis.winner is not None else ""
+    return replace(live, text="\n\n".join(parts), winner=winner)
+
+
+def axes_of(parameters: Mapping[str, Mapping[str, object]]) -> tuple[Axis, ...]:
+    """Finds the parameters that differ between trials, and which of them are searched on a logarithmic scale.
+
+    >>> axes_of({"lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3}, "model": {"value": "t5"},
+    ...          "batch_size": {"values": [8, 16]}, "precision": {"values": ["bf16"]}})
+    (Axis(name='lr', log=True), Axis(name='batch_size', log=False))
+    """
+    return tuple(
+        Axis(name=name, log="log" in str(told.get("distribution", "")))
+        for name, told in parameters.items()
+        if "value" not in told and len(cast("Sequence[object]", told.get("values", (0, 1)))) > 1
+    )
