@@ -85,6 +85,63 @@ def test_a_model_that_others_started_from_stays(tmp_path: Path) -> None:
     assert (model / "model.safetensors").exists()
 
 
+def repeated(output: Path, trial: TrialRecord, *, is_over: bool = True) -> Path:
+    """A repetition of a trial: its weights, what an end by force leaves behind, and a verdict if it is over."""
+    folder = output / "reproductions" / f"{trial.name}_1125_100000"
+    for inner in ("models/best_model", "checkpoint-3", "cache"):
+        (folder / inner).mkdir(parents=True)
+        (folder / inner / "model.safetensors").write_bytes(b"x" * 1000)
+    (folder / "metrics.json").write_text("{}")
+    if is_over:
+        (folder / "reproduction.json").write_text(json.dumps({"experiment": trial.experiment_dir, "verdict": "same"}))
+    return folder
+
+
+def ranked(trials: list[TrialRecord]) -> list[TrialRecord]:
+    return [one.trial for one in analyse(Ledger(sweep=sweep_record(), trials=tuple(trials))).scored]
+
+
+def test_weights_of_repetitions_go_and_what_they_say_stays(tmp_path: Path) -> None:
+    output, trials = outputs(tmp_path)
+    best, *_, poor = ranked(trials)
+    folders = [repeated(output, best), repeated(output, poor)]
+    found = plan(output)
+    assert sum(one.size_bytes for one in found.leftovers if one.kind == "repetitions") == 6000
+    assert remove(found.leftovers) == []
+    for folder in folders:
+        assert sorted(one.name for one in folder.iterdir()) == ["metrics.json", "models", "reproduction.json"]
+        assert not (folder / "models" / "best_model").exists()
+    assert (Path(best.experiment_dir) / "models/best_model/model.safetensors").exists()
+
+
+def test_a_repetition_that_holds_the_only_copy_of_a_best_model_keeps_it(tmp_path: Path) -> None:
+    output, trials = outputs(tmp_path)
+    best, *_, poor = ranked(trials)
+    gone = replace(best, name="gone", experiment_dir=str(output / "experiments" / "gone"))
+    folders = [repeated(output, trial) for trial in (best, poor, gone)]
+    for trial in (best, poor):
+        shutil.rmtree(Path(trial.experiment_dir) / "models")
+    found = plan(output)
+    remove(found.leftovers)
+    assert [(folder / "models/best_model/model.safetensors").exists() for folder in folders] == [True, False, True]
+    assert f"{folders[0]} holds the only weights of {best.name}, which stay" in found.kept
+    assert f"{folders[2]} holds the only weights of gone, which stay" in found.kept
+
+
+def test_a_repetition_that_has_not_ended_or_was_started_from_is_left_alone(tmp_path: Path) -> None:
+    output, trials = outputs(tmp_path)
+    runs, source = repeated(output, trials[0], is_over=False), repeated(output, trials[1])
+    model = str(source / "models" / "best_model")
+    later = replace(trials[0], name="later", trial_id="99", resolved={"model": model}, experiment_dir="")
+    write(output / "sweep_results" / "later", [later], sweep_record(sweep="later", trials=1))
+    found = plan(output)
+    remove(found.leftovers)
+    assert (runs / "checkpoint-3" / "model.safetensors").exists()
+    assert any(text.startswith(f"{runs} has no reproduction.json") for text in found.kept)
+    assert (source / "models/best_model/model.safetensors").exists()
+    assert not (source / "checkpoint-3").exists()
+
+
 def test_nothing_behind_a_link_or_outside_is_removed(tmp_path: Path) -> None:
     output, trials = outputs(tmp_path)
     elsewhere = tmp_path / "elsewhere"

@@ -11,9 +11,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Adds the command to `python -m tune_jobs`."""
     parser = commands.add_parser(
         "clean",
-        help="remove checkpoints, weights beyond the best, and old caches",
-        description="Removes checkpoints of sweeps that are over, weights of all but each sweep's best models, and old"
-        " cache entries. Numbers, summaries and winners stay; sweeps that run or can be resumed are not touched.",
+        help="remove checkpoints, weights beyond the best and of repetitions, and old caches",
+        description="Removes checkpoints of sweeps that are over, weights of all but each sweep's best models, weights"
+        " of repetitions (reproductions/), and old cache entries."
+        " Numbers, summaries and winners stay; sweeps that run or can be resumed are not touched.",
         epilog="example: python -m tune_jobs clean outputs --keep 1 --dry-run",
     )
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the output folder of sweeps, for example outputs")

@@ -1,9 +1,11 @@
-"""Frees disk space by policy: checkpoints of trials that are over, weights beyond the best of each sweep, old caches.
+"""Frees disk space by policy: checkpoints of trials that are over, weights beyond the best of each sweep, weights of
+repetitions, old caches.
 
 Decides first, and removes only what it decided on. Never the winner of a sweep, never anything of a sweep that runs or
 can be resumed, never anything that lies outside of the two folders that were named, also behind a link.
 """
 
+import json
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,11 +17,12 @@ from tune_jobs.analysis.candidates import score_of
 from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.records.experiments import folder_of
 from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder, TrialRecord
+from tune_jobs.records.reproduction import REPETITIONS, RESULT_FILE
 from tune_jobs.running.sweep_folder import is_held
 from tune_jobs.search.stopping import Goal
 
-Kind = Literal["checkpoints", "weights", "cache"]
-KINDS: tuple[Kind, ...] = ("checkpoints", "weights", "cache")
+Kind = Literal["checkpoints", "weights", "repetitions", "cache"]
+KINDS: tuple[Kind, ...] = ("checkpoints", "weights", "repetitions", "cache")
 _CACHES = ("encodings", "tokenizers")  # what dialsum keeps by content and makes again when it is gone
 
 
@@ -55,7 +58,7 @@ def plan_cleaning(output: Path, cache: Path, *, keep: int, cache_days: float, no
     """Decides what may go; removes nothing.
 
     Args:
-        output: What holds sweep_results/ and experiments/.
+        output: What holds sweep_results/, experiments/ and perhaps reproductions/.
         cache: Encodings and tokenizers.
         keep: Models that each sweep keeps, the best first; at least 1. The winner is kept beside them.
         cache_days: Cache entries that were written longer ago may go.
@@ -95,6 +98,8 @@ def plan_cleaning(output: Path, cache: Path, *, keep: int, cache_days: float, no
             found += _leftover(sorted(folder.path.glob("checkpoint-*")), "checkpoints", output, kept)
             if folder.path.resolve() not in guarded:
                 found += _leftover([folder.best_model], "weights", output, kept)
+    for repetition in sorted((output / REPETITIONS).glob("*/")):
+        found += _leftover(_of_repetition(repetition, guarded, kept), "repetitions", output, kept)
     if not any(is_held(sweep) for sweep in sweeps):
         old = [
             entry
@@ -148,6 +153,33 @@ def _leftover(paths: Iterable[Path], kind: Kind, root: Path, kept: list[str]) ->
             found.append(Leftover(path=path, kind=kind, size_bytes=_size(path)))
         else:
             kept.append(f"{path} is or lies behind a link, or outside of {root}: left alone")
+    return found
+
+
+def _of_repetition(folder: Path, guarded: "set[Path]", kept: list[str]) -> list[Path]:
+    """What may go of an experiment that was run again: its weights, and what an end by force left behind.
+
+    Its numbers, summaries and verdict stay. So do its weights where the experiment is one of the best, or nothing is
+    known of it, and has none of its own any more: then these are the only copy.
+    """
+    verdict = folder / RESULT_FILE
+    if not verdict.exists():
+        kept.append(f"{folder} has no {verdict.name}: it runs, or was ended by force; it is left alone")
+        return []
+    found = [*sorted(folder.glob("checkpoint-*")), folder / "cache"]
+    try:
+        original = Path(json.loads(verdict.read_text(encoding="utf-8"))["experiment"])
+    except (OSError, ValueError, KeyError, TypeError):
+        kept.append(f"{verdict} cannot be read, so the weights beside it stay")
+        return found
+    if folder.resolve() in guarded:  # another trial started from them
+        return found
+    here = next((one for one in (original, folder.parents[1] / "experiments" / original.name) if one.exists()), None)
+    is_judged = here is not None and here.resolve() not in guarded
+    if is_judged or (here is not None and any(ExperimentFolder(here).best_model.glob("*.safetensors"))):
+        return [*found, ExperimentFolder(folder).best_model]
+    if any(ExperimentFolder(folder).best_model.glob("*.safetensors")):
+        kept.append(f"{folder} holds the only weights of {original.name}, which stay")
     return found
 
 

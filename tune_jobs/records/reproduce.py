@@ -17,12 +17,20 @@ from dialsum.reporter import NullReporter
 from tune_jobs.analysis.paired_summaries import shared_summaries
 from tune_jobs.analysis.significance import PairedDifference, paired_bootstrap
 from tune_jobs.records.ledger import ExperimentFolder
-from tune_jobs.records.reproduction import Judgement, RunNumbers, judge, read_numbers, same_summaries, same_weights
+from tune_jobs.records.reproduction import (
+    REPETITIONS,
+    RESULT_FILE,
+    Judgement,
+    RunNumbers,
+    judge,
+    read_numbers,
+    same_summaries,
+    same_weights,
+)
 from tune_jobs.records.snapshot import CONFIG_FILE, Snapshot, current_state, load_snapshot
 from tune_jobs.records.snapshot_changes import Change, find_changes, find_edits
 from tune_jobs.running.inputs import evaluations_of
 
-RESULT_FILE = "reproduction.json"
 _FILE_FIELDS = ("train_file", "dev_file", "test_file")
 
 
@@ -147,7 +155,7 @@ def default_output(folder: Path, now: datetime) -> Path:
     >>> default_output(Path("outputs/experiments/a"), datetime(2026, 11, 24, 9, 5)).as_posix()
     'outputs/reproductions/a_1124_090500'
     """
-    return Path("outputs/reproductions") / f"{folder.resolve().name}_{now:%m%d_%H%M%S}"
+    return Path("outputs") / REPETITIONS / f"{folder.resolve().name}_{now:%m%d_%H%M%S}"
 
 
 def summary(done: Reproduction) -> dict[str, object]:

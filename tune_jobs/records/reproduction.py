@@ -14,6 +14,8 @@ from tune_jobs.analysis.significance import PairedDifference
 from tune_jobs.config.sections import COMPOSITE
 from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
 
+REPETITIONS = "reproductions"  # beside experiments/
+RESULT_FILE = "reproduction.json"
 Verdict = Literal["same", "within noise", "different"]
 _COMPARED = ("eval/", "train/loss", "train/grad_norm", "train/learning_rate")  # times and memory always differ
 
