@@ -4,7 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 SWEEP ?= tune_jobs/sweeps/sample.yaml
+# Two files of tests at a time, each by one process in its order; `make test SIDE_BY_SIDE=` runs them one after another.
+SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE :=
+unit ray: export OMP_NUM_THREADS := 1
 
 .PHONY: sweep test lint unit ray environment development clean
 
@@ -19,10 +22,10 @@ lint: development
 	$(PY) -m mypy
 
 unit: development
-	$(PY) -m pytest -m "not ray and not gpu"
+	$(PY) -m pytest $(SIDE_BY_SIDE) --durations 15 -m "not ray and not gpu"
 
 ray: development
-	$(PY) -m pytest -m ray
+	$(PY) -m pytest $(SIDE_BY_SIDE) --durations 15 -m ray
 
 environment: $(VENV)/.runtime
 development: $(VENV)/.development

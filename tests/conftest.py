@@ -1,8 +1,74 @@
-"""Settings that every test shares."""
+"""Settings that every test shares, and one Ray for the tests that ask for it."""
 
+import logging
+import os
+import shutil
+import sys
+import tempfile
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "house", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("house")
+
+_SHARED = "ray_cluster"
+_is_shared_up = False
+_own_folder = ""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives each of several test processes a folder for Ray of its own, so that no cluster finds another one's."""
+    global _own_folder
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        _own_folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets lie in it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests that share a Ray last: a process has one, and tests with a Ray of their own end it again."""
+    items.sort(key=lambda item: _SHARED in getattr(item, "fixturenames", ()))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Ends the shared Ray before a test that did not ask for it."""
+    if _SHARED not in getattr(item, "fixturenames", ()):
+        _end_shared_ray()
+
+
+def pytest_sessionfinish() -> None:
+    """Leaves nothing behind."""
+    _end_shared_ray()
+    if _own_folder:
+        shutil.rmtree(_own_folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> None:
+    """Four logical cores and two logical cards on one node of GPU model "simulated-24GiB".
+
+    It stays for the files after this one, until a test comes that did not ask for it.
+    """
+    global _is_shared_up
+    ray = pytest.importorskip("ray")
+    if not _is_shared_up:
+        ray.init(
+            "local",
+            num_cpus=4,
+            num_gpus=2,
+            labels={"gpu-model": "simulated-24GiB"},
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=200 * 2**20,
+            _node_ip_address="127.0.0.1",
+        )
+        _is_shared_up = True
+
+
+def _end_shared_ray() -> None:
+    global _is_shared_up
+    if _is_shared_up:
+        sys.modules["ray"].shutdown()
+        _is_shared_up = False
