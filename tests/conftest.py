@@ -9,6 +9,8 @@ import tempfile
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.rays import start_ray
+
 settings.register_profile(
     "house", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -51,15 +53,11 @@ def ray_cluster() -> None:
     It stays for the files after this one, until a test comes that did not ask for it.
     """
     global _is_shared_up
-    ray = pytest.importorskip("ray")
     if not _is_shared_up:
-        ray.init(
-            "local",
+        start_ray(
             num_cpus=4,
             num_gpus=2,
             labels={"gpu-model": "simulated-24GiB"},
-            include_dashboard=False,
-            log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=200 * 2**20,
             _node_ip_address="127.0.0.1",

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.rays import start_ray
+
 ray = pytest.importorskip("ray")
 
 pytestmark = [pytest.mark.ray]
@@ -11,7 +13,7 @@ pytestmark = [pytest.mark.ray]
 
 @pytest.fixture(scope="module")
 def two_logical_cards() -> Iterator[None]:
-    ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    start_ray(num_cpus=4, num_gpus=2, _node_ip_address="127.0.0.1")
     yield
     ray.shutdown()
 

@@ -29,7 +29,7 @@ from tune_jobs.search.stopping import NeverStop
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 METRIC = "eval/rouge_combined_f1"
-STEPS = 20  # a process reports for some seconds after its raylet was killed, and must not be done by then
+STEPS = 30  # a process reports for some seconds after its raylet was killed, and must not be done by then
 
 
 def trial(config: dict[str, object]) -> None:
@@ -97,9 +97,7 @@ class Saboteur(SweepConductor):
     def tick(self) -> Collection[int]:
         """Stands for the half hour after which a silent trial is ended."""
         hanging = list(super().tick())
-        silent = self.blow == "worker hangs" and self.struck_at is not None and 1 in self._heard_s
-        if silent and self.struck_at is not None and time.monotonic() - self.struck_at > 3.0:
-            del self._heard_s[1]
+        if self.blow == "worker hangs" and self.struck_at is not None and time.monotonic() - self.struck_at > 3.0:
             self.struck_at = float("inf")
             hanging.append(1)
         return hanging
@@ -113,8 +111,8 @@ def nodes() -> Iterator[dict[str, int]]:
 
     assert not ray.is_initialized(), "conftest.py puts the tests that share a Ray last"
     monkeypatch = pytest.MonkeyPatch()
-    # A node that does not answer is given up in some seconds instead of Ray's minute.
-    for name, value in (("period_ms", "1000"), ("timeout_ms", "2000"), ("failure_threshold", "4")):
+    # A node that does not answer is given up in half a minute instead of Ray's minute; a busy machine's nodes answer.
+    for name, value in (("period_ms", "1000"), ("timeout_ms", "5000"), ("failure_threshold", "5")):
         monkeypatch.setenv(f"RAY_health_check_{name}", value)
     logging.getLogger("ray").setLevel(logging.ERROR)
     cluster = Cluster()
