@@ -32,6 +32,7 @@ parameters:
 metric: {name: eval/loss, goal: minimize}
 early_terminate: {type: none}
 search: {startup_trials: 2}
+resources: {max_concurrent_trials: 2}
 tracking: {wandb: disabled}
 phases:
   - {name: quick_check, count: 1, set: {max_train_samples: 8}}

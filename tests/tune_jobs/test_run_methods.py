@@ -51,7 +51,7 @@ def swept(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, method: str,
     search = "{seed: 3}" if method == "random" else "{seed: 3, startup_trials: 3}"
     path = folder / f"{name}.yaml"
     # W&B's rule depends on who comes first, so one after another: the same trials are stopped in every run.
-    at_once = 1 if "hyperband" in stop else 4
+    at_once = 1 if "hyperband" in stop else 2
     path.write_text(SWEEP.format(name=name, method=method, stop=stop, count=count, search=search, at_once=at_once))
     return run_sweep(load_sweep(path), RunOptions(cpu_only=True), LogView(io.StringIO()))
 
