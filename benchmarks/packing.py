@@ -1,8 +1,8 @@
 """How much sooner a sweep ends when trials are packed by their estimates; writes packing.md beside itself.
 
 `python -m benchmarks.packing` simulates a made-up mixed sweep (cluster/trial_mix.py) on clusters of 1 to 1,000 cards,
-under three policies, beside a bound that no placement can beat. A minute on one core. No GPU is used: trials per
-hour on a real card are not measured.
+under three policies, beside a bound that no placement can beat. Three minutes on one quiet core, with `--large` (1,000
+cards) ten. No GPU is used: trials per hour on a real card are not measured.
 """
 
 import argparse
@@ -36,6 +36,7 @@ class Compared:
     trials: int
     done: dict[Policy, Simulation]
     wall_s: float
+    cpu_s: float
 
 
 def main() -> None:
@@ -43,32 +44,62 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"), metavar="FILE")
     parser.add_argument(
-        "--large", action="store_true", help="also 1,000 cards, equal ones and four models: ten minutes"
+        "--large",
+        action="store_true",
+        help="also 1,000 cards, equal ones and four models: ten minutes",
     )
     chosen = parser.parse_args()
     output: Path = chosen.output
     equal = (*EQUAL, "1000x24GiB") if chosen.large else EQUAL
     mixed = (*UNEQUAL, FOUR_MODELS) if chosen.large else UNEQUAL
-    memory = [compared(cluster, busy=0.0) for cluster in equal]
-    usual = [compared(cluster) for cluster in equal]
-    unequal = [compared(cluster) for cluster in mixed]
-    compute = [(busy, overhead, compared("64x24GiB", busy=busy, overhead=overhead)) for busy, overhead in COMPUTE]
+    progress = _Progress([*equal, *equal, *mixed, *("64x24GiB" for _ in COMPUTE)])
+    memory = [compared(cluster, progress, busy=0.0) for cluster in equal]
+    usual = [compared(cluster, progress) for cluster in equal]
+    unequal = [compared(cluster, progress) for cluster in mixed]
+    compute = [
+        (busy, overhead, compared("64x24GiB", progress, busy=busy, overhead=overhead)) for busy, overhead in COMPUTE
+    ]
     write_text(output, report(memory, usual, unequal, compute))
     note(f"written to {output}")
 
 
-def compared(cluster: str, *, busy: float | None = None, overhead: float = 0.0) -> Compared:
-    """Simulates one cluster; the wall time is that of the policy `shares`."""
+class _Progress:
+    """Says how far the simulations are; those of as many trials are taken to last as long.
+
+    Args:
+        clusters: All that will be simulated.
+    """
+
+    def __init__(self, clusters: Sequence[str]) -> None:
+        self._left = len(POLICIES) * sum(trials_on(cluster) for cluster in clusters)
+        self._done = 0
+        self._started_s = time.perf_counter()
+
+    def step(self, cluster: str, policy: Policy, done: Simulation) -> None:
+        """Tells of one simulation that is done."""
+        self._left, self._done = self._left - trials_on(cluster), self._done + trials_on(cluster)
+        left_s = (time.perf_counter() - self._started_s) / self._done * self._left
+        note(f"{cluster}, {policy}: {above(done)} above the bound; about {format_duration(left_s)} left")
+
+
+def trials_on(cluster: str) -> int:
+    """Returns how many trials a cluster gets."""
+    return min(10_000, TRIALS_PER_CARD * parse_simulated(cluster).cards)
+
+
+def compared(cluster: str, progress: _Progress, *, busy: float | None = None, overhead: float = 0.0) -> Compared:
+    """Simulates one cluster; the times are those of the policy `shares`."""
     inventory = parse_simulated(cluster)
-    trials = mixed_trials(min(10_000, TRIALS_PER_CARD * inventory.cards), inventory, seed=0, busy=busy)
+    trials = mixed_trials(trials_on(cluster), inventory, seed=0, busy=busy)
     done: dict[Policy, Simulation] = {}
-    wall_s = 0.0
+    wall_s = cpu_s = 0.0
     for policy in POLICIES:
-        started_s = time.perf_counter()
+        started_s, cpu_started_s = time.perf_counter(), time.process_time()
         done[policy] = simulate(trials, inventory, policy=policy, contention=Contention(overhead=overhead))
-        wall_s = wall_s or time.perf_counter() - started_s
-    note(f"{cluster}: {above(done['shares'])} above the bound in {wall_s:.1f} s")
-    return Compared(cluster=cluster, trials=len(trials), done=done, wall_s=wall_s)
+        if policy == "shares":
+            wall_s, cpu_s = time.perf_counter() - started_s, time.process_time() - cpu_started_s
+        progress.step(cluster, policy, done[policy])
+    return Compared(cluster=cluster, trials=len(trials), done=done, wall_s=wall_s, cpu_s=cpu_s)
 
 
 def above(done: Simulation) -> str:
@@ -84,7 +115,7 @@ def report(
 ) -> str:
     """Lays out all tables."""
     results = ["lower bound", "shares", "above it", "half", "whole", "gain over half", "over whole"]
-    head = ["cluster", "trials", *results, "wall"]
+    head = ["cluster", "trials", *results, "wall", "CPU"]
     return "\n".join(
         [
             "# How much sooner a packed sweep ends",
@@ -92,12 +123,14 @@ def report(
             f"Made by `python -m benchmarks.packing` on {platform.machine()}, Python {platform.python_version()}.",
             "Everything here is **simulated**: trials per hour on a real GPU are *not measured*.",
             "",
-            "*shares*: placed by estimates; *half*: 0.5 of a card for each trial that fits it; *whole*: one "
-            "trial a card.",
-            "The trials are made up (every assumption stands in `cluster/trial_mix.py`), drawn with seed 0, all "
-            "known at the",
-            "start. The lower bound counts bytes, the limit of eight co-tenants, and compute; no policy can go "
-            "below it.",
+            "*shares*: packed by estimates of memory and by how busy each trial keeps a card, durations known; *half*:",
+            "0.5 of a card for each trial that fits it; *whole*: one trial a card. The trials are made up (every",
+            "assumption stands in `cluster/trial_mix.py`), drawn with seed 0, all known at the start. A real sweep",
+            "knows less, and Ray chooses the card: `docs/placement.md` says where the two differ.",
+            "",
+            "The lower bound counts bytes, the limit of eight co-tenants and compute, and what mixes of trials can",
+            "make of a card (`cluster/lower_bound.py`); no policy can go below it. *Wall* and *CPU* are the time of",
+            "`shares`, with its bound, on a machine that other work shared.",
             "",
             "## By memory alone",
             "",
@@ -115,10 +148,7 @@ def report(
             "",
             "## Unequal cards",
             "",
-            "With compute, cards of two sizes; 1,000 cards are simulated with `--large` only.",
-            "Where shares lose here: placement knows bytes and not compute, puts up to eight trials on one large card,",
-            "and a long trial among them is slowed several times over. `max_trials_per_gpu` is the remedy until busy",
-            "parts are measured.",
+            "With compute, cards of two sizes and, with `--large`, of four models of unequal speed.",
             "",
             *_table(head, [_row(one) for one in unequal]),
             "",
@@ -128,10 +158,10 @@ def report(
             "*overhead* what each",
             "co-tenant costs the others beyond their turns (both are assumptions). Packing gains as long as a "
             "trial alone",
-            "leaves compute idle; where it leaves none, it gains nothing, and with an overhead it loses: set",
-            "`max_trials_per_gpu` then.",
+            "leaves compute idle; where it leaves none, it gains little. Here packing knows both numbers; where a real",
+            "sweep does not, set `max_trials_per_gpu`.",
             "",
-            *_table(["busy", "overhead", *results], [[f"{b:g}", f"{o:g}", *_row(one)[2:-1]] for b, o, one in compute]),
+            *_table(["busy", "overhead", *results], [[f"{b:g}", f"{o:g}", *_row(one)[2:-2]] for b, o, one in compute]),
             "",
         ]
     )
@@ -147,6 +177,7 @@ def _row(one: Compared) -> list[str]:
         *(format_duration(done.makespan_s) for done in (half, whole)),
         *(f"{done.makespan_s / shares.makespan_s:.2f} x" for done in (half, whole)),
         f"{one.wall_s:.1f} s",
+        f"{one.cpu_s:.1f} s",
     ]
 
 

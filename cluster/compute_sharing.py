@@ -1,8 +1,14 @@
 """How trials on one card share its compute: when each would end, under a simulated clock. Pure; injected time only."""
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +32,12 @@ class Contention:
         >>> Contention(overhead=0.25).slowdown([0.5, 0.5])
         1.25
         """
-        return max(1.0, sum(busy)) * (1.0 + self.overhead * max(0, len(busy) - 1))
+        return float(self.slowdowns(np.array([math.fsum(busy)]), len(busy))[0])
+
+    def slowdowns(self, busy: Floats, trials: int | NDArray[np.int64]) -> Floats:
+        """Returns the same for many cards: how busy all trials on each are together, and how many they are."""
+        slowed: Floats = np.maximum(1.0, busy) * (1.0 + self.overhead * np.maximum(0, np.subtract(trials, 1)))
+        return slowed
 
 
 FREE_OF_OVERHEAD = Contention()
@@ -68,6 +79,15 @@ class SharedCards:
         self._advance(state, now_s)
         state.ends[trial], state.busy[trial] = state.work_s + work_s, busy
         self._renew(card, state, now_s)
+
+    def tenants(self, card: int, now_s: float) -> list[tuple[int, float]]:
+        """Returns the trials on a card and the work left of each, in seconds alone, the least first."""
+        state = self._cards.get(card)
+        if state is None:
+            return []
+        done_s = state.work_s + (now_s - state.read_at_s) / state.slowdown
+        left = [(trial, max(0.0, end_s - done_s)) for trial, end_s in state.ends.items()]
+        return sorted(left, key=lambda one: (one[1], one[0]))
 
     def peek_s(self) -> float | None:
         """Tells when the next trial ends; None where none runs."""

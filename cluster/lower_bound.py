@@ -8,6 +8,10 @@ bounds for bin packing problems", Mathematical Programming 91 (2001).
 
 On unequal cards each trial may go to any pool that holds it. That assignment is a linear program; every set of prices
 of the pools bounds its value from below (weak duality), so a search for good prices can only be too low, never wrong.
+
+Memory and compute together say more than either: a trial that leaves little memory and much compute free wastes the
+compute. What mixes of trials can make of a card (cluster.mixes) is counted where there are many trials; of few it says
+little, as no card has a mix for long.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +20,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.mixes import Kinds, Mixes
+
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 _THRESHOLDS = tuple(n / 20 for n in range(1, 11))
 _DIVISORS = (1, 2, 3, 4, 5, 7)
 _TINY = 1e-9
 _REFINED = 3  # functions whose prices are searched for one by one
 _FINEST_STEP = 5e-3
+_MANY = 100  # trials from which on mixes of them are counted
+_MANY_KINDS = 80
+_STEPS = ((240, 80, 1000), (60, 20, 50), (24, 10, 20), (12, 5, 5))  # of memory, compute and speed, finest first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +79,39 @@ def lower_bound_s(loads: Sequence[Load], pool_cards: Sequence[int]) -> float:
     at_those = [_value(needed, prices) for needed in card_seconds]
     promising = sorted(range(len(areas)), key=lambda number: -at_those[number])[:_REFINED]
     refined = [_value(card_seconds[number], fair_prices(card_seconds[number], cards, prices)) for number in promising]
-    return max(longest_s, *at_those, *refined)
+    together = [] if len(loads) < _MANY else [_mixed_s(sizes, fits, durations_s, np.minimum(busy, 1.0), pool_cards)]
+    return max(longest_s, *at_those, *refined, *together)
+
+
+def _mixed_s(sizes: Floats, fits: Bools, durations_s: Floats, busy: Floats, pool_cards: Sequence[int]) -> float:
+    """The least time of any mixes. Trials count as a little smaller and quicker, so that they are of few kinds."""
+    card_s = np.where(fits, durations_s * np.maximum(sizes, 1.0), np.inf)  # those of several cards hold all of each
+    quickest_s = card_s.min(axis=1)
+    rates = np.where(fits, quickest_s[:, None] / np.where(fits, card_s, 1.0), 0.0)
+    parts = np.where(fits, np.minimum(sizes, 1.0), 2.0)
+    for memory_steps, busy_steps, rate_steps in _STEPS:
+        if float(parts.min()) * memory_steps < 1:
+            break
+        keys = np.concatenate(
+            [
+                np.floor(busy * busy_steps + _TINY)[:, None] / busy_steps,
+                np.floor(parts * memory_steps + _TINY) / memory_steps,
+                np.ceil(rates * rate_steps - _TINY) / rate_steps,
+            ],
+            axis=1,
+        )
+        kinds, kind_of = np.unique(keys, axis=0, return_inverse=True)
+        if len(kinds) <= _MANY_KINDS:
+            pools = len(pool_cards)
+            mixes = Mixes(
+                Kinds(busy=kinds[:, 0], parts=kinds[:, 1 : 1 + pools], rates=kinds[:, 1 + pools :]),
+                np.array(pool_cards, dtype=np.int64),
+                memory_steps=memory_steps,
+                busy_steps=busy_steps,
+            )
+            work_s = np.bincount(kind_of.ravel(), weights=quickest_s).astype(np.float64)
+            return mixes.prices(work_s).least_s
+    return 0.0
 
 
 def fair_prices(card_seconds: Floats, cards: Floats, start: Floats | None = None) -> Floats:

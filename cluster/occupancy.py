@@ -85,9 +85,31 @@ class Occupancy:
             return self.room(choice.model) >= choice.share.units
         return bool(self._best(choice))
 
-    def take(self, choice: Choice) -> Spot:
-        """Gives a trial its cards; it must fit."""
-        keys = self._best(choice)
+    def with_room(self, model: str) -> list[int]:
+        """Returns the cards of a model of which something is free."""
+        free = self._free.get(model, [])
+        return [key for _, key in free[bisect_left(free, (1, -1)) :]]
+
+    def free_units(self, key: int) -> int:
+        """Returns what is free of a card; 0 where its node has no CPUs left."""
+        return next((self._cards[key].free_units for _ in self._with_cpus([(0, key)])), 0)
+
+    def model(self, key: int) -> str:
+        """Returns the label of a card's model."""
+        return self._nodes[self._cards[key].node].model
+
+    def beside(self, key: int) -> tuple[int, ...]:
+        """Returns the cards on which a trial may fit when one on this card is over: all of the node, by its CPUs."""
+        return self._nodes[self._cards[key].node].keys if self._cpus else (key,)
+
+    def take(self, choice: Choice, key: int | None = None) -> Spot:
+        """Gives a trial its cards; it must fit.
+
+        Args:
+            choice: What it holds.
+            key: The card; the books choose where None.
+        """
+        keys = self._best(choice) if key is None else (key,)
         assert keys, f"{choice.share} of {choice.model} is not free"
         for key in keys:
             self._change(choice.model, key, -choice.share.units)

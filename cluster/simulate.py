@@ -1,28 +1,26 @@
 """Placement under a simulated clock: when and where each trial of a sweep would run, and how long all of it takes.
 
-The decisions are those of cluster.placement and cluster.occupancy, which place real trials; only time is made up.
-Co-tenants share a card's compute as processes do that take turns (see cluster.compute_sharing). Pure and deterministic.
+What fits, and the share of each choice, are those of cluster.placement, which places real trials. Where all trials are
+known, cluster.packer starts them; in order of arrival and under other policies cluster.line does, as Ray would.
+Co-tenants share a card's compute as processes do that take turns (see cluster.compute_sharing). Pure, deterministic.
 """
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
-import numpy as np
-
-from cluster.backlog import Backlog, Waiting
 from cluster.compute_sharing import FREE_OF_OVERHEAD, Contention, SharedCards
 from cluster.hardware import Inventory
-from cluster.lower_bound import Load, fair_prices, lower_bound_s
+from cluster.line import Line
+from cluster.lower_bound import Load, lower_bound_s
 from cluster.occupancy import Occupancy, Spot
+from cluster.packer import Packer
 from cluster.placement import Choice, Demand, Refusal, choose, refuse
 from cluster.shares import MAX_TENANTS, UNITS, Share
 
 PATIENCE = 4
-_PRICED_BY = 1000  # trials that prices are found with; the others only pay them
-_ROUNDS = 8
 Policy = Literal["shares", "half", "whole"]
 Order = Literal["largest", "arrival"]
 
@@ -127,8 +125,7 @@ def simulate(
 ) -> Simulation:
     """Runs trials on an inventory under a simulated clock.
 
-    Whenever something ends or arrives, waiting trials start until none fits any more; see cluster.backlog for which and
-    cluster.occupancy for where.
+    Whenever something ends or arrives, waiting trials start; see cluster.packer and cluster.line for which and where.
 
     Args:
         trials: In any order.
@@ -160,14 +157,15 @@ def simulate(
             continue
         under_policy[number] = tuple(held_under(policy, choice, inventory) for choice in least)
         loads.append(_load(trial, least, inventory, max_tenants))
-    bargains = _bargains(under_policy, inventory)
-    arrivals = [
-        (trials[number].arrives_s, _waiting(order, number, trials[number], choices))
-        for number, choices in bargains.choices.items()
-    ]
-    backlog = Backlog(ends_by_s=bargains.ends_by_s, patience=patience if order == "arrival" else None)
-    run = _Run(trials, Occupancy(inventory, cpus_per_trial=cpus_per_trial), SharedCards(contention), backlog)
-    placements = run.go(sorted(arrivals, key=lambda arrival: (arrival[0], arrival[1].number)))
+    books, cards = Occupancy(inventory, cpus_per_trial=cpus_per_trial), SharedCards(contention)
+    starter: _Starter
+    if policy == "shares" and order == "largest":
+        starter = Packer(under_policy, [trial.busy for trial in trials], inventory, books, cards, contention)
+    else:
+        arrives_s = {number: trials[number].arrives_s for number in under_policy} if order == "arrival" else None
+        starter = Line(under_policy, inventory, books, arrives_s=arrives_s, patience=patience)
+    run = _Run(trials, books, cards, starter)
+    placements = run.go(sorted((trials[number].arrives_s, number) for number in under_policy))
     bound_s = lower_bound_s(loads, [pool.cards for pool in inventory.pools])
     return _result(placements, tuple(refusals), bound_s, inventory)
 
@@ -178,14 +176,6 @@ class _Placed:
 
     placement: Placement
     busy_s: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Bargains:
-    """Choices of each trial in the order of their price, and when all could be over."""
-
-    choices: dict[int, tuple[Choice, ...]]
-    ends_by_s: float
 
 
 def _load(trial: SimulatedTrial, least: tuple[Choice, ...], inventory: Inventory, max_tenants: int) -> Load:
@@ -200,64 +190,29 @@ def _load(trial: SimulatedTrial, least: tuple[Choice, ...], inventory: Inventory
     return Load(parts=tuple(parts), durations_s=tuple(durations_s), busy=trial.busy)
 
 
-def _bargains(under_policy: dict[int, tuple[Choice, ...]], inventory: Inventory) -> _Bargains:
-    """Sorts each trial's choices by what they cost, at prices at which no pool is left over.
+class _Starter(Protocol):
+    """Says which trials start now, and where; see cluster.line and cluster.packer."""
 
-    A model on which a trial would run past the end of everything comes last. The end is what the prices say it is, so
-    both are found in turns.
-    """
-    pools = inventory.pools
-    if not under_policy:
-        return _Bargains(choices={}, ends_by_s=0.0)
-    column = {pool.model: number for number, pool in enumerate(pools)}
-    durations_s = np.full((len(under_policy), len(pools)), np.inf)
-    card_seconds = durations_s.copy()
-    for row, choices in enumerate(under_policy.values()):
-        for choice in choices:
-            durations_s[row, column[choice.model]] = choice.expected_s
-            card_seconds[row, column[choice.model]] = choice.share.gpus * choice.expected_s
-    quickest_s = durations_s.min(axis=1)
-    cards = np.array([pool.cards for pool in pools], dtype=np.float64)
-    ends_by_s, prices = float(quickest_s.max()), None
-    sample = slice(None, None, max(1, len(card_seconds) // _PRICED_BY))
-    for _ in range(_ROUNDS):
-        sensible = np.where(durations_s > np.maximum(ends_by_s, quickest_s)[:, None], np.inf, card_seconds)
-        prices = fair_prices(sensible[sample], cards, prices)
-        needed_s = float(np.min(sensible * prices, axis=1).sum())
-        if needed_s <= ends_by_s:
-            break
-        ends_by_s = needed_s
-    assert prices is not None
+    def __len__(self) -> int: ...
 
-    def cost(choice: Choice, limit_s: float) -> tuple[bool, float, str]:
-        price = float(prices[column[choice.model]])
-        return choice.expected_s > limit_s, price * choice.share.gpus * choice.expected_s, choice.model
+    def add(self, number: int) -> None: ...
 
-    ordered = {}
-    for row, (number, choices) in enumerate(under_policy.items()):
-        limit_s = max(ends_by_s, float(quickest_s[row]))
-        ordered[number] = tuple(sorted(choices, key=lambda choice, limit_s=limit_s: cost(choice, limit_s)))  # type: ignore[misc]
-    return _Bargains(choices=ordered, ends_by_s=ends_by_s)
+    def ended(self, spot: Spot) -> None: ...
 
-
-def _waiting(order: Order, number: int, trial: SimulatedTrial, choices: tuple[Choice, ...]) -> Waiting:
-    """Large ones first: width counts more than length, as narrow trials fill what wide ones leave."""
-    best = choices[0]
-    rank = (trial.arrives_s,) if order == "arrival" else (-(best.share.gpus**2) * best.expected_s,)
-    return Waiting(number=number, rank=rank, choices=choices)
+    def start(self, now_s: float) -> Iterator[tuple[int, Choice, Spot]]: ...
 
 
 class _Run:
     """One simulation under way."""
 
     def __init__(
-        self, trials: Sequence[SimulatedTrial], books: Occupancy, cards: SharedCards, backlog: Backlog
+        self, trials: Sequence[SimulatedTrial], books: Occupancy, cards: SharedCards, starter: _Starter
     ) -> None:
-        self._trials, self._books, self._cards, self._backlog = trials, books, cards, backlog
+        self._trials, self._books, self._cards, self._starter = trials, books, cards, starter
         self._running: dict[int, tuple[Choice, Spot, float]] = {}
         self._placements: list[_Placed] = []
 
-    def go(self, arrivals: Sequence[tuple[float, Waiting]]) -> list[_Placed]:
+    def go(self, arrivals: Sequence[tuple[float, int]]) -> list[_Placed]:
         """Runs until nothing runs or waits."""
         coming = deque(arrivals)
         while coming or self._running:
@@ -265,21 +220,22 @@ class _Run:
                 time_s for time_s in (coming[0][0] if coming else None, self._cards.peek_s()) if time_s is not None
             ]
             now_s = min(times)
-            models: set[str] = set()
             while self._cards.peek_s() == now_s:
-                models.add(self._end())
+                self._end()
             while coming and coming[0][0] == now_s:
-                waiting = coming.popleft()[1]
-                self._backlog.add(waiting)
-                models |= {choice.model for choice in waiting.choices}
-            self._start(models, now_s)
-        assert not len(self._backlog), "a trial that fits somewhere was left over"
+                self._starter.add(coming.popleft()[1])
+            for number, choice, spot in self._starter.start(now_s):
+                self._running[number] = (choice, spot, now_s)
+                busy = self._trials[number].busy
+                self._cards.start(number, card=spot.keys[0], work_s=choice.expected_s, busy=busy, now_s=now_s)
+        assert not len(self._starter), "a trial that fits somewhere was left over"
         return self._placements
 
-    def _end(self) -> str:
+    def _end(self) -> None:
         now_s, number = self._cards.next_end()
         choice, spot, start_s = self._running.pop(number)
         self._books.give_back(spot, choice.share)
+        self._starter.ended(spot)
         trial = self._trials[number]
         placement = Placement(
             name=trial.demand.name,
@@ -291,17 +247,6 @@ class _Run:
         )
         busy_s = min(1.0, trial.busy) * choice.expected_s * len(spot.keys)
         self._placements.append(_Placed(placement=placement, busy_s=busy_s))
-        return choice.model
-
-    def _start(self, models: set[str], now_s: float) -> None:
-        room = {model: self._books.room(model) for model in models}
-        while (found := self._backlog.start(room, self._books.fits, now_s)) is not None:
-            waiting, choice = found
-            spot = self._books.take(choice)
-            room[choice.model] = self._books.room(choice.model)
-            self._running[waiting.number] = (choice, spot, now_s)
-            busy = self._trials[waiting.number].busy
-            self._cards.start(waiting.number, card=spot.keys[0], work_s=choice.expected_s, busy=busy, now_s=now_s)
 
 
 def _result(

@@ -25,6 +25,7 @@ DOORS = {  # heavy package -> the only modules that may import it
     "cryptography": {"tune_jobs/jobs/sealed_key.py"},
     "ray.tune": {"tune_jobs/running/tune_door.py"},
     "ray.util.metrics": {"cluster/metrics_door.py"},
+    "scipy": {"cluster/linear_program.py"},
     "wandb": {"tune_jobs/tracking/wandb_door.py", "tune_jobs/tracking/wandb_runs.py"},  # one writes, one reads
     "wandb_workspaces": {"tune_jobs/tracking/wandb_report.py"},
     "yaml": {"common/strict.py"},

@@ -10,6 +10,7 @@ from cluster.hardware import parse_simulated
 from cluster.lower_bound import Load, lower_bound_s
 from cluster.placement import Demand, Need
 from cluster.simulate import SimulatedTrial, simulate
+from cluster.trial_mix import mixed_trials
 from common.errors import RequestError
 
 GIB = 2**30
@@ -29,11 +30,13 @@ def test_three_policies_on_one_card() -> None:
     assert ends == {"shares": 200.0, "half": 400.0, "whole": 800.0}
 
 
-def test_packing_gains_nothing_where_one_trial_keeps_the_card_busy_and_loses_by_overhead() -> None:
+def test_packing_gains_nothing_where_one_trial_keeps_the_card_busy_and_does_not_lose_by_overhead() -> None:
     trials = [trial(f"t{number}", 5, 100, busy=1.0) for number in range(4)]
     card = parse_simulated("1x24GiB")
     assert simulate(trials, card).makespan_s == simulate(trials, card, policy="whole").makespan_s == 400.0
-    assert simulate(trials, card, contention=Contention(overhead=0.1)).makespan_s == pytest.approx(520.0)
+    dear = Contention(overhead=0.1)
+    assert simulate(trials, card, policy="half", contention=dear).makespan_s == pytest.approx(440.0)
+    assert simulate(trials, card, contention=dear).makespan_s == 400.0
     assert simulate(trials, card).gpu_utilisation == 1.0
 
 
@@ -102,6 +105,28 @@ def test_packed_ends_before_fixed_shares_and_within_a_few_percent_of_the_bound(
     assert {one["lower_bound_s"] for one in found.values()} == {found["shares"]["lower_bound_s"]}
     assert found["shares"]["refused"] == 0
     assert found["shares"]["decisions_per_s"] > 100
+
+
+def test_unequal_cards_are_packed_by_memory_and_compute_within_a_few_percent_of_the_bound() -> None:
+    inventory = parse_simulated("48x24GiB,16x80GiB")
+    trials = mixed_trials(1280, inventory)
+    ends = {policy: simulate(trials, inventory, policy=policy) for policy in POLICIES}
+    assert ends["shares"].makespan_s <= 1.05 * ends["shares"].lower_bound_s  # 1.73 when placement knew bytes alone
+    assert ends["shares"].makespan_s < ends["half"].makespan_s < ends["whole"].makespan_s
+
+
+def test_four_models_of_unequal_speed_are_packed_within_a_few_percent_of_the_bound() -> None:
+    inventory = parse_simulated("80xT4:16GiB@0.4,60x3090:24GiB,40xA100:40GiB@1.6,20xH100:80GiB@3")
+    done = simulate(mixed_trials(2000, inventory), inventory)
+    assert done.makespan_s <= 1.08 * done.lower_bound_s
+
+
+def test_the_bound_knows_that_what_leaves_little_memory_wastes_the_compute_it_leaves() -> None:
+    wide = Load(parts=(0.9,), durations_s=(10.0,), busy=0.5)
+    narrow = Load(parts=(0.2,), durations_s=(10.0,), busy=1.0)
+    assert lower_bound_s([wide, narrow] * 60, [1]) == pytest.approx(
+        1200.0, rel=0.01
+    )  # 1,080 s by memory, 900 s by compute
 
 
 def test_the_command_names_what_fits_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
