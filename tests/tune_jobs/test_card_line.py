@@ -9,7 +9,7 @@ from cluster.hardware import Inventory, parse_simulated
 from cluster.occupancy import Occupancy
 from dialsum.config import RunConfig
 from tests.tune_jobs.offered import offers_of
-from tune_jobs.placing.line import CardLine, Start, Waiting
+from tune_jobs.placing.line import PATIENCE, CardLine, Start, Waiting
 from tune_jobs.running.orders import Bundle, TrialOrder
 from tune_jobs.running.recovery import RunShape
 
@@ -123,9 +123,15 @@ def test_what_others_hold_is_left_to_them_and_one_trial_at_most_waits_for_it() -
     assert started(line, trials[1:]) == []
     free["simulated-40GiB"] = 0.5
     assert started(line, trials[1:2]) == [("t1", "40GiB", 0.25)], "and the others go where room comes first"
-    line.release("large")
     line.started("t1")
-    assert len(started(line, [waiting("again", 60)])) == 1
+    free["simulated-40GiB"], free["simulated-80GiB"] = 0.0, 0.2
+    for number in range(2, 2 + PATIENCE):
+        assert started(line, [waiting(f"t{number}", 8)]) == [(f"t{number}", "80GiB", 0.125)]
+        line.started(f"t{number}")
+        line.release(f"t{number}")
+    assert started(line, [waiting("t9", 8)]) == [], "the one that waits there was overtaken often enough"
+    line.started("large")
+    assert started(line, [waiting("t9", 8)]) == [("t9", "80GiB", 0.125)]
 
 
 def test_where_ray_alone_counts_everybody_is_let_through_in_order() -> None:

@@ -7,10 +7,11 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from tune_jobs.running.orders import ORDER_KEY, Bundle
+from tune_jobs.running.orders import LATER, ORDER_KEY, Bundle
 from tune_jobs.running.recovery import classify
 from tune_jobs.running.tune_door import FitSettings, fit, last_checkpoint, report
 
@@ -112,31 +113,41 @@ def test_the_last_failure_ends_the_trial_with_its_error_and_spares_the_others(tm
     assert (conductor.ends[1], conductor.ends[3]) == (None, None)
 
 
-class MixedConductor(RecordingConductor):
-    """A large trial stands fourth in a long line of small ones."""
+class Tail(RecordingConductor):
+    """Has no third trial to start, but might: an open trial can want another place. Lets trial 2 end by a file."""
 
-    def next_order(self, key: str) -> Mapping[str, object] | None:
+    marker = Path()
+
+    def next_order(self, key: str) -> Mapping[str, object] | Literal["later"] | None:
         order = super().next_order(key)
-        if order is not None and number(order) == 4:
-            return dict(order) | {"bundle": dataclasses.asdict(Bundle(cpus=1, gpus=1.0, labels=LABELS))}
-        return order
+        if order is None:
+            return LATER if len(self.ends) < 2 else None
+        return dict(order) | {"marker": str(self.marker)}
+
+    def tick(self) -> Collection[int]:
+        import ray
+
+        if 1 in self.ends and ray.available_resources().get("GPU", 0.0) >= 1.75:
+            self.marker.touch()
+        return ()
 
 
-def holding(config: dict[str, object]) -> None:
-    """Holds its place for a while, small trials for different times, so that a card is never free by chance."""
+def outlasting(config: dict[str, object]) -> None:
+    """Trial 2 ends when nobody else holds anything."""
     order = config[ORDER_KEY]
     assert isinstance(order, dict)
-    time.sleep(0.4 + 0.13 * (order["number"] % 4))
     report({"step": 1}, None)
+    ends = time.monotonic() + 100
+    while order["number"] == 2 and not Path(order["marker"]).exists():
+        assert time.monotonic() < ends, "the process of trial 1 still holds its share"
+        time.sleep(0.05)
 
 
-def test_a_large_trial_starts_in_spite_of_a_stream_of_small_ones(tmp_path: Path) -> None:
-    conductor = MixedConductor(24)
-    settings = FitSettings(folder=tmp_path, name="run_1", attempts=0, max_pending=8, patience=4)
-    fit(holding, conductor, settings)
-    started = [at for at, _ in conductor.starts]
-    assert len(started) == 24
-    assert started.index(4) <= 3 + settings.patience + settings.max_pending
+def test_a_process_without_a_trial_gives_its_share_back_before_the_sweep_ends(tmp_path: Path) -> None:
+    conductor = Tail(2)
+    conductor.marker = tmp_path / "free"
+    fit(outlasting, conductor, FitSettings(folder=tmp_path, name="run_1", attempts=0, idle_s=0.5))
+    assert conductor.ends == {1: None, 2: None}
 
 
 class Impatient(RecordingConductor):

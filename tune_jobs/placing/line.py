@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cluster.occupancy import Occupancy, Spot
 from cluster.placement import Choice
-from cluster.shares import CLASSES
+from cluster.shares import CLASSES, UNITS
 from tune_jobs.running.orders import Placed, TrialOrder
 
 FreeGpus = Callable[[], Mapping[str, float]]  # asks for the most GPUs that one node of each model has free now
@@ -51,11 +51,13 @@ class Start:
         waiting: The trial.
         offer: Its place; None where Ray alone counts.
         overtaken: Those before it in the line that this place would have helped.
+        queues: Whether others hold the place by Ray's own count, so that the trial will wait for them there.
     """
 
     waiting: Waiting
     offer: Offer | None
     overtaken: tuple[str, ...] = ()
+    queues: bool = False
 
     @property
     def order(self) -> TrialOrder:
@@ -94,11 +96,12 @@ class CardLine:
         self._overtaken: defaultdict[str, int] = defaultdict(int)
         self._reserved: dict[str, str] = {}
         self._sent: set[str] = set()
+        self._queued: dict[str, str] = {}
 
     def first(self, line: Sequence[Waiting]) -> Start | None:
         """Finds the first that can start now, and where; nothing is held by that."""
         passed: list[Waiting] = []
-        reserved: set[str] = set()
+        reserved = {model for name, model in self._queued.items() if self._overtaken[name] >= self._patience}
         free = self._free() if line and self._free is not None else None
         for waiting in line:
             name = waiting.order.name
@@ -109,16 +112,16 @@ class CardLine:
                 for offer in waiting.offers
                 if offer.choice.model not in reserved and self._books.fits(offer.choice)
             ]
-            if fitting and free is not None:
-                there = [
-                    offer for offer in fitting if free.get(offer.choice.model, 0.0) > offer.choice.share.gpus - 1e-6
-                ]
-                fitting = there or ([] if self._sent else fitting)
+            there = fitting if free is None else self._there(fitting, free)
+            fitting = there or ([] if self._sent else fitting)
             if fitting:
                 offer = min(fitting, key=self._cost)
-                return Start(waiting=waiting, offer=offer, overtaken=_helped(passed, offer))
+                overtaken = _helped(passed, offer) + tuple(
+                    other for other, model in self._queued.items() if model == offer.choice.model
+                )
+                return Start(waiting=waiting, offer=offer, overtaken=overtaken, queues=not there)
             if self._overtaken[name] >= self._patience:
-                reserved.add(self._reserved.setdefault(name, self._soonest(waiting)))
+                reserved.add(self._reserved.setdefault(name, self._soonest(waiting, free or {})))
             passed.append(waiting)
         return None
 
@@ -132,15 +135,19 @@ class CardLine:
             choice = start.offer.choice
             self._held[name] = (choice, self._books.take(choice))
             self._sent.add(name)
+            if start.queues:
+                self._queued[name] = choice.model
             self._given[choice.model] += choice.fair_part
 
     def started(self, name: str) -> None:
         """Ray gave a trial its place."""
         self._sent.discard(name)
+        if self._queued.pop(name, None) is not None:
+            self._overtaken.pop(name, None)
 
     def release(self, name: str) -> None:
         """A trial gave its place back, or will never take it."""
-        self._sent.discard(name)
+        self.started(name)
         held = self._held.pop(name, None)
         if held is not None and self._books is not None:
             choice, spot = held
@@ -161,20 +168,23 @@ class CardLine:
     def _there(self, fitting: Sequence[Offer], free: Mapping[str, float]) -> Sequence[Offer]:
         """Those on whose nodes Ray has room; where a trial is spread over several, one node tells nothing."""
         choices = [(one, one.choice) for one in fitting]
-        there = [one for one, its in choices if its.spread or free.get(its.model, 0.0) > its.share.gpus - 1e-6]
-        return there or ([] if self._sent else fitting)
+        return [one for one, its in choices if its.spread or free.get(its.model, 0.0) > its.share.gpus - 1e-6]
 
     def _cost(self, offer: Offer) -> tuple[float, float, str]:
         model = offer.choice.model
         load = sum(choice.fair_part for choice, _ in self._held.values() if choice.model == model)
         return (load + offer.choice.fair_part, self._given[model], model)
 
-    def _soonest(self, waiting: Waiting) -> str:
+    def _soonest(self, waiting: Waiting, free: Mapping[str, float]) -> str:
         """The model on which least must still come free."""
-        assert self._books is not None
         books = self._books
-        offer = min(waiting.offers, key=lambda one: one.choice.share.units - books.room(one.choice.model))
-        return offer.choice.model
+        assert books is not None
+
+        def missing(offer: Offer) -> float:
+            model, share = offer.choice.model, offer.choice.share
+            return share.gpus - min(books.room(model) / UNITS, free.get(model, 1.0))
+
+        return min(waiting.offers, key=missing).choice.model
 
 
 def _helped(passed: Sequence[Waiting], offer: Offer) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ change there, and the error lies in the local file `pickled_error_file` by then.
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,13 @@ from typing import Literal, Protocol, cast
 
 import ray
 from ray import cloudpickle, tune
-from ray.tune.execution.tune_controller import TuneController
+from ray.tune.execution.tune_controller import TrialRunnerWrapper, TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from cluster.hardware import GPU_MODEL_LABEL
 from common.strict import from_mapping
-from tune_jobs.placing.waiting import WaitingLine
 from tune_jobs.running.orders import LATER, ORDER_KEY, Bundle
 
 
@@ -70,9 +70,8 @@ class FitSettings:
         name: Folder below it for this run of the driver.
         attempts: How often one trial may fail and be started again.
         reuse_actors: Whether a process serves one trial after another: saves ten seconds of imports each.
-        max_pending: Trials that wait for a place at once; with one only, a large trial would hold up small ones.
-        patience: Later trials that may start before a waiting one; then no further trial is ordered until it has its
-            place, so that small trials do not starve a large one.
+        max_pending: Trials that were sent to Ray and have not started yet; further ones wait with the conductor.
+        idle_s: So long a process may wait for its next trial, holding its share, when none can start.
         max_concurrent: Trials under way at once; None for as many as find a place.
     """
 
@@ -81,7 +80,7 @@ class FitSettings:
     attempts: int
     reuse_actors: bool = True
     max_pending: int = 4
-    patience: int = 4
+    idle_s: float = 60.0
     max_concurrent: int | None = None
 
 
@@ -101,12 +100,12 @@ def fit(trainable: Callable[[dict[str, object]], None], conductor: Conductor, se
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # the conductor says which trial failed and why
     for noisy in ("ray.tune", "ray.train"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    line = WaitingLine(patience=settings.patience)
+    idle = _Idle(settings.idle_s)
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources),
         tune_config=tune.TuneConfig(
-            search_alg=_OrderSearcher(conductor, line, settings.max_concurrent),
-            scheduler=_ConductedScheduler(conductor, line),
+            search_alg=_OrderSearcher(conductor, idle, settings.max_concurrent),
+            scheduler=_ConductedScheduler(conductor, idle),
             num_samples=-1,
             reuse_actors=settings.reuse_actors,
             trial_name_creator=_trial_name,
@@ -118,7 +117,7 @@ def fit(trainable: Callable[[dict[str, object]], None], conductor: Conductor, se
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=settings.attempts),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-            callbacks=[_EventCallback(conductor, line)],
+            callbacks=[_EventCallback(conductor)],
         ),
     )
     tuner.fit()
@@ -180,25 +179,42 @@ class _Detached:
         return {}
 
 
+class _Idle:
+    """Since when no trial can start."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._since_s: float | None = None
+
+    def heard(self, *, could_start: bool) -> None:
+        """Whether the conductor had a trial that can start now."""
+        now_s = time.monotonic()
+        self._since_s = None if could_start else self._since_s or now_s
+
+    @property
+    def is_long(self) -> bool:
+        """Whether processes that wait for a trial should go."""
+        return self._since_s is not None and time.monotonic() - self._since_s >= self._limit_s
+
+
 class _OrderSearcher(_Detached, Searcher):  # type: ignore[misc]  # ray publishes no types
-    def __init__(self, conductor: Conductor, line: WaitingLine, max_concurrent: int | None) -> None:
+    def __init__(self, conductor: Conductor, idle: _Idle, max_concurrent: int | None) -> None:
         super().__init__(conductor)
-        self.line = line
+        self.idle = idle
         self.max_concurrent = max_concurrent
         self.under_way: set[str] = set()
         self.interrupt_handler: object = None
 
     def suggest(self, trial_id: str) -> dict[str, object] | str | None:
-        full = self.max_concurrent is not None and len(self.under_way) >= self.max_concurrent
-        if full or self.line.is_impatient:
+        if self.max_concurrent is not None and len(self.under_way) >= self.max_concurrent:
             return None  # not now
         order = self.conductor.next_order(trial_id)
+        self.idle.heard(could_start=order != LATER)
         if order is None or (order == LATER and self._is_interrupted()):
             return str(Searcher.FINISHED)
         if order == LATER:
             return None
         self.under_way.add(trial_id)
-        self.line.join(trial_id)
         return {ORDER_KEY: dict(order)}
 
     def _is_interrupted(self) -> bool:
@@ -223,10 +239,16 @@ class _OrderSearcher(_Detached, Searcher):  # type: ignore[misc]  # ray publishe
 
 
 class _ConductedScheduler(_Detached, FIFOScheduler):  # type: ignore[misc]  # ray publishes no types
-    def __init__(self, conductor: Conductor, line: WaitingLine) -> None:
+    def __init__(self, conductor: Conductor, idle: _Idle) -> None:
         super().__init__(conductor)
-        self.line = line
+        self.idle = idle
         self.unwanted: dict[str, TuneController] = {}
+
+    def choose_trial_to_run(self, tune_controller: TrialRunnerWrapper) -> Trial | None:
+        """Is called in every step. Tune would keep one idle process, with its share, for as long as trials may come."""
+        if self.idle.is_long:
+            tune_controller._tune_controller._cleanup_cached_actors(force_all=True)
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_add(self, tune_controller: object, trial: Trial) -> None:
         """Is called for a new trial, and at the end of queueing a failed one again: then it can be stopped."""
@@ -250,16 +272,10 @@ class _ConductedScheduler(_Detached, FIFOScheduler):  # type: ignore[misc]  # ra
             return
         if wanted != present:
             trial.update_resources(_factory(wanted))
-        self.line.join(trial.trial_id)
 
 
 class _EventCallback(_Detached, tune.Callback):  # type: ignore[misc]  # ray publishes no types
-    def __init__(self, conductor: Conductor, line: WaitingLine) -> None:
-        super().__init__(conductor)
-        self.line = line
-
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
-        self.line.leave(trial.trial_id)
         self.conductor.started(_order(trial.config), _bundle(trial.placement_group_factory))
 
     def on_checkpoint(
