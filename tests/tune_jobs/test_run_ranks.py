@@ -1,5 +1,6 @@
 """Trials on two cards on a real Ray with the real trainer (gloo, logical cards): placed, resumed, stopped, gone."""
 
+import contextlib
 import io
 import logging
 import os
@@ -11,6 +12,7 @@ import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from dialsum.config import RunConfig
 from dialsum.data import write_examples
@@ -22,6 +24,7 @@ from tune_jobs.running.journal import Journal
 from tune_jobs.running.live import LogView
 from tune_jobs.running.orders import Bundle, PretendedUse, TrialOrder
 from tune_jobs.running.progress import SweepProgress
+from tune_jobs.running.ranks import _started
 from tune_jobs.running.recovery import RunShape
 from tune_jobs.running.trainable import run_trial
 from tune_jobs.running.tune_door import FitSettings, fit
@@ -154,3 +157,37 @@ def test_trials_on_two_cards_resume_after_a_kill_are_stopped_end_and_leave_no_pr
     left = [psutil.Process(process) for process in conductor.processes if psutil.pid_exists(process)]
     psutil.wait_procs(left, timeout=300)
     assert [process for process in conductor.processes if psutil.pid_exists(process)] == []
+
+
+class Trial:
+    """In place of a trial's own process: starts those of the cards and does nothing."""
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+
+    def start(self, order: TrialOrder) -> list[int]:
+        ranks = self._open.enter_context(_started(order))
+        self._words = [rank.words.remote() for rank in ranks]  # which never come: each process waits in a thread
+        return [os.getpid(), *(process for *_, process in ray.get([rank.seat.remote() for rank in ranks]))]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("raylets")
+def test_a_killed_trial_takes_the_processes_of_its_cards_along(tmp_path: Path) -> None:
+    group = ray.util.placement_group(
+        [{"CPU": 0.5, "GPU": 1.0}] * 2, strategy="STRICT_PACK", bundle_label_selector=[{"gpu-model": TOGETHER}] * 2
+    )
+    ray.get(group.ready(), timeout=300)
+    seat = PlacementGroupSchedulingStrategy(
+        placement_group=group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+    )
+    trial = ray.remote(Trial).options(num_cpus=0.5, num_gpus=1, scheduling_strategy=seat).remote()
+    numbers = ray.get(trial.start.remote(TwoCards(tmp_path).make(1, {"model": TOGETHER})), timeout=300)
+    processes = [psutil.Process(number) for number in numbers]
+    assert len(set(numbers)) == 3
+    processes[0].send_signal(signal.SIGKILL)
+    _, left = psutil.wait_procs(processes, timeout=300)
+    assert left == []
+    ray.util.remove_placement_group(group)
