@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from tests.tune_jobs.sweep_files import METRIC, SweepFiles
+from tests.tune_jobs.wandb_compare import compare_with_ledger
 from tests.tune_jobs.wandb_files import OfflineRun, read_offline_run
 from tests.tune_jobs.wandb_server import Mode, StoredRun, WandbServer, wandb_server
-from tune_jobs.tracking.mirror import MirrorSettings
+from tune_jobs.tracking.mirror import EXAMPLE_COLUMNS, MirrorSettings
 from tune_jobs.tracking.mirroring import MirrorProcess, MirrorStatus, keep_report_address
 
 pytestmark = [pytest.mark.slow]
@@ -78,6 +79,12 @@ def offline_runs(files: SweepFiles) -> dict[str, OfflineRun]:
     return {run.run["display_name"]: run for run in runs}
 
 
+def examples_of(files: SweepFiles, name: str) -> dict[str, Any]:
+    (path,) = (files.folder.path / "wandb").glob(f"offline-run-*{name}*/files/media/table/*.table.json")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
 def evaluations(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
     return [{name: row[name] for name in (METRIC, "eval/loss")} for row in rows if METRIC in row]
 
@@ -88,24 +95,21 @@ def status_of(files: SweepFiles) -> MirrorStatus:
 
 def test_offline_runs_hold_what_the_ledger_holds_and_sync_sends_them(tmp_path: Path) -> None:
     files = three_trials(tmp_path)
-    mirror = mirror_of(files, None)
+    files.summaries(
+        2, [" ".join(["민수는", "사과를", "샀다."][: place % 4]) for place in range(25)], "민수는 사과를 샀다."
+    )
+    files.order(5)
+    files.report(5, 1, 5.0, 2)  # runs when the driver ends
+    mirror = mirror_of(files, None, upload_models=True)
     mirror.end()
     said = mirror.wait(60)
-    assert said == f"W&B: 4 runs are kept offline; send them with: wandb sync {files.folder.path}/wandb"
+    assert said == f"W&B: 5 runs are kept offline; send them with: wandb sync {files.folder.path}/wandb"
     runs = offline_runs(files)
-    for record in files.folder.load().trials[:3]:
+    for record in files.folder.load().trials[:3]:  # finished, stopped after a retry, out of memory
         run = runs[record.name]
-        assert evaluations(run.history) == [
-            {name: row[name] for name in (METRIC, "eval/loss")} for row in record.history
-        ]
-        assert run.config["batch_size"] == record.resolved["batch_size"]
-        assert run.config["sampled"] == record.sampled
-        assert run.config["estimate"] == record.estimate
+        compare_with_ledger(run, record)
         assert run.config["plan"] == record.plan
-        assert run.config["share"] == record.share
-        assert run.summary["outcome"] == record.status
-        assert run.summary["cost/wall_s"] == record.wall_s
-        assert run.exit_code == (1 if record.status == "oom" else 0)
+        assert run.run["tags"] == ["tiny-bart", "grid"]
         assert run.run["run_group"] == "night"
         assert run.run["job_type"] == "wide"
         assert [row["_step"] for row in run.history] == sorted({row["_step"] for row in run.history})
@@ -114,8 +118,17 @@ def test_offline_runs_hold_what_the_ledger_holds_and_sync_sends_them(tmp_path: P
     assert best.summary["memory/measured_device_bytes"] == 3.9e9
     assert runs["night trial 4"].summary["outcome_reason"] == "needs 30 GiB"
     assert runs["night trial 4"].exit_code == 1
-    (table_file,) = (files.folder.path / "wandb").glob("offline-run-*night_1*/files/media/table/*.table.json")
-    table = json.loads(table_file.read_text(encoding="utf-8"))
+    goes_on = runs["night_5"]
+    assert (goes_on.preempting, goes_on.exit_code, goes_on.summary["outcome"]) == (True, 1, "interrupted")
+    assert sorted(kind for kind, _ in best.artifacts) == ["model", "run_table"]
+    assert [kind for kind, _ in runs["night_2"].artifacts] == ["run_table"]  # it was never the best
+    many = examples_of(files, "night_2")["data"]
+    assert [row[0] for row in many] == ["top"] * 10 + ["worst"] * 10
+    assert len({row[1] for row in many}) == 20
+    scores = [row[-1] for row in many]
+    assert (scores, scores[0], scores[-1]) == (sorted(scores, reverse=True), 100.0, 0.0)
+    table = examples_of(files, "night_1")
+    assert table["columns"] == list(EXAMPLE_COLUMNS)
     assert [row[:2] for row in table["data"]] == [["top", "d0"], ["top", "d2"], ["top", "d1"]]
     assert table["data"][0][3:6] == ["민수는 사과를 샀다.", "민수는 사과를 샀다.", 100.0]
 

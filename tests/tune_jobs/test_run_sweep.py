@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from common.files import read_jsonl
-from tests.tune_jobs.wandb_files import OfflineRun, read_offline_run
+from tests.tune_jobs.wandb_compare import compare_with_ledger
+from tests.tune_jobs.wandb_files import read_offline_run
 from tests.waiting import ended, tail, wait_until
-from tune_jobs.records.ledger import SweepFolder, TrialRecord
+from tune_jobs.records.ledger import SweepFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """
@@ -109,34 +110,26 @@ def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path
     for record in records:
         run = mirrored[record.name]
         compare_with_ledger(run, record)
-        assert run.run["run_group"] == "small"
+        assert (run.run["run_group"], run.run["job_type"]) == ("small", "trial")
+        assert run.run["tags"] == [record.resolved["model"], "grid"]
+        assert run.config["plan"] == record.plan
         steps = [json.loads(line) for line in (Path(record.experiment_dir) / "steps.jsonl").read_text().splitlines()]
         assert [row["train/learning_rate"] for row in run.history if "system/load_1m" in row] == [
             step["train/learning_rate"] for step in steps
         ]
+        loads = [row for row in run.history if "system/load_1m" in row]
+        assert all(row["system/process_cpu_percent"] >= 0 for row in loads if "system/process_cpu_percent" in row)
+        assert all(0 < row["system/host_memory_percent"] < 100 for row in loads)
+        (table,) = folder.path.glob(f"wandb/offline-run-*{run.run['run_id']}/files/media/table/*.table.json")
+        shown = json.loads(table.read_text(encoding="utf-8"))
+        written, _ = read_jsonl(Path(record.experiment_dir) / "predictions.jsonl")
+        texts = {str(row["fname"]): row for row in written}
+        assert {row[1] for row in shown["data"]} == set(texts)
+        for row in shown["data"]:
+            assert (row[2], row[3]) == (texts[row[1]]["dialogue"], texts[row[1]]["prediction"])
+        scores = [row[-1] for row in shown["data"]]
+        assert scores == sorted(scores, reverse=True)
     assert "trial 1 starts" in err
-
-
-def compare_with_ledger(run: OfflineRun, record: TrialRecord) -> None:
-    """Every number that the ledger has of a trial stands in its W&B run, and the last ones in its summary."""
-    evaluations = [row for row in run.history if "eval/loss" in row]
-    assert len(evaluations) == len(record.history)
-    for there, here in zip(evaluations, record.history, strict=True):
-        wanted = {name: value for name, value in here.items() if "/" in name}
-        assert {name: there[name] for name in wanted} == wanted
-    for name, value in record.metrics.items():
-        assert evaluations[-1][name] == value, name
-    for name in ("learning_rate", "batch_size", "num_epochs", "model", "seed"):
-        assert run.config[name] == record.resolved[name]
-    assert run.config["sampled"] == record.sampled
-    assert run.config["estimate"] == record.estimate
-    assert run.config["share"] == record.share
-    assert run.config["trial/node"] == record.node
-    assert run.summary["outcome"] == record.status
-    assert run.summary["best/rouge_combined_f1"] == record.best_metrics["eval/rouge_combined_f1"]
-    assert run.summary["memory/estimated_upper_bytes"] == record.estimate["upper_bytes"]  # type: ignore[index]
-    assert (run.summary["cost/wall_s"], run.summary["cost/gpu_seconds"]) == (record.wall_s, record.gpu_seconds)
-    assert run.exit_code == 0
 
 
 @pytest.mark.ray
