@@ -114,7 +114,8 @@ def main() -> None:
                 done = sum(len(found) for found in pairs.values())
                 left_s = (time.monotonic() - started_s) / done * (total - done)
                 note(f"{done} of {total}, {kind}: {pairs[kind][-1]}; about {left_s / 60:.0f} min to go")
-            write_text(chosen.output, report(pairs, loads))
+                if all(pairs.values()):
+                    write_text(chosen.output, report(pairs, loads))
     note(f"written to {chosen.output}")
 
 
@@ -301,17 +302,18 @@ def cell(values: Sequence[float]) -> str:
 
 def report(pairs: Mapping[str, Sequence[Pair]], loads: Sequence[float]) -> str:
     """The page."""
-    count = len(pairs[KINDS[0]])
+    counts = [len(found) for found in pairs.values()]
+    several = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     python, today = platform.python_version(), f"{datetime.now(UTC):%d %B %Y}"
     where = f"{platform.machine()}, {os.cpu_count()} cores, Python {python}, {today}"
     lines = [
         "# Sweeps with a W&B server in trouble",
         "",
         "```bash",
-        f"python -m benchmarks.wandb_faults --rounds {count}",
+        f"python -m benchmarks.wandb_faults --rounds {max(counts)}",
         "```",
         "",
-        f"Two trials of a tiny model ({where}); {count} pairs of each kind, in turn. Each is run at the",
+        f"Two trials of a tiny model ({where}); {several} pairs of each kind, in turn. Each is run at the",
         "same moment as the same sweep with W&B offline, and held against it: median of the pairs' ratios",
         "(lowest-highest). The control says how",
         f"much is noise; the load average of the machine meanwhile was {min(loads):.0f} to {max(loads):.0f}.",
@@ -327,14 +329,22 @@ def report(pairs: Mapping[str, Sequence[Pair]], loads: Sequence[float]) -> str:
     names = (*MEASURES.values(), "mirror_cpu_s")
     medians = [f"{statistics.median(getattr(one, name) for one in offline):.1f}" for name in names]
     lines.append(f"| *offline itself, median in seconds* | {' | '.join(medians)} |")
+    apart = max(abs(ratio - 1) for name in MEASURES.values() for ratio in ratios(pairs["offline"], name))
+    medians_of = {kind: statistics.median(ratios(pairs[kind], "wall_s")) for kind in KINDS[1:]}
+    above = ", ".join(f"{SHOWN[kind]} ({ratio:.2f})" for kind, ratio in medians_of.items() if ratio > 1.05)
+    lines += [
+        "",
+        f"The goal is a ratio of at most 1.05 for the whole command. Above it: {above or 'none'}. The control itself",
+        f"is up to {apart:.0%} away from 1, with {several} pairs of each kind: less than that is *not known*.",
+    ]
     lines += ["", "The mirror's CPU seconds are counted until it ended, or was ended two seconds after both commands."]
     lines += ["", "What the command said of W&B, the last time:", ""]
     lines += [f"* {kind}: `{pairs[kind][-1].other.said}`" for kind in KINDS]
     lines += ["", "Every pair, whole command in seconds, offline / other:", "", f"| round | {' | '.join(KINDS)} |"]
     lines += ["|---|" + "---|" * len(KINDS)]
-    for number in range(count):
-        both = (pairs[kind][number] for kind in KINDS)
-        cells = [f"{pair.offline.wall_s:.1f} / {pair.other.wall_s:.1f}" for pair in both]
+    for number in range(max(counts)):
+        both = (pairs[kind][number : number + 1] for kind in KINDS)
+        cells = ["".join(f"{pair.offline.wall_s:.1f} / {pair.other.wall_s:.1f}" for pair in found) for found in both]
         lines.append(f"| {number + 1} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
