@@ -21,6 +21,7 @@ from cluster.placement import Choice, Demand, Refusal, choose, refuse
 from cluster.shares import MAX_TENANTS, UNITS, Share
 
 PATIENCE = 4
+FEW_TRIALS = 200
 Policy = Literal["shares", "half", "whole"]
 Order = Literal["largest", "arrival"]
 
@@ -157,15 +158,22 @@ def simulate(
             continue
         under_policy[number] = tuple(held_under(policy, choice, inventory) for choice in least)
         loads.append(_load(trial, least, inventory, max_tenants))
-    books, cards = Occupancy(inventory, cpus_per_trial=cpus_per_trial), SharedCards(contention)
-    starter: _Starter
-    if policy == "shares" and order == "largest":
-        starter = Packer(under_policy, [trial.busy for trial in trials], inventory, books, cards, contention)
-    else:
-        arrives_s = {number: trials[number].arrives_s for number in under_policy} if order == "arrival" else None
-        starter = Line(under_policy, inventory, books, arrives_s=arrives_s, patience=patience)
-    run = _Run(trials, books, cards, starter)
-    placements = run.go(sorted((trials[number].arrives_s, number) for number in under_policy))
+    arrivals = sorted((trials[number].arrives_s, number) for number in under_policy)
+
+    def run(packed: bool) -> list[_Placed]:
+        books, cards = Occupancy(inventory, cpus_per_trial=cpus_per_trial), SharedCards(contention)
+        starter: _Starter
+        if packed:
+            starter = Packer(under_policy, [trial.busy for trial in trials], inventory, books, cards, contention)
+        else:
+            arrives_s = {number: trials[number].arrives_s for number in under_policy} if order == "arrival" else None
+            starter = Line(under_policy, inventory, books, arrives_s=arrives_s, patience=patience)
+        return _Run(trials, books, cards, starter).go(arrivals)
+
+    ways = [False]
+    if policy == "shares" and order == "largest":  # the packer prices for many trials; few are tried both ways
+        ways = [True, False] if len(under_policy) <= FEW_TRIALS else [True]
+    placements = min(map(run, ways), key=_makespan_s)
     bound_s = lower_bound_s(loads, [pool.cards for pool in inventory.pools])
     return _result(placements, tuple(refusals), bound_s, inventory)
 
@@ -249,11 +257,15 @@ class _Run:
         self._placements.append(_Placed(placement=placement, busy_s=busy_s))
 
 
+def _makespan_s(placed: Sequence[_Placed]) -> float:
+    return max((done.placement.end_s for done in placed), default=0.0)
+
+
 def _result(
     placed: Sequence[_Placed], refusals: tuple[Refusal, ...], bound_s: float, inventory: Inventory
 ) -> Simulation:
     placements = sorted((done.placement for done in placed), key=lambda one: (one.start_s, one.name))
-    makespan_s = max((one.end_s for one in placements), default=0.0)
+    makespan_s = _makespan_s(placed)
     usable_bytes = sum(card.usable_bytes for node in inventory.nodes for card in node.cards)
     byte_s = sum(one.upper_bytes * len(one.spot.keys) * (one.end_s - one.start_s) for one in placements)
     return Simulation(
