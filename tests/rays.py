@@ -3,6 +3,7 @@
 from typing import Any
 
 ATTEMPTS = 5
+TOO_SLOW = "timed out during startup"  # in what Ray says
 
 
 def start_ray(**options: Any) -> Any:
@@ -18,6 +19,6 @@ def start_ray(**options: Any) -> Any:
             return ray.init("local", include_dashboard=False, log_to_driver=False, **options)
         except Exception as error:  # Ray raises a plain Exception
             ray.shutdown()
-            if "timed out during startup" not in str(error) or attempt == ATTEMPTS:
+            if TOO_SLOW not in str(error) or attempt == ATTEMPTS:
                 raise
     raise AssertionError("not reached")
