@@ -224,7 +224,7 @@ def test_every_node_is_checked_and_the_sweep_before_during_and_after(machine: Ma
 
 def test_a_stop_loses_nothing_and_resume_repeats_nothing(machine: Machine, desk: Path) -> None:
     """The plain command of the README, from a project folder, ended by `jobs stop`."""
-    sweep = write_sweep(desk, "halted", epochs=14)
+    sweep = write_sweep(desk, "halted", epochs=60)  # it must last while two commands of ours start
     for package in ("common", "dialsum", "cluster", "tune_jobs"):
         (desk / package).symlink_to(ROOT / package)
     ray = str(Path(sys.executable).parent / "ray")
@@ -249,7 +249,7 @@ def test_a_stop_loses_nothing_and_resume_repeats_nothing(machine: Machine, desk:
     resumed = tune(machine, desk, "submit", sweep, "--member", "cleo", "--resume")
     assert resumed.returncode == 0, resumed.stdout
     assert "cleo-halted-2 succeeded" in resumed.stdout
-    check_complete(machine, "halted", 2, 14)
+    check_complete(machine, "halted", 2, 60)
     reports = [(event["number"], event["evaluation"]) for event in events(machine, "halted", "reported")]
     assert len(reports) - len(set(reports)) <= len(saved), "at most the evaluation that was under way is made again"
     assert before < len(reports)
