@@ -97,6 +97,7 @@ def main() -> None:
     """Measures everything and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="pairs of each kind; 7 if absent")
+    parser.add_argument("--alone", action="store_true", help="one run after the other: on a machine that nobody shares")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"), metavar="FILE")
     chosen = parser.parse_args()
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -109,13 +110,13 @@ def main() -> None:
             prepare(home)
         for number in range(chosen.rounds):
             for kind in in_turn(KINDS, number):
-                pairs[kind].append(run_pair(homes, kind, other_first=number % 2 == 1))
+                pairs[kind].append(run_pair(homes, kind, other_first=number % 2 == 1, alone=chosen.alone))
                 loads.append(os.getloadavg()[0])
                 done = sum(len(found) for found in pairs.values())
                 left_s = (time.monotonic() - started_s) / done * (total - done)
                 note(f"{done} of {total}, {kind}: {pairs[kind][-1]}; about {left_s / 60:.0f} min to go")
                 if all(pairs.values()):
-                    write_text(chosen.output, report(pairs, loads))
+                    write_text(chosen.output, report(pairs, loads, alone=chosen.alone))
     note(f"written to {chosen.output}")
 
 
@@ -141,8 +142,8 @@ def prepare(folder: Path) -> None:
     end_leftovers(_LINGERS_S)
 
 
-def run_pair(homes: tuple[Path, Path], kind: str, *, other_first: bool) -> Pair:
-    """Runs the sweep offline and with a server of a kind, at the same time.
+def run_pair(homes: tuple[Path, Path], kind: str, *, other_first: bool, alone: bool = False) -> Pair:
+    """Runs the sweep offline and with a server of a kind, at the same time or, `alone`, right after each other.
 
     Raises:
         WorkError: When a command or a trial fails.
@@ -153,15 +154,18 @@ def run_pair(homes: tuple[Path, Path], kind: str, *, other_first: bool) -> Pair:
     watch = MirrorWatch()
     with serving(kind) as variables:
         plan = [(homes[0], {"WANDB_MODE": "offline"}), (homes[1], variables)]
-        started = {home: (time.monotonic(), start(home, told)) for home, told in plan[:: -1 if other_first else 1]}
+        ordered = plan[:: -1 if other_first else 1]
+        started: dict[Path, tuple[float, subprocess.Popen[bytes]]] = {}
         walls: dict[Path, float] = {}
-        while len(walls) < len(started):
-            time.sleep(0.02)
-            watch.look({command.pid: str(home) for home, (_, command) in started.items()})
-            for home, (since_s, command) in started.items():
-                if home not in walls and command.poll() is not None:
-                    walls[home] = time.monotonic() - since_s
-        end_leftovers(_LINGERS_S, lambda: watch.look({}))
+        for together in [[one] for one in ordered] if alone else [ordered]:
+            started |= {home: (time.monotonic(), start(home, told)) for home, told in together}
+            while len(walls) < len(started):
+                time.sleep(0.02)
+                watch.look({command.pid: str(home) for home, (_, command) in started.items()})
+                for home, (since_s, command) in started.items():
+                    if home not in walls and command.poll() is not None:
+                        walls[home] = time.monotonic() - since_s
+            end_leftovers(_LINGERS_S, lambda: watch.look({}))
     for home, (_, command) in started.items():
         if command.returncode:
             raise WorkError(f"the sweep failed with {kind}: {(home / 'said').read_text(encoding='utf-8')[-3000:]}")
@@ -300,7 +304,7 @@ def cell(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
-def report(pairs: Mapping[str, Sequence[Pair]], loads: Sequence[float]) -> str:
+def report(pairs: Mapping[str, Sequence[Pair]], loads: Sequence[float], *, alone: bool) -> str:
     """The page."""
     counts = [len(found) for found in pairs.values()]
     several = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
@@ -310,11 +314,12 @@ def report(pairs: Mapping[str, Sequence[Pair]], loads: Sequence[float]) -> str:
         "# Sweeps with a W&B server in trouble",
         "",
         "```bash",
-        f"python -m benchmarks.wandb_faults --rounds {max(counts)}",
+        f"python -m benchmarks.wandb_faults --rounds {max(counts)}{' --alone' if alone else ''}",
         "```",
         "",
-        f"Two trials of a tiny model ({where}); {several} pairs of each kind, in turn. Each is run at the",
-        "same moment as the same sweep with W&B offline, and held against it: median of the pairs' ratios",
+        f"Two trials of a tiny model ({where}); {several} pairs of each kind, in turn. Each is run",
+        f"{'right before or after' if alone else 'at the same moment as'} the same sweep with W&B offline, and held",
+        "against it: median of the pairs' ratios",
         "(lowest-highest). The control says how",
         f"much is noise; the load average of the machine meanwhile was {min(loads):.0f} to {max(loads):.0f}.",
         "",
