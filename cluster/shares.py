@@ -86,14 +86,3 @@ def share_for(
         if not crowded and Share(units=units).cap_bytes(card.usable_bytes) >= upper_bytes:
             return Share(units=units)
     return Share(units=UNITS)
-
-
-def tenants_for_load(trials: int, cards: int, limit: int = MAX_TENANTS) -> int:
-    """Limits co-tenants while there are few trials, so that they spread over idle cards instead of crowding on one.
-
-    Ray fills one card before it touches the next. A trial that holds more of a card gets a larger micro-batch instead.
-
-    >>> [tenants_for_load(trials, 8) for trials in (3, 8, 9, 1000)]
-    [1, 1, 2, 8]
-    """
-    return max(1, min(limit, -(-trials // max(cards, 1))))

@@ -38,6 +38,17 @@ def wait_until(
         time.sleep(every_s)
 
 
+def stretched(limit_s: float, *, quiet_s: float, took_s: float) -> float:
+    """A limit of a quiet machine, as much longer as this one was slower at something like it a moment ago.
+
+    Args:
+        limit_s: Where nothing else runs; never less than that.
+        quiet_s: What the other thing takes there.
+        took_s: What it took now.
+    """
+    return limit_s * max(1.0, took_s / quiet_s)
+
+
 def ended(process: "subprocess.Popen[str]", limit_s: float = LIMIT_S) -> tuple[str, str]:
     """Waits for a process and returns what it wrote to its pipes; one that does not end is killed, and the test fails.
 

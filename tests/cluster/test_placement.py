@@ -7,7 +7,7 @@ import pytest
 from cluster.hardware import Card, Inventory, Node, parse_simulated
 from cluster.host_placement import HostNeed, choose_hosts
 from cluster.placement import Demand, Need, Refusal, choose, refuse
-from cluster.shares import CLASSES, UNITS, Share, share_for, tenants_for_load
+from cluster.shares import CLASSES, UNITS, Share, share_for
 
 GIB = 2**30
 
@@ -35,7 +35,6 @@ def test_co_tenants_are_limited_where_the_compute_is_the_bottleneck() -> None:
     assert share_for(GIB, card, max_tenants=3) == Share(units=3000)
     assert share_for(GIB, card, busy=0.4) == Share(units=4000)
     assert share_for(GIB, card, busy=1.7) == Share(units=UNITS)
-    assert [tenants_for_load(n, 4) for n in (0, 1, 5, 100)] == [1, 1, 2, 8]
 
 
 def test_a_share_prints_as_a_person_reads_it() -> None:

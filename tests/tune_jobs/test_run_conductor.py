@@ -371,8 +371,6 @@ def test_the_weights_of_the_best_trials_stay_and_all_numbers(tmp_path: Path) -> 
 class OneAtATime(OpenAdmission):
     """Lets one trial in; a test says when it must give its place back."""
 
-    may_pause = True
-
     def __init__(self) -> None:
         self.held: list[str] = []
         self.asked: list[tuple[str, float, int]] = []

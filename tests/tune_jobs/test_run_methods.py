@@ -4,7 +4,6 @@ import io
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from common.files import read_jsonl
 from dialsum.data import write_examples
 from dialsum.sample_data.generate import generate
+from tests.waiting import tail, wait_until
 from tune_jobs.config.sweep import load_sweep
 from tune_jobs.running.journal import Journal
 from tune_jobs.running.live import LogView
@@ -125,9 +125,17 @@ def killed_after_a_copy(folder: Path) -> None:
         [sys.executable, "-m", "tune_jobs", "run", "population.yaml", "--cpu-only"],
         cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, stderr=subprocess.PIPE,
     )  # fmt: skip
-    while not any(event["event"] == "copied" for event in read_jsonl(journal)[0]):
+
+    def alive() -> None:
         assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
+
+    wait_until(
+        lambda: any(event["event"] == "copied" for event in read_jsonl(journal)[0]),
+        "a copy",
+        alive=alive,
+        known=lambda: tail(journal),
+        every_s=0.05,
+    )
     process.kill()
     process.communicate()
 

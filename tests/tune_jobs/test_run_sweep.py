@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from common.files import read_jsonl
 from tests.tune_jobs.wandb_compare import compare_with_ledger
 from tests.tune_jobs.wandb_files import read_offline_run
-from tests.waiting import ended, tail, wait_until
+from tests.waiting import ended, stretched, tail, wait_until
 from tune_jobs.records.ledger import SweepFolder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,11 +167,14 @@ def test_after_kill_9_of_the_driver_resume_repeats_nothing(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_sigterm_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
     write_sweep(tmp_path, epochs=40)
+    began = time.monotonic()
     process = command(tmp_path, "--cpu-only")
     wait_for(tmp_path / "outputs/sweep_results/small/journal.jsonl", '"event": "reported"', 1, process)
+    asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, err = ended(process)
     assert process.returncode == 1
+    assert time.monotonic() - asked < stretched(30, quiet_s=20, took_s=asked - began)
     assert err.rstrip().endswith("go on with: python -m tune_jobs run small.yaml --cpu-only --resume")
     assert "Traceback" not in err
     assert "asked to stop: trials save a checkpoint at their next step and end" in err

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from statistics import median
+from typing import Literal, cast
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from common.files import read_jsonl
-from tests.waiting import ended, wait_until
+from tests.waiting import ended, stretched, wait_until
 from tune_jobs.records.ledger import SweepFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -89,27 +90,32 @@ def ended_well(process: "subprocess.Popen[str]") -> str:
     return said
 
 
+def runs(process: "subprocess.Popen[str]") -> None:
+    """Fails with what a driver said, where it has ended: nothing more will come of it."""
+    assert process.poll() is None, process.communicate()[0]
+
+
 def reporters(folder: Path) -> set[object]:
     """Numbers of the trials that have reported: one may start long after the other."""
     return {event["number"] for event in events(folder, "reported")}
 
 
-def longest_gap_s(folder: Path, number: int) -> float:
-    """The longest time between two reports of a trial that went through without a pause."""
+def gaps_of(folder: Path, number: int) -> list[float]:
+    """The seconds between any two reports of a trial that went through without a pause."""
     at = [float(str(event["at"])) for event in events(folder, "reported") if event["number"] == number]
-    return max(later - earlier for earlier, later in pairwise(at))
+    return [later - earlier for earlier, later in pairwise(at)]
 
 
-def held_spans(folder: Path) -> list[tuple[float, float, float]]:
-    """(from, to, GPUs) of every start, by the journal."""
+def held_spans(folder: Path, clock: Literal["at", "elapsed_s"] = "at") -> list[tuple[float, float, float]]:
+    """(from, to, GPUs) of every start by the journal; hours of the wall, or the seconds that GPU time is counted by."""
     spans, since = [], {}
     for event in read_jsonl(folder / "journal.jsonl")[0]:
         if event["event"] == "started":
             bundle = cast("dict[str, float]", event["bundle"])
-            since[event["number"]] = (cast("float", event["at"]), bundle["gpus"])
+            since[event["number"]] = (cast("float", event[clock]), bundle["gpus"])
         elif event["event"] in ("paused", "ended"):
             begun, gpus = since.pop(event["number"])
-            spans.append((begun, cast("float", event["at"]), gpus))
+            spans.append((begun, cast("float", event[clock]), gpus))
     assert not since
     return spans
 
@@ -122,7 +128,7 @@ def check_nothing_lost(folder: Path, trials: int, steps: int) -> None:
     assert all([row["iteration"] for row in record.history] == list(range(1, steps + 1)) for record in records)
     reports = [(event["number"], event["evaluation"]) for event in events(folder, "reported")]
     assert len(reports) == len(set(reports)) == trials * steps, "a step was made twice or not at all"
-    spans = held_spans(folder)
+    spans = held_spans(folder, "elapsed_s")
     assert sum(record.gpu_seconds for record in records) == pytest.approx(
         sum((to - begun) * gpus for begun, to, gpus in spans)
     )
@@ -135,11 +141,13 @@ def test_two_members_share_two_cards_and_what_was_lent_comes_back_within_a_rung(
 ) -> None:
     bob = driver("bob", trials=3, gpus=1.0, steps=16, team=LENDING)
     folder = tmp_path / "bob"
-    wait_until(lambda: reporters(folder) == {1, 2}, "two trials of bob's run, one on a lent card")
+    wait_until(
+        lambda: reporters(folder) == {1, 2}, "two trials of bob's run, one on a lent card", alive=lambda: runs(bob)
+    )
     assert {event["number"] for event in events(folder, "started")} == {1, 2}
 
     ann = driver("ann", trials=2, gpus=0.5, steps=6, team=LENDING)
-    wait_until(lambda: bool(events(tmp_path / "ann", "waits")), "ann asks")
+    wait_until(lambda: bool(events(tmp_path / "ann", "waits")), "ann asks", alive=lambda: runs(ann))
     asked = time.time()
     wait_until(lambda: bool(events(folder, "paused")), "bob gives back")
     gave_back_s = time.time() - asked
@@ -156,7 +164,7 @@ def test_two_members_share_two_cards_and_what_was_lent_comes_back_within_a_rung(
     assert "trial 2 goes on after a pause: bob_2" in said_by_bob
     assert "waits: asks for 0.5 GPUs, 0 are free" in said
     # On a quiet machine a step takes less than half a second and an exchange at most one; else as long as steps take.
-    assert gave_back_s < 5 * max(1.0, longest_gap_s(folder, 1))
+    assert gave_back_s < 5 * max(1.0, max(gaps_of(folder, 1)))
     changes = sorted(
         change
         for member in ("ann", "bob")
@@ -184,9 +192,9 @@ def test_a_window_closes_in_mid_trial_and_the_next_one_goes_on(clock: Path, driv
     clock.write_text(str(NIGHT))
     carl = driver("carl", trials=2, gpus=1.0, steps=24, team=STRICT)
     folder = tmp_path / "carl"
-    wait_until(lambda: reporters(folder) == {1, 2}, "both run in the night")
+    wait_until(lambda: reporters(folder) == {1, 2}, "both run in the night", alive=lambda: runs(carl))
     clock.write_text(str(NIGHT + 9 * 3600))  # 08:00
-    wait_until(lambda: bool(events(folder, "paused")), "one pauses in the morning")
+    wait_until(lambda: bool(events(folder, "paused")), "one pauses in the morning", alive=lambda: runs(carl))
     books = ray.get_actor(NAME, NAMESPACE)
 
     def status() -> dict[str, list[dict[str, object]]]:
@@ -215,4 +223,6 @@ def test_a_window_closes_in_mid_trial_and_the_next_one_goes_on(clock: Path, driv
     assert "trial 2 pauses after evaluation" in said
     starts = [event["number"] for event in events(folder, "started")]
     assert (starts.count(1), starts.count(2)) == (1, 2), "the trial inside the quota never noticed"
+    gaps_s = gaps_of(folder, 1)
+    assert max(gaps_s) < stretched(4, quiet_s=0.5, took_s=median(gaps_s)), "nor did it have to wait"
     assert json.loads((folder / "all_results.jsonl").read_text().splitlines()[0])["member"] == "carl"

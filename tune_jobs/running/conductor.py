@@ -188,7 +188,7 @@ class SweepConductor:
         now_s = self._clocks.elapsed_s()
         if WAITS_KEY in result:
             self._stalls.started(number, now_s)
-            return self._waits_for_storage(number, name, str(result[WAITS_KEY]))
+            return self._waits_with_its_place(number, name, str(result[WAITS_KEY]))
         self._stalls.reported(number, now_s)
         evaluation, value = cast("int", result[EVALUATION_KEY]), float(cast("float", result[str(order["metric"])]))
         self._journal.write(
@@ -214,7 +214,7 @@ class SweepConductor:
         """Asks for a clean stop: trials save where they are and end, none starts. Quick: signal handlers call it."""
         self._stop_asked = True
 
-    def _waits_for_storage(self, number: int, name: str, reason: str) -> bool:
+    def _waits_with_its_place(self, number: int, name: str, reason: str) -> bool:
         if self._progress.trials[number].reason != reason:
             self._view.event(f"trial {number} waits with what it holds: {reason}")
         self._progress.waits(number, name, reason=reason)

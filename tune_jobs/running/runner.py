@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cluster.hardware import Inventory
 from cluster.memory.calibration import load_calibration
@@ -42,9 +41,6 @@ from tune_jobs.search.grid import drawn_configs, planned_trials, sampled_configs
 from tune_jobs.search.proposers import Lesson, ListProposer, Proposer, Sampled, TpeProposer
 from tune_jobs.team.admission import Admission
 from tune_jobs.tracking.mirroring import mirroring
-
-if TYPE_CHECKING:
-    pass
 
 CALIBRATION_NAME = "calibration.jsonl"  # in the output folder: shared by all sweeps
 ATTEMPTS = 5  # of one trial: two or three larger shares, and a lost worker or node
@@ -122,11 +118,7 @@ def _placer(sweep: Sweep, inventory: Inventory) -> Placer:
         calibration = load_calibration(Path(sweep.tracking.output_dir) / CALIBRATION_NAME)
         return Estimator(template_finder(note), calibration)
 
-    return placer_for(
-        inventory,
-        sweep.resources,
-        estimator=estimator,
-    )
+    return placer_for(inventory, sweep.resources, estimator=estimator)
 
 
 @contextmanager

@@ -15,11 +15,6 @@ SILENT_S = 5.0  # and so long it leaves them alone after they did not answer, as
 class Admission(Protocol):
     """Decides whether a sweep's trials may run; called by Tune's thread only."""
 
-    @property
-    def may_pause(self) -> bool:
-        """Whether a running trial may have to give its place back, so that it will be ordered again."""
-        ...
-
     def open(self) -> None:
         """Makes the sweep known, before its first trial asks; may be called again.
 
@@ -63,8 +58,6 @@ class Admission(Protocol):
 class OpenAdmission:
     """Lets everybody in: a sweep without a team."""
 
-    may_pause = False
-
     def open(self) -> None:
         """Nothing to tell."""
 
@@ -98,8 +91,6 @@ class TeamAdmission:
         elapsed_s: Seconds that only grow.
         now: Unix seconds.
     """
-
-    may_pause = True
 
     def __init__(
         self,
