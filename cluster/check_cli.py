@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from cluster.checks import Wanted, as_json, as_text, evaluate, exit_code
+from cluster.loopback import is_loopback, keep_loopback
 from cluster.tokens import AUTH_MODE
 from common import cli
 from common.errors import RequestError
@@ -65,6 +66,8 @@ def connection(address: str | None) -> AbstractContextManager[object]:
 
     if ray.is_initialized():
         return nullcontext()
+    if is_loopback(address):
+        keep_loopback()
     code = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}}  # wherever one stands
     options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": code}
     try:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.hardware import Node
+from cluster.loopback import LOOPBACK
 from cluster.storage import STORAGE
 
 GCS_PORT = 6379
@@ -22,15 +23,18 @@ class Start:
     Attributes:
         arguments: Without the program's name.
         environment: Beside the machine's own.
+        stays_inside: Whether it must not be reached from other machines; then cluster.loopback starts it.
     """
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    stays_inside: bool = False
 
     def shell(self) -> str:
         """The command for a person to read, or for a shell."""
         settings = [f"{name}={shlex.quote(value)}" for name, value in sorted(self.environment.items())]
-        return " ".join([*settings, "ray", *(shlex.quote(argument) for argument in self.arguments)])
+        program = "python -m cluster.loopback" if self.stays_inside else "ray"
+        return " ".join([*settings, program, *(shlex.quote(argument) for argument in self.arguments)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +103,7 @@ def raylet_starts(
         arguments += [f"--temp-dir={temporary}/raylet{index}"] if index else []
         if len(nodes) > 1 and all(card.uuid for card in node.cards):
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(card.uuid for card in node.cards)
-        starts.append(Start(arguments=tuple(arguments), environment=environment))
+        starts.append(Start(arguments=tuple(arguments), environment=environment, stays_inside=ip == LOOPBACK))
     return tuple(starts)
 
 

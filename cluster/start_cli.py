@@ -139,13 +139,14 @@ def _start(start: Start, chosen: argparse.Namespace) -> None:
     for folder in (chosen.state_dir, chosen.spill_dir):
         if folder is not None:  # submitted jobs' environments are part of the state: keys among them
             folder.expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
-    program = Path(sys.executable).with_name("ray")
-    if not program.exists():
-        raise WorkError(f"{program} is missing; pip install -r requirements.txt")
+    ray = Path(sys.executable).with_name("ray")
+    if not ray.exists():
+        raise WorkError(f"{ray} is missing; pip install -r requirements.txt")
+    program = [sys.executable, "-m", "cluster.loopback"] if start.stays_inside else [str(ray)]
     try:
         done = subprocess.run(
-            [str(program), *start.arguments],
-            env={**os.environ, **start.environment, "PATH": _path(program.parent)},
+            [*program, *start.arguments],
+            env={**os.environ, **start.environment, "PATH": _path(ray.parent)},
             timeout=_START_S,
             stdin=subprocess.DEVNULL,
             check=False,

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
+OUTER = "192.0.2.77/24"
 UNSHARE = ("unshare", "-n", "-p", "-m", "--fork", "--kill-child", "--mount-proc")
 
 
@@ -48,7 +49,10 @@ class Machine:
             "RAY_AUTH_MODE": "token",
         }
         ready = folder / "ready"  # the first process stays a shell: it must take in what others leave behind
-        inside = "ip link set lo up; mkdir -p /tmp/ray; mount -t tmpfs tmpfs /tmp/ray; "
+        # An outer address and a way to it, as on any machine that is not alone: Ray would listen there.
+        inside = "ip link set lo up; ip link add out0 type veth peer name out1; ip link set out1 up; "
+        inside += f"ip addr add {OUTER} dev out0; ip link set out0 up; ip route add default dev out0; "
+        inside += "mkdir -p /tmp/ray; mount -t tmpfs tmpfs /tmp/ray; "
         inside += f"touch {ready}; while :; do sleep 1; done"
         self._process = subprocess.Popen([*UNSHARE, "bash", "-ec", inside], env=self.environment)
         wait_until(ready.exists, "the machine starts")
@@ -78,6 +82,12 @@ class Machine:
             out, _ = process.communicate()
             raise AssertionError(f"{command} has not ended in {timeout_s:g} s: {out}") from None
         return subprocess.CompletedProcess(command, process.returncode, out, "")
+
+    def sockets_beyond_loopback(self) -> list[str]:
+        """Lists the addresses at which something listens for other machines."""
+        local = [line.split()[3] for line in self.run("ss", "-Hltn").stdout.split("\n") if line]
+        hosts = {address: address.rpartition(":")[0].strip("[]").removeprefix("::ffff:") for address in local}
+        return [address for address, host in hosts.items() if host not in ("127.0.0.1", "::1")]
 
     def python(self, *arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
         """Runs this environment's Python on the machine."""

@@ -68,3 +68,9 @@ def test_logical_cards_hide_no_real_ones() -> None:
     starts = raylet_starts(split_by_model(MACHINE, cards), ip="10.0.0.2", head_address="h:1", spill_dir="/scratch")
     assert ["CUDA_VISIBLE_DEVICES" in start.environment for start in starts] == [False, False]
     assert {options(start.arguments)["object-spilling-directory"] for start in starts} == {"/scratch"}
+
+
+def test_a_machine_alone_is_started_so_that_ray_keeps_its_loopback() -> None:
+    for ip, program in (("127.0.0.1", " python -m cluster.loopback start --head "), ("10.0.0.2", " ray start --head ")):
+        (start,) = raylet_starts([MACHINE], ip=ip, head=HeadOptions(state_dir="/srv/ray"))
+        assert program in start.shell()

@@ -2,10 +2,17 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
+import pytest
+
 from cluster.tokens import token_problem
+from tests.cluster.machine import Machine, missing
+from tests.waiting import ended, wait_until
 from tune_jobs.running.ray_session import clean_stop, own_token
+
+REASON = missing("ss")
 
 
 def test_the_token_of_an_embedded_ray_is_its_owners_only(tmp_path: Path) -> None:
@@ -44,3 +51,41 @@ def test_the_first_sigterm_asks_and_no_later_one_ends_the_process() -> None:
         assert signal.getsignal(signal.SIGTERM) is own, "nobody asked: all is as it was"
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+SESSION = """
+import sys, time, pathlib
+from cluster.hardware import parse_simulated
+from tune_jobs.running.ray_session import session
+import ray
+with session(parse_simulated(sys.argv[1])):
+    @ray.remote(num_cpus=0)
+    def where(): return ray.util.get_node_ip_address()
+    pathlib.Path(sys.argv[2]).write_text(ray.get(where.remote()))
+    while pathlib.Path(sys.argv[2]).exists(): time.sleep(0.1)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(bool(REASON), reason=REASON)
+@pytest.mark.parametrize("cards", ["1x24GiB", "1x24GiB,1x40GiB"])
+def test_an_embedded_ray_listens_to_its_own_machine_only_and_bears_its_address(
+    cards: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    machine = Machine(tmp_path_factory.mktemp("m"))
+    try:
+        said = machine.home / "address"
+        driver = machine.start([sys.executable, "-c", SESSION, cards, str(said)])
+
+        def runs() -> None:
+            assert driver.poll() is None, driver.communicate()[0]
+
+        wait_until(lambda: said.exists() and said.read_text(), "Ray has run something", alive=runs)
+        assert machine.sockets_beyond_loopback() == []
+        assert said.read_text() == "127.0.0.1", "as in the sweep's record of its cards"
+        said.unlink()
+        said_at_end, _ = ended(driver)
+        assert driver.returncode == 0, said_at_end
+    finally:
+        machine.stop()

@@ -129,10 +129,7 @@ def test_nothing_of_a_cluster_on_one_machine_listens_beyond_loopback(machine: Ma
     sockets = machine.run("ss", "-Hltn").stdout.split("\n")
     local = [line.split()[3].rsplit(":", 1) for line in sockets if line]
     assert {"6379", "8265", "8090", "8091", "8092"} <= {port for _, port in local}
-    beyond = [
-        f"{host}:{port}" for host, port in local if host.strip("[]").removeprefix("::ffff:") not in ("127.0.0.1", "::1")
-    ]
-    assert beyond == []
+    assert machine.sockets_beyond_loopback() == []
 
 
 def test_a_cluster_takes_no_job_without_its_token(machine: Machine, desk: Path) -> None:
@@ -228,7 +225,8 @@ def test_a_stop_loses_nothing_and_resume_repeats_nothing(machine: Machine, desk:
     for package in ("common", "dialsum", "cluster", "tune_jobs"):
         (desk / package).symlink_to(ROOT / package)
     ray = str(Path(sys.executable).parent / "ray")
-    plain = ["job", "submit", "--no-wait", "--submission-id", "cleo-halted", "--working-dir", ".", "--"]
+    plain = ["job", "submit", "--address", "http://127.0.0.1:8265", "--no-wait", "--submission-id", "cleo-halted"]
+    plain += ["--working-dir", ".", "--"]
     began = time.monotonic()
     sent = machine.run(ray, *plain, "python", "-m", "tune_jobs", "run", sweep, cwd=desk)
     assert sent.returncode == 0, sent.stdout

@@ -10,12 +10,10 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.hardware import Inventory, Node
+from cluster.loopback import LOOPBACK, is_loopback, keep_loopback
 from cluster.tokens import make_token, token_path
 from common.errors import RequestError
 
-_LOOPBACK = "127.0.0.1"
-# Ray takes "127.0.0.1" in a cluster's address for "this host" and then looks for it at the host's outer address.
-_CLUSTER_LOOPBACK = "127.0.0.2"
 _OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange metrics and paths, no tensors; Ray's default is 30 % of the memory
 _QUIET: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
 _STOP_WAIT_S = "120"  # `ray job stop` kills after 3 s by default; a clean stop writes its state and report first
@@ -38,6 +36,8 @@ def connected() -> Iterator[None]:
         yield
         return
     _prepare()
+    if is_loopback(os.environ.get("RAY_ADDRESS")):
+        keep_loopback()
     ray.init(**_QUIET)
     try:
         yield
@@ -68,6 +68,8 @@ def looking_at(address: str | None) -> Iterator[bool]:
         with connected():
             yield True
         return
+    if is_loopback(address):
+        keep_loopback()
     try:
         ray.init(address, **_QUIET)
     except (ConnectionError, RuntimeError) as error:
@@ -114,11 +116,12 @@ def _prepare() -> None:
 def _embedded(inventory: Inventory) -> Iterator[None]:
     import ray
 
+    keep_loopback()
     nodes = sorted(inventory.nodes, key=lambda node: node.name)
     cluster = None
     if len(nodes) == 1:
         # More processes than cores would start if Ray counted all it sees: the inventory is what trials may use.
-        ray.init("local", include_dashboard=False, _node_ip_address=_LOOPBACK, **_QUIET, **_resources(nodes[0]))
+        ray.init("local", include_dashboard=False, _node_ip_address=LOOPBACK, **_QUIET, **_resources(nodes[0]))
     else:  # a node carries one GPU model's label, so unequal cards need a raylet each
         from ray.cluster_utils import Cluster
 
@@ -126,8 +129,8 @@ def _embedded(inventory: Inventory) -> Iterator[None]:
         cluster = Cluster()
         for node in nodes:
             visible = {} if inventory.simulated else {"env_vars": {"CUDA_VISIBLE_DEVICES": _indices(node)}}
-            cluster.add_node(include_dashboard=False, node_ip_address=_CLUSTER_LOOPBACK, **_resources(node), **visible)
-        ray.init(cluster.address, _node_ip_address=_CLUSTER_LOOPBACK, **_QUIET)
+            cluster.add_node(include_dashboard=False, node_ip_address=LOOPBACK, **_resources(node), **visible)
+        ray.init(cluster.address, _node_ip_address=LOOPBACK, **_QUIET)
     try:
         yield
     finally:
