@@ -3,12 +3,10 @@
 from pathlib import Path
 
 from common.files import read_jsonl
-from tests.tune_jobs.test_run_conductor import Driver, OutOfMemoryError
+from tests.tune_jobs.conducted import HALF, Driver, OutOfMemoryError
 from tune_jobs.placing.pending import Holder, why_pending
 from tune_jobs.running.conductor import WAIT_SAID_S
 from tune_jobs.running.orders import Bundle
-
-HALF = Bundle(cpus=1, gpus=0.5, labels={"gpu-model": "A"})
 
 
 def test_every_kind_of_wait_in_words() -> None:

@@ -13,8 +13,8 @@ from cluster.occupancy import Occupancy
 from common.files import read_jsonl
 from common.strict import from_mapping
 from dialsum.config import RunConfig
+from tests.tune_jobs.conducted import METRIC, Driver, Orders, OutOfMemoryError
 from tests.tune_jobs.offered import GIB, offers_of
-from tests.tune_jobs.test_run_conductor import METRIC, Driver, Orders, OutOfMemoryError
 from tune_jobs.config.space import Categorical, Space
 from tune_jobs.placing.line import CardLine, Offer
 from tune_jobs.running.conductor import Clocks, SweepConductor
