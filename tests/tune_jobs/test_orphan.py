@@ -4,9 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+from tests.waiting import wait_until
 from tune_jobs.running.orphan import GRACE_S, watch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,39 +39,37 @@ def test_while_its_supervisor_is_there_a_stopped_job_has_the_time_that_it_was_gi
 
 CHILD = """
 import os, pathlib, signal, sys, time
-from tune_jobs.running.orphan import end_with_job
-said = pathlib.Path(sys.argv[1])
+from tune_jobs.running import orphan
+said, looks = map(pathlib.Path, sys.argv[1:])
 signal.signal(signal.SIGTERM, lambda *_: (said.write_text("asked"), os._exit(0)))
-end_with_job({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"})
+orphan.end_with_job({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"})
+look = orphan._process  # from here on: whether the supervisor is there, asked after the parent's end
+orphan._process = lambda number: (looks.open("a").write("."), look(number))[1]
 said.write_text("ready")
 time.sleep(600)
 """
 SUPERVISOR = """
 import pathlib, subprocess, sys, time
-shell = subprocess.Popen(["/bin/sh", "-c", '"$0" -c "$1" "$2" & wait', *sys.argv[2:]])
+shell = subprocess.Popen(["/bin/sh", "-c", '"$0" -c "$@" & wait', *sys.argv[2:]])
 pathlib.Path(sys.argv[1]).write_text(str(shell.pid))
 time.sleep(600)
 """
 
 
+def text_of(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 def test_a_submitted_driver_outlives_its_shell_but_not_its_supervisor(tmp_path: Path) -> None:
-    said = tmp_path / "said"
-    number = tmp_path / "shell"
+    shell, said, looks = (tmp_path / name for name in ("shell", "said", "looks"))
     supervisor = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISOR, str(number), sys.executable, CHILD, str(said)],
+        [sys.executable, "-c", SUPERVISOR, str(shell), sys.executable, CHILD, str(said), str(looks)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-
-    def wait_for(word: str) -> None:
-        ends = time.monotonic() + 100
-        while not (said.exists() and said.read_text() == word):
-            assert time.monotonic() < ends, said.read_text() if said.exists() else "it said nothing"
-            time.sleep(0.05)
-
-    wait_for("ready")
-    os.kill(int(number.read_text()), signal.SIGKILL)
-    time.sleep(2.5)  # longer than two looks: it has seen that its parent is another one
+    wait_until(lambda: text_of(shell) and text_of(said) == "ready", "the driver is ready", known=lambda: text_of(said))
+    os.kill(int(shell.read_text()), signal.SIGKILL)
+    wait_until(lambda: text_of(said) != "ready" or len(text_of(looks)) >= 2, "it has looked after its supervisor twice")
     assert said.read_text() == "ready"
     supervisor.kill()
     supervisor.wait()
-    wait_for("asked")
+    wait_until(lambda: text_of(said) == "asked", "the driver is asked to end", known=lambda: text_of(said))

@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from tests.tune_jobs.sweep_files import METRIC, SweepFiles
 from tests.tune_jobs.wandb_compare import compare_with_ledger
 from tests.tune_jobs.wandb_files import OfflineRun, read_offline_run
 from tests.tune_jobs.wandb_server import Mode, StoredRun, WandbServer, wandb_server
+from tests.waiting import wait_until
 from tune_jobs.tracking.mirror import EXAMPLE_COLUMNS, MirrorSettings
 from tune_jobs.tracking.mirroring import MirrorProcess, MirrorStatus, keep_report_address
 
@@ -212,7 +211,7 @@ def test_a_sweep_that_is_online_has_a_report_from_its_first_run_to_its_winner(tm
         mirror = mirror_of(files, server)
         files.order(1)
         files.report(1, 1, 20.0, 1)
-        wait_until(lambda: bool(status_of(files).report.url), server)
+        wait_until(lambda: status_of(files).report.url, "a report", known=lambda: seen_by(server))
         address = status_of(files).report.url
         assert address.startswith(f"{server.url}/lab/dialogues/reports/Sweep-night--")
         (live,) = server.views
@@ -323,12 +322,9 @@ def wait_for_run(server: WandbServer, name: str) -> StoredRun:
     def found() -> list[StoredRun]:
         return [run for run in list(server.runs.values()) if run.fields.get("displayName") == name]
 
-    wait_until(lambda: bool(found()), server)
+    wait_until(found, f"a run called {name}", known=lambda: seen_by(server))
     return found()[0]
 
 
-def wait_until(is_so: Callable[[], bool], server: WandbServer) -> None:
-    until_s = time.monotonic() + 300
-    while not is_so():
-        assert time.monotonic() < until_s, f"it did not come; the server saw {server.requests} {server.unknown}"
-        time.sleep(0.05)
+def seen_by(server: WandbServer) -> str:
+    return f"the server saw {server.requests} {server.unknown}"

@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 
+from tests.waiting import wait_until
 from tune_jobs.running.orders import LATER, ORDER_KEY, Bundle
 from tune_jobs.running.recovery import classify
 from tune_jobs.running.tune_door import FitSettings, fit, last_checkpoint, report
@@ -137,10 +138,8 @@ def outlasting(config: dict[str, object]) -> None:
     order = config[ORDER_KEY]
     assert isinstance(order, dict)
     report({"step": 1}, None)
-    ends = time.monotonic() + 100
-    while order["number"] == 2 and not Path(order["marker"]).exists():
-        assert time.monotonic() < ends, "the process of trial 1 still holds its share"
-        time.sleep(0.05)
+    if order["number"] == 2:
+        wait_until(Path(order["marker"]).exists, "the process of trial 1 holds its share no longer")
 
 
 def test_a_process_without_a_trial_gives_its_share_back_before_the_sweep_ends(tmp_path: Path) -> None:

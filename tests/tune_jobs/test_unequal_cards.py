@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from common.files import read_jsonl
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
 from tests.tune_jobs.offered import offers_of
+from tests.waiting import wait_until
 from tune_jobs.placing.line import PATIENCE, CardLine, Offer
 from tune_jobs.placing.resources import SHARE_CLASSES
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
@@ -70,14 +70,6 @@ def unequal_raylets() -> Iterator[Inventory]:
     cluster.shutdown()
 
 
-def wait_for(path: Path) -> None:
-    """Waits until another trial, or the driver, has come so far."""
-    ends = time.monotonic() + 300
-    while not path.exists():
-        assert time.monotonic() < ends, f"{path.name} did not come; there is {sorted(path.parent.iterdir())}"
-        time.sleep(0.05)
-
-
 def trial(config: dict[str, object]) -> None:
     """Counts to STEPS with a checkpoint at each; as run_trial, without torch."""
     order = TrialOrder.from_dict(config[ORDER_KEY])  # type: ignore[arg-type]
@@ -103,7 +95,8 @@ def trial(config: dict[str, object]) -> None:
             reporter.log({"memory/reserved_bytes": float(settings.micro_batch)})
             reporter.report({METRIC: float(step)}, checkpoint)
         if "wait_for" in order.sampled:
-            wait_for(Path(order.sweep_folder) / str(order.sampled["wait_for"]))
+            come = Path(order.sweep_folder) / str(order.sampled["wait_for"])  # so far, another trial or the driver
+            wait_until(come.exists, come.name, known=lambda: str(sorted(come.parent.iterdir())))
 
     def send(metrics: Mapping[str, object], checkpoint: Path | None) -> None:
         report({**metrics, **where}, checkpoint)
