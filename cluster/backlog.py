@@ -22,7 +22,7 @@ class Waiting:
     """
 
     number: int
-    rank: tuple[float, ...]
+    rank: float
     choices: tuple[Choice, ...]
 
     @property
@@ -45,14 +45,12 @@ class Backlog:
 
     Args:
         ends_by_s: When all trials can be over at best.
-        patience: How often the first in line may be overtaken before its best model takes nobody else; None for ever.
     """
 
-    def __init__(self, *, ends_by_s: float, patience: int | None = None) -> None:
-        self._ends_by_s, self._patience = ends_by_s, patience
-        self._kinds: dict[Kind, list[tuple[tuple[float, ...], int, Waiting]]] = {}
-        self._heads: list[tuple[tuple[float, ...], int, Kind]] = []
-        self._overtaken = 0
+    def __init__(self, *, ends_by_s: float) -> None:
+        self._ends_by_s = ends_by_s
+        self._kinds: dict[Kind, list[tuple[float, int, Waiting]]] = {}
+        self._heads: list[tuple[float, int, Kind]] = []
 
     def __len__(self) -> int:
         return sum(map(len, self._kinds.values()))
@@ -82,8 +80,6 @@ class Backlog:
         if found is None:
             return None
         waiting, _ = found
-        is_first = self._heads[0][:2] == (waiting.rank, waiting.number)
-        self._overtaken = 0 if is_first else self._overtaken + 1
         self._drop_head(waiting)
         heap = self._kinds[waiting.kind]
         heapq.heappop(heap)
@@ -95,10 +91,9 @@ class Backlog:
         self, room: Mapping[str, int], fits: Callable[[Choice], bool], now_s: float
     ) -> tuple[Waiting, Choice] | None:
         second_best: tuple[Waiting, Choice] | None = None
-        closed = self._closed_model()
-        for place, (_, _, kind) in enumerate(self._heads):
+        for _, _, kind in self._heads:
             for number, (model, units, _) in enumerate(kind):
-                if units > room.get(model, 0) or (place and model == closed) or (number and second_best):
+                if units > room.get(model, 0) or (number and second_best):
                     continue
                 waiting = self._kinds[kind][0][2]
                 choice = waiting.choices[number]
@@ -113,14 +108,9 @@ class Backlog:
     def _soon_enough(self, waiting: Waiting, choice: Choice, now_s: float) -> bool:
         return choice.expected_s <= _WORTH_WAITING * waiting.quickest_s or now_s + choice.expected_s <= self._ends_by_s
 
-    def _closed_model(self) -> str | None:
-        if self._patience is None or self._overtaken < self._patience:
-            return None
-        return self._heads[0][2][0][0]
-
     def _drop_head(self, waiting: Waiting) -> None:
         del self._heads[bisect_left(self._heads, (waiting.rank, waiting.number, waiting.kind))]
 
-    def _show_head(self, heap: list[tuple[tuple[float, ...], int, Waiting]]) -> None:
+    def _show_head(self, heap: list[tuple[float, int, Waiting]]) -> None:
         rank, number, waiting = heap[0]
         insort(self._heads, (rank, number, waiting.kind))

@@ -1,4 +1,4 @@
-"""Trials in a line, each started on whichever card has room: Ray's way, under a simulated clock. Pure; numpy only."""
+"""Trials whose durations are known, largest first, each started on whichever card has room. Pure; numpy only."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,23 +22,12 @@ class Line:
         choices: Where each trial may run, and what it holds there.
         inventory: The cards.
         books: What is free on them.
-        arrives_s: When each trial begins to wait, where the line is in that order; where it is None, large trials stand
-            before small ones.
-        patience: In order of arrival, how often the first in line may be overtaken.
     """
 
-    def __init__(
-        self,
-        choices: Mapping[int, tuple[Choice, ...]],
-        inventory: Inventory,
-        books: Occupancy,
-        *,
-        arrives_s: Mapping[int, float] | None,
-        patience: int,
-    ) -> None:
+    def __init__(self, choices: Mapping[int, tuple[Choice, ...]], inventory: Inventory, books: Occupancy) -> None:
         bargains = _bargains(choices, inventory)
-        self._choices, self._books, self._arrives_s = bargains.choices, books, arrives_s
-        self._backlog = Backlog(ends_by_s=bargains.ends_by_s, patience=None if arrives_s is None else patience)
+        self._choices, self._books = bargains.choices, books
+        self._backlog = Backlog(ends_by_s=bargains.ends_by_s)
         self._changed: set[str] = set()
 
     def __len__(self) -> int:
@@ -47,7 +36,7 @@ class Line:
     def add(self, number: int) -> None:
         """Puts a trial in line."""
         choices = self._choices[number]
-        self._backlog.add(Waiting(number=number, rank=self._rank(number, choices[0]), choices=choices))
+        self._backlog.add(Waiting(number=number, rank=_rank(choices[0]), choices=choices))
         self._changed |= {choice.model for choice in choices}
 
     def ended(self, spot: Spot) -> None:
@@ -64,11 +53,10 @@ class Line:
             room[choice.model] = self._books.room(choice.model)
             yield waiting.number, choice, spot
 
-    def _rank(self, number: int, best: Choice) -> tuple[float, ...]:
-        """Large ones first: width counts more than length, as narrow trials fill what wide ones leave."""
-        if self._arrives_s is not None:
-            return (self._arrives_s[number],)
-        return (-(best.share.gpus**2) * best.expected_s,)
+
+def _rank(best: Choice) -> float:
+    """Large ones first: width counts more than length, as narrow trials fill what wide ones leave."""
+    return -(best.share.gpus**2) * best.expected_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

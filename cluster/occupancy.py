@@ -65,6 +65,7 @@ class Occupancy:
         self._cards: list[_Card] = []
         self._nodes: list[_Node] = []
         self._free: dict[str, list[tuple[int, int]]] = {}
+        self._held: dict[str, int] = {}
         self._nodes_of: dict[str, list[int]] = {}
         for node in sorted(inventory.nodes, key=lambda node: (-len(node.cards), node.name)):
             if node.cards:
@@ -78,6 +79,14 @@ class Occupancy:
     def room(self, model: str) -> int:
         """Returns the units that are free on the emptiest card of a model; 0 where no node has CPUs left."""
         return next((self._cards[key].free_units for key in self._with_cpus(reversed(self._free.get(model, [])))), 0)
+
+    def held_units(self, model: str) -> int:
+        """Returns the units that trials hold of all cards of a model."""
+        return self._held[model]
+
+    def part(self, model: str, units: int) -> float:
+        """Returns what units are of all cards of a model; equal parts of equal models are equal to the last digit."""
+        return units / (UNITS * len(self._free[model]))
 
     def fits(self, choice: Choice) -> bool:
         """Whether a trial can start now."""
@@ -131,6 +140,7 @@ class Occupancy:
             keys.append(len(self._cards))
             self._cards.append(_Card(node=len(self._nodes), index=card.index))
             insort(self._free.setdefault(model, []), (UNITS, keys[-1]))
+            self._held.setdefault(model, 0)
         self._nodes_of.setdefault(model, []).append(len(self._nodes))
         self._nodes.append(_Node(name=node.name, model=model, free_cpus=node.cpus, keys=tuple(keys)))
 
@@ -172,4 +182,5 @@ class Occupancy:
         free, card = self._free[model], self._cards[key]
         del free[bisect_left(free, (card.free_units, key))]
         card.free_units += units
+        self._held[model] -= units
         insort(free, (card.free_units, key))

@@ -1,7 +1,8 @@
 """Placement under a simulated clock: when and where each trial of a sweep would run, and how long all of it takes.
 
 What fits, and the share of each choice, are those of cluster.placement, which places real trials. Where all trials are
-known, cluster.packer starts them; in order of arrival and under other policies cluster.line does, as Ray would.
+known, cluster.packer starts them, under other policies cluster.line; in order of arrival cluster.arrivals does, by the
+decision of a real sweep.
 Co-tenants share a card's compute as processes do that take turns (see cluster.compute_sharing). Pure, deterministic.
 """
 
@@ -11,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from cluster.arrivals import ArrivalLine
 from cluster.compute_sharing import FREE_OF_OVERHEAD, Contention, SharedCards
+from cluster.fair_line import PATIENCE, Reach
 from cluster.hardware import Inventory
 from cluster.line import Line
 from cluster.lower_bound import Load, lower_bound_s
@@ -20,7 +23,6 @@ from cluster.packer import Packer
 from cluster.placement import Choice, Demand, Refusal, choose, refuse
 from cluster.shares import MAX_TENANTS, UNITS, Share
 
-PATIENCE = 4
 FEW_TRIALS = 200
 Policy = Literal["shares", "half", "whole"]
 Order = Literal["largest", "arrival"]
@@ -123,10 +125,11 @@ def simulate(
     contention: Contention = FREE_OF_OVERHEAD,
     cpus_per_trial: float = 0.0,
     patience: int = PATIENCE,
+    reach: Reach = "list",
 ) -> Simulation:
     """Runs trials on an inventory under a simulated clock.
 
-    Whenever something ends or arrives, waiting trials start; see cluster.packer and cluster.line for which and where.
+    Whenever something ends or arrives, waiting trials start; see cluster.packer, arrivals and line for which and where.
 
     Args:
         trials: In any order.
@@ -136,7 +139,8 @@ def simulate(
         max_tenants: Most trials on one card, under "shares".
         contention: How co-tenants slow each other down.
         cpus_per_trial: Logical CPUs that each trial takes on its node; 0 does not count them.
-        patience: With order "arrival", how often the first in line may be overtaken.
+        patience: With order "arrival", how often a trial may be overtaken; see cluster.fair_line.
+        reach: With order "arrival", how far the line looks for a trial that can use what those before it cannot.
 
     >>> from cluster.hardware import parse_simulated
     >>> from cluster.placement import Need
@@ -165,9 +169,10 @@ def simulate(
         starter: _Starter
         if packed:
             starter = Packer(under_policy, [trial.busy for trial in trials], inventory, books, cards, contention)
+        elif order == "arrival":
+            starter = ArrivalLine(under_policy, books, patience=patience, reach=reach)
         else:
-            arrives_s = {number: trials[number].arrives_s for number in under_policy} if order == "arrival" else None
-            starter = Line(under_policy, inventory, books, arrives_s=arrives_s, patience=patience)
+            starter = Line(under_policy, inventory, books)
         return _Run(trials, books, cards, starter).go(arrivals)
 
     ways = [False]
@@ -199,7 +204,7 @@ def _load(trial: SimulatedTrial, least: tuple[Choice, ...], inventory: Inventory
 
 
 class _Starter(Protocol):
-    """Says which trials start now, and where; see cluster.line and cluster.packer."""
+    """Says which trials start now, and where; see cluster.packer, cluster.arrivals and cluster.line."""
 
     def __len__(self) -> int: ...
 

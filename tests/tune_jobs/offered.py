@@ -9,7 +9,9 @@ from tune_jobs.running.orders import Bundle, Placed, TrialOrder
 GIB = 2**30
 
 
-def offers_of(order: TrialOrder, inventory: Inventory, upper_bytes: int, least_bytes: int = 0) -> tuple[Offer, ...]:
+def offers_of(
+    order: TrialOrder, inventory: Inventory, upper_bytes: int, least_bytes: int = 0, cards: int = 1
+) -> tuple[Offer, ...]:
     """Offers every model of the cards that holds the trial, the smallest fair part first.
 
     Args:
@@ -17,8 +19,9 @@ def offers_of(order: TrialOrder, inventory: Inventory, upper_bytes: int, least_b
         inventory: The cards.
         upper_bytes: Its estimate.
         least_bytes: What an out-of-memory has shown that it needs.
+        cards: Whole cards that it trains on together.
     """
-    demand = Demand(name=order.name, needs=(Need(upper_bytes=max(upper_bytes, least_bytes)),))
+    demand = Demand(name=order.name, needs=(Need(upper_bytes=max(upper_bytes, least_bytes), cards=cards),))
     usable = {pool.model: pool.usable_bytes for pool in inventory.pools}
     offers = tuple(
         Offer(

@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cluster.fair_line import Reach
 from cluster.hardware import Inventory, Node
 from cluster.placement import Demand
 from cluster.shares import MAX_TENANTS
@@ -81,13 +82,14 @@ class Timeline:
         return most
 
 
-def run_clock(jobs: Sequence[Job], inventory: Inventory, resources: Resources) -> Timeline:
+def run_clock(jobs: Sequence[Job], inventory: Inventory, resources: Resources, reach: Reach = "list") -> Timeline:
     """Lets trials arrive in their order and start as they find a place, as in a real sweep.
 
     Args:
         jobs: In the order in which the sweep starts them; all can run.
         inventory: The cards, or the machines without any.
         resources: CPUs of a trial, and how many may run at a time.
+        reach: How far the line looks for a trial that can use what those before it cannot.
 
     >>> from cluster.hardware import parse_simulated
     >>> from cluster.placement import Demand, Need
@@ -106,6 +108,7 @@ def run_clock(jobs: Sequence[Job], inventory: Inventory, resources: Resources) -
         order="arrival",
         max_tenants=resources.max_trials_per_gpu or MAX_TENANTS,
         cpus_per_trial=resources.cpus_per_trial,
+        reach=reach,
     )
     stays = [
         Stay(

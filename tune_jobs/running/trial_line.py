@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal, Protocol
 
+from cluster.fair_line import WIDTH, Reach
 from common.errors import RequestError
 from common.strict import from_mapping
 from tune_jobs.placing.line import CardLine, Offer, Start, Waiting
@@ -15,8 +16,6 @@ from tune_jobs.running.progress import SweepProgress
 from tune_jobs.search.exploit import Exploiter
 from tune_jobs.search.proposers import Proposer, Sampled
 from tune_jobs.team.admission import Admission
-
-WIDTH = 4  # trials that are made and wait for a place; further ones are made only to fill room that these cannot use
 
 
 class OrderMaker(Protocol):
@@ -78,6 +77,9 @@ class TrialLine:
         self._proposer, self._orders, self._cards, self._journal = proposer, orders, cards, journal
         self._admission, self._exploiter, self._progress, self._view = admission, exploiter, progress, view
         self._refuse, self._lose, self._begins_to_wait = refuse, lose, begins_to_wait
+        self._reach: Reach = "list" if proposer.knows_all else "few"
+        if exploiter is not None:
+            self._reach = "one"  # a population takes its turns one by one
         self._again: list[int] = []
         self._first: set[int] = set()
         self._lined: list[Waiting] = []
@@ -135,9 +137,7 @@ class TrialLine:
 
     def _lengthen(self) -> bool:
         """Puts one more trial into the line; returns whether there was one."""
-        width = WIDTH if self._exploiter is None else 1  # a population takes its turns one by one
-        looks_ahead = self._proposer.knows_all and self._exploiter is None
-        if len(self._lined) >= width and not (looks_ahead and self._cards.has_room()):
+        if not self._cards.looks_further(len(self._lined), self._reach):
             return False
         return self._line_up_again() or self._line_up_new()
 
