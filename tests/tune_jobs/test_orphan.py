@@ -66,10 +66,16 @@ def test_a_submitted_driver_outlives_its_shell_but_not_its_supervisor(tmp_path: 
         [sys.executable, "-c", SUPERVISOR, str(shell), sys.executable, CHILD, str(said), str(looks)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    wait_until(lambda: text_of(shell) and text_of(said) == "ready", "the driver is ready", known=lambda: text_of(said))
-    os.kill(int(shell.read_text()), signal.SIGKILL)
-    wait_until(lambda: text_of(said) != "ready" or len(text_of(looks)) >= 2, "it has looked after its supervisor twice")
-    assert said.read_text() == "ready"
-    supervisor.kill()
-    supervisor.wait()
+    try:
+        wait_until(
+            lambda: text_of(shell) and text_of(said) == "ready", "the driver is ready", known=lambda: text_of(said)
+        )
+        os.kill(int(shell.read_text()), signal.SIGKILL)
+        wait_until(
+            lambda: text_of(said) != "ready" or len(text_of(looks)) >= 2, "it has looked after its supervisor twice"
+        )
+        assert said.read_text() == "ready"
+    finally:
+        supervisor.kill()
+        supervisor.wait()
     wait_until(lambda: text_of(said) == "asked", "the driver is asked to end", known=lambda: text_of(said))
