@@ -9,6 +9,7 @@ from cluster.occupancy import Occupancy
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tests.tune_jobs.offered import offers_of, placed_order
+from tests.tune_jobs.ordered import METRIC, order_of
 from tune_jobs.config.anomalies import Anomalies
 from tune_jobs.placing.line import CardLine, Offer
 from tune_jobs.records.ledger import SweepFolder
@@ -17,12 +18,10 @@ from tune_jobs.running.journal import Journal
 from tune_jobs.running.live import LogView
 from tune_jobs.running.orders import Bundle, TrialOrder
 from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.recovery import RunShape
 from tune_jobs.search.proposers import Lesson, ListProposer, Sampled
 from tune_jobs.search.stopping import RungRule
 from tune_jobs.team.admission import Admission
 
-METRIC = "eval/rouge_combined_f1"
 CARDS = parse_simulated("8xA:24GiB")
 HALF = Bundle(cpus=1, gpus=0.5, labels={"gpu-model": "A"})
 HALF_BYTES = 11 * 2**30
@@ -58,18 +57,13 @@ class Orders:
         assert isinstance(size, int)
         if size == 3:
             raise RequestError("needs 30.0 GiB, found 24.0 GiB")
-        order = TrialOrder(
+        order = order_of(
+            self.folder,
+            f"bs{size}",
+            RunConfig(batch_size=size),
             number=number,
-            name=f"bs{size}",
-            sweep="sample",
             bundle=HALF,
             sampled=dict(sampled),
-            config=RunConfig(batch_size=size).to_dict(),
-            shape=RunShape(micro_batch=size, accumulation=1),
-            folder=str(self.folder / "experiments" / f"bs{size}"),
-            sweep_folder=str(self.folder),
-            cache_dir="cache",
-            metric=METRIC,
         )
         return placed_order(order, CARDS, HALF_BYTES)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ray
 
-from dialsum.config import RunConfig
+from tests.tune_jobs.ordered import METRIC, order_of
 from tune_jobs.placing.line import Offer
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.running.conductor import SweepConductor
@@ -19,14 +19,12 @@ from tune_jobs.running.journal import Journal
 from tune_jobs.running.live import LogView
 from tune_jobs.running.orders import EVALUATION_KEY, ORDER_KEY, Bundle, TrialOrder
 from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.recovery import RunShape
 from tune_jobs.running.tune_door import FitSettings, fit, last_checkpoint, report
 from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.search.stopping import NeverStop
 from tune_jobs.team.quotas import load_team
 from tune_jobs.team.team_actor import team_admission
 
-METRIC = "eval/rouge_combined_f1"
 STEP_S = 0.4
 
 
@@ -49,19 +47,13 @@ class Orders:
         self.folder, self.member, self.gpus = folder, member, gpus
 
     def make(self, number: int, sampled: Sampled) -> TrialOrder:
-        name = f"{self.member}_{number}"
-        return TrialOrder(
+        return order_of(
+            self.folder,
+            f"{self.member}_{number}",
             number=number,
-            name=name,
             sweep=self.member,
             bundle=Bundle(cpus=0.5, gpus=self.gpus, labels={"gpu-model": "simulated-24GiB"}),
             sampled=dict(sampled),
-            config=RunConfig().to_dict(),
-            shape=RunShape(micro_batch=1, accumulation=1),
-            folder=str(self.folder / "experiments" / name),
-            sweep_folder=str(self.folder),
-            cache_dir=str(self.folder / "cache"),
-            metric=METRIC,
             member=self.member,
         )
 

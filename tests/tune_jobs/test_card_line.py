@@ -2,17 +2,16 @@
 
 from collections import deque
 from dataclasses import replace
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.hardware import Inventory, parse_simulated
 from cluster.occupancy import Occupancy
-from dialsum.config import RunConfig
 from tests.tune_jobs.offered import offers_of
+from tests.tune_jobs.ordered import order_of
 from tune_jobs.placing.line import PATIENCE, CardLine, Start, Waiting
-from tune_jobs.running.orders import Bundle, TrialOrder
-from tune_jobs.running.recovery import RunShape
 
 GIB = 2**30
 UNEQUAL = parse_simulated("1x24GiB,1x40GiB,1x80GiB")
@@ -20,19 +19,7 @@ UNEQUAL = parse_simulated("1x24GiB,1x40GiB,1x80GiB")
 
 def waiting(name: str, gib: float, cards: Inventory = UNEQUAL) -> Waiting:
     """A trial that needs so much."""
-    order = TrialOrder(
-        number=1,
-        name=name,
-        sweep="s",
-        bundle=Bundle(cpus=1, gpus=1),
-        sampled={},
-        config=RunConfig().to_dict(),
-        shape=RunShape(micro_batch=1, accumulation=1),
-        folder="",
-        sweep_folder="",
-        cache_dir="",
-        metric="m",
-    )
+    order = order_of(Path(), name)
     return Waiting(order=order, offers=offers_of(order, cards, int(gib * GIB)))
 
 

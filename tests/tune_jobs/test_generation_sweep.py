@@ -7,11 +7,10 @@ import pytest
 
 from common.errors import RequestError
 from common.files import read_jsonl
-from dialsum.config import RunConfig
-from dialsum.data import write_examples
 from dialsum.finished import load_finished, predict, score, score_metrics
 from dialsum.sample_data.generate import generate
 from dialsum.trainer import train
+from tests.tune_jobs.tiny import tiny_config, write_dialogues
 from tune_jobs.config.sweep import load_sweep
 from tune_jobs.running.live import LogView
 from tune_jobs.running.runner import RunOptions, run_sweep
@@ -36,13 +35,8 @@ def test_a_trained_model_is_scored_with_every_setting_and_never_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for part, examples in zip(("train", "dev"), generate(seed=0, train_count=24, dev_count=5), strict=True):
-        write_examples(tmp_path / f"{part}.jsonl", examples)
-    config = RunConfig(
-        train_file=str(tmp_path / "train.jsonl"), dev_file=str(tmp_path / "dev.jsonl"), num_epochs=1, batch_size=8,
-        encoder_max_len=64, decoder_max_len=12, tiny_hidden_size=16, tiny_layers=1, tiny_vocab_size=400,
-    )  # fmt: skip
-    train(config, tmp_path / "one", cache_dir=tmp_path / "cache")
+    write_dialogues(tmp_path, dev_count=5)
+    train(tiny_config(tmp_path, num_epochs=1, decoder_max_len=12), tmp_path / "one", cache_dir=tmp_path / "cache")
     (tmp_path / "train.jsonl").unlink()  # a trained model is enough
     weights = (tmp_path / "one/models/best_model/model.safetensors").read_bytes()
     (tmp_path / "beams.yaml").write_text(SWEEP.format(trained="one"))

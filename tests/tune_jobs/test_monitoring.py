@@ -16,12 +16,11 @@ import pytest
 
 from cluster.dashboard import PANELS
 from cluster.metric_names import METRICS
-from dialsum.config import RunConfig
+from tests.tune_jobs.ordered import order_of
 from tests.waiting import LIMIT_S, wait_until
 from tune_jobs.running.live import LogView
 from tune_jobs.running.orders import Bundle, TrialOrder
 from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.recovery import RunShape
 from tune_jobs.running.sweep_meter import MeteredView, TrialMeter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,17 +43,11 @@ class Recorder:
 
 
 def order() -> TrialOrder:
-    return TrialOrder(
-        number=1,
-        name="one",
+    return order_of(
+        Path(),
+        "one",
         sweep="wide",
         bundle=Bundle(cpus=1, gpus=0.25),
-        sampled={},
-        config=RunConfig().to_dict(),
-        shape=RunShape(micro_batch=1, accumulation=1),
-        folder="f",
-        sweep_folder="s",
-        cache_dir="c",
         metric="eval/loss",
         estimate={"upper_bytes": 5 * 2**30},
     )

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import RequestError
-from dialsum.data import write_examples
-from dialsum.sample_data.generate import generate
+from tests.tune_jobs.tiny import write_dialogues
 from tune_jobs.config.space import Range
 from tune_jobs.config.sweep import load_sweep
 from tune_jobs.records.ledger import SweepFolder
@@ -53,8 +52,7 @@ def run(folder: Path, *, resume: bool = False, until: str | None = None) -> tupl
 @pytest.mark.usefixtures("ray_cluster")
 def test_four_phases_in_two_goes_with_an_edit_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for part, examples in zip(("train", "dev"), generate(seed=0, train_count=24, dev_count=4), strict=True):
-        write_examples(tmp_path / f"{part}.jsonl", examples)
+    write_dialogues(tmp_path)
     (tmp_path / "s.yaml").write_text(STAGED)
 
     first, said = run(tmp_path, until="wide")

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dialsum.config import RunConfig
+from tests.tune_jobs.ordered import order_of
 from tune_jobs.config.rules import Rules, resolve
 from tune_jobs.config.sections import SearchOptions
 from tune_jobs.config.space import Bell, Categorical, Constant, Range, Space, Value
 from tune_jobs.running.journal import Journal
-from tune_jobs.running.orders import Bundle, TrialOrder
-from tune_jobs.running.recovery import RunShape
+from tune_jobs.running.orders import TrialOrder
 from tune_jobs.search.exploit import INHERITED_FILE, Exploiter
 from tune_jobs.search.population import PopulationRule, explore, quantiles
 from tune_jobs.search.proposers import Sampled
@@ -107,12 +107,9 @@ class Population:
         self.folder = folder
         self.journal = Journal(folder / "journal.jsonl")
         for number, score in scores.items():
-            order = TrialOrder(
-                number=number, name=f"t{number}", sweep="s", bundle=Bundle(cpus=1), sampled=dict(START),
-                config=RunConfig(learning_rate=1e-4, train_file="/data/train.jsonl").to_dict(),
-                shape=RunShape(micro_batch=8, accumulation=1), folder=str(folder / f"t{number}"),
-                sweep_folder=str(folder), cache_dir="c", metric="m",
-            )  # fmt: skip
+            config = RunConfig(learning_rate=1e-4, train_file="/data/train.jsonl")
+            place = str(folder / f"t{number}")
+            order = order_of(folder, f"t{number}", config, number=number, sampled=dict(START), folder=place)
             self.journal.write("ordered", number, order=order.to_dict())
             self.journal.write("started", number, bundle=dataclasses.asdict(order.bundle), at=1.0, elapsed_s=1.0)
             self.report(number, 2, score)

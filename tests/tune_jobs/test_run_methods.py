@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.files import read_jsonl
-from dialsum.data import write_examples
-from dialsum.sample_data.generate import generate
+from tests.tune_jobs.tiny import write_dialogues
 from tests.waiting import tail, wait_until
 from tune_jobs.config.sweep import load_sweep
 from tune_jobs.running.journal import Journal
@@ -46,8 +45,7 @@ tracking: {{wandb: disabled}}
 
 def swept(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, method: str, stop: str, count: int) -> SweepOutcome:
     monkeypatch.chdir(folder)
-    for part, examples in zip(("train", "dev"), generate(seed=0, train_count=24, dev_count=4), strict=True):
-        write_examples(folder / f"{part}.jsonl", examples)
+    write_dialogues(folder)
     search = "{seed: 3}" if method == "random" else "{seed: 3, startup_trials: 3}"
     path = folder / f"{name}.yaml"
     # W&B's rule depends on who comes first, so one after another: the same trials are stopped in every run.
@@ -144,8 +142,7 @@ def test_a_population_copies_weights_and_says_so_also_over_kill_9(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for part, examples in zip(("train", "dev"), generate(seed=0, train_count=24, dev_count=4), strict=True):
-        write_examples(tmp_path / f"{part}.jsonl", examples)
+    write_dialogues(tmp_path)
     (tmp_path / "population.yaml").write_text(POPULATION)
     killed_after_a_copy(tmp_path)
     again = RunOptions(cpu_only=True, resume=True)

@@ -10,26 +10,23 @@ import pytest
 
 from cluster.hardware import parse_simulated
 from cluster.occupancy import Occupancy
-from dialsum.config import RunConfig
-from dialsum.data import write_examples
-from dialsum.sample_data.generate import generate
 from tests.tune_jobs.offered import offers_of, placed_order
+from tests.tune_jobs.ordered import METRIC, order_of
+from tests.tune_jobs.tiny import tiny_config, write_dialogues
 from tune_jobs.config.anomalies import Anomalies
 from tune_jobs.placing.line import CardLine, Offer
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
 from tune_jobs.running.conductor import SweepConductor
 from tune_jobs.running.journal import Journal
 from tune_jobs.running.live import LogView
-from tune_jobs.running.orders import Bundle, PretendedUse, TrialOrder
+from tune_jobs.running.orders import PretendedUse, TrialOrder
 from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.recovery import RunShape
 from tune_jobs.running.trainable import run_trial
 from tune_jobs.running.tune_door import FitSettings, fit
 from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.search.stopping import NeverStop
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
-METRIC = "eval/rouge_combined_f1"
 GIB = 2**30
 CARDS = parse_simulated("2x24GiB")
 UPPER_BYTES = 5 * GIB  # a quarter of the card, which is 5.8 GiB
@@ -45,35 +42,16 @@ class Orders:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        train, dev = generate(seed=0, train_count=32, dev_count=4)
-        for name, examples in (("train", train), ("dev", dev)):
-            write_examples(folder / f"{name}.jsonl", examples)
+        write_dialogues(folder, train_count=32)
 
     def make(self, number: int, sampled: Sampled) -> TrialOrder:
         name = str(sampled["model"])
-        config = RunConfig(
-            train_file=str(self.folder / "train.jsonl"),
-            dev_file=str(self.folder / "dev.jsonl"),
-            batch_size=8,
-            num_epochs=4,
-            encoder_max_len=64,
-            decoder_max_len=16,
-            tiny_hidden_size=16,
-            tiny_layers=1,
-            tiny_vocab_size=400,
-        )
-        order = TrialOrder(
+        order = order_of(
+            self.folder,
+            name,
+            tiny_config(self.folder, num_epochs=4),
             number=number,
-            name=name,
             sweep="recovered",
-            bundle=Bundle(cpus=1),
-            sampled={},
-            config=config.to_dict(),
-            shape=RunShape(micro_batch=8, accumulation=1),
-            folder=str(self.folder / "experiments" / name),
-            sweep_folder=str(self.folder),
-            cache_dir=str(self.folder / "cache"),
-            metric=METRIC,
             pretended=USES.get(name),
             simulated=True,
         )

@@ -13,29 +13,13 @@ from pathlib import Path
 import pytest
 
 from common.files import read_jsonl
+from tests.tune_jobs.tiny import write_tiny_grid
 from tests.waiting import LIMIT_S, ended, stretched, tail, wait_until
 from tune_jobs.records.ledger import SweepFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 OPEN = {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-SWEEP = """
-name: small
-method: grid
-parameters:
-  learning_rate: {{values: [1e-3, 1e-2]}}
-  batch_size: {{value: 8}}
-  num_epochs: {{value: {epochs}}}
-  max_train_samples: {{value: 32}}
-  max_eval_samples: {{value: 4}}
-  decoder_max_len: {{value: 16}}
-  encoder_max_len: {{value: 64}}
-  tiny_hidden_size: {{value: 16}}
-  tiny_layers: {{value: 1}}
-  tiny_vocab_size: {{value: 400}}
-early_terminate: {{type: none}}
-tracking: {{wandb: disabled, output_dir: {output}}}
-"""
 
 
 def evaluations(journal: Path) -> dict[int, list[int]]:
@@ -77,7 +61,7 @@ def test_trials_of_a_lost_node_go_on_elsewhere_from_their_checkpoints(
     assert raylets.stdin is not None
     assert raylets.stdout is not None
     address = raylets.stdout.readline().strip()
-    (tmp_path / "small.yaml").write_text(SWEEP.format(epochs=16, output="outputs"))
+    write_tiny_grid(tmp_path / "small.yaml", epochs=16)
     driver = subprocess.Popen(
         [sys.executable, "-m", "tune_jobs", "run", "small.yaml", "--cpu-only"],
         cwd=tmp_path, env=os.environ | OPEN | {"RAY_ADDRESS": address}, text=True, stderr=subprocess.PIPE,
@@ -157,7 +141,8 @@ def test_ray_job_stop_is_a_clean_stop_and_resume_repeats_nothing(tmp_path: Path,
 
     folder = tmp_path / "job"
     folder.mkdir()
-    (folder / "small.yaml").write_text(SWEEP.format(epochs=40, output=tmp_path / "outputs"))
+    tracking = f"wandb: disabled, output_dir: {tmp_path / 'outputs'}"
+    write_tiny_grid(folder / "small.yaml", epochs=40, tracking=tracking)
     journal = tmp_path / "outputs/sweep_results/small/journal.jsonl"
     clients: list[JobSubmissionClient] = []
 

@@ -12,38 +12,26 @@ from pathlib import Path
 import pytest
 
 from common.files import read_jsonl
+from tests.tune_jobs.tiny import write_tiny_grid
 from tests.tune_jobs.wandb_compare import compare_with_ledger
 from tests.tune_jobs.wandb_files import read_offline_run
 from tests.waiting import ended, stretched, tail, wait_until
 from tune_jobs.records.ledger import SweepFolder
 
 ROOT = Path(__file__).resolve().parents[2]
-SWEEP = """
-name: small
-method: grid
-parameters:
-  learning_rate: {{values: [{rates}]}}
-  batch_size: {{value: 8}}
-  num_epochs: {{value: {epochs}}}
-  max_train_samples: {{value: 32}}
-  max_eval_samples: {{value: 4}}
-  decoder_max_len: {{value: 16}}
-  encoder_max_len: {{value: 64}}
-  tiny_hidden_size: {{value: 16}}
-  tiny_layers: {{value: 1}}
-  tiny_vocab_size: {{value: 400}}
-early_terminate: {{type: {stop}}}
-resources: {{cpus_per_trial: 1}}
-tracking: {{wandb: {wandb}}}
-"""
 
 
 def write_sweep(
     folder: Path, *, rates: str = "1e-3, 1e-2", epochs: int = 2, stop: str = "none", wandb: str = "disabled"
 ) -> Path:
-    path = folder / "small.yaml"
-    path.write_text(SWEEP.format(rates=rates, epochs=epochs, stop=stop, wandb=wandb))
-    return path
+    return write_tiny_grid(
+        folder / "small.yaml",
+        rates=rates,
+        epochs=epochs,
+        stop=stop,
+        resources="cpus_per_trial: 1",
+        tracking=f"wandb: {wandb}",
+    )
 
 
 def command(folder: Path, *arguments: str) -> "subprocess.Popen[str]":

@@ -13,6 +13,7 @@ from common.errors import DivergedError, RequestError, WorkError
 from common.files import read_jsonl
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
+from tests.tune_jobs.ordered import METRIC, order_of
 from tune_jobs.running.orders import (
     FAILURE_KEY,
     FAILURE_MESSAGE_KEY,
@@ -27,8 +28,6 @@ from tune_jobs.running.trainable import ATTEMPTS_FILE, MOST_VANISHED, attempt, h
 from tune_jobs.running.trial_reporter import LOOK_EVERY_S, TrialReporter
 from tune_jobs.running.trial_state import STATE_FILE
 
-METRIC = "eval/rouge_combined_f1"
-
 
 class OutOfMemoryError(RuntimeError):
     """Named as torch's own."""
@@ -39,18 +38,12 @@ def keep_nothing(metrics: Mapping[str, float]) -> None:
 
 
 def order_in(folder: Path, *, batch_size: int = 8, retries: int = 0) -> TrialOrder:
-    return TrialOrder(
-        number=1,
-        name="one",
-        sweep="sample",
-        bundle=Bundle(cpus=1.0),
+    return order_of(
+        folder,
+        "one",
+        RunConfig(batch_size=batch_size),
         sampled={"batch_size": batch_size},
-        config=RunConfig(batch_size=batch_size).to_dict(),
-        shape=RunShape(micro_batch=batch_size, accumulation=1),
         folder=str(folder / "one"),
-        sweep_folder=str(folder),
-        cache_dir=str(folder / "cache"),
-        metric=METRIC,
         retries=retries,
     )
 

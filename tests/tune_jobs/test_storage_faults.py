@@ -12,6 +12,7 @@ from typing import IO
 import pytest
 
 from common.files import read_jsonl
+from tests.tune_jobs.tiny import write_tiny_grid
 from tests.waiting import LIMIT_S, wait_until
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.running.storage_watch import StorageWatch
@@ -19,24 +20,6 @@ from tune_jobs.running.trial_storage import LEAST_BYTES, TrialStorage
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 10
-SWEEP = f"""
-name: small
-method: grid
-parameters:
-  learning_rate: {{values: [1e-3, 1e-2]}}
-  batch_size: {{value: 8}}
-  num_epochs: {{value: {EPOCHS}}}
-  max_train_samples: {{value: 32}}
-  max_eval_samples: {{value: 4}}
-  decoder_max_len: {{value: 16}}
-  encoder_max_len: {{value: 64}}
-  tiny_hidden_size: {{value: 16}}
-  tiny_layers: {{value: 1}}
-  tiny_vocab_size: {{value: 400}}
-early_terminate: {{type: none}}
-resources: {{cpus_per_trial: 1}}
-tracking: {{wandb: disabled}}
-"""
 
 
 def mount(*arguments: str) -> None:
@@ -51,7 +34,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "outputs"
     folder.mkdir()
     mount("-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder))
-    (tmp_path / "small.yaml").write_text(SWEEP)
+    write_tiny_grid(tmp_path / "small.yaml", epochs=EPOCHS, resources="cpus_per_trial: 1")
     yield folder
     for place in (folder, tmp_path / "elsewhere"):
         subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)

@@ -15,6 +15,7 @@ import pytest
 from common.files import read_jsonl
 from tests.cluster.machine import Machine, missing
 from tests.rays import ATTEMPTS, TOO_SLOW
+from tests.tune_jobs.tiny import write_tiny_grid
 from tests.waiting import ended, stretched, tail, wait_until
 from tune_jobs.records.ledger import SweepFolder
 
@@ -26,24 +27,6 @@ pytestmark = [
 ]
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "0123456789abcdef" * 2 + "01234567"
-SWEEP = """
-name: {name}
-method: grid
-parameters:
-  learning_rate: {{values: [{rates}]}}
-  batch_size: {{value: 8}}
-  num_epochs: {{value: {epochs}}}
-  max_train_samples: {{value: 32}}
-  max_eval_samples: {{value: 4}}
-  decoder_max_len: {{value: 16}}
-  encoder_max_len: {{value: 64}}
-  tiny_hidden_size: {{value: 16}}
-  tiny_layers: {{value: 1}}
-  tiny_vocab_size: {{value: 400}}
-early_terminate: {{type: none}}
-resources: {{cpus_per_trial: 0.3, share: 0.5}}
-tracking: {{wandb: {wandb}}}
-"""
 WANDB_SERVER = """
 import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -92,8 +75,9 @@ def desk(tmp_path: Path) -> Path:
 
 
 def write_sweep(desk: Path, name: str, *, rates: str = "1e-3, 1e-2", epochs: int = 2, wandb: str = "disabled") -> str:
-    (desk / f"{name}.yaml").write_text(SWEEP.format(name=name, rates=rates, epochs=epochs, wandb=wandb))
-    return f"{name}.yaml"
+    path = desk / f"{name}.yaml"
+    resources, tracking = "cpus_per_trial: 0.3, share: 0.5", f"wandb: {wandb}"
+    return write_tiny_grid(path, rates=rates, epochs=epochs, resources=resources, tracking=tracking).name
 
 
 def tune(machine: Machine, desk: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

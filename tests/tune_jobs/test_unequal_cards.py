@@ -25,6 +25,7 @@ from common.files import read_jsonl
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
 from tests.tune_jobs.offered import offers_of
+from tests.tune_jobs.ordered import METRIC, order_of
 from tests.waiting import wait_until
 from tune_jobs.placing.line import PATIENCE, CardLine, Offer
 from tune_jobs.placing.resources import SHARE_CLASSES
@@ -34,14 +35,12 @@ from tune_jobs.running.journal import Journal
 from tune_jobs.running.live import LogView
 from tune_jobs.running.orders import ORDER_KEY, Bundle, PretendedUse, TrialOrder
 from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.recovery import RunShape
 from tune_jobs.running.trainable import attempt
 from tune_jobs.running.tune_door import FitSettings, fit, last_checkpoint, present_place, report
 from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.search.stopping import NeverStop
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-METRIC = "eval/rouge_combined_f1"
 GIB = 2**30
 SIZES = (24, 40, 80)
 CARDS = parse_simulated(",".join(f"1x{size}GiB" for size in SIZES))
@@ -113,18 +112,14 @@ class Orders:
 
     def make(self, number: int, sampled: Sampled) -> TrialOrder:
         name = str(sampled["name"])
-        order = TrialOrder(
+        order = order_of(
+            self.folder,
+            name,
+            RunConfig(batch_size=8),
             number=number,
-            name=name,
             sweep="unequal",
             bundle=Bundle(cpus=CPUS),
             sampled=dict(sampled),
-            config=RunConfig(batch_size=8).to_dict(),
-            shape=RunShape(micro_batch=8, accumulation=1),
-            folder=str(self.folder / "experiments" / name),
-            sweep_folder=str(self.folder),
-            cache_dir=str(self.folder / "cache"),
-            metric=METRIC,
             pretended=USES.get(name),
             simulated=True,
         )

@@ -1,0 +1,36 @@
+"""Orders of trials that a test makes by hand: it names what matters to it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from dialsum.config import RunConfig
+from tune_jobs.running.orders import Bundle, TrialOrder
+from tune_jobs.running.recovery import RunShape
+
+METRIC = "eval/rouge_combined_f1"
+
+
+def order_of(sweep_folder: Path, name: str, config: RunConfig | None = None, **changes: object) -> TrialOrder:
+    """The first trial of a sweep, on one CPU, with its batch in one piece.
+
+    Args:
+        sweep_folder: Experiments and caches lie in it, too.
+        name: The experiment.
+        config: The default one where None.
+        changes: Fields of the order.
+    """
+    config = config or RunConfig()
+    order = TrialOrder(
+        number=1,
+        name=name,
+        sweep="sample",
+        bundle=Bundle(cpus=1),
+        sampled={},
+        config=config.to_dict(),
+        shape=RunShape(micro_batch=config.batch_size, accumulation=1),
+        folder=str(sweep_folder / "experiments" / name),
+        sweep_folder=str(sweep_folder),
+        cache_dir=str(sweep_folder / "cache"),
+        metric=METRIC,
+    )
+    return replace(order, **changes)  # type: ignore[arg-type]
