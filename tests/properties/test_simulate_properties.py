@@ -3,10 +3,12 @@
 import random
 from collections import defaultdict
 from typing import cast
+from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster import lower_bound
 from cluster.compute_sharing import Contention
 from cluster.hardware import Inventory, Node, parse_simulated
 from cluster.placement import Demand, Need, choose
@@ -121,18 +123,19 @@ def test_no_card_idles_while_a_trial_that_fits_its_memory_and_its_compute_waits(
                 assert not (fits and used + by_name[one.name].busy <= 1 - 1e-3), (one.name, node, index, moment)
 
 
-@settings(max_examples=3)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.integers(100, 60_000), st.integers(1, 1000), st.just(0), st.floats(0, 1)),
-        min_size=100,
-        max_size=130,
+        min_size=6,
+        max_size=16,
     ),
-    st.sampled_from(["4x24GiB,2x80GiB", "3xT4:16GiB@0.5,3xA100:80GiB@2"]),
+    st.sampled_from(["2x24GiB,1x80GiB", "1xT4:16GiB@0.5,1xA100:80GiB@2"]),
     policies,
 )
-def test_the_bound_of_many_trials_is_never_above_the_makespan_of_any_policy(
+def test_the_bound_of_mixes_is_never_above_the_makespan_of_any_policy(
     rows: list[tuple[int, int, int, float]], cluster: str, policy: str
 ) -> None:
-    done = simulate(trials_of(rows), parse_simulated(cluster), policy=cast("Policy", policy))
+    with patch.object(lower_bound, "_MANY", 1):  # mixes are counted from a hundred on, which take seconds to place
+        done = simulate(trials_of(rows), parse_simulated(cluster), policy=cast("Policy", policy))
     assert 0 < done.lower_bound_s <= done.makespan_s * (1 + 1e-9)
