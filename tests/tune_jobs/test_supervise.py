@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from common.errors import WorkError
+from tests.waiting import ended
 from tune_jobs.jobs import supervise
 from tune_jobs.jobs.supervise import FRUITLESS, Ending, command_of, keep_running, next_step
 
@@ -82,40 +82,61 @@ def test_a_wrong_request_is_passed_on_at_once(tmp_path: Path) -> None:
     assert "unknown key 'bad'" in done.stderr
 
 
-def test_sigterm_reaches_the_driver_once_and_nothing_starts_again(tmp_path: Path) -> None:
-    """The driver here is a script that counts the signals it gets."""
-    script = tmp_path / "tune_jobs_stand_in.py"
-    script.write_text(
-        "import signal, sys, time\n"
-        "got = []\n"
-        "signal.signal(signal.SIGTERM, lambda *_: got.append(1))\n"
-        "print('ready', flush=True)\n"
-        "ends = time.time() + 20\n"
-        "while not got and time.time() < ends: time.sleep(0.02)\n"
-        "time.sleep(0.5)\n"
-        "print('signals', len(got), flush=True)\n"
-        "sys.exit(1)\n"
-    )
-    program = (
-        "import sys; from tune_jobs.jobs import supervise\n"
-        f"supervise.command_of = lambda *_, **__: None\n"
-        f"real = supervise._run\n"
-        f"supervise._run = lambda command, *rest: real([sys.executable, {str(script)!r}], *rest)\n"
-        "supervise.command_of = lambda arguments, resume: []\n"
-        "sys.exit(supervise.keep_running([], lambda: 0))\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
+STAND_IN = """
+import signal, sys, time
+got = []
+signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+print("ready", flush=True)
+ends = time.monotonic() + 60
+while not got and time.monotonic() < ends: time.sleep(0.02)
+time.sleep(0.5)  # a second signal would come at once
+print("signals", len(got), flush=True)
+sys.exit(1)
+"""
+SUPERVISOR = """
+import os, signal, subprocess, sys
+from tests.waiting import ended
+from tune_jobs.jobs import supervise
+run, start = supervise._run, subprocess.Popen
+supervise.command_of = lambda arguments, resume: []
+supervise._run = lambda command, *rest: run([sys.executable, "-c", sys.argv[1]], *rest)
+
+def start_and_be_stopped(command):
+    process = start(command)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return process
+
+if sys.argv[2] == "at once":
+    subprocess.Popen = start_and_be_stopped
+sys.exit(supervise.keep_running([], lambda: 0))
+"""
+
+
+def supervisor(stopped: str) -> "subprocess.Popen[str]":
+    """Keeps a script running that counts the signals it gets."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR, STAND_IN, stopped],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+def test_sigterm_reaches_the_driver_once_and_nothing_starts_again() -> None:
+    process = supervisor("when it is ready")
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=300)
+    out, err = ended(process)
     assert process.returncode == 1
     assert out == "signals 1\n"
+    assert "starts again" not in err
+
+
+def test_sigterm_in_the_moment_of_the_start_ends_the_driver_too() -> None:
+    process = supervisor("at once")
+    out, err = ended(process)
+    assert process.returncode == 1
+    assert out in ("", "ready\nsignals 1\n"), "before or after it listens"
     assert "starts again" not in err

@@ -139,19 +139,26 @@ def keep_running(arguments: Sequence[str], progress: Callable[[], object]) -> in
 
 
 def _run(command: Sequence[str], progress: Callable[[], object], before: object) -> Ending:
-    asked = False
-    process = subprocess.Popen(command)
+    asked: list[int] = []
+    left: list[int] = []  # to pass on: a signal may come before the driver that it is for is known here
+    process: subprocess.Popen[bytes] | None = None
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+    def pass_on() -> None:
+        while process and left:
+            process.send_signal(left.pop())
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
         if number == signal.SIGTERM:  # Ctrl-C reaches the driver by itself
-            process.send_signal(number)
+            left.append(number)
+            pass_on()
 
-    earlier = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    earlier = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        process = subprocess.Popen(command)
+        pass_on()
         code = process.wait()
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
-    return Ending(code=code, progressed=progress() != before, asked=asked)
+    return Ending(code=code, progressed=progress() != before, asked=bool(asked))
