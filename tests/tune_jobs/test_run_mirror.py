@@ -13,7 +13,7 @@ from tests.tune_jobs.sweep_files import METRIC, SweepFiles
 from tests.tune_jobs.wandb_compare import compare_with_ledger
 from tests.tune_jobs.wandb_files import OfflineRun, read_offline_run
 from tests.tune_jobs.wandb_server import Mode, StoredRun, WandbServer, wandb_server
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 from tune_jobs.tracking.mirror import EXAMPLE_COLUMNS, MirrorSettings
 from tune_jobs.tracking.mirroring import MirrorProcess, MirrorStatus, keep_report_address
 
@@ -101,7 +101,7 @@ def test_offline_runs_hold_what_the_ledger_holds_and_sync_sends_them(tmp_path: P
     files.report(5, 1, 5.0, 2)  # runs when the driver ends
     mirror = mirror_of(files, None, upload_models=True)
     mirror.end()
-    said = mirror.wait(60)
+    said = mirror.wait(LIMIT_S)
     assert said == f"W&B: 5 runs are kept offline; send them with: wandb sync {files.folder.path}/wandb"
     runs = offline_runs(files)
     for record in files.folder.load().trials[:3]:  # finished, stopped after a retry, out of memory
@@ -167,7 +167,7 @@ def test_online_runs_are_live_and_end_in_the_right_state(tmp_path: Path) -> None
         files.order(3)
         files.end(3, "failed", "out_of_memory", "needed 8.2 GiB")
         mirror.end()
-        said = mirror.wait(60)
+        said = mirror.wait(LIMIT_S)
         assert said.startswith("W&B: 3 runs are sent"), (tmp_path / "sweep_results/night/wandb/mirror.log").read_text()
         assert server.unknown == []
     runs = {run.fields["displayName"]: run for run in server.runs.values()}
@@ -223,7 +223,7 @@ def test_a_sweep_that_is_online_has_a_report_from_its_first_run_to_its_winner(tm
         files.report(2, 1, 24.0, 1)
         files.end(2, "finished")
         mirror.end()
-        assert mirror.wait(90) == f"W&B: 2 runs are sent\nW&B report: {address}"
+        assert mirror.wait(LIMIT_S) == f"W&B: 2 runs are sent\nW&B report: {address}"
         assert server.unknown == []
     final = server.views[-1]
     assert (len(server.views), final["id"], final["displayName"]) == (2, "VmlldzoxMjM0", "Sweep night")
@@ -267,7 +267,7 @@ def test_a_report_that_the_server_refuses_costs_a_line(tmp_path: Path) -> None:
         files.report(1, 1, 20.0, 1)
         files.end(1, "finished")
         mirror.end()
-        sent, report = mirror.wait(90).split("\n")
+        sent, report = mirror.wait(LIMIT_S).split("\n")
     assert sent == "W&B: 1 run is sent"
     assert report.startswith("W&B report: it could not be saved (")
     assert report.endswith("the server of the tests refuses upsertView)")
@@ -291,7 +291,7 @@ def test_no_failing_server_costs_a_run_and_sync_brings_it_later(tmp_path: Path) 
         for mirror in mirrors.values():
             mirror.end()
         for name, mirror in mirrors.items():
-            assert mirror.wait(90).startswith("W&B: 4 runs are kept offline; send them with: wandb sync"), name
+            assert mirror.wait(LIMIT_S).startswith("W&B: 4 runs are kept offline; send them with: wandb sync"), name
         for name, files in sweeps.items():
             assert len(offline_runs(files)) == 4, name
             assert evaluations(offline_runs(files)["night_1"].history)[-1][METRIC] == 24.0
@@ -308,7 +308,7 @@ def test_a_server_that_dies_in_the_middle_leaves_whole_files_to_send(tmp_path: P
         files.report(1, 2, 21.0, 2)
         files.end(1, "finished")
         mirror.end()
-        said = mirror.wait(60).split("\n")
+        said = mirror.wait(LIMIT_S).split("\n")
         assert said[0].endswith(f"wandb sync --include-online {files.folder.path}/wandb")
         (name,) = status_of(files).unsent
         assert evaluations(read_offline_run(files.folder.path / "wandb" / name).history) == [

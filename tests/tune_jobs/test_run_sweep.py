@@ -17,6 +17,7 @@ from tests.tune_jobs.wandb_compare import compare_with_ledger
 from tests.tune_jobs.wandb_files import read_offline_run
 from tests.waiting import ended, stretched, tail, wait_until
 from tune_jobs.records.ledger import SweepFolder
+from tune_jobs.tracking.mirroring import LOG_NAME, STATUS_NAME, MirrorStatus, remark
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,7 +94,13 @@ def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path
     assert folder.report_html.exists()
     assert folder.report_picture.exists()
     assert "Better by" in folder.review.read_text()
-    assert f"W&B: 3 runs are kept offline; send them with: wandb sync {folder.path.relative_to(tmp_path)}/wandb" in err
+    wandb = folder.path / "wandb"
+    wait_until(
+        lambda: MirrorStatus.read(wandb / STATUS_NAME).over, "the mirror's end", known=lambda: tail(wandb / LOG_NAME)
+    )
+    kept = remark(0, MirrorStatus.read(wandb / STATUS_NAME), wandb.relative_to(tmp_path))
+    assert kept == f"W&B: 3 runs are kept offline; send them with: wandb sync {folder.path.relative_to(tmp_path)}/wandb"
+    assert kept in err or "W&B: runs are still being written" in err, "the driver waits a second or two for the mirror"
     mirrored = {run.run["display_name"]: run for run in map(read_offline_run, folder.path.glob("wandb/offline-run-*"))}
     assert set(mirrored) == {record.name for record in records}
     for record in records:

@@ -16,7 +16,7 @@ from common.files import read_jsonl
 from tests.cluster.machine import Machine, missing
 from tests.rays import ATTEMPTS, TOO_SLOW
 from tests.tune_jobs.tiny import write_tiny_grid
-from tests.waiting import ended, stretched, tail, wait_until
+from tests.waiting import LIMIT_S, ended, stretched, tail, wait_until
 from tune_jobs.records.ledger import SweepFolder
 
 REASON = missing("ss")
@@ -138,7 +138,7 @@ def test_two_members_submit_at_once_and_both_sweeps_end_right(machine: Machine, 
         )
         for member, name, wandb in (("ann", "first", "auto"), ("bob", "second", "disabled"))
     ]
-    said = [ended(process)[0] for process in processes]
+    said = [ended(process, 2 * LIMIT_S)[0] for process in processes]  # two whole sweeps at once
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
     asked = {
         base64.b64decode(line.removeprefix("Basic "))
