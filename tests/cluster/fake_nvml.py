@@ -8,7 +8,7 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-SUCCESS, NOT_SUPPORTED, NOT_FOUND, INSUFFICIENT_SIZE, FUNCTION_NOT_FOUND, GPU_IS_LOST = 0, 3, 6, 7, 13, 15
+SUCCESS, NOT_SUPPORTED, NOT_FOUND, INSUFFICIENT_SIZE, GPU_IS_LOST = 0, 3, 6, 7, 15
 UNINITIALIZED = 1
 NOT_TOLD = 2**64 - 1  # what the driver answers for the bytes of a process that it does not tell
 

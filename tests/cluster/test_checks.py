@@ -18,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "cluster_check.txt"
 GIB = 2**30
 CARD = CardFacts(name="L4", total_bytes=24 * GIB)
-HELD = dataclasses.replace(CARD, others_bytes=12 * GIB)
 PINS = {"torch": "2.13.0", "ray": "2.60.0"}
 WELL = NodeFacts(
     name="10.0.0.1",

@@ -158,10 +158,6 @@ def test_the_median_rule_decides_as_rays_on_any_curves(values: list[list[int]]) 
     )
     ours = MedianRule(goal="maximize", min_trials=2)
 
-    class Controller:
-        def get_live_trials(self) -> list[object]:
-            return []
-
     stopped: set[int] = set()
     trials = [RayTrial(str(i)) for i in range(len(values))]
     for step in range(9):
