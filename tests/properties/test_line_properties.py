@@ -16,14 +16,13 @@ from cluster.hardware import Inventory, parse_simulated
 from cluster.occupancy import Occupancy
 from cluster.placement import Demand, Need
 from cluster.simulate import SimulatedTrial, simulate
-from dialsum.config import RunConfig
 from tests.tune_jobs.offered import GIB, offers_of
+from tests.tune_jobs.ordered import order_of
 from tune_jobs.placing.line import CardLine, Offer
 from tune_jobs.running.journal import Journal
 from tune_jobs.running.live import LogView
-from tune_jobs.running.orders import Bundle, TrialOrder
+from tune_jobs.running.orders import TrialOrder
 from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.recovery import RunShape
 from tune_jobs.running.trial_line import TrialLine
 from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.team.admission import OpenAdmission
@@ -74,19 +73,7 @@ class RealLine:
 
     def make(self, number: int, sampled: Sampled) -> TrialOrder:
         """Returns an order without a place; see trial_line.OrderMaker."""
-        return TrialOrder(
-            number=number,
-            name=name_of(number),
-            sweep="s",
-            bundle=Bundle(cpus=1),
-            sampled={},
-            config=RunConfig().to_dict(),
-            shape=RunShape(micro_batch=1, accumulation=1),
-            folder="",
-            sweep_folder="",
-            cache_dir="",
-            metric="m",
-        )
+        return order_of(Path(), name_of(number), number=number)
 
     def offers(self, order: TrialOrder, least_bytes: int = 0) -> tuple[Offer, ...]:
         """Returns every place; see trial_line.OrderMaker."""
