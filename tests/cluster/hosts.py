@@ -161,7 +161,8 @@ def use(steps: Steps, folder: Path, cluster: str) -> None:
     for address, port in ((ADDRESSES[1], 8090), (ADDRESSES[1], 8091), (ADDRESSES[2], 8090)):
         steps.run(f"metrics {address}:{port}", f"curl -s http://{address}:{port}/metrics | grep -c '^ray_'")
     attach = shlex.quote(f"{ray} attach --no-config-cache {cluster}")
-    typed = "(sleep 5; echo 'echo ATT''ACHED $(hostname -I)'; sleep 1; echo exit)"
+    # Typed once a second until a shell takes it: commands that come before that shell may read it, too.
+    typed = "(for n in $(seq 300); do echo 'echo ATTACHED $(hostname -I); exit'; sleep 1; done)"
     steps.run("attach", f"{typed} | timeout 300 script -qec {attach} /dev/null")
     asked = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8265/api/jobs/"
     steps.run("without token", ssh(folder, ADDRESSES[0], asked))
