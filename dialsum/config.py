@@ -21,6 +21,7 @@ OptimizerName = Literal["adamw_fused", "adamw", "adafactor", "adamw_8bit", "sgd"
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 Attention = Literal["sdpa", "eager"]
 MAX_SEED = 2**32 - 1  # the largest that numpy takes
+DIVISIBLE = ("adamw_fused", "adamw", "sgd")  # optimizers whose states can be divided: each element is for itself
 TINY_HIDDEN_STEP = 16  # so that every tiny model splits evenly into attention heads
 
 
@@ -70,6 +71,7 @@ class RunConfig:
     precision: Annotated[Precision, "Number format; auto takes the best that the device can do."] = "auto"
     attention: Annotated[Attention, "Attention kernels: sdpa (fast) or eager (plain)."] = "sdpa"
     gradient_checkpointing: Annotated[bool, "Recompute activations in the backward pass: less memory, slower."] = False
+    fsdp: Annotated[bool, "Divide weights, gradients and optimizer among a run's processes: less memory each."] = False
     torch_compile: Annotated[bool, "Compile the model; pays on long runs on a GPU."] = False
     cpu_threads: Annotated[int, "Threads of torch in this process."] = 1
     dataloader_workers: Annotated[int, "Processes that prepare batches; 0 prepares them in this process."] = 0
@@ -234,6 +236,15 @@ def _check_together(config: RunConfig, problems: Problems) -> None:
     pieces = config.gradient_accumulation_steps
     if pieces >= 1 and config.batch_size % pieces:
         problems.add(f"gradient_accumulation_steps must divide batch_size {config.batch_size}, but is {pieces}")
+    if config.fsdp and config.optimizer not in DIVISIBLE:
+        problems.add(
+            f"fsdp: the states of {config.optimizer} depend on whole weights; take {', '.join(DIVISIBLE[:-1])} or"
+            f" {DIVISIBLE[-1]}"
+        )
+    if config.fsdp and config.precision == "fp16":
+        problems.add("fsdp: each process would scale its fp16 gradients for itself; take bf16 or fp32")
+    if config.fsdp and config.torch_compile:
+        problems.add("fsdp and torch_compile were not tried together; leave one of them out")
     weights = config.rouge_weights
     if not all(0 <= weight <= 1 for weight in weights) or not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
         problems.add(f"rouge_weights must be three numbers from 0 to 1 that add up to 1, but are {list(weights)}")

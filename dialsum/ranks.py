@@ -51,6 +51,14 @@ class Ranks:
         """Returns this process's part of some work: every size-th item, so that neighbours of like length are split."""
         return list(items[self.rank :: self.size])
 
+    def missing(self, total: int) -> int:
+        """Returns how much less of some work this process has than the first one.
+
+        >>> [Ranks(rank=rank, size=3).missing(7) for rank in range(3)]
+        [0, 1, 1]
+        """
+        return -(-total // self.size) - len(range(self.rank, total, self.size))
+
     def together(self, part: Sequence[T]) -> list[T]:
         """Returns what all made of their parts, in the order that part_of was given."""
         if self.size == 1:

@@ -184,6 +184,24 @@ def summarizer_workload(
     return SummarizerWorkload(with_dropout(_configuration(model_config), dropout), run, untied=untied)
 
 
+def empty_model(values: Mapping[str, object], *, untied: bool) -> "PreTrainedModel":
+    """Builds a model without its weights (on the meta device), to count what it is made of.
+
+    Args:
+        values: Of its configuration, as in config.json.
+        untied: Whether the output head has weights of its own.
+
+    Raises:
+        RequestError: When transformers cannot build it.
+    """
+    shape = _configuration(values)
+    with torch.device("meta"):
+        model = model_class("seq2seq" if shape.is_encoder_decoder else "causal").from_config(shape)
+    if untied:
+        _untie(model)
+    return model
+
+
 def _configuration(values: Mapping[str, object]) -> "PretrainedConfig":
     from transformers import AutoConfig
 

@@ -14,6 +14,7 @@ from cluster.memory.calibration import Calibration, Margin
 from cluster.memory.gpu_profile import MIB, GpuProfile
 from cluster.memory.process import ProcessPeaks, Setting, Sizes, dynamic_batches, replay_process, usual_slack
 from cluster.memory.request import BF16_SM, MemoryRequest
+from cluster.memory.sharding import Sharding, divided
 from cluster.memory.template import ROUTINES, Peak, Routine, Template, TemplateKey
 from cluster.memory.template_tape import Ints
 
@@ -98,7 +99,8 @@ class Estimator:
         self._templates = templates
         self._calibration = calibration or Calibration()
         self._replays: dict[tuple[object, ...], ProcessPeaks] = {}
-        self._slacks: dict[tuple[TemplateKey, Setting], float] = {}
+        self._slacks: dict[tuple[TemplateKey, int, Setting], float] = {}
+        self._divided: dict[tuple[TemplateKey, int, Sharding], Template] = {}
         self._margins: dict[tuple[str, str, str], Margin] = {}
 
     def estimate(self, request: MemoryRequest) -> MemoryEstimate:
@@ -106,7 +108,7 @@ class Estimator:
 
         The same input gives the same bytes.
         """
-        template = self._templates(request)
+        template = self._template(request)
         peaks = {routine: _peak(template, request, routine) for routine in ROUTINES}
         blas_bytes, ddp_bytes = request.gpu.workspace_bytes, _ddp_bytes(request, template)
         process = self._replay(template, request, _sizes(request, "train"))
@@ -116,7 +118,7 @@ class Estimator:
         evaluate_bytes = math.ceil((peaks["evaluate"].allocated_bytes + blas_bytes) * slack)
         context_bytes = _outside_bytes(request)
         # Exact counts are replayed and bounds are added up: where nothing is lost, the bound can be the larger.
-        tensor_bytes = max(peak.allocated_bytes for peak in peaks.values()) + blas_bytes
+        tensor_bytes = max(self._alone_bytes(request), *(peak.allocated_bytes for peak in peaks.values())) + blas_bytes
         torch_bytes = max(process.reserved_bytes, evaluate_bytes, tensor_bytes) + ddp_bytes
         device_bytes = torch_bytes + context_bytes
         margin = self.margin(request)
@@ -144,12 +146,12 @@ class Estimator:
 
     def upper_bytes(self, request: MemoryRequest) -> int:
         """Returns the upper bytes without a replay of this request, in tens of microseconds."""
-        template = self._templates(request)
+        template = self._template(request)
         train = template.allocated_bytes(*_sizes(request, "train"))
         evaluate = template.allocated_bytes(*_sizes(request, "evaluate"), routine="evaluate")
         generate = template.allocated_bytes(*_sizes(request, "generate"), routine="generate", beams=request.num_beams)
         slope, offset = self._slope_and_offset(template, request)
-        return math.ceil(max(train, evaluate, generate) * slope + offset)
+        return math.ceil(max(train, evaluate, generate, self._alone_bytes(request)) * slope + offset)
 
     def upper_bytes_many(self, requests: Sequence[MemoryRequest]) -> Ints:
         """Estimates the upper bytes of many different trials at once.
@@ -171,7 +173,7 @@ class Estimator:
 
     def model_size(self, request: MemoryRequest) -> ModelSize:
         """Returns the size of a request's model."""
-        template = self._templates(request)
+        template = self._template(request)
         return ModelSize(parameters=template.model_parameters, operations=template.operations)
 
     def margin(self, request: MemoryRequest) -> Margin:
@@ -186,10 +188,29 @@ class Estimator:
         basis = f"{found.basis}; and {COMPILE_MARGIN:.0%} for torch.compile (assumed, not measured)"
         return Margin(fraction=found.fraction + COMPILE_MARGIN, count=found.count, basis=basis)
 
+    def _template(self, request: MemoryRequest) -> Template:
+        """Returns the template of one process of a request."""
+        whole = self._templates(request)
+        if request.sharding is None:
+            return whole
+        key = (whole.key, request.ranks, request.sharding)
+        if key not in self._divided:
+            self._divided[key] = divided(whole, request.ranks, request.sharding)
+        return self._divided[key]
+
+    def _alone_bytes(self, request: MemoryRequest) -> int:
+        """Tensors of the first process when it summarizes with the whole model at the end; only a divided one is."""
+        if request.sharding is None:
+            return 0
+        whole = self._templates(request)
+        sizes = _sizes(request, "generate")
+        held_bytes = whole.allocated_bytes(*sizes, routine="generate", beams=request.num_beams)
+        return held_bytes - whole.state_bytes
+
     def _uppers(self, alike: Sequence[MemoryRequest]) -> Ints:
         """Upper bytes of requests of one kind."""
         first = alike[0]
-        template = self._templates(first)
+        template = self._template(first)
         sizes: dict[Routine, Ints] = {
             routine: np.array([_sizes(request, routine) for request in alike], dtype=np.int64).T for routine in ROUTINES
         }
@@ -197,6 +218,8 @@ class Estimator:
         evaluate = template.allocated_bytes(*sizes["evaluate"], routine="evaluate")
         generate = template.allocated_bytes(*sizes["generate"], routine="generate", beams=first.num_beams)
         tensors = np.maximum(np.maximum(train, evaluate), generate)
+        if first.sharding is not None:
+            tensors = np.maximum(tensors, [self._alone_bytes(request) for request in alike])
         slope, offset = self._slope_and_offset(template, first)
         upper: Ints = np.ceil(tensors * slope + offset).astype(np.int64)
         return upper
@@ -209,7 +232,7 @@ class Estimator:
         return slack * factor, (request.gpu.workspace_bytes * slack + beside_bytes) * factor
 
     def _slack(self, template: Template, request: MemoryRequest) -> float:
-        key = (template.key, _setting(request))
+        key = (template.key, _parts(request), _setting(request))
         if key not in self._slacks:
             self._slacks[key] = usual_slack(template, _setting(request))
         return self._slacks[key]
@@ -217,7 +240,7 @@ class Estimator:
     def _replay(self, template: Template, request: MemoryRequest, train: Sizes | None) -> ProcessPeaks:
         generate, setting = _sizes(request, "generate"), _setting(request)
         lengths = request.lengths if train is not None else ()
-        key = (template.key, setting, train, generate, request.num_beams, lengths)
+        key = (template.key, _parts(request), setting, train, generate, request.num_beams, lengths)
         if key not in self._replays:
             batches = dynamic_batches(lengths, request.micro_batch)
             others = [(batch, *request.padded(*longest)) for batch, *longest in batches]
@@ -236,7 +259,12 @@ def warnings_for(request: MemoryRequest) -> tuple[str, ...]:
             "torch.compile is not modelled: these are the bytes of the same step without it, which mostly holds more;"
             f" {COMPILE_MARGIN:.0%} are added to the margin (assumed, not measured)"
         )
-    if request.ranks > 1:
+    if request.sharding is not None:
+        found.append(
+            f"divided among {request.ranks} cards (FSDP): bounded, not modelled: parts of weights, gradients and"
+            f" optimizer states, what is gathered of them, and {NCCL_BYTES // MIB} MiB for NCCL (assumed, not measured)"
+        )
+    elif request.ranks > 1:
         found.append(
             "data-parallel training is bounded, not modelled: one more copy of all gradients for DDP's buckets, and"
             f" {NCCL_BYTES // MIB} MiB for NCCL (assumed, not measured)"
@@ -278,9 +306,14 @@ def _outside_bytes(request: MemoryRequest) -> int:
     return request.gpu.context_bytes + (NCCL_BYTES if request.ranks > 1 else 0)
 
 
+def _parts(request: MemoryRequest) -> int:
+    """Into how many parts the model is divided."""
+    return 1 if request.sharding is None else request.ranks
+
+
 def _ddp_bytes(request: MemoryRequest, template: Template) -> int:
     """DDP copies gradients into buckets of the same size before it adds them up over the cards."""
-    return template.model_parameters * GRADIENT_BYTES if request.ranks > 1 else 0
+    return template.model_parameters * GRADIENT_BYTES if request.ranks > 1 and request.sharding is None else 0
 
 
 def _terms(
@@ -324,4 +357,5 @@ def _kind(request: MemoryRequest) -> tuple[object, ...]:
         request.allocator,
         request.torch_compile,
         request.ranks > 1,
+        _parts(request),
     )

@@ -5,6 +5,7 @@ from typing import Literal
 
 from cluster.memory.gpu_profile import GpuProfile
 from cluster.memory.model_facts import ModelFacts
+from cluster.memory.sharding import Sharding
 from common.errors import Problems
 from common.strict import nearest
 
@@ -43,6 +44,7 @@ class MemoryRequest:
         torch_compile: Bounded, not modelled.
         ranks: Data-parallel processes, each on a card of its own. Above 1 the estimate is of one of these cards,
             bounded and not modelled: one more copy of all gradients for DDP's buckets, and NCCL's buffers.
+        sharding: What is gathered of a model that is divided among these processes (FSDP); None where each holds all.
         lengths: (encoder, decoder) tokens of each dialogue of the training data: with them an estimate replays batches
             as they come, not the longest one alone.
 
@@ -69,6 +71,7 @@ class MemoryRequest:
     allocator: Allocator = "expandable"
     torch_compile: bool = False
     ranks: int = 1
+    sharding: Sharding | None = None
     lengths: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
@@ -121,6 +124,8 @@ def _check_numbers(request: MemoryRequest, problems: Problems) -> None:
     if pieces >= 1 and request.ranks >= 1 and request.batch_size >= 1 and request.batch_size % (pieces * request.ranks):
         over = f" on {request.ranks} cards" if request.ranks > 1 else ""
         problems.add(f"gradient_accumulation_steps must divide batch_size {request.batch_size}{over}, but is {pieces}")
+    if request.sharding is not None and request.ranks < 2:
+        problems.add(f"a model is divided among at least 2 cards, but ranks is {request.ranks}")
     if any(encoder_len < 1 or decoder_len < 1 for encoder_len, decoder_len in request.lengths):
         problems.add("lengths must be at least 1 token each")
     for name in ("label_smoothing", "dropout"):

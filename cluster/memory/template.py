@@ -185,7 +185,7 @@ class Template:
             if routine == "train" and index == 1:
                 terms["gradients"] += self._gradient_bytes
         terms["weights"] += self._weights
-        terms["optimizer"] += self._states
+        terms["optimizer"] += self.state_bytes
         terms["workspace"] += allocated_bytes - sum(terms.values())  # what rounding may add
         return Peak(allocated_bytes=allocated_bytes, phase=tape.phase_at(event), terms=terms)
 
@@ -243,7 +243,7 @@ class Template:
 
     def _tapes(self, routine: Routine, beams: int) -> list[tuple[Tape, int]]:
         """Returns the tapes whose fullest moments count, each with the bytes that are held beside it."""
-        base = self._weights + self._states
+        base = self._weights + self.state_bytes
         if routine == "evaluate":
             return [(self.evaluate, base)]
         if routine == "generate":
@@ -270,7 +270,7 @@ class Template:
         return int(round_up(self.weight_bytes, BLOCK_BYTES).sum())
 
     @cached_property
-    def _states(self) -> int:
+    def state_bytes(self) -> int:
         """Bytes of the optimizer's states."""
         tape = self.train.optimizer_first
         return int(tape.block_bytes(_NO_SIZES)[tape.kept].sum())
@@ -285,7 +285,7 @@ class Template:
     def _optimizer_peak(self) -> tuple[int, int]:
         tape = self.train.optimizer_later
         held, event = tape.rows.fullest(tape.values(_NO_SIZES))
-        return held + self._weights + self._states + self._gradient_bytes, event
+        return held + self._weights + self.state_bytes + self._gradient_bytes, event
 
     @property
     def _optimizer_peak_bytes(self) -> int:

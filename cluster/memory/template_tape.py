@@ -21,7 +21,7 @@ LENGTH_FORMS = ("", "-1", "-2", "+1", "^8", "^16", "^32", "^128")
 ATOMS = ("batch", "beams", *(length + form for length in LENGTHS for form in LENGTH_FORMS))
 """What sizes are products of. both is encoder + decoder length; ^8 is rounded up to a multiple of 8, and so on."""
 MAX_FACTORS = 5
-_ONE = len(ATOMS)  # index behind the last atom: the factor 1
+ONE = len(ATOMS)  # index behind the last atom: the factor 1
 _CHUNK = 2048  # queries evaluated together: rows x queries must stay small
 
 
@@ -201,7 +201,7 @@ def _candidate_moments(events: npt.NDArray[np.int32]) -> Ints:
 
 def _held(tape: Tape, moments: Ints) -> tuple[Floats, Floats]:
     """Sums what is held at given moments, by product; blocks of constant size are rounded exactly."""
-    constant = (tape.products[tape.block_product] == _ONE).all(axis=1)
+    constant = (tape.products[tape.block_product] == ONE).all(axis=1)
     rounded = np.where(constant, round_up(np.rint(tape.block_coefficient).astype(np.int64), BLOCK_BYTES), 0)
     coefficient = np.where(constant, rounded, tape.block_coefficient)
     slack = np.where(constant, 0, rounding_slack(tape.block_coefficient))

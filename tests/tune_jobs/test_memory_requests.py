@@ -35,10 +35,22 @@ def test_every_field_that_moves_memory_is_taken_over() -> None:
     taken = {
         name: getattr(request, name)
         for name in vars(request)
-        if name not in ("model", "gpu", "allocator", "ranks", "lengths")
+        if name not in ("model", "gpu", "allocator", "ranks", "sharding", "lengths")
     }
     assert taken == {name: getattr(config, name) for name in taken}
     assert (request.micro_batch, request.new_tokens, request.allocator, request.gpu) == (16, 60, "native", L4)
+
+
+def test_a_run_that_is_divided_says_what_is_gathered() -> None:
+    """mT5-base: of 582 million parameters two tables of 250,112 x 768 are in no layer."""
+    plain = RunConfig(model="mt5-base", batch_size=8)
+    assert request_of(plain, L4, ranks=2).sharding is None
+    found = request_of(plain.with_changes({"fsdp": True}), L4, ranks=2).sharding
+    assert found is not None
+    assert found.table_parameters == 250_112 * 768
+    assert found.rest_parameters == 2 * found.table_parameters + 2 * 768  # and the last norms
+    attention, feed_forward = 4 * 768 * 768 + 768, 3 * 768 * 2048 + 768
+    assert found.layer_parameters == 2 * attention + feed_forward + 32 * 12  # relative positions
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ TOGETHER, APART = "together", "apart"  # trials, and the GPU models that they as
 
 
 class TwoCards:
-    """Makes tiny trials on two whole cards each."""
+    """Makes tiny trials on two whole cards each; the second one's model is divided among them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ class TwoCards:
             bundle=Bundle(cpus=1, gpus=2.0, labels={"gpu-model": name}, spread=name == APART),
             sampled={},
             config=config.to_dict(),
-            shape=RunShape(micro_batch=4, accumulation=1, ranks=2),
+            shape=RunShape(micro_batch=4, accumulation=1, ranks=2, sharded=name == APART),
             folder=str(self.folder / "experiments" / name),
             sweep_folder=str(self.folder),
             cache_dir=str(self.folder / "cache"),
@@ -146,6 +146,8 @@ def test_trials_on_two_cards_resume_after_a_kill_are_stopped_end_and_leave_no_pr
     assert (together.status, together.share, together.retries) == ("stopped", 2.0, 1), said.getvalue()
     assert (apart.status, apart.share, apart.retries) == ("finished", 2.0, 0), said.getvalue()
     plans = [(record.plan or {}).get(name) for record in (together, apart) for name in ("micro_batch", "accumulation")]
+    sharded = [(record.plan or {}).get("sharded") for record in (together, apart)]
+    assert sharded == [False, True]
     assert plans == [4, 1, 2, 2], said.getvalue()  # the out-of-memory of a process was mended in place, in all
     assert apart.measured is not None
     assert apart.measured["device_bytes"] == 17 * GIB

@@ -15,6 +15,7 @@ from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.sections import Resources
 from tune_jobs.placing.resources import HostPlacer, SharePlacer, placer_for, shape_of, slots
+from tune_jobs.placing.ways import Ways
 from tune_jobs.running.orders import Bundle
 from tune_jobs.running.recovery import RunShape
 
@@ -22,7 +23,10 @@ GIB = 2**30
 
 
 class LineEstimator(Estimator):
-    """4 GiB and as much again for 8 samples of 512 tokens; a quarter of that with checkpointing."""
+    """4 GiB for the model and as much again for 8 samples of 512 tokens; a quarter of that with checkpointing.
+
+    On each card; of a divided model each holds its part, and gathers half a GiB.
+    """
 
     def __init__(self) -> None:
         """Needs no templates."""
@@ -30,7 +34,8 @@ class LineEstimator(Estimator):
     def upper_bytes(self, request: MemoryRequest) -> int:
         length = request.encoder_max_len / 512
         factor = 0.25 if request.gradient_checkpointing else 1.0
-        return math.ceil((4 + request.micro_batch * length * factor / 2) * GIB)
+        model = 4 if request.sharding is None else 4 / request.ranks + 0.5
+        return math.ceil((model + request.micro_batch * length * factor / 2) * GIB)
 
     def estimate(self, request: MemoryRequest) -> MemoryEstimate:
         upper = self.upper_bytes(request)
@@ -59,9 +64,8 @@ class LineEstimator(Estimator):
 
 
 def placer(cards: str, **options: object) -> SharePlacer:
-    return SharePlacer(
-        inventory=parse_simulated(cards), estimator=LineEstimator(), cpus=1.0, **options  # type: ignore[arg-type]
-    )  # fmt: skip
+    ways = Ways(estimator=LineEstimator(), **options)  # type: ignore[arg-type]
+    return SharePlacer(inventory=parse_simulated(cards), cpus=1.0, ways=ways)
 
 
 def config(batch_size: int, **changes: object) -> RunConfig:
@@ -93,11 +97,11 @@ def test_a_fixed_share_is_kept_and_the_trial_is_planned_into_it() -> None:
 
 
 def test_what_fits_nowhere_is_refused_with_bytes_cards_and_remedies() -> None:
-    small = placer("2x4GiB")
+    small = placer("2x1GiB")
     with pytest.raises(RequestError) as caught:
         small.check("one", config(8))
     text = str(caught.value)
-    assert "2 x simulated-4GiB" in text
+    assert "2 x simulated-1GiB" in text
     assert "would fit with a card of at least" in text
 
 

@@ -81,12 +81,6 @@ def test_what_can_never_run_on_two_cards_is_refused_with_what_would(batch_size: 
         placer(cards).place("wide", config(batch_size))
 
 
-def test_several_cards_do_not_make_a_trial_smaller() -> None:
-    """4 GiB are the model's, on each card: more cards are no remedy where one with a single dialogue is too small."""
-    with pytest.raises(RequestError, match="on each of 2 cards"):
-        placer("8x4GiB").place("wide", config(2))
-
-
 def test_without_cards_several_are_refused() -> None:
     with pytest.raises(RequestError, match=r"asks for 2 GPUs .* found no GPU; leave gpus_per_trial out"):
         placer_for(Inventory(nodes=(Node(name="host", cpus=8.0),)), TWO, estimator=LineEstimator).check(
@@ -108,7 +102,7 @@ def test_the_sweep_file_says_what_cannot_go_together() -> None:
     )
     for wrong, message in (
         ({"gpus_per_trial": 0}, "gpus_per_trial must be at least 1"),
-        ({"spread": True}, "give gpus_per_trial too"),
+        ({"spread": True, "share": 0.5}, "which with a fixed share has one"),
         ({"share": 2.0}, "whole cards, also several, are `gpus_per_trial`"),
     ):
         with pytest.raises(RequestError, match=message):

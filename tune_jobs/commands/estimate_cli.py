@@ -32,7 +32,7 @@ _NUMBERS = (
 )  # fmt: skip
 _FRACTIONS = ("label_smoothing", "dropout")
 _CHOICES = {"precision": Precision, "optimizer": OptimizerName, "attention": Attention}
-_SWITCHES = ("gradient_checkpointing", "torch_compile")
+_SWITCHES = ("gradient_checkpointing", "fsdp", "torch_compile")
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -52,7 +52,7 @@ def as_text(
         alternative: How the same batch would run in what the card or the person offers; None where nobody asked.
         lighter: A smaller dev batch that would cost less; None where training sets the peak anyway.
     """
-    placed = [_share(found, request.ranks), *([_planned(request, alternative)] if alternative is not None else [])]
+    placed = [_share(found, request), *([_planned(request, alternative)] if alternative is not None else [])]
     if lighter is not None:
         placed.append(
             f"hint: the peak is not in training; with generation_batch_size {lighter.generation_batch_size} it would"
@@ -119,15 +119,16 @@ def _totals(found: MemoryEstimate) -> str:
     return "\n".join(f"{name:<10}  {format_bytes(size):>9}  {text}" for name, size, text in rows)
 
 
-def _share(found: MemoryEstimate, ranks: int) -> str:
-    gpu, share = found.gpu, share_on(found, ranks)
+def _share(found: MemoryEstimate, request: MemoryRequest) -> str:
+    gpu, share = found.gpu, share_on(found, request.ranks)
     upper, usable = format_bytes(found.upper_bytes), format_bytes(gpu.usable_bytes)
     if share is None:
         missing = format_bytes(found.upper_bytes - gpu.usable_bytes)
         return f"does not fit on {gpu.name}: {upper} are {missing} more than the {usable} that a trial can use"
-    if ranks > 1:
+    if request.ranks > 1:
         filled = f"on each {upper} of the {usable} that trials can use are filled"
-        return f"share: {share}, held whole, as each has the whole model; {filled}"
+        has = "the whole model" if request.sharding is None else "its part of the model"
+        return f"share: {share}, held whole, as each has {has}; {filled}"
     tenants = int(1 / share.gpus)
     why = f"{upper} are {found.gpu_fraction:.1%} of the {usable} that trials can use"
     if tenants > 1:
@@ -168,6 +169,7 @@ def as_json(
         "micro_batch": request.micro_batch,
         "gradient_accumulation_steps": request.gradient_accumulation_steps,
         "ranks": request.ranks,
+        "sharded": request.sharding is not None,
         "encoder_max_len": request.encoder_max_len,
         "decoder_max_len": request.decoder_max_len,
         "dialogues_replayed": len(request.lengths),

@@ -192,9 +192,10 @@ class Resources:
     """What a sweep may use.
 
     Attributes:
-        share: Part of one card that each trial gets; `auto` follows the memory estimate.
+        share: Part of one card that each trial gets; `auto` follows the memory estimate, and divides a trial that is
+            too large for any card among several (see RunConfig.fsdp).
         gpus_per_trial: Whole cards that each trial trains on together, data-parallel; 1 is a card of its own. None
-            leaves it to `share`. More cards make a trial quicker, never smaller: each holds the whole model.
+            leaves it to `share`. Each card holds the whole model where that fits, else its part of it.
         spread: Whether the cards of one trial may lie in several machines.
         cpus_per_trial: Logical CPU cores, of all its processes together.
         max_concurrent_trials: Trials side by side; None for as many as fit.
@@ -236,7 +237,8 @@ class Resources:
     def _several_cards(self) -> list[str]:
         """Whole cards cannot be shared, and only several can be spread."""
         if self.gpus_per_trial is None:
-            return ["spread is for the cards of one trial; give gpus_per_trial too"] if self.spread else []
+            alone = self.spread and self.share != "auto"
+            return ["spread is for several cards of one trial, which with a fixed share has one"] if alone else []
         problems = []
         if self.share not in ("auto", 1):
             problems.append(f"share {self.share} is a part of a card, gpus_per_trial whole ones; give one of the two")

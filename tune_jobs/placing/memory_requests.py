@@ -4,6 +4,8 @@ Must not import torch or transformers where a model is known by name or lies in 
 """
 
 import dataclasses
+import functools
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ from cluster.memory.checkpoint import Checkpoint, find_in_hub_cache, read_checkp
 from cluster.memory.gpu_profile import GpuProfile
 from cluster.memory.model_facts import ModelFacts, model_facts, read_model_folder
 from cluster.memory.request import BF16_SM, Allocator, MemoryRequest, Precision
+from cluster.memory.sharding import Sharding
 from dialsum.config import RunConfig
 from dialsum.models import ModelSpec, hf_config, resolve
 
@@ -33,7 +36,7 @@ def request_of(
         gpu: The card.
         model: Facts of config.model, where the caller has them already.
         allocator: How torch's allocator is set; trials of a sweep run with expandable segments.
-        ranks: Data-parallel processes, each on a card of its own.
+        ranks: Data-parallel processes, each on a card of its own. A run with `fsdp` is divided among them.
 
     Raises:
         RequestError: When the model is unknown or cannot be estimated, or lengths do not fit its positions.
@@ -59,7 +62,28 @@ def request_of(
         allocator=allocator,
         torch_compile=config.torch_compile,
         ranks=ranks,
+        sharding=sharding_of(facts) if config.fsdp else None,
     )
+
+
+def sharding_of(facts: ModelFacts) -> Sharding:
+    """Counts what is gathered of a model that is divided among several cards.
+
+    Takes some seconds the first time, as it builds the model without its weights.
+
+    Raises:
+        RequestError: When the model cannot be built, or divided.
+    """
+    return _sharding(json.dumps(dict(facts.config), sort_keys=True, default=str), facts.untied)
+
+
+@functools.cache
+def _sharding(values: str, untied: bool) -> Sharding:
+    from dialsum.sharding import pieces_of
+    from dialsum.workload import empty_model
+
+    pieces = pieces_of(empty_model(json.loads(values), untied=untied))
+    return Sharding(layer_parameters=pieces.layer, rest_parameters=pieces.rest, table_parameters=pieces.table)
 
 
 def precision_on(gpu: GpuProfile, config: RunConfig, family: str) -> Precision:

@@ -82,6 +82,11 @@ class Group:
     demand: Demand | None = None
     refused: str = ""
 
+    @property
+    def cards(self) -> int:
+        """Whole cards that each of them trains on, at most; 1 also where it has a part of one, or none."""
+        return max((placed.bundle.ranks for placed in self.offers.values()), default=1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTrial:
@@ -350,7 +355,7 @@ def _phase(
             Job(
                 name=trial.name,
                 demand=groups.found[trial.group].demand,
-                length=_length(trial, made, sizes, timed, sweep.resources.cards),
+                length=_length(trial, made, sizes, timed, groups.found[trial.group].cards),
             )
             for trial, made in zip(running, evaluations, strict=True)
         ]

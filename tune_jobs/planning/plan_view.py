@@ -194,9 +194,9 @@ def _memory(plan: SweepPlan) -> str:
         "run as",
     ]
     refusals = [f"no place: {group.refused}" for group in plan.groups if group.refused]
-    cards = plan.sweep.resources.cards
-    several = f"each trial trains on {cards} whole cards, and is taken to be {cards} x as fast as on one (not measured)"
-    return "\n".join(["memory and shares:", table(header, rows), *([several] if cards > 1 else []), *refusals])
+    several = "a trial on several cards is taken to be as many times as fast as on one (not measured)"
+    any_several = any(group.cards > 1 for group in plan.groups)
+    return "\n".join(["memory and shares:", table(header, rows), *([several] if any_several else []), *refusals])
 
 
 def _differences(groups: Sequence[Group]) -> list[tuple[str, ...]]:

@@ -52,6 +52,7 @@ class RankTask:
             accumulation=config.gradient_accumulation_steps,
             gradient_checkpointing=config.gradient_checkpointing,
             ranks=self.size,
+            sharded=config.fsdp,
         )
 
 

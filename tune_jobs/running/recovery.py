@@ -41,12 +41,14 @@ class RunShape:
         accumulation: Forward passes behind one optimizer step.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
         ranks: Processes that share the batch, each on a card of its own.
+        sharded: Whether they divide the model among themselves too; else each holds all of it.
     """
 
     micro_batch: int
     accumulation: int
     gradient_checkpointing: bool = False
     ranks: int = 1
+    sharded: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -60,8 +62,11 @@ class RunShape:
         '4 x 4'
         >>> RunShape(micro_batch=4, accumulation=2, ranks=2).describe()
         '4 x 2 on each of 2 cards'
+        >>> RunShape(micro_batch=4, accumulation=2, ranks=2, sharded=True).describe()
+        '4 x 2 on each of 2 cards that the model is divided among'
         """
         cards = f" on each of {self.ranks} cards" if self.ranks > 1 else ""
+        cards += " that the model is divided among" if self.sharded else ""
         suffix = " with gradient checkpointing" if self.gradient_checkpointing else ""
         return f"{self.micro_batch} x {self.accumulation}{cards}{suffix}"
 
@@ -103,21 +108,25 @@ def larger_share(gpus: float, classes: tuple[float, ...]) -> float | None:
 
 
 def next_bytes(gpus: float, usable_bytes: int, classes: tuple[float, ...]) -> int:
-    """Returns what a card must give to the next attempt after an out-of-memory.
+    """Returns what its cards must give together to the next attempt after an out-of-memory.
 
-    That is a larger share of the same model, at last a whole card; after a whole card, more than that: only a card of
-    another model has it.
+    That is a larger share of the same model, at last a whole card; after whole cards, more than they have: only a card
+    of another model, or more cards, have it.
 
     Args:
-        gpus: The share that was too small.
+        gpus: The share that was too small, or the whole cards that were.
         usable_bytes: Of one card of the model that it was a share of.
         classes: Allowed shares in rising order, the last one a whole card.
 
-    >>> [next_bytes(gpus, 24_000, (0.25, 0.3333, 0.5, 1.0)) for gpus in (0.25, 0.5, 1.0)]
-    [12000, 24000, 24001]
+    >>> [next_bytes(gpus, 24_000, (0.25, 0.3333, 0.5, 1.0)) for gpus in (0.25, 0.5, 1.0, 2.0)]
+    [12000, 24000, 24001, 48001]
     """
     share = larger_share(gpus, classes)
-    return usable_bytes + 1 if share is None else Share(units=round(share * UNITS)).cap_bytes(usable_bytes)
+    return (
+        max(1, int(gpus)) * usable_bytes + 1
+        if share is None
+        else Share(units=round(share * UNITS)).cap_bytes(usable_bytes)
+    )
 
 
 def classify(error: BaseException) -> FailureKind:

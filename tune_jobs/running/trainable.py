@@ -227,6 +227,7 @@ def _config(order: TrialOrder, shape: RunShape) -> RunConfig:
         {
             "gradient_accumulation_steps": shape.accumulation,
             "gradient_checkpointing": shape.gradient_checkpointing,
+            "fsdp": shape.sharded,
         }
     )
 

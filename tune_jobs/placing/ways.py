@@ -1,0 +1,159 @@
+"""How a configuration runs on one GPU model: as configured, in smaller pieces, or divided among several cards."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from cluster.hardware import Pool
+from cluster.memory.estimate import Estimator, MemoryEstimate
+from cluster.memory.gpu_profile import GpuProfile, find_gpu, gpu_of_size
+from cluster.memory.memory_plan import NoPlan, divisors
+from cluster.memory.planning import plan_request
+from cluster.memory.request import MemoryRequest
+from cluster.shares import UNITS, Share
+from common.errors import RequestError
+from dialsum.config import RunConfig
+from tune_jobs.placing.memory_requests import precision_on, request_of
+from tune_jobs.placing.ranks import divided
+
+_KEPT = 10_000  # of configurations on GPU models, each a few kilobytes
+_OFTEN_TOGETHER = (2, 4, 8)  # cards of one model in machines that can be had
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to run a configuration on one GPU model.
+
+    Attributes:
+        request: The memory question that it answers; its ranks are the cards that it takes.
+        estimate: Of each of these cards.
+        reason: Why so.
+    """
+
+    request: MemoryRequest
+    estimate: MemoryEstimate
+    reason: str
+
+    @property
+    def cards(self) -> int:
+        """Cards that it takes."""
+        return self.request.ranks
+
+
+@dataclass(kw_only=True)
+class Ways:
+    """Finds the way to run a configuration on a GPU model.
+
+    Attributes:
+        estimator: Predicts device bytes.
+        share: Part of a card that every trial gets; "auto" follows the estimate, and takes several cards where one is
+            too small.
+        cards: Whole cards that each trial was given.
+        spread: Whether several cards may lie in several machines.
+    """
+
+    estimator: Estimator
+    share: Literal["auto"] | float = "auto"
+    cards: int = 1
+    spread: bool = False
+    _kept: dict[tuple[RunConfig, str, int], Way | NoPlan] = field(default_factory=dict, init=False)
+
+    def whole(self, config: RunConfig, pool: Pool) -> Way | NoPlan:
+        """Returns how a run fits with the whole model on each card that its trial was given, or why it does not.
+
+        Args:
+            config: The run; with `fsdp` it is divided among the cards that it was given.
+            pool: The GPU model.
+
+        Raises:
+            RequestError: When the configuration cannot be run on any card.
+        """
+        return self._way(config, pool, self.cards)
+
+    def divided(self, config: RunConfig, pool: Pool, least_bytes: int = 0) -> Way | None:
+        """Returns how a run fits with its model divided among the cards that it was given, or as few as will do.
+
+        Args:
+            config: The run.
+            pool: The GPU model.
+            least_bytes: What its cards must give together, whatever the estimate says.
+
+        Returns:
+            None where it does not, and where the run cannot be divided (see RunConfig.fsdp).
+        """
+        most = pool.cards if self.spread else max(pool.node_cards)
+        return self._divided(config, pool, self._numbers(config, most), least_bytes)
+
+    def more_cards(self, config: RunConfig, pool: Pool, least_bytes: int = 0) -> str:
+        """Says how many cards in one machine would do where all that are there do not; empty where none would."""
+        if self.share != "auto" or self.cards > 1:
+            return ""
+        numbers = [cards for cards in _OFTEN_TOGETHER if config.batch_size % cards == 0]
+        found = self._divided(config, pool, numbers, least_bytes)
+        return "" if found is None else f"{found.cards} x {pool.model} in one machine"
+
+    def needed_bytes(self, way: Way, pool: Pool, least_bytes: int = 0) -> int:
+        """Returns what a way needs of each of its cards."""
+        least = -(-least_bytes // way.cards)
+        if self.share == "auto" or way.cards > 1:
+            return max(way.estimate.upper_bytes, least)
+        return max(self._budget_bytes(pool), least)  # the whole of the fixed share, so that it is what placement gives
+
+    def _numbers(self, config: RunConfig, most: int) -> list[int]:
+        """Numbers of cards among which a trial may be divided, the fewest first."""
+        if self.cards > 1:
+            return [self.cards]
+        return [cards for cards in divisors(config.batch_size) if 2 <= cards <= most] if self.share == "auto" else []
+
+    def _divided(self, config: RunConfig, pool: Pool, numbers: Sequence[int], least_bytes: int) -> Way | None:
+        if precision_on(profile_of(pool), config, "") == "fp16":
+            return None
+        for cards in numbers:
+            try:
+                way = self._way(config.with_changes({"fsdp": True}), pool, cards)
+            except RequestError:
+                return None
+            if isinstance(way, Way) and self.needed_bytes(way, pool, least_bytes) <= pool.usable_bytes:
+                return way
+        return None
+
+    def _way(self, config: RunConfig, pool: Pool, cards: int) -> Way | NoPlan:
+        """Asks once: the same trial is looked at when the sweep is checked, when it is ordered and when it waits."""
+        key = (config, pool.model, cards)
+        if key not in self._kept:
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
+            self._kept[key] = self._found(config, pool, cards)
+        return self._kept[key]
+
+    def _found(self, config: RunConfig, pool: Pool, cards: int) -> Way | NoPlan:
+        """As configured where that fits, else planned: smaller micro-batches, then checkpointing."""
+        request = request_of(divided(config, cards), profile_of(pool), ranks=cards)
+        budget_bytes = self._budget_bytes(pool)
+        among = f", divided among {cards} cards" if config.fsdp else ""
+        estimate = self.estimator.estimate(request)
+        if estimate.upper_bytes <= budget_bytes:
+            return Way(request=request, estimate=estimate, reason=f"as configured{among}")
+        checkpointing = (True,) if config.gradient_checkpointing else (False, True)
+        plan = plan_request(self.estimator, request, budget_bytes, checkpointing=checkpointing, confirm=True)
+        if isinstance(plan, NoPlan):
+            return plan
+        planned = replace(
+            request,
+            gradient_accumulation_steps=plan.accumulation,
+            gradient_checkpointing=plan.gradient_checkpointing,
+        )
+        return Way(request=planned, estimate=self.estimator.estimate(planned), reason=f"{plan.reason}{among}")
+
+    def _budget_bytes(self, pool: Pool) -> int:
+        if self.share == "auto" or self.share >= 1:
+            return pool.usable_bytes
+        return Share(units=max(1, round(self.share * UNITS))).cap_bytes(pool.usable_bytes)
+
+
+def profile_of(pool: Pool) -> GpuProfile:
+    """Finds the profile of a pool's GPU model; a card that is known only by its size gets that of its size."""
+    try:
+        return replace(find_gpu(pool.model.replace("-", " ")), total_bytes=pool.total_bytes)
+    except RequestError:
+        return gpu_of_size(pool.total_bytes)
