@@ -14,10 +14,11 @@ from common import cli
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.__main__ import main
-from tune_jobs.config.sections import Resources
+from tune_jobs.config.sections import Method, Resources
 from tune_jobs.config.space import Categorical, Range, Space
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.memory_requests import request_of
+from tune_jobs.placing.start_order import reach_of
 from tune_jobs.planning.earlier import earlier_ledgers, importances_of, observations_of
 from tune_jobs.planning.likely import likely_evaluations
 from tune_jobs.planning.plan import _NO_BYTES, DataSizes, SweepPlan, make_plan
@@ -271,6 +272,22 @@ def test_without_cards_trials_take_turns_on_cpus_and_a_limit_holds_with_cards_to
     asked = [dataclasses.replace(job, demand=Demand(name=job.name, needs=(Need(upper_bytes=2**30),))) for job in jobs]
     assert run_clock(asked, CARDS, Resources()).most_at_once == 4
     assert run_clock(asked, CARDS, Resources(max_concurrent_trials=3)).most_at_once == 3
+
+
+def test_a_plan_looks_as_far_down_its_line_as_the_search_lets_the_sweep() -> None:
+    jobs = [
+        Job(name=str(number), demand=Demand(name=str(number), needs=(Need(upper_bytes=gib * 2**30),)), length=10.0)
+        for number, gib in enumerate([14, 14, 14, 14, 14, 2], start=1)
+    ]
+
+    def small_starts(method: Method) -> float:
+        sweep = Sweep(name="a", source="", method=method, space=Space())
+        stays = run_clock(jobs, parse_simulated("1x24GiB"), Resources(), reach_of(sweep)).stays
+        return next(stay.start for stay in stays if stay.name == "6")
+
+    assert small_starts("random") == 0, "fills what the large ones leave"
+    assert small_starts("bayes") == 10, "is made when only three large ones wait"
+    assert small_starts("pbt") == 40, "has its turn after all of them, beside the last"
 
 
 def test_a_slower_card_takes_longer() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from cluster.fair_line import Reach
 from cluster.hardware import Inventory
 from cluster.placement import Demand, largest_first
 from tune_jobs.config.sweep import Sweep
@@ -18,6 +19,18 @@ def starts_largest_first(sweep: Sweep) -> bool:
     [True, False]
     """
     return sweep.method in ("grid", "random") and sweep.resources.time_budget_s is None
+
+
+def reach_of(sweep: Sweep) -> Reach:
+    """Returns how far the line of a sweep's trials looks; see fair_line.
+
+    >>> from tune_jobs.config.space import Space
+    >>> [reach_of(Sweep(name="a", source="", method=method, space=Space())) for method in ("random", "bohb", "pbt")]
+    ['list', 'few', 'one']
+    """
+    if sweep.method == "pbt":
+        return "one"
+    return "list" if sweep.method in ("grid", "random") else "few"
 
 
 def largest_numbers_first(total: int, demands: Mapping[int, Demand], inventory: Inventory) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.rules import ResolvedTrial
 from tune_jobs.config.sweep import Phase, PhaseKind, Sweep
-from tune_jobs.placing.start_order import largest_numbers_first, starts_largest_first
+from tune_jobs.placing.start_order import largest_numbers_first, reach_of, starts_largest_first
 from tune_jobs.planning.likely import left_at, likely_evaluations
 from tune_jobs.planning.plan_clock import Job, Timeline, run_clock
 from tune_jobs.planning.throughput import Speed, Throughput
@@ -359,7 +359,7 @@ def _phase(
             )
             for trial, made in zip(running, evaluations, strict=True)
         ]
-        return run_clock(jobs, inventory, sweep.resources)
+        return run_clock(jobs, inventory, sweep.resources, reach_of(sweep))
 
     whole = [trial.evaluations for trial in running]
     longest = max(whole, default=1)
