@@ -14,9 +14,8 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from dialsum.config import RunConfig
-from dialsum.data import write_examples
-from dialsum.sample_data.generate import generate
+from tests.tune_jobs.ordered import METRIC, order_of
+from tests.tune_jobs.tiny import tiny_config, write_dialogues
 from tune_jobs.placing.line import Offer
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.running.conductor import SweepConductor
@@ -31,7 +30,6 @@ from tune_jobs.running.tune_door import FitSettings, fit
 from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.search.stopping import NeverStop
 
-METRIC = "eval/rouge_combined_f1"
 GIB = 2**30
 TOO_LARGE = PretendedUse(fixed_bytes=GIB, bytes_per_sample=8 * GIB)  # with four dialogues on a card; two fit
 TOGETHER, APART = "together", "apart"  # trials, and the GPU models that they ask for
@@ -42,29 +40,18 @@ class TwoCards:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        train, dev = generate(seed=0, train_count=32, dev_count=5)
-        for name, examples in (("train", train), ("dev", dev)):
-            write_examples(folder / f"{name}.jsonl", examples)
+        write_dialogues(folder, train_count=32, dev_count=5)
 
     def make(self, number: int, sampled: Sampled) -> TrialOrder:
         name = str(sampled["model"])
-        config = RunConfig(
-            train_file=str(self.folder / "train.jsonl"), dev_file=str(self.folder / "dev.jsonl"), batch_size=8,
-            num_epochs=4 if name == TOGETHER else 1, encoder_max_len=64, decoder_max_len=16, generation_max_len=4,
-            tiny_hidden_size=16, tiny_layers=1, tiny_vocab_size=400,
-        )  # fmt: skip
-        return TrialOrder(
+        return order_of(
+            self.folder,
+            name,
+            tiny_config(self.folder, num_epochs=4 if name == TOGETHER else 1, generation_max_len=4),
             number=number,
-            name=name,
             sweep="ranks",
             bundle=Bundle(cpus=1, gpus=2.0, labels={"gpu-model": name}, spread=name == APART),
-            sampled={},
-            config=config.to_dict(),
             shape=RunShape(micro_batch=4, accumulation=1, ranks=2, sharded=name == APART),
-            folder=str(self.folder / "experiments" / name),
-            sweep_folder=str(self.folder),
-            cache_dir=str(self.folder / "cache"),
-            metric=METRIC,
             usable_bytes=24 * GIB,
             pretended=TOO_LARGE if name == APART else None,
             simulated=True,
