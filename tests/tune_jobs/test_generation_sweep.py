@@ -7,6 +7,7 @@ import pytest
 
 from common.errors import RequestError
 from common.files import read_jsonl
+from dialsum.config import load_run_config
 from dialsum.finished import load_finished, predict, score, score_metrics
 from dialsum.sample_data.generate import generate
 from dialsum.trainer import train
@@ -38,6 +39,9 @@ def test_a_trained_model_is_scored_with_every_setting_and_never_trained(
     write_dialogues(tmp_path, dev_count=5)
     train(tiny_config(tmp_path, num_epochs=1, decoder_max_len=12), tmp_path / "one", cache_dir=tmp_path / "cache")
     (tmp_path / "train.jsonl").unlink()  # a trained model is enough
+    config = tmp_path / "one" / "config.yaml"  # as if several processes had shared it
+    config.write_text(config.read_text().replace("fsdp: false", "fsdp: true"))
+    assert load_run_config(config).fsdp
     weights = (tmp_path / "one/models/best_model/model.safetensors").read_bytes()
     (tmp_path / "beams.yaml").write_text(SWEEP.format(trained="one"))
 

@@ -69,6 +69,7 @@ def _asked(request: MemoryRequest, found: MemoryEstimate) -> str:
     batch = f"batch {request.batch_size}"
     batch += f" as {request.micro_batch} x {pieces}" if pieces > 1 or request.ranks > 1 else ""
     batch += f" on each of {request.ranks} cards" if request.ranks > 1 else ""
+    batch += " that the model is divided among" if request.sharding is not None else ""
     options = [request.precision, request.optimizer, request.attention]
     options += ["gradient checkpointing"] if request.gradient_checkpointing else []
     options += ["label smoothing"] if request.label_smoothing else []

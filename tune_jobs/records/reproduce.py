@@ -127,8 +127,9 @@ def reproduce(plan: Plan, output: Path, tell: Callable[[str], None] = lambda tex
     if plan.snapshot is not None and plan.snapshot.surroundings.variables.get("CUDA_VISIBLE_DEVICES") == "":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a simulated card: it was trained on the CPU
     cache = output / "cache"  # a tokenizer or an encoding from an older cache would prove nothing
+    whole = plan.config.with_changes({"fsdp": False})  # one process holds all of the model, and learns the same
     try:
-        train(plan.config, output, reporter=_Repetition(plan, tell), cache_dir=cache)
+        train(whole, output, reporter=_Repetition(plan, tell), cache_dir=cache)
     except SystemExit:
         pass  # the stop that the experiment itself came to
     finally:

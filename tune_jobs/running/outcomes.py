@@ -145,7 +145,7 @@ def _measured(trial: TrialHistory) -> dict[str, float] | None:
 
 def _plan(seen: Mapping[str, object], order: Mapping[str, object]) -> dict[str, object] | None:
     """The shape that the trial ended with, else the one that it was ordered with."""
-    names = ("micro_batch", "accumulation", "gradient_checkpointing", "ranks")
+    names = ("micro_batch", "accumulation", "gradient_checkpointing", "ranks", "sharded")
     if "trial/micro_batch" in seen:
         return {name: seen[f"trial/{name}"] for name in names if f"trial/{name}" in seen}
     return cast("dict[str, object] | None", order.get("shape"))

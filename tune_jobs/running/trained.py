@@ -50,7 +50,8 @@ def with_trained_base(sweep: Sweep) -> Sweep:
     assert sweep.trained_model is not None
     experiment = trained_experiment(Path(sweep.trained_model))
     config = load_run_config(experiment.config)
-    base = config.with_changes({"model": str(experiment.best_model.resolve())})
+    # One process summarizes, with all of the model, also where several trained it.
+    base = config.with_changes({"model": str(experiment.best_model.resolve()), "fsdp": False})
     return dataclasses.replace(sweep, base=base, trained_model=str(experiment.path.resolve()))
 
 

@@ -128,6 +128,7 @@ class TrialReporter:
                 "trial/accumulation": self.shape.accumulation,
                 "trial/gradient_checkpointing": self.shape.gradient_checkpointing,
                 "trial/ranks": self.shape.ranks,
+                "trial/sharded": self.shape.sharded,
             },
             checkpoint,
         )
