@@ -2,54 +2,55 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from common.errors import RequestError
-from common.files import write_text
-from common.strict import dump_yaml
+from common.files import write_json
 from dialsum.config import RunConfig
+from dialsum.sharded_trainer import ShardedTrainer
 from dialsum.sharding import Pieces, check_divisible, pieces_of
 from dialsum.trainer import train
 from dialsum.workload import empty_model
-from tests.dialsum.test_ranks import CUT, LIMIT_S, files_below, torchrun
+from tests.dialsum.test_ranks import files_below
 from tests.dialsum.test_training_invariants import CutAt, small_run, weights_of
+from tests.dialsum.together import LIMIT_S, run_together
 
+CACHE = Path(".cache") / "dialsum"
+KEPT = "checkpoint-3000"
 NUMBERS = ("train/loss", "train/grad_norm", "eval/loss", "eval/rouge_combined_f1", "train/global_step")
-HELD = """
-import json, sys
-from pathlib import Path
-from torch.distributed.tensor import DTensor
-from dialsum.config import load_run_config
-from dialsum.ranks import joined_ranks
-from dialsum.sharded_trainer import ShardedTrainer
-from dialsum.trainer import train
 
-def held(tensor):
+
+def learn(config: RunConfig, folder: Path, resume_from: Path | None = None) -> None:
+    train(config, folder, resume_from=resume_from, cache_dir=CACHE)
+
+
+def learn_until_cut(config: RunConfig, folder: Path) -> None:
+    train(config, folder, reporter=CutAt(3, folder / KEPT), cache_dir=CACHE)
+
+
+def learn_and_count(config: RunConfig, folder: Path) -> None:
+    """Writes down how many elements this process held when it saved its state."""
+    save = ShardedTrainer._save_optimizer_and_scheduler
+
+    def count(self: ShardedTrainer, output_dir: str) -> None:
+        assert self.optimizer is not None
+        states = [value for state in self.optimizer.state.values() for value in state.values() if value.dim()]
+        weights = list(self.model.parameters())
+        held = {"weights": sum(map(own, weights)), "states": sum(map(own, states))}
+        write_json(Path(f"held_{os.environ['RANK']}.json"), held | {"whole": sum(one.numel() for one in weights)})
+        save(self, output_dir)
+
+    ShardedTrainer._save_optimizer_and_scheduler = count  # type: ignore[method-assign]
+    learn(config, folder)
+
+
+def own(tensor: torch.Tensor) -> int:
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).numel()
-
-seen = {}
-step = ShardedTrainer._save_optimizer_and_scheduler
-
-def count(self, folder):
-    states = [value for state in self.optimizer.state.values() for value in state.values() if value.dim()]
-    weights = list(self.model.parameters())
-    seen.update(weights=sum(map(held, weights)), states=sum(map(held, states)), whole=sum(w.numel() for w in weights))
-    return step(self, folder)
-
-ShardedTrainer._save_optimizer_and_scheduler = count
-config, output = map(Path, sys.argv[1:])
-train(load_run_config(config), output)
-import os
-Path(f"held.{os.environ['RANK']}.json").write_text(json.dumps(seen))
-"""
-
-
-def written(folder: Path, name: str, config: RunConfig) -> str:
-    write_text(folder / name, dump_yaml(config.to_dict()))
-    return name
 
 
 def history(run: Path) -> list[dict[str, float]]:
@@ -68,64 +69,62 @@ def assert_alike(found: Path, wanted: Path) -> None:
         torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=1e-5)
 
 
-def exchange_checkpoints(folder: Path, whole: RunConfig, cache: Path) -> None:
-    """Cuts a run of the whole model too, lets it go on from the divided one's checkpoint, and leaves that its own."""
-    turned = folder / "turned"
-    with pytest.raises(SystemExit):
-        train(whole, turned, reporter=CutAt(6, folder / "of_the_whole"), cache_dir=cache)
-    checkpoint = folder / "divided" / "checkpoint-6000"
-    checkpoint.rename(turned / "checkpoint-6000")
-    (folder / "of_the_whole").rename(checkpoint)
-    train(whole, turned, resume_from=turned / "checkpoint-6000", cache_dir=cache)
-    assert_alike(turned, folder / "whole")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(4 * LIMIT_S)
 @pytest.mark.parametrize("model", ["tiny-bart", "tiny-gpt2", "tiny-t5"])
 def test_a_divided_model_learns_what_a_whole_one_learns_and_goes_on_from_either_checkpoint(
     tmp_path: Path, model: str
 ) -> None:
-    """SGD without clipping: a gradient of the wrong size gives other weights. The whole run makes two pieces of each
-    batch. Of the divided ones the second is cut and goes on; for one model each goes on from the other's checkpoint."""
+    """SGD without clipping: a gradient of the wrong size gives other weights; and Adam, whose states are divided too.
+
+    The whole run makes two pieces of each batch. BART is cut and goes on; of GPT-2 a whole and a divided run are cut,
+    and each goes on from the other's checkpoint.
+    """
     changes = {"optimizer": "sgd", "max_grad_norm": 0.0, "learning_rate": 0.3}
-    if model != "tiny-bart":  # and with Adam, whose states are divided too
+    if model != "tiny-bart":
         changes = {"optimizer": "adamw_fused", "max_grad_norm": 1.0, "learning_rate": 1e-3}
     whole = small_run(
-        tmp_path, model=model, label_smoothing=0.1, dropout=0.0, batch_size=12, eval_steps=3, max_steps=9,
+        tmp_path, model=model, label_smoothing=0.1, dropout=0.0, batch_size=12, eval_steps=3, max_steps=6,
         gradient_accumulation_steps=2, **changes,
     )  # fmt: skip
     divided = dataclasses.replace(
         whole, fsdp=True, gradient_accumulation_steps=1, gradient_checkpointing=model != "tiny-bart"
     )
-    cache = tmp_path / ".cache" / "dialsum"
-    train(whole, tmp_path / "whole", cache_dir=cache)
-    run_file = written(tmp_path, "divided.yaml", divided)
-    write_text(tmp_path / "cut.py", CUT)
-    done = torchrun(tmp_path, "cut.py", run_file, "divided")
-    assert (tmp_path / "divided" / "checkpoint-6000" / "rng_state_1.pth").exists(), done.stderr[-4000:]
+    train(whole, tmp_path / "whole", cache_dir=tmp_path / CACHE)
+    output, resume_from = tmp_path / "divided", None
+    if model != "tiny-t5":
+        run_together(tmp_path, learn_until_cut, divided, output, is_cut=True)
+        resume_from = output / KEPT
+        assert (resume_from / "rng_state_1.pth").exists()
     if model == "tiny-gpt2":
-        exchange_checkpoints(tmp_path, whole, cache)
-    done = torchrun(tmp_path, "-m", "dialsum", "train", "--resume", "--config", run_file, "--output", "divided")
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert_alike(tmp_path / "divided", tmp_path / "whole")
+        exchange_checkpoints(tmp_path, whole)
+    run_together(tmp_path, learn, divided, output, resume_from)
+    assert_alike(output, tmp_path / "whole")
+
+
+def exchange_checkpoints(folder: Path, whole: RunConfig) -> None:
+    """Cuts a run of the whole model too, lets it go on from the divided one's checkpoint, and leaves that its own."""
+    turned, divided = folder / "turned", folder / "divided"
+    with pytest.raises(SystemExit):
+        train(whole, turned, reporter=CutAt(3, folder / KEPT), cache_dir=folder / CACHE)
+    (divided / KEPT).rename(turned / KEPT)
+    (folder / KEPT).rename(divided / KEPT)
+    train(whole, turned, resume_from=turned / KEPT, cache_dir=folder / CACHE)
+    assert_alike(turned, folder / "whole")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * LIMIT_S)
 def test_each_process_holds_half_and_bf16_trains(tmp_path: Path) -> None:
     config = small_run(tmp_path, fsdp=True, precision="bf16", max_steps=4, eval_steps=4)
-    write_text(tmp_path / "held.py", HELD)
-    done = torchrun(tmp_path, "held.py", written(tmp_path, "run.yaml", config), "run")
-    assert done.returncode == 0, done.stderr[-4000:]
-    both = [json.loads((tmp_path / f"held.{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    run_together(tmp_path, learn_and_count, config, tmp_path / "run")
+    both = [json.loads((tmp_path / f"held_{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
     assert sum(one["weights"] for one in both) == both[0]["whole"]
     assert sum(one["states"] for one in both) == 2 * both[0]["whole"]  # Adam's two moments
     assert max(one["weights"] for one in both) <= 0.51 * both[0]["whole"]
     assert history(tmp_path / "run")[-1]["eval/loss"] < 8
-    assert {str(weight.dtype) for weight in weights_of(tmp_path / "run/models/best_model").values()} == {
-        "torch.float32"
-    }
+    weights = weights_of(tmp_path / "run" / "models" / "best_model")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
 
 
 def test_pieces_are_the_largest_layer_and_what_is_in_none() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-import dialsum.trainer
+import dialsum.summarizer_trainer
 from common.errors import RequestError, WorkError
 from dialsum.callbacks import StepTimer
 from dialsum.config import RunConfig
@@ -131,8 +131,12 @@ def test_early_stopping_ends_a_run_that_no_longer_gains(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = dialsum.trainer.forward_loss
-    monkeypatch.setattr(dialsum.trainer, "forward_loss", lambda *args, **kwargs: sound(*args, **kwargs) * math.nan)
+    sound = dialsum.summarizer_trainer.forward_loss
+
+    def no_number(*args: object, **kwargs: object) -> torch.Tensor:
+        return sound(*args, **kwargs) * math.nan
+
+    monkeypatch.setattr(dialsum.summarizer_trainer, "forward_loss", no_number)
     with pytest.raises(WorkError, match=r"became nan by step 2; a smaller learning rate \(now 0\.005\)"):
         run(tmp_path)
 
