@@ -157,7 +157,7 @@ def peak_bytes(case: Case, processes: int) -> int:
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
         model = _model(case)
         if processes > 1:
-            shard(model, torch.device("cpu"), case.precision)
+            shard(model, "cpu", case.precision)
         with torch.profiler.record_function(_READY):
             pass
         optimizer = build_optimizer(model, name="adamw_fused", learning_rate=1e-4, weight_decay=0.0)

@@ -59,7 +59,7 @@ class ShardedTrainer(SummarizerTrainer):
 
     def _prepare_for_training(self, *args: object) -> object:
         """Divides the model: its weights are there by now, a checkpoint's too, and its optimizer is made next."""
-        shard(self.model, self.args.device, self._precision)
+        shard(self.model, self.args.device.type, self._precision)
         return super()._prepare_for_training(*args)
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:

@@ -85,7 +85,7 @@ def check_divisible(processes: int, precision: str) -> None:
         raise RequestError("fsdp: this GPU computes in fp16, which cannot be scaled for a divided model; take fp32")
 
 
-def shard(model: nn.Module, device: torch.device, precision: str) -> None:
+def shard(model: nn.Module, device: str, precision: str) -> None:
     """Divides a model's weights among all processes, in place; each keeps its part in fp32 on its device.
 
     In bf16 the weights are gathered in bf16: autocast alone would keep a copy of all of them for the backward pass.
@@ -93,12 +93,12 @@ def shard(model: nn.Module, device: torch.device, precision: str) -> None:
 
     Args:
         model: A transformers model with its weights, the same ones in each process.
-        device: Of this process.
+        device: Kind of the processes' devices, cuda or cpu; the model is moved there layer by layer.
         precision: fp32 or bf16.
     """
     world = distributed.group.WORLD
     assert world is not None, "the processes have met"
-    mesh = DeviceMesh.from_group(world, device.type)
+    mesh = DeviceMesh.from_group(world, device)
     policy = MixedPrecisionPolicy()
     if precision == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -107,7 +107,6 @@ def shard(model: nn.Module, device: torch.device, precision: str) -> None:
     for layer in layers_of(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    model.to(device)  # buffers
     register_fsdp_forward_method(model, "generate")  # it calls an encoder past the model's own forward
     # What transformers itself sets where it divides: its generation then keeps all processes in step.
     model._is_fsdp_managed_module = True  # type: ignore[assignment]

@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final, Literal, get_args
 
 from common.errors import RequestError
 from common.files import append_jsonl, read_jsonl
@@ -22,6 +23,8 @@ DEFAULT_MARGIN_SOURCE = (
     "no measured peak yet: 2.8 % by which torch's own count exceeded ours in allocator replays without a GPU, plus"
     " 3.3 %, the largest under-estimate in published rows of the nearest tracer (xMem, arXiv 2510.21048), plus 2 %"
 )
+Layout = Literal["one card", "data-parallel", "divided"]
+ONE_CARD: Final = "one card"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,8 @@ class Peak:
         measured_device_bytes: Largest use of the device by this process; the cap where outgrew is true.
         outgrew: The process hit its cap, so that the measurement is only a lower bound.
         run: Names the trial; of several peaks of one run the largest counts. Empty: counts by itself.
+        layout: Whether it ran on one card, or on several that each held all of its model or a part. Estimates of the
+            latter are bounds, so their residuals say nothing about the others, nor the others' about them.
     """
 
     family: str
@@ -47,6 +52,7 @@ class Peak:
     measured_device_bytes: int
     outgrew: bool = False
     run: str = ""
+    layout: Layout = ONE_CARD
 
     @property
     def residual(self) -> float:
@@ -89,9 +95,9 @@ class Calibration:
     unreadable: int = 0
     source: str = ""
 
-    def margin(self, *, family: str, gpu: str, precision: str) -> Margin:
+    def margin(self, *, family: str, gpu: str, precision: str, layout: Layout = ONE_CARD) -> Margin:
         """Returns the margin for one cell; see margin_for."""
-        return margin_for(self.peaks, family=family, gpu=gpu, precision=precision)
+        return margin_for(self.peaks, family=family, gpu=gpu, precision=precision, layout=layout)
 
 
 def record_peak(path: Path, peak: Peak) -> None:
@@ -126,9 +132,15 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def margin_for(
-    peaks: Iterable[Peak], *, family: str, gpu: str, precision: str, miscoverage: float = MISCOVERAGE
+    peaks: Iterable[Peak],
+    *,
+    family: str,
+    gpu: str,
+    precision: str,
+    layout: Layout = ONE_CARD,
+    miscoverage: float = MISCOVERAGE,
 ) -> Margin:
-    """Chooses the margin for a family on a GPU model in a precision.
+    """Chooses the margin for a family on a GPU model in a precision, from peaks of trials in the same layout.
 
     With 19 or more peaks of the cell: their conformal upper quantile. With 5 to 18: the largest residual plus 2 %, but
     not less than all cells together say. With fewer: the pool of all cells; without a pool, the default.
@@ -138,13 +150,14 @@ def margin_for(
         family: Architecture.
         gpu: Model as NVML prints it.
         precision: fp32, fp16 or bf16.
+        layout: See Peak.
         miscoverage: Part of future trials that may exceed the bound.
     """
-    kept = _largest_of_each_run(peaks)
+    kept = _largest_of_each_run(peak for peak in peaks if peak.layout == layout)
     wanted = (family, gpu, precision)
     cell = [peak.residual for peak in kept if (peak.family, peak.gpu, peak.precision) == wanted]
     pooled = _pooled_margin([peak.residual for peak in kept], miscoverage)
-    place = f"{family} in {precision} on {gpu}"
+    place = f"{family} in {precision} on {gpu}" + ("" if layout == ONE_CARD else f", {layout}")
     quantile = conformal_quantile(cell, miscoverage)
     if quantile is not None:
         basis = f"{1 - miscoverage:.0%} conformal quantile of {len(cell)} measured peaks of {place}"
@@ -205,10 +218,13 @@ def _largest_of_each_run(peaks: Iterable[Peak]) -> list[Peak]:
     """A trial that was restarted reports again; equal runs would not be exchangeable."""
     largest: dict[object, Peak] = {}
     for index, peak in enumerate(peaks):
-        key: object = (peak.run, peak.family, peak.gpu, peak.precision) if peak.run else index
+        key: object = (peak.run, peak.family, peak.gpu, peak.precision, peak.layout) if peak.run else index
         if key not in largest or peak.residual > largest[key].residual:
             largest[key] = peak
     return list(largest.values())
+
+
+_LAYOUTS: dict[object, Layout] = {layout: layout for layout in get_args(Layout)}
 
 
 def _peak(record: dict[str, object]) -> Peak | None:
@@ -220,7 +236,8 @@ def _peak(record: dict[str, object]) -> Peak | None:
     if not PLAUSIBLE_RATIO[0] <= measured / predicted <= PLAUSIBLE_RATIO[1] or not isinstance(run, str):
         return None
     family, gpu, precision, torch_version = (text if isinstance(text, str) and text else None for text in texts)
-    if family is None or gpu is None or precision is None or torch_version is None:
+    layout = _LAYOUTS.get(record.get("layout", ONE_CARD))
+    if family is None or gpu is None or precision is None or torch_version is None or layout is None:
         return None
     return Peak(
         family=family,
@@ -231,4 +248,5 @@ def _peak(record: dict[str, object]) -> Peak | None:
         measured_device_bytes=measured,
         outgrew=outgrew,
         run=run,
+        layout=layout,
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.memory.calibration import Calibration, Margin
+from cluster.memory.calibration import Calibration, Layout, Margin
 from cluster.memory.gpu_profile import MIB, GpuProfile
 from cluster.memory.process import ProcessPeaks, Setting, Sizes, dynamic_batches, replay_process, usual_slack
 from cluster.memory.request import BF16_SM, MemoryRequest
@@ -101,7 +101,7 @@ class Estimator:
         self._replays: dict[tuple[object, ...], ProcessPeaks] = {}
         self._slacks: dict[tuple[TemplateKey, int, Setting], float] = {}
         self._divided: dict[tuple[TemplateKey, int, Sharding], Template] = {}
-        self._margins: dict[tuple[str, str, str], Margin] = {}
+        self._margins: dict[tuple[str, str, str, Layout], Margin] = {}
 
     def estimate(self, request: MemoryRequest) -> MemoryEstimate:
         """Estimates one trial with the allocator replayed: the first time tens of milliseconds, then a few.
@@ -178,10 +178,10 @@ class Estimator:
 
     def margin(self, request: MemoryRequest) -> Margin:
         """Returns the margin of a request; torch.compile widens it."""
-        cell = (request.model.family, request.gpu.name, request.precision)
+        cell = (request.model.family, request.gpu.name, request.precision, request.layout)
         if cell not in self._margins:
-            family, gpu, precision = cell
-            self._margins[cell] = self._calibration.margin(family=family, gpu=gpu, precision=precision)
+            family, gpu, precision, layout = cell
+            self._margins[cell] = self._calibration.margin(family=family, gpu=gpu, precision=precision, layout=layout)
         found = self._margins[cell]
         if not request.torch_compile:
             return found

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from cluster.memory.calibration import ONE_CARD, Layout
 from cluster.memory.gpu_profile import GpuProfile
 from cluster.memory.model_facts import ModelFacts
 from cluster.memory.sharding import Sharding
@@ -86,6 +87,13 @@ class MemoryRequest:
     def micro_batch(self) -> int:
         """Samples in one forward pass of one process."""
         return self.batch_size // self.gradient_accumulation_steps // self.ranks
+
+    @property
+    def layout(self) -> Layout:
+        """How the model lies on its cards; see calibration.Peak."""
+        if self.ranks == 1:
+            return ONE_CARD
+        return "data-parallel" if self.sharding is None else "divided"
 
     @property
     def new_tokens(self) -> int:

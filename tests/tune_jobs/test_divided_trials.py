@@ -32,7 +32,7 @@ def test_a_trial_too_large_for_one_card_is_divided_among_two() -> None:
     assert placed.shape == RunShape(micro_batch=8, accumulation=1, gradient_checkpointing=True, ranks=2, sharded=True)
     assert placed.estimate is not None
     assert placed.estimate["upper_bytes"] == 3.5 * GIB  # 4 / 2, a half to gather, an eighth for each of 8
-    assert (placed.estimate["sharded"], placed.estimate["ranks"]) == (True, 2)
+    assert (placed.estimate["layout"], placed.estimate["ranks"]) == ("divided", 2)
     assert placed.estimate["plan_reason"].endswith(", divided among 2 cards")  # type: ignore[attr-defined]
 
 

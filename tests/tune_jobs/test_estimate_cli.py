@@ -76,6 +76,18 @@ def test_several_cards_are_held_whole_and_save_nothing(capsys: pytest.CaptureFix
     assert "share: 2 cards, held whole, as each has the whole model" in shown
 
 
+def test_a_model_that_is_divided_needs_less_of_each_card(capsys: pytest.CaptureFixture[str]) -> None:
+    two = ("--ranks", "2", "--gpu", "L4")
+    whole, part = ask(capsys, *two), ask(capsys, *two, "--fsdp")
+    assert (whole["layout"], part["layout"]) == ("data-parallel", "divided")
+    assert part["train_allocated_bytes"] < whole["train_allocated_bytes"]
+    assert part["terms"]["optimizer"] == pytest.approx(whole["terms"]["optimizer"] / 2, rel=1e-3)
+    cli.run(main, [*KOBART, *two, "--fsdp"])
+    shown = capsys.readouterr().out
+    assert "batch 8 as 4 x 1 on each of 2 cards that the model is divided among" in shown
+    assert "share: 2 cards, held whole, as each has its part of the model" in shown
+
+
 def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(main, [*KOBART, "--gpu", "rtx 3090"]) == 0
     text = capsys.readouterr().out

@@ -13,6 +13,7 @@ ESTIMATE = {
     "device_bytes": 5 * GIB,
     "context_bytes": GIB // 2,
     "cap_bytes": 6 * GIB,
+    "layout": "divided",
 }
 SHAPE = {"micro_batch": 8, "accumulation": 1, "gradient_checkpointing": False}
 
@@ -44,6 +45,7 @@ def test_what_the_process_held_is_measured_and_not_what_its_neighbours_held_too(
     peak = peak_of(history, record_of(history, goal="maximize"))
     assert peak is not None
     assert (peak.family, peak.gpu, peak.precision, peak.torch_version) == ("bart", "NVIDIA L4", "bf16", "2.13.0")
+    assert peak.layout == "divided"
     assert peak.residual == pytest.approx(-0.1)
 
 

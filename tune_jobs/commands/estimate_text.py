@@ -170,7 +170,7 @@ def as_json(
         "micro_batch": request.micro_batch,
         "gradient_accumulation_steps": request.gradient_accumulation_steps,
         "ranks": request.ranks,
-        "sharded": request.sharding is not None,
+        "layout": request.layout,
         "encoder_max_len": request.encoder_max_len,
         "decoder_max_len": request.decoder_max_len,
         "dialogues_replayed": len(request.lengths),

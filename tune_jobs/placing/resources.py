@@ -250,6 +250,6 @@ def _for_ledger(way: Way, choice: Choice) -> dict[str, object]:
         "gpu_model": choice.model,
         "cap_bytes": choice.cap_bytes,
         "ranks": way.cards,
-        "sharded": way.request.sharding is not None,
+        "layout": way.request.layout,
         "plan_reason": way.reason,
     }

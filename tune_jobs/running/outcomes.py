@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from cluster.hardware import GPU_MODEL_LABEL
-from cluster.memory.calibration import Peak
+from cluster.memory.calibration import Layout, Peak
 from tune_jobs.records.ledger import TrialError, TrialOutcome, TrialRecord
 from tune_jobs.running.journal import EndStatus, TrialHistory
 from tune_jobs.running.progress import better
@@ -67,12 +67,9 @@ def peak_of(trial: TrialHistory, record: TrialRecord) -> Peak | None:
     process holds (in most containers), torch's reserved bytes and the assumed context stand for it.
 
     Returns:
-        None for a simulated card, for one without an estimate, where nothing was measured, and for a trial on several
-        cards, whose estimate is a bound and says nothing about others.
+        None for a simulated card, for one without an estimate, and where nothing was measured.
     """
     estimate, measured = record.estimate, record.measured or {}
-    if estimate is not None and estimate.get("ranks", 1) != 1:
-        return None
     if record.simulated or estimate is None or "device_bytes" not in estimate or not trial.evaluations:
         return None
     ordered = cast("Mapping[str, object]", trial.order.get("shape") or {})
@@ -95,6 +92,7 @@ def peak_of(trial: TrialHistory, record: TrialRecord) -> Peak | None:
         measured_device_bytes=int(held_bytes),
         outgrew=outgrew,
         run=record.name,
+        layout=cast("Layout", estimate["layout"]),
     )
 
 

@@ -121,11 +121,12 @@ def test_a_ledger_survives_torn_and_foreign_lines(tmp_path: Path) -> None:
         stream.write(json.dumps(dataclasses.asdict(peak()) | {"measured_device_bytes": 3}).encode() + b"\n")
         stream.write(json.dumps(dataclasses.asdict(peak()) | {"predicted_device_bytes": "10"}).encode() + b"\n")
         stream.write(json.dumps(dataclasses.asdict(peak()) | {"family": ""}).encode() + b"\n")
+        stream.write(json.dumps(dataclasses.asdict(peak()) | {"layout": "heaped"}).encode() + b"\n")
         stream.write(b'{"family": "t5"')  # an earlier writer died here
-    record_peak(ledger, peak(0.02, run="b"))
+    record_peak(ledger, peak(0.02, run="b", layout="divided"))
     loaded = load_calibration(ledger)
-    assert [p.run for p in loaded.peaks] == ["a", "b"]
-    assert loaded.unreadable == 7
+    assert [(p.run, p.layout) for p in loaded.peaks] == [("a", "one card"), ("b", "divided")]
+    assert loaded.unreadable == 8
     assert loaded.source == str(ledger)
 
 

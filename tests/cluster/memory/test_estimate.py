@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.memory.calibration import DEFAULT_MARGIN, Calibration, Peak
+from cluster.memory.calibration import DEFAULT_MARGIN, Calibration, Layout, Peak
 from cluster.memory.estimate import COMPILE_MARGIN, NCCL_BYTES, Estimator, TemplateFinder, warnings_for
 from cluster.memory.gpu_profile import find_gpu, gpu_of_size
 from cluster.memory.model_facts import model_facts
 from cluster.memory.request import MemoryRequest
+from cluster.memory.sharding import Sharding
 from cluster.memory.template import Template
 from common.errors import RequestError
 
@@ -154,6 +155,26 @@ def test_measured_peaks_move_the_margin(make: TemplateFinder) -> None:
     assert found.upper_bytes == pytest.approx(found.device_bytes * 1.019, abs=1)
     other = Estimator(make, Calibration(peaks=peaks)).estimate(ask(precision="fp32"))
     assert "other cells too" in other.margin.basis
+
+
+def test_peaks_of_one_card_say_nothing_about_several(make: TemplateFinder) -> None:
+    def peaks(layout: Layout, residual: int) -> tuple[Peak, ...]:
+        return tuple(
+            Peak(
+                family="bart", gpu=L4.name, precision="bf16", torch_version="2.13.0", predicted_device_bytes=1000,
+                measured_device_bytes=1000 + residual, layout=layout,
+            )
+            for _ in range(19)
+        )  # fmt: skip
+
+    sharding = Sharding(layer_parameters=10, rest_parameters=10, table_parameters=10)
+    two = {"ranks": 2, "batch_size": 16}
+    estimator = Estimator(make, Calibration(peaks=peaks("one card", 30) + peaks("divided", -200)))
+    assert estimator.margin(ask()).fraction == 0.03
+    assert estimator.margin(ask(**two)).fraction == DEFAULT_MARGIN  # data-parallel: none of its own
+    divided = estimator.margin(ask(**two, sharding=sharding))
+    assert divided.fraction == 0.0  # a bound that nothing came near to
+    assert divided.basis.endswith("19 measured peaks of bart in bf16 on NVIDIA L4, divided")
 
 
 def test_what_is_only_bounded_costs_more_and_says_so(make: TemplateFinder) -> None:
