@@ -1,8 +1,4 @@
-"""How a run is divided among the cards of one trial. Pure.
-
-Each card has a process of its own with the whole model (plain data parallelism), so a trial that does not fit on one
-card with one dialogue at a time does not fit on several either: they only make it quicker.
-"""
+"""How a run's batch is divided among the cards of one trial, each with a process of its own. Pure."""
 
 from cluster.memory.memory_plan import divisors
 from common.errors import RequestError
