@@ -300,7 +300,7 @@ def test_the_impossible_is_refused_at_once_with_words(recovered: Ran) -> None:
 
 def test_an_out_of_memory_is_mended_in_place_by_a_smaller_micro_batch(recovered: Ran) -> None:
     record = recovered.records["smaller"]
-    assert record.plan == {"micro_batch": 4, "accumulation": 2, "gradient_checkpointing": False, "ranks": 1}
+    assert record.plan == {"micro_batch": 4, "accumulation": 2, "gradient_checkpointing": False, "ranks": 1, "sharded": False}
     assert (record.retries, len(recovered.places("smaller"))) == (0, 1)
     measured = record.measured
     assert measured is not None
