@@ -39,6 +39,7 @@ def offers_of(
                     "family": "bart",
                     "gpu": choice.model,
                     "precision": "bf16",
+                    "layout": "one card",
                 },
             ),
         )

@@ -14,9 +14,16 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.hardware import parse_simulated
+from common.files import read_jsonl
+from dialsum.config import RunConfig
+from tests.tune_jobs.counting import STEPS, counting_trial
 from tests.tune_jobs.ordered import METRIC, order_of
+from tests.tune_jobs.test_run_resources import LineEstimator
 from tests.tune_jobs.tiny import tiny_config, write_dialogues
+from tune_jobs.config.sections import Resources
 from tune_jobs.placing.line import Offer
+from tune_jobs.placing.resources import SHARE_CLASSES, SharePlacer, placer_for
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.running.conductor import SweepConductor
 from tune_jobs.running.journal import Journal
@@ -146,6 +153,59 @@ def test_trials_on_two_cards_resume_after_a_kill_are_stopped_end_and_leave_no_pr
     left = [psutil.Process(process) for process in conductor.processes if psutil.pid_exists(process)]
     psutil.wait_procs(left, timeout=300)
     assert [process for process in conductor.processes if psutil.pid_exists(process)] == []
+
+
+class OneCardFirst:
+    """Makes a trial by the product's own placer, which believes that it needs a third of a card; it needs 30 GiB."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        cards = parse_simulated(f"2x{TOGETHER}:24GiB")
+        found = placer_for(cards, Resources(cpus_per_trial=0.5), estimator=LineEstimator)
+        assert isinstance(found, SharePlacer)
+        self.placer = found
+
+    def make(self, number: int, sampled: Sampled) -> TrialOrder:
+        order = order_of(
+            self.folder, str(sampled["name"]), RunConfig(model="kobart", batch_size=8), number=number,
+            pretended=PretendedUse(fixed_bytes=30 * GIB, bytes_per_sample=0), simulated=True,
+        )  # fmt: skip
+        return order.at(self.offers(order)[0].placed)
+
+    def offers(self, order: TrialOrder, least_bytes: int = 0) -> tuple[Offer, ...]:
+        return self.placer.offers(order.name, RunConfig.from_dict(order.config), least_bytes)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("raylets")
+def test_a_trial_that_outgrows_a_whole_card_is_divided_among_two(tmp_path: Path) -> None:
+    said = io.StringIO()
+    results, orders = SweepFolder(tmp_path / "results"), OneCardFirst(tmp_path)
+    conductor = SweepConductor(
+        proposer=ListProposer([{"name": "wrong"}]),
+        orders=orders,
+        rule=NeverStop(),
+        progress=SweepProgress(
+            sweep="sample", metric=METRIC, goal="maximize", total=1, longest=STEPS, slots=1, started_s=0.0
+        ),
+        view=LogView(said),
+        folder=results,
+        journal=Journal(results.path / "journal.jsonl"),
+        cards=orders.placer.line(),
+        shares=SHARE_CLASSES,
+    )
+    fit(counting_trial, conductor, FitSettings(folder=tmp_path / "tune", name="1", attempts=3))
+    (record,) = results.load().trials
+    assert (record.status, record.share, record.retries) == ("finished", 2.0, 4), said.getvalue()
+    started = [event for event in read_jsonl(results.path / "journal.jsonl")[0] if event["event"] == "started"]
+    assert [event["bundle"]["gpus"] for event in started] == [0.375, 0.5625, 0.875, 1.0, 2.0]  # type: ignore[index]
+    assert record.plan == {
+        "micro_batch": 4, "accumulation": 1, "gradient_checkpointing": False, "ranks": 2, "sharded": True,
+    }  # fmt: skip
+    assert "trial 1 failed and starts again: out of memory; 1 -> 2 cards" in said.getvalue()
+    assert record.estimate is not None
+    assert record.estimate["layout"] == "divided"
 
 
 class Trial:

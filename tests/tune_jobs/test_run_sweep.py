@@ -81,7 +81,13 @@ def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path
     assert best.sampled["learning_rate"] == best.resolved["learning_rate"]
     assert best.node is not None
     assert best.member == "minji"
-    assert best.plan == {"micro_batch": 8, "accumulation": 1, "gradient_checkpointing": False, "ranks": 1, "sharded": False}
+    assert best.plan == {
+        "micro_batch": 8,
+        "accumulation": 1,
+        "gradient_checkpointing": False,
+        "ranks": 1,
+        "sharded": False,
+    }
     assert (best.simulated, best.share, best.gpu_model) == (True, 0.125, "simulated-24GiB")
     assert best.estimate is not None
     assert sum(best.estimate["terms"].values()) == best.estimate["device_bytes"]  # type: ignore[attr-defined]

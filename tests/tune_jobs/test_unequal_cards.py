@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,20 +22,18 @@ from cluster.inventory import free_gpus
 from cluster.occupancy import Occupancy
 from common.files import read_jsonl
 from dialsum.config import RunConfig
-from dialsum.reporter import Reporter
+from tests.tune_jobs.counting import STEPS, counting_trial
 from tests.tune_jobs.offered import offers_of
 from tests.tune_jobs.ordered import METRIC, order_of
-from tests.waiting import wait_until
 from tune_jobs.placing.line import PATIENCE, CardLine, Offer
 from tune_jobs.placing.resources import SHARE_CLASSES
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
 from tune_jobs.running.conductor import SweepConductor
 from tune_jobs.running.journal import Journal
 from tune_jobs.running.live import LogView
-from tune_jobs.running.orders import ORDER_KEY, Bundle, PretendedUse, TrialOrder
+from tune_jobs.running.orders import Bundle, PretendedUse, TrialOrder
 from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.trainable import attempt
-from tune_jobs.running.tune_door import FitSettings, fit, last_checkpoint, present_place, report
+from tune_jobs.running.tune_door import FitSettings, fit
 from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.search.stopping import NeverStop
 
@@ -45,7 +42,6 @@ GIB = 2**30
 SIZES = (24, 40, 80)
 CARDS = parse_simulated(",".join(f"1x{size}GiB" for size in SIZES))
 CPUS = 0.25
-STEPS = 3
 
 
 @pytest.fixture(scope="module")
@@ -67,41 +63,6 @@ def unequal_raylets() -> Iterator[Inventory]:
     yield ray_cluster().inventory
     ray.shutdown()
     cluster.shutdown()
-
-
-def trial(config: dict[str, object]) -> None:
-    """Counts to STEPS with a checkpoint at each; as run_trial, without torch."""
-    order = TrialOrder.from_dict(config[ORDER_KEY])  # type: ignore[arg-type]
-    place = present_place()
-    order = replace(order, bundle=replace(order.bundle, gpus=place.gpus))
-    where = {
-        "trial/node": place.node,
-        "trial/raylet": place.raylet,
-        "trial/card": place.card,
-        "trial/gpu_model": place.gpu_model,
-        "trial/granted": place.gpus,
-        "trial/pid": os.getpid(),
-    }
-
-    def train(
-        settings: RunConfig, folder: Path, *, reporter: Reporter, resume_from: Path | None, **options: object
-    ) -> None:
-        done = json.loads((resume_from / "step.json").read_text())["step"] if resume_from else 0
-        for step in range(done + 1, STEPS + 1):
-            checkpoint = folder / f"checkpoint-{step}"
-            checkpoint.mkdir(parents=True, exist_ok=True)
-            (checkpoint / "step.json").write_text(json.dumps({"step": step}))
-            reporter.log({"memory/reserved_bytes": float(settings.micro_batch)})
-            reporter.report({METRIC: float(step)}, checkpoint)
-        if "wait_for" in order.sampled:
-            come = Path(order.sweep_folder) / str(order.sampled["wait_for"])  # so far, another trial or the driver
-            wait_until(come.exists, come.name, known=lambda: str(sorted(come.parent.iterdir())))
-
-    def send(metrics: Mapping[str, object], checkpoint: Path | None) -> None:
-        report({**metrics, **where}, checkpoint)
-
-    start = last_checkpoint() or (Path(order.resume_from) if order.resume_from else None)
-    attempt(order, train, send, lambda metrics: None, start)
 
 
 class Orders:
@@ -189,7 +150,7 @@ class Ran:
             shares=SHARE_CLASSES,
         )
         conductor.folder_of_files, conductor.when_over = folder, when_over
-        fit(trial, conductor, FitSettings(folder=folder / "tune", name="1", attempts=3))
+        fit(counting_trial, conductor, FitSettings(folder=folder / "tune", name="1", attempts=3))
         self.said = said.getvalue()
         self.events = read_jsonl(results.path / "journal.jsonl")[0]
         self.trials = Journal(results.path / "journal.jsonl").trials
@@ -300,7 +261,13 @@ def test_the_impossible_is_refused_at_once_with_words(recovered: Ran) -> None:
 
 def test_an_out_of_memory_is_mended_in_place_by_a_smaller_micro_batch(recovered: Ran) -> None:
     record = recovered.records["smaller"]
-    assert record.plan == {"micro_batch": 4, "accumulation": 2, "gradient_checkpointing": False, "ranks": 1, "sharded": False}
+    assert record.plan == {
+        "micro_batch": 4,
+        "accumulation": 2,
+        "gradient_checkpointing": False,
+        "ranks": 1,
+        "sharded": False,
+    }
     assert (record.retries, len(recovered.places("smaller"))) == (0, 1)
     measured = record.measured
     assert measured is not None

@@ -263,7 +263,9 @@ class SweepConductor:
             self._failures[number] = "out_of_memory", f"{message}; it had all that a card here can give: {error}"
             return
         wanted = next((o.placed.bundle for o in offers if o.placed.bundle.labels == bundle.labels), None)
-        change = f"; {bundle.gpus:g} -> {wanted.gpus:g} of a card" if wanted else "; a larger card is needed"
+        change = "; a larger card is needed"
+        if wanted is not None:
+            change = f"; {bundle.gpus:g} -> {wanted.gpus:g} {'cards' if wanted.ranks > 1 else 'of a card'}"
         self._starts_again(number, "out_of_memory", message, change, least_bytes=least_bytes)
         self._withdrawn.add(number)
 
