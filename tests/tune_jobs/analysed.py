@@ -30,6 +30,11 @@ def titles(analysis: Analysis) -> list[str]:
     return [one.title for one in advise(analysis, Importances(reason="not asked"), "folder", "")]
 
 
+def commands(analysis: Analysis) -> list[str]:
+    """The commands that go with it."""
+    return [one.command for one in advise(analysis, Importances(reason="not asked"), "folder", "") if one.command]
+
+
 def chart(analysis: Analysis, key: str, width: float = 520.0) -> Drawing:
     """One chart of the report, drawn."""
     found = {one.key: one for one in find_charts(analysis, Importances(reason="not asked"))}

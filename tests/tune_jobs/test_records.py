@@ -95,6 +95,20 @@ def test_the_best_configuration_can_be_trained_again(tmp_path: Path) -> None:
     assert folder.best_config.read_text().startswith("# Best of s: e1\n")
 
 
+def test_the_best_configuration_is_that_which_fitted(tmp_path: Path) -> None:
+    """As resolved it had one piece, which was too large for its card, and whole, for any card."""
+    folder = SweepFolder(tmp_path)
+    config = RunConfig(model="tiny-bart", batch_size=16)
+    plan = {"micro_batch": 2, "accumulation": 2, "gradient_checkpointing": True, "ranks": 4, "sharded": True}
+    folder.write_best_config(trial(resolved=config.to_dict(), plan=plan))
+    written = RunConfig.from_dict(load_yaml(folder.best_config).mapping())
+    assert written == config.with_changes(
+        {"gradient_accumulation_steps": 2, "gradient_checkpointing": True, "fsdp": True}
+    )
+    said = folder.best_config.read_text().splitlines()[1]
+    assert said == "# It ran on 4 cards: torchrun --nproc-per-node 4 -m dialsum train --config ..."
+
+
 def test_folders_are_those_of_the_design() -> None:
     sweep, experiment = SweepFolder.of(Path("o"), "s"), ExperimentFolder.of(Path("o"), "e")
     names = [p.name for p in (sweep.report_html, sweep.report_markdown, sweep.report_picture, sweep.review)]

@@ -5,7 +5,7 @@ import fcntl
 import re
 from pathlib import Path
 
-from tests.tune_jobs.analysed import analysed, reasons, titles, trial
+from tests.tune_jobs.analysed import analysed, commands, reasons, titles, trial
 from tests.tune_jobs.synthetic import METRIC, SPACE, START, sweep_record, wide_ledger, write
 from tune_jobs.commands import run_cli
 from tune_jobs.records.ledger import TrialError, TrialRecord
@@ -28,6 +28,13 @@ def test_one_trial_is_told_with_its_settings_and_not_as_a_winner() -> None:
     assert titles(one) == ["Run more trials before choosing", "Use the winner, or train it again"]
     assert reasons(one)["leaders"] == "one configuration has a score"
     assert reasons(one)["heat-map"] == "one trial has run, so no parameter has two values"
+
+
+def test_a_winner_that_ran_on_several_cards_is_trained_again_on_as_many() -> None:
+    plan = {"micro_batch": 1, "accumulation": 1, "gradient_checkpointing": True, "ranks": 4, "sharded": True}
+    found = [commands(analysed([trial(1, [1.0], plan=given)]))[-1] for given in (None, plan)]
+    rest = "-m dialsum train --config folder/best_config.yaml --output outputs/again"
+    assert found == [f"python {rest}", f"torchrun --nproc-per-node 4 {rest}"]
 
 
 # ties

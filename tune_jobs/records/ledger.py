@@ -37,6 +37,13 @@ class TrialError:
     where: str = ""
 
 
+_PLANNED = {
+    "accumulation": "gradient_accumulation_steps",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "sharded": "fsdp",
+}  # what a plan decides of a run's configuration
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
     """One trial, as the ledger keeps it.
@@ -65,7 +72,7 @@ class TrialRecord:
         share: GPUs held; 0 on a machine without.
         estimate: Fields of MemoryEstimate: `device_bytes`, `upper_bytes`, `peak_phase`, `terms` (bytes by name) and
             others.
-        plan: `micro_batch`, `accumulation`, `gradient_checkpointing`.
+        plan: `micro_batch`, `accumulation`, `gradient_checkpointing`, `ranks`, `sharded`: see recovery.RunShape.
         measured: Highest `allocated_bytes`, `reserved_bytes`, `device_bytes`, `host_rss_bytes`; what was not
             measured is absent.
         retries: Attempts after the first.
@@ -109,6 +116,18 @@ class TrialRecord:
     lineage: list[dict[str, object]] = field(default_factory=list)
     trained: str | None = None
     stints: list[dict[str, object]] = field(default_factory=list)
+
+    @property
+    def cards(self) -> int:
+        """Cards that it trained on; 1 also where it had a part of one, or none."""
+        return int(str((self.plan or {}).get("ranks", 1)))
+
+    @property
+    def as_run(self) -> dict[str, object]:
+        """Its configuration, with its batch computed as it was at last: in pieces, with checkpointing, or divided."""
+        plan = self.plan or {}
+        changed = {field: plan[name] for name, field in _PLANNED.items() if name in plan}
+        return self.resolved | changed
 
     @property
     def model_folder(self) -> str:
@@ -269,13 +288,16 @@ class SweepFolder:
         return Ledger(sweep=sweep, trials=tuple(trials.values()), torn=torn)
 
     def write_best_config(self, best: TrialRecord) -> None:
-        """Writes the run configuration of the best trial, ready for `python -m dialsum train`."""
+        """Writes the run configuration of the best trial as it ran, ready for `python -m dialsum train`."""
         title = f"# Best of {best.sweep}: {best.name}\n"
+        if best.cards > 1:
+            start = f"torchrun --nproc-per-node {best.cards}"
+            title += f"# It ran on {best.cards} cards: {start} -m dialsum train --config ...\n"
         if best.lineage:
             title += (
                 "# Its values changed on the way (pbt), and so did its weights: these alone do not train it again.\n"
             )
-        write_text(self.best_config, title + dump_yaml(_for_json(best.resolved)))
+        write_text(self.best_config, title + dump_yaml(_for_json(best.as_run)))
 
 
 @dataclass(frozen=True)

@@ -239,5 +239,7 @@ def _use(analysis: Analysis, folder: str, winner_folder: str) -> Advice:
     if winner.trial.lineage:
         reason = f"{reason}; its values changed on the way, so no one configuration trains it again"
         return Advice(title="Use the winner", reason=reason, command=f"python -m tune_jobs hand-over {folder}")
-    command = f"python -m dialsum train --config {folder}/best_config.yaml --output outputs/again"
+    cards = winner.trial.cards
+    start = f"torchrun --nproc-per-node {cards}" if cards > 1 else "python"
+    command = f"{start} -m dialsum train --config {folder}/best_config.yaml --output outputs/again"
     return Advice(title="Use the winner, or train it again", reason=reason, command=command)
