@@ -7,11 +7,12 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from tests.waiting import wait_until
+from tune_jobs.running import tune_door
 from tune_jobs.running.orders import LATER, ORDER_KEY, Bundle
 from tune_jobs.running.recovery import classify
 from tune_jobs.running.tune_door import FitSettings, fit, last_checkpoint, report
@@ -112,6 +113,28 @@ def test_the_last_failure_ends_the_trial_with_its_error_and_spares_the_others(tm
     assert conductor.retries == []
     assert isinstance(conductor.ends[2], TooLittleError)
     assert (conductor.ends[1], conductor.ends[3]) == (None, None)
+
+
+def test_a_second_failure_of_a_lost_process_does_not_end_the_trial_that_waits_to_start_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is lost with two tasks under way fails both; the trial is queued again by then."""
+    from ray.exceptions import ActorDiedError
+
+    add, late = tune_door._ConductedScheduler.on_trial_add, list[str]()
+
+    def add_and_fail_again(self: object, wrapper: Any, trial: Any) -> None:
+        add(self, wrapper, trial)
+        if trial.run_metadata.num_failures and not late:
+            late.append(trial.trial_id)
+            wrapper._tune_controller._trial_task_failure(trial, ActorDiedError())
+
+    monkeypatch.setattr(tune_door._ConductedScheduler, "on_trial_add", add_and_fail_again)
+    conductor = RecordingConductor(3)
+    fit(trial, conductor, FitSettings(folder=tmp_path, name="run_1", attempts=3))
+    assert len(late) == 1
+    assert conductor.ends == dict.fromkeys(range(1, 4))
+    assert [number for number, *_ in conductor.retries] == [2]
 
 
 class Tail(RecordingConductor):

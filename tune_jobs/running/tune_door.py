@@ -2,14 +2,16 @@
 
 No Ray type appears in any signature that leaves this module. What it relies on in Ray 2.60 beyond the documented
 interface is held by contract tests: `on_trial_error` runs before a failed trial is queued again, so its resources may
-change there, and the error lies in the local file `pickled_error_file` by then.
+change there, and the error lies in the local file `pickled_error_file` by then; a trial that waits has no failure of
+its own.
 """
 
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, cast
@@ -120,7 +122,30 @@ def fit(trainable: Callable[[dict[str, object]], None], conductor: Conductor, se
             callbacks=[_EventCallback(conductor)],
         ),
     )
-    tuner.fit()
+    with _late_failures_unheard():
+        tuner.fit()
+
+
+@contextmanager
+def _late_failures_unheard() -> Iterator[None]:
+    """Keeps what a lost process says last from ending a trial that waits to start again.
+
+    A process that is lost with two tasks under way, a step and the saving of a checkpoint, fails both. After the first
+    failure Tune queues the trial again; the second finds it waiting, and Tune takes it for the trial's end, however
+    many attempts are left (TuneController._process_trial_failure, Ray 2.60). A process that cannot be started is
+    another matter: for that Tune lets the trial run first.
+    """
+    heard = TuneController._process_trial_failure
+
+    def unless_it_waits(self: TuneController, trial: Trial, exception: Exception) -> None:
+        if trial.status != Trial.PENDING:
+            heard(self, trial, exception)
+
+    TuneController._process_trial_failure = unless_it_waits
+    try:
+        yield
+    finally:
+        TuneController._process_trial_failure = heard
 
 
 def report(metrics: Mapping[str, object], checkpoint: Path | None) -> None:
