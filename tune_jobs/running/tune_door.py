@@ -2,8 +2,8 @@
 
 No Ray type appears in any signature that leaves this module. What it relies on in Ray 2.60 beyond the documented
 interface is held by contract tests: `on_trial_error` runs before a failed trial is queued again, so its resources may
-change there, and the error lies in the local file `pickled_error_file` by then; a trial that waits has no failure of
-its own.
+change there, and the error lies in the local file `pickled_error_file` by then; a trial without a process has no
+failure of its own.
 """
 
 import logging
@@ -131,17 +131,17 @@ def _late_failures_unheard() -> Iterator[None]:
     """Keeps what a lost process says last from ending a trial that waits to start again.
 
     A process that is lost with two tasks under way, a step and the saving of a checkpoint, fails both. After the first
-    failure Tune queues the trial again; the second finds it waiting, and Tune takes it for the trial's end, however
-    many attempts are left (TuneController._process_trial_failure, Ray 2.60). A process that cannot be started is
-    another matter: for that Tune lets the trial run first.
+    failure Tune queues the trial again; the second finds it without a process, and Tune takes it for the trial's end,
+    however many attempts are left (TuneController._process_trial_failure, Ray 2.60). Where the next process is on its
+    way already, the failure may be its own, and Tune decides.
     """
     heard = TuneController._process_trial_failure
 
-    def unless_it_waits(self: TuneController, trial: Trial, exception: Exception) -> None:
-        if trial.status != Trial.PENDING:
+    def of_a_process(self: TuneController, trial: Trial, exception: Exception) -> None:
+        if trial.status != Trial.PENDING or trial in self._trial_to_actor:
             heard(self, trial, exception)
 
-    TuneController._process_trial_failure = unless_it_waits
+    TuneController._process_trial_failure = of_a_process
     try:
         yield
     finally:
