@@ -13,9 +13,9 @@ from pathlib import Path
 
 from benchmarks.gpu_peak_grid import Case, grid
 from benchmarks.measure_gpu_peaks import TABLE
-from cluster.memory.calibration import Peak, record_peak
-from cluster.memory.estimate import Estimator, MemoryEstimate
-from cluster.memory.gpu_profile import GpuProfile, find_gpu, gpu_of_size
+from cluster.estimator.calibration import Peak, record_peak
+from cluster.estimator.estimate import Estimator, MemoryEstimate
+from cluster.estimator.gpu_profile import GpuProfile, find_gpu, gpu_of_size
 from common import cli
 from common.errors import RequestError
 from common.files import read_jsonl, write_text

@@ -13,9 +13,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from cluster.memory.estimate import Estimator
-from cluster.memory.gpu_profile import find_gpu
-from cluster.memory.request import Allocator, MemoryRequest
+from cluster.estimator.estimate import Estimator
+from cluster.estimator.gpu_profile import find_gpu
+from cluster.estimator.request import Allocator, MemoryRequest
 from common.cli import note
 from common.files import write_text
 from tune_jobs.placing.memory_templates import template_finder

@@ -19,15 +19,15 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from cluster.memory.cuda_imitation import KernelFamily
-from cluster.memory.gpu_profile import find_gpu
-from cluster.memory.model_facts import model_facts
-from cluster.memory.request import MemoryRequest
-from cluster.memory.template import ROUTINES, Routine, Template
-from cluster.memory.template_requests import key_of, settings_of
-from cluster.memory.template_store import find_template
-from cluster.memory.trace import TracedPeaks, traced_peaks
-from cluster.memory.workload import Recipe, Shape
+from cluster.estimator.cuda_imitation import KernelFamily
+from cluster.estimator.gpu_profile import find_gpu
+from cluster.estimator.model_facts import model_facts
+from cluster.estimator.request import MemoryRequest
+from cluster.estimator.template import ROUTINES, Routine, Template
+from cluster.estimator.template_requests import key_of, settings_of
+from cluster.estimator.template_store import find_template
+from cluster.estimator.trace import TracedPeaks, traced_peaks
+from cluster.estimator.workload import Recipe, Shape
 from common.files import write_text
 from common.units import format_duration
 from dialsum.models import SPECS

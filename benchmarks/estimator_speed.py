@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from cluster.memory.estimate import Estimator
-from cluster.memory.gpu_profile import find_gpu
-from cluster.memory.planning import plan_request
-from cluster.memory.request import MemoryRequest
-from cluster.memory.template_requests import key_of, settings_of
-from cluster.memory.template_store import find_template
-from cluster.memory.workload import Recipe
+from cluster.estimator.estimate import Estimator
+from cluster.estimator.gpu_profile import find_gpu
+from cluster.estimator.planning import plan_request
+from cluster.estimator.request import MemoryRequest
+from cluster.estimator.template_requests import key_of, settings_of
+from cluster.estimator.template_store import find_template
+from cluster.estimator.workload import Recipe
 from common.files import write_text
 from dialsum.config import RunConfig
 from tune_jobs.placing.memory_requests import facts_of, request_of

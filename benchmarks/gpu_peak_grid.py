@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from cluster.memory.gpu_profile import GpuProfile
-from cluster.memory.model_facts import ModelFacts, model_facts
-from cluster.memory.request import Allocator, MemoryRequest
+from cluster.estimator.gpu_profile import GpuProfile
+from cluster.estimator.model_facts import ModelFacts, model_facts
+from cluster.estimator.request import Allocator, MemoryRequest
 from dialsum.config import RunConfig
 from dialsum.models import SPECS
 from tune_jobs.placing.memory_requests import request_of, values_of

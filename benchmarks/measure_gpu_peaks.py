@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.gpu_peak_grid import Case, grid
-from cluster import nvml
-from cluster.memory.estimate import Estimator
-from cluster.memory.gpu_profile import GpuProfile, find_gpu, gpu_of_size
+from cluster.estimator.estimate import Estimator
+from cluster.estimator.gpu_profile import GpuProfile, find_gpu, gpu_of_size
+from cluster.machines import nvml
 from common import cli
 from common.errors import RequestError
 from common.files import append_jsonl, read_jsonl

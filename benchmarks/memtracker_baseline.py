@@ -15,7 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from cluster.memory.workload import Shape
+from cluster.estimator.workload import Shape
 from dialsum.config import Precision
 from dialsum.models import SPECS
 from dialsum.workload import summarizer_workload

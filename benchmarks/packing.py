@@ -1,6 +1,6 @@
 """How much sooner a sweep ends when trials are packed by their estimates; writes packing.md beside itself.
 
-`python -m benchmarks.packing` simulates a made-up mixed sweep (cluster/trial_mix.py) on clusters of 1 to 1,000 cards,
+`python -m benchmarks.packing` simulates a made-up mixed sweep (cluster/scheduling/trial_mix.py) on clusters of 1 to 1,000 cards,
 under three policies, beside a bound that no placement can beat. Three minutes on one quiet core, with `--large` (1,000
 cards) ten. No GPU is used: trials per hour on a real card are not measured.
 """
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.compute_sharing import Contention
-from cluster.hardware import parse_simulated
-from cluster.simulate import Policy, Simulation, simulate
-from cluster.trial_mix import mixed_trials
+from cluster.machines.hardware import parse_simulated
+from cluster.scheduling.compute_sharing import Contention
+from cluster.scheduling.simulate import Policy, Simulation, simulate
+from cluster.scheduling.trial_mix import mixed_trials
 from common.cli import note
 from common.files import write_text
 from common.units import format_duration
@@ -128,11 +128,11 @@ def report(
             "",
             "*shares*: packed by estimates of memory and by how busy each trial keeps a card, durations known; *half*:",
             "0.5 of a card for each trial that fits it; *whole*: one trial a card. The trials are made up (every",
-            "assumption stands in `cluster/trial_mix.py`), drawn with seed 0, all known at the start. A real sweep",
+            "assumption stands in `trial_mix.py`), drawn with seed 0, all known at the start. A real sweep",
             "knows less, and Ray chooses the card: `docs/placement.md` says where the two differ.",
             "",
             "The lower bound counts bytes, the limit of eight co-tenants and compute, and what mixes of trials can",
-            "make of a card (`cluster/lower_bound.py`); no policy can go below it. *Wall* and *CPU* are the time of",
+            "make of a card (`lower_bound.py`); no policy can go below it. *Wall* and *CPU* are the time of",
             "`shares`, with its bound, on a machine that other work shared.",
             "",
             "## By memory alone",

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from cluster.memory.estimate import Estimator
-from cluster.memory.gpu_profile import find_gpu
-from cluster.memory.model_facts import model_facts
-from cluster.memory.request import MemoryRequest, Precision
+from cluster.estimator.estimate import Estimator
+from cluster.estimator.gpu_profile import find_gpu
+from cluster.estimator.model_facts import model_facts
+from cluster.estimator.request import MemoryRequest, Precision
 from common.cli import emit, note
 from common.files import write_text
 from common.units import format_bytes

@@ -13,8 +13,8 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one command; see --help. Every module `*_cli.py` of this package adds its own."""
     parser = argparse.ArgumentParser(prog="python -m cluster", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for path in sorted(Path(__file__).parent.glob("*_cli.py")):
-        importlib.import_module(f"cluster.{path.stem}").add_parser(commands)
+    for path in sorted((Path(__file__).parent / "commands").glob("*_cli.py")):
+        importlib.import_module(f"cluster.commands.{path.stem}").add_parser(commands)
     chosen = parser.parse_args(arguments)
     code: int = chosen.run(chosen)
     return code

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cluster import nvml
+from cluster.machines import nvml
 from common.errors import RequestError, WorkError
 from common.units import format_bytes, format_duration
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.memory.calibration import load_calibration
-from cluster.memory.template_file import part_from
+from cluster.estimator.calibration import load_calibration
+from cluster.estimator.template_file import part_from
 from common.errors import RequestError
 from common.strict import load_yaml
 from dialsum.config import RunConfig, load_run_config
@@ -28,8 +28,8 @@ from tests.dialsum.test_trainer import write_data
 from tests.dialsum.test_training_invariants import CutAt
 from tests.tune_jobs.synthetic import wide_ledger, write
 from tune_jobs.config.sweep import load_sweep
+from tune_jobs.records.journal import Journal
 from tune_jobs.report.build import build_report
-from tune_jobs.running.journal import Journal
 
 MARK = "the_payload_ran"
 

@@ -8,9 +8,9 @@ import pytest
 from benchmarks import compare_gpu_peaks, measure_gpu_peaks
 from benchmarks.compare_gpu_peaks import Row, rows_of
 from benchmarks.gpu_peak_grid import Case, grid
-from cluster.memory.calibration import load_calibration
-from cluster.memory.estimate import Estimator
-from cluster.memory.gpu_profile import find_gpu
+from cluster.estimator.calibration import load_calibration
+from cluster.estimator.estimate import Estimator
+from cluster.estimator.gpu_profile import find_gpu
 from common import cli
 from tune_jobs.placing.memory_templates import template_finder
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import nvml
-from cluster.checks import CardFacts, Check, NodeFacts, Status, Wanted, as_json, as_text, evaluate, exit_code
-from cluster.node_facts import code_hash, pinned
+from cluster.machines import nvml
+from cluster.machines.checks import CardFacts, Check, NodeFacts, Status, Wanted, as_json, as_text, evaluate, exit_code
+from cluster.machines.node_facts import code_hash, pinned
 from tests.cluster.conftest import Install
 from tests.cluster.fake_nvml import FakeCard
 

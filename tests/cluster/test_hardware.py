@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.hardware import RESERVE_BYTES, Card, Inventory, Node, parse_simulated, split_by_model
+from cluster.machines.hardware import RESERVE_BYTES, Card, Inventory, Node, parse_simulated, split_by_model
 from common.errors import RequestError
 
 GIB = 2**30

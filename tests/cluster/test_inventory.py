@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.hardware import Card, Node
-from cluster.inventory import Machine, Raylet, look, node_of, ray_cluster, this_machine
+from cluster.machines.hardware import Card, Node
+from cluster.machines.inventory import Machine, Raylet, look, node_of, ray_cluster, this_machine
 from common.errors import RequestError
 from tests.cluster.conftest import Install
 from tests.cluster.fake_nvml import FakeCard

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cluster.dashboard import DATASOURCE_UID, PANELS, grafana_dashboard
-from cluster.metric_names import METRICS
+from cluster.machines.dashboard import DATASOURCE_UID, PANELS, grafana_dashboard
+from cluster.machines.metric_names import METRICS
 from common.strict import load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from cluster import nvml
-from cluster.nvml import Unavailable
+from cluster.machines import nvml
+from cluster.machines.nvml import Unavailable
 from tests.cluster.conftest import Install
 from tests.cluster.fake_nvml import NOT_TOLD, FakeCard
 

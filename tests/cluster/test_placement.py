@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 
-from cluster.hardware import Card, Inventory, Node, parse_simulated
-from cluster.host_placement import HostNeed, choose_hosts
-from cluster.placement import Demand, Need, Refusal, choose, refuse
-from cluster.shares import CLASSES, UNITS, Share, share_for
+from cluster.machines.hardware import Card, Inventory, Node, parse_simulated
+from cluster.scheduling.host_placement import HostNeed, choose_hosts
+from cluster.scheduling.placement import Demand, Need, Refusal, choose, refuse
+from cluster.scheduling.shares import CLASSES, UNITS, Share, share_for
 
 GIB = 2**30
 

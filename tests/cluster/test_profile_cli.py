@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.__main__ import main
-from cluster.memory.gpu_profile import GpuProfile, find_gpu, with_measured
+from cluster.estimator.gpu_profile import GpuProfile, find_gpu, with_measured
 from common import cli
 from tests.cluster.conftest import Install
 from tests.cluster.fake_nvml import FakeCard
@@ -28,7 +28,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             shipped, context_bytes=333 * MIB, workspace_bytes=17 * MIB, context_source=source, workspace_source=source
         )
 
-    monkeypatch.setattr("cluster.profile_cli.measure", measure)
+    monkeypatch.setattr("cluster.commands.profile_cli.measure", measure)
     return seen
 
 

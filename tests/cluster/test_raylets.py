@@ -2,9 +2,9 @@
 
 import doctest
 
-import cluster.raylets
-from cluster.hardware import Card, Node, split_by_model
-from cluster.raylets import HeadOptions, raylet_starts
+import cluster.machines.raylets
+from cluster.machines.hardware import Card, Node, split_by_model
+from cluster.machines.raylets import HeadOptions, raylet_starts
 
 GIB = 2**30
 CARDS = tuple(
@@ -19,7 +19,7 @@ def options(arguments: tuple[str, ...]) -> dict[str, str]:
 
 
 def test_worked_examples_are_right() -> None:
-    assert doctest.testmod(cluster.raylets).failed == 0
+    assert doctest.testmod(cluster.machines.raylets).failed == 0
 
 
 def test_a_mixed_box_is_one_raylet_a_model_with_its_own_cards_labels_and_ports() -> None:
@@ -71,6 +71,9 @@ def test_logical_cards_hide_no_real_ones() -> None:
 
 
 def test_a_machine_alone_is_started_so_that_ray_keeps_its_loopback() -> None:
-    for ip, program in (("127.0.0.1", " python -m cluster.loopback start --head "), ("10.0.0.2", " ray start --head ")):
+    for ip, program in (
+        ("127.0.0.1", " python -m cluster.machines.loopback start --head "),
+        ("10.0.0.2", " ray start --head "),
+    ):
         (start,) = raylet_starts([MACHINE], ip=ip, head=HeadOptions(state_dir="/srv/ray"))
         assert program in start.shell()

@@ -5,12 +5,12 @@ import json
 import pytest
 
 from cluster.__main__ import main
-from cluster.compute_sharing import Contention, SharedCards
-from cluster.hardware import parse_simulated
-from cluster.lower_bound import Load, lower_bound_s
-from cluster.placement import Demand, Need
-from cluster.simulate import SimulatedTrial, simulate
-from cluster.trial_mix import mixed_trials
+from cluster.machines.hardware import parse_simulated
+from cluster.scheduling.compute_sharing import Contention, SharedCards
+from cluster.scheduling.lower_bound import Load, lower_bound_s
+from cluster.scheduling.placement import Demand, Need
+from cluster.scheduling.simulate import SimulatedTrial, simulate
+from cluster.scheduling.trial_mix import mixed_trials
 from common.errors import RequestError
 
 GIB = 2**30

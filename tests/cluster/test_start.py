@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import cluster.start_cli
-import cluster.tokens
-from cluster.tokens import make_token, token_path, token_problem
+import cluster.commands.start_cli
+import cluster.machines.tokens
+from cluster.machines.tokens import make_token, token_path, token_problem
 from common.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,10 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_worked_examples_are_right() -> None:
-    assert [doctest.testmod(module).failed for module in (cluster.start_cli, cluster.tokens)] == [0, 0]
+    assert [doctest.testmod(module).failed for module in (cluster.commands.start_cli, cluster.machines.tokens)] == [
+        0,
+        0,
+    ]
 
 
 def test_a_token_is_long_random_and_its_owners_only(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.hardware import parse_simulated
-from cluster.placement import Demand, Need, choose, refuse
+from cluster.machines.hardware import parse_simulated
+from cluster.scheduling.placement import Demand, Need, choose, refuse
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.analysis.importance import Importance
@@ -23,9 +23,9 @@ from tune_jobs.planning.plan import DataSizes, SweepPlan, make_plan
 from tune_jobs.planning.plan_view import as_json, as_text
 from tune_jobs.planning.quota_clock import end_in_quota
 from tune_jobs.planning.throughput import Observation, Throughput
-from tune_jobs.running.orders import Bundle, Placed
-from tune_jobs.running.recovery import RunShape
+from tune_jobs.records.trial_spec import Bundle, Placed
 from tune_jobs.team.quotas import Member, Team
+from tune_jobs.trial.recovery import RunShape
 
 FOLDER = Path(__file__).parent / "plans"
 NOW = datetime(2026, 11, 25, 9, 0, tzinfo=UTC)

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.fair_line import Reach
-from cluster.hardware import Inventory, parse_simulated
-from cluster.occupancy import Occupancy
-from cluster.placement import Demand, Need
-from cluster.simulate import SimulatedTrial, simulate
+from cluster.machines.hardware import Inventory, parse_simulated
+from cluster.scheduling.fair_line import Reach
+from cluster.scheduling.occupancy import Occupancy
+from cluster.scheduling.placement import Demand, Need
+from cluster.scheduling.simulate import SimulatedTrial, simulate
 from tests.tune_jobs.offered import GIB, offers_of
 from tests.tune_jobs.ordered import order_of
-from tune_jobs.placing.line import CardLine, Offer
-from tune_jobs.running.journal import Journal
-from tune_jobs.running.live import LogView
-from tune_jobs.running.orders import TrialOrder
-from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.trial_line import TrialLine
+from tune_jobs.driver.card_line import CardLine, Offer
+from tune_jobs.driver.trial_line import TrialLine
+from tune_jobs.driver.view import LogView
+from tune_jobs.records.journal import Journal
+from tune_jobs.records.progress import SweepProgress
+from tune_jobs.records.trial_spec import TrialOrder
 from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.team.admission import OpenAdmission
 

@@ -5,9 +5,9 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.hardware import Card, Inventory, Node, label_of, parse_simulated
-from cluster.placement import Demand, Need, choose, largest_first, refuse
-from cluster.shares import CLASSES, UNITS, share_for
+from cluster.machines.hardware import Card, Inventory, Node, label_of, parse_simulated
+from cluster.scheduling.placement import Demand, Need, choose, largest_first, refuse
+from cluster.scheduling.shares import CLASSES, UNITS, share_for
 
 MIB = 2**20
 cards = st.builds(

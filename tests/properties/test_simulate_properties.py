@@ -8,12 +8,12 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster import lower_bound
-from cluster.compute_sharing import Contention
-from cluster.hardware import Inventory, Node, parse_simulated
-from cluster.placement import Demand, Need, choose
-from cluster.shares import UNITS
-from cluster.simulate import Policy, SimulatedTrial, simulate
+from cluster.machines.hardware import Inventory, Node, parse_simulated
+from cluster.scheduling import lower_bound
+from cluster.scheduling.compute_sharing import Contention
+from cluster.scheduling.placement import Demand, Need, choose
+from cluster.scheduling.shares import UNITS
+from cluster.scheduling.simulate import Policy, SimulatedTrial, simulate
 
 MIB = 2**20
 CLUSTERS = ("1x24GiB", "3x24GiB", "2x24GiB,1x80GiB", "2xT4:16GiB@0.5,1xA100:80GiB@2")

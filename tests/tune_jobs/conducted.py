@@ -4,20 +4,20 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.hardware import parse_simulated
-from cluster.occupancy import Occupancy
+from cluster.machines.hardware import parse_simulated
+from cluster.scheduling.occupancy import Occupancy
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tests.tune_jobs.offered import offers_of, placed_order
 from tests.tune_jobs.ordered import METRIC, order_of
 from tune_jobs.config.anomalies import Anomalies
-from tune_jobs.placing.line import CardLine, Offer
+from tune_jobs.driver.card_line import CardLine, Offer
+from tune_jobs.driver.conductor import Clocks, SweepConductor
+from tune_jobs.driver.view import LogView
+from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder
-from tune_jobs.running.conductor import Clocks, SweepConductor
-from tune_jobs.running.journal import Journal
-from tune_jobs.running.live import LogView
-from tune_jobs.running.orders import Bundle, TrialOrder
-from tune_jobs.running.progress import SweepProgress
+from tune_jobs.records.progress import SweepProgress
+from tune_jobs.records.trial_spec import Bundle, TrialOrder
 from tune_jobs.search.proposers import Lesson, ListProposer, Sampled
 from tune_jobs.search.stopping import RungRule
 from tune_jobs.team.admission import Admission

@@ -10,9 +10,9 @@ from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
 from tests.tune_jobs.ordered import METRIC
 from tests.waiting import wait_until
-from tune_jobs.running.orders import ORDER_KEY, TrialOrder
-from tune_jobs.running.trainable import attempt
-from tune_jobs.running.tune_door import last_checkpoint, present_place, report
+from tune_jobs.driver.tuner import last_checkpoint, present_place, report
+from tune_jobs.records.trial_spec import ORDER_KEY, TrialOrder
+from tune_jobs.trial.run_trial import attempt
 
 STEPS = 3
 

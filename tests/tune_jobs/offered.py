@@ -1,10 +1,10 @@
 """Offers for orders that a test makes by hand: what a real placer would find for a trial of so many bytes."""
 
-from cluster.hardware import Inventory
-from cluster.placement import Demand, Need, choose, refuse
+from cluster.machines.hardware import Inventory
+from cluster.scheduling.placement import Demand, Need, choose, refuse
 from common.errors import RequestError
-from tune_jobs.placing.line import Offer
-from tune_jobs.running.orders import Bundle, Placed, TrialOrder
+from tune_jobs.driver.card_line import Offer
+from tune_jobs.records.trial_spec import Bundle, Placed, TrialOrder
 
 GIB = 2**30
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from dialsum.config import RunConfig
-from tune_jobs.running.orders import Bundle, TrialOrder
-from tune_jobs.running.recovery import RunShape
+from tune_jobs.records.trial_spec import Bundle, TrialOrder
+from tune_jobs.trial.recovery import RunShape
 
 METRIC = "eval/rouge_combined_f1"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.hardware import Inventory, parse_simulated
-from cluster.occupancy import Occupancy
+from cluster.machines.hardware import Inventory, parse_simulated
+from cluster.scheduling.occupancy import Occupancy
 from tests.tune_jobs.offered import offers_of
 from tests.tune_jobs.ordered import order_of
-from tune_jobs.placing.line import PATIENCE, CardLine, Start, Waiting
+from tune_jobs.driver.card_line import PATIENCE, CardLine, Start, Waiting
 
 GIB = 2**30
 UNEQUAL = parse_simulated("1x24GiB,1x40GiB,1x80GiB")

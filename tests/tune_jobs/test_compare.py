@@ -20,10 +20,10 @@ from dialsum.run_folder import write_predictions
 from tests.tune_jobs.synthetic import sweep_record, wide_ledger, write
 from tune_jobs.analysis.candidates import Noise
 from tune_jobs.analysis.comparison import COMBINED, Comparison, compare, judge_difference, telling
+from tune_jobs.analysis.experiments import Experiment, find_experiments
 from tune_jobs.analysis.significance import PairedDifference
 from tune_jobs.commands import compare_cli
 from tune_jobs.config.sections import COMPOSITE
-from tune_jobs.records.experiments import Experiment, find_experiments
 from tune_jobs.records.ledger import ExperimentFolder
 from tune_jobs.report.charts_compare import draw_curves
 from tune_jobs.report.compare_page import build_compare_page, headline

@@ -2,14 +2,14 @@
 
 import pytest
 
-from cluster.hardware import Inventory, Node, parse_simulated
+from cluster.machines.hardware import Inventory, Node, parse_simulated
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tests.tune_jobs.test_run_resources import LineEstimator
 from tune_jobs.config.sections import Resources
 from tune_jobs.placing.resources import HostPlacer, SharePlacer, placer_for
-from tune_jobs.running.orders import Bundle
-from tune_jobs.running.recovery import RunShape, next_bytes
+from tune_jobs.records.trial_spec import Bundle
+from tune_jobs.trial.recovery import RunShape, next_bytes
 
 GIB = 2**30
 CLASSES = (0.25, 0.5, 1.0)

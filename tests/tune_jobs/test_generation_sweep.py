@@ -13,9 +13,9 @@ from dialsum.sample_data.generate import generate
 from dialsum.trainer import train
 from tests.tune_jobs.tiny import tiny_config, write_dialogues
 from tune_jobs.config.sweep import load_sweep
-from tune_jobs.running.live import LogView
-from tune_jobs.running.runner import RunOptions, run_sweep
-from tune_jobs.running.trained import trained_experiment
+from tune_jobs.driver.run_sweep import RunOptions, run_sweep
+from tune_jobs.driver.trained_model import trained_experiment
+from tune_jobs.driver.view import LogView
 
 SWEEP = """
 name: beams

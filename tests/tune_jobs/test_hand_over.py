@@ -16,9 +16,9 @@ from common.strict import parse_yaml
 from dialsum.config import RunConfig
 from dialsum.data import Example, write_examples
 from tests.tune_jobs.synthetic import sweep_record
+from tune_jobs.after.hand_over import hand_over, write_card
+from tune_jobs.analysis.experiments import Experiment
 from tune_jobs.commands import hand_over_cli
-from tune_jobs.records.experiments import Experiment
-from tune_jobs.records.hand_over import hand_over, write_card
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, TrialRecord
 from tune_jobs.records.snapshot import take_snapshot
 

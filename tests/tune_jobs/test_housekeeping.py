@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tune_jobs.analysis.sweep_analysis import analyse
-from tune_jobs.records.housekeeping import KEPT_MODELS, keep_best_models
+from tune_jobs.driver.housekeeping import KEPT_MODELS, keep_best_models
+from tune_jobs.records.journal import EndStatus, Evaluation, TrialHistory
 from tune_jobs.records.ledger import Ledger
-from tune_jobs.running.journal import EndStatus, Evaluation, TrialHistory
-from tune_jobs.running.outcomes import record_of
-from tune_jobs.running.progress import SweepProgress
+from tune_jobs.records.outcomes import record_of
+from tune_jobs.records.progress import SweepProgress
 from tune_jobs.search.proposers import Sampled
 
 METRIC = "eval/rouge_combined_f1"

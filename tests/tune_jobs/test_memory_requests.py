@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cluster.memory.gpu_profile import find_gpu
+from cluster.estimator.gpu_profile import find_gpu
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from dialsum.device import OVERFLOWS_IN_FP16

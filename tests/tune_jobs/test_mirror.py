@@ -12,14 +12,14 @@ import pytest
 from common.strict import from_mapping
 from tests.tune_jobs.sweep_files import BUNDLE, ESTIMATE, METRIC, SweepFiles
 from tune_jobs.config.sweep import load_sweep
+from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, read_record
-from tune_jobs.running.journal import FILE_NAME as JOURNAL_NAME
-from tune_jobs.running.machine_load import MachineLoad, host_memory
-from tune_jobs.running.step_log import StepLog, Tail, decoded
+from tune_jobs.records.step_log import StepLog, Tail, decoded
 from tune_jobs.tracking.mirror import ExampleRow, Mirror, MirrorProgress, MirrorSettings, example_rows
 from tune_jobs.tracking.mirror_process import QueuedRun
 from tune_jobs.tracking.mirroring import MirrorStatus, mirroring, remark
 from tune_jobs.tracking.wandb_door import TrackedRun, Wandb, WandbRun, resolved_mode
+from tune_jobs.trial.machine_load import MachineLoad, host_memory
 
 
 @dataclass

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from cluster.dashboard import PANELS
-from cluster.metric_names import METRICS
+from cluster.machines.dashboard import PANELS
+from cluster.machines.metric_names import METRICS
 from tests.tune_jobs.ordered import order_of
 from tests.waiting import LIMIT_S, wait_until
-from tune_jobs.running.live import LogView
-from tune_jobs.running.orders import Bundle, TrialOrder
-from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.sweep_meter import MeteredView, TrialMeter
+from tune_jobs.driver.view import LogView
+from tune_jobs.records.progress import SweepProgress
+from tune_jobs.records.trial_spec import Bundle, TrialOrder
+from tune_jobs.trial.meter import MeteredView, TrialMeter
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = float(2**30)
@@ -140,7 +140,7 @@ def test_a_real_prometheus_reads_every_curve_of_the_dashboard(own_ray: dict[str,
     prometheus = shutil.which("prometheus")
     if prometheus is None:
         pytest.skip("prometheus is not installed (Debian's package `prometheus`)")
-    from cluster.metrics_door import Meters
+    from cluster.machines.metrics import Meters
 
     meters = Meters()
     drive(meters)

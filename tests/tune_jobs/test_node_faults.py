@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from tests.tune_jobs.ordered import METRIC, order_of
-from tune_jobs.placing.line import Offer
+from tune_jobs.driver.card_line import Offer
+from tune_jobs.driver.conductor import SweepConductor
+from tune_jobs.driver.tuner import FitSettings, fit, last_checkpoint, report
+from tune_jobs.driver.view import LogView
+from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder
-from tune_jobs.running.conductor import SweepConductor
-from tune_jobs.running.journal import Journal
-from tune_jobs.running.live import LogView
-from tune_jobs.running.orders import EVALUATION_KEY, ORDER_KEY, Bundle, TrialOrder
-from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.tune_door import FitSettings, fit, last_checkpoint, report
+from tune_jobs.records.progress import SweepProgress
+from tune_jobs.records.trial_spec import EVALUATION_KEY, ORDER_KEY, Bundle, TrialOrder
 from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.search.stopping import NeverStop
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.waiting import wait_until
-from tune_jobs.running.orphan import GRACE_S, watch
+from tune_jobs.driver.orphan import GRACE_S, watch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +39,7 @@ def test_while_its_supervisor_is_there_a_stopped_job_has_the_time_that_it_was_gi
 
 CHILD = """
 import os, pathlib, signal, sys, time
-from tune_jobs.running import orphan
+from tune_jobs.driver import orphan
 said, looks = map(pathlib.Path, sys.argv[1:])
 signal.signal(signal.SIGTERM, lambda *_: (said.write_text("asked"), os._exit(0)))
 orphan.end_with_job({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"})

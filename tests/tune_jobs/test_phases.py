@@ -10,10 +10,10 @@ from common.errors import RequestError
 from tests.tune_jobs.tiny import write_dialogues
 from tune_jobs.config.space import Range
 from tune_jobs.config.sweep import load_sweep
+from tune_jobs.driver.phases import StagedOutcome, run_staged
+from tune_jobs.driver.run_sweep import RunOptions
+from tune_jobs.driver.view import LogView
 from tune_jobs.records.ledger import SweepFolder
-from tune_jobs.running.live import LogView
-from tune_jobs.running.phases import StagedOutcome, run_staged
-from tune_jobs.running.runner import RunOptions
 
 STAGED = """
 name: s

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from cluster.hardware import Inventory
+from cluster.machines.hardware import Inventory
 from common.errors import RequestError, WorkError
 from tests.tune_jobs.synthetic import METRIC
 from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.config.sweep import Sweep, load_sweep
+from tune_jobs.driver import phases, ray_session
+from tune_jobs.driver.phases import StagedOutcome, run_staged
+from tune_jobs.driver.run_sweep import RunOptions
+from tune_jobs.driver.sweep_end import SweepOutcome
+from tune_jobs.driver.view import LogView
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialOutcome, TrialRecord
-from tune_jobs.running import phases, ray_session
-from tune_jobs.running.live import LogView
-from tune_jobs.running.phases import StagedOutcome, run_staged
-from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.runner import RunOptions
-from tune_jobs.running.sweep_end import SweepOutcome
+from tune_jobs.records.progress import SweepProgress
 from tune_jobs.search.grid import sampled_configs
 
 STAGED = """

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.hardware import Inventory, Node, parse_simulated
-from cluster.memory.gpu_profile import gpu_of_size
-from cluster.placement import Demand, Need, choose
+from cluster.estimator.gpu_profile import gpu_of_size
+from cluster.machines.hardware import Inventory, Node, parse_simulated
+from cluster.scheduling.placement import Demand, Need, choose
 from common import cli
 from common.errors import RequestError
 from dialsum.config import RunConfig
@@ -25,9 +25,9 @@ from tune_jobs.planning.plan import _NO_BYTES, DataSizes, SweepPlan, make_plan
 from tune_jobs.planning.plan_clock import Job, run_clock
 from tune_jobs.planning.throughput import CPU, Speed, Throughput, observe
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
-from tune_jobs.running.orders import Bundle, Placed
-from tune_jobs.running.recovery import RunShape
+from tune_jobs.records.trial_spec import Bundle, Placed
 from tune_jobs.search.stopping import RungRule
+from tune_jobs.trial.recovery import RunShape
 
 SWEEP = """
 name: small

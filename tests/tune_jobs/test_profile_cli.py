@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.memory.calibration import load_calibration
-from cluster.memory.gpu_profile import find_gpu
+from cluster.estimator.calibration import load_calibration
+from cluster.estimator.gpu_profile import find_gpu
 from common import cli
 from dialsum.config import RunConfig
 from tune_jobs.__main__ import main
@@ -93,7 +93,7 @@ def test_a_measured_peak_goes_into_the_calibration(
     monkeypatch.setattr(
         "tune_jobs.placing.profile_run.measure_run", lambda config, request: dataclasses.replace(SEEN, fits=fits)
     )
-    monkeypatch.setattr("cluster.nvml.process_bytes", lambda pid: 3 * 2**29)
+    monkeypatch.setattr("cluster.machines.nvml.process_bytes", lambda pid: 3 * 2**29)
     assert cli.run(main, [*TINY, "--calibration", str(ledger), "--format", "json"]) == code
     captured = capsys.readouterr()
     answer = json.loads(captured.out)
@@ -114,7 +114,7 @@ def test_where_the_driver_is_silent_nothing_is_recorded(
 ) -> None:
     ledger = tmp_path / "calibration.jsonl"
     monkeypatch.setattr("tune_jobs.placing.profile_run.measure_run", lambda config, request: SEEN)
-    monkeypatch.setattr("cluster.nvml.process_bytes", lambda pid: None)
+    monkeypatch.setattr("cluster.machines.nvml.process_bytes", lambda pid: None)
     assert cli.run(main, [*TINY, "--calibration", str(ledger)]) == 0
     assert "the driver does not tell" in capsys.readouterr().out
     assert not ledger.exists()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.tokens import token_problem
+from cluster.machines.tokens import token_problem
 from tests.cluster.machine import Machine, missing
 from tests.waiting import ended, wait_until
-from tune_jobs.running.ray_session import clean_stop, own_token
+from tune_jobs.driver.ray_session import clean_stop, own_token
 
 REASON = missing("ss")
 
@@ -55,8 +55,8 @@ def test_the_first_sigterm_asks_and_no_later_one_ends_the_process() -> None:
 
 SESSION = """
 import sys, time, pathlib
-from cluster.hardware import parse_simulated
-from tune_jobs.running.ray_session import session
+from cluster.machines.hardware import parse_simulated
+from tune_jobs.driver.ray_session import session
 import ray
 with session(parse_simulated(sys.argv[1])):
     @ray.remote(num_cpus=0)

@@ -8,12 +8,12 @@ from pathlib import Path
 from tests.tune_jobs.analysed import analysed, commands, reasons, titles, trial
 from tests.tune_jobs.synthetic import METRIC, SPACE, START, sweep_record, wide_ledger, write
 from tune_jobs.commands import run_cli
+from tune_jobs.records.journal import FILE_NAME, Journal
 from tune_jobs.records.ledger import TrialError, TrialRecord
 from tune_jobs.report.build import build_report
 from tune_jobs.report.charts_timeline import find_lanes
 from tune_jobs.report.findings import find_findings
 from tune_jobs.report.summary import headline, runs_table, tiles
-from tune_jobs.running.journal import FILE_NAME, Journal
 
 # one trial
 

@@ -8,6 +8,7 @@ from tests.tune_jobs.analysed import analysed, chart, trial, words
 from tests.tune_jobs.synthetic import CARDS, SPACE, START, wide_ledger
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.sweep_analysis import analyse
+from tune_jobs.records.journal import FILE_NAME, Journal
 from tune_jobs.records.ledger import Ledger, SweepRecord
 from tune_jobs.report.charts import find_charts
 from tune_jobs.report.charts_space import score_axis
@@ -15,7 +16,6 @@ from tune_jobs.report.charts_timeline import find_lanes
 from tune_jobs.report.drawing import Cross, Dot, Label, Polyline
 from tune_jobs.report.look import gpu_time
 from tune_jobs.report.summary import tiles
-from tune_jobs.running.journal import FILE_NAME, Journal
 
 # axes
 

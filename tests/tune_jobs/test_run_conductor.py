@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.tune_jobs.conducted import METRIC, Driver
-from tune_jobs.records.housekeeping import KEPT_MODELS
-from tune_jobs.running.journal import Journal
+from tune_jobs.driver.housekeeping import KEPT_MODELS
+from tune_jobs.records.journal import Journal
 
 
 def test_trials_finish_stop_and_are_refused_and_the_ledger_says_so(tmp_path: Path) -> None:

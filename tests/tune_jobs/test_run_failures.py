@@ -8,8 +8,8 @@ import pytest
 
 from tests.tune_jobs.conducted import HALF, ActorDiedError, Driver, OutOfMemoryError
 from tune_jobs.config.anomalies import STALL_FACTOR, STALL_FLOOR_S, Anomalies
-from tune_jobs.running.journal import Journal
-from tune_jobs.running.orders import WAITS_KEY, Bundle
+from tune_jobs.records.journal import Journal
+from tune_jobs.records.trial_spec import WAITS_KEY, Bundle
 
 
 def test_an_out_of_memory_leads_to_a_larger_share_with_the_same_labels_and_another_failure_does_not(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from common.storage import Patience, StorageGoneError
-from tune_jobs.running.journal import Journal
-from tune_jobs.running.outcomes import record_of
+from tune_jobs.records.journal import Journal
+from tune_jobs.records.outcomes import record_of
 
 
 def at(seconds: float) -> dict[str, float]:

@@ -12,10 +12,10 @@ from common.files import read_jsonl
 from tests.tune_jobs.tiny import write_dialogues
 from tests.waiting import tail, wait_until
 from tune_jobs.config.sweep import load_sweep
-from tune_jobs.running.journal import Journal
-from tune_jobs.running.live import LogView
-from tune_jobs.running.runner import RunOptions, run_sweep
-from tune_jobs.running.sweep_end import SweepOutcome
+from tune_jobs.driver.run_sweep import RunOptions, run_sweep
+from tune_jobs.driver.sweep_end import SweepOutcome
+from tune_jobs.driver.view import LogView
+from tune_jobs.records.journal import Journal
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tune_jobs.running.journal import Evaluation, TrialHistory
-from tune_jobs.running.outcomes import peak_of, record_of
+from tune_jobs.records.journal import Evaluation, TrialHistory
+from tune_jobs.records.outcomes import peak_of, record_of
 
 GIB = 2**30
 ESTIMATE = {

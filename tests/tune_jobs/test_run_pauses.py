@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.tune_jobs.conducted import Driver
-from tune_jobs.running.orders import LATER
+from tune_jobs.records.trial_spec import LATER
 from tune_jobs.team.admission import OpenAdmission
 from tune_jobs.team.quotas import Decision
 

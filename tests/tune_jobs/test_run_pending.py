@@ -4,9 +4,9 @@ from pathlib import Path
 
 from common.files import read_jsonl
 from tests.tune_jobs.conducted import HALF, Driver, OutOfMemoryError
-from tune_jobs.placing.pending import Holder, why_pending
-from tune_jobs.running.conductor import WAIT_SAID_S
-from tune_jobs.running.orders import Bundle
+from tune_jobs.driver.conductor import WAIT_SAID_S
+from tune_jobs.driver.pending import Holder, why_pending
+from tune_jobs.records.trial_spec import Bundle
 
 
 def test_every_kind_of_wait_in_words() -> None:

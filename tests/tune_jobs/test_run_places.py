@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from cluster.hardware import parse_simulated
-from cluster.memory.calibration import load_calibration
-from cluster.occupancy import Occupancy
+from cluster.estimator.calibration import load_calibration
+from cluster.machines.hardware import parse_simulated
+from cluster.scheduling.occupancy import Occupancy
 from common.files import read_jsonl
 from common.strict import from_mapping
 from dialsum.config import RunConfig
 from tests.tune_jobs.conducted import METRIC, Driver, Orders, OutOfMemoryError
 from tests.tune_jobs.offered import GIB, offers_of
 from tune_jobs.config.space import Categorical, Space
-from tune_jobs.placing.line import CardLine, Offer
-from tune_jobs.running.conductor import Clocks, SweepConductor
-from tune_jobs.running.journal import Journal
-from tune_jobs.running.live import LogView
-from tune_jobs.running.orders import LATER, Bundle, TrialOrder
+from tune_jobs.driver.card_line import CardLine, Offer
+from tune_jobs.driver.conductor import Clocks, SweepConductor
+from tune_jobs.driver.view import LogView
+from tune_jobs.records.journal import Journal
+from tune_jobs.records.trial_spec import LATER, Bundle, TrialOrder
 from tune_jobs.search.proposers import ListProposer, Proposer, Sampled, TpeProposer
 from tune_jobs.search.stopping import RungRule
 

@@ -3,8 +3,8 @@
 import io
 import math
 
-from tune_jobs.running.live import LogView, TerminalView, screen, summary_line, view_for
-from tune_jobs.running.progress import SweepProgress, better
+from tune_jobs.driver.view import LogView, TerminalView, screen, summary_line, view_for
+from tune_jobs.records.progress import SweepProgress, better
 
 
 def small_sweep() -> SweepProgress:

@@ -14,7 +14,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.hardware import parse_simulated
+from cluster.machines.hardware import parse_simulated
 from common.files import read_jsonl
 from dialsum.config import RunConfig
 from tests.tune_jobs.counting import STEPS, counting_trial
@@ -22,20 +22,20 @@ from tests.tune_jobs.ordered import METRIC, order_of
 from tests.tune_jobs.test_run_resources import LineEstimator
 from tests.tune_jobs.tiny import tiny_config, write_dialogues
 from tune_jobs.config.sections import Resources
-from tune_jobs.placing.line import Offer
+from tune_jobs.driver.card_line import Offer
+from tune_jobs.driver.conductor import SweepConductor
+from tune_jobs.driver.tuner import FitSettings, fit
+from tune_jobs.driver.view import LogView
 from tune_jobs.placing.resources import SHARE_CLASSES, SharePlacer, placer_for
+from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder
-from tune_jobs.running.conductor import SweepConductor
-from tune_jobs.running.journal import Journal
-from tune_jobs.running.live import LogView
-from tune_jobs.running.orders import Bundle, PretendedUse, TrialOrder
-from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.ranks import _started
-from tune_jobs.running.recovery import RunShape
-from tune_jobs.running.trainable import run_trial
-from tune_jobs.running.tune_door import FitSettings, fit
+from tune_jobs.records.progress import SweepProgress
+from tune_jobs.records.trial_spec import Bundle, PretendedUse, TrialOrder
 from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.search.stopping import NeverStop
+from tune_jobs.trial.ranks import _started
+from tune_jobs.trial.recovery import RunShape
+from tune_jobs.trial.run_trial import run_trial
 
 GIB = 2**30
 TOO_LARGE = PretendedUse(fixed_bytes=GIB, bytes_per_sample=8 * GIB)  # with four dialogues on a card; two fit

@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from cluster.hardware import parse_simulated
-from cluster.occupancy import Occupancy
+from cluster.machines.hardware import parse_simulated
+from cluster.scheduling.occupancy import Occupancy
 from tests.tune_jobs.offered import offers_of, placed_order
 from tests.tune_jobs.ordered import METRIC, order_of
 from tests.tune_jobs.tiny import tiny_config, write_dialogues
 from tune_jobs.config.anomalies import Anomalies
-from tune_jobs.placing.line import CardLine, Offer
+from tune_jobs.driver.card_line import CardLine, Offer
+from tune_jobs.driver.conductor import SweepConductor
+from tune_jobs.driver.tuner import FitSettings, fit
+from tune_jobs.driver.view import LogView
+from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
-from tune_jobs.running.conductor import SweepConductor
-from tune_jobs.running.journal import Journal
-from tune_jobs.running.live import LogView
-from tune_jobs.running.orders import PretendedUse, TrialOrder
-from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.trainable import run_trial
-from tune_jobs.running.tune_door import FitSettings, fit
+from tune_jobs.records.progress import SweepProgress
+from tune_jobs.records.trial_spec import PretendedUse, TrialOrder
 from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.search.stopping import NeverStop
+from tune_jobs.trial.run_trial import run_trial
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 GIB = 2**30

@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.hardware import Inventory, Node, parse_simulated
-from cluster.memory.calibration import Margin
-from cluster.memory.estimate import Estimator, MemoryEstimate, ModelSize
-from cluster.memory.request import MemoryRequest
+from cluster.estimator.calibration import Margin
+from cluster.estimator.estimate import Estimator, MemoryEstimate, ModelSize
+from cluster.estimator.request import MemoryRequest
+from cluster.machines.hardware import Inventory, Node, parse_simulated
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.sections import Resources
 from tune_jobs.placing.resources import HostPlacer, SharePlacer, placer_for, shape_of, slots
 from tune_jobs.placing.ways import Ways
-from tune_jobs.running.orders import Bundle
-from tune_jobs.running.recovery import RunShape
+from tune_jobs.records.trial_spec import Bundle
+from tune_jobs.trial.recovery import RunShape
 
 GIB = 2**30
 

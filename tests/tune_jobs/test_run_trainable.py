@@ -14,7 +14,7 @@ from common.files import read_jsonl
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
 from tests.tune_jobs.ordered import METRIC, order_of
-from tune_jobs.running.orders import (
+from tune_jobs.records.trial_spec import (
     FAILURE_KEY,
     FAILURE_MESSAGE_KEY,
     STOP_FILE,
@@ -23,10 +23,10 @@ from tune_jobs.running.orders import (
     PretendedUse,
     TrialOrder,
 )
-from tune_jobs.running.recovery import RunShape
-from tune_jobs.running.trainable import ATTEMPTS_FILE, MOST_VANISHED, attempt, hold
-from tune_jobs.running.trial_reporter import LOOK_EVERY_S, TrialReporter
-from tune_jobs.running.trial_state import STATE_FILE
+from tune_jobs.trial.recovery import RunShape
+from tune_jobs.trial.reporter import LOOK_EVERY_S, TrialReporter
+from tune_jobs.trial.run_trial import ATTEMPTS_FILE, MOST_VANISHED, attempt, hold
+from tune_jobs.trial.state_file import STATE_FILE
 
 
 class OutOfMemoryError(RuntimeError):
@@ -276,8 +276,8 @@ def test_a_trial_waits_for_its_share_of_a_real_card_says_why_and_gives_up_with_w
         tell(f"{visible} needs {need_bytes / 2**30:g} GiB")
         raise WorkError("after an hour the card is still full")
 
-    monkeypatch.setattr("tune_jobs.running.trainable.CudaDevice", Card)
-    monkeypatch.setattr("tune_jobs.running.trainable.wait_for_card", wait)
+    monkeypatch.setattr("tune_jobs.trial.run_trial.CudaDevice", Card)
+    monkeypatch.setattr("tune_jobs.trial.run_trial.wait_for_card", wait)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     order = replace(order_in(tmp_path), usable_bytes=24 * 2**30, context_bytes=2**30, bundle=Bundle(cpus=1, gpus=0.25))
     train, _ = trainer(tmp_path, lambda config, start: [1.0])

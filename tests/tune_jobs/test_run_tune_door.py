@@ -12,10 +12,10 @@ from typing import Any, Literal
 import pytest
 
 from tests.waiting import wait_until
-from tune_jobs.running import tune_door
-from tune_jobs.running.orders import LATER, ORDER_KEY, Bundle
-from tune_jobs.running.recovery import classify
-from tune_jobs.running.tune_door import FitSettings, fit, last_checkpoint, report
+from tune_jobs.driver import tuner as tune_door
+from tune_jobs.driver.tuner import FitSettings, fit, last_checkpoint, report
+from tune_jobs.records.trial_spec import LATER, ORDER_KEY, Bundle
+from tune_jobs.trial.recovery import classify
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 LABELS = {"gpu-model": "simulated-24GiB"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.guard import OutOfMemoryError
-from cluster.hardware import Inventory, Node, parse_simulated
-from cluster.occupancy import Occupancy
+from cluster.machines.hardware import Inventory, Node, parse_simulated
+from cluster.scheduling.occupancy import Occupancy
 from common.errors import DivergedError, RequestError
 from dialsum.config import RunConfig
 from tests.tune_jobs.test_monitoring import Recorder
@@ -17,21 +17,21 @@ from tests.tune_jobs.test_run_resources import LineEstimator
 from tests.tune_jobs.test_run_trainable import METRIC, Sent, keep_nothing, order_in
 from tests.tune_jobs.test_run_trainable import OutOfMemoryError as TorchOutOfMemoryError
 from tune_jobs.config.sections import Resources
-from tune_jobs.placing.line import Waiting
+from tune_jobs.driver.card_line import Waiting
+from tune_jobs.driver.tuner import _bundle, _factory
+from tune_jobs.driver.view import LogView
 from tune_jobs.placing.resources import SharePlacer, placer_for, slots
 from tune_jobs.planning.plan_clock import Job, run_clock
 from tune_jobs.planning.throughput import Speed
-from tune_jobs.running.live import LogView
-from tune_jobs.running.orders import Bundle
-from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.rank_process import RankProcess, RankReporter, RankTask, Word
-from tune_jobs.running.ranks import root_cause
-from tune_jobs.running.recovery import RunShape
-from tune_jobs.running.sweep_meter import MeteredView
-from tune_jobs.running.trainable import attempt
-from tune_jobs.running.trial_reporter import StopFile
-from tune_jobs.running.tune_door import _bundle, _factory
+from tune_jobs.records.progress import SweepProgress
+from tune_jobs.records.trial_spec import Bundle
 from tune_jobs.team.quotas import Books, Claim, Member, Team, admit
+from tune_jobs.trial.meter import MeteredView
+from tune_jobs.trial.rank_process import RankProcess, RankReporter, RankTask, Word
+from tune_jobs.trial.ranks import root_cause
+from tune_jobs.trial.recovery import RunShape
+from tune_jobs.trial.reporter import StopFile
+from tune_jobs.trial.run_trial import attempt
 
 TWO = Resources(gpus_per_trial=2, cpus_per_trial=4)
 
@@ -171,7 +171,7 @@ def test_the_first_process_speaks_and_each_is_held_to_its_card(tmp_path: Path) -
 
 
 def test_a_process_says_its_out_of_memory_without_a_type_of_torch(tmp_path: Path, monkeypatch: object) -> None:
-    import tune_jobs.running.rank_process as module
+    import tune_jobs.trial.rank_process as module
 
     def fails(task: RankTask, ask: object) -> None:
         raise TorchOutOfMemoryError("Tried to allocate 2 GiB")

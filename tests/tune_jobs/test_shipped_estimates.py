@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.memory.estimate import Estimator
-from cluster.memory.gpu_profile import find_gpu
-from cluster.memory.model_facts import ModelFacts
-from cluster.memory.request import BF16_SM, MemoryRequest
-from cluster.memory.template import ROUTINES, Template
-from cluster.memory.template_keys import model_hash
+from cluster.estimator.estimate import Estimator
+from cluster.estimator.gpu_profile import find_gpu
+from cluster.estimator.model_facts import ModelFacts
+from cluster.estimator.request import BF16_SM, MemoryRequest
+from cluster.estimator.template import ROUTINES, Template
+from cluster.estimator.template_keys import model_hash
 from tune_jobs.placing.memory_requests import NEVER_FP16
 from tune_jobs.placing.memory_templates import template_finder
 from tune_jobs.placing.template_shipping import SHIPPED_MODELS, shipped_facts

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from common.errors import RequestError, WorkError
-from tune_jobs.running.start_at import next_moment, wait_until, zone_of
+from tune_jobs.driver.start_at import next_moment, wait_until, zone_of
 
 SEOUL, BERLIN = ZoneInfo("Asia/Seoul"), ZoneInfo("Europe/Berlin")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from common.errors import RequestError
+from tune_jobs.config.result_paths import places_of, settled
 from tune_jobs.config.sweep import load_sweep
+from tune_jobs.driver.prepare import with_member
 from tune_jobs.jobs.package import LIMIT_BYTES, pieces_of, write_package
 from tune_jobs.jobs.sealed_key import FILE, opened, own_key, seal, take_key
 from tune_jobs.jobs.submission import Submission, entrypoint_of, free_name, is_same, job_name, lay_out
-from tune_jobs.running.placed_here import with_member
-from tune_jobs.running.settled import places_of, settled
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "0123456789abcdef" * 2 + "01234567"

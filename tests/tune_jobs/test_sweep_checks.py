@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.checks import as_text
+from cluster.machines.checks import as_text
 from common.errors import RequestError
 from tune_jobs.checks.sweep_checks import (
     LeftFacts,

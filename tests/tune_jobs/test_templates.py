@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.memory.template_archive import archived_parts, write_archive
-from cluster.memory.template_difference import differences
-from cluster.memory.template_file import Part
-from cluster.memory.template_keys import installed_version
+from cluster.estimator.template_archive import archived_parts, write_archive
+from cluster.estimator.template_difference import differences
+from cluster.estimator.template_file import Part
+from cluster.estimator.template_keys import installed_version
 from common import cli
 from tune_jobs.__main__ import main
 from tune_jobs.placing.template_shipping import SHIPPED_MODELS, find_archive, shipped_facts, shipped_jobs

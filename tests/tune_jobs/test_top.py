@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tune_jobs.analysis.top import read_sweeps, text_of
+from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder, SweepRecord
-from tune_jobs.running.journal import Journal
-from tune_jobs.running.sweep_folder import alone
-from tune_jobs.running.top import read_sweeps, text_of
+from tune_jobs.records.sweep_lock import alone
 
 ROOT = Path(__file__).resolve().parents[2]
 METRIC = "eval/rouge_combined_f1"

@@ -17,23 +17,23 @@ from pathlib import Path
 
 import pytest
 
-from cluster.hardware import GPU_MODEL_LABEL, Inventory, parse_simulated
-from cluster.inventory import free_gpus
-from cluster.occupancy import Occupancy
+from cluster.machines.hardware import GPU_MODEL_LABEL, Inventory, parse_simulated
+from cluster.machines.inventory import free_gpus
+from cluster.scheduling.occupancy import Occupancy
 from common.files import read_jsonl
 from dialsum.config import RunConfig
 from tests.tune_jobs.counting import STEPS, counting_trial
 from tests.tune_jobs.offered import offers_of
 from tests.tune_jobs.ordered import METRIC, order_of
-from tune_jobs.placing.line import PATIENCE, CardLine, Offer
+from tune_jobs.driver.card_line import PATIENCE, CardLine, Offer
+from tune_jobs.driver.conductor import SweepConductor
+from tune_jobs.driver.tuner import FitSettings, fit
+from tune_jobs.driver.view import LogView
 from tune_jobs.placing.resources import SHARE_CLASSES
+from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
-from tune_jobs.running.conductor import SweepConductor
-from tune_jobs.running.journal import Journal
-from tune_jobs.running.live import LogView
-from tune_jobs.running.orders import Bundle, PretendedUse, TrialOrder
-from tune_jobs.running.progress import SweepProgress
-from tune_jobs.running.tune_door import FitSettings, fit
+from tune_jobs.records.progress import SweepProgress
+from tune_jobs.records.trial_spec import Bundle, PretendedUse, TrialOrder
 from tune_jobs.search.proposers import ListProposer, Sampled
 from tune_jobs.search.stopping import NeverStop
 
@@ -50,7 +50,7 @@ def unequal_raylets() -> Iterator[Inventory]:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    from cluster.inventory import ray_cluster
+    from cluster.machines.inventory import ray_cluster
 
     assert not ray.is_initialized(), "conftest.py puts the tests that share a Ray last"
     logging.getLogger("ray").setLevel(logging.ERROR)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cluster.checks import Check, Status
+from cluster.machines.checks import Check, Status
 from common.units import format_bytes, format_duration
 
 Stage = Literal["before", "during", "after"]

@@ -12,20 +12,20 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster import nvml
+from cluster.machines import nvml
 from common.errors import RequestError
 from common.strict import dump_yaml
 from dialsum.config import RunConfig
+from tune_jobs.analysis.experiments import folder_of
 from tune_jobs.checks.sweep_checks import LeftFacts, LoginFacts, RunningFacts, Stage
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.jobs.sealed_key import own_key
-from tune_jobs.records.experiments import folder_of
+from tune_jobs.records.journal import FILE_NAME, Journal
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
+from tune_jobs.records.sweep_lock import is_held
 from tune_jobs.report.anomalies import find_anomalies
 from tune_jobs.report.findings import find_findings
-from tune_jobs.running.inputs import known_configs
-from tune_jobs.running.journal import FILE_NAME, Journal
-from tune_jobs.running.sweep_folder import is_held
+from tune_jobs.search.inputs import known_configs
 
 _ANSWER_S = 10.0
 _PIPELINE_S = 600.0

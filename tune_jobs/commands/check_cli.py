@@ -5,8 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-from cluster import check_cli as nodes_cli
-from cluster.checks import Check, NodeFacts, Wanted, as_json, as_text, evaluate, exit_code
+from cluster.commands import check_cli as nodes_cli
+from cluster.machines.checks import Check, NodeFacts, Wanted, as_json, as_text, evaluate, exit_code
 from common import cli
 from common.errors import RequestError
 
@@ -46,7 +46,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _before(chosen: argparse.Namespace) -> tuple[tuple[NodeFacts, ...], list[Check]]:
-    from cluster.node_facts import every_node, pinned, this_machine
+    from cluster.machines.node_facts import every_node, pinned, this_machine
     from tune_jobs.checks.sweep_checks import login_check, pipeline_check
     from tune_jobs.checks.sweep_facts import data_of, login, quick_run
     from tune_jobs.config.sweep import load_sweep
@@ -69,7 +69,7 @@ def _before(chosen: argparse.Namespace) -> tuple[tuple[NodeFacts, ...], list[Che
 
 def _inputs(sweep: "object") -> Check:
     from tune_jobs.config.sweep import Sweep
-    from tune_jobs.running.inputs import check_inputs, ensure_sample_data
+    from tune_jobs.search.inputs import check_inputs, ensure_sample_data
 
     assert isinstance(sweep, Sweep)
     try:

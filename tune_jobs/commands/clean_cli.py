@@ -36,7 +36,7 @@ def run(chosen: argparse.Namespace) -> int:
     """
     import time
 
-    from tune_jobs.records.cleaning import KINDS, plan_cleaning, remove
+    from tune_jobs.after.cleaning import KINDS, plan_cleaning, remove
 
     plan = plan_cleaning(chosen.output, chosen.cache, keep=chosen.keep, cache_days=chosen.cache_days, now=time.time())
     failed = [] if chosen.dry_run else remove(plan.leftovers)

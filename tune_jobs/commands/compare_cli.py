@@ -43,7 +43,7 @@ def run(chosen: argparse.Namespace) -> int:
     """
     from common.files import write_text
     from tune_jobs.analysis.comparison import compare
-    from tune_jobs.records.experiments import find_experiments, output_of
+    from tune_jobs.analysis.experiments import find_experiments, output_of
     from tune_jobs.report.compare_page import build_compare_page
 
     experiments = find_experiments(chosen.names)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from cluster.memory.calibration import Calibration, load_calibration
-from cluster.memory.estimate import Estimator
-from cluster.memory.gpu_profile import PROFILES_FILE, GpuProfile, find_gpu, gpu_of_size, with_measured
-from cluster.memory.memory_plan import NoPlan, Plan
-from cluster.memory.model_facts import ModelFacts
-from cluster.memory.planning import lighter_generation, plan_request
-from cluster.memory.request import ALLOCATORS, MemoryRequest
+from cluster.estimator.calibration import Calibration, load_calibration
+from cluster.estimator.estimate import Estimator
+from cluster.estimator.gpu_profile import PROFILES_FILE, GpuProfile, find_gpu, gpu_of_size, with_measured
+from cluster.estimator.memory_plan import NoPlan, Plan
+from cluster.estimator.model_facts import ModelFacts
+from cluster.estimator.planning import lighter_generation, plan_request
+from cluster.estimator.request import ALLOCATORS, MemoryRequest
 from common import cli
 from common.errors import Problems, RequestError
 from common.units import parse_bytes

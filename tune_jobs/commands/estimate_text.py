@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 
-from cluster.hardware import Card, label_of
-from cluster.memory.estimate import MemoryEstimate
-from cluster.memory.gpu_profile import GpuProfile
-from cluster.memory.memory_plan import NoPlan, Plan
-from cluster.memory.planning import Lighter
-from cluster.memory.request import MemoryRequest
-from cluster.shares import UNITS, Share, share_for
+from cluster.estimator.estimate import MemoryEstimate
+from cluster.estimator.gpu_profile import GpuProfile
+from cluster.estimator.memory_plan import NoPlan, Plan
+from cluster.estimator.planning import Lighter
+from cluster.estimator.request import MemoryRequest
+from cluster.machines.hardware import Card, label_of
+from cluster.scheduling.shares import UNITS, Share, share_for
 from common.units import format_bytes
 
 BAR_WIDTH = 32

@@ -29,9 +29,9 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: When the words name no experiment with a model, or the output folder is not empty.
     """
-    from tune_jobs.records.experiments import find_winner_or_one, output_of
-    from tune_jobs.records.hand_over import hand_over
-    from tune_jobs.running.settled import places_of
+    from tune_jobs.after.hand_over import hand_over
+    from tune_jobs.analysis.experiments import find_winner_or_one, output_of
+    from tune_jobs.config.result_paths import places_of
 
     experiment = find_winner_or_one(chosen.names)
     output = chosen.output or output_of(experiment) / "hand_over" / experiment.name

@@ -10,7 +10,7 @@ from common import cli
 from common.units import format_duration
 
 if TYPE_CHECKING:
-    from cluster.jobs import Job, Jobs
+    from cluster.machines.jobs import Job, Jobs
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -79,7 +79,7 @@ def _say(text: str) -> None:
 
 
 def _jobs(chosen: argparse.Namespace) -> "Jobs":
-    from cluster.jobs import DEFAULT_ADDRESS, Jobs
+    from cluster.machines.jobs import DEFAULT_ADDRESS, Jobs
 
     return Jobs(chosen.address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
 

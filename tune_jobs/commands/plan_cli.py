@@ -11,8 +11,8 @@ from common import cli
 from common.errors import RequestError
 
 if TYPE_CHECKING:
-    from cluster.hardware import Inventory
-    from cluster.placement import Demand
+    from cluster.machines.hardware import Inventory
+    from cluster.scheduling.placement import Demand
     from dialsum.config import RunConfig
     from tune_jobs.config.sweep import Sweep
     from tune_jobs.planning.guard_rails import Outlook
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tune_jobs.planning.quota_clock import QuotaEnd
     from tune_jobs.planning.throughput import Throughput
     from tune_jobs.records.ledger import Ledger
-    from tune_jobs.running.orders import Placed
+    from tune_jobs.records.trial_spec import Placed
 
 MOST_TRIALS = 10_000
 
@@ -52,12 +52,12 @@ def run(chosen: argparse.Namespace) -> int:
         RequestError: When the file or the cluster cannot be used, or `--strict` refuses.
     """
     from tune_jobs.config.sweep import load_sweep
+    from tune_jobs.driver.trained_model import with_trained_base
     from tune_jobs.planning.earlier import earlier_ledgers, importances_of
     from tune_jobs.planning.impact import impacts
     from tune_jobs.planning.outlook import outlook_of_data, remarks_on
     from tune_jobs.planning.plan_view import as_json, as_text
-    from tune_jobs.running.inputs import ensure_sample_data
-    from tune_jobs.running.trained import with_trained_base
+    from tune_jobs.search.inputs import ensure_sample_data
 
     sweep = load_sweep(chosen.sweep)
     _refuse_endless(sweep)
@@ -96,11 +96,11 @@ def _refuse_endless(sweep: "Sweep") -> None:
 @contextmanager
 def _cards(chosen: argparse.Namespace, sweep: "Sweep") -> "Iterator[Inventory]":
     if chosen.cluster is not None:
-        from cluster.hardware import parse_simulated
+        from cluster.machines.hardware import parse_simulated
 
         yield parse_simulated(chosen.cluster)
         return
-    from tune_jobs.placing.cards import cards_at_hand
+    from tune_jobs.driver.cards import cards_at_hand
 
     with cards_at_hand(sweep.resources.simulate, cpu_only=chosen.cpu_only) as inventory:
         yield inventory
@@ -118,7 +118,7 @@ def _planned(
     pilots: tuple[str, ...] = ()
     if chosen.pilot:
         from tune_jobs.planning.pilot import run_pilot
-        from tune_jobs.running.inputs import known_configs
+        from tune_jobs.search.inputs import known_configs
 
         parts = [phase.sweep for phase in sweep.phases if phase.kind != "confirm"] or [sweep]
         measured = run_pilot([config for part in parts for config in known_configs(part)])
@@ -141,7 +141,7 @@ def _planned(
 
 def _measured_names(model: str, inventory: "Inventory", throughput: "Throughput", *, described: bool) -> list[str]:
     """Names under which a GPU model may have been measured; simulated cards of this machine run on its CPU."""
-    from cluster.memory.gpu_profile import find_gpu
+    from cluster.estimator.gpu_profile import find_gpu
     from tune_jobs.planning.throughput import CPU
 
     if not described and (inventory.simulated or not inventory.cards):
@@ -157,12 +157,12 @@ def _measured_names(model: str, inventory: "Inventory", throughput: "Throughput"
 
 
 def _offers(sweep: "Sweep", inventory: "Inventory") -> "Offers":
-    from cluster.memory.calibration import load_calibration
-    from cluster.memory.estimate import Estimator
+    from cluster.estimator.calibration import load_calibration
+    from cluster.estimator.estimate import Estimator
+    from tune_jobs.driver.run_sweep import CALIBRATION_NAME
+    from tune_jobs.driver.trained_model import as_placed
     from tune_jobs.placing.memory_templates import template_finder
     from tune_jobs.placing.resources import SharePlacer, placer_for
-    from tune_jobs.running.runner import CALIBRATION_NAME
-    from tune_jobs.running.trained import as_placed
 
     calibration = load_calibration(Path(sweep.tracking.output_dir) / CALIBRATION_NAME)
     placer = placer_for(
@@ -190,7 +190,7 @@ def _sizes(sweep: "Sweep") -> "DataSizes":
     from common.errors import Problems
     from dialsum.data import load_examples
     from tune_jobs.planning.plan import DataSizes
-    from tune_jobs.running.inputs import known_configs
+    from tune_jobs.search.inputs import known_configs
 
     parts = [phase.sweep for phase in sweep.phases if phase.kind != "confirm"] or [sweep]
     configs = [config for part in parts for config in known_configs(part)]

@@ -7,11 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster import guard, nvml
-from cluster.memory.calibration import Peak, load_calibration, record_peak
-from cluster.memory.estimate import Estimator, MemoryEstimate
-from cluster.memory.gpu_profile import GpuProfile, find_gpu, gpu_of_size
-from cluster.memory.request import MemoryRequest
+from cluster import guard
+from cluster.estimator.calibration import Peak, load_calibration, record_peak
+from cluster.estimator.estimate import Estimator, MemoryEstimate
+from cluster.estimator.gpu_profile import GpuProfile, find_gpu, gpu_of_size
+from cluster.estimator.request import MemoryRequest
+from cluster.machines import nvml
 from common import cli
 from common.errors import RequestError, WorkError
 from common.units import format_bytes

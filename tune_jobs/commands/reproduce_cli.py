@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from common import cli
 
 if TYPE_CHECKING:
-    from tune_jobs.records.reproduce import Plan, Reproduction
+    from tune_jobs.after.reproduce import Plan, Reproduction
     from tune_jobs.records.snapshot_changes import Change
 
 _MOST_OTHERS = 5
@@ -43,7 +43,7 @@ def run(chosen: argparse.Namespace) -> int:
     from dataclasses import asdict
     from datetime import datetime
 
-    from tune_jobs.records.reproduce import default_output, plan_reproduction, reproduce, summary
+    from tune_jobs.after.reproduce import default_output, plan_reproduction, reproduce, summary
 
     plan = plan_reproduction(chosen.folder, chosen.data_folder)
     if chosen.dry_run:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from common import cli
 from common.errors import RequestError, WorkError
 from common.units import format_duration
-from tune_jobs.running.orphan import end_with_job
+from tune_jobs.driver.orphan import end_with_job
 
 if TYPE_CHECKING:
     from tune_jobs.config.sweep import Sweep
-    from tune_jobs.running.runner import RunOptions
-    from tune_jobs.running.sweep_end import SweepOutcome
+    from tune_jobs.driver.run_sweep import RunOptions
+    from tune_jobs.driver.sweep_end import SweepOutcome
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -58,13 +58,13 @@ def run(chosen: argparse.Namespace) -> int:
 
         return supervise(chosen.sweep, chosen.output, sys.argv[1:])
     from tune_jobs.config.sweep import load_sweep
+    from tune_jobs.driver.prepare import placed_here
+    from tune_jobs.driver.run_sweep import RunOptions, run_sweep
+    from tune_jobs.driver.trained_model import with_trained_base
+    from tune_jobs.driver.view import view_for
     from tune_jobs.planning.outlook import outlook_of_data, remarks_on
     from tune_jobs.records.redaction import Redactor
-    from tune_jobs.running.inputs import ensure_sample_data
-    from tune_jobs.running.live import view_for
-    from tune_jobs.running.placed_here import placed_here
-    from tune_jobs.running.runner import RunOptions, run_sweep
-    from tune_jobs.running.trained import with_trained_base
+    from tune_jobs.search.inputs import ensure_sample_data
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     options = RunOptions(
@@ -101,8 +101,8 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _wait(sweep: "Sweep", text: str) -> None:
     """Waits for the hour, but not before what is wrong today was said today."""
-    from tune_jobs.running.inputs import check_inputs
-    from tune_jobs.running.start_at import next_moment, wait_until, zone_of
+    from tune_jobs.driver.start_at import next_moment, wait_until, zone_of
+    from tune_jobs.search.inputs import check_inputs
     from tune_jobs.team.quotas import load_team
 
     check_inputs(sweep)
@@ -112,8 +112,8 @@ def _wait(sweep: "Sweep", text: str) -> None:
 
 def _run_staged(sweep: "Sweep", options: "RunOptions", chosen: argparse.Namespace) -> int:
     from tune_jobs.commands.staged_text import staged_summary, staged_text
-    from tune_jobs.running.live import view_for
-    from tune_jobs.running.phases import run_staged
+    from tune_jobs.driver.phases import run_staged
+    from tune_jobs.driver.view import view_for
 
     outcome = run_staged(sweep, options, view_for(), until=chosen.until)
     if chosen.format == "json":

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from common.cli import table
 from common.units import format_duration
-from tune_jobs.running.phases import StagedOutcome
+from tune_jobs.driver.phases import StagedOutcome
 
 
 def staged_text(outcome: StagedOutcome) -> str:

@@ -13,7 +13,7 @@ from common.errors import RequestError, WorkError
 from common.units import format_bytes
 
 if TYPE_CHECKING:
-    from cluster.jobs import Job, Jobs
+    from cluster.machines.jobs import Job, Jobs
     from tune_jobs.config.sweep import Sweep
     from tune_jobs.jobs.submission import Submission
 
@@ -56,7 +56,7 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.dry_run:
         cli.emit(_described(submission))
         return 0
-    from cluster.jobs import DEFAULT_ADDRESS, Jobs
+    from cluster.machines.jobs import DEFAULT_ADDRESS, Jobs
 
     jobs = Jobs(chosen.address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
     name = _send(submission, jobs)
@@ -67,10 +67,10 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _submission(sweep: "Sweep", chosen: argparse.Namespace, *, resume: bool = False) -> "Submission":
+    from tune_jobs.driver.prepare import with_member
     from tune_jobs.jobs.package import pieces_of
     from tune_jobs.jobs.sealed_key import own_key, package_root, read_token
     from tune_jobs.jobs.submission import Submission, entrypoint_of, job_name
-    from tune_jobs.running.placed_here import with_member
 
     here = Path.cwd()
     member = chosen.member or sweep.team.member
@@ -106,7 +106,7 @@ def _submission(sweep: "Sweep", chosen: argparse.Namespace, *, resume: bool = Fa
 
 def _passed_on(chosen: argparse.Namespace) -> list[str]:
     """Options that `run` understands as they are; an hour that is none is refused here, not there."""
-    from tune_jobs.running.start_at import next_moment
+    from tune_jobs.driver.start_at import next_moment
 
     if chosen.start_at is not None:
         next_moment(chosen.start_at, datetime.now(UTC), UTC)

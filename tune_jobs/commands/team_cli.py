@@ -45,7 +45,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _status(chosen: argparse.Namespace) -> Values:
-    from tune_jobs.running.ray_session import looking_at
+    from tune_jobs.driver.ray_session import looking_at
     from tune_jobs.team.quotas import load_team
     from tune_jobs.team.team_actor import apply_team, books_status
     from tune_jobs.team.team_books import team_status

@@ -4,9 +4,9 @@ import argparse
 from importlib.metadata import version
 from pathlib import Path
 
-from cluster.memory.template_archive import archived_parts
-from cluster.memory.template_keys import installed_version
-from cluster.memory.template_store import SHIPPED
+from cluster.estimator.template_archive import archived_parts
+from cluster.estimator.template_keys import installed_version
+from cluster.estimator.template_store import SHIPPED
 from common import cli
 from common.errors import Problems, RequestError
 from common.strict import nearest

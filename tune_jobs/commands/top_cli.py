@@ -32,7 +32,7 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: When there is no such folder.
     """
-    from tune_jobs.running.top import read_sweeps
+    from tune_jobs.analysis.top import read_sweeps
 
     if not chosen.output_dir.is_dir():
         raise RequestError(f"{chosen.output_dir} is not there; give --output-dir as your sweeps name it")
@@ -54,7 +54,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _screen(chosen: argparse.Namespace) -> str:
-    from tune_jobs.running.top import read_sweeps, text_of
+    from tune_jobs.analysis.top import read_sweeps, text_of
 
     sweeps = read_sweeps(chosen.output_dir, time.time())
     shown = [sweep for sweep in sweeps if sweep.is_running or chosen.all]

@@ -10,7 +10,7 @@ from common.errors import Problems, RequestError
 from common.units import format_bytes
 from dialsum.models import SPECS
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.running.inputs import SAMPLE_FOLDER, known_configs
+from tune_jobs.search.inputs import SAMPLE_FOLDER, known_configs
 
 CODE = ("common", "dialsum", "cluster", "tune_jobs")
 LIMIT_BYTES = 5 * 10**6

@@ -15,7 +15,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from cluster.tokens import token_path
+from cluster.machines.tokens import token_path
 from common.errors import RequestError
 
 FILE = ".wandb_key.sealed"

@@ -1,4 +1,4 @@
-"""A sweep on its way to a cluster: its name, its command, its package. Decided here, sent by cluster.jobs."""
+"""A sweep on its way to a cluster: its name, its command, its package. Decided here, sent by cluster.machines.jobs."""
 
 import re
 import shlex

@@ -13,11 +13,11 @@ from typing import Literal
 
 from common.cli import note
 from common.errors import WorkError
+from tune_jobs.config.result_paths import settled
 from tune_jobs.config.sweep import load_sweep
-from tune_jobs.running.journal import FILE_NAME
-from tune_jobs.running.placed_here import with_member
-from tune_jobs.running.settled import settled
-from tune_jobs.running.sweep_folder import is_held
+from tune_jobs.driver.prepare import with_member
+from tune_jobs.records.journal import FILE_NAME
+from tune_jobs.records.sweep_lock import is_held
 
 FRUITLESS = 3  # drivers in a row that die without a line in the journal
 POLL_S = 1.0

@@ -10,11 +10,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.memory.checkpoint import Checkpoint, find_in_hub_cache, read_checkpoint
-from cluster.memory.gpu_profile import GpuProfile
-from cluster.memory.model_facts import ModelFacts, model_facts, read_model_folder
-from cluster.memory.request import BF16_SM, Allocator, MemoryRequest, Precision
-from cluster.memory.sharding import Sharding
+from cluster.estimator.checkpoint import Checkpoint, find_in_hub_cache, read_checkpoint
+from cluster.estimator.gpu_profile import GpuProfile
+from cluster.estimator.model_facts import ModelFacts, model_facts, read_model_folder
+from cluster.estimator.request import BF16_SM, Allocator, MemoryRequest, Precision
+from cluster.estimator.sharding import Sharding
 from dialsum.config import RunConfig
 from dialsum.models import ModelSpec, hf_config, resolve
 
@@ -89,7 +89,7 @@ def _sharding(values: str, untied: bool) -> Sharding:
 def precision_on(gpu: GpuProfile, config: RunConfig, family: str) -> Precision:
     """Returns the number format that a run has on a card: for "auto" what dialsum.device.precision_of takes there.
 
-    >>> from cluster.memory.gpu_profile import find_gpu
+    >>> from cluster.estimator.gpu_profile import find_gpu
     >>> precision_on(find_gpu("L4"), RunConfig(), "t5"), precision_on(find_gpu("T4"), RunConfig(), "t5")
     ('bf16', 'fp32')
     """

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.memory.estimate import TemplateFinder
-from cluster.memory.model_facts import ModelFacts
-from cluster.memory.request import MemoryRequest
-from cluster.memory.template import Template
-from cluster.memory.template_requests import key_of, settings_of
-from cluster.memory.template_store import CACHE, find_template, has_template
-from cluster.memory.workload import Recipe
+from cluster.estimator.estimate import TemplateFinder
+from cluster.estimator.model_facts import ModelFacts
+from cluster.estimator.request import MemoryRequest
+from cluster.estimator.template import Template
+from cluster.estimator.template_requests import key_of, settings_of
+from cluster.estimator.template_store import CACHE, find_template, has_template
+from cluster.estimator.workload import Recipe
 
 FACTORY = "dialsum.workload:summarizer_workload"
 

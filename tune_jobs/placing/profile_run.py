@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
-from cluster.memory.request import MemoryRequest
+from cluster.estimator.request import MemoryRequest
 from dialsum.config import RunConfig
 
 if TYPE_CHECKING:

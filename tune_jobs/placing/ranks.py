@@ -1,6 +1,6 @@
 """How a run's batch is divided among the cards of one trial, each with a process of its own. Pure."""
 
-from cluster.memory.memory_plan import divisors
+from cluster.estimator.memory_plan import divisors
 from common.errors import RequestError
 from dialsum.config import RunConfig
 

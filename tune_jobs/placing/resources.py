@@ -3,20 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from cluster.hardware import Inventory, Pool
-from cluster.host_placement import HostNeed, choose_hosts, host_slots
-from cluster.memory.estimate import Estimator
-from cluster.memory.memory_plan import NoPlan
-from cluster.occupancy import Occupancy
-from cluster.placement import Choice, Demand, Need, Refusal, choose, refuse
-from cluster.shares import CLASSES, MAX_TENANTS, UNITS
+from cluster.estimator.estimate import Estimator
+from cluster.estimator.memory_plan import NoPlan
+from cluster.machines.hardware import Inventory, Pool
+from cluster.scheduling.host_placement import HostNeed, choose_hosts, host_slots
+from cluster.scheduling.occupancy import Occupancy
+from cluster.scheduling.placement import Choice, Demand, Need, Refusal, choose, refuse
+from cluster.scheduling.shares import CLASSES, MAX_TENANTS, UNITS
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.sections import Resources
-from tune_jobs.placing.line import CardLine, FreeGpus, Offer
+from tune_jobs.driver.card_line import CardLine, FreeGpus, Offer
 from tune_jobs.placing.ways import Way, Ways
-from tune_jobs.running.orders import Bundle, Placed
-from tune_jobs.running.recovery import RunShape
+from tune_jobs.records.trial_spec import Bundle, Placed
+from tune_jobs.trial.recovery import RunShape
 
 HOST_BYTES = (
     2 * 2**30

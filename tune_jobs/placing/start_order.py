@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from cluster.fair_line import Reach
-from cluster.hardware import Inventory
-from cluster.placement import Demand, largest_first
+from cluster.machines.hardware import Inventory
+from cluster.scheduling.fair_line import Reach
+from cluster.scheduling.placement import Demand, largest_first
 from tune_jobs.config.sweep import Sweep
 
 
@@ -45,8 +45,8 @@ def largest_numbers_first(total: int, demands: Mapping[int, Demand], inventory: 
             nothing and should not come at the end of the night.
         inventory: The cards.
 
-    >>> from cluster.hardware import parse_simulated
-    >>> from cluster.placement import Need
+    >>> from cluster.machines.hardware import parse_simulated
+    >>> from cluster.scheduling.placement import Need
     >>> sizes = {1: 2, 2: 14, 4: 2, 5: 8}
     >>> demands = {number: Demand(name="", needs=(Need(upper_bytes=gib * 2**30),)) for number, gib in sizes.items()}
     >>> largest_numbers_first(5, demands, parse_simulated("1x24GiB"))

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.memory.cuda_imitation import KERNEL_FAMILIES, KernelFamily
-from cluster.memory.gpu_profile import find_gpu
-from cluster.memory.model_facts import ModelFacts, model_facts
-from cluster.memory.request import BF16_SM, OPTIMIZERS, MemoryRequest, Precision
-from cluster.memory.template_archive import archived_parts, write_archive
-from cluster.memory.template_build import build_part
-from cluster.memory.template_difference import differences
-from cluster.memory.template_file import Part
-from cluster.memory.template_keys import PartKey, PartName, part_key
-from cluster.memory.template_requests import key_of, settings_of
-from cluster.memory.template_store import SHIPPED
-from cluster.memory.workload import Recipe
+from cluster.estimator.cuda_imitation import KERNEL_FAMILIES, KernelFamily
+from cluster.estimator.gpu_profile import find_gpu
+from cluster.estimator.model_facts import ModelFacts, model_facts
+from cluster.estimator.request import BF16_SM, OPTIMIZERS, MemoryRequest, Precision
+from cluster.estimator.template_archive import archived_parts, write_archive
+from cluster.estimator.template_build import build_part
+from cluster.estimator.template_difference import differences
+from cluster.estimator.template_file import Part
+from cluster.estimator.template_keys import PartKey, PartName, part_key
+from cluster.estimator.template_requests import key_of, settings_of
+from cluster.estimator.template_store import SHIPPED
+from cluster.estimator.workload import Recipe
 from common.units import format_duration
 from dialsum.models import SPECS
 from tune_jobs.placing.memory_requests import NEVER_FP16, values_of

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from cluster.hardware import Pool
-from cluster.memory.estimate import Estimator, MemoryEstimate
-from cluster.memory.gpu_profile import GpuProfile, find_gpu, gpu_of_size
-from cluster.memory.memory_plan import NoPlan, divisors
-from cluster.memory.planning import plan_request
-from cluster.memory.request import MemoryRequest
-from cluster.shares import UNITS, Share
+from cluster.estimator.estimate import Estimator, MemoryEstimate
+from cluster.estimator.gpu_profile import GpuProfile, find_gpu, gpu_of_size
+from cluster.estimator.memory_plan import NoPlan, divisors
+from cluster.estimator.planning import plan_request
+from cluster.estimator.request import MemoryRequest
+from cluster.machines.hardware import Pool
+from cluster.scheduling.shares import UNITS, Share
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.placing.memory_requests import precision_on, request_of

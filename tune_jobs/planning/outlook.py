@@ -5,7 +5,7 @@ from pathlib import Path
 from common.errors import RequestError
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.planning.guard_rails import Outlook, Remark, warnings
-from tune_jobs.running.inputs import evaluations_of, known_configs
+from tune_jobs.search.inputs import evaluations_of, known_configs
 
 
 def outlook_of_data(sweep: Sweep) -> Outlook:

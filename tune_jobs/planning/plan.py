@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from cluster.hardware import Inventory
-from cluster.placement import Demand
+from cluster.machines.hardware import Inventory
+from cluster.scheduling.placement import Demand
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.rules import ResolvedTrial
@@ -18,9 +18,9 @@ from tune_jobs.placing.start_order import largest_numbers_first, reach_of, start
 from tune_jobs.planning.likely import left_at, likely_evaluations
 from tune_jobs.planning.plan_clock import Job, Timeline, run_clock
 from tune_jobs.planning.throughput import Speed, Throughput
-from tune_jobs.running.inputs import evaluations_of
-from tune_jobs.running.orders import Placed
+from tune_jobs.records.trial_spec import Placed
 from tune_jobs.search.grid import drawn_configs, planned_trials
+from tune_jobs.search.inputs import evaluations_of
 
 ASSUMED_DIALOGUES = 10_000  # about as many as the Korean DialogSum has to learn from
 Offers = Callable[[str, RunConfig], tuple[Demand | None, dict[str, Placed]]]

@@ -1,14 +1,14 @@
-"""A phase of a plan under a simulated clock: on cards by cluster.simulate, without cards by CPUs. Pure."""
+"""A phase of a plan under a simulated clock: on cards by cluster.scheduling.simulate, without cards by CPUs. Pure."""
 
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cluster.fair_line import Reach
-from cluster.hardware import Inventory, Node
-from cluster.placement import Demand
-from cluster.shares import MAX_TENANTS
-from cluster.simulate import SimulatedTrial, simulate
+from cluster.machines.hardware import Inventory, Node
+from cluster.scheduling.fair_line import Reach
+from cluster.scheduling.placement import Demand
+from cluster.scheduling.shares import MAX_TENANTS
+from cluster.scheduling.simulate import SimulatedTrial, simulate
 from tune_jobs.config.sections import Resources
 from tune_jobs.placing.resources import slots
 
@@ -91,8 +91,8 @@ def run_clock(jobs: Sequence[Job], inventory: Inventory, resources: Resources, r
         resources: CPUs of a trial, and how many may run at a time.
         reach: How far the line looks for a trial that can use what those before it cannot.
 
-    >>> from cluster.hardware import parse_simulated
-    >>> from cluster.placement import Demand, Need
+    >>> from cluster.machines.hardware import parse_simulated
+    >>> from cluster.scheduling.placement import Demand, Need
     >>> need = Need(upper_bytes=11 * 2**30)
     >>> jobs = [Job(name=name, demand=Demand(name=name, needs=(need,)), length=10.0) for name in "abc"]
     >>> [(stay.name, stay.gpus, stay.end) for stay in run_clock(jobs, parse_simulated("1x24GiB"), Resources()).stays]

@@ -10,7 +10,7 @@ from tune_jobs.planning.impact import Impact
 from tune_jobs.planning.plan import ASSUMED_DIALOGUES, Group, PlannedPhase, PlannedTrial, SweepPlan
 from tune_jobs.planning.plan_clock import Stay
 from tune_jobs.planning.quota_clock import QuotaEnd
-from tune_jobs.running.orders import Placed
+from tune_jobs.records.trial_spec import Placed
 
 EPOCHS = "trial-epochs"
 METHODS = {

@@ -57,7 +57,7 @@ def read_surroundings(environment: Mapping[str, str] = os.environ) -> Surroundin
     """Asks this process and this machine."""
     import torch
 
-    from cluster.nvml import read
+    from cluster.machines.nvml import read
 
     nvml = read()
     return Surroundings(

@@ -6,15 +6,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from common.errors import RequestError
+from tune_jobs.analysis.experiments import folder_of
 from tune_jobs.analysis.importance import Importances, find_importances
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
-from tune_jobs.records.experiments import folder_of
 from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder
+from tune_jobs.records.sweep_lock import is_held
 from tune_jobs.report.advice import Advice, advise
 from tune_jobs.report.evidence import Evidence, gather
 from tune_jobs.report.summary import wandb_page
 from tune_jobs.report.unfinished import with_unfinished
-from tune_jobs.running.sweep_folder import is_held
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from tune_jobs.records.journal import FILE_NAME, Journal
 from tune_jobs.records.ledger import Ledger, SweepFolder
-from tune_jobs.running.journal import FILE_NAME, Journal
-from tune_jobs.running.outcomes import record_of
+from tune_jobs.records.outcomes import record_of
 
 
 def with_unfinished(folder: SweepFolder, ledger: Ledger) -> Ledger:

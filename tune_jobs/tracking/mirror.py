@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from tune_jobs.records.ledger import ExperimentFolder, SweepRecord, TrialRecord
-from tune_jobs.running.step_log import FILE_NAME as STEPS_NAME
-from tune_jobs.running.step_log import Tail, decoded
+from tune_jobs.records.step_log import FILE_NAME as STEPS_NAME
+from tune_jobs.records.step_log import Tail, decoded
 from tune_jobs.tracking.wandb_door import RunState, TrackedRun
 
 EXAMPLES = 10  # of the best and of the worst summaries in the table

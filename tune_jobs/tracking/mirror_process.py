@@ -24,9 +24,9 @@ from pathlib import Path
 
 from common.files import write_json
 from common.strict import from_mapping
+from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord, read_record
-from tune_jobs.running.journal import FILE_NAME as JOURNAL_NAME
-from tune_jobs.running.step_log import Tail
+from tune_jobs.records.step_log import Tail
 from tune_jobs.tracking.mirror import (
     EXAMPLE_COLUMNS,
     ExampleRow,

@@ -1,0 +1,77 @@
+"""python -m cluster check: whether the machines are fit for a sweep."""
+
+import argparse
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from cluster.machines.checks import Wanted, as_json, as_text, evaluate, exit_code
+from cluster.machines.loopback import is_loopback, keep_loopback
+from cluster.machines.tokens import AUTH_MODE
+from common import cli
+from common.errors import RequestError
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m cluster`."""
+    parser = commands.add_parser(
+        "check",
+        help="say what is wrong with this machine, or with every node of a cluster, and how to mend it",
+        description="Looks at Python, packages, code, driver, CUDA, memory, storage, clocks and token.",
+        epilog="example: python -m cluster check --address 10.0.0.1:6379   (exit code 1 where something failed)",
+    )
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what every check of nodes takes."""
+    parser.add_argument("--address", metavar="IP:PORT", help="the head; RAY_ADDRESS by default; `auto` on a node of it")
+    parser.add_argument("--storage", metavar="DIR", help="the shared folder; the one that the cluster was started with")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Checks the nodes.
+
+    Raises:
+        RequestError: When no cluster answers at the address.
+    """
+    from cluster.machines.node_facts import every_node, pinned, this_machine
+
+    wanted = Wanted(packages=pinned(), storage=chosen.storage)
+    address = chosen.address or os.environ.get("RAY_ADDRESS")
+    with connection(address):
+        answers = every_node(wanted) if address else this_machine(wanted)
+    checks = evaluate(answers.nodes, answers.wanted, answers.silent)
+    if chosen.format == "json":
+        cli.emit_json(as_json(answers.nodes, checks))
+    else:
+        cli.emit(as_text(checks))
+    return exit_code(checks)
+
+
+def connection(address: str | None) -> AbstractContextManager[object]:
+    """Connects to the cluster at an address for as long as a check takes; to none where there is no address.
+
+    Raises:
+        RequestError: When no cluster answers there.
+    """
+    if not address:
+        return nullcontext()
+    os.environ.setdefault(AUTH_MODE, "token")  # read by Ray when it is imported
+    import logging
+
+    import ray
+
+    if ray.is_initialized():
+        return nullcontext()
+    if is_loopback(address):
+        keep_loopback()
+    code = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}}  # wherever one stands
+    options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": code}
+    try:
+        return ray.init(address=address, **options)  # type: ignore[no-any-return]
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise RequestError(f"no cluster answers at {address}: {why}", ["python -m cluster start starts one"]) from None

@@ -1,0 +1,56 @@
+"""python -m cluster monitor: files for Prometheus and Grafana, so that sweeps can be watched over days."""
+
+import argparse
+from pathlib import Path
+
+from cluster.machines.dashboard import grafana_dashboard, grafana_datasource, grafana_provider, prometheus_config
+from common import cli
+from common.files import write_json, write_text
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command to `python -m cluster`."""
+    parser = commands.add_parser(
+        "monitor",
+        help="write the files that Prometheus and Grafana need",
+        description="Writes a Prometheus configuration, a Grafana dashboard and Grafana's provisioning files.",
+        epilog="example: python -m cluster monitor --output monitoring",
+    )
+    parser.add_argument("--output", type=Path, default=Path("monitoring"), metavar="DIR", help="where the files go")
+    parser.add_argument(
+        "--temp-dir", type=Path, default=Path("/tmp/ray"), metavar="DIR", help="Ray's temporary folder on the head"
+    )
+    parser.add_argument(
+        "--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="where Grafana will find Prometheus"
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Writes the files and says how they are used."""
+    output: Path = chosen.output.resolve()
+    prometheus = output / "prometheus.yml"
+    dashboard = output / "dashboards" / "tuning.json"
+    provisioning = output / "provisioning"
+    write_text(prometheus, prometheus_config(str(chosen.temp_dir / "prom_metrics_service_discovery.json")))
+    write_json(dashboard, grafana_dashboard())
+    write_text(provisioning / "datasources" / "prometheus.yml", grafana_datasource(chosen.prometheus))
+    write_text(provisioning / "dashboards" / "tuning.yml", grafana_provider(str(dashboard.parent)))
+    listen = chosen.prometheus.split("//")[-1].rstrip("/")
+    commands = {
+        "prometheus": f"prometheus --config.file={prometheus} --web.listen-address={listen}"
+        f" --storage.tsdb.path={output / 'data'}",
+        "grafana": f"GF_PATHS_PROVISIONING={provisioning} grafana server --homepath /usr/share/grafana",
+        "ray_dashboard": f"RAY_PROMETHEUS_HOST={chosen.prometheus} RAY_GRAFANA_HOST=http://127.0.0.1:3000"
+        " python -m cluster start --head ...",
+    }
+    if chosen.format == "json":
+        cli.emit_json({"prometheus": str(prometheus), "dashboard": str(dashboard), "commands": commands})
+        return 0
+    cli.emit(f"{prometheus}\n{dashboard}\n{provisioning}\n")
+    cli.emit("On the head's machine (both listen on the loopback; reach them through an SSH tunnel):")
+    for command in commands.values():
+        cli.emit(f"  {command}")
+    cli.emit("The last one shows the curves in Ray's own dashboard too.")
+    return 0

@@ -1,0 +1,170 @@
+"""What an estimate must know of a model before it is traced: kind, vocabulary, longest input, own or tied head.
+
+Plain values from a configuration; must not import transformers or torch.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from cluster.estimator.checkpoint import Checkpoint, read_checkpoint
+from common.errors import Problems, RequestError
+
+Kind = Literal["seq2seq", "causal"]
+CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")
+SEQ2SEQ_ENDINGS = ("ForConditionalGeneration", "ForSeq2SeqLM", "MTModel")
+CAUSAL_TYPES = frozenset({
+    "bloom", "codegen", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "glm", "gpt2", "gpt_bigcode",
+    "gpt_neo", "gpt_neox", "gptj", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "opt", "phi",
+    "phi3", "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2", "xglm",
+})  # fmt: skip
+SEQ2SEQ_TYPES = frozenset({
+    "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "fsmt", "led", "longt5", "m2m_100",
+    "marian", "mbart", "mt5", "mvp", "nllb-moe", "pegasus", "pegasus_x", "plbart", "prophetnet",
+    "switch_transformers", "t5", "umt5",
+})  # fmt: skip
+NOT_TEXT = ("image_size", "num_channels", "num_mel_bins", "vision_config", "audio_config", "patch_size")
+POSITIONS = ("max_position_embeddings", "n_positions", "max_encoder_position_embeddings", "n_ctx")
+ADAPTER = "adapter_config.json"  # of peft
+NO_POSITION_LIMIT = frozenset({"t5", "mt5", "umt5", "switch_transformers", "bloom"})  # relative positions or ALiBi
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """A language model as far as its configuration tells.
+
+    Attributes:
+        name: As the person gave it.
+        family: `model_type` of the configuration: the word of the calibration.
+        kind: Encoder-decoder, or decoder only.
+        config: The configuration's values.
+        vocab_size: Rows of the output head.
+        positions: Longest sequence the model can take; None where there is no limit.
+        untied: Whether the output head has its own weights.
+        untied_source: How that is known.
+    """
+
+    name: str
+    family: str
+    kind: Kind
+    config: Mapping[str, object]
+    vocab_size: int
+    positions: int | None
+    untied: bool
+    untied_source: str
+
+
+def model_facts(
+    name: str, config: Mapping[str, object], *, checkpoint: Checkpoint | None = None, untied: bool | None = None
+) -> ModelFacts:
+    """Reads a configuration.
+
+    Args:
+        name: For messages.
+        config: Values as in config.json; `model_type` is required.
+        checkpoint: The model's weights, where they are at hand: they decide whether the head is tied.
+        untied: The person's own word on that; wins.
+
+    Raises:
+        RequestError: When this is no language model that can be estimated; with every reason.
+
+    >>> facts = model_facts("kogpt2", {"model_type": "gpt2", "vocab_size": 51200, "n_positions": 1024})
+    >>> facts.kind, facts.positions, facts.untied
+    ('causal', 1024, False)
+    """
+    problems = Problems()
+    family = str(config.get("model_type") or "")
+    kind = _kind(config, problems)
+    vocab_size = config.get("vocab_size")
+    if type(vocab_size) is not int or vocab_size < 2:
+        problems.add(f"vocab_size must be a whole number of at least 2, but is {vocab_size!r}")
+    if config.get("auto_map"):
+        problems.add("the model brings its own code (auto_map); code of a repository is not run, so it is not traced")
+    if "quantization_config" in config:
+        problems.add("quantized weights are not modelled; estimate the model that was quantized")
+    if not family:
+        problems.add("model_type is missing")
+    problems.raise_if_any(f"{name} is no language model that can be estimated")
+    assert kind is not None
+    assert isinstance(vocab_size, int)
+    known, source = _untied(family, config, checkpoint, untied)
+    return ModelFacts(
+        name=name,
+        family=family,
+        kind=kind,
+        config=MappingProxyType(dict(config)),
+        vocab_size=vocab_size,
+        positions=_positions(family, config),
+        untied=known,
+        untied_source=source,
+    )
+
+
+def read_model_folder(folder: Path, *, untied: bool | None = None) -> ModelFacts:
+    """Reads a local model: config.json and, where there are any, the headers of its weights.
+
+    Raises:
+        RequestError: When config.json is absent or no JSON, or the model cannot be estimated.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if (folder / ADAPTER).is_file():
+            raise RequestError(
+                f"{folder}: an adapter (LoRA), which is not estimated: adapters are not trained here",
+                ["its base model, trained in full, needs more than any adapter of it: estimate that as a bound"],
+            ) from None
+        raise RequestError(f"{folder}: no config.json here, so this is no model folder") from None
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise RequestError(f"{path}: expected a JSON object, found {type(config).__name__}")
+    return model_facts(str(folder), config, checkpoint=read_checkpoint(folder), untied=untied)
+
+
+def _kind(config: Mapping[str, object], problems: Problems) -> Kind | None:
+    family = str(config.get("model_type") or "")
+    listed = config.get("architectures")
+    classes = [str(item) for item in listed] if isinstance(listed, list) else []
+    other = [key for key in NOT_TEXT if key in config]
+    if other:
+        problems.add(f"it reads more than text ({', '.join(other)})")
+        return None
+    if config.get("is_encoder_decoder") is True or family in SEQ2SEQ_TYPES:
+        return "seq2seq"
+    if family in CAUSAL_TYPES or any(name.endswith(CAUSAL_ENDINGS) for name in classes):
+        return "causal"
+    if any(name.endswith(SEQ2SEQ_ENDINGS) for name in classes):
+        return "seq2seq"
+    found = f"model_type {family!r}" + (f", architectures {', '.join(classes)}" if classes else "")
+    problems.add(f"{found} neither writes text from text (seq2seq) nor continues text (causal)")
+    return None
+
+
+def _positions(family: str, config: Mapping[str, object]) -> int | None:
+    if family in NO_POSITION_LIMIT:
+        return None
+    return next((value for key in POSITIONS if type(value := config.get(key)) is int), None)
+
+
+def _untied(
+    family: str, config: Mapping[str, object], checkpoint: Checkpoint | None, given: bool | None
+) -> tuple[bool, str]:
+    if given is not None:
+        return given, "as asked"
+    stored = checkpoint.untied() if checkpoint else None
+    if stored is not None and checkpoint:
+        return stored, f"the weights in {checkpoint.folder}"
+    written = config.get("tie_word_embeddings")
+    gated_t5 = family in ("mt5", "umt5") or (family == "t5" and "gated" in str(config.get("feed_forward_proj", "")))
+    # transformers 5 writes and reads "tied" for every T5, so that word decides nothing there; but the checkpoints of
+    # T5 1.1 and mT5 (gated feed-forward) hold a head of their own, which is kept: the larger case is assumed.
+    if gated_t5 and written is not False:
+        return True, "assumed: published checkpoints of T5 1.1 and mT5 have a head of their own; no weights at hand"
+    if isinstance(written, bool):
+        return not written, "tie_word_embeddings of the configuration; no weights at hand"
+    return False, "the family's default; no weights at hand"

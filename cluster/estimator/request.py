@@ -1,0 +1,173 @@
+"""What is asked of the estimator: a model, how it is trained and scored, on which card. Checked when built."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cluster.estimator.calibration import ONE_CARD, Layout
+from cluster.estimator.gpu_profile import GpuProfile
+from cluster.estimator.model_facts import ModelFacts
+from cluster.estimator.sharding import Sharding
+from common.errors import Problems
+from common.strict import nearest
+
+Precision = Literal["fp32", "fp16", "bf16"]
+Allocator = Literal["expandable", "native"]
+PRECISIONS = ("fp32", "fp16", "bf16")
+OPTIMIZERS = ("adamw_fused", "adamw", "adafactor", "adamw_8bit", "sgd")
+ATTENTIONS = ("sdpa", "eager")
+ALLOCATORS = ("expandable", "native")
+PAD_MULTIPLE = 8  # on a GPU the trainer pads every batch to a multiple of it, see dialsum.encoding.Collator
+BF16_SM = (8, 0)  # older cards emulate bf16
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryRequest:
+    """One trial as far as memory is concerned.
+
+    Attributes:
+        model: See model_facts.
+        gpu: The card.
+        batch_size: Effective batch.
+        gradient_accumulation_steps: Pieces it is computed in; divides it.
+        encoder_max_len: Longest dialogue in tokens.
+        decoder_max_len: Longest summary in tokens.
+        precision: fp32, or autocast to fp16 or bf16.
+        optimizer: adamw_fused, adamw, adafactor, adamw_8bit or sgd.
+        attention: sdpa or eager.
+        gradient_checkpointing: Whether activations are computed again in the backward pass.
+        label_smoothing: 0 to 1; only whether it is 0 moves memory.
+        dropout: None keeps the model's own; only whether it is 0 moves memory.
+        num_beams: Of the generation.
+        generation_batch_size: Dialogues that are scored and summarized together.
+        generation_max_len: Longest generated summary; decoder_max_len when None.
+        no_repeat_ngram_size: Of the generation; only whether it is 0 moves memory.
+        allocator: expandable (expandable_segments:True, as the guard sets it) or native (torch's default).
+        torch_compile: Bounded, not modelled.
+        ranks: Data-parallel processes, each on a card of its own. Above 1 the estimate is of one of these cards,
+            bounded and not modelled: one more copy of all gradients for DDP's buckets, and NCCL's buffers.
+        sharding: What is gathered of a model that is divided among these processes (FSDP); None where each holds all.
+        lengths: (encoder, decoder) tokens of each dialogue of the training data: with them an estimate replays batches
+            as they come, not the longest one alone.
+
+    Raises:
+        RequestError: With every value that cannot be.
+    """
+
+    model: ModelFacts
+    gpu: GpuProfile
+    batch_size: int
+    gradient_accumulation_steps: int = 1
+    encoder_max_len: int = 512
+    decoder_max_len: int = 128
+    precision: Precision = "bf16"
+    optimizer: str = "adamw_fused"
+    attention: str = "sdpa"
+    gradient_checkpointing: bool = False
+    label_smoothing: float = 0.0
+    dropout: float | None = None
+    num_beams: int = 1
+    generation_batch_size: int = 32
+    generation_max_len: int | None = None
+    no_repeat_ngram_size: int = 0
+    allocator: Allocator = "expandable"
+    torch_compile: bool = False
+    ranks: int = 1
+    sharding: Sharding | None = None
+    lengths: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        _check_numbers(self, problems)
+        _check_words(self, problems)
+        if not problems:
+            _check_positions(self, problems)
+        problems.raise_if_any("memory estimate")
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples in one forward pass of one process."""
+        return self.batch_size // self.gradient_accumulation_steps // self.ranks
+
+    @property
+    def layout(self) -> Layout:
+        """How the model lies on its cards; see calibration.Peak."""
+        if self.ranks == 1:
+            return ONE_CARD
+        return "data-parallel" if self.sharding is None else "divided"
+
+    @property
+    def new_tokens(self) -> int:
+        """Longest generated summary."""
+        return self.generation_max_len or self.decoder_max_len
+
+    @property
+    def padded_lengths(self) -> tuple[int, int]:
+        """Encoder and decoder length of the longest training batch, as the trainer's collator pads it.
+
+        For a causal model both make one sequence, which is padded as a whole.
+        """
+        return self.padded(self.encoder_max_len, self.decoder_max_len)
+
+    def padded(self, encoder_len: int, decoder_len: int) -> tuple[int, int]:
+        """Returns the lengths of a batch whose longest texts are so long, as the trainer's collator pads it."""
+        if self.model.kind == "causal":
+            return encoder_len, _whole_steps(encoder_len + decoder_len) - encoder_len
+        return _whole_steps(encoder_len), _whole_steps(decoder_len)
+
+
+def _whole_steps(length: int) -> int:
+    return -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
+
+
+def _check_numbers(request: MemoryRequest, problems: Problems) -> None:
+    least = {
+        "batch_size": 1, "gradient_accumulation_steps": 1, "encoder_max_len": 1, "decoder_max_len": 2, "num_beams": 1,
+        "generation_batch_size": 1, "generation_max_len": 2, "no_repeat_ngram_size": 0, "ranks": 1,
+    }  # fmt: skip
+    for name, smallest in least.items():
+        value = getattr(request, name)
+        if value is not None and value < smallest:
+            problems.add(f"{name} must be at least {smallest}, but is {value}")
+    pieces = request.gradient_accumulation_steps
+    if pieces >= 1 and request.ranks >= 1 and request.batch_size >= 1 and request.batch_size % (pieces * request.ranks):
+        over = f" on {request.ranks} cards" if request.ranks > 1 else ""
+        problems.add(f"gradient_accumulation_steps must divide batch_size {request.batch_size}{over}, but is {pieces}")
+    if request.sharding is not None and request.ranks < 2:
+        problems.add(f"a model is divided among at least 2 cards, but ranks is {request.ranks}")
+    if any(encoder_len < 1 or decoder_len < 1 for encoder_len, decoder_len in request.lengths):
+        problems.add("lengths must be at least 1 token each")
+    for name in ("label_smoothing", "dropout"):
+        value = getattr(request, name)
+        if value is not None and not 0 <= value < 1:
+            problems.add(f"{name} must be at least 0 and below 1, but is {value}")
+
+
+def _check_words(request: MemoryRequest, problems: Problems) -> None:
+    choices = (
+        ("precision", PRECISIONS),
+        ("optimizer", OPTIMIZERS),
+        ("attention", ATTENTIONS),
+        ("allocator", ALLOCATORS),
+    )
+    for name, words in choices:
+        value = str(getattr(request, name))
+        if value not in words:
+            problems.add(f"{name} must be one of {', '.join(words)}, but is {value!r}{nearest(value, words)}")
+
+
+def _check_positions(request: MemoryRequest, problems: Problems) -> None:
+    positions = request.model.positions
+    if positions is None:
+        return
+    lengths = {"encoder_max_len": request.encoder_max_len}
+    names = {"decoder_max_len": request.decoder_max_len, "generation_max_len": request.generation_max_len or 0}
+    if request.model.kind == "causal":  # dialogue and summary are one sequence
+        lengths |= {f"encoder_max_len + {name}": request.encoder_max_len + value for name, value in names.items()}
+    else:
+        lengths |= names
+    longest: dict[int, str] = {}
+    for name, value in lengths.items():
+        longest.setdefault(value, name)
+    for value, name in longest.items():
+        if value > positions:
+            problems.add(f"{name} must be at most {positions}, the positions of {request.model.name}, but is {value}")

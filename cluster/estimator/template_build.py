@@ -1,0 +1,151 @@
+"""Makes parts of templates by tracing, in a process of its own: torch stays out of the caller's.
+
+`python -m cluster.estimator.template_build` reads one job as JSON from standard input.
+Must not import torch at the top.
+"""
+
+import gc
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from cluster.estimator.cuda_imitation import KERNEL_FAMILIES, KernelFamily
+from cluster.estimator.template_file import Part, write_part
+from cluster.estimator.template_fit import (
+    GENERATED_BEHIND,
+    GENERATED_BESIDE,
+    GENERATION_SHAPES,
+    ONE_SEQUENCE,
+    SHAPES,
+    TWO_SEQUENCES,
+    Growth,
+    condense,
+    constant_tape,
+    fit,
+)
+from cluster.estimator.template_keys import PartKey
+from cluster.estimator.template_tape import Tape
+from cluster.estimator.trace import Trace, trace
+from cluster.estimator.workload import Recipe, Workload
+from common import cli
+from common.errors import RequestError, WorkError
+
+TIME_LIMIT_S = 600.0  # for all parts; a trace takes seconds even of large models
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def build_part(workload: Workload, key: PartKey, *, family: KernelFamily) -> Part:
+    """Traces what a part needs and fits its tapes.
+
+    Args:
+        workload: Makes what the key says; nobody checks that here.
+        key: The part.
+        family: Which attention kernels the GPU prefers.
+
+    Raises:
+        WorkError: When the model's sizes are no products of batch and lengths.
+    """
+    together = ONE_SEQUENCE if workload.causal else TWO_SEQUENCES
+    behind = GENERATED_BEHIND if workload.causal else GENERATED_BESIDE
+    if key.part == "optimizer":
+        traces = [trace(workload, SHAPES[0], family=family, parts=("optimizer",))]
+        tapes = {name: constant_tape(raw) for name, raw in traces[0].tapes.items()}
+    elif key.part == "step":
+        traces = [trace(workload, shape, family=family, parts=("train",)) for shape in SHAPES]
+        tapes = {name: _fitted(traces, name, together) for name in ("first", "later")}
+    else:
+        traces = [trace(workload, shape, family=family, parts=("evaluate",)) for shape in SHAPES]
+        tapes = {"evaluate": _fitted(traces, "evaluate", together)}
+        traces = [trace(workload, shape, family=family, parts=("greedy", "beam")) for shape in GENERATION_SHAPES]
+        tapes["greedy"] = _fitted(traces, "greedy", behind)
+        tapes["beam"] = _fitted(traces, "beam", replace(behind, beams=True))
+    last = traces[-1]
+    return Part(
+        key=key,
+        tapes=tapes,
+        causal=workload.causal,
+        model_parameters=last.model_parameters,
+        operations=last.operations,
+        weight_bytes=last.weight_bytes,
+    )
+
+
+def build_in_subprocess(recipe: Recipe, keys: Sequence[PartKey], *, family: KernelFamily, folder: Path) -> None:
+    """Makes parts and writes them into a folder; takes seconds. Two processes share the work where there is enough.
+
+    Args:
+        recipe: How the other processes make the workload.
+        keys: The parts.
+        family: Which attention kernels the GPU prefers.
+        folder: Where the files go.
+
+    Raises:
+        RequestError: When the workload refuses its settings.
+        WorkError: When the trace fails; with the last lines of what it said.
+    """
+
+    def build(group: Sequence[PartKey]) -> None:
+        _build_group(recipe, group, family=family, folder=folder)
+
+    # An evaluation takes about as long as everything else.
+    halves = [[key for key in keys if (key.part == "evaluation") == alone] for alone in (True, False)]
+    with ThreadPoolExecutor(max_workers=len(halves)) as pool:
+        list(pool.map(build, filter(None, halves)))
+
+
+def _build_group(recipe: Recipe, keys: Sequence[PartKey], *, family: KernelFamily, folder: Path) -> None:
+    job = {
+        "factory": recipe.factory,
+        "settings": dict(recipe.settings),
+        "keys": [key.to_dict() for key in keys],
+        "family": family,
+        "folder": str(folder.absolute()),
+    }
+    # A trace needs one core, no GPU and no hub.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "cluster.estimator.template_build"],
+            input=json.dumps(job), capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False, env=environment,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise WorkError(f"tracing the model took longer than {TIME_LIMIT_S:.0f} s and was ended") from None
+    if done.returncode == 0:
+        return
+    said = done.stderr.strip()
+    if done.returncode == RequestError.exit_code:
+        raise RequestError(said.removeprefix("error: "))
+    raise WorkError("the model could not be traced:\n" + "\n".join(said.splitlines()[-6:]))
+
+
+def _fitted(traces: Sequence[Trace], name: str, growth: Growth) -> Tape:
+    raws = [traced.tapes[name] for traced in traces]
+    if name in ("greedy", "beam"):
+        raws = [condense(raw) for raw in raws]
+    return fit(raws, [traced.shape for traced in traces], growth).tape
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Does the job that stands on standard input."""
+    job = json.loads(sys.stdin.read())
+    warnings.filterwarnings("ignore")  # of models that are never trained here
+    logging.disable(logging.WARNING)
+    workload = Recipe(factory=job["factory"], settings=job["settings"]).make()
+    family = next(name for name in KERNEL_FAMILIES if name == job["family"])
+    gc.freeze()  # each trace begins with a collection, which then passes over the libraries
+    for stored in job["keys"]:
+        key = PartKey.from_dict(stored)
+        write_part(Path(job["folder"]), build_part(workload, key, family=family))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

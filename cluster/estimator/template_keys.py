@@ -1,0 +1,166 @@
+"""Names of templates: what each holds for, hashed so that equal jobs find the same file. Imports nothing heavy."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import Literal
+
+from cluster.estimator.cuda_imitation import KernelFamily
+from cluster.estimator.template import TemplateKey
+
+PartName = Literal["step", "optimizer", "evaluation"]
+PART_NAMES: tuple[PartName, ...] = ("step", "optimizer", "evaluation")
+FORMAT = 1  # of files; changes with what a trace counts, so that older files are made again
+DROPOUTS = re.compile(r"(dropout|dropout_rate|_pdrop|layerdrop)$")
+ABOVE_ZERO_UNLESS_SAID = frozenset({"dropout", "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop"})
+TOKENS = re.compile(r"_token_ids?$")
+NOT_MEMORY = re.compile(  # keys of config.json that move no byte
+    r"^(_.*|architectures|transformers_version|(torch_)?dtype|id2label|label2id|num_labels|task_specific_params|"
+    r"tokenizer_class|init_std|initializer_.*|auto_map|author|name_or_path|model_type_name|is_encoder_decoder|"
+    r"use_cache|output_.*|return_dict|tie_word_embeddings|tie_encoder_decoder|attn_implementation|problem_type|"
+    r"n_ctx|kobart_version|gradient_checkpointing)$"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartKey:
+    """A part of a template, shared by all templates that agree in what it depends on.
+
+    Attributes:
+        part: step (micro-steps), optimizer or evaluation (loss and generation).
+        model: See model_hash.
+        options: What else it depends on, in a fixed order.
+        torch: Version.
+        transformers: Version.
+    """
+
+    part: PartName
+    model: str
+    options: tuple[tuple[str, str], ...]
+    torch: str
+    transformers: str
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns plain values for JSON."""
+        return {
+            "format": FORMAT, "part": self.part, "model": self.model, "options": dict(self.options),
+            "torch": self.torch, "transformers": self.transformers,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, object]) -> "PartKey":
+        """Reads what to_dict gave.
+
+        Raises:
+            ValueError: When it is none, or of another format.
+        """
+        options = stored.get("options")
+        part = next((name for name in PART_NAMES if name == stored.get("part")), None)
+        if part is None or not isinstance(options, Mapping) or stored.get("format") != FORMAT:
+            raise ValueError(f"no key of a part: {stored}")
+        return cls(
+            part=part,
+            model=str(stored["model"]),
+            options=tuple((str(name), str(value)) for name, value in options.items()),
+            torch=str(stored["torch"]),
+            transformers=str(stored["transformers"]),
+        )
+
+    @property
+    def file_name(self) -> str:
+        """Name of its file: readable where it is short, told apart by a hash."""
+        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        words = "-".join(value for _, value in self.options)
+        return f"{self.part}-{words}-{digest}.npz"
+
+
+def model_hash(config: Mapping[str, object], *, untied: bool) -> str:
+    """Hashes what of a model's configuration moves memory.
+
+    Names and versions do not; token ids do by being there; a dropout does by being 0 or not, where that is unusual.
+
+    Args:
+        config: Values as in config.json.
+        untied: Whether the output head has weights of its own.
+
+    >>> small = {"model_type": "bart", "d_model": 8, "eos_token_id": 1}
+    >>> model_hash(small, untied=False) == model_hash(small | {"eos_token_id": 2, "dropout": 0.3}, untied=False)
+    True
+    >>> model_hash(small, untied=False) == model_hash(small, untied=True)
+    False
+    >>> model_hash(small, untied=False) == model_hash(small | {"attention_dropout": 0.1}, untied=False)
+    False
+    """
+    kept: dict[str, object] = {"untied": untied}
+    for name, value in config.items():
+        if value is None or NOT_MEMORY.match(name):
+            continue
+        if DROPOUTS.search(name):
+            above_zero = isinstance(value, (int, float)) and value > 0
+            if above_zero != (name in ABOVE_ZERO_UNLESS_SAID):
+                kept[name] = above_zero
+        else:
+            kept[name] = True if TOKENS.search(name) else value
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def has_dropout(config: Mapping[str, object], dropout: float | None) -> bool:
+    """Says whether any dropout is above 0.
+
+    Args:
+        config: Values as in config.json; a value that is not there is taken for one above 0, as in most models.
+        dropout: What replaces the model's own; None keeps it.
+
+    >>> has_dropout({"dropout_rate": 0.0}, None), has_dropout({}, None), has_dropout({}, 0.0)
+    (False, True, False)
+    """
+    if dropout is not None:
+        return dropout > 0
+    named = [value for name, value in config.items() if DROPOUTS.search(name) and isinstance(value, (int, float))]
+    return any(value > 0 for value in named) if named else True
+
+
+def kernels_that_matter(family: KernelFamily, *, precision: str, attention: str) -> KernelFamily:
+    """Returns the family under which a job's kernels are filed: in fp32 and with eager attention all are alike.
+
+    >>> kernels_that_matter("cudnn", precision="fp32", attention="sdpa")
+    'efficient'
+    """
+    return family if precision != "fp32" and attention == "sdpa" else "efficient"
+
+
+def part_key(key: TemplateKey, part: PartName) -> PartKey:
+    """Returns the name of one part of a template.
+
+    fp16 and bf16 share parts: what they hold is alike but for the gradient scaler's few scalars, which are counted.
+    """
+    half = "fp32" if key.precision == "fp32" else "half"
+    common = [("precision", half), ("attention", key.attention), ("kernels", key.kernels)]
+    if part == "optimizer":
+        options = [("optimizer", key.optimizer)]
+    elif part == "evaluation":
+        options = [*common, ("ngrams", "ngrams" if key.no_repeat_ngrams else "free")]
+    else:
+        options = [
+            *common,
+            ("layers", "recomputed" if key.gradient_checkpointing else "kept"),
+            ("dropout", "dropout" if key.dropout else "nodropout"),
+            ("smoothing", "smoothed" if key.label_smoothing else "plain"),
+        ]
+    return PartKey(
+        part=part, model=key.model, options=tuple(options), torch=key.torch, transformers=key.transformers
+    )  # fmt: skip
+
+
+@cache
+def installed_version(package: str) -> str:
+    """Returns a package's version without its build, for example "2.13.0" of "2.13.0+cpu"; imports nothing.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: When it is not installed.
+    """
+    return version(package).partition("+")[0]

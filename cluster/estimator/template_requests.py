@@ -1,0 +1,49 @@
+"""From a memory request to the name of its template and the settings of its workload. Imports nothing heavy."""
+
+from collections.abc import Mapping
+
+from cluster.estimator.cuda_imitation import kernel_family
+from cluster.estimator.request import MemoryRequest
+from cluster.estimator.template import TemplateKey
+from cluster.estimator.template_keys import has_dropout, installed_version, kernels_that_matter, model_hash
+
+TRACED_SMOOTHING = 0.1  # how much is smoothed moves no byte, only whether
+# How long a forbidden repetition is moves no byte of the peak: the mask of banned tokens and the copy of the scores do.
+TRACED_NGRAM_SIZE = 2
+
+
+def key_of(request: MemoryRequest) -> TemplateKey:
+    """Names the template that answers a request."""
+    family = kernel_family(request.gpu.sm)
+    return TemplateKey(
+        model=model_hash(request.model.config, untied=request.model.untied),
+        precision=request.precision,
+        optimizer=request.optimizer,
+        attention=request.attention,
+        gradient_checkpointing=request.gradient_checkpointing,
+        dropout=has_dropout(request.model.config, request.dropout),
+        label_smoothing=request.label_smoothing > 0,
+        accumulation=request.gradient_accumulation_steps > 1,
+        kernels=kernels_that_matter(family, precision=request.precision, attention=request.attention),
+        torch=installed_version("torch"),
+        transformers=installed_version("transformers"),
+        no_repeat_ngrams=request.no_repeat_ngram_size > 0,
+    )
+
+
+def settings_of(request: MemoryRequest) -> Mapping[str, object]:
+    """Returns the keyword arguments of the workload that a request describes (dialsum.workload.summarizer_workload).
+
+    What shares a template is traced alike, whichever comes first: fp16 for both half precisions, one smoothing.
+    """
+    return {
+        "model_config": dict(request.model.config),
+        "untied": request.model.untied,
+        "precision": "fp32" if request.precision == "fp32" else "fp16",
+        "optimizer": request.optimizer,
+        "attention": request.attention,
+        "gradient_checkpointing": request.gradient_checkpointing,
+        "dropout": request.dropout,
+        "label_smoothing": TRACED_SMOOTHING if request.label_smoothing > 0 else 0.0,
+        "no_repeat_ngram_size": TRACED_NGRAM_SIZE if request.no_repeat_ngram_size > 0 else 0,
+    }

@@ -1,0 +1,111 @@
+"""Where templates are: shipped with the package, else in the user's cache, else traced now. Imports no torch."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from cluster.estimator.cuda_imitation import KERNEL_FAMILIES
+from cluster.estimator.template import Template, TemplateKey, TrainTapes
+from cluster.estimator.template_archive import read_shipped
+from cluster.estimator.template_build import build_in_subprocess
+from cluster.estimator.template_file import Part, read_part
+from cluster.estimator.template_keys import PART_NAMES, PartKey, PartName, part_key
+from cluster.estimator.workload import Recipe
+from common.errors import WorkError
+
+SHIPPED = Path(__file__).with_name("templates")
+CACHE = Path(".cache/dialsum/templates")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """A part and where it was."""
+
+    part: Part
+    source: str
+
+
+def find_template(
+    key: TemplateKey,
+    recipe: Recipe,
+    *,
+    cache: Path = CACHE,
+    shipped: Path = SHIPPED,
+    note: Callable[[str], None] = lambda text: None,
+) -> Template:
+    """Returns the template of a key: shipped, from the cache, or traced now and put into the cache.
+
+    A file that is torn, was changed or holds for another key is made again, never trusted.
+
+    Args:
+        key: See template_keys.
+        recipe: Makes the workload that the key describes, should it have to be traced.
+        cache: The user's folder of templates.
+        shipped: The package's own archives, see template_archive.
+        note: Told before a trace begins, which takes seconds.
+
+    Raises:
+        RequestError: When the workload refuses its settings.
+        WorkError: When the model cannot be traced, or what was written cannot be read back.
+    """
+    found = {part: _at_hand(part_key(key, part), shipped, cache) for part in PART_NAMES}
+    missing = [part_key(key, part) for part, where in found.items() if where is None]
+    if missing:
+        note(f"no template at hand: tracing {', '.join(wanted.part for wanted in missing)} (some seconds, once)")
+        family = next(name for name in KERNEL_FAMILIES if name == key.kernels)
+        build_in_subprocess(recipe, missing, family=family, folder=cache)
+        for wanted in missing:
+            _remembered.cache_clear()
+            made = _at_hand(wanted, shipped, cache)
+            if made is None:
+                raise WorkError(f"{cache / wanted.file_name} was written and cannot be read back; is the disk full?")
+            found[wanted.part] = dataclasses.replace(made, source="traced now")
+    return _assembled(key, {part: where for part, where in found.items() if where is not None})
+
+
+def has_template(key: TemplateKey, *, cache: Path = CACHE, shipped: Path = SHIPPED) -> bool:
+    """Says whether find_template would answer without a trace."""
+    return all(_at_hand(part_key(key, part), shipped, cache) is not None for part in PART_NAMES)
+
+
+def _at_hand(key: PartKey, shipped: Path, cache: Path) -> Found | None:
+    part = _remembered_shipped(shipped, key)
+    if part is not None:
+        return Found(part=part, source="shipped")
+    part = _remembered(cache.absolute(), key)
+    return Found(part=part, source=str(cache)) if part is not None else None
+
+
+@lru_cache(maxsize=1024)
+def _remembered_shipped(folder: Path, key: PartKey) -> Part | None:
+    return read_shipped(folder, key)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(folder: Path, key: PartKey) -> Part | None:
+    return read_part(folder, key)
+
+
+def _assembled(key: TemplateKey, found: dict[PartName, Found]) -> Template:
+    step, optimizer, evaluation = (found[part].part for part in PART_NAMES)
+    assert np.array_equal(step.weight_bytes, evaluation.weight_bytes), "parts of one model have the same weights"
+    return Template(
+        key=key,
+        causal=step.causal,
+        model_parameters=step.model_parameters,
+        operations=step.operations,
+        weight_bytes=step.weight_bytes,
+        train=TrainTapes(
+            first=step.tapes["first"],
+            later=step.tapes["later"],
+            optimizer_first=optimizer.tapes["optimizer_first"],
+            optimizer_later=optimizer.tapes["optimizer_later"],
+        ),
+        evaluate=evaluation.tapes["evaluate"],
+        greedy=evaluation.tapes["greedy"],
+        beam=evaluation.tapes["beam"],
+        source=", ".join(sorted({where.source for where in found.values()})),
+    )

@@ -1,0 +1,241 @@
+"""Runs a workload on meta tensors and writes down what it would allocate on a GPU. No weights, no GPU, about a second.
+
+Must not import torch at the top.
+"""
+
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from cluster.estimator.cuda_imitation import Autocast, KernelFamily, imitation, kernel_workspace_bytes
+from cluster.estimator.template_tape import Ints
+from cluster.estimator.trace_recorder import GRADIENTS, OPTIMIZER, RawTape, Recorder, watching
+from cluster.estimator.workload import Shape, Workload
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+Part = Literal["train", "optimizer", "evaluate", "greedy", "beam"]
+ALL_PARTS: tuple[Part, ...] = ("train", "optimizer", "evaluate", "greedy", "beam")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What a workload allocates at one shape.
+
+    Attributes:
+        shape: The shape.
+        weight_bytes: Sizes of parameters and buffers, one per block.
+        model_parameters: Elements of all parameters, a tied one once.
+        operations: Tensor operations of one forward and backward pass; 0 where training was not traced.
+        tapes: By name: first and later (micro-steps), optimizer_first, optimizer_later, evaluate, greedy, beam.
+    """
+
+    shape: Shape
+    weight_bytes: Ints
+    model_parameters: int
+    operations: int
+    tapes: Mapping[str, RawTape]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedPeaks:
+    """The most that is held at once when a workload is run in order, as its trainer runs it; bytes.
+
+    Attributes:
+        train: Over optimizer steps.
+        evaluate: Loss of one batch after them.
+        generate: Summaries of one batch after that.
+    """
+
+    train: int
+    evaluate: int
+    generate: int
+
+
+def trace(workload: Workload, shape: Shape, *, family: KernelFamily, parts: tuple[Part, ...] = ALL_PARTS) -> Trace:
+    """Traces parts of a workload, each standing alone on the weights (some on gradients and states too).
+
+    Args:
+        workload: What is run.
+        shape: Batch, lengths and beams; a generation runs `decoder_len` forward passes.
+        family: Which attention kernels the GPU prefers.
+        parts: What is traced.
+    """
+    names: list[str] = []
+    operations = 0
+    with _stage(workload, family) as stage:
+        if "train" in parts:
+            stage.micro_step("first", shape)
+            operations = stage.recorder.operations
+            stage.recorder.mark_kept("first", GRADIENTS)
+            stage.micro_step("later", shape)
+            names += ["first", "later"]
+        if "optimizer" in parts:
+            stage.make_gradients()
+            stage.optimizer_step("optimizer_first")
+            stage.recorder.mark_kept("optimizer_first", OPTIMIZER)
+            stage.optimizer_step("optimizer_later")
+            names += ["optimizer_first", "optimizer_later"]
+        stage.drop_gradients()
+        if "evaluate" in parts:
+            stage.evaluate("evaluate", shape)
+            names.append("evaluate")
+        if "greedy" in parts:
+            stage.generate("greedy", replace(shape, beams=1))
+            names.append("greedy")
+        if "beam" in parts:
+            stage.generate("beam", shape)
+            names.append("beam")
+        return Trace(
+            shape=shape,
+            weight_bytes=stage.weight_bytes,
+            model_parameters=stage.model_parameters,
+            operations=operations,
+            tapes={name: stage.recorder.tape(name) for name in names},
+        )
+
+
+def traced_peaks(
+    workload: Workload,
+    shape: Shape,
+    *,
+    family: KernelFamily,
+    micro_steps: int = 1,
+    steps: int = 2,
+    generated: Shape | None = None,
+) -> TracedPeaks:
+    """Runs optimizer steps, an evaluation and a generation in order, and counts: what templates are checked against.
+
+    Args:
+        workload: What is run.
+        shape: Batch, lengths and beams.
+        family: Which attention kernels the GPU prefers.
+        micro_steps: Micro-batches behind one optimizer step.
+        steps: Optimizer steps; states exist from the second on.
+        generated: The generation's own sizes; those of shape when None.
+    """
+    with _stage(workload, family) as stage:
+        train = stage.train(shape, micro_steps=micro_steps, steps=steps)
+        stage.evaluate("evaluate", shape)
+        evaluate = stage.recorder.peak_bytes
+        stage.generate("generate", generated or shape)
+        return TracedPeaks(train=train, evaluate=evaluate, generate=stage.recorder.peak_bytes)
+
+
+class _StopGeneration(Exception):  # noqa: N818  # no error: the tracer has seen enough
+    """Ends a generation after the last forward pass that counts."""
+
+
+class _Stage:
+    """A model on meta under the modes, and the steps that can be played with it."""
+
+    def __init__(self, workload: Workload, recorder: Recorder, model: "nn.Module") -> None:
+        self._workload = workload
+        self._model = model
+        self._optimizer: Optimizer | None = None
+        self.recorder = recorder
+        self.weight_bytes = recorder.live_sizes("load")
+        self.model_parameters = sum(parameter.numel() for parameter in model.parameters())
+        recorder.know_parameters([tuple(parameter.shape) for parameter in model.parameters()])
+        recorder.operations = 0
+
+    def micro_step(self, section: str, shape: Shape) -> None:
+        """Forward and backward pass of one micro-batch."""
+        self._begin(section, "forward", training=True)
+        batch = self._workload.batch(shape)
+        loss = self._workload.loss(self._model, batch)
+        self.recorder.enter_phase("backward")
+        loss.backward()  # type: ignore[no-untyped-call]
+        del loss, batch
+
+    def make_gradients(self) -> None:
+        """Gives every parameter a gradient that has none."""
+        import torch
+
+        self._begin("gradients", "backward", training=True)
+        for parameter in self._model.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.empty_like(parameter)
+
+    def drop_gradients(self) -> None:
+        """Sets gradients to None, as the trainer does after each step."""
+        self._begin("zero", "optimizer", training=True)
+        for parameter in self._model.parameters():
+            parameter.grad = None
+
+    def optimizer_step(self, section: str) -> None:
+        """Steps; the first time the optimizer is built and makes its states, which stay."""
+        self._begin(section, "optimizer", training=True)
+        if self._optimizer is None:
+            self._optimizer = self._workload.build_optimizer(self._model)
+        self._workload.optimizer_step(self._model, self._optimizer)
+
+    def train(self, shape: Shape, *, micro_steps: int, steps: int) -> int:
+        """Runs whole optimizer steps and returns the most bytes held in any of them."""
+        found = []
+        for step in range(steps):
+            for micro_step in range(micro_steps):
+                self.micro_step(f"step {step} {micro_step}", shape)
+                found.append(self.recorder.peak_bytes)
+            self.optimizer_step(f"optimizer {step}")
+            found.append(self.recorder.peak_bytes)
+            self.drop_gradients()
+        return max(found)
+
+    def evaluate(self, section: str, shape: Shape) -> None:
+        """Loss without gradients."""
+        self._begin(section, "forward", training=False)
+        self._workload.evaluate(self._model, shape)
+
+    def generate(self, section: str, shape: Shape) -> None:
+        """Generation of `decoder_len` forward passes; one phase each, and one for what is released at the end."""
+        self._begin(section, "start", training=False)
+
+        def on_forward(number: int) -> None:
+            self.recorder.enter_phase(f"pass {number}" if number < shape.decoder_len else "end")
+            if number >= shape.decoder_len:
+                raise _StopGeneration
+
+        try:
+            self._workload.generate(self._model, shape, on_forward)
+        except _StopGeneration as stop:
+            stop.__traceback__ = None  # its frames hold the generation's tensors
+
+    def _begin(self, section: str, phase: str, *, training: bool) -> None:
+        self.recorder.open_section(section)
+        self.recorder.enter_phase(phase)
+        self._model.train(training)
+
+
+@contextmanager
+def _stage(workload: Workload, family: KernelFamily) -> Iterator[_Stage]:
+    import torch
+
+    autocast = Autocast(workload.precision)
+    recorder = Recorder(vocabulary=workload.vocabulary)
+    cuda = imitation(autocast, family)
+
+    @contextmanager
+    def recompute() -> Iterator[None]:  # the backward pass has left the function mode
+        with cuda, autocast.region():
+            yield
+
+    gc.collect()
+    gc.disable()  # releases come from reference counts alone, so that a trace is the same every time
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(watching(recorder, kernel_workspace_bytes))
+            stack.enter_context(torch.device("meta"))
+            recorder.open_section("load")
+            recorder.enter_phase("load")
+            model = workload.build_model(autocast.region, recompute)
+            stage = _Stage(workload, recorder, model)
+            stack.enter_context(cuda)
+            yield stage
+    finally:
+        recorder.stop()
+        gc.enable()

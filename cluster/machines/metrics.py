@@ -1,0 +1,43 @@
+"""The one door to ray.util.metrics: what is set here is on the metrics endpoint of the node, some seconds later."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from cluster.machines.metric_names import METRICS
+
+if TYPE_CHECKING:
+    from ray.util.metrics import Counter, Gauge
+
+logger = logging.getLogger(__name__)
+
+
+class Meters:
+    """Sets metrics of METRICS in this process, which must be connected to Ray; never a reason for work to fail."""
+
+    def __init__(self) -> None:
+        self._meters: dict[str, Counter | Gauge] = {}
+        self._is_broken = False
+
+    def gauge(self, name: str, value: float, **tags: str) -> None:
+        """Sets a gauge."""
+        self._record(name, "set", value, tags)
+
+    def count(self, name: str, by: float = 1.0, **tags: str) -> None:
+        """Adds to a counter."""
+        self._record(name, "inc", by, tags)
+
+    def _record(self, name: str, verb: str, value: float, tags: dict[str, str]) -> None:
+        metric = METRICS[name]
+        assert set(tags) == set(metric.tags), f"{name} has the tags {metric.tags}, not {tuple(tags)}"
+        if self._is_broken:
+            return
+        try:
+            if name not in self._meters:
+                from ray.util.metrics import Counter, Gauge
+
+                kind = Gauge if metric.kind == "gauge" else Counter
+                self._meters[name] = kind(name, description=metric.text, tag_keys=metric.tags)
+            getattr(self._meters[name], verb)(value, tags=tags)
+        except Exception as error:  # numbers for people are worth less than the work that they are about
+            self._is_broken = True
+            logger.warning("no metrics from this process any more: %s: %s", type(error).__name__, error)

@@ -1,0 +1,145 @@
+"""How a machine joins a cluster: one raylet for each GPU model in it, as Ray's labels are those of a node. Pure."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cluster.machines.hardware import Node
+from cluster.machines.loopback import LOOPBACK
+from cluster.machines.storage import STORAGE
+
+GCS_PORT = 6379
+METRICS_PORT = 8090  # of the machine's first raylet; the next ones count up
+FIRST_PORT, PORTS_A_RAYLET = 20000, 1000  # every port of a machine's first raylet beside the metrics'; then the next's
+_AGENT_PORT = 52365
+_STOP_WAIT_S = "120"  # `ray job stop` kills after 3 s by default; a clean stop of a sweep writes its state and report
+_OBJECT_STORE_PART = 0.1  # trials exchange metrics and paths, not tensors; Ray's default is 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """One `ray start`.
+
+    Attributes:
+        arguments: Without the program's name.
+        environment: Beside the machine's own.
+        stays_inside: Whether it must not be reached from other machines; then cluster.machines.loopback starts it.
+    """
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stays_inside: bool = False
+
+    def shell(self) -> str:
+        """The command for a person to read, or for a shell."""
+        settings = [f"{name}={shlex.quote(value)}" for name, value in sorted(self.environment.items())]
+        program = "python -m cluster.machines.loopback" if self.stays_inside else "ray"
+        return " ".join([*settings, program, *(shlex.quote(argument) for argument in self.arguments)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """What only the head needs.
+
+    Attributes:
+        state_dir: A folder on a disk that survives: Ray's embedded RocksDB keeps the cluster's state there, so that a
+            head that is started again finds its trials.
+        dashboard_host: Loopback, so that nothing listens beyond the machine; reach it through an SSH tunnel.
+        autoscaling_config: Given by `ray up`; None without it.
+    """
+
+    state_dir: str
+    dashboard_host: str = "127.0.0.1"
+    autoscaling_config: str | None = None
+
+
+def raylet_starts(
+    nodes: Sequence[Node],
+    *,
+    ip: str,
+    head: HeadOptions | None = None,
+    head_address: str | None = None,
+    spill_dir: str | None = None,
+    token: bool = True,
+    storage: str | None = None,
+    temporary: str = "/tmp/ray",
+) -> tuple[Start, ...]:
+    """Lists the raylets of one machine.
+
+    Args:
+        nodes: The machine's inventory, one node for each GPU model (hardware.split_by_model), each with its part of
+            CPUs and memory; one node without cards where there is no GPU.
+        ip: Address of the machine in the cluster's network.
+        head: Options of the head, on the head's machine.
+        head_address: "ip:port" of the head, on every other machine.
+        spill_dir: Where objects go that do not fit into memory; Ray's session folder where None.
+        token: Whether only those who have the token may use the cluster.
+        temporary: Ray's own folder for the machine's first raylet; each further one gets one below it. In a shared one
+            raylets would unpack a job's package over each other, and take away the folder that its driver works in.
+        storage: Folder that every machine sees at this path; results of submitted sweeps go there.
+
+    Returns:
+        The head's raylet first. Each sees only its own cards, carries their labels and has its own ports.
+
+    >>> from cluster.machines.hardware import Card
+    >>> card = Card(model="L4", total_bytes=24 * 2**30, uuid="GPU-1")
+    >>> node = Node(name="a", cards=(card,), cpus=8, memory_bytes=2**34)
+    >>> raylet_starts([node], ip="10.0.0.2", head_address="10.0.0.1:6379")[0].arguments[:3]
+    ('start', '--address=10.0.0.1:6379', '--node-ip-address=10.0.0.2')
+    """
+    assert (head is None) != (head_address is None), "a machine is the head or joins one"
+    address = head_address or f"{ip}:{GCS_PORT}"
+    starts = []
+    for index, node in enumerate(nodes):
+        arguments = ["start", f"--address={address}"]
+        environment = {"RAY_AUTH_MODE": "token" if token else "disabled", "RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S}
+        if storage:
+            environment[STORAGE] = storage
+        if head and index == 0:
+            arguments = ["start", "--head", f"--port={GCS_PORT}", *_head_arguments(head)]
+            environment |= _head_environment(head)
+        arguments += [f"--node-ip-address={ip}", *_resources(node), *_ports(index), "--disable-usage-stats"]
+        arguments += [f"--object-spilling-directory={spill_dir}"] if spill_dir else []
+        arguments += [f"--temp-dir={temporary}/raylet{index}"] if index else []
+        if len(nodes) > 1 and all(card.uuid for card in node.cards):
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(card.uuid for card in node.cards)
+        starts.append(Start(arguments=tuple(arguments), environment=environment, stays_inside=ip == LOOPBACK))
+    return tuple(starts)
+
+
+def _head_arguments(head: HeadOptions) -> list[str]:
+    arguments = [f"--dashboard-host={head.dashboard_host}"]
+    return arguments + ([f"--autoscaling-config={head.autoscaling_config}"] if head.autoscaling_config else [])
+
+
+def _head_environment(head: HeadOptions) -> dict[str, str]:
+    return {
+        "RAY_enable_autoscaler_v2": "0",  # Ray 2.60: v2 starts only one worker with the provider `local`
+        "RAY_gcs_storage": "rocksdb",
+        "RAY_gcs_storage_path": head.state_dir,
+    }
+
+
+def _resources(node: Node) -> list[str]:
+    arguments = [
+        f"--num-cpus={max(1, int(node.cpus))}",
+        f"--num-gpus={len(node.cards)}",
+        f"--object-store-memory={max(100 * 2**20, int(node.memory_bytes * _OBJECT_STORE_PART))}",
+    ]
+    labels = ",".join(f"{name}={value}" for name, value in sorted(node.labels.items()))
+    return arguments + ([f"--labels={labels}"] if labels else [])
+
+
+def _ports(index: int) -> list[str]:
+    """Fixed ports, so that a firewall can name them, and none that two raylets of a machine would both take."""
+    first = FIRST_PORT + index * PORTS_A_RAYLET
+    return [
+        f"--metrics-export-port={METRICS_PORT + index}",
+        f"--dashboard-agent-listen-port={_AGENT_PORT + index}",
+        f"--node-manager-port={first}",
+        f"--object-manager-port={first + 1}",
+        f"--dashboard-agent-grpc-port={first + 2}",
+        f"--runtime-env-agent-port={first + 3}",
+        f"--min-worker-port={first + 10}",
+        f"--max-worker-port={first + PORTS_A_RAYLET - 1}",
+    ]

@@ -1,0 +1,1 @@
+"""What is done with finished sweeps: clean, hand over, model card and reproduce."""

@@ -1,0 +1,227 @@
+"""Frees disk space by policy: checkpoints of trials that are over, weights beyond the best of each sweep, weights of
+repetitions, old caches.
+
+Decides first, and removes only what it decided on. Never the winner of a sweep, never anything of a sweep that runs or
+can be resumed, never anything that lies outside of the two folders that were named, also behind a link.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from common.errors import RequestError
+from tune_jobs.after.reproduction import REPETITIONS, RESULT_FILE
+from tune_jobs.analysis.candidates import score_of
+from tune_jobs.analysis.experiments import folder_of
+from tune_jobs.analysis.sweep_analysis import analyse
+from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder, TrialRecord
+from tune_jobs.records.sweep_lock import is_held
+from tune_jobs.search.stopping import Goal
+
+Kind = Literal["checkpoints", "weights", "repetitions", "cache"]
+KINDS: tuple[Kind, ...] = ("checkpoints", "weights", "repetitions", "cache")
+_CACHES = ("encodings", "tokenizers")  # what dialsum keeps by content and makes again when it is gone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leftover:
+    """Something that may go.
+
+    Attributes:
+        path: A folder or a file.
+        kind: What it is.
+        size_bytes: All of it.
+    """
+
+    path: Path
+    kind: Kind
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanPlan:
+    """What would go, and what stays although somebody may expect otherwise.
+
+    Attributes:
+        leftovers: In the order of their kinds.
+        kept: Sentences.
+    """
+
+    leftovers: tuple[Leftover, ...]
+    kept: tuple[str, ...]
+
+
+def plan_cleaning(output: Path, cache: Path, *, keep: int, cache_days: float, now: float) -> CleanPlan:
+    """Decides what may go; removes nothing.
+
+    Args:
+        output: What holds sweep_results/, experiments/ and perhaps reproductions/.
+        cache: Encodings and tokenizers.
+        keep: Models that each sweep keeps, the best first; at least 1. The winner is kept beside them.
+        cache_days: Cache entries that were written longer ago may go.
+        now: Unix seconds.
+
+    Raises:
+        RequestError: When the folder holds no sweep, or fewer than one model should be kept.
+    """
+    if keep < 1:
+        raise RequestError(f"--keep must be at least 1, but is {keep}: the best model is never removed")
+    sweeps = sorted(path.parent for path in (output / "sweep_results").glob("*/all_results.jsonl"))
+    if not sweeps:
+        raise RequestError(f"{output} holds no sweep_results/*/all_results.jsonl; give the output folder of sweeps")
+    kept: list[str] = []
+    ledgers: dict[Path, Ledger] = {}
+    for sweep in sweeps:
+        try:
+            ledgers[sweep] = SweepFolder(sweep).load()
+        except (RequestError, OSError) as error:  # whose trials are whose is not known, so nothing can be judged
+            raise RequestError(f"{sweep}: its ledger cannot be read, so nothing is removed", [str(error)]) from None
+    guarded = {path.resolve() for sweep, ledger in ledgers.items() for path in _best_folders(sweep, ledger, keep)}
+    guarded |= {Path(model).resolve().parent.parent for model in _started_from(ledgers.values())}
+    found: list[Leftover] = []
+    for sweep, ledger in ledgers.items():
+        reason = _why_untouched(sweep, ledger)
+        if reason:
+            kept.append(f"{sweep.name} {reason}, so nothing of it is removed")
+            guarded |= {folder_of(sweep, trial).resolve() for trial in ledger.trials}
+    for sweep, ledger in ledgers.items():
+        if _why_untouched(sweep, ledger):
+            continue
+        found += _leftover([sweep / "tune"], "checkpoints", output, kept)
+        for trial in ledger.trials:
+            folder = ExperimentFolder(folder_of(sweep, trial))
+            if trial.status == "running" or _is_guarded_run(folder.path, ledgers):
+                continue
+            found += _leftover(sorted(folder.path.glob("checkpoint-*")), "checkpoints", output, kept)
+            if folder.path.resolve() not in guarded:
+                found += _leftover([folder.best_model], "weights", output, kept)
+    for repetition in sorted((output / REPETITIONS).glob("*/")):
+        found += _leftover(_of_repetition(repetition, guarded, kept), "repetitions", output, kept)
+    if not any(is_held(sweep) for sweep in sweeps):
+        old = [
+            entry
+            for name in _CACHES
+            for entry in (sorted((cache / name).iterdir()) if (cache / name).is_dir() else [])
+            if now - entry.lstat().st_mtime > cache_days * 86400
+        ]
+        found += _leftover(old, "cache", cache, kept)
+    unique = {leftover.path.resolve(): leftover for leftover in found}
+    return CleanPlan(
+        leftovers=tuple(sorted(unique.values(), key=lambda one: (KINDS.index(one.kind), str(one.path)))),
+        kept=tuple(dict.fromkeys(kept)),
+    )
+
+
+def remove(leftovers: Sequence[Leftover]) -> list[str]:
+    """Removes what was decided on; returns a sentence for each thing that could not be removed."""
+    failed = []
+    for leftover in leftovers:
+        try:
+            if leftover.path.is_dir() and not leftover.path.is_symlink():
+                shutil.rmtree(leftover.path)  # follows no link, also not one that is put there meanwhile
+            else:
+                leftover.path.unlink()
+        except OSError as error:
+            failed.append(f"{leftover.path} could not be removed: {error.strerror or error}")
+    return failed
+
+
+def lies_inside(path: Path, root: Path) -> bool:
+    """Whether a path lies in a folder with no link on the way: what is behind a link is somebody else's.
+
+    The folder itself may have been named by a link. A path that is spelled by way of another one counts as outside.
+    """
+    for base in (root.absolute(), root.resolve()):
+        if not path.absolute().is_relative_to(base):
+            continue
+        steps = path.absolute().relative_to(base).parts
+        places = [base.joinpath(*steps[: number + 1]) for number in range(len(steps))]
+        clean = ".." not in steps and not any(place.is_symlink() for place in places)
+        return bool(steps) and clean and path.resolve().is_relative_to(root.resolve())
+    return False
+
+
+def _leftover(paths: Iterable[Path], kind: Kind, root: Path, kept: list[str]) -> list[Leftover]:
+    found = []
+    for path in paths:
+        if not path.exists() and not path.is_symlink():
+            continue
+        if lies_inside(path, root):
+            found.append(Leftover(path=path, kind=kind, size_bytes=_size(path)))
+        else:
+            kept.append(f"{path} is or lies behind a link, or outside of {root}: left alone")
+    return found
+
+
+def _of_repetition(folder: Path, guarded: "set[Path]", kept: list[str]) -> list[Path]:
+    """What may go of an experiment that was run again: its weights, and what an end by force left behind.
+
+    Its numbers, summaries and verdict stay. So do its weights where the experiment is one of the best, or nothing is
+    known of it, and has none of its own any more: then these are the only copy.
+    """
+    verdict = folder / RESULT_FILE
+    if not verdict.exists():
+        kept.append(f"{folder} has no {verdict.name}: it runs, or was ended by force; it is left alone")
+        return []
+    found = [*sorted(folder.glob("checkpoint-*")), folder / "cache"]
+    try:
+        original = Path(json.loads(verdict.read_text(encoding="utf-8"))["experiment"])
+    except (OSError, ValueError, KeyError, TypeError):
+        kept.append(f"{verdict} cannot be read, so the weights beside it stay")
+        return found
+    if folder.resolve() in guarded:  # another trial started from them
+        return found
+    here = next((one for one in (original, folder.parents[1] / "experiments" / original.name) if one.exists()), None)
+    is_judged = here is not None and here.resolve() not in guarded
+    if is_judged or (here is not None and any(ExperimentFolder(here).best_model.glob("*.safetensors"))):
+        return [*found, ExperimentFolder(folder).best_model]
+    if any(ExperimentFolder(folder).best_model.glob("*.safetensors")):
+        kept.append(f"{folder} holds the only weights of {original.name}, which stay")
+    return found
+
+
+def _best_folders(sweep: Path, ledger: Ledger, keep: int) -> list[Path]:
+    """Folders of the winner and of the best single trials."""
+    analysis = analyse(ledger)
+    goal: Goal = analysis.sweep.goal
+    pairs = [(score_of(trial, analysis.sweep.metric, goal), trial) for trial in ledger.trials]
+    scored = [(score, trial) for score, trial in pairs if score is not None]
+    ranked = sorted(scored, key=lambda pair: -pair[0] if goal == "maximize" else pair[0])
+    best: list[TrialRecord] = [trial for _, trial in ranked[:keep]]
+    if analysis.winner is not None:
+        best.append(analysis.winner.trial)
+    return [folder_of(sweep, trial) for trial in best]
+
+
+def _started_from(ledgers: Iterable[Ledger]) -> list[str]:
+    """Local models that other trials started from."""
+    models = {str(trial.resolved.get("model") or "") for ledger in ledgers for trial in ledger.trials}
+    return [model for model in models if model and Path(model).is_dir()]
+
+
+def _why_untouched(sweep: Path, ledger: Ledger) -> str:
+    if is_held(sweep):
+        return "runs"
+    meant = ledger.sweep.trials if ledger.sweep is not None else None
+    ended = sum(1 for trial in ledger.trials if trial.status != "running")
+    if ended < len(ledger.trials) or (meant is not None and ended < meant):
+        return "has not ended and can be resumed"
+    return ""
+
+
+def _is_guarded_run(folder: Path, ledgers: "dict[Path, Ledger]") -> bool:
+    """Whether an experiment also belongs to a sweep of which nothing is removed."""
+    return any(
+        folder.resolve() == folder_of(sweep, trial).resolve()
+        for sweep, ledger in ledgers.items()
+        if _why_untouched(sweep, ledger)
+        for trial in ledger.trials
+    )
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file() and not one.is_symlink()]
+    return sum(one.lstat().st_size for one in files)

@@ -1,0 +1,222 @@
+"""What the sweeps in an output folder are doing now, from their journals: for terminals without Grafana."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from common.cli import table
+from common.units import format_bytes, format_duration
+from tune_jobs.records.journal import FILE_NAME, Journal, TrialHistory
+from tune_jobs.records.ledger import SweepFolder, SweepRecord
+from tune_jobs.records.progress import better
+from tune_jobs.records.sweep_lock import is_held
+
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialNow:
+    """One trial that is not over.
+
+    Attributes:
+        number: Place in the sweep.
+        name: Experiment name.
+        state: "running", "paused" or "waiting"; "interrupted" where its driver is gone.
+        evaluations: So far.
+        last: The metric's last value.
+        best: The metric's best value.
+        gpus: What it holds.
+        place: Node and card; None where it runs without one or has not told.
+        tenants: Running trials of all sweeps on its card.
+        estimated_bytes: Predicted, with its margin.
+        measured_bytes: Highest that was measured.
+        tokens_per_second: Trained, at its last evaluation.
+        note: Why it waits.
+    """
+
+    number: int
+    name: str
+    state: str
+    evaluations: int
+    last: float | None
+    best: float | None
+    gpus: float
+    place: Place | None
+    tenants: int
+    estimated_bytes: float | None
+    measured_bytes: float | None
+    tokens_per_second: float | None
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepNow:
+    """One sweep.
+
+    Attributes:
+        sweep: Its name.
+        member: Whose it is.
+        metric: What trials are compared by.
+        is_running: Whether a driver holds its folder.
+        planned: Trials that it will run.
+        ended: Trials that are over, by outcome.
+        best: The best value so far.
+        best_trial: Whose that is.
+        out_of_memory: Attempts that outgrew their share and had to be placed anew.
+        retries: Attempts after a failure.
+        gpu_s: GPU-seconds so far.
+        quiet_s: Seconds since its last event; None before the first.
+        trials: Those that are not over.
+    """
+
+    sweep: str
+    member: str | None
+    metric: str
+    is_running: bool
+    planned: int | None
+    ended: Mapping[str, int]
+    best: float | None
+    best_trial: int | None
+    out_of_memory: int
+    retries: int
+    gpu_s: float
+    quiet_s: float | None
+    trials: tuple[TrialNow, ...]
+
+
+def read_sweeps(output_dir: Path, now_s: float) -> list[SweepNow]:
+    """Reads every sweep of an output folder that has a journal, the running ones first.
+
+    Args:
+        output_dir: As `tracking.output_dir` of a sweep names it.
+        now_s: Unix seconds.
+    """
+    found: list[tuple[SweepRecord, Journal, bool]] = []
+    for path in sorted((output_dir / "sweep_results").glob(f"*/{FILE_NAME}")):
+        record = SweepFolder(path.parent).load().sweep
+        if record is not None:
+            found.append((record, Journal(path), is_held(path.parent)))
+    tenants = Counter(
+        _card(trial)
+        for _, journal, is_running in found
+        for trial in journal.trials.values()
+        if is_running and trial.running
+    )
+    sweeps = [_sweep(record, journal, is_running, tenants, now_s) for record, journal, is_running in found]
+    return sorted(sweeps, key=lambda sweep: (not sweep.is_running, sweep.quiet_s or 0.0, sweep.sweep))
+
+
+def text_of(sweeps: Sequence[SweepNow]) -> str:
+    """Lays sweeps out for a terminal: a line or two for each, and a table of its trials that are not over."""
+    return "\n\n".join("\n".join(_lines(sweep)) for sweep in sweeps)
+
+
+def _sweep(
+    record: SweepRecord, journal: Journal, is_running: bool, tenants: Mapping[Place | None, int], now_s: float
+) -> SweepNow:
+    best, best_trial = None, None
+    for trial in journal.trials.values():
+        for _, value in trial.values:
+            if better(value, best, record.goal):
+                best, best_trial = value, trial.number
+    trials = journal.trials.values()
+    last_at = max((trial.last_at for trial in trials if trial.last_at is not None), default=None)
+    return SweepNow(
+        sweep=record.sweep,
+        member=record.member,
+        metric=record.metric,
+        is_running=is_running,
+        planned=record.trials,
+        ended=dict(Counter(str(trial.status) for trial in trials if trial.status is not None)),
+        best=best,
+        best_trial=best_trial,
+        out_of_memory=sum(trial.retries.count("out_of_memory") for trial in trials),
+        retries=sum(len(trial.retries) for trial in trials),
+        gpu_s=sum(trial.gpu_s for trial in trials),
+        quiet_s=None if last_at is None else max(0.0, now_s - last_at),
+        trials=tuple(_trial(trial, record, is_running, tenants) for trial in trials if trial.status is None),
+    )
+
+
+def _trial(trial: TrialHistory, record: SweepRecord, is_running: bool, tenants: Mapping[Place | None, int]) -> TrialNow:
+    values = [value for _, value in trial.values]
+    best = None
+    for value in values:
+        if better(value, best, record.goal):
+            best = value
+    seen = trial.evaluations[max(trial.evaluations)].metrics if trial.evaluations else {}
+    state = "running" if trial.running else "paused" if trial.pauses else "waiting"
+    place = _place(trial) if trial.running else None
+    estimate = cast("Mapping[str, object]", trial.order.get("estimate") or {})
+    return TrialNow(
+        number=trial.number,
+        name=str(trial.order["name"]),
+        state=state if is_running or state != "running" else "interrupted",
+        evaluations=len(values),
+        last=values[-1] if values else None,
+        best=best,
+        gpus=cast("float", trial.bundle.get("gpus", 0.0)) if trial.running else 0.0,
+        place=place,
+        tenants=tenants[_card(trial)] if place is not None else 0,
+        estimated_bytes=_number(estimate, "upper_bytes"),
+        measured_bytes=_number(seen, "trial/held_bytes") or _number(seen, "memory/reserved_bytes"),
+        tokens_per_second=_number(seen, "train/tokens_per_second"),
+        note=trial.waits_for,
+    )
+
+
+def _place(trial: TrialHistory) -> Place | None:
+    seen = trial.evaluations[max(trial.evaluations)].metrics if trial.evaluations else {}
+    return (str(seen["trial/node"]), str(seen["trial/card"])) if "trial/card" in seen else None
+
+
+def _card(trial: TrialHistory) -> Place | None:
+    """Which card that is: two raylets of one host number their cards alike."""
+    place = _place(trial)
+    seen = trial.evaluations[max(trial.evaluations)].metrics if trial.evaluations else {}
+    return place and (str(seen.get("trial/raylet", place[0])), place[1])
+
+
+def _number(values: Mapping[str, object], name: str) -> float | None:
+    value = values.get(name)
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _lines(sweep: SweepNow) -> list[str]:
+    whose = f" ({sweep.member})" if sweep.member else ""
+    quiet = "" if sweep.quiet_s is None else f", last event {format_duration(sweep.quiet_s)} ago"
+    states = Counter(trial.state for trial in sweep.trials)
+    counts = [f"{sum(sweep.ended.values())} of {sweep.planned if sweep.planned is not None else '?'} trials ended"]
+    counts += [f"{number} {state}" for state, number in sorted(states.items())]
+    counts += [f"{number} {outcome}" for outcome, number in sorted(sweep.ended.items()) if outcome != "finished"]
+    parts = [f"{sweep.gpu_s / 3600:.2f} GPU-hours"]
+    if sweep.best is not None:
+        parts.insert(0, f"best {sweep.metric} {sweep.best:.3f} (trial {sweep.best_trial})")
+    if sweep.retries:
+        parts.append(f"failed attempts {sweep.retries}, out of memory {sweep.out_of_memory}")
+    title = f"{sweep.sweep}{whose}: {'running' if sweep.is_running else 'not running'}{quiet}"
+    lines = [title, ", ".join(counts), " | ".join(parts)]
+    if sweep.trials:
+        header = ["trial", "state", "evaluations", "last", "best", "GPUs", "card", "tenants"]
+        header += ["estimated", "measured", "tokens/s", "note"]
+        lines.append(table(header, [_row(trial) for trial in sweep.trials]))
+    return lines
+
+
+def _row(trial: TrialNow) -> list[object]:
+    return [
+        trial.number,
+        trial.state,
+        trial.evaluations,
+        "-" if trial.last is None else f"{trial.last:.3f}",
+        "-" if trial.best is None else f"{trial.best:.3f}",
+        f"{trial.gpus:g}" if trial.gpus else "-",
+        "-" if trial.place is None else ":".join(trial.place),
+        str(trial.tenants or "-"),
+        "-" if trial.estimated_bytes is None else format_bytes(trial.estimated_bytes),
+        "-" if trial.measured_bytes is None else format_bytes(trial.measured_bytes),
+        "-" if trial.tokens_per_second is None else f"{trial.tokens_per_second:,.0f}",
+        trial.note or trial.name,
+    ]

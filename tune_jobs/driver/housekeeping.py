@@ -1,0 +1,87 @@
+"""What stays on the disk of a sweep's trials: numbers of all, weights of the best, checkpoints of none that is over."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from common.files import write_json
+from tune_jobs.analysis.candidates import Scored, group_seeds, without_seed
+from tune_jobs.records.journal import TrialHistory
+from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
+from tune_jobs.records.progress import ENDED, SweepProgress
+
+KEPT_MODELS = 5  # of one sweep; hundreds of models fill any disk
+
+
+def leave_in_order(trial: TrialHistory) -> None:
+    """Removes what only a resume would need, and writes the numbers of a trial that could not do so itself."""
+    if trial.checkpoint is not None:
+        forget_checkpoints(trial.checkpoint)
+    if "folder" not in trial.order:
+        return
+    folder = ExperimentFolder(Path(str(trial.order["folder"])))
+    for leftover in folder.path.glob("checkpoint-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    rows = [trial.evaluations[number].metrics for number in sorted(trial.evaluations)]
+    if rows and not folder.metrics.exists():
+        write_json(folder.metrics, {"last": rows[-1], "history": rows})
+
+
+def forget_checkpoints(checkpoint: Path) -> None:
+    """Removes a checkpoint and its neighbours: all that one start of a trial left in the sweep's storage."""
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)  # its folder at Tune
+
+
+def keep_best_models(
+    trials: Mapping[int, TrialHistory], progress: SweepProgress, to_come: Sequence[Mapping[str, object]] | None = ()
+) -> None:
+    """Removes the weights of trials that are over and cannot be the winner any more.
+
+    As the report finds it (candidates.group_seeds), the winner is the best trial of the configuration with the best
+    mean over its seeds. So a configuration is judged when its last seed is over: from then on its mean stands, and with
+    KEPT_MODELS better ones it can never win. Until then its best trial keeps its weights.
+
+    Args:
+        trials: All so far.
+        progress: Of the sweep.
+        to_come: What will be sampled for the trials that are not ordered yet; None where results decide.
+    """
+    over = [trial for trial in progress.trials.values() if trial.status in ENDED and trial.best is not None]
+    scored = [
+        Scored(trial=_as_record(trials[trial.number]), score=trial.best) for trial in over if trial.best is not None
+    ]
+    last_ordered = len(trials) >= progress.total
+    grows = {without_seed(_sampled(trial)) for trial in trials.values() if trial.status is None}
+    grows |= {without_seed(sampled) for sampled in to_come or ()}
+    kept: set[str] = set()
+    judged = 0
+    for candidate in group_seeds(scored, progress.goal):
+        sampled = candidate.best.trial.sampled
+        # Another seed of it may still be drawn; without seeds the same values come twice only by chance.
+        unknown = to_come is None and "seed" in sampled and not last_ordered
+        if not unknown and without_seed(sampled) not in grows:
+            judged += 1
+            if judged > KEPT_MODELS:
+                continue
+        kept.add(candidate.best.trial.trial_id)
+    for one in scored:
+        if one.trial.trial_id not in kept:
+            folder = ExperimentFolder(Path(str(trials[int(one.trial.trial_id)].order["folder"])))
+            shutil.rmtree(folder.best_model.parent, ignore_errors=True)
+
+
+def _as_record(trial: TrialHistory) -> TrialRecord:
+    """So much of a trial's line in the ledger as tells which configuration it belongs to."""
+    return TrialRecord(
+        trial_id=str(trial.number),
+        name=str(trial.order["name"]),
+        sweep="",
+        status="finished" if trial.status == "finished" else "stopped",
+        sampled=dict(_sampled(trial)),
+        lineage=list(trial.copies),
+    )
+
+
+def _sampled(trial: TrialHistory) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", trial.order.get("sampled", {}))

@@ -1,0 +1,194 @@
+"""A Ray to run on: the cluster that this process was started for, or an embedded one for as long as the sweep takes."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from cluster.machines.hardware import Inventory, Node
+from cluster.machines.loopback import LOOPBACK, is_loopback, keep_loopback
+from cluster.machines.tokens import make_token, token_path
+from common.errors import RequestError
+
+_OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange metrics and paths, no tensors; Ray's default is 30 % of the memory
+_QUIET: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
+_STOP_WAIT_S = "120"  # `ray job stop` kills after 3 s by default; a clean stop writes its state and report first
+SAVE_S = 60.0  # for the trials to save after SIGTERM; then Tune is interrupted
+
+
+def attached() -> bool:
+    """Whether a cluster is at hand: `ray job submit` and `ray start` set RAY_ADDRESS for their drivers."""
+    import ray
+
+    return bool(os.environ.get("RAY_ADDRESS")) or ray.is_initialized()
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Connects to the cluster at hand, unless this process is connected already."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    _prepare()
+    if is_loopback(os.environ.get("RAY_ADDRESS")):
+        keep_loopback()
+    ray.init(**_QUIET)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def looking_at(address: str | None) -> Iterator[bool]:
+    """Connects to a cluster to look at it.
+
+    Args:
+        address: "IP:PORT", or "auto" on one of its machines; where None, the one that RAY_ADDRESS names. (Not found by
+            itself: Ray would take any head that this machine's process list shows and wait minutes for it.)
+
+    Yields:
+        Whether there is a cluster.
+
+    Raises:
+        RequestError: When nothing answers there.
+    """
+    import ray
+
+    if address is None or ray.is_initialized():
+        if not attached():
+            yield False
+            return
+        with connected():
+            yield True
+        return
+    if is_loopback(address):
+        keep_loopback()
+    try:
+        ray.init(address, **_QUIET)
+    except (ConnectionError, RuntimeError) as error:
+        raise RequestError(f"no cluster answers at {address}: {error}") from None
+    try:
+        yield True
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def session(inventory: Inventory) -> Iterator[None]:
+    """Starts an embedded Ray that looks like the inventory, unless this process is connected already.
+
+    Args:
+        inventory: Nodes, cards and labels; a simulated card becomes a logical GPU of Ray.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    _prepare()
+    with _embedded(inventory):
+        yield
+
+
+def own_token(environment: Mapping[str, str], home: Path) -> None:
+    """Makes a token before Ray does: Ray 2.60 writes a missing one readable for every user of the machine."""
+    path = token_path(environment, home)
+    if environment.get("RAY_AUTH_TOKEN") or path.exists():
+        return
+    with suppress(OSError, RequestError):  # a home that cannot be written; another process was quicker
+        make_token(path)
+
+
+def _prepare() -> None:
+    own_token(os.environ, Path.home())
+    os.environ.setdefault("RAY_JOB_STOP_WAIT_TIME_S", _STOP_WAIT_S)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and Ray's forks do not go together
+
+
+@contextmanager
+def _embedded(inventory: Inventory) -> Iterator[None]:
+    import ray
+
+    keep_loopback()
+    nodes = sorted(inventory.nodes, key=lambda node: node.name)
+    cluster = None
+    if len(nodes) == 1:
+        # More processes than cores would start if Ray counted all it sees: the inventory is what trials may use.
+        ray.init("local", include_dashboard=False, _node_ip_address=LOOPBACK, **_QUIET, **_resources(nodes[0]))
+    else:  # a node carries one GPU model's label, so unequal cards need a raylet each
+        from ray.cluster_utils import Cluster
+
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        cluster = Cluster()
+        for node in nodes:
+            visible = {} if inventory.simulated else {"env_vars": {"CUDA_VISIBLE_DEVICES": _indices(node)}}
+            cluster.add_node(include_dashboard=False, node_ip_address=LOOPBACK, **_resources(node), **visible)
+        ray.init(cluster.address, _node_ip_address=LOOPBACK, **_QUIET)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if cluster is not None:
+            cluster.shutdown()
+
+
+def _resources(node: Node) -> dict[str, object]:
+    return {
+        "num_cpus": node.cpus,
+        "num_gpus": len(node.cards),
+        "labels": node.labels,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+    }
+
+
+def _indices(node: Node) -> str:
+    return ",".join(card.uuid or str(card.index) for card in node.cards)
+
+
+def interrupt_self() -> None:
+    """Interrupts this process as Ctrl-C does."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@contextmanager
+def clean_stop(ask: Callable[[], None] | None = None) -> Iterator[None]:
+    """Lets SIGTERM (`ray job stop`, a batch system) end the sweep cleanly instead of at once.
+
+    It asks for that, so that trials save where they are; Tune is interrupted, as by Ctrl-C, when that takes too long.
+
+    Ray's own handler would end the process at once, up to half a minute of steps after the last saved state. So this
+    is entered after Ray was started. Tune's own handler of SIGINT, which it leaves behind, goes too: it would swallow a
+    Ctrl-C after the last trial.
+
+    Args:
+        ask: Asks for a clean stop; where it is None, Tune is interrupted at once.
+    """
+    timers: list[threading.Timer] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        if timers:  # a job's processes are told together and by their supervisor: a second word must not break it
+            return
+        timers.append(threading.Timer(SAVE_S if ask is not None else 0.0, interrupt_self))
+        timers[0].daemon = True
+        timers[0].start()
+        if ask is not None:
+            ask()
+
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray's jobs start with it blocked
+    interrupt, before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, forward)
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+        signal.signal(signal.SIGINT, interrupt)
+        # Once asked, here or further inside, it ends by itself: no later word may keep it from saying how to go on.
+        if not timers and signal.getsignal(signal.SIGTERM) is forward:
+            signal.signal(signal.SIGTERM, before)

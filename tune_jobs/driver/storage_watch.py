@@ -1,0 +1,61 @@
+"""Looks at the sweep's storage now and then, so that a person hears why nothing moves."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from common.storage import free_bytes
+from common.units import format_bytes
+from tune_jobs.records.journal import FILE_NAME
+from tune_jobs.trial.storage import LEAST_BYTES
+
+_EVERY_S = 5.0
+
+
+class StorageWatch:
+    """Says once when the storage is full or gone, and once when it is well again.
+
+    Trials wait by themselves, without a report: only this tells the driver's terminal.
+
+    Args:
+        folder: The sweep's results.
+        say: Hears it.
+        elapsed_s: Seconds that only grow.
+        free: Bytes that are free in a folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        say: Callable[[str], None],
+        *,
+        elapsed_s: Callable[[], float],
+        free: Callable[[Path], int] = free_bytes,
+    ) -> None:
+        self._folder, self._say, self._elapsed_s, self._free = folder, say, elapsed_s, free
+        self._next_s = elapsed_s()
+        self._was_there = False
+        self._trouble = ""
+
+    def tick(self) -> None:
+        """Is called several times a second."""
+        if self._elapsed_s() < self._next_s:
+            return
+        self.look()
+
+    def look(self) -> None:
+        """Looks at once, for example when a trial has ended: the next tick may come after the sweep."""
+        self._next_s = self._elapsed_s() + _EVERY_S
+        trouble = self._look()
+        if trouble and not self._trouble:
+            self._say(f"{self._folder}: {trouble}; trials wait with what they hold and go on when this is mended")
+        if self._trouble and not trouble:
+            self._say(f"{self._folder}: the storage is well again")
+        self._trouble = trouble
+
+    def _look(self) -> str:
+        is_there = (self._folder / FILE_NAME).exists()
+        self._was_there |= is_there
+        if self._was_there and not is_there:
+            return "it is gone"
+        left_bytes = self._free(self._folder)
+        return f"only {format_bytes(left_bytes)} are left" if is_there and left_bytes < LEAST_BYTES else ""

@@ -1,0 +1,84 @@
+"""The end of a sweep: its winner, the files that a person reads first, and the next sweep that follows from it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from common.cli import note
+from tune_jobs.driver.conductor import SweepConductor
+from tune_jobs.records.ledger import SweepFolder, TrialRecord
+from tune_jobs.records.progress import SweepProgress, best_of
+
+if TYPE_CHECKING:
+    from tune_jobs.analysis.sweep_analysis import Analysis
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOutcome:
+    """What a sweep ended with.
+
+    Attributes:
+        folder: Its results.
+        best: The trial with the best value; None where no trial has one.
+        progress: All trials.
+        interrupted: Whether it was stopped before the end, so that --resume goes on.
+        analysis: What the reports show; None where they could not be built.
+        hurried: Whether a job server or a batch system waits for the process to end, so that no report was built.
+    """
+
+    folder: SweepFolder
+    best: TrialRecord | None
+    progress: SweepProgress
+    interrupted: bool
+    analysis: "Analysis | None" = None
+    hurried: bool = False
+
+
+def outcome_of(folder: SweepFolder, progress: SweepProgress, conductor: SweepConductor) -> SweepOutcome:
+    """Finds the winner and builds the reports, also of a sweep that a person interrupted; see SweepOutcome.hurried."""
+    is_over = conductor.is_over
+    winner = best_of(progress.trials.values(), progress.goal)
+    records = {record.trial_id: record for record in folder.load().trials}
+    best = records.get(str(winner.number)) if winner else None
+    if best is not None:
+        folder.write_best_config(best)
+    if best is not None and is_over:
+        _leave_next_sweep(folder)
+    hurried = conductor.was_asked_to_stop
+    analysis = reported(folder) if records and not hurried else None
+    if analysis is not None and analysis.winner is not None:
+        best = analysis.winner.trial
+    return SweepOutcome(
+        folder=folder, best=best, progress=progress, interrupted=not is_over, analysis=analysis, hurried=hurried
+    )
+
+
+def _leave_next_sweep(folder: SweepFolder) -> None:
+    from tune_jobs.search.next_sweep import leave_next_sweep
+
+    try:
+        leave_next_sweep(folder)
+    except Exception as error:  # as for the report
+        note(f"no next sweep was proposed ({type(error).__name__}: {error})")
+
+
+def reported(folder: SweepFolder) -> "Analysis | None":
+    """Builds the reports; their winner counts several seeds of one configuration together."""
+    try:
+        from tune_jobs.after.hand_over import write_winner_card
+        from tune_jobs.report.build import build_report
+        from tune_jobs.report.findings import find_findings
+        from tune_jobs.report.review_file import write_review
+        from tune_jobs.tracking.mirroring import keep_report_address
+
+        keep_report_address(folder)
+        findings = find_findings(folder.path, is_running=False)
+        report = build_report(folder.path, findings)
+        if write_review(findings) is None:
+            note(f"{folder.review} was edited and stays as it is; python -m tune_jobs review writes it anew")
+        write_winner_card(findings)
+    except Exception as error:  # hours of training are worth more than their picture
+        note(f"the report failed ({type(error).__name__}: {error}); try: python -m tune_jobs report {folder.path}")
+        return None
+    for remark in report.remarks:
+        note(remark)
+    return report.analysis

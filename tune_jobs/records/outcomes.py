@@ -1,0 +1,165 @@
+"""From a trial's journal to its line in the ledger. Pure."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from cluster.estimator.calibration import Layout, Peak
+from cluster.machines.hardware import GPU_MODEL_LABEL
+from tune_jobs.records.journal import EndStatus, TrialHistory
+from tune_jobs.records.ledger import TrialError, TrialOutcome, TrialRecord
+from tune_jobs.records.progress import better
+from tune_jobs.search.stopping import Goal
+
+_MEASURED = ("allocated_bytes", "reserved_bytes", "device_bytes", "host_rss_bytes")
+
+
+def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -> TrialRecord:
+    """Makes the ledger's line of a trial; one that is not over stands there as `running`.
+
+    Args:
+        trial: What happened.
+        goal: Whether high or low values are good.
+        rungs: Evaluations at which trials were compared.
+    """
+    kind = trial.failure
+    order = trial.order
+    last = _numbers(trial.evaluations[max(trial.evaluations)].metrics) if trial.evaluations else {}
+    seen = trial.evaluations[max(trial.evaluations)].metrics if trial.evaluations else {}
+    resolved = cast("dict[str, object]", order.get("config", {}))
+    return TrialRecord(
+        trial_id=str(trial.number),
+        name=str(order["name"]),
+        sweep=str(order.get("sweep", "")),
+        status="running" if trial.status is None else _outcome(trial.status, kind),
+        phase=str(order.get("phase", "")),
+        sampled=dict(cast("Mapping[str, object]", order.get("sampled", {}))),
+        resolved=resolved,
+        metrics=last,
+        best_metrics=_best_metrics(trial, goal),
+        history=_history(trial, rungs),
+        error=TrialError(type=kind, message=trial.reason, where=str(order.get("folder", ""))) if kind else None,
+        started_at=trial.first_start_at,
+        ended_at=trial.last_at,
+        wall_s=trial.run_s,
+        gpu_seconds=trial.gpu_s,
+        node=_text(seen.get("trial/node")),
+        card=_text(seen.get("trial/card")),
+        gpu_model=_text(seen.get("trial/gpu_model")) or _labels(trial).get(GPU_MODEL_LABEL),
+        share=float(cast("float", trial.bundle.get("gpus", 0.0))),
+        estimate=cast("dict[str, object] | None", order.get("estimate") or None),
+        plan=_plan(seen, order),
+        measured=_measured(trial),
+        retries=max(trial.starts - 1 - trial.pauses, 0),
+        seed=cast("int | None", resolved.get("seed")),
+        simulated=bool(order.get("simulated", False)),
+        experiment_dir=str(order.get("folder", "")),
+        member=cast("str | None", order.get("member")),
+        lineage=list(trial.copies),
+        trained=cast("str | None", order.get("trained")),
+        stints=list(trial.stints) if len(trial.stints) > 1 else [],
+    )
+
+
+def peak_of(trial: TrialHistory, record: TrialRecord) -> Peak | None:
+    """Makes the calibration's line of a trial: what was predicted for the shape it was ordered with, and what came.
+
+    A trial that ran out of memory tells at least that its cap was too small. Where the driver does not tell what a
+    process holds (in most containers), torch's reserved bytes and the assumed context stand for it.
+
+    Returns:
+        None for a simulated card, for one without an estimate, and where nothing was measured.
+    """
+    estimate, measured = record.estimate, record.measured or {}
+    if record.simulated or estimate is None or "device_bytes" not in estimate or not trial.evaluations:
+        return None
+    ordered = cast("Mapping[str, object]", trial.order.get("shape") or {})
+    reshaped = any(ordered.get(name, value) != value for name, value in (record.plan or {}).items())
+    outgrew = reshaped or "out_of_memory" in trial.retries or record.status == "oom"
+    held_bytes = measured.get("device_bytes")
+    if held_bytes is None and "reserved_bytes" in measured:
+        held_bytes = measured["reserved_bytes"] + cast("float", estimate["context_bytes"])
+    if outgrew:
+        held_bytes = cast("float", estimate["cap_bytes"])
+    if held_bytes is None:
+        return None
+    seen = trial.evaluations[max(trial.evaluations)].metrics
+    return Peak(
+        family=str(estimate["family"]),
+        gpu=str(estimate["gpu"]),
+        precision=str(estimate["precision"]),
+        torch_version=str(seen.get("trial/torch", "")),
+        predicted_device_bytes=cast("int", estimate["device_bytes"]),
+        measured_device_bytes=int(held_bytes),
+        outgrew=outgrew,
+        run=record.name,
+        layout=cast("Layout", estimate["layout"]),
+    )
+
+
+def _outcome(status: EndStatus, kind: str | None) -> TrialOutcome:
+    return "oom" if status == "failed" and kind == "out_of_memory" else status
+
+
+def _best_metrics(trial: TrialHistory, goal: Goal) -> dict[str, float]:
+    best: float | None = None
+    metrics: Mapping[str, object] = {}
+    for number in sorted(trial.evaluations):
+        evaluation = trial.evaluations[number]
+        if better(evaluation.value, best, goal):
+            best, metrics = evaluation.value, evaluation.metrics
+    return _numbers(metrics)
+
+
+def _history(trial: TrialHistory, rungs: tuple[int, ...]) -> list[dict[str, float | None]]:
+    rows = []
+    for number in sorted(trial.evaluations):
+        evaluation = trial.evaluations[number]
+        row: dict[str, float | None] = {
+            "rung": float(rungs.index(number)) if number in rungs else None,
+            "iteration": float(number),
+            "wall_s": evaluation.run_s,
+        }
+        kept = ("eval/", "train/global_step", "train/epoch", "train/loss")
+        row |= {name: value for name, value in _numbers(evaluation.metrics).items() if name.startswith(kept)}
+        rows.append(row)
+    return rows
+
+
+def _measured(trial: TrialHistory) -> dict[str, float] | None:
+    peaks: dict[str, float] = {}
+    held_bytes = 0.0
+    for evaluation in trial.evaluations.values():
+        numbers = _numbers(evaluation.metrics)
+        for name in _MEASURED:
+            if (value := numbers.get(f"memory/{name}")) is not None:
+                peaks[name] = max(value, peaks.get(name, 0.0))
+        held = evaluation.metrics.get("trial/held_bytes")
+        if isinstance(held, float):
+            held_bytes = max(held, held_bytes)
+    # What the whole card holds includes the neighbours; only what the process holds is the trial's.
+    peaks.pop("device_bytes", None)
+    return (peaks | ({"device_bytes": held_bytes} if held_bytes else {})) or None
+
+
+def _plan(seen: Mapping[str, object], order: Mapping[str, object]) -> dict[str, object] | None:
+    """The shape that the trial ended with, else the one that it was ordered with."""
+    names = ("micro_batch", "accumulation", "gradient_checkpointing", "ranks", "sharded")
+    if "trial/micro_batch" in seen:
+        return {name: seen[f"trial/{name}"] for name in names if f"trial/{name}" in seen}
+    return cast("dict[str, object] | None", order.get("shape"))
+
+
+def _labels(trial: TrialHistory) -> Mapping[str, str]:
+    return cast("Mapping[str, str]", trial.bundle.get("labels") or {})
+
+
+def _numbers(metrics: Mapping[str, object]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not name.startswith("trial/")
+    }
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

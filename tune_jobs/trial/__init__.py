@@ -1,0 +1,1 @@
+"""The trial's process: hold, train, report, checkpoints and several ranks."""

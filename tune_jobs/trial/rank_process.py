@@ -1,0 +1,182 @@
+"""One process of a trial on several cards: trains its part of each batch and asks the trial's process what to do.
+
+Runs as a Ray actor in a bundle of the trial's placement group, with one whole card. Nothing heavy at the top: the
+environment must be right before torch is loaded.
+"""
+
+import os
+import queue
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from cluster.guard import Guard, OutOfMemoryError, environment
+from common.errors import ProductError
+from common.strict import from_mapping
+from dialsum.config import RunConfig
+from tune_jobs.records.trial_spec import TrialOrder
+from tune_jobs.trial.recovery import RunShape, classify
+from tune_jobs.trial.reporter import HELD_BYTES, StopFile
+
+THREADS: Final = 3  # of the actor: one trains, one hands out what it says, one takes the answer
+Kind = Literal["waits", "log", "report", "interrupted", "end"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankTask:
+    """What one process is to do; plain values, so that it travels.
+
+    Attributes:
+        order: The trial.
+        config: Its run configuration in its present shape.
+        rank: Number of the process, from 0.
+        size: How many there are.
+        resume_from: Checkpoint to go on from.
+        variables: By which torch finds the other processes, and what this one may see.
+    """
+
+    order: TrialOrder
+    config: dict[str, object]
+    rank: int
+    size: int
+    resume_from: str | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> RunShape:
+        """How the batch is computed."""
+        config = RunConfig.from_dict(self.config)
+        return RunShape(
+            micro_batch=config.micro_batch // self.size,
+            accumulation=config.gradient_accumulation_steps,
+            gradient_checkpointing=config.gradient_checkpointing,
+            ranks=self.size,
+            sharded=config.fsdp,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Word:
+    """What a process says.
+
+    Attributes:
+        kind: Why it waits for its card, a step's numbers, an evaluation, a checkpoint without one, or that it is over.
+            Evaluations and checkpoints want an answer; they and the numbers come from the first process only.
+        text: Why it waits.
+        metrics: Of a step or an evaluation.
+        checkpoint: Its folder.
+    """
+
+    kind: Kind
+    text: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    checkpoint: str | None = None
+
+
+class RankReporter:
+    """Checks the process's own card at each step; the first process's also passes everything on. See Reporter.
+
+    Args:
+        ask: Says a word, and returns when it was answered, if it wants an answer.
+        stop: Says whether the driver asks the trials to save and end.
+        guard: Holds the process to its card; None where there is none.
+        is_first: Whether this is the first process.
+    """
+
+    def __init__(self, ask: Callable[[Word], None], stop: StopFile, guard: Guard | None, *, is_first: bool) -> None:
+        self._ask, self._stop, self._guard, self._is_first = ask, stop, guard, is_first
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Looks at the card and passes the numbers on.
+
+        Raises:
+            OutOfMemoryError: When the process holds more than its card allows.
+        """
+        held: dict[str, float] = {}
+        if self._guard is not None:
+            self._guard.check()
+            if self._guard.peak_bytes is not None:
+                held = {HELD_BYTES: float(self._guard.peak_bytes)}
+        if self._is_first:
+            self._ask(Word(kind="log", metrics={**metrics, **held}))
+
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+        """Passes an evaluation on and waits until its checkpoint is taken."""
+        folder = None if checkpoint is None else str(checkpoint)
+        self._ask(Word(kind="report", metrics=dict(metrics), checkpoint=folder))
+
+    def wants_checkpoint(self) -> bool:
+        """Looks for the driver's word; what the first process sees, all do."""
+        return self._is_first and self._stop.asked()
+
+    def interrupted(self, checkpoint: Path) -> None:
+        """Passes a checkpoint on and waits until it is taken."""
+        self._ask(Word(kind="interrupted", checkpoint=str(checkpoint)))
+
+
+class RankProcess:
+    """The actor. It is ended by force when the trial is over, whatever it does then, and with the trial's process."""
+
+    def __init__(self) -> None:
+        self._said: queue.SimpleQueue[Word] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def seat(self) -> tuple[str, list[str], int]:
+        """Returns the address of its host, the numbers of the cards that Ray gave this process, and its own."""
+        import ray
+
+        return ray.util.get_node_ip_address(), [str(card) for card in ray.get_gpu_ids()], os.getpid()
+
+    def train(self, task: Mapping[str, object]) -> None:
+        """Trains until the end.
+
+        Raises:
+            Exception: What ended it, of a type that the trial's process can read without torch.
+        """
+        wanted = from_mapping(RankTask, task, where="task of a rank")
+        try:
+            _train(wanted, self._ask)
+        except ProductError:
+            raise
+        except OSError:
+            raise  # perhaps the storage: its number says so
+        except Exception as error:
+            kind = classify(error)
+            text = f"rank {wanted.rank}: {type(error).__name__}: {error}"
+            raise (OutOfMemoryError(text) if kind == "out_of_memory" else RuntimeError(text)) from None
+        finally:
+            self._said.put(Word(kind="end"))
+
+    def words(self) -> list[dict[str, object]]:
+        """Waits until something was said, and returns all that was."""
+        said = [self._said.get()]
+        while not self._said.empty():
+            said.append(self._said.get())
+        return [asdict(word) for word in said]
+
+    def answer(self) -> None:
+        """Lets the process go on after an evaluation or a checkpoint."""
+        self._answers.put(None)
+
+    def _ask(self, word: Word) -> None:
+        self._said.put(word)
+        if word.kind in ("report", "interrupted"):
+            self._answers.get()
+
+
+def _train(task: RankTask, ask: Callable[[Word], None]) -> None:
+    order = task.order
+    os.environ.update(environment(os.environ) | task.variables)  # before torch starts CUDA
+    from dialsum.trainer import train
+    from tune_jobs.trial.run_trial import hold
+
+    guard = hold(order, task.shape, lambda text: ask(Word(kind="waits", text=text)))
+    train(
+        RunConfig.from_dict(task.config),
+        Path(order.folder),
+        reporter=RankReporter(ask, StopFile(Path(order.sweep_folder)), guard, is_first=task.rank == 0),
+        resume_from=None if task.resume_from is None else Path(task.resume_from),
+        cache_dir=Path(order.cache_dir),
+        limit_bytes=None if guard is None else guard.limit.allocator_bytes,
+    )

@@ -1,0 +1,243 @@
+"""A trial on several cards: starts a process on each, hears the first, and ends all of them together.
+
+The trial's own process does not train. It stays what it is for every trial: it reports to Tune, keeps steps, recovers
+from an out-of-memory with a smaller shape. So early stopping, pauses and checkpoints are the same with any number of
+cards, and a process that hangs in the midst of an exchange with a dead one is simply ended.
+"""
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol, cast
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from common.strict import from_mapping
+from dialsum.config import RunConfig
+from dialsum.ranks import MEETING_FILE
+from dialsum.reporter import Reporter
+from tune_jobs.records.trial_spec import TrialOrder
+from tune_jobs.trial.rank_process import THREADS, RankProcess, RankTask, Word
+from tune_jobs.trial.recovery import FailureKind, classify
+
+GRACE_S = 5.0  # for the others to say what happened to them: the first to fail is often not the one to blame
+_LOOPBACK = "lo"
+_TELLING: tuple[FailureKind, ...] = (
+    "out_of_memory", "host_memory", "diverged", "wrong_request", "work_failed", "worker_lost", "stalled", "error",
+)  # fmt: skip
+
+
+class _Method(Protocol):
+    """A method of an actor."""
+
+    def remote(self, *arguments: object) -> "ray.ObjectRef[object]":
+        """Calls it and does not wait."""
+        ...
+
+
+class _Rank(Protocol):
+    """The handle of a rank_process.RankProcess."""
+
+    seat: _Method
+    train: _Method
+    words: _Method
+    answer: _Method
+
+
+class RankTraining:
+    """Trains on all cards of the trial; stands in for dialsum.trainer.train.
+
+    Args:
+        order: The trial; its bundle says how many.
+        where: Gets the cards of all processes as `trial/card`, and the processes' numbers as `trial/processes`.
+        waits: Hears why a process waits for its card.
+    """
+
+    def __init__(self, order: TrialOrder, where: dict[str, str], waits: Callable[[str], None]) -> None:
+        self._order, self._where, self._waits = order, where, waits
+
+    def __call__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        *,
+        reporter: Reporter,
+        resume_from: Path | None,
+        cache_dir: Path,
+        limit_bytes: int | None,
+    ) -> None:
+        """Trains; see dialsum.trainer.train. Each process is held to its own card, so there is no limit here.
+
+        Raises:
+            SystemExit: When the reporter ends the trial.
+            Exception: Of all processes' failures the most telling one.
+        """
+        del folder, cache_dir, limit_bytes  # the order names both folders
+        with _meeting(spread=self._order.bundle.spread) as variables, _started(self._order) as ranks:
+            self._say_where(ranks)
+            tasks = [
+                RankTask(
+                    order=self._order,
+                    config=config.to_dict(),
+                    rank=rank,
+                    size=len(ranks),
+                    resume_from=None if resume_from is None else str(resume_from),
+                    variables=variables | _seen_by(rank, self._order),
+                )
+                for rank in range(len(ranks))
+            ]
+            self._follow(ranks, tasks, reporter)
+
+    def _follow(self, ranks: Sequence[_Rank], tasks: Sequence[RankTask], reporter: Reporter) -> None:
+        """Hears all processes until each is over; what one says or fails with comes at once."""
+        running = [rank.train.remote(asdict(task)) for rank, task in zip(ranks, tasks, strict=True)]
+        speaking = {rank.words.remote(): rank for rank in ranks}
+        while running or speaking:
+            done, _ = ray.wait([*running, *speaking], num_returns=1)
+            try:
+                heard = ray.get(done[0])
+            except Exception as error:  # of the process, or that it is gone
+                others = _failures([one for one in running if one != done[0]])
+                raise root_cause([_own_error(error), *others]) from None
+            if done[0] in running:
+                running.remove(done[0])
+                continue
+            rank = speaking.pop(done[0])
+            words = [from_mapping(Word, word, where="word of a rank") for word in heard]
+            for word in words:
+                self._pass_on(word, rank, reporter)
+            if words[-1].kind != "end":
+                speaking[rank.words.remote()] = rank
+
+    def _pass_on(self, word: Word, rank: _Rank, reporter: Reporter) -> None:
+        checkpoint = None if word.checkpoint is None else Path(word.checkpoint)
+        if word.kind == "waits":
+            self._waits(word.text)
+        elif word.kind == "log":
+            reporter.log(word.metrics)
+        elif word.kind == "report":
+            reporter.report(word.metrics, checkpoint)
+            rank.answer.remote()
+        elif word.kind == "interrupted":
+            assert checkpoint is not None
+            reporter.interrupted(checkpoint)
+            rank.answer.remote()
+
+    def _say_where(self, ranks: Sequence[_Rank]) -> None:
+        """Names cards of other hosts with their address; the first process asked Ray for none, so it names its own."""
+        seats = cast("list[tuple[str, list[str], int]]", ray.get([rank.seat.remote() for rank in ranks]))
+        here = seats[0][0]
+        cards = [self._where.get("trial/card", "").split(",")[0]]
+        cards += [card if host == here else f"{host}:{card}" for host, held, _ in seats[1:] for card in held]
+        self._where["trial/card"] = ",".join(cards)
+        self._where["trial/processes"] = ",".join(str(process) for *_, process in seats)
+
+
+def root_cause(errors: Sequence[Exception]) -> Exception:
+    """Returns the failure that the others followed from.
+
+    When one process ends, the others' exchange with it fails: theirs are errors of no kind.
+
+    >>> root_cause([RuntimeError("Connection closed by peer"), MemoryError()])
+    MemoryError()
+    """
+    return min(errors, key=lambda error: _TELLING.index(classify(error)))
+
+
+def _failures(running: "Sequence[ray.ObjectRef[object]]") -> list[Exception]:
+    """Waits a little for the other processes and returns what ended those that ended too."""
+    if not running:
+        return []
+    failures: list[Exception] = []
+    ended, _ = ray.wait(list(running), num_returns=len(running), timeout=GRACE_S)
+    for one in ended:
+        try:
+            ray.get(one)
+        except Exception as error:
+            failures.append(_own_error(error))
+    return failures
+
+
+def _own_error(error: Exception) -> Exception:
+    """What was raised in a process, without the traceback that Ray puts around it."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(error, RayTaskError) and isinstance(cause, Exception) else error
+
+
+@contextmanager
+def _started(order: TrialOrder) -> Iterator[list[_Rank]]:
+    """One process in each bundle of the trial's placement group; none is left afterwards.
+
+    The trial's own process holds the first bundle, so the process there asks for nothing and is told which card it has.
+    """
+    group = ray.util.get_current_placement_group()
+    assert group is not None, "a trial has a placement group"
+    assert len(group.bundle_specs) == order.bundle.ranks, "each card of a trial has a bundle"
+    ranks: list[_Rank] = []
+    try:
+        for rank in range(order.bundle.ranks):
+            ranks.append(_actor(group, rank))
+        yield ranks
+    finally:
+        for one in ranks:
+            ray.kill(one)
+
+
+def _actor(group: PlacementGroup, rank: int) -> _Rank:
+    held = group.bundle_specs[rank] if rank else {}
+    actor: _Rank = (
+        ray.remote(RankProcess)
+        .options(
+            num_cpus=held.get("CPU", 0),
+            num_gpus=held.get("GPU", 0),
+            max_concurrency=THREADS,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                placement_group=group, placement_group_bundle_index=rank
+            ),
+        )
+        .remote()
+    )
+    return actor
+
+
+@contextmanager
+def _meeting(*, spread: bool) -> Iterator[dict[str, str]]:
+    """How the processes find each other: on one machine through a file and the loopback, so that nothing listens to
+    the network; between machines at a port of the first one's."""
+    if spread:
+        address = ray.util.get_node_ip_address()
+        yield {"MASTER_ADDR": address, "MASTER_PORT": str(_free_port(address))}
+        return
+    folder = tempfile.mkdtemp(prefix="ranks_")
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    try:
+        yield {
+            MEETING_FILE: str(Path(folder) / "meeting"),
+            "MASTER_ADDR": "127.0.0.1",
+            **{name: os.environ.get(name, _LOOPBACK) for name in names},
+        }
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _seen_by(rank: int, order: TrialOrder) -> dict[str, str]:
+    variables = {"RANK": str(rank), "WORLD_SIZE": str(order.bundle.ranks), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    if order.simulated:
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+    elif rank == 0:
+        variables["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return variables
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,157 @@
+"""What a trial's process reports: evaluations and checkpoints to the driver, steps to a file, memory to its guard."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cluster.guard import Guard
+from common.errors import DivergedError, WorkError
+from tune_jobs.config.anomalies import LossWatch
+from tune_jobs.records.trial_spec import EVALUATION_KEY, INTERRUPTED_KEY, STOP_FILE, TrialOrder
+from tune_jobs.trial.meter import TrialMeter
+from tune_jobs.trial.state_file import write_state
+from tune_jobs.trial.storage import TrialStorage
+
+LOOK_EVERY_S = 0.5  # for STOP_FILE, which may lie on a slow shared file system
+HELD_BYTES = "trial/held_bytes"  # what the process was seen to hold on its card at most
+
+Send = Callable[[Mapping[str, object], Path | None], None]
+Keep = Callable[[Mapping[str, float]], None]  # takes the numbers of one step; step_log.StepLog
+
+
+class StopFile:
+    """Looks now and then whether the driver asks the trials to save and end.
+
+    Args:
+        sweep_folder: Where the driver leaves its word.
+        clock: Seconds that only grow; injected in tests.
+    """
+
+    def __init__(self, sweep_folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock, self._look_at_s = sweep_folder / STOP_FILE, clock, -math.inf
+
+    def asked(self) -> bool:
+        """Whether the word was there at this look; False between two looks."""
+        now_s = self._clock()
+        if now_s < self._look_at_s:
+            return False
+        self._look_at_s = now_s + LOOK_EVERY_S
+        return self._path.exists()
+
+
+class TrialReporter:
+    """Passes every evaluation on to the driver, keeps the steps between them, and counts them over restarts.
+
+    Args:
+        order: The trial.
+        send: Sends to the driver; raises SystemExit when the trial should end.
+        keep: Takes every step.
+        guard: Holds the process to its share; None on a machine without GPUs.
+        evaluations: How many an earlier attempt had made at the checkpoint that this one starts from.
+        losses: Its first and lowest training loss; None where there was none.
+        meter: Shows the trial's numbers to whoever watches the cluster; None shows none.
+        storage: Is looked at before anything is written there; None looks at nothing.
+        clock: Seconds that only grow; injected in tests.
+    """
+
+    def __init__(
+        self,
+        order: TrialOrder,
+        send: Send,
+        keep: Keep,
+        *,
+        guard: Guard | None = None,
+        evaluations: int = 0,
+        losses: tuple[float, float] | None = None,
+        meter: TrialMeter | None = None,
+        storage: TrialStorage | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._storage = storage
+        self.shape = order.shape
+        self.checkpoint: Path | None = None
+        self.peaks: dict[str, float] = {}
+        self.evaluations = evaluations
+        self._order, self._send, self._keep, self._guard, self._meter = order, send, keep, guard, meter
+        self._loss = LossWatch(order.exploding_loss, seen=losses)
+        self._stop = StopFile(Path(order.sweep_folder), clock)
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """What torch may reserve; None where nobody limits it."""
+        return None if self._guard is None else self._guard.limit.allocator_bytes
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Keeps numbers between evaluations and the highest memory readings, looks at the share.
+
+        Raises:
+            OutOfMemoryError: When the process holds more than its share.
+            DivergedError: When the training loss explodes.
+        """
+        self._watch(metrics)
+        self._keep(metrics)
+        problem = self._loss.see(metrics["train/loss"]) if "train/loss" in metrics else None
+        if problem is not None:
+            rate = metrics.get("train/learning_rate")
+            now = f" (now {rate:.2g})" if rate is not None else ""
+            raise DivergedError(f"{problem}; a smaller learning rate{now} or a longer warm-up would help")
+
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+        """Sends one evaluation with its checkpoint; see Reporter.
+
+        Raises:
+            WorkError: When the sweep's metric is absent: no later report would mend that.
+            DivergedError: When it is no number.
+            SystemExit: When the driver stops the trial.
+        """
+        value = metrics.get(self._order.metric)
+        if value is None:
+            raise WorkError(f"no {self._order.metric} among the reported {', '.join(sorted(metrics))}")
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"{self._order.metric} became {value}: the training diverged; try a smaller learning rate"
+            )
+        if self._storage is not None:
+            self._storage.check()
+        self.evaluations += 1
+        self.checkpoint = checkpoint
+        self._watch(metrics)
+        if checkpoint is not None:
+            self._write_state(checkpoint)
+        self._send(
+            dict(metrics)
+            | self.peaks
+            | {
+                EVALUATION_KEY: self.evaluations,
+                "trial/micro_batch": self.shape.micro_batch,
+                "trial/accumulation": self.shape.accumulation,
+                "trial/gradient_checkpointing": self.shape.gradient_checkpointing,
+                "trial/ranks": self.shape.ranks,
+                "trial/sharded": self.shape.sharded,
+            },
+            checkpoint,
+        )
+
+    def wants_checkpoint(self) -> bool:
+        """Looks now and then whether the driver asks the trials to save and end."""
+        return self._stop.asked()
+
+    def interrupted(self, checkpoint: Path) -> None:
+        """Sends a checkpoint without an evaluation; raises SystemExit when the driver stops the trial."""
+        self._write_state(checkpoint)
+        self._send({INTERRUPTED_KEY: True}, checkpoint)
+
+    def _write_state(self, checkpoint: Path) -> None:
+        write_state(checkpoint, evaluations=self.evaluations, losses=self._loss.seen)
+
+    def _watch(self, metrics: Mapping[str, float]) -> None:
+        if self._guard is not None:
+            self._guard.check()
+            if self._guard.peak_bytes is not None:
+                self.peaks[HELD_BYTES] = float(self._guard.peak_bytes)
+        for name, value in metrics.items():
+            if name.startswith("memory/") or name == HELD_BYTES:
+                self.peaks[name] = max(value, self.peaks.get(name, 0.0))
+        if self._meter is not None:
+            self._meter.log({**metrics, **self.peaks})
