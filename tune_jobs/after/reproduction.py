@@ -9,9 +9,10 @@ from typing import Literal, cast
 
 from common.errors import RequestError
 from common.files import read_jsonl
+from common.goal import best_first
 from tune_jobs.analysis.candidates import Candidate, Scored, find_noise
 from tune_jobs.analysis.significance import PairedDifference
-from tune_jobs.config.sections import COMPOSITE
+from tune_jobs.config.sections import COMPOSITE, METRIC_GOALS
 from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
 
 REPETITIONS = "reproductions"  # beside experiments/
@@ -127,8 +128,7 @@ def judge(
     if other_scorer:  # scores of different scorers are never compared
         before, again, paired = _without_scores(before), _without_scores(again), None
     metric = COMPOSITE if COMPOSITE in before.history[0] else "eval/loss"
-    best = max if metric == COMPOSITE else min
-    old, new = (best(row[metric] for row in run.history if metric in row) for run in (before, again))
+    old, new = (_best(run, metric) for run in (before, again))
     deviation, numbers = first_deviation(before, again)
     if deviation is None and summaries is not None and summaries[0] < summaries[1]:
         verdict, reason = _by_noise(metric, model, old, new, paired, dialogues)
@@ -153,6 +153,11 @@ def judge(
         summaries=summaries[1] if summaries else 0,
         same_weights=same_weights,
     )
+
+
+def _best(run: RunNumbers, metric: str) -> float:
+    values = [row[metric] for row in run.history if metric in row]
+    return best_first(values, float, METRIC_GOALS[metric])[0]
 
 
 def first_deviation(before: RunNumbers, again: RunNumbers) -> tuple[Deviation | None, int]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.errors import Problems
+from common.goal import Goal
 from common.strict import nearest
 from common.units import parse_bytes, parse_duration
 from tune_jobs.search.stopping import (
     BracketRule,
-    Goal,
     MedianRule,
     NeverStop,
     RungRule,

@@ -13,6 +13,7 @@ from typing import Literal, cast
 from cluster.estimator.calibration import record_peak
 from common.errors import RequestError
 from common.files import write_text
+from common.goal import Goal, best_of
 from common.storage import Patience
 from common.strict import from_mapping
 from tune_jobs.config.anomalies import Anomalies
@@ -40,7 +41,7 @@ from tune_jobs.records.trial_spec import (
     identity,
 )
 from tune_jobs.search.proposers import Lesson, Outcome, Proposer, Sampled
-from tune_jobs.search.stopping import Goal, StoppingRule
+from tune_jobs.search.stopping import StoppingRule
 from tune_jobs.team.admission import Admission, OpenAdmission
 from tune_jobs.trial.recovery import FailureKind, classify, next_bytes
 
@@ -427,7 +428,7 @@ class SweepConductor:
 
 def _lesson(trial: TrialHistory, goal: Goal) -> Lesson:
     values = [value for _, value in trial.values]
-    best = (max(values) if goal == "maximize" else min(values)) if values else None
+    best = best_of(values, lambda value: value, goal)
     outcome: Outcome = "stopped" if trial.status == "stopped" else "finished"
     if trial.failure is not None:
         # Only a training that broke down says something about its configuration; a lost worker or a full card does not.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from common.cli import note
 from tune_jobs.driver.conductor import SweepConductor
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
-from tune_jobs.records.progress import SweepProgress, best_of
+from tune_jobs.records.progress import SweepProgress
 
 if TYPE_CHECKING:
     from tune_jobs.analysis.sweep_analysis import Analysis
@@ -36,7 +36,7 @@ class SweepOutcome:
 def outcome_of(folder: SweepFolder, progress: SweepProgress, conductor: SweepConductor) -> SweepOutcome:
     """Finds the winner and builds the reports, also of a sweep that a person interrupted; see SweepOutcome.hurried."""
     is_over = conductor.is_over
-    winner = best_of(progress.trials.values(), progress.goal)
+    winner = progress.best()
     records = {record.trial_id: record for record in folder.load().trials}
     best = records.get(str(winner.number)) if winner else None
     if best is not None:

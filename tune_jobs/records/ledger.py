@@ -14,8 +14,8 @@ from typing import Literal
 
 from common.errors import Problems, RequestError
 from common.files import append_jsonl, read_jsonl, write_text
+from common.goal import Goal
 from common.strict import dump_yaml, from_mapping
-from tune_jobs.search.stopping import Goal
 
 TrialOutcome = Literal["running", "finished", "stopped", "failed", "oom", "refused"]
 OUTCOMES: tuple[TrialOutcome, ...] = ("finished", "stopped", "failed", "oom", "refused", "running")

@@ -5,10 +5,9 @@ from typing import cast
 
 from cluster.estimator.calibration import Layout, Peak
 from cluster.machines.hardware import GPU_MODEL_LABEL
+from common.goal import Goal, best_of
 from tune_jobs.records.journal import EndStatus, TrialHistory
 from tune_jobs.records.ledger import TrialError, TrialOutcome, TrialRecord
-from tune_jobs.records.progress import better
-from tune_jobs.search.stopping import Goal
 
 _MEASURED = ("allocated_bytes", "reserved_bytes", "device_bytes", "host_rss_bytes")
 
@@ -101,13 +100,9 @@ def _outcome(status: EndStatus, kind: str | None) -> TrialOutcome:
 
 
 def _best_metrics(trial: TrialHistory, goal: Goal) -> dict[str, float]:
-    best: float | None = None
-    metrics: Mapping[str, object] = {}
-    for number in sorted(trial.evaluations):
-        evaluation = trial.evaluations[number]
-        if better(evaluation.value, best, goal):
-            best, metrics = evaluation.value, evaluation.metrics
-    return _numbers(metrics)
+    evaluations = [trial.evaluations[number] for number in sorted(trial.evaluations)]
+    best = best_of(evaluations, lambda evaluation: evaluation.value, goal)
+    return _numbers(best.metrics) if best else {}
 
 
 def _history(trial: TrialHistory, rungs: tuple[int, ...]) -> list[dict[str, float | None]]:

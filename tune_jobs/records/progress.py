@@ -3,12 +3,10 @@
 Pure: events and clock readings come in, the state goes out.
 """
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tune_jobs.search.stopping import Goal
+from common.goal import Goal, best_of, better
 
 TrialStatus = Literal["waiting", "running", "paused", "finished", "stopped", "failed", "refused", "interrupted"]
 ENDED: tuple[TrialStatus, ...] = ("finished", "stopped", "failed", "refused")
@@ -129,7 +127,8 @@ class SweepProgress:
 
     def best(self) -> TrialProgress | None:
         """Returns the trial with the best value so far, the earlier one of two equals."""
-        return best_of(self.trials.values(), self.goal)
+        trials = sorted(self.trials.values(), key=lambda trial: trial.number)
+        return best_of(trials, lambda trial: trial.best, self.goal)
 
     def left_s(self, now_s: float) -> float | None:
         """Estimates the seconds that are left if no further trial is stopped early, so at most so long.
@@ -155,25 +154,3 @@ class SweepProgress:
         if trial._since_s is not None:
             trial.run_s += now_s - trial._since_s
             trial._since_s = now_s
-
-
-def better(value: float, other: float | None, goal: Goal) -> bool:
-    """Says whether a value beats another; NaN beats nothing and is beaten by every number.
-
-    >>> better(2.0, 1.0, "maximize"), better(2.0, 1.0, "minimize"), better(float("nan"), None, "maximize")
-    (True, False, False)
-    """
-    if math.isnan(value):
-        return False
-    if other is None or math.isnan(other):
-        return True
-    return value > other if goal == "maximize" else value < other
-
-
-def best_of(trials: Iterable[TrialProgress], goal: Goal) -> TrialProgress | None:
-    """Returns the trial with the best value, or None where none has a value."""
-    winner: TrialProgress | None = None
-    for trial in sorted(trials, key=lambda trial: trial.number):
-        if trial.best is not None and better(trial.best, winner.best if winner else None, goal):
-            winner = trial
-    return winner

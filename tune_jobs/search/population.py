@@ -11,9 +11,9 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from common.goal import Goal
 from tune_jobs.config.sections import SearchOptions
 from tune_jobs.config.space import Bell, Categorical, Constant, Parameter, Range, Space, Value
-from tune_jobs.search.stopping import Goal
 
 FACTORS = (0.8, 1.2)  # of the paper and of Ray
 # What may change in the middle of a training: a checkpoint fixes the model's shape and counts its steps in batches.

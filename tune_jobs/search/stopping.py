@@ -7,9 +7,9 @@ An iteration is one evaluation of a trial, counted from 1.
 import math
 import statistics
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
-Goal = Literal["maximize", "minimize"]
+from common.goal import Goal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
+from common.goal import better
 from tune_jobs.records.ledger import ExperimentFolder, SweepRecord, TrialRecord
 from tune_jobs.records.step_log import FILE_NAME as STEPS_NAME
 from tune_jobs.records.step_log import Tail, decoded
@@ -239,8 +240,7 @@ class Mirror:
         value = record.best_metrics.get(self._sweep.metric) if self._sweep is not None else None
         if value is None or self._sweep is None:
             return False
-        sign = 1.0 if self._sweep.goal == "maximize" else -1.0
-        if self._best is not None and sign * value <= sign * self._best:
+        if not better(value, self._best, self._sweep.goal):
             return False
         self._best = value
         return True
