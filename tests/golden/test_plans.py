@@ -16,7 +16,7 @@ from cluster.scheduling.placement import Demand, Need, choose, refuse
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.analysis.importance import Importance
-from tune_jobs.config.sweep import load_sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.planning.guard_rails import Outlook, warnings
 from tune_jobs.planning.impact import impacts
 from tune_jobs.planning.plan import DataSizes, SweepPlan, make_plan

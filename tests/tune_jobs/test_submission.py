@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import RequestError
 from tune_jobs.config.result_paths import places_of, settled
-from tune_jobs.config.sweep import load_sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.driver.prepare import with_member
 from tune_jobs.jobs.package import LIMIT_BYTES, pieces_of, write_package
 from tune_jobs.jobs.sealed_key import FILE, opened, own_key, seal, take_key

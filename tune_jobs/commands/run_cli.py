@@ -57,7 +57,7 @@ def run(chosen: argparse.Namespace) -> int:
         from tune_jobs.jobs.supervise import supervise
 
         return supervise(chosen.sweep, chosen.output, sys.argv[1:])
-    from tune_jobs.config.sweep import load_sweep
+    from tune_jobs.config.sweep_file import load_sweep
     from tune_jobs.driver.prepare import placed_here
     from tune_jobs.driver.run_sweep import RunOptions, run_sweep
     from tune_jobs.driver.trained_model import with_trained_base

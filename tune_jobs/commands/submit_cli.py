@@ -49,7 +49,7 @@ def run(chosen: argparse.Namespace) -> int:
         RequestError: When the sweep, its files or the cluster cannot be used, or the job was a wrong request.
         WorkError: When the job failed, was stopped, or its machine was lost.
     """
-    from tune_jobs.config.sweep import load_sweep
+    from tune_jobs.config.sweep_file import load_sweep
 
     sweep = load_sweep(chosen.sweep)
     submission = _submission(sweep, chosen)
@@ -135,7 +135,7 @@ def _send(submission: "Submission", jobs: "Jobs") -> str:
 
 
 def _follow(submission: "Submission", jobs: "Jobs", name: str, chosen: argparse.Namespace) -> "Job":
-    from tune_jobs.config.sweep import load_sweep
+    from tune_jobs.config.sweep_file import load_sweep
 
     def say(text: str) -> None:
         sys.stdout.write(text)

@@ -4,10 +4,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from common.strict import load_yaml
 from dialsum.config import RunConfig
 from tune_jobs.config.anomalies import Anomalies
 from tune_jobs.config.rules import ResolvedTrial, Rules, resolve
@@ -120,14 +118,3 @@ class Phase:
     margin: float = 0.1
     winners: int = 2
     seeds: tuple[int, ...] = (0, 1, 2)
-
-
-def load_sweep(path: Path) -> Sweep:
-    """Reads a sweep file, its base configurations and the files of its phases; starts nothing.
-
-    Raises:
-        RequestError: With every problem of all of them, each with file, line and remedy.
-    """
-    from tune_jobs.config.sweep_file import read_sweep  # which builds the values above
-
-    return read_sweep(load_yaml(path), load_sweep)

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from common.errors import Problems, RequestError
-from common.strict import Located, nearest
+from common.strict import Located, load_yaml, nearest
 from dialsum.config import RunConfig, load_run_config
 from tune_jobs.config.anomalies import Anomalies
 from tune_jobs.config.phase_file import read_phases
@@ -71,6 +71,15 @@ _COMMAND_MACROS = (  # of wandb 0.31, sdk/launch/sweeps/utils.py, and how people
     "${args_no_equals}", "${args_json}", "${args_json_file}", "${args_append_hydra}", "${args_override_hydra}",
     "/usr/bin/env", "python", "python3",
 )  # fmt: skip
+
+
+def load_sweep(path: Path) -> Sweep:
+    """Reads a sweep file, its base configurations and the files of its phases; starts nothing.
+
+    Raises:
+        RequestError: With every problem of all of them, each with file, line and remedy.
+    """
+    return read_sweep(load_yaml(path), load_sweep)
 
 
 def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:

@@ -14,7 +14,7 @@ from typing import Literal
 from common.cli import note
 from common.errors import WorkError
 from tune_jobs.config.result_paths import settled
-from tune_jobs.config.sweep import load_sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.driver.prepare import with_member
 from tune_jobs.records.journal import FILE_NAME
 from tune_jobs.records.sweep_lock import is_held

@@ -13,7 +13,8 @@ from tune_jobs.config.fields import to_value
 from tune_jobs.config.points import SCORE
 from tune_jobs.config.sections import EarlyTerminate
 from tune_jobs.config.space import Categorical, Constant, Parameter, Space, Value
-from tune_jobs.config.sweep import Sweep, load_sweep
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.config.sweep_parts import default_stop
 from tune_jobs.config.sweep_writer import sweep_text
 from tune_jobs.records.ledger import SweepFolder
