@@ -88,6 +88,13 @@ class Sweep:
         """Returns the whole run configuration of a trial; see rules.resolve."""
         return resolve(self.base_for(sampled), sampled, self.rules)
 
+    def with_member(self, member: str | None) -> "Sweep":
+        """Returns the sweep of a member, phases and all; the file's own where None is given."""
+        if member is None:
+            return self
+        phases = tuple(dataclasses.replace(phase, sweep=phase.sweep.with_member(member)) for phase in self.phases)
+        return dataclasses.replace(self, team=dataclasses.replace(self.team, member=member), phases=phases)
+
     def with_fixed(self, fixed: Mapping[str, Value]) -> "Sweep":
         """Returns a sweep in which some parameters have one value, whether they were searched before or not."""
         kept = tuple(parameter for parameter in self.space.parameters if parameter.name not in fixed)

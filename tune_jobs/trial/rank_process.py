@@ -16,6 +16,7 @@ from common.errors import ProductError
 from common.strict import from_mapping
 from dialsum.config import RunConfig
 from tune_jobs.records.trial_spec import TrialOrder
+from tune_jobs.trial.hold import hold
 from tune_jobs.trial.recovery import RunShape, classify
 from tune_jobs.trial.reporter import HELD_BYTES, StopFile
 
@@ -169,7 +170,6 @@ def _train(task: RankTask, ask: Callable[[Word], None]) -> None:
     order = task.order
     os.environ.update(environment(os.environ) | task.variables)  # before torch starts CUDA
     from dialsum.trainer import train
-    from tune_jobs.trial.run_trial import hold
 
     guard = hold(order, task.shape, lambda text: ask(Word(kind="waits", text=text)))
     train(

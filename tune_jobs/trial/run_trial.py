@@ -15,15 +15,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
-from cluster.guard import CudaDevice, Guard, HostDevice, Limit, environment, wait_for_card
+from cluster.guard import environment
 from cluster.machines.metrics import Meters
-from cluster.scheduling.shares import UNITS, Share
 from common.errors import ProductError, WorkError
 from common.files import append_jsonl, read_jsonl
 from common.storage import storage_trouble
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tune_jobs.driver.exploit import INHERITED_FILE
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
 from tune_jobs.records.step_log import FILE_NAME as STEPS_NAME
 from tune_jobs.records.step_log import StepLog
@@ -34,11 +32,12 @@ from tune_jobs.records.trial_spec import (
     WAITS_KEY,
     TrialOrder,
 )
+from tune_jobs.trial.hold import hold
 from tune_jobs.trial.machine_load import MachineLoad
 from tune_jobs.trial.meter import TrialMeter
 from tune_jobs.trial.recovery import FailureKind, RunShape, classify, smaller
 from tune_jobs.trial.reporter import Keep, Send, TrialReporter
-from tune_jobs.trial.state_file import evaluations_of, losses_of
+from tune_jobs.trial.state_file import INHERITED_FILE, evaluations_of, losses_of
 from tune_jobs.trial.storage import TrialStorage
 
 logger = logging.getLogger(__name__)
@@ -230,39 +229,6 @@ def _config(order: TrialOrder, shape: RunShape) -> RunConfig:
             "fsdp": shape.sharded,
         }
     )
-
-
-def hold(order: TrialOrder, shape: RunShape, tell: Callable[[str], None] = lambda text: None) -> Guard | None:
-    """Holds this process to the share that it was granted, before the model is built.
-
-    Args:
-        order: The trial.
-        shape: How it is run.
-        tell: Hears why it waits, where others still hold what belongs to the share.
-
-    Raises:
-        WorkError: When they hold it for too long.
-
-    Returns:
-        None where there is no card: on a machine without GPUs, and on a simulated card that pretends nothing.
-    """
-    if order.usable_bytes is None or (order.simulated and order.pretended is None):
-        return None
-    limit = Limit(cap_bytes=_cap_bytes(order), context_bytes=order.context_bytes)
-    if order.pretended is None:
-        card = CudaDevice()
-        growth_bytes = limit.cap_bytes - card.left_bytes(limit.context_bytes)
-        wait_for_card(growth_bytes, os.environ.get("CUDA_VISIBLE_DEVICES", ""), tell)
-        return Guard(limit, card)
-    held_bytes = order.pretended.fixed_bytes + shape.micro_batch * order.pretended.bytes_per_sample
-    return Guard(limit, HostDevice(meter=lambda: held_bytes), interval_s=0.0)
-
-
-def _cap_bytes(order: TrialOrder) -> int:
-    assert order.usable_bytes is not None
-    if order.bundle.gpus >= 1:
-        return order.usable_bytes
-    return Share(units=round(order.bundle.gpus * UNITS)).cap_bytes(order.usable_bytes)
 
 
 def _fail(folder: Path, order: TrialOrder, kind: FailureKind, error: Exception, send: Send) -> None:

@@ -7,6 +7,7 @@ from typing import cast
 from common.files import write_json
 
 STATE_FILE = "trial_state.json"  # lies in every checkpoint beside the trainer's files
+INHERITED_FILE = "inherited.json"  # in a checkpoint that was copied from another trial
 
 
 def write_state(checkpoint: Path, *, evaluations: int, losses: tuple[float, float] | None) -> None:
