@@ -143,10 +143,10 @@ def _trial(trial: TrialHistory, record: SweepRecord, is_running: bool, tenants: 
     seen = trial.evaluations[max(trial.evaluations)].metrics if trial.evaluations else {}
     state = "running" if trial.running else "paused" if trial.pauses else "waiting"
     place = _place(trial) if trial.running else None
-    estimate = cast("Mapping[str, object]", trial.order.get("estimate") or {})
+    estimate = cast("Mapping[str, object]", trial.spec.get("estimate") or {})
     return TrialNow(
         number=trial.number,
-        name=str(trial.order["name"]),
+        name=str(trial.spec["name"]),
         state=state if is_running or state != "running" else "interrupted",
         evaluations=len(values),
         last=values[-1] if values else None,

@@ -1,9 +1,9 @@
-"""The numbers of one trial for Prometheus, set in its own process."""
+"""A trial's numbers for Prometheus, set in its own process on the node that it runs on."""
 
 from collections.abc import Mapping
 
 from cluster.machines.metrics import Meter
-from tune_jobs.records.trial_spec import TrialOrder
+from tune_jobs.records.trial_spec import TrialSpec
 
 
 class TrialMeter:
@@ -11,16 +11,16 @@ class TrialMeter:
 
     Args:
         meter: Sets metrics.
-        order: The trial; its bundle is what it was granted.
+        spec: The trial; its bundle is what it was granted.
         node: Address of the host.
         card: Number of the card there; empty where it runs without one.
     """
 
-    def __init__(self, meter: Meter, order: TrialOrder, node: str, card: str) -> None:
-        self._meter, self._order = meter, order
-        self._tags = {"sweep": order.sweep, "trial": order.name, "node": node, "card": card}
-        estimated = order.estimate.get("upper_bytes", 0.0)
-        self._gauge("share", order.bundle.gpus)
+    def __init__(self, meter: Meter, spec: TrialSpec, node: str, card: str) -> None:
+        self._meter, self._spec = meter, spec
+        self._tags = {"sweep": spec.sweep, "trial": spec.name, "node": node, "card": card}
+        estimated = spec.estimate.get("upper_bytes", 0.0)
+        self._gauge("share", spec.bundle.gpus)
         self._gauge("estimated_bytes", float(estimated) if isinstance(estimated, (int, float)) else 0.0)
 
     def log(self, metrics: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""What a trial knows of itself at a checkpoint beyond the trainer's own files: so that counts go on over restarts."""
+"""The state of a trial at a checkpoint beyond the trainer's own files, so that counts continue over attempts."""
 
 import json
 from pathlib import Path
