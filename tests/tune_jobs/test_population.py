@@ -18,9 +18,9 @@ from tune_jobs.config.space import Bell, Categorical, Constant, Range, Space, Va
 from tune_jobs.driver.exploit import Exploiter
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import TrialOrder
+from tune_jobs.records.trial_state import INHERITED_FILE
 from tune_jobs.search.population import PopulationRule, explore, quantiles
 from tune_jobs.search.proposers import Sampled
-from tune_jobs.trial.state_file import INHERITED_FILE
 
 SPACE = Space(
     parameters=(
