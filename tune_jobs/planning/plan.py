@@ -15,7 +15,7 @@ from dialsum.config import RunConfig
 from tune_jobs.config.rules import ResolvedTrial
 from tune_jobs.config.sweep import Phase, PhaseKind, Sweep
 from tune_jobs.placing.start_order import largest_numbers_first, reach_of, starts_largest_first
-from tune_jobs.planning.likely import left_at, likely_evaluations
+from tune_jobs.planning.expected_stops import expected_evaluations, left_at
 from tune_jobs.planning.plan_clock import Job, Timeline, run_clock
 from tune_jobs.planning.throughput import Speed, Throughput
 from tune_jobs.records.trial_spec import Placed
@@ -362,17 +362,16 @@ def _phase(
         return run_clock(jobs, inventory, sweep.resources, reach_of(sweep))
 
     whole = [trial.evaluations for trial in running]
-    longest = max(whole, default=1)
     at_most = timeline(whole)
-    rule = sweep.early_terminate.rule(sweep.metric.goal, longest)
-    likely = likely_evaluations(rule, whole, side_by_side=at_most.most_at_once, seed=sweep.search.seed)
+    likely = expected_evaluations(sweep, whole, side_by_side=at_most.most_at_once)
+    rungs = sweep.early_terminate.rungs(max(whole, default=1))
     made_by = dict(zip((trial.name for trial in running), likely, strict=True))
     return PlannedPhase(
         name=name,
         kind=kind,
         sweep=sweep,
-        rungs=rule.rungs,
-        left=tuple(left_at(rule.rungs, likely)),
+        rungs=rungs,
+        left=tuple(left_at(rungs, likely)),
         trials=tuple(replace(trial, likely=made_by.get(trial.name, 0)) for trial in trials),
         timeline=timeline(likely) if likely != whole else at_most,
         at_most=at_most,

@@ -123,7 +123,7 @@ def _phase_text(plan: SweepPlan, phase: PlannedPhase) -> str:
         left = " -> ".join(map(str, (running, *phase.left)))
         strict = ", strict" if stop.strict else ""
         lines.append(
-            f"early termination: {stop.type}, eta {stop.eta:g}{strict}; {word} at evaluations"
+            f"early termination: {stop.type}, eta {stop.reduction:g}{strict}; {word} at evaluations"
             f" {', '.join(map(str, phase.rungs))} of {longest}{_bracket_rule(phase)}; by chance {left} go on"
         )
     elif stop.type == "median":
@@ -311,7 +311,7 @@ def _phase_json(plan: SweepPlan, phase: PlannedPhase) -> dict[str, object]:
         "how": _how(phase),
         "trials": len(phase.trials),
         "early_terminate": stop.type,
-        "eta": stop.eta if stop.type in ("asha", "hyperband") else None,
+        "eta": stop.reduction,
         "rungs": list(phase.rungs),
         "likely_left": list(phase.left),
         "makespan_s": round(phase.timeline.makespan, 1) if plan.timed else None,
