@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_jobs.config.sweep import load_sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.planning.guard_rails import KnownFacts, warnings
 
 FOLDER = Path(__file__).parent / "guard_rails"

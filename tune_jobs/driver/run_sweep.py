@@ -22,6 +22,7 @@ from tune_jobs.config.sweep import Sweep
 from tune_jobs.driver.cards import cards_at_hand
 from tune_jobs.driver.conductor import Clocks, SweepConductor
 from tune_jobs.driver.exploit import exploiter_for
+from tune_jobs.driver.metered_view import MeteredView
 from tune_jobs.driver.specs import Placer, SweepOrders
 from tune_jobs.driver.sweep_end import SweepOutcome, outcome_of
 from tune_jobs.driver.trained_model import as_placed, with_trained_base
@@ -40,7 +41,6 @@ from tune_jobs.search.inputs import check_inputs, ensure_sample_data, longest_tr
 from tune_jobs.search.proposers import Lesson, ListProposer, Proposer, Sampled, TpeProposer
 from tune_jobs.team.admission import Admission
 from tune_jobs.tracking.mirroring import mirroring
-from tune_jobs.trial.meter import MeteredView
 
 CALIBRATION_NAME = "calibration.jsonl"  # in the output folder: shared by all sweeps
 ATTEMPTS = 5  # of one trial: two or three larger shares, and a lost worker or node

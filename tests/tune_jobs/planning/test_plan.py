@@ -14,6 +14,7 @@ from common import cli
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.__main__ import main
+from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.sections import Resources
 from tune_jobs.config.space import Categorical, Range, Space
 from tune_jobs.config.sweep import Sweep
@@ -26,7 +27,6 @@ from tune_jobs.planning.plan_values import DataSizes, SweepPlan
 from tune_jobs.planning.throughput import CPU, Speed, Throughput, observe
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
-from tune_jobs.search.stopping import RungRule
 
 SWEEP = """
 name: small
@@ -257,10 +257,12 @@ def test_a_grid_is_planned_as_it_will_run_large_trials_first_unless_a_budget_may
 
 
 def test_chance_stops_about_one_in_eta_and_the_best_never() -> None:
-    made = expected_evaluations(RungRule(rungs=(1, 3), eta=3, goal="maximize"), [9] * 300, side_by_side=10)
+    asha = Sweep(name="a", source="", method="random", count=300, space=Space())
+    made = expected_evaluations(asha, [9] * 300, side_by_side=10)
     assert 80 < sum(1 for evaluations in made if evaluations > 1) < 140
     assert 25 < sum(1 for evaluations in made if evaluations > 3) < 70
-    assert expected_evaluations(RungRule(rungs=(), eta=3, goal="maximize"), [2, 5, 1], side_by_side=2) == [2, 5, 1]
+    never = dataclasses.replace(asha, early_terminate=EarlyTerminate(type="none"))
+    assert expected_evaluations(never, [2, 5, 1], side_by_side=2) == [2, 5, 1]
 
 
 def test_a_slower_card_takes_longer() -> None:
