@@ -19,7 +19,7 @@ from tune_jobs.driver.exploit import INHERITED_FILE, Exploiter
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import TrialOrder
 from tune_jobs.search.population import PopulationRule, explore, quantiles
-from tune_jobs.search.proposers import Sampled
+from tune_jobs.search.samplers import Sampled
 
 SPACE = Space(
     parameters=(
