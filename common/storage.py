@@ -11,6 +11,7 @@ from common.errors import WorkError
 from common.units import format_duration
 
 T = TypeVar("T")
+LEAST_BYTES = 4 * 2**20  # room for logs and numbers; checkpoints are counted by their own size
 LIMIT_S = 3600.0  # nobody mends a disk in minutes, and nobody wants to pay for days
 _EVERY_S = 5.0
 _TROUBLE = {
@@ -114,7 +115,9 @@ class StorageRetry:
                 if begun_s is None:
                     begun_s = now_s
                     limit = format_duration(self._limit_s)
-                    self._notify(f"{where}: {trouble}; everything waits, up to {limit}, and goes on when this is mended")
+                    self._notify(
+                        f"{where}: {trouble}; everything waits, up to {limit}, and goes on when this is mended"
+                    )
                 if now_s - begun_s > self._limit_s:
                     raise WorkError(f"{where}: {trouble}, for {format_duration(now_s - begun_s)}") from error
                 self._sleep(_EVERY_S)

@@ -13,12 +13,12 @@ from dialsum.config import RunConfig
 from tests.tune_jobs.test_monitoring import Recorder
 from tests.tune_jobs.test_run_trainable import METRIC, Sent, keep_nothing, order_in
 from tests.tune_jobs.test_run_trainable import OutOfMemoryError as TorchOutOfMemoryError
+
 from tune_jobs.driver.tuner import _bundle, _factory
 from tune_jobs.driver.view import LogView
 from tune_jobs.records.progress import SweepProgress
 from tune_jobs.records.trial_spec import Bundle
 from tune_jobs.team.quotas import Books, Claim, Member, Team, admit
-from tune_jobs.trial.meter import MeteredView
 from tune_jobs.trial.rank_process import RankProcess, RankReporter, RankTask, Word
 from tune_jobs.trial.ranks import root_cause
 from tune_jobs.trial.recovery import RunShape

@@ -48,7 +48,7 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: When the file or the cluster cannot be used, or `--strict` refuses.
     """
-    from tune_jobs.config.sweep import load_sweep
+    from tune_jobs.config.sweep_file import load_sweep
     from tune_jobs.driver.trained_model import with_trained_base
     from tune_jobs.planning.earlier import earlier_ledgers, importances_of
     from tune_jobs.planning.impact import impacts

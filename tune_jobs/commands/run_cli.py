@@ -57,12 +57,12 @@ def run(chosen: argparse.Namespace) -> int:
         from tune_jobs.jobs.supervise import supervise
 
         return supervise(chosen.sweep, chosen.output, sys.argv[1:])
-    from tune_jobs.config.sweep import load_sweep
-    from tune_jobs.driver.prepare import placed_here
+    from tune_jobs.config.sweep_file import load_sweep
     from tune_jobs.driver.run_sweep import RunOptions, run_sweep
     from tune_jobs.driver.trained_model import with_trained_base
     from tune_jobs.driver.view import view_for
     from tune_jobs.planning.known_facts import facts_of_data, remarks_on
+    from tune_jobs.jobs.sealed_key import take_own_key
     from tune_jobs.records.redaction import Redactor
     from tune_jobs.search.inputs import ensure_sample_data
 
@@ -73,7 +73,10 @@ def run(chosen: argparse.Namespace) -> int:
         cpu_only=chosen.cpu_only,
         command=Redactor.of_environment(os.environ).hide(shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]])),
     )
-    sweep = placed_here(load_sweep(chosen.sweep), chosen.output, chosen.member)
+    sweep = _with_results_folder(load_sweep(chosen.sweep).with_member(chosen.member), chosen.output)
+    trouble = take_own_key()
+    if trouble is not None:
+        cli.note(trouble)
     if sweep.trained_model is not None:
         sweep = with_trained_base(sweep)
     if chosen.until is not None and not sweep.phases:
@@ -97,6 +100,26 @@ def run(chosen: argparse.Namespace) -> int:
     if outcome.best is None:
         raise WorkError(f"no trial has a result; the reasons stand in {outcome.folder.ledger}")
     return 0
+
+
+def _with_results_folder(sweep: "Sweep", output: Path | None) -> "Sweep":
+    """Returns the sweep with the output folder that holds here; for a submitted one it says where results go.
+
+    Raises:
+        RequestError: When the cluster's shared folder is not there.
+    """
+    from cluster.machines.storage import STORAGE, is_submitted
+    from tune_jobs.config.result_paths import with_output_folder
+
+    sweep = with_output_folder(sweep, output, os.environ, Path.home())
+    if is_submitted(os.environ):
+        if not os.environ.get(STORAGE):
+            cli.note(
+                "this cluster names no shared folder (python -m cluster start --storage DIR), so results stay on this"
+                " machine"
+            )
+        cli.note(f"results go to {Path(sweep.tracking.output_dir).absolute()}")
+    return sweep
 
 
 def _wait(sweep: "Sweep", text: str) -> None:

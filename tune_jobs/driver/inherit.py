@@ -13,7 +13,7 @@ from tune_jobs.records.journal import TrialHistory
 from tune_jobs.records.trial_spec import TrialSpec
 from tune_jobs.search.early_stopping import Exploit
 from tune_jobs.search.samplers import Sampled
-from tune_jobs.trial.state_file import INHERITED_FILE, evaluations_of
+from tune_jobs.records.trial_state import INHERITED_FILE, evaluations_of
 
 FOLDER = "population"  # of a sweep: checkpoints on their way from one trial to another
 _HISTORY_FILE = "history.json"  # dialsum's own: a trial's past, which is not inherited
@@ -43,7 +43,7 @@ def inherit_into(folder: Path, resolve: Callable[[Sampled], ResolvedTrial]) -> I
         target = folder / FOLDER / f"{trial.number}_{evaluation}" / "checkpoint"
         if not _copied(donor.checkpoint, target):
             return None
-        made = evaluations_of(target) or len(donor.evaluations)
+        made = evaluations_of(target) or exploit.donor_evaluation
         write_json(target / INHERITED_FILE, {"donor": donor.number, "evaluation": made})
         own = trial.checkpoint / _HISTORY_FILE if trial.checkpoint else None
         if own is not None and own.exists():

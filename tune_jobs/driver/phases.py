@@ -12,7 +12,8 @@ from common.errors import Problems, RequestError, WorkError
 from common.files import write_bytes, write_json, write_text
 from common.strict import from_mapping
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
-from tune_jobs.config.sweep import Phase, Sweep, load_sweep
+from tune_jobs.config.sweep import Phase, Sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.config.sweep_parts import name_problems
 from tune_jobs.driver.sweep_state import Clocks
 from tune_jobs.driver.run_sweep import RunOptions, at_hand, check_placement, run_sweep

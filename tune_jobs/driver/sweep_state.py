@@ -419,7 +419,7 @@ class SweepState:
             if trial.status is not None:
                 self._exploits.pop(number)
                 continue
-            behind = donor.running and donor.checkpoint_evaluation < max(donor.evaluations, default=0)
+            behind = donor.running and donor.checkpoint_evaluation < exploit.donor_evaluation
             if trial.running or number in self._launching or behind:
                 continue
             self._exploits.pop(number)

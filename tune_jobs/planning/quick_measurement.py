@@ -35,9 +35,8 @@ def _measure(config: RunConfig) -> Observation | None:
     import torch
 
     from dialsum.device import precision_of
-    from tune_jobs.commands.profile_cli import card_here
     from tune_jobs.placing.memory_requests import facts_of, request_of
-    from tune_jobs.placing.profile_run import measure_run
+    from tune_jobs.placing.profile_run import card_here, measure_run
 
     on_gpu = torch.cuda.is_available()
     if not on_gpu:

@@ -135,7 +135,7 @@ def _measured(trial: TrialHistory) -> dict[str, float] | None:
     return (peaks | ({"device_bytes": held_bytes} if held_bytes else {})) or None
 
 
-def _plan(seen: Mapping[str, object], order: Mapping[str, object]) -> dict[str, object] | None:
+def _plan(seen: Mapping[str, object], spec: Mapping[str, object]) -> dict[str, object] | None:
     """The shape that the trial ended with, else the one that it was submitted with."""
     names = ("micro_batch", "accumulation", "gradient_checkpointing", "ranks", "sharded")
     if "trial/micro_batch" in seen:

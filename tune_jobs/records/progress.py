@@ -111,9 +111,7 @@ class SweepProgress:
             return None
         longest, total = self.frame.longest, self.frame.total
         spent_s = sum(trial.run_s for trial in self.trials.values())
-        to_come = sum(
-            max(longest - trial.iteration, 0) for trial in self.trials.values() if trial.status not in ENDED
-        )
+        to_come = sum(max(longest - trial.iteration, 0) for trial in self.trials.values() if trial.status not in ENDED)
         to_come += max(total - len(self.trials), 0) * longest
         side_by_side = max(1, min(self.frame.slots, self.count("running", "paused", "waiting")))
         return to_come * spent_s / done / side_by_side

@@ -12,14 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
-from cluster.machines.metrics import Meters
+from cluster.machines.metrics import METER_S, Meters
 from common.errors import RequestError, WorkError
 from common.strict import from_mapping
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.team.admission import Admission, OpenAdmission, TeamAdmission
 from tune_jobs.team.quotas import Team, load_team, refuse_models
 from tune_jobs.team.team_books import Answer, TeamBooks, Telling
-from tune_jobs.trial.meter import METER_S
 
 NAME, NAMESPACE = "team-books", "dialogue-summarizer-tuning"
 ANSWER_S = 3.0  # in good times they answer in milliseconds; Tune's thread waits

@@ -85,7 +85,9 @@ class RankReporter:
         is_first: Whether this is the first process.
     """
 
-    def __init__(self, ask: Callable[[RankMessage], None], stop: StopFile, guard: Guard | None, *, is_first: bool) -> None:
+    def __init__(
+        self, ask: Callable[[RankMessage], None], stop: StopFile, guard: Guard | None, *, is_first: bool
+    ) -> None:
         self._ask, self._stop, self._guard, self._is_first = ask, stop, guard, is_first
 
     def log(self, metrics: Mapping[str, float]) -> None:
@@ -174,6 +176,7 @@ def _train(task: RankTask, ask: Callable[[RankMessage], None], device_of: Device
     spec = task.spec
     os.environ.update(environment(os.environ) | task.variables)  # before torch starts CUDA
     from dialsum.trainer import train
+
     guard = hold(spec, task.shape, lambda reason: ask(RankMessage(kind="waiting", reason=reason)), device_of)
     train(
         RunConfig.from_dict(task.config),

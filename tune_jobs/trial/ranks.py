@@ -25,9 +25,9 @@ from dialsum.config import RunConfig
 from dialsum.ranks import MEETING_FILE
 from dialsum.reporter import Reporter
 from tune_jobs.records.trial_spec import FailureKind, TrialSpec
-from tune_jobs.trial.rank_process import THREADS, RankMessage, RankProcess, RankTask
 from tune_jobs.trial.failures import classify
 from tune_jobs.trial.hold import DeviceOf, card_of
+from tune_jobs.trial.rank_process import THREADS, RankMessage, RankProcess, RankTask
 
 GRACE_S = 5.0  # for the others to say what happened to them: the first to fail is often not the one to blame
 _LOOPBACK = "lo"

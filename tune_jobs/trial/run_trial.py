@@ -35,12 +35,12 @@ from tune_jobs.records.trial_spec import (
     RunShape,
     TrialSpec,
 )
+from tune_jobs.records.trial_state import INHERITED_FILE, evaluations_of, losses_of
 from tune_jobs.trial.failures import classify, smaller
 from tune_jobs.trial.hold import DeviceOf, card_of, hold
 from tune_jobs.trial.machine_load import MachineLoad
 from tune_jobs.trial.meter import TrialMeter
 from tune_jobs.trial.reporter import Keep, Send, TrialReporter
-from tune_jobs.trial.state_file import INHERITED_FILE, evaluations_of, losses_of
 from tune_jobs.trial.storage import TrialStorage
 
 logger = logging.getLogger(__name__)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import write_bytes
-from common.storage import LIMIT_S, StorageGoneError, free_bytes
+from common.storage import LEAST_BYTES, LIMIT_S, StorageGoneError, free_bytes
 from common.units import format_bytes, format_duration
 from tune_jobs.records.journal import FILE_NAME
 
 logger = logging.getLogger(__name__)
-LEAST_BYTES = 4 * 2**20  # logs and numbers; checkpoints are counted by their own size
 _EVERY_S = 5.0
 _REPORT_S = 60.0
 

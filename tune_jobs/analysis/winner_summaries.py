@@ -4,35 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.files import read_jsonl
 from dialsum.baselines import lead
+from dialsum.config import Language
 from tune_jobs.analysis.candidates import Candidate
 from tune_jobs.analysis.significance import PairedDifference, paired_bootstrap
+from tune_jobs.analysis.summaries import Summary, read_summaries, score_summaries
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
 
-_SCORES = {  # metric -> weights of ROUGE-1, ROUGE-2 and ROUGE-L; the combined one has its own in the configuration
-    "rouge1_f1": (1.0, 0.0, 0.0),
-    "rouge2_f1": (0.0, 1.0, 0.0),
-    "rougeL_f1": (0.0, 0.0, 1.0),
-}
 _SAME = 0.02  # points; a file whose mean differs more from the ledger's score is of another evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
-    """A dialogue, what people wrote about it, what a model wrote, and its score, 0 to 100."""
-
-    fname: str
-    dialogue: str
-    references: tuple[str, ...]
-    prediction: str
-    score: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What was found beside the ledger.
+class WinnerSummaries:
+    """The summaries of the best candidate, and how they compare with the second's.
 
     Attributes:
         dialogues: How many the scores come from; None where that is not known.
@@ -50,39 +35,21 @@ class Evidence:
     lead_score: float | None = None
 
 
-def gather(analysis: Analysis) -> Evidence:
+def read_winner_summaries(analysis: Analysis) -> WinnerSummaries:
     """Reads the summaries of the best two candidates, as far as their experiment folders are at hand."""
     if analysis.winner is None:
-        return Evidence()
+        return WinnerSummaries()
     best, metric = analysis.winner, analysis.sweep.metric
     summaries = _scored(best.trial, metric, best.score)
     if not summaries:
-        return Evidence(dialogues=_as_number(best.trial.resolved.get("max_eval_samples")))
-    return Evidence(
+        return WinnerSummaries(dialogues=_as_number(best.trial.resolved.get("max_eval_samples")))
+    return WinnerSummaries(
         dialogues=len(summaries),
         against_second=_against_second(analysis),
         examples=_telling(summaries),
         summaries=tuple(summaries),
         lead_score=_mean([replace(one, prediction=lead(one.dialogue)) for one in summaries], best.trial, metric),
     )
-
-
-def read_summaries(path: Path) -> list[Summary]:
-    """Reads predictions.jsonl; an absent file, or one of another shape, holds no summaries."""
-    found = []
-    for row in read_jsonl(path)[0]:
-        texts, references = (row.get("dialogue"), row.get("prediction")), row.get("references")
-        if not all(isinstance(text, str) for text in texts) or not isinstance(references, list) or not references:
-            return []
-        found.append(
-            Summary(
-                fname=str(row.get("fname", "")),
-                dialogue=str(texts[0]),
-                references=tuple(str(text) for text in references),
-                prediction=str(texts[1]),
-            )
-        )
-    return found
 
 
 def _scored(trial: TrialRecord, metric: str, score: float) -> list[Summary]:
@@ -100,16 +67,10 @@ def _mean(summaries: Sequence[Summary], trial: TrialRecord, metric: str) -> floa
 
 
 def _with_scores(summaries: Sequence[Summary], trial: TrialRecord, metric: str) -> list[Summary]:
-    from dialsum.metrics import RougeScorer
-
-    weights = _SCORES.get(metric.split("/", 1)[-1]) or _weights(trial)
-    scorer = RougeScorer("ko" if trial.resolved.get("language") == "ko" else "en")
-    pairs = scorer.score_pairs([one.prediction for one in summaries], [one.references for one in summaries])
-    scored = []
-    for one, pair in zip(summaries, pairs, strict=True):
-        three = (pair.rouge1_f1, pair.rouge2_f1, pair.rougeL_f1)
-        scored.append(replace(one, score=sum(w * s for w, s in zip(weights, three, strict=True))))
-    return scored
+    language: Language = "ko" if trial.resolved.get("language") == "ko" else "en"
+    name = metric.split("/", 1)[-1]
+    scores = score_summaries(summaries, language, _weights(trial))
+    return [replace(one, score=row[name]) for one, row in zip(summaries, scores, strict=True)]
 
 
 def _weights(trial: TrialRecord) -> tuple[float, float, float]:
