@@ -11,9 +11,9 @@ from common.files import write_json
 from tune_jobs.config.rules import ResolvedTrial
 from tune_jobs.records.journal import TrialHistory
 from tune_jobs.records.trial_spec import TrialSpec
+from tune_jobs.records.trial_state import INHERITED_FILE, evaluations_of
 from tune_jobs.search.early_stopping import Exploit
 from tune_jobs.search.samplers import Sampled
-from tune_jobs.records.trial_state import INHERITED_FILE, evaluations_of
 
 FOLDER = "population"  # of a sweep: checkpoints on their way from one trial to another
 _HISTORY_FILE = "history.json"  # dialsum's own: a trial's past, which is not inherited
@@ -64,7 +64,9 @@ def inherit_into(folder: Path, resolve: Callable[[Sampled], ResolvedTrial]) -> I
 def _changed(trial: TrialHistory, resolved: ResolvedTrial) -> TrialSpec:
     spec = TrialSpec.from_dict(trial.spec)
     kept = {name: spec.config[name] for name in _OF_THE_MACHINE}
-    sampled = {name: list(value) if isinstance(value, tuple) else value for name, value in resolved.sampled.items()}
+    sampled: dict[str, object] = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in resolved.sampled.items()
+    }
     return replace(spec, sampled=sampled, config=resolved.resolved.to_dict() | kept, notes=list(resolved.notes))
 
 
