@@ -254,6 +254,10 @@ class EarlyStopping:
         self._runnable = []
         return list(dict.fromkeys(found))
 
+    def is_running(self, number: int) -> bool:
+        """Returns whether a trial may run: it has neither ended nor was it paused by the scheduler."""
+        return bool(self._trials[number].status == Trial.RUNNING)
+
     def _choose(self) -> None:
         """Lets the scheduler choose at once, so that decisions do not depend on when `runnable` is called."""
         self._runnable += [int(trial.trial_id) for trial in self._controller.choose_trials_to_run()]
