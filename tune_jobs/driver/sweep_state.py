@@ -46,7 +46,7 @@ from tune_jobs.driver.recovery import LOST, RetryPolicy, SuspectNodes, next_byte
 from tune_jobs.driver.replay import completed_trial, replay, result_for_scheduler
 from tune_jobs.driver.stall_watch import StallWatch
 from tune_jobs.placing.placer import Option
-from tune_jobs.placing.submission import request_for, request_name
+from tune_jobs.placing.submission import SubmissionLimits, request_for, request_name
 from tune_jobs.records.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.records.trial_spec import (
     EVALUATION_KEY,
@@ -63,7 +63,6 @@ from tune_jobs.records.trial_spec import (
 from tune_jobs.search.early_stopping import EarlyStopping, Exploit, Ruling
 from tune_jobs.search.samplers import Sampled, Sampler
 
-WAITING_SUGGESTIONS = 4  # trials that a sampler which learns from results may have waiting at a time
 LAUNCH_LIMIT_S = 60.0  # a granted trial that Ray has not started by then goes back to the queue
 RESUBMIT_S = 30.0  # a trial that no node can hold asks again: nodes come and go
 NO_NODE_LIMIT_S = 600.0  # with nothing running, trials that no node can hold are given up after this time
@@ -134,7 +133,7 @@ class SweepLimits:
         sweep: Its name.
         goal: Whether high or low values are good.
         longest: Evaluations of a trial that is never stopped; a trial ends by itself there.
-        side_by_side: Trials that run at a time; a sampler that learns from results suggests no more than that.
+        submission: How many trials are under way at a time.
         ends_at_s: Reading of the elapsed clock after which trials end at their next report; None for never.
         scheduler: Name of the scheduler that stops trials, for reasons.
     """
@@ -142,7 +141,7 @@ class SweepLimits:
     sweep: str
     goal: Goal
     longest: int
-    side_by_side: int
+    submission: SubmissionLimits
     ends_at_s: float | None = None
     scheduler: str = "the scheduler"
 
@@ -260,15 +259,15 @@ class SweepState:
             if self._is_out_of_time():
                 self._drop_what_never_ran()
                 return
-            if not self._new or self._has_enough_suggestions():
+            if not self._new or not self._has_room():
                 return
             self._suggest(self._new.pop(0))
 
-    def _has_enough_suggestions(self) -> bool:
-        """Whether a sampler that learns from results should wait for some."""
+    def _has_room(self) -> bool:
+        """Returns whether one more trial is suggested while so many are under way."""
         waiting = len(set(self._queued) | set(self._unplaceable))
-        running = sum(1 for trial in self._open().values() if trial.running)
-        return waiting >= WAITING_SUGGESTIONS or waiting + running + len(self._launching) >= self._limits.side_by_side
+        running = sum(1 for trial in self._open().values() if trial.running) + len(self._launching)
+        return self._limits.submission.has_room(waiting=waiting, running=running)
 
     def _has_attempt(self, number: int) -> bool:
         trial = self._journal.trials.get(number)

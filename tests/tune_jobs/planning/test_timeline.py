@@ -12,8 +12,8 @@ from cluster.scheduling.request import Alternative, Request
 from tune_jobs.config.sections import Method
 from tune_jobs.config.space import Space
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.placing.submission import most_waiting
-from tune_jobs.planning.timeline import Quota, TimedTrial, Timeline, run_timeline
+from tune_jobs.placing.submission import SubmissionLimits, submission_limits
+from tune_jobs.planning.timeline import NO_LIMITS, Quota, TimedTrial, Timeline, run_timeline
 
 GIB = 2**30
 NIGHT = Window(name="night", start="22:00", end="07:00", quota_gpus={"minji": 2})
@@ -25,8 +25,8 @@ def trial(number: int, alternatives: tuple[Alternative, ...], length: float = 10
     return TimedTrial(name=str(number), request=request, length=length)
 
 
-def timeline(trials: list[TimedTrial], inventory: Inventory, **limits: int | None) -> Timeline:
-    found = run_timeline(trials, inventory, **limits)
+def timeline(trials: list[TimedTrial], inventory: Inventory, limits: SubmissionLimits = NO_LIMITS) -> Timeline:
+    found = run_timeline(trials, inventory, limits)
     assert found is not None
     return found
 
@@ -37,7 +37,7 @@ def test_without_cards_trials_wait_for_cpus_and_for_host_memory() -> None:
         alternatives = find_cpu_alternatives(cpus=cpus, host_bytes=host_bytes, inventory=machine)
         trials = [trial(number, alternatives) for number in range(1, 5)]
         assert timeline(trials, machine).makespan == 20
-    assert timeline(trials, machine, max_concurrent=1).makespan == 40
+    assert timeline(trials, machine, SubmissionLimits(running=1)).makespan == 40
     assert [run.nodes for run in timeline(trials, machine).runs] == [("n",)] * 4
 
 
@@ -45,7 +45,7 @@ def test_a_limit_of_trials_side_by_side_holds_with_cards_too() -> None:
     cards = parse_simulated("4x24GiB,2x80GiB")
     trials = [trial(number, find_alternatives([Need(upper_bytes=GIB)], cards)) for number in range(1, 5)]
     assert timeline(trials, cards).most_at_once == 4
-    assert timeline(trials, cards, max_concurrent=3).most_at_once == 3
+    assert timeline(trials, cards, SubmissionLimits(running=3)).most_at_once == 3
 
 
 def test_a_trial_takes_longer_on_a_slower_model() -> None:
@@ -62,8 +62,8 @@ def test_a_plan_lets_as_many_requests_wait_as_the_search_lets_the_sweep() -> Non
     ]
 
     def small_starts(method: Method) -> float:
-        waiting = most_waiting(Sweep(name="a", source="", method=method, space=Space()))
-        return next(run.start for run in timeline(trials, cards, most_waiting=waiting).runs if run.name == "6")
+        limits = submission_limits(Sweep(name="a", source="", method=method, space=Space()), cards)
+        return next(run.start for run in timeline(trials, cards, limits).runs if run.name == "6")
 
     assert small_starts("random") == 0, "fills what the large ones leave"
     assert small_starts("bayes") == 10, "is made when only three large ones wait"
