@@ -71,21 +71,21 @@ class SubmissionLimits:
 def submission_limits(sweep: Sweep, inventory: Inventory) -> SubmissionLimits:
     """Returns how many trials of a sweep are under way at a time.
 
-    All of a list may wait, as results change nothing about them, so the broker can fill every gap. Where results choose
-    the next trial, few wait, and no more than can run at all. The trials of a population take turns.
+    All of a list, or of a population, may wait: results change nothing about who comes, so the broker can fill every
+    gap. Where results choose the next trial, few wait, and no more than can run at all.
 
     >>> from cluster.machines.hardware import parse_simulated
     >>> from tune_jobs.config.space import Space
-    >>> sweeps = [Sweep(name="a", source="", method=method, space=Space()) for method in ("random", "bohb", "pbt")]
+    >>> sweeps = [Sweep(name="a", source="", method=method, space=Space()) for method in ("random", "bohb")]
     >>> [submission_limits(sweep, parse_simulated("8x24GiB")).waiting for sweep in sweeps]
-    [None, 4, 1]
+    [None, 4]
     """
     running = sweep.resources.max_concurrent_trials
-    if sweep.method in ("grid", "random"):
+    if sweep.method not in ("bayes", "bohb"):
         return SubmissionLimits(running=running)
-    together = min(slots(inventory, sweep.resources), running or math.inf)
-    waiting = 1 if sweep.method == "pbt" else MOST_WAITING_BY_RESULTS
-    return SubmissionLimits(running=running, waiting=waiting, together=int(together))
+    slots_here = slots(inventory, sweep.resources)
+    together = slots_here if running is None else min(slots_here, running)
+    return SubmissionLimits(running=running, waiting=MOST_WAITING_BY_RESULTS, together=together)
 
 
 def largest_first(total: int, options: Mapping[int, Sequence[Option]]) -> tuple[int, ...]:
