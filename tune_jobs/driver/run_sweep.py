@@ -283,7 +283,7 @@ class _Run:
                 longest=self._longest,
                 side_by_side=self._side_by_side,
                 ends_at_s=None if budget_s is None else self._clocks.elapsed_s() + budget_s,
-                scheduler=type(scheduler).__name__,
+                scheduler="pbt" if sweep.method == "pbt" else sweep.early_terminate.type,
             ),
             journal,
             self._clocks,

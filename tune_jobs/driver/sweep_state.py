@@ -197,10 +197,10 @@ class SweepState:
         """Whether no attempt runs or is being launched."""
         return not self._launching and not any(trial.running for trial in self._journal.trials.values())
 
-    @property
-    def queued(self) -> list[int]:
-        """Trials that wait for the broker, in the order in which they were submitted."""
-        return list(self._queued)
+    def stalled_in_queue(self, most: int) -> list[int]:
+        """Returns queued trials whose waiting is news: that ran before, or all where nothing of the sweep runs."""
+        waiting = list(self._queued) if self.is_idle else [n for n in self._queued if n in self._journal.trials]
+        return waiting[:most]
 
     def request_name(self, number: int) -> str:
         """Returns the name of a trial's request."""
@@ -397,7 +397,7 @@ class SweepState:
 
     def _end_or_pause(self, number: int, ruling: Ruling) -> None:
         if ruling.decision == "stop":
-            self._ending[number] = f"{self._limits.scheduler} stopped it"
+            self._ending[number] = self._stopped_by_scheduler(number)
         elif self._is_out_of_time():
             self._ending[number] = "the sweep's time is over"
         elif self._stopping:
@@ -411,6 +411,10 @@ class SweepState:
         elif ruling.decision == "pause":
             self._pausing[number] = f"{self._limits.scheduler} paused it"
 
+    def _stopped_by_scheduler(self, number: int) -> str:
+        evaluation = max(self._journal.trials[number].evaluations, default=0)
+        return f"{self._limits.scheduler} stopped it at evaluation {evaluation}"
+
     def _apply(self, ruling: Ruling) -> None:
         """Does what the scheduler decided about other trials."""
         for exploit in ruling.exploits:
@@ -418,11 +422,11 @@ class SweepState:
         for number in ruling.stopped:
             trial = self._journal.trials.get(number)
             if self._has_attempt(number):
-                self._ending[number] = f"{self._limits.scheduler} stopped it"
+                self._ending[number] = self._stopped_by_scheduler(number)
                 if number in self._launching:
                     self._out.append(CancelLaunch(number=number))
             elif trial is not None and trial.status is None:
-                self._close(number, "stopped", f"{self._limits.scheduler} stopped it while it was paused", None)
+                self._close(number, "stopped", self._stopped_by_scheduler(number), None)
 
     def _carry_out_exploits(self) -> None:
         """Copies weights as soon as the donor's checkpoint is complete and the trial has given its share back."""
