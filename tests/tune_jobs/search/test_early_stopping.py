@@ -29,7 +29,8 @@ from ray.tune.schedulers import (
 
 from tests.tune_jobs.search.stand_in_driver import METRIC, StandInDriver, apply
 from tune_jobs.config.space import Value
-from tune_jobs.search.early_stopping import EVALUATION, EarlyStopping, SchedulerController
+from tune_jobs.search.early_stopping import EVALUATION, EarlyStopping
+from tune_jobs.search.scheduler_controller import SchedulerController
 from tune_jobs.search.wandb_hyperband import WandbHyperBand
 
 # eval/rouge_combined_f1 of 16 trials of tune_jobs/sweeps/staged_sample.yaml (wide, narrow), as its ledgers kept them
