@@ -70,13 +70,19 @@ class StandInDriver:
         self._queue: list[int] = []
         self._running: list[int] = []
 
-    def run(self, numbers: Sequence[int]) -> "StandInDriver":
-        """Adds the trials and reports until all of them have ended."""
-        for number in numbers:
-            self.made[number] = 0
-            self._do("add", number)
-        self._start()
-        while len(self.ended) < len(self.made):
+    def run(self, numbers: Sequence[int], *, known: int | None = None) -> "StandInDriver":
+        """Reports until all trials have ended.
+
+        Args:
+            numbers: The trials.
+            known: So many are added at first, the others as room is left; all where None.
+        """
+        later = list(numbers)
+        while later or len(self.ended) < len(self.made):
+            while later and (known is None or len(self.made) < known or len(self._running) < self._side_by_side):
+                self.made[later[0]] = 0
+                self._do("add", later.pop(0))
+                self._start()
             assert self._running, f"no trial runs, and these have not ended: {set(self.made) - set(self.ended)}"
             number = self._rng.choice(self._running) if self._rng else self._running[0]
             self._running.remove(number)

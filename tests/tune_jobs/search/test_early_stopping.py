@@ -270,9 +270,10 @@ def test_values_that_could_not_be_taken_over_are_not_given_to_others() -> None:
     st.sampled_from([0.0, 0.1]),
     st.integers(0, 10**6),
     st.floats(0, 1),
+    st.sampled_from([None, 1]),
 )
 def test_a_replayed_prefix_goes_on_as_the_undisturbed_run(
-    name: str, trials: int, side_by_side: int, failures: float, seed: int, cut: float
+    name: str, trials: int, side_by_side: int, failures: float, seed: int, cut: float, known: int | None
 ) -> None:
     """Also: no interleaving of reports, failures and ends leaves trials that nobody lets run."""
     undisturbed = StandInDriver(
@@ -282,7 +283,7 @@ def test_a_replayed_prefix_goes_on_as_the_undisturbed_run(
         side_by_side=side_by_side,
         rng=random.Random(seed),
         failures=failures,
-    ).run(range(1, trials + 1))
+    ).run(range(1, trials + 1), known=known)
 
     again = EarlyStopping(SCHEDULERS[name](), seed=seed)
     at = int(cut * len(undisturbed.events))
