@@ -20,13 +20,11 @@ from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.memory_requests import request_of
 from tune_jobs.placing.start_order import reach_of
 from tune_jobs.planning.earlier import earlier_ledgers, importances_of, observations_of
-from tune_jobs.planning.likely import likely_evaluations
 from tune_jobs.planning.plan import _NO_BYTES, DataSizes, SweepPlan, make_plan
 from tune_jobs.planning.plan_clock import Job, run_clock
 from tune_jobs.planning.throughput import CPU, Speed, Throughput, observe
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
 from tune_jobs.records.trial_spec import Bundle, Placed
-from tune_jobs.search.stopping import RungRule
 from tune_jobs.trial.recovery import RunShape
 
 SWEEP = """
@@ -255,13 +253,6 @@ def test_a_grid_is_planned_as_it_will_run_large_trials_first_unless_a_budget_may
     late = planned(budget, parse_simulated("2x24GiB"))
     assert [stay.name for stay in late.phases[0].timeline.stays if stay.start > 0] == ["4"]
     assert late.makespan_at_most == 2 * phase.at_most.makespan
-
-
-def test_chance_stops_about_one_in_eta_and_the_best_never() -> None:
-    made = likely_evaluations(RungRule(rungs=(1, 3), eta=3, goal="maximize"), [9] * 300, side_by_side=10)
-    assert 80 < sum(1 for evaluations in made if evaluations > 1) < 140
-    assert 25 < sum(1 for evaluations in made if evaluations > 3) < 70
-    assert likely_evaluations(RungRule(rungs=(), eta=3, goal="maximize"), [2, 5, 1], side_by_side=2) == [2, 5, 1]
 
 
 def test_without_cards_trials_take_turns_on_cpus_and_a_limit_holds_with_cards_too() -> None:
