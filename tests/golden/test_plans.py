@@ -17,9 +17,9 @@ from cluster.scheduling.quotas import Member, Team
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.analysis.importance import Importance
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.placing.placer import Option
 from tune_jobs.planning.guard_rails import KnownFacts, warnings
-from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.planning.impact import impacts
 from tune_jobs.planning.plan import make_plan
 from tune_jobs.planning.plan_json import as_json

@@ -13,7 +13,7 @@ from dialsum.config import RunConfig
 from tests.tune_jobs.test_monitoring import Recorder
 from tests.tune_jobs.test_run_trainable import METRIC, Sent, keep_nothing, order_in
 from tests.tune_jobs.test_run_trainable import OutOfMemoryError as TorchOutOfMemoryError
-
+from tune_jobs.driver.metered_view import MeteredView
 from tune_jobs.driver.tuner import _bundle, _factory
 from tune_jobs.driver.view import LogView
 from tune_jobs.records.progress import SweepProgress
@@ -24,6 +24,7 @@ from tune_jobs.trial.ranks import root_cause
 from tune_jobs.trial.recovery import RunShape
 from tune_jobs.trial.reporter import StopFile
 from tune_jobs.trial.run_trial import attempt
+
 
 @pytest.mark.parametrize(
     ("bundle", "strategy"),

@@ -29,7 +29,7 @@ from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.driver.trained_model import with_trained_base
 from tune_jobs.driver.view import View
 from tune_jobs.placing.placer import CALIBRATION_NAME, Option, Placer, slots, sweep_placer
-from tune_jobs.placing.submission import largest_first, starts_largest_first
+from tune_jobs.placing.submission import largest_first, starts_largest_first, submission_limits
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord
@@ -134,6 +134,7 @@ class _Run:
         self._side_by_side = min(
             slots(placer.inventory, sweep.resources), sweep.resources.max_concurrent_trials or 10**6
         )
+        self._submission = submission_limits(sweep, placer.inventory)
         self._longest = longest_trial(sweep)
         self._key = sweep_key(sweep)
 
@@ -144,7 +145,7 @@ class _Run:
 
         with ExitStack() as stack:
             inventory = stack.enter_context(session(self._placer.inventory))
-            broker = open_broker(sweep, self._key, inventory, self._clocks, max_concurrent=self._max_concurrent())
+            broker = open_broker(sweep, self._key, inventory, self._clocks, max_concurrent=self._submission.running)
             stack.callback(broker.close)  # a refusal leaves earlier results where they are
             if stop is None:
                 stop = StopRequest()
@@ -152,11 +153,6 @@ class _Run:
             if not options.resume:
                 put_aside(self._folder)
             return self._drive(broker, stop)
-
-    def _max_concurrent(self) -> int | None:
-        """A search that learns from results, and one on logical cards, runs no more than the machine can carry."""
-        limited = self._sweep.method in ("bayes", "bohb", "pbt") or self._placer.simulated
-        return self._side_by_side if limited else self._sweep.resources.max_concurrent_trials
 
     def _drive(self, broker: "BrokerClient", stop: StopRequest) -> SweepOutcome:
         from tune_jobs.driver.callbacks import LedgerCallback, ViewCallback, WandbLoggerCallback
@@ -282,7 +278,7 @@ class _Run:
                 sweep=self._key,
                 goal=sweep.metric.goal,
                 longest=self._longest,
-                side_by_side=self._side_by_side,
+                submission=self._submission,
                 ends_at_s=None if budget_s is None else self._clocks.elapsed_s() + budget_s,
                 scheduler="pbt" if sweep.method == "pbt" else sweep.early_terminate.type,
             ),
