@@ -34,7 +34,7 @@ ONLY_IN = {  # heavy package -> the only modules that may import it
     },
     "ray.util.metrics": {"cluster/machines/metrics.py"},
     "scipy": {"cluster/scheduling/linear_program.py"},
-    "wandb": {"tune_jobs/tracking/wandb_door.py", "tune_jobs/tracking/wandb_runs.py"},  # one writes, one reads
+    "wandb": {"tune_jobs/tracking/wandb_client.py", "tune_jobs/tracking/wandb_runs.py"},  # one writes, one reads
     "wandb_workspaces": {"tune_jobs/tracking/wandb_report.py"},
     "yaml": {"common/strict.py"},
 }

@@ -27,7 +27,7 @@ _FILE_FIELDS = ("train_file", "dev_file", "test_file")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Repetition:
     """What is going to be run again.
 
     Attributes:
@@ -61,12 +61,12 @@ class Reproduction:
         folder: Of the repetition.
     """
 
-    plan: Plan
+    plan: Repetition
     judgement: Judgement
     folder: Path
 
 
-def plan_reproduction(folder: Path, data_folder: Path | None = None) -> Plan:
+def plan_reproduction(folder: Path, data_folder: Path | None = None) -> Repetition:
     """Reads an experiment and looks at what has changed since; trains nothing.
 
     Args:
@@ -88,7 +88,7 @@ def plan_reproduction(folder: Path, data_folder: Path | None = None) -> Plan:
     if snapshot is not None:
         changes = (*_edits(folder, written), *find_changes(snapshot, current_state(config.to_dict())))
     evaluations, was_stopped = _evaluations(config, before)
-    return Plan(
+    return Repetition(
         folder=folder,
         config=config,
         before=before,
@@ -100,7 +100,7 @@ def plan_reproduction(folder: Path, data_folder: Path | None = None) -> Plan:
     )
 
 
-def reproduce(plan: Plan, output: Path, tell: Callable[[str], None] = lambda text: None) -> Reproduction:
+def reproduce(plan: Repetition, output: Path, tell: Callable[[str], None] = lambda text: None) -> Reproduction:
     """Trains again, in this process, and compares.
 
     Args:
@@ -174,7 +174,7 @@ def _snapshot(folder: Path) -> tuple[Snapshot | None, str]:
 class _Repetition(NullReporter):
     """Tells how far a run is, and ends it after as many evaluations as the experiment had where that was stopped."""
 
-    def __init__(self, plan: Plan, tell: Callable[[str], None]) -> None:
+    def __init__(self, plan: Repetition, tell: Callable[[str], None]) -> None:
         self._plan, self._tell = plan, tell
         self._done = 0
         self._started_s = time.monotonic()
@@ -226,7 +226,7 @@ def _find_files(config: RunConfig, snapshot: Snapshot | None, data_folder: Path 
     return config.with_changes(moved)
 
 
-def _paired(plan: Plan, output: Path) -> PairedDifference | None:
+def _paired(plan: Repetition, output: Path) -> PairedDifference | None:
     shared = shared_summaries([output, plan.folder], plan.config.language, plan.config.rouge_weights)
     if not shared:
         return None

@@ -1,4 +1,4 @@
-"""The reading door to W&B: the runs of a project, for the weekly dashboard. Writing is wandb_door.py's.
+"""The reading door to W&B: the runs of a project, for the weekly dashboard. Writing is wandb_client.py's.
 
 Everything is asked through wandb's public API (wandb 0.31: Api.runs, one GraphQL query a page), in a thread that is
 waited for only so long: wandb-core repeats a failing request for minutes.
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, cast
 from common.errors import RequestError
 from tune_jobs.analysis.week_sources import Source
 from tune_jobs.analysis.weekly import UNKNOWN, WeekRun, scale_of
+from tune_jobs.config.parameters import to_number
 from tune_jobs.config.sections import COMPOSITE
 from tune_jobs.records.ledger import OUTCOMES, TrialOutcome
-from tune_jobs.tracking.wandb_door import has_login
+from tune_jobs.tracking.wandb_client import has_login
 
 if TYPE_CHECKING:
     from wandb.apis.public import Run
@@ -95,10 +96,12 @@ def week_run(run: MirroredRun) -> WeekRun:
     """
     config = _mapping(run.config.get("resolved")) or run.config
     bundle = _mapping(run.config.get("bundle"))
-    wall_s = _number(_mapping(run.summary.get("_wandb")).get("runtime")) or _number(run.summary.get("_runtime")) or 0.0
-    gpu_s = wall_s * (_number(bundle.get("gpus")) or 0.0)
+    wall_s = (
+        to_number(_mapping(run.summary.get("_wandb")).get("runtime")) or to_number(run.summary.get("_runtime")) or 0.0
+    )
+    gpu_s = wall_s * (to_number(bundle.get("gpus")) or 0.0)
     simulated = bool(run.config.get("simulated", False))
-    score = _number(run.summary.get(COMPOSITE.replace("eval/", "best/"))) or _number(run.summary.get(COMPOSITE))
+    score = to_number(run.summary.get(COMPOSITE.replace("eval/", "best/"))) or to_number(run.summary.get(COMPOSITE))
     outcome = outcome_of(run.state, run.summary.get("outcome"))
     return WeekRun(
         name=run.name,
@@ -151,10 +154,6 @@ def _plain(run: "Run") -> MirroredRun:
 
 def _mapping(value: object) -> Mapping[str, object]:
     return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _seconds(text: str) -> float:
