@@ -160,6 +160,7 @@ def _scores(facts: ModelCardFacts) -> str:
     rows = [
         (name, *(f"{scores[key]:.2f}" if key in scores else "" for key in _SCORES)) for name, scores in sets if scores
     ]
+    extreme = "lowest" if facts.config.goal == "minimize" else "highest"
     weights = " / ".join(f"{weight:g}" for weight in facts.config.rouge_weights)
     scorer = facts.scorer
     if scorer is None:
@@ -171,7 +172,8 @@ def _scores(facts: ModelCardFacts) -> str:
             f" {scorer.get('rouge_score_version', '?')}; scores of other scorers are not comparable."
         )
     combined = f"Combined: ROUGE-1 / 2 / L weighted {weights}."
-    return f"{markdown_table(('', *_SCORES.values()), rows)}\n\n{counted} {combined}"
+    chosen = f"Of all evaluations of the training this one has the {extreme} {facts.config.metric}."
+    return f"{markdown_table(('', *_SCORES.values()), rows)}\n\n{chosen} {counted} {combined}"
 
 
 def _settings(facts: ModelCardFacts) -> str:

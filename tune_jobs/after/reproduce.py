@@ -131,7 +131,7 @@ def reproduce(plan: Repetition, output: Path, tell: Callable[[str], None] = lamb
     judgement = judge(
         plan.before,
         read_numbers(output),
-        model=plan.config.model,
+        config=plan.config,
         paired=_paired(plan, output) if summaries is not None and summaries[0] < summaries[1] else None,
         dialogues=summaries[1] if summaries is not None else None,
         summaries=summaries,

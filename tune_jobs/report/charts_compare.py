@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from dialsum.config import COMPOSITE
 from tune_jobs.analysis.comparison import COMBINED, Comparison, Side
-from tune_jobs.config.sections import COMPOSITE
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded, spread_out
 from tune_jobs.report.drawing import Anchor, Canvas, Dot, Drawing, Ink, Label, Polyline, Rectangle
 from tune_jobs.report.formatting import NARROW, Chart, inner_plot, metric_name

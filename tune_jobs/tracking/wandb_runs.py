@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from common.errors import RequestError
+from dialsum.config import COMPOSITE, METRIC_GOALS
 from tune_jobs.analysis.week_sources import Source
 from tune_jobs.analysis.weekly import UNKNOWN, WeekRun, scale_of
 from tune_jobs.config.parameters import to_number
-from tune_jobs.config.sections import COMPOSITE
 from tune_jobs.records.ledger import OUTCOMES, TrialOutcome
 from tune_jobs.tracking.wandb_client import has_login
 
@@ -101,7 +101,9 @@ def week_run(run: MirroredRun) -> WeekRun:
     )
     gpu_s = wall_s * (to_number(bundle.get("gpus")) or 0.0)
     simulated = bool(run.config.get("simulated", False))
-    score = to_number(run.summary.get(COMPOSITE.replace("eval/", "best/"))) or to_number(run.summary.get(COMPOSITE))
+    metric = str(config["metric"]) if config.get("metric") in METRIC_GOALS else COMPOSITE
+    best, last = (to_number(run.summary.get(name)) for name in (metric.replace("eval/", "best/"), metric))
+    score = last if best is None else best
     outcome = outcome_of(run.state, run.summary.get("outcome"))
     return WeekRun(
         name=run.name,
@@ -113,7 +115,7 @@ def week_run(run: MirroredRun) -> WeekRun:
         gpu_s=0.0 if simulated else gpu_s,
         simulated_gpu_s=gpu_s if simulated else 0.0,
         wall_s=wall_s,
-        scale=None if score is None else scale_of(COMPOSITE, "maximize", config),
+        scale=None if score is None else scale_of(metric, METRIC_GOALS[metric], config),
         score=score,
     )
 
