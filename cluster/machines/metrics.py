@@ -1,4 +1,4 @@
-"""The one door to ray.util.metrics: what is set here is on the metrics endpoint of the node, some seconds later."""
+"""Sets metrics through ray.util.metrics; they are on the metrics endpoint of the node some seconds later."""
 
 import logging
 from typing import TYPE_CHECKING, Protocol
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from ray.util.metrics import Counter, Gauge
 
 logger = logging.getLogger(__name__)
-METER_S = 5.0  # between two settings of a metric
+METER_S = 5.0  # between two updates of a gauge
 
 
 class Meter(Protocol):
-    """What sets metrics: Meters, or a test's own."""
+    """Sets metrics; see Meters."""
 
     def gauge(self, name: str, value: float, **tags: str) -> None:
         """Sets a gauge."""

@@ -20,7 +20,7 @@ from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import TrialOrder
 from tune_jobs.records.trial_state import INHERITED_FILE
 from tune_jobs.search.population import PopulationRule, explore, quantiles
-from tune_jobs.search.proposers import Sampled
+from tune_jobs.search.samplers import Sampled
 
 SPACE = Space(
     parameters=(

@@ -31,7 +31,7 @@ from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.records.progress import SweepProgress
 from tune_jobs.records.trial_spec import Bundle, PretendedUse, TrialOrder
-from tune_jobs.search.proposers import ListProposer, Sampled
+from tune_jobs.search.samplers import ListSampler, Sampled
 from tune_jobs.search.stopping import NeverStop
 from tune_jobs.trial.ranks import _started
 from tune_jobs.trial.recovery import RunShape
@@ -123,7 +123,7 @@ def test_trials_on_two_cards_resume_after_a_kill_are_stopped_end_and_leave_no_pr
     said = io.StringIO()
     results = SweepFolder(tmp_path / "results")
     conductor = Watched(
-        proposer=ListProposer([{"model": TOGETHER}, {"model": APART}]),
+        proposer=ListSampler([{"model": TOGETHER}, {"model": APART}]),
         orders=TwoCards(tmp_path),
         rule=NeverStop(),
         progress=SweepProgress(
@@ -183,7 +183,7 @@ def test_a_trial_that_outgrows_a_whole_card_is_divided_among_two(tmp_path: Path)
     said = io.StringIO()
     results, orders = SweepFolder(tmp_path / "results"), OneCardFirst(tmp_path)
     conductor = SweepConductor(
-        proposer=ListProposer([{"name": "wrong"}]),
+        proposer=ListSampler([{"name": "wrong"}]),
         orders=orders,
         rule=NeverStop(),
         progress=SweepProgress(

@@ -40,7 +40,7 @@ from tune_jobs.records.trial_spec import (
     TrialOrder,
     identity,
 )
-from tune_jobs.search.proposers import Lesson, Outcome, Proposer, Sampled
+from tune_jobs.search.samplers import CompletedTrial, Outcome, Proposer, Sampled
 from tune_jobs.search.stopping import StoppingRule
 from tune_jobs.team.admission import Admission, OpenAdmission
 from tune_jobs.trial.recovery import FailureKind, classify, next_bytes
@@ -426,14 +426,14 @@ class SweepConductor:
         return self._ends_at_s is not None and self._clocks.elapsed_s() >= self._ends_at_s
 
 
-def _lesson(trial: TrialHistory, goal: Goal) -> Lesson:
+def _lesson(trial: TrialHistory, goal: Goal) -> CompletedTrial:
     values = [value for _, value in trial.values]
     best = best_of(values, lambda value: value, goal)
     outcome: Outcome = "stopped" if trial.status == "stopped" else "finished"
     if trial.failure is not None:
         # Only a training that broke down says something about its configuration; a lost worker or a full card does not.
         outcome = "failed" if trial.failure in ("work_failed", "diverged") else "out_of_memory"
-    return Lesson(
+    return CompletedTrial(
         sampled=cast("Sampled", trial.order["sampled"]), outcome=outcome, value=best, step=len(trial.evaluations)
     )
 

@@ -38,7 +38,7 @@ from tune_jobs.records.sweep_lock import alone, names_in, put_aside
 from tune_jobs.records.trial_spec import STOP_FILE
 from tune_jobs.search.grid import drawn_configs, planned_trials, sampled_configs
 from tune_jobs.search.inputs import check_inputs, ensure_sample_data, longest_trial
-from tune_jobs.search.proposers import Lesson, ListProposer, Proposer, Sampled, TpeProposer
+from tune_jobs.search.samplers import CompletedTrial, ListSampler, Proposer, Sampled, TpeSampler
 from tune_jobs.team.admission import Admission
 from tune_jobs.tracking.mirroring import mirroring
 
@@ -247,10 +247,10 @@ def _opening(
 def _proposer(sweep: Sweep, placer: Placer) -> Proposer:
     if sweep.method in ("grid", "random"):
         configurations = sampled_configs(sweep)
-        return ListProposer(configurations, _start_order(sweep, placer, configurations))
+        return ListSampler(configurations, _start_order(sweep, placer, configurations))
     if sweep.method in ("bayes", "bohb"):
         points = points_of(sweep)
-        return TpeProposer(
+        return TpeSampler(
             sweep.space,
             sweep.trials,
             goal=sweep.metric.goal,
@@ -258,12 +258,12 @@ def _proposer(sweep: Sweep, placer: Placer) -> Proposer:
             startup_trials=sweep.search.startup_trials,
             points=[point.sampled for point in points if point.score is None],
             known=[
-                Lesson(sampled=point.sampled, outcome="finished", value=point.score)
+                CompletedTrial(sampled=point.sampled, outcome="finished", value=point.score)
                 for point in points
                 if point.score is not None
             ],
         )
-    return ListProposer(drawn_configs(sweep, sweep.trials))  # pbt
+    return ListSampler(drawn_configs(sweep, sweep.trials))  # pbt
 
 
 def _start_order(sweep: Sweep, placer: Placer, configurations: Sequence[Sampled]) -> Sequence[int] | None:

@@ -14,7 +14,7 @@ from tune_jobs.driver.view import View
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.progress import SweepProgress
 from tune_jobs.records.trial_spec import LATER, PLACE_KEYS, Bundle, TrialOrder
-from tune_jobs.search.proposers import Proposer, Sampled
+from tune_jobs.search.samplers import Proposer, Sampled
 from tune_jobs.team.admission import Admission
 
 

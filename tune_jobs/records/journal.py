@@ -42,6 +42,7 @@ class TrialHistory:
         spec: As it was given to the trial's process last; see TrialSpec.
         evaluations: By number; one that was made again after a restart replaces the earlier.
         checkpoint: The last complete one.
+        checkpoint_evaluation: The evaluation that it belongs to; 0 before the first.
         starts: Attempts that were started.
         retries: Kinds of the failures after which it was started again.
         lost_in_a_row: Attempts lost with their process or node since the last new evaluation.
@@ -60,8 +61,8 @@ class TrialHistory:
         copies: When it went on with another trial's weights (pbt), in order: `donor`, `evaluation` of its own,
             `donor_evaluation` at the copied checkpoint, `changes` of the donor's values, its own values `before`.
         attempts: In order: `started_at` and `ended_at` in wall-clock seconds, its GPUs as `share`, `node`, `card` and
-            `gpu_model` (absent before an evaluation reports them), and as `ended` why it ended where the trial went
-            on: "paused" or the kind of failure.
+            `gpu_model`, `raylet` and `pid` (absent until its process reports them), and as `ended` why it ended where
+            the trial went on: "paused" or the kind of failure.
         least_bytes: What its share must hold after an out-of-memory; 0 where its estimate still stands.
     """
 
@@ -69,6 +70,7 @@ class TrialHistory:
     spec: Mapping[str, object]
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
     checkpoint: Path | None = None
+    checkpoint_evaluation: int = 0
     starts: int = 0
     retries: list[str] = field(default_factory=list)
     lost_in_a_row: int = 0
@@ -156,10 +158,13 @@ def _apply(trial: TrialHistory, event: Event) -> None:
         trial.waits_for = ""
         trial.bundle = cast("Mapping[str, object]", event["bundle"])
         trial.first_start_at = trial.first_start_at or trial.last_at
+    elif kind == "located" and trial.running:
+        trial.attempts[-1] |= cast("Mapping[str, object]", event["location"])
     elif kind == "reported":
         _add_evaluation(trial, event)
     elif kind == "saved":
         trial.checkpoint = Path(cast("str", event["folder"]))
+        trial.checkpoint_evaluation = max(trial.evaluations, default=0)
     elif kind == "retried":
         trial.running = False
         trial.retries.append(cast("str", event["kind"]))
@@ -174,8 +179,11 @@ def _apply(trial: TrialHistory, event: Event) -> None:
     elif kind == "copied":
         trial.spec = cast("Mapping[str, object]", event["spec"])
         trial.checkpoint = Path(cast("str", event["folder"]))
+        trial.checkpoint_evaluation = cast("int", event["donor_evaluation"])
         names = ("donor", "evaluation", "donor_evaluation", "changes", "before")
         trial.copies.append({name: event[name] for name in names})
+    elif kind == "interrupted":  # its driver was killed; another one continues
+        trial.running = False
     elif kind == "waits":
         trial.waits_for = cast("str", event["reason"])
     elif kind == "ended":

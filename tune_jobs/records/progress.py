@@ -175,5 +175,5 @@ def _status(trial: TrialHistory, driver_ended: bool) -> TrialStatus:
 
 
 def _location(trial: TrialHistory) -> tuple[str, str] | None:
-    seen = trial.evaluations[max(trial.evaluations)].metrics if trial.evaluations else {}
-    return (str(seen["trial/node"]), str(seen["trial/card"])) if "trial/card" in seen else None
+    attempt = trial.attempts[-1] if trial.attempts else {}
+    return (str(attempt["node"]), str(attempt["card"])) if "card" in attempt else None

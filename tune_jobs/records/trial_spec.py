@@ -10,6 +10,7 @@ SPEC_KEY: Final = "spec"  # the only key of a Tune configuration
 STOP_FILE: Final = "stop"  # in the sweep's folder while its driver asks the trials to save and end
 
 # Keys of reports. The sweep's metric and everything else that was measured lie beside them.
+STARTED_KEY: Final = "trial/started"  # the first report of every attempt: where its process runs
 EVALUATION_KEY: Final = "trial/evaluation"  # evaluations so far, counted over attempts
 INTERRUPTED_KEY: Final = "trial/interrupted"  # a checkpoint between two evaluations, because STOP_FILE was there
 WAITING_KEY: Final = "trial/waiting"  # why the process waits (its storage, its card); repeated while it waits
@@ -106,6 +107,8 @@ class Placement:
     context_bytes: int = 0
     estimate: dict[str, object] = field(default_factory=dict)
 
+
+LOCATION_KEYS: Final = ("trial/node", "trial/raylet", "trial/card", "trial/gpu_model", "trial/pid")
 
 PLACEMENT_FIELDS = tuple(Placement.__dataclass_fields__)
 

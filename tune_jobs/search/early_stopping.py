@@ -222,6 +222,10 @@ class EarlyStopping:
         self._runnable = []
         return list(dict.fromkeys(found))
 
+    def is_running(self, number: int) -> bool:
+        """Returns whether a trial may run: it has neither ended nor was it paused by the scheduler."""
+        return bool(self._trials[number].status == Trial.RUNNING)
+
     def _choose(self) -> None:
         """Lets the scheduler choose at once, so that decisions do not depend on when `runnable` is called."""
         while (trial := self._scheduler.choose_trial_to_run(self._controller)) is not None:

@@ -29,6 +29,7 @@ from tune_jobs.records.trial_spec import (
     FAILURE_KEY,
     FAILURE_MESSAGE_KEY,
     SPEC_KEY,
+    STARTED_KEY,
     WAITING_KEY,
     FailureKind,
     RunShape,
@@ -81,6 +82,7 @@ def run_trial(config: dict[str, object], device_of: DeviceOf = card_of) -> None:
     def send(metrics: Mapping[str, object], checkpoint: Path | None) -> None:
         report({**metrics, **where}, checkpoint)
 
+    send({STARTED_KEY: True}, None)
     start = Path(spec.resume_from) if spec.resume_from else None
     _take_snapshot(spec, goes_on=start is not None)
     keep = StepLog(Path(spec.folder) / STEPS_NAME, MachineLoad())

@@ -18,12 +18,12 @@ Sampled = Mapping[str, Value]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """How a proposed trial ended.
+class CompletedTrial:
+    """How a suggested trial ended.
 
     Attributes:
-        sampled: What was proposed.
-        outcome: "out_of_memory" teaches nothing: it says how large a trial is, not how good.
+        sampled: What was suggested.
+        outcome: "out_of_memory" is no result: it tells how large a trial is, not how good.
         value: The best value of the metric, None where there was none.
         step: Evaluations behind it; a stopped trial counts less the earlier it was stopped.
     """
@@ -34,12 +34,12 @@ class Lesson:
     step: int = 0
 
 
-class Proposer(Protocol):
-    """Proposes trials one after another; several may be under way at a time."""
+class Sampler(Protocol):
+    """Suggests trials one after another; several may be under way at a time."""
 
     @property
     def total(self) -> int:
-        """Trials that will be proposed in all."""
+        """Trials that will be suggested in all."""
         ...
 
     @property
@@ -48,28 +48,28 @@ class Proposer(Protocol):
         ...
 
     @property
-    def knows_all(self) -> bool:
-        """Whether a trial may be proposed long before it starts: results change nothing."""
+    def is_list(self) -> bool:
+        """Whether results change nothing, so that a trial may be suggested long before it starts."""
         ...
 
-    def propose(self, number: int) -> Sampled | None:
+    def suggest(self, number: int) -> Sampled | None:
         """Returns the values of trial `number` (from 1), None when there is none left."""
         ...
 
-    def learn(self, number: int, lesson: Lesson) -> None:
-        """Hears how a proposed trial, or one of an earlier process, ended."""
+    def observe(self, number: int, completed: CompletedTrial) -> None:
+        """Takes in how a suggested trial, or one of an earlier process, ended."""
         ...
 
 
-class ListProposer:
-    """Proposes what stands in a list (see grid.sampled_configs); results teach it nothing.
+class ListSampler:
+    """Suggests the configurations of a list (see grid.sampled_configs); results change nothing.
 
     Args:
         configurations: Trials 1, 2, ...
         order: The numbers in which they should start, as in the list where None; see start_order.largest_numbers_first.
     """
 
-    knows_all = True
+    is_list = True
 
     def __init__(self, configurations: Iterable[Sampled], order: Sequence[int] | None = None) -> None:
         self._configurations = list(configurations)
@@ -80,16 +80,16 @@ class ListProposer:
         """The length of the list."""
         return len(self._configurations)
 
-    def propose(self, number: int) -> Sampled | None:
+    def suggest(self, number: int) -> Sampled | None:
         """Returns the element in place `number`."""
         return self._configurations[number - 1] if number <= self.total else None
 
-    def learn(self, number: int, lesson: Lesson) -> None:
+    def observe(self, number: int, completed: CompletedTrial) -> None:
         """Does nothing."""
 
 
-class TpeProposer:
-    """Proposes by a tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011; Optuna's implementation).
+class TpeSampler:
+    """Suggests by a tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011; Optuna's implementation).
 
     Trials under way count as bad meanwhile ("constant liar"), so that several at a time do not crowd on one spot.
 
@@ -97,13 +97,13 @@ class TpeProposer:
         space: What may be tried.
         count: Trials in all.
         goal: Whether high or low values are good.
-        seed: Same seed and same lessons in the same order: same proposals.
-        startup_trials: Random trials before the first that the model proposes.
+        seed: same seed and same results in the same order: same suggestions.
+        startup_trials: Random trials before the first that the model suggests.
         points: Configurations to try first, as trials 1, 2, ...
-        known: Configurations that were tried elsewhere, for example in an earlier phase; they are not proposed again.
+        known: Configurations that were tried elsewhere, for example in an earlier phase; they are not suggested again.
     """
 
-    knows_all = False
+    is_list = False
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class TpeProposer:
         seed: int,
         startup_trials: int = 10,
         points: Iterable[Sampled] = (),
-        known: Iterable[Lesson] = (),
+        known: Iterable[CompletedTrial] = (),
     ) -> None:
         import optuna
 
@@ -127,8 +127,8 @@ class TpeProposer:
         self._study = optuna.create_study(sampler=sampler, direction=goal)
         self._trials: dict[int, optuna.trial.Trial] = {}
         self._points = list(points)
-        for lesson in known:
-            self.learn(0, lesson)
+        for completed in known:
+            self.observe(0, completed)
 
     @property
     def total(self) -> int:
@@ -137,10 +137,10 @@ class TpeProposer:
 
     @property
     def order(self) -> Sequence[int]:
-        """As they come: each is proposed by what is known by then."""
+        """As they come: each is suggested by what is known by then."""
         return range(1, self._count + 1)
 
-    def propose(self, number: int) -> Sampled | None:
+    def suggest(self, number: int) -> Sampled | None:
         """Asks the model."""
         if number > self._count:
             return None
@@ -151,8 +151,8 @@ class TpeProposer:
         self._trials[number] = trial
         return {parameter.name: self._value(parameter, trial.params) for parameter in self._space.parameters}
 
-    def learn(self, number: int, lesson: Lesson) -> None:
-        """Tells the model. A failure without a value counts as the worst, an out-of-memory as nothing."""
+    def observe(self, number: int, completed: CompletedTrial) -> None:
+        """Updates the model. A failure without a value counts as the worst, an out-of-memory as nothing."""
         import optuna
 
         state = {
@@ -160,30 +160,30 @@ class TpeProposer:
             "stopped": optuna.trial.TrialState.PRUNED,
             "failed": optuna.trial.TrialState.PRUNED,
             "out_of_memory": optuna.trial.TrialState.FAIL,
-        }[lesson.outcome]
-        if state == optuna.trial.TrialState.COMPLETE and lesson.value is None:
+        }[completed.outcome]
+        if state == optuna.trial.TrialState.COMPLETE and completed.value is None:
             state = optuna.trial.TrialState.PRUNED
         trial = self._trials.pop(number, None)
         if trial is None:
-            self._remember(lesson, state)
+            self._add_earlier(completed, state)
             return
-        if state == optuna.trial.TrialState.PRUNED and lesson.value is not None:
-            trial.report(lesson.value, lesson.step)
+        if state == optuna.trial.TrialState.PRUNED and completed.value is not None:
+            trial.report(completed.value, completed.step)
         complete = state == optuna.trial.TrialState.COMPLETE
-        self._study.tell(trial, lesson.value if complete else None, state=state)
+        self._study.tell(trial, completed.value if complete else None, state=state)
 
-    def _remember(self, lesson: Lesson, state: "optuna.trial.TrialState") -> None:
+    def _add_earlier(self, completed: CompletedTrial, state: "optuna.trial.TrialState") -> None:
         """Adds a trial of an earlier process, as a resumed sweep does."""
         import optuna
 
-        known = lesson.value is not None
+        known = completed.value is not None
         self._study.add_trial(
             optuna.trial.create_trial(
                 state=state,
-                value=lesson.value if state == optuna.trial.TrialState.COMPLETE else None,
-                params={name: self._position(name, lesson.sampled[name]) for name in self._distributions},
+                value=completed.value if state == optuna.trial.TrialState.COMPLETE else None,
+                params={name: self._position(name, completed.sampled[name]) for name in self._distributions},
                 distributions=self._distributions,
-                intermediate_values={lesson.step: lesson.value} if known else {},
+                intermediate_values={completed.step: completed.value} if known else {},
             )
         )
 
