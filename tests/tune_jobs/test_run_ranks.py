@@ -19,7 +19,7 @@ from common.files import read_jsonl
 from dialsum.config import RunConfig
 from tests.tune_jobs.counting import STEPS, counting_trial
 from tests.tune_jobs.ordered import METRIC, order_of
-from tests.tune_jobs.test_run_resources import LineEstimator
+from tests.tune_jobs.placing.linear_estimator import LinearEstimator
 from tests.tune_jobs.tiny import tiny_config, write_dialogues
 from tune_jobs.config.sections import Resources
 from tune_jobs.driver.card_line import Offer
@@ -161,7 +161,7 @@ class OneCardFirst:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         cards = parse_simulated(f"2x{TOGETHER}:24GiB")
-        found = placer_for(cards, Resources(cpus_per_trial=0.5), estimator=LineEstimator)
+        found = placer_for(cards, Resources(cpus_per_trial=0.5), estimator=LinearEstimator)
         assert isinstance(found, SharePlacer)
         self.placer = found
 

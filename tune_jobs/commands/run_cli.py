@@ -62,7 +62,7 @@ def run(chosen: argparse.Namespace) -> int:
     from tune_jobs.driver.trained_model import with_trained_base
     from tune_jobs.driver.view import view_for
     from tune_jobs.jobs.sealed_key import take_own_key
-    from tune_jobs.planning.outlook import outlook_of_data, remarks_on
+    from tune_jobs.planning.known_facts import facts_of_data, remarks_on
     from tune_jobs.records.redaction import Redactor
     from tune_jobs.search.inputs import ensure_sample_data
 
@@ -84,7 +84,7 @@ def run(chosen: argparse.Namespace) -> int:
     ensure_sample_data(sweep)
     for text in sweep.notes:
         cli.note(f"note: {text}")
-    for remark in remarks_on(sweep, outlook_of_data(sweep), strict=chosen.strict):
+    for remark in remarks_on(sweep, facts_of_data(sweep), strict=chosen.strict):
         cli.note(f"warning: {remark}")
     if chosen.start_at is not None:
         _wait(sweep, chosen.start_at)

@@ -52,8 +52,8 @@ class Remark:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
-    """What is known about time and data, from a pilot, from earlier runs or from the data files; None where unknown.
+class KnownFacts:
+    """What is known of a sweep before it runs, from measurements, earlier runs or data files; None where unknown.
 
     Attributes:
         trial_s: Seconds of a trial that is never stopped.
@@ -72,12 +72,12 @@ class Outlook:
     makespan_at_most_s: float | None = None
 
 
-def warnings(sweep: Sweep, outlook: Outlook | None = None) -> tuple[Remark, ...]:
+def warnings(sweep: Sweep, facts: KnownFacts | None = None) -> tuple[Remark, ...]:
     """Returns every remark on a sweep, for a staged one on each of its phases.
 
     Args:
         sweep: As read.
-        outlook: What is known beforehand.
+        facts: What is known beforehand.
 
     >>> from tune_jobs.config.space import Range, Space
     >>> rate = Range(name="learning_rate", distribution="uniform", low=1e-7, high=1e-2)
@@ -85,7 +85,7 @@ def warnings(sweep: Sweep, outlook: Outlook | None = None) -> tuple[Remark, ...]
     >>> [remark.rail for remark in found]
     ['linear_range_of_decades']
     """
-    known = outlook or Outlook()
+    known = facts or KnownFacts()
     if not sweep.phases:
         return (*(remark for rail in _RAILS for remark in rail(sweep, known)), *_planned_time(sweep, known))
     found = {
@@ -98,7 +98,7 @@ def warnings(sweep: Sweep, outlook: Outlook | None = None) -> tuple[Remark, ...]
     return (*found.values(), *_planned_time(sweep, known))
 
 
-def _grids(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _grids(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     if sweep.method == "grid" and sweep.trials > MANY_GRID_TRIALS:
         sizes = " x ".join(str(one.size) for one in sweep.space.searched)
         yield Remark(
@@ -121,7 +121,7 @@ def _grids(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
         )
 
 
-def _ranges(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _ranges(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     for one in sweep.space.parameters:
         if not isinstance(one, Range):
             continue
@@ -151,7 +151,7 @@ def _ranges(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
             )
 
 
-def _batches(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _batches(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     if "batch_size" in sweep.space and not isinstance(sweep.space["batch_size"], Constant):
         return
     for config in _fixed_configs(sweep):
@@ -166,7 +166,7 @@ def _batches(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
         )
 
 
-def _metrics(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _metrics(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     if sweep.metric.name.removeprefix("best/").removeprefix("eval/") != COMPOSITE.removeprefix("eval/"):
         reason = (
             "a lower loss does not always summarize better"
@@ -180,7 +180,7 @@ def _metrics(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
         )
 
 
-def _unread(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _unread(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     for one in sweep.space.searched:
         if sweep.rules.overwrites(one.name):
             yield Remark(
@@ -196,7 +196,7 @@ def _unread(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
             )
 
 
-def _models(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _models(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     if sweep.method in ("bayes", "bohb") and sweep.trials < 2 * sweep.search.startup_trials:
         yield Remark(
             rail="too_few_trials_for_a_model",
@@ -206,7 +206,7 @@ def _models(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
         )
 
 
-def _time(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _time(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     stop = sweep.early_terminate
     if known.evaluations and stop.type in ("asha", "hyperband") and not stop.rungs(known.evaluations):
         yield Remark(
@@ -228,7 +228,7 @@ def _time(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
         )
 
 
-def _planned_time(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _planned_time(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     """With a plan of the whole sweep at hand, its own time is compared with the window."""
     window_s, planned_s = sweep.resources.time_budget_s, known.makespan_s
     if window_s is None or planned_s is None or planned_s <= window_s:
@@ -303,7 +303,7 @@ def _usual(sweep: Sweep, one: Range) -> tuple[float, float]:
     return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
-_RAILS: tuple[Callable[[Sweep, Outlook], Iterator[Remark]], ...] = (
+_RAILS: tuple[Callable[[Sweep, KnownFacts], Iterator[Remark]], ...] = (
     _grids,
     _ranges,
     _batches,

@@ -1,4 +1,4 @@
-"""A plan for people and for programs: text and plain values."""
+"""A plan for people."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -7,12 +7,10 @@ from common.cli import table
 from common.units import format_bytes, format_duration
 from tune_jobs.planning.guard_rails import Remark
 from tune_jobs.planning.impact import Impact
-from tune_jobs.planning.plan import ASSUMED_DIALOGUES, Group, PlannedPhase, PlannedTrial, SweepPlan
-from tune_jobs.planning.plan_clock import Stay
-from tune_jobs.planning.quota_clock import QuotaEnd
-from tune_jobs.records.trial_spec import Placed
+from tune_jobs.planning.plan_values import ASSUMED_DIALOGUES, MemoryGroup, PlannedPhase, PlannedTrial, SweepPlan
+from tune_jobs.planning.quota_end import QuotaEnd
+from tune_jobs.records.trial_spec import Placement
 
-EPOCHS = "trial-epochs"
 METHODS = {
     "grid": "grid: every combination, or a random part of them",
     "random": "random: drawn independently, none twice",
@@ -53,69 +51,15 @@ def as_text(
     parts = ["\n".join(head), *(_phase_text(plan, phase) for phase in plan.phases), _memory(plan)]
     parts += [_picture(plan)] if plan.inventory.cards else []
     parts += [_time(plan, now, quota), _impact(rows, experience)]
-    notes = [f"note: {text}" for text in (*sweep.notes, *_notes(plan))]
+    notes = [f"note: {text}" for text in (*sweep.notes, *plan_notes(plan))]
     parts.append("\n".join([*notes, *([f"warning: {remark}" for remark in remarks] or ["no warnings"])]))
     return "\n\n".join(parts)
-
-
-def as_json(
-    plan: SweepPlan,
-    remarks: Sequence[Remark],
-    rows: Sequence[Impact],
-    *,
-    experience: str,
-    now: datetime,
-    quota: QuotaEnd | None = None,
-) -> dict[str, object]:
-    """Returns a plan as plain values; arguments as for as_text. Seconds are null where nothing was measured."""
-    timed = plan.timed
-    stays = [(phase, stay) for phase in plan.phases for stay in phase.timeline.stays]
-    offsets = _offsets(plan)
-    return {
-        "sweep": plan.sweep.name,
-        "source": plan.sweep.source,
-        "method": plan.sweep.method,
-        "metric": plan.sweep.metric.name,
-        "cluster": plan.inventory.describe(),
-        "described": plan.described,
-        "simulated": plan.inventory.simulated,
-        "unit": "s" if timed else EPOCHS,
-        "time_basis": list(plan.basis) if timed else [],
-        "not_measured": list(plan.unknown),
-        "phases": [_phase_json(plan, phase) for phase in plan.phases],
-        "trials": [_trial_json(plan, trial) for phase in plan.phases for trial in phase.trials],
-        "estimates": [_group_json(plan, place) for place in range(len(plan.groups))],
-        "placements": [_stay_json(stay, phase, offsets[phase.name], timed) for phase, stay in stays],
-        "gpu_hours": _hours(plan.gpu_time, timed),
-        "gpu_hours_at_most": _hours(plan.gpu_time_at_most, timed),
-        "gpu_trial_epochs": None if timed else round(plan.gpu_time, 3),
-        "makespan_s": round(plan.makespan, 1) if timed else None,
-        "makespan_at_most_s": round(plan.makespan_at_most, 1) if timed else None,
-        "makespan_trial_epochs": None if timed else round(plan.makespan, 3),
-        "ends_at": _end(plan, now).isoformat(timespec="minutes") if timed else None,
-        "ends_in_quota": _quota_json(quota),
-        "impact": [
-            {
-                "order": row.order,
-                "parameter": row.parameter,
-                "effect": row.effect,
-                "source": row.source,
-                "searched": row.searched,
-                "importance": row.part,
-                "importance_by_chance": row.chance,
-            }
-            for row in rows
-        ],
-        "importance_source": experience or None,
-        "warnings": [{"rail": one.rail, "message": one.message, "better": one.better} for one in remarks],
-        "notes": [*plan.sweep.notes, *_notes(plan)],
-    }
 
 
 def _phase_text(plan: SweepPlan, phase: PlannedPhase) -> str:
     sweep, stop = phase.sweep, phase.sweep.early_terminate
     title = f"phase {phase.name}: {len(phase.trials)} trials; " if phase.name else ""
-    lines = [title + _how(phase)]
+    lines = [title + phase_method(phase)]
     longest = max((trial.evaluations for trial in phase.trials), default=1)
     if phase.rungs:
         word = "brackets" if stop.type == "hyperband" else "rungs"
@@ -143,7 +87,8 @@ def _phase_text(plan: SweepPlan, phase: PlannedPhase) -> str:
     return "\n".join(lines)
 
 
-def _how(phase: PlannedPhase) -> str:
+def phase_method(phase: PlannedPhase) -> str:
+    """Says how a phase chooses its trials."""
     sweep = phase.sweep
     if phase.kind == "confirm":
         return "confirm: the best of the phase before, trained again with several seeds"
@@ -171,14 +116,13 @@ def _bracket_rule(phase: PlannedPhase) -> str:
 
 def _memory(plan: SweepPlan) -> str:
     rows, also = [], _differences(plan.groups)
-    for place, group in enumerate(plan.groups):
-        count = sum(1 for phase in plan.phases for trial in phase.trials if trial.group == place)
+    for index, group in enumerate(plan.groups):
+        count = sum(1 for phase in plan.phases for trial in phase.trials if trial.group == index)
         config = group.config
-        what = (config.model, config.batch_size, f"{config.encoder_max_len}/{config.decoder_max_len}", *also[place])
+        what = (config.model, config.batch_size, f"{config.encoder_max_len}/{config.decoder_max_len}", *also[index])
         if group.refused:
             rows.append([count, *what, "no place", "", "", "", ""])
-        for model, placed in sorted(group.offers.items()):
-            rows.append([count, *what, model, *_placed_cells(placed)])
+        rows += [[count, *what, *_placement_cells(option.placement)] for option in group.on_cards]
     if not rows:
         return f"memory: without a card trials are placed by CPUs, {plan.sweep.resources.cpus_per_trial:g} each"
     header = [
@@ -199,7 +143,7 @@ def _memory(plan: SweepPlan) -> str:
     return "\n".join(["memory and shares:", table(header, rows), *([several] if any_several else []), *refusals])
 
 
-def _differences(groups: Sequence[Group]) -> list[tuple[str, ...]]:
+def _differences(groups: Sequence[MemoryGroup]) -> list[tuple[str, ...]]:
     """What else tells groups apart, a cell for each; no cells where nothing does."""
     switches = ("label_smoothing", "dropout", "no_repeat_ngram_size", "gradient_checkpointing")
     values = ("num_beams", "optimizer", "precision", "generation_batch_size", "gradient_accumulation_steps")
@@ -213,30 +157,31 @@ def _differences(groups: Sequence[Group]) -> list[tuple[str, ...]]:
     return [(", ".join(cell),) if cell else () for cell in cells]
 
 
-def _placed_cells(placed: Placed) -> list[object]:
-    estimate = placed.estimate or {}
+def _placement_cells(placement: Placement) -> list[object]:
     return [
-        format_bytes(float(str(estimate["device_bytes"]))),
-        format_bytes(float(str(estimate["upper_bytes"]))),
-        f"{placed.bundle.gpus:g}",
-        placed.shape.describe(),
+        placement.gpu_model,
+        format_bytes(float(str(placement.estimate["device_bytes"]))),
+        format_bytes(float(str(placement.estimate["upper_bytes"]))),
+        f"{placement.bundle.gpus:g}",
+        placement.shape.describe(),
     ]
 
 
 def _picture(plan: SweepPlan) -> str:
-    """Trials on each card over time, a digit for their number."""
-    cards: dict[tuple[str, int], list[Stay]] = {
+    """Draws the trials on each card over time, a digit for their number."""
+    cards: dict[tuple[str, int], list[tuple[float, float]]] = {
         (node.name, card.index): [] for node in plan.inventory.nodes for card in node.cards
     }
-    offsets, makespan = _offsets(plan), plan.makespan
+    starts, makespan = phase_starts(plan), plan.makespan
     for phase in plan.phases:
-        for stay in phase.timeline.stays:
-            for card in stay.cards:
-                cards.setdefault((stay.node, card), []).append(_moved(stay, offsets[phase.name]))
+        begin = starts[phase.name]
+        for run in phase.timeline.runs:
+            for card in zip(run.nodes, run.cards, strict=True):
+                cards[card].append((begin + run.start, begin + run.end))
     lines = []
-    for key in sorted(cards)[:_CARDS_SHOWN]:
-        marks = [_tenants(cards[key], makespan * (column + 0.5) / _COLUMNS) for column in range(_COLUMNS)]
-        lines.append(f"  {key[0]} card {key[1]}  |{''.join(marks)}|")
+    for card in sorted(cards)[:_CARDS_SHOWN]:
+        digits = [_tenants(cards[card], makespan * (column + 0.5) / _COLUMNS) for column in range(_COLUMNS)]
+        lines.append(f"  {card[0]} card {card[1]}  |{''.join(digits)}|")
     width = max((line.index("|") for line in lines), default=0)
     lines = [line[: line.index("|")].ljust(width) + line[line.index("|") :] for line in lines]
     more = len(cards) - len(lines)
@@ -244,8 +189,8 @@ def _picture(plan: SweepPlan) -> str:
     return "\n".join(["trials on each card from start to end:", *lines])
 
 
-def _tenants(stays: Sequence[Stay], moment: float) -> str:
-    count = sum(1 for stay in stays if stay.start <= moment < stay.end)
+def _tenants(runs: Sequence[tuple[float, float]], moment: float) -> str:
+    count = sum(1 for start, end in runs if start <= moment < end)
     return "." if not count else str(count) if count < 10 else "+"
 
 
@@ -257,13 +202,13 @@ def _time(plan: SweepPlan, now: datetime, quota: QuotaEnd | None) -> str:
             f" ({plan.gpu_time_at_most:.3g})"
         ]
         lines += [f"  not measured: {text}" for text in plan.unknown]
-        lines.append("  `--pilot` times a few real steps here; any earlier run in this output folder is used too")
+        lines.append("  `--measure` times a few real steps here; any earlier run in this output folder is used too")
         return "\n".join(lines)
     cards = f"{plan.gpu_time / 3600:.3g} GPU-hours ({plan.gpu_time_at_most / 3600:.3g} when nothing is stopped)"
     gpus = f"; {cards}" if plan.inventory.cards else ""
     lines = [
         f"time: {format_duration(plan.makespan)} ({format_duration(plan.makespan_at_most)} when nothing is stopped)"
-        f"{gpus}; started now it would end {_end(plan, now):%a %d %b %H:%M}"
+        f"{gpus}; started now it would end {plan_end(plan, now):%a %d %b %H:%M}"
     ]
     lines += [f"  {quota.describe()}"] if quota is not None else []
     lines += [f"  measured: {text}" for text in plan.basis]
@@ -285,7 +230,8 @@ def _part(row: Impact) -> str:
     return "" if row.part is None else f"{row.part:.2f} ({row.chance or 0.0:.2f})"
 
 
-def _notes(plan: SweepPlan) -> list[str]:
+def plan_notes(plan: SweepPlan) -> list[str]:
+    """Lists what a plan takes for granted."""
     notes = [f"{path} is not there: steps are counted for {ASSUMED_DIALOGUES:,} dialogues" for path in plan.absent]
     if plan.sweep.trained_model is not None:
         notes.append("nothing is trained: each trial is one evaluation of the trained model")
@@ -302,108 +248,18 @@ def _notes(plan: SweepPlan) -> list[str]:
     return notes
 
 
-def _phase_json(plan: SweepPlan, phase: PlannedPhase) -> dict[str, object]:
-    stop = phase.sweep.early_terminate
-    return {
-        "name": phase.name,
-        "kind": phase.kind,
-        "method": phase.sweep.method,
-        "how": _how(phase),
-        "trials": len(phase.trials),
-        "early_terminate": stop.type,
-        "eta": stop.eta if stop.type in ("asha", "hyperband") else None,
-        "rungs": list(phase.rungs),
-        "likely_left": list(phase.left),
-        "makespan_s": round(phase.timeline.makespan, 1) if plan.timed else None,
-        "makespan_trial_epochs": None if plan.timed else round(phase.timeline.makespan, 3),
-        "most_at_once": phase.timeline.most_at_once,
-    }
-
-
-def _trial_json(plan: SweepPlan, trial: PlannedTrial) -> dict[str, object]:
-    group = plan.groups[trial.group]
-    return {
-        "name": trial.name,
-        "phase": trial.phase,
-        "number": trial.number,
-        "known": trial.known,
-        "sampled": {name: _plain(value) for name, value in trial.trial.sampled.items()},
-        "resolved": trial.trial.resolved.to_dict(),
-        "notes": list(trial.trial.notes),
-        "estimate": trial.group,
-        "evaluations": trial.evaluations,
-        "likely_evaluations": trial.likely,
-        "epochs": trial.epochs,
-        "refused": group.refused or None,
-    }
-
-
-def _group_json(plan: SweepPlan, place: int) -> dict[str, object]:
-    group: Group = plan.groups[place]
-    config = group.config
-    return {
-        "model": config.model,
-        "batch_size": config.batch_size,
-        "encoder_max_len": config.encoder_max_len,
-        "decoder_max_len": config.decoder_max_len,
-        "trials": sum(1 for phase in plan.phases for trial in phase.trials if trial.group == place),
-        "refused": group.refused or None,
-        "cards": [
-            {
-                "gpu_model": model,
-                "gpu_share": placed.bundle.gpus,
-                "micro_batch": placed.shape.micro_batch,
-                "accumulation": placed.shape.accumulation,
-                "gradient_checkpointing": placed.shape.gradient_checkpointing,
-                "ranks": placed.shape.ranks,
-                **(placed.estimate or {}),
-            }
-            for model, placed in sorted(group.offers.items())
-        ],
-    }
-
-
-def _stay_json(stay: Stay, phase: PlannedPhase, offset: float, timed: bool) -> dict[str, object]:
-    start, end = round(stay.start + offset, 3), round(stay.end + offset, 3)
-    return {
-        "trial": stay.name,
-        "phase": phase.name,
-        "gpu_model": stay.gpu_model or None,
-        "node": stay.node or None,
-        "cards": list(stay.cards),
-        "gpu_share": stay.gpus,
-        "start_s": start if timed else None,
-        "end_s": end if timed else None,
-        "start_trial_epochs": None if timed else start,
-        "end_trial_epochs": None if timed else end,
-    }
-
-
-def _offsets(plan: SweepPlan) -> dict[str, float]:
-    offsets, passed = {}, 0.0
+def phase_starts(plan: SweepPlan) -> dict[str, float]:
+    """Returns when each phase starts; they follow each other."""
+    starts, passed = {}, 0.0
     for phase in plan.phases:
-        offsets[phase.name] = passed
+        starts[phase.name] = passed
         passed += phase.timeline.makespan
-    return offsets
+    return starts
 
 
-def _moved(stay: Stay, offset: float) -> Stay:
-    return Stay(name=stay.name, start=stay.start + offset, end=stay.end + offset)
-
-
-def _quota_json(quota: QuotaEnd | None) -> dict[str, object] | None:
-    if quota is None:
-        return None
-    ends_at = None if quota.ends_at is None else quota.ends_at.isoformat(timespec="minutes")
-    return {"member": quota.member, "quota_gpus_now": quota.now_gpus, "ends_at": ends_at}
-
-
-def _end(plan: SweepPlan, now: datetime) -> datetime:
+def plan_end(plan: SweepPlan, now: datetime) -> datetime:
+    """Returns when a timed plan ends that is started now."""
     return now + timedelta(seconds=plan.makespan)
-
-
-def _hours(time_s: float, timed: bool) -> float | None:
-    return round(time_s / 3600, 4) if timed else None
 
 
 def _cpus(plan: SweepPlan) -> str:
@@ -412,7 +268,3 @@ def _cpus(plan: SweepPlan) -> str:
 
 def _value(value: object) -> object:
     return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def _plain(value: object) -> object:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""A short pilot: a few real steps on the device at hand tell how long trials of a plan take."""
+"""A quick measurement: a few real steps on the device at hand say how long the trials of a plan take."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from common.units import format_duration
 from dialsum.config import RunConfig
 from tune_jobs.planning.throughput import CPU, Observation, kind_of
 
-_BATCH_ON_CPU = 8  # time is proportional to the batch there, and a pilot should be short
+_BATCH_ON_CPU = 8  # time is proportional to the batch there, and a measurement should be quick
 _TRAINING = ("data", "forward", "backward", "optimizer")
 
 
-def run_pilot(configs: Sequence[RunConfig]) -> list[Observation]:
+def measure_kinds(configs: Sequence[RunConfig]) -> list[Observation]:
     """Measures one optimizer step, one evaluation batch and one generation of each different kind of run.
 
     Texts are as long as they may be, so real trials take at most so long. The weights are random.
@@ -23,8 +23,8 @@ def run_pilot(configs: Sequence[RunConfig]) -> list[Observation]:
     for config in configs:
         kinds.setdefault(kind_of(config), config)
     found = []
-    for place, config in enumerate(kinds.values(), start=1):
-        cli.note(f"pilot {place} of {len(kinds)}: {config.model} at {config.encoder_max_len} tokens ...")
+    for index, config in enumerate(kinds.values(), start=1):
+        cli.note(f"measurement {index} of {len(kinds)}: {config.model} at {config.encoder_max_len} tokens ...")
         observation = _measure(config)
         if observation is not None:
             found.append(observation)
@@ -50,17 +50,17 @@ def _measure(config: RunConfig) -> Observation | None:
     gpu = card_here(torch.cuda.get_device_name() if on_gpu else None)
     measured = measure_run(config, request_of(config, gpu, model=facts))
     if not measured.fits:
-        cli.note(f"pilot: {config.model} with batch {config.batch_size} does not fit on {measured.device}")
+        cli.note(f"measurement: {config.model} with batch {config.batch_size} does not fit on {measured.device}")
         return None
     seconds = {phase.name: phase.seconds for phase in measured.phases}
     step_s = sum(seconds[name] for name in _TRAINING)
     batch_s = seconds["evaluate"] + seconds["generate"]
-    cli.note(f"pilot: a step of {format_duration(step_s)}, a dev batch of {format_duration(batch_s)}")
+    cli.note(f"measurement: a step of {format_duration(step_s)}, a dev batch of {format_duration(batch_s)}")
     return Observation(
         config=config,
         card=measured.device if on_gpu else CPU,
         train_s=step_s / config.batch_size,
         evaluate_s=batch_s / config.generation_batch_size,
         start_s=0.0,
-        source="a pilot at the longest texts, without start-up",
+        source="a measurement at the longest texts, without start-up",
     )

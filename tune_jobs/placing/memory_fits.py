@@ -1,4 +1,4 @@
-"""How a configuration runs on one GPU model: as configured, in smaller pieces, or divided among several cards."""
+"""How a configuration fits a GPU model: as configured, in smaller pieces, or divided among several cards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,18 +16,18 @@ from dialsum.config import RunConfig
 from tune_jobs.placing.memory_requests import precision_on, request_of
 from tune_jobs.placing.ranks import divided
 
-_KEPT = 10_000  # of configurations on GPU models, each a few kilobytes
+_MOST_KNOWN = 10_000  # of configurations on GPU models, each a few kilobytes
 _OFTEN_TOGETHER = (2, 4, 8)  # cards of one model in machines that can be had
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
-    """One way to run a configuration on one GPU model.
+class MemoryFit:
+    """How one configuration runs on one GPU model.
 
     Attributes:
-        request: The memory question that it answers; its ranks are the cards that it takes.
+        request: The memory request that was estimated; its ranks are the cards that the run takes.
         estimate: Of each of these cards.
-        reason: Why so.
+        reason: Why it runs in this shape, for people.
     """
 
     request: MemoryRequest
@@ -41,8 +41,8 @@ class Way:
 
 
 @dataclass(kw_only=True)
-class Ways:
-    """Finds the way to run a configuration on a GPU model.
+class MemoryFits:
+    """Finds how configurations fit GPU models, and remembers it.
 
     Attributes:
         estimator: Predicts device bytes.
@@ -56,9 +56,9 @@ class Ways:
     share: Literal["auto"] | float = "auto"
     cards: int = 1
     spread: bool = False
-    _kept: dict[tuple[RunConfig, str, int], Way | NoPlan] = field(default_factory=dict, init=False)
+    _known: dict[tuple[RunConfig, str, int, int], MemoryFit | NoPlan] = field(default_factory=dict, init=False)
 
-    def whole(self, config: RunConfig, pool: Pool) -> Way | NoPlan:
+    def whole(self, config: RunConfig, pool: Pool) -> MemoryFit | NoPlan:
         """Returns how a run fits with the whole model on each card that its trial was given, or why it does not.
 
         Args:
@@ -68,9 +68,9 @@ class Ways:
         Raises:
             RequestError: When the configuration cannot be run on any card.
         """
-        return self._way(config, pool, self.cards)
+        return self._fit(config, pool, self.cards)
 
-    def divided(self, config: RunConfig, pool: Pool, least_bytes: int = 0) -> Way | None:
+    def divided(self, config: RunConfig, pool: Pool, least_bytes: int = 0) -> MemoryFit | None:
         """Returns how a run fits with its model divided among the cards that it was given, or as few as will do.
 
         Args:
@@ -92,11 +92,11 @@ class Ways:
         found = self._divided(config, pool, numbers, least_bytes)
         return "" if found is None else f"{found.cards} x {pool.model} in one machine"
 
-    def needed_bytes(self, way: Way, pool: Pool, least_bytes: int = 0) -> int:
-        """Returns what a way needs of each of its cards."""
-        least = -(-least_bytes // way.cards)
-        if self.share == "auto" or way.cards > 1:
-            return max(way.estimate.upper_bytes, least)
+    def needed_bytes(self, fit: MemoryFit, pool: Pool, least_bytes: int = 0) -> int:
+        """Returns what a run needs of each of its cards."""
+        least = -(-least_bytes // fit.cards)
+        if self.share == "auto" or fit.cards > 1:
+            return max(fit.estimate.upper_bytes, least)
         return max(self._budget_bytes(pool), least)  # the whole of the fixed share, so that it is what placement gives
 
     def _numbers(self, config: RunConfig, most: int) -> list[int]:
@@ -105,35 +105,35 @@ class Ways:
             return [self.cards]
         return [cards for cards in divisors(config.batch_size) if 2 <= cards <= most] if self.share == "auto" else []
 
-    def _divided(self, config: RunConfig, pool: Pool, numbers: Sequence[int], least_bytes: int) -> Way | None:
+    def _divided(self, config: RunConfig, pool: Pool, numbers: Sequence[int], least_bytes: int) -> MemoryFit | None:
         if precision_on(profile_of(pool), config, "") == "fp16":
             return None
         for cards in numbers:
             try:
-                way = self._way(config.with_changes({"fsdp": True}), pool, cards)
+                fit = self._fit(config.with_changes({"fsdp": True}), pool, cards)
             except RequestError:
                 return None
-            if isinstance(way, Way) and self.needed_bytes(way, pool, least_bytes) <= pool.usable_bytes:
-                return way
+            if isinstance(fit, MemoryFit) and self.needed_bytes(fit, pool, least_bytes) <= pool.usable_bytes:
+                return fit
         return None
 
-    def _way(self, config: RunConfig, pool: Pool, cards: int) -> Way | NoPlan:
-        """Asks once: the same trial is looked at when the sweep is checked, when it is ordered and when it waits."""
-        key = (config, pool.model, cards)
-        if key not in self._kept:
-            if len(self._kept) >= _KEPT:
-                self._kept.clear()
-            self._kept[key] = self._found(config, pool, cards)
-        return self._kept[key]
+    def _fit(self, config: RunConfig, pool: Pool, cards: int) -> MemoryFit | NoPlan:
+        """Estimates once: the same trial is placed when its sweep is checked, when submitted and when retried."""
+        key = (config, pool.model, pool.usable_bytes, cards)
+        if key not in self._known:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = self._estimated(config, pool, cards)
+        return self._known[key]
 
-    def _found(self, config: RunConfig, pool: Pool, cards: int) -> Way | NoPlan:
+    def _estimated(self, config: RunConfig, pool: Pool, cards: int) -> MemoryFit | NoPlan:
         """As configured where that fits, else planned: smaller micro-batches, then checkpointing."""
         request = request_of(divided(config, cards), profile_of(pool), ranks=cards)
         budget_bytes = self._budget_bytes(pool)
         among = f", divided among {cards} cards" if config.fsdp else ""
         estimate = self.estimator.estimate(request)
         if estimate.upper_bytes <= budget_bytes:
-            return Way(request=request, estimate=estimate, reason=f"as configured{among}")
+            return MemoryFit(request=request, estimate=estimate, reason=f"as configured{among}")
         checkpointing = (True,) if config.gradient_checkpointing else (False, True)
         plan = plan_request(self.estimator, request, budget_bytes, checkpointing=checkpointing, confirm=True)
         if isinstance(plan, NoPlan):
@@ -143,7 +143,7 @@ class Ways:
             gradient_accumulation_steps=plan.accumulation,
             gradient_checkpointing=plan.gradient_checkpointing,
         )
-        return Way(request=planned, estimate=self.estimator.estimate(planned), reason=f"{plan.reason}{among}")
+        return MemoryFit(request=planned, estimate=self.estimator.estimate(planned), reason=f"{plan.reason}{among}")
 
     def _budget_bytes(self, pool: Pool) -> int:
         if self.share == "auto" or self.share >= 1:

@@ -9,7 +9,7 @@ from tune_jobs.config.rules import Rules
 from tune_jobs.config.sections import EarlyTerminate, Metric, Resources
 from tune_jobs.config.space import Categorical, Constant, Parameter, Range, Space
 from tune_jobs.config.sweep import Phase, Sweep
-from tune_jobs.planning.guard_rails import Outlook, warnings
+from tune_jobs.planning.guard_rails import KnownFacts, warnings
 
 RATE = Range(name="learning_rate", distribution="log_uniform_values", low=1e-5, high=1e-4)
 
@@ -19,13 +19,13 @@ def sweep_of(*parameters: Parameter, **changes: object) -> Sweep:
     return dataclasses.replace(sweep, **changes)  # type: ignore[arg-type]
 
 
-def rails(sweep: Sweep, outlook: Outlook | None = None) -> list[str]:
-    return [remark.rail for remark in warnings(sweep, outlook)]
+def rails(sweep: Sweep, facts: KnownFacts | None = None) -> list[str]:
+    return [remark.rail for remark in warnings(sweep, facts)]
 
 
 def test_a_sound_sweep_gets_no_remark() -> None:
     sound = sweep_of(RATE, Categorical(name="batch_size", options=(8, 16)))
-    assert rails(sound, Outlook(trial_s=60, slots=2, train_examples=10_000, evaluations=10)) == []
+    assert rails(sound, KnownFacts(trial_s=60, slots=2, train_examples=10_000, evaluations=10)) == []
 
 
 def test_three_to_the_seventh() -> None:
@@ -77,8 +77,8 @@ def test_whole_bounds_of_a_fraction() -> None:
 
 def test_a_fixed_batch_that_is_too_large() -> None:
     assert rails(sweep_of(RATE, Constant(name="batch_size", value=256))) == ["oversized_batch"]
-    assert rails(sweep_of(RATE, base=RunConfig(batch_size=32)), Outlook(train_examples=500)) == ["oversized_batch"]
-    assert rails(sweep_of(RATE, base=RunConfig(batch_size=32)), Outlook(train_examples=5000)) == []
+    assert rails(sweep_of(RATE, base=RunConfig(batch_size=32)), KnownFacts(train_examples=500)) == ["oversized_batch"]
+    assert rails(sweep_of(RATE, base=RunConfig(batch_size=32)), KnownFacts(train_examples=5000)) == []
     assert rails(sweep_of(RATE, Categorical(name="batch_size", options=(16, 256)))) == []
 
 
@@ -118,25 +118,25 @@ def test_counts_that_do_not_fit() -> None:
 
 def test_a_sweep_that_cannot_end_in_its_window() -> None:
     hurried = sweep_of(RATE, resources=Resources(time_budget="1h"), early_terminate=EarlyTerminate(type="none"))
-    (remark,) = warnings(hurried, Outlook(trial_s=600, slots=2))
+    (remark,) = warnings(hurried, KnownFacts(trial_s=600, slots=2))
     assert remark.message == (
         "40 trials of 10 min 00 s, 2 side by side, need at least 3 h 20 min, but time_budget is 1 h 00 min"
     )
     assert remark.better.startswith("count: 12,")
-    assert rails(hurried, Outlook(trial_s=600, slots=8)) == []
+    assert rails(hurried, KnownFacts(trial_s=600, slots=8)) == []
     assert rails(hurried) == []
 
 
 def test_early_termination_is_counted_in_the_shortest_time() -> None:
     stopped = sweep_of(RATE, resources=Resources(time_budget="1h"))
     # 40 trials for 1 of 9 evaluations, 13.3 for 2 more, 4.4 to the end: 97.8 of 360 evaluations
-    assert rails(stopped, Outlook(trial_s=600, slots=2, evaluations=9)) == []
-    assert rails(stopped, Outlook(trial_s=900, slots=2, evaluations=9)) == ["does_not_end_in_time"]
+    assert rails(stopped, KnownFacts(trial_s=600, slots=2, evaluations=9)) == []
+    assert rails(stopped, KnownFacts(trial_s=900, slots=2, evaluations=9)) == ["does_not_end_in_time"]
 
 
 def test_early_termination_without_a_rung() -> None:
-    assert rails(sweep_of(RATE), Outlook(evaluations=1)) == ["no_rung"]
-    assert rails(sweep_of(RATE, early_terminate=EarlyTerminate(type="none")), Outlook(evaluations=1)) == []
+    assert rails(sweep_of(RATE), KnownFacts(evaluations=1)) == ["no_rung"]
+    assert rails(sweep_of(RATE, early_terminate=EarlyTerminate(type="none")), KnownFacts(evaluations=1)) == []
 
 
 def test_a_staged_sweep_says_each_thing_once_and_nothing_of_its_last_phase() -> None:

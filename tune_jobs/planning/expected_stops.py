@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tune_jobs.search.stopping import StoppingRule
 
 
-def likely_evaluations(rule: StoppingRule, longest: Sequence[int], *, side_by_side: int, seed: int = 0) -> list[int]:
+def expected_evaluations(rule: StoppingRule, longest: Sequence[int], *, side_by_side: int, seed: int = 0) -> list[int]:
     """Lets a sweep's own rule decide on made-up trials: each keeps one random score all the way.
 
     Real trials are stopped somewhat earlier or later; their number at each rung is what this is about. Asynchronous
@@ -24,7 +24,7 @@ def likely_evaluations(rule: StoppingRule, longest: Sequence[int], *, side_by_si
         Evaluations of each trial until it is stopped or ends.
 
     >>> from tune_jobs.search.stopping import RungRule
-    >>> sum(likely_evaluations(RungRule(rungs=(1, 3), eta=3, goal="maximize"), [9] * 27, side_by_side=4))
+    >>> sum(expected_evaluations(RungRule(rungs=(1, 3), eta=3, goal="maximize"), [9] * 27, side_by_side=4))
     69
     """
     rng = random.Random(seed)
