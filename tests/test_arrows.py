@@ -29,6 +29,7 @@ ONLY_IN = {  # heavy package -> the only modules that may import it
         "tune_jobs/search/tune_schedulers.py",
         "tune_jobs/search/early_stopping.py",
         "tune_jobs/search/wandb_hyperband.py",
+        "tune_jobs/driver/callbacks.py",
         "tune_jobs/driver/tuner.py",
         "tune_jobs/trial/tune_session.py",
     },

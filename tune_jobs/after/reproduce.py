@@ -21,7 +21,7 @@ from tune_jobs.records.ledger import ExperimentFolder
 from tune_jobs.records.run_numbers import RunNumbers, read_numbers
 from tune_jobs.records.snapshot import CONFIG_FILE, Snapshot, current_state, load_snapshot
 from tune_jobs.records.snapshot_changes import Change, find_changes, find_edits
-from tune_jobs.search.inputs import evaluations_of
+from tune_jobs.search.inputs import count_evaluations
 
 _FILE_FIELDS = ("train_file", "dev_file", "test_file")
 
@@ -194,7 +194,7 @@ def _evaluations(config: RunConfig, before: RunNumbers) -> tuple[int, bool]:
     """A trial that was stopped early has fewer evaluations than its configuration would make."""
     from dialsum.data import load_examples
 
-    whole = evaluations_of(config, len(load_examples(Path(config.train_file))))
+    whole = count_evaluations(config, len(load_examples(Path(config.train_file))))
     return len(before.history), before.test is None and len(before.history) < whole
 
 

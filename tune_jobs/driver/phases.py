@@ -22,7 +22,7 @@ from tune_jobs.driver.view import View
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
 from tune_jobs.records.sweep_lock import alone, put_aside
-from tune_jobs.search.inputs import check_inputs, ensure_sample_data
+from tune_jobs.search.inputs import prepare_inputs
 from tune_jobs.search.next_sweep import NextSweep
 from tune_jobs.search.phase_decisions import SEARCHED, Done, describe, pooled, prepare, problem_of
 
@@ -135,9 +135,7 @@ class _Staged:
         for phase in self._sweep.phases:
             problems.extend([f"phase {phase.name}: {text}" for text in name_problems(phase.sweep.name)])
         problems.raise_if_any(self._sweep.source)
-        for phase in self._foreseen():
-            ensure_sample_data(phase.sweep)
-            check_inputs(phase.sweep)
+        prepare_inputs(self._sweep)
 
     def _foreseen(self) -> list[Phase]:
         """The phases whose trials do not depend on others' results."""

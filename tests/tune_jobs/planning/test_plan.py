@@ -21,11 +21,12 @@ from tune_jobs.placing.memory_requests import request_of
 from tune_jobs.placing.start_order import reach_of
 from tune_jobs.planning.earlier import earlier_ledgers, importances_of, observations_of
 from tune_jobs.planning.likely import likely_evaluations
-from tune_jobs.planning.plan import _NO_BYTES, DataSizes, SweepPlan, make_plan
+from tune_jobs.planning.plan import _NO_BYTES, SweepPlan, make_plan
 from tune_jobs.planning.plan_clock import Job, run_clock
 from tune_jobs.planning.throughput import CPU, Speed, Throughput, observe
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
 from tune_jobs.records.trial_spec import Bundle, Placed
+from tune_jobs.search.inputs import DataSizes
 from tune_jobs.search.stopping import RungRule
 from tune_jobs.trial.recovery import RunShape
 
