@@ -6,7 +6,8 @@ import pytest
 
 from common.errors import RequestError
 from dialsum.config import RunConfig
-from tune_jobs.config.sections import EarlyTerminate, Metric
+from tune_jobs.config.early_terminate import EarlyTerminate
+from tune_jobs.config.sections import Metric
 from tune_jobs.config.space import Categorical, Range
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep

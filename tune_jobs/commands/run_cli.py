@@ -159,15 +159,15 @@ def _how_to_go_on(chosen: argparse.Namespace) -> str:
 def _summary(outcome: "SweepOutcome") -> dict[str, object]:
     best, progress = outcome.best, outcome.progress
     return {
-        "sweep": progress.sweep,
-        "metric": progress.metric,
+        "sweep": progress.frame.sweep,
+        "metric": progress.frame.metric,
         "trials": {trial.number: trial.status for trial in progress.trials.values()},
-        "best": None if best is None else {"name": best.name, "value": best.best_metrics.get(progress.metric)},
+        "best": None if best is None else {"name": best.name, "value": best.best_metrics.get(progress.frame.metric)},
         "best_model_dir": None if best is None else best.model_folder,
         "folder": str(outcome.folder.path),
         "wandb_report": None if outcome.analysis is None else outcome.analysis.sweep.wandb_report,
         "interrupted": outcome.interrupted,
-        "simulated": progress.simulated,
+        "simulated": progress.frame.simulated,
     }
 
 
@@ -175,11 +175,11 @@ def _text(outcome: "SweepOutcome") -> str:
     best, progress = outcome.best, outcome.progress
     lines = []
     if best is not None:
-        value = best.best_metrics[progress.metric]
-        lines.append(f"best:    {best.name}   {progress.metric} {value:.3f}   ({format_duration(best.wall_s)})")
+        value = best.best_metrics[progress.frame.metric]
+        lines.append(f"best:    {best.name}   {progress.frame.metric} {value:.3f}   ({format_duration(best.wall_s)})")
         lines.append(f"model:   {best.model_folder}")
         lines.append(f"report:  {outcome.folder.report_html}")
     lines.append(f"results: {outcome.folder.path}")
-    if progress.simulated:
+    if progress.frame.simulated:
         lines.append("The cards were simulated: trials ran on the CPU.")
     return "\n".join(lines)

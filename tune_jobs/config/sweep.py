@@ -8,8 +8,9 @@ from typing import Literal
 
 from dialsum.config import RunConfig
 from tune_jobs.config.anomalies import Anomalies
+from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.rules import ResolvedTrial, Rules, resolve
-from tune_jobs.config.sections import EarlyTerminate, Method, Metric, Resources, SearchOptions, TeamSection, Tracking
+from tune_jobs.config.sections import Method, Metric, Resources, SearchOptions, TeamSection, Tracking
 from tune_jobs.config.space import Constant, Space, Value
 
 PhaseKind = Literal["quick_check", "wide", "narrow", "confirm"]

@@ -169,11 +169,13 @@ class WandbLoggerCallback(SweepCallback):
     def __init__(self, folder: SweepFolder, sweep: Sweep, *, group: str = "", phase: str = "") -> None:
         self._stack = ExitStack()
         self._process: MirrorProcess | None = None
-        self._enter = lambda: mirroring(folder, sweep, group=group, phase=phase)
+        self._folder, self._sweep, self._group, self._phase = folder, sweep, group, phase
 
     def start(self) -> None:
         """Starts the process."""
-        self._process = self._stack.enter_context(self._enter())
+        self._process = self._stack.enter_context(
+            mirroring(self._folder, self._sweep, group=self._group, phase=self._phase)
+        )
 
     def sweep_ended(self) -> None:
         """Lets the process close its runs while the reports are built."""

@@ -40,6 +40,14 @@ class Unplaceable:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StillWaiting:
+    """A trial has waited for its share for a while."""
+
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptStarted:
     """The process of an attempt runs."""
 
@@ -106,6 +114,7 @@ Event = (
     Allocated
     | PauseRequested
     | Unplaceable
+    | StillWaiting
     | AttemptStarted
     | Reported
     | CheckpointSaved

@@ -43,7 +43,7 @@ def inherit_into(folder: Path, resolve: Callable[[Sampled], ResolvedTrial]) -> I
         target = folder / FOLDER / f"{trial.number}_{evaluation}" / "checkpoint"
         if not _copied(donor.checkpoint, target):
             return None
-        made = evaluations_of(target) or len(donor.evaluations)
+        made = evaluations_of(target) or exploit.donor_evaluation
         write_json(target / INHERITED_FILE, {"donor": donor.number, "evaluation": made})
         own = trial.checkpoint / _HISTORY_FILE if trial.checkpoint else None
         if own is not None and own.exists():
@@ -64,7 +64,9 @@ def inherit_into(folder: Path, resolve: Callable[[Sampled], ResolvedTrial]) -> I
 def _changed(trial: TrialHistory, resolved: ResolvedTrial) -> TrialSpec:
     spec = TrialSpec.from_dict(trial.spec)
     kept = {name: spec.config[name] for name in _OF_THE_MACHINE}
-    sampled = {name: list(value) if isinstance(value, tuple) else value for name, value in resolved.sampled.items()}
+    sampled: dict[str, object] = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in resolved.sampled.items()
+    }
     return replace(spec, sampled=sampled, config=resolved.resolved.to_dict() | kept, notes=list(resolved.notes))
 
 

@@ -16,11 +16,13 @@ class StopRequest:
     Attributes:
         requested: Trials should save and end.
         forced: Everything should end at once.
+        hurried: A job server or a batch system asked, and waits for the process to end.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self.forced = False
+        self.hurried = False
 
     def request(self) -> None:
         """Asks for a clean stop."""
@@ -55,6 +57,7 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
             return
         if not stop.requested:
             stop.request()
+            stop.hurried = number == signal.SIGTERM
             timers.append(threading.Timer(SAVE_S, stop.force))
             timers[0].daemon = True
             timers[0].start()

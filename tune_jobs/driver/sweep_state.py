@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Protocol, cast
 
-from cluster.scheduling.request import Request
 from common.errors import RequestError
 from common.goal import Goal, best_of
 from common.units import format_duration
@@ -35,6 +34,7 @@ from tune_jobs.driver.events import (
     Release,
     Reported,
     ReturnAllocation,
+    StillWaiting,
     StopRequested,
     Submit,
     TunerDied,
@@ -46,6 +46,7 @@ from tune_jobs.driver.recovery import LOST, RetryPolicy, SuspectNodes, next_byte
 from tune_jobs.driver.replay import completed_trial, replay, result_for_scheduler
 from tune_jobs.driver.stall_watch import StallWatch
 from tune_jobs.placing.placer import Option
+from tune_jobs.placing.submission import request_for, request_name
 from tune_jobs.records.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.records.trial_spec import (
     EVALUATION_KEY,
@@ -164,7 +165,7 @@ class SweepState:
         self._specs_of: dict[int, TrialSpec] = {}  # of trials that were suggested and are not in the journal yet
         self._new = [number for number in self._sampler.order if number not in journal.trials]
         self._options: dict[int, tuple[Option, ...]] = {}
-        self._queued: set[int] = set()  # submitted to the broker, not granted
+        self._queued: dict[int, None] = {}  # submitted to the broker, not granted; in that order
         self._launching: dict[int, float] = {}  # granted, not started by Ray: since when
         self._ending: dict[int, str] = {}  # will end at its present report, as stopped: why
         self._pausing: dict[int, str] = {}  # will give its share back: why
@@ -196,6 +197,15 @@ class SweepState:
         """Whether no attempt runs or is being launched."""
         return not self._launching and not any(trial.running for trial in self._journal.trials.values())
 
+    @property
+    def queued(self) -> list[int]:
+        """Trials that wait for the broker, in the order in which they were submitted."""
+        return list(self._queued)
+
+    def request_name(self, number: int) -> str:
+        """Returns the name of a trial's request."""
+        return request_name(self._limits.sweep, number)
+
     # The entry
 
     def handle(self, *events: Event) -> list[Instruction]:
@@ -213,8 +223,12 @@ class SweepState:
         elif isinstance(event, PauseRequested):
             self._pause_requests[event.number] = event.reason
         elif isinstance(event, Unplaceable):
-            self._queued.discard(event.number)
+            self._queued.pop(event.number, None)
             self._unplaceable[event.number] = event.reason, self._clocks.elapsed_s() + RESUBMIT_S
+            self._wait(event.number, event.reason)
+        elif isinstance(event, StillWaiting):
+            if event.number in self._journal.trials:
+                self._journal.write("waits", event.number, reason=event.reason)
             self._wait(event.number, event.reason)
         elif isinstance(event, AttemptStarted):
             self._started(event.number)
@@ -252,7 +266,7 @@ class SweepState:
 
     def _has_enough_suggestions(self) -> bool:
         """Whether a sampler that learns from results should wait for some."""
-        waiting = len(self._queued | set(self._unplaceable))
+        waiting = len(set(self._queued) | set(self._unplaceable))
         running = sum(1 for trial in self._open().values() if trial.running)
         return waiting >= WAITING_SUGGESTIONS or waiting + running + len(self._launching) >= self._limits.side_by_side
 
@@ -298,19 +312,17 @@ class SweepState:
             except RequestError as error:  # the cards that could hold it are gone
                 self._close(number, "failed", str(error), "wrong_request")
                 return
-        self._queued.add(number)
-        alternatives = tuple(option.alternative for option in self._options[number])
-        name = f"{self._limits.sweep}/{number}"
-        request = Request(name=name, sweep=self._limits.sweep, alternatives=alternatives, first=first)
+        self._queued[number] = None
+        request = request_for(self._limits.sweep, number, self._options[number], first=first)
         self._out.append(Submit(number=number, request=request))
 
     def _allocated(self, event: Allocated) -> None:
         number = event.number
         if number not in self._queued or self._stopping:  # it was withdrawn meanwhile
-            self._queued.discard(number)
+            self._queued.pop(number, None)
             self._out.append(Release(number=number))
             return
-        self._queued.discard(number)
+        self._queued.pop(number, None)
         self._unplaceable.pop(number, None)
         if number in self._specs_of:
             self._write_submitted(number)
@@ -419,7 +431,7 @@ class SweepState:
             if trial.status is not None:
                 self._exploits.pop(number)
                 continue
-            behind = donor.running and donor.checkpoint_evaluation < max(donor.evaluations, default=0)
+            behind = donor.running and donor.checkpoint_evaluation < exploit.donor_evaluation
             if trial.running or number in self._launching or behind:
                 continue
             self._exploits.pop(number)
@@ -473,7 +485,7 @@ class SweepState:
             self._out.append(Release(number=number))
             return
         reason = f"Ray did not start it within {format_duration(LAUNCH_LIMIT_S)}"
-        self._queued.add(number)
+        self._queued[number] = None
         self._out.append(ReturnAllocation(number=number, reason=reason))
         self._wait(number, reason)
 
@@ -520,7 +532,7 @@ class SweepState:
 
     def _close(self, number: int, status: EndStatus, reason: str, kind: FailureKind | None) -> None:
         if number in self._queued:
-            self._queued.discard(number)
+            self._queued.pop(number, None)
             self._out.append(Withdraw(number=number))
         for kept in (self.waiting, self._unplaceable, self._options, self._pause_requests, self._exploits):
             kept.pop(number, None)
@@ -562,7 +574,7 @@ class SweepState:
                 reason = self._unplaceable[number][0]
                 self._unplaceable[number] = reason, now_s + RESUBMIT_S
                 self._submit(number)
-        stuck = bool(self._unplaceable) and self.is_idle and self._queued <= set(self._unplaceable)
+        stuck = bool(self._unplaceable) and self.is_idle and set(self._queued) <= set(self._unplaceable)
         self._no_node_since_s = (self._no_node_since_s or now_s) if stuck else None
         if self._no_node_since_s is not None and now_s - self._no_node_since_s > NO_NODE_LIMIT_S:
             for number, (reason, _) in list(self._unplaceable.items()):
@@ -587,11 +599,11 @@ class SweepState:
     def _drop_what_never_ran(self) -> None:
         """Ends the sweep's window: trials that never ran are left out, those that paused end where they are."""
         self._new.clear()
-        for number in sorted(self._queued | set(self._unplaceable)):
+        for number in sorted(set(self._queued) | set(self._unplaceable)):
             if number in self._specs_of:
                 if number in self._queued:
                     self._out.append(Withdraw(number=number))
-                self._queued.discard(number)
+                self._queued.pop(number, None)
                 self._unplaceable.pop(number, None)
         self._specs_of = {number: spec for number, spec in self._specs_of.items() if number in self._launching}
         for number, trial in self._open().items():

@@ -6,7 +6,7 @@ from typing import Protocol, TextIO
 
 from common.cli import table
 from common.units import format_duration
-from tune_jobs.records.progress import ENDED, SweepFrame, SweepProgress, TrialProgress
+from tune_jobs.records.progress import ENDED, SweepProgress, TrialProgress
 
 REDRAW_S = 0.5
 SUMMARY_S = 30.0  # between two summary lines in a log

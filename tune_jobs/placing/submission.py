@@ -10,6 +10,15 @@ from tune_jobs.placing.placer import Option
 MOST_WAITING_BY_RESULTS = 4  # each configuration that waits was chosen without the results that come meanwhile
 
 
+def request_name(sweep: str, number: int) -> str:
+    """Returns the name of a trial's request.
+
+    >>> request_name("wide", 7)
+    'wide/7'
+    """
+    return f"{sweep}/{number}"
+
+
 def request_for(sweep: str, number: int, options: Sequence[Option], *, first: bool = False) -> Request:
     """Returns what a trial asks the broker for.
 
@@ -20,7 +29,7 @@ def request_for(sweep: str, number: int, options: Sequence[Option], *, first: bo
         first: Whether it goes before the other requests of its sweep.
     """
     alternatives = tuple(option.alternative for option in options)
-    return Request(name=f"{sweep}/{number}", sweep=sweep, alternatives=alternatives, first=first)
+    return Request(name=request_name(sweep, number), sweep=sweep, alternatives=alternatives, first=first)
 
 
 def starts_largest_first(sweep: Sweep) -> bool:

@@ -1,44 +1,69 @@
-"""How far trials would come under an early termination if nothing but chance told them apart. Pure and seeded."""
+"""How far trials would come under an early termination if nothing but chance told them apart. Seeded."""
 
 import heapq
-import itertools
 import random
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
-from tune_jobs.search.stopping import StoppingRule
+from tune_jobs.config.sweep import Sweep
+
+_MOST_SIMULATED = 200  # the median rule looks at every earlier trial at each report
 
 
-def expected_evaluations(rule: StoppingRule, longest: Sequence[int], *, side_by_side: int, seed: int = 0) -> list[int]:
-    """Lets a sweep's own rule decide on made-up trials: each keeps one random score all the way.
+def expected_evaluations(sweep: Sweep, longest: Sequence[int], *, side_by_side: int) -> list[int]:
+    """Lets the sweep's own scheduler decide on made-up trials: each keeps one random score all the way.
 
     Real trials are stopped somewhat earlier or later; their number at each rung is what this is about. Asynchronous
-    rules let more than one in eta pass while few have come, and that is counted.
+    schedulers let more than one in eta pass while few have come, and that is counted. Of very many trials the first
+    200 are simulated, and the others taken to come as far as these.
 
     Args:
-        rule: Fresh; see sections.EarlyTerminate.rule.
+        sweep: Its early termination, method, metric and seed.
         longest: Evaluations of each trial that is never stopped, in the order of their starts.
         side_by_side: Trials at a time.
-        seed: Of the scores.
 
     Returns:
         Evaluations of each trial until it is stopped or ends.
-
-    >>> from tune_jobs.search.stopping import RungRule
-    >>> sum(expected_evaluations(RungRule(rungs=(1, 3), eta=3, goal="maximize"), [9] * 27, side_by_side=4))
-    69
     """
-    rng = random.Random(seed)
+    if sweep.early_terminate.type == "none" or not longest:
+        return list(longest)
+    made = _simulate(sweep, longest[:_MOST_SIMULATED], side_by_side)
+    for number in range(len(made), len(longest)):
+        like = number % _MOST_SIMULATED
+        made.append(longest[number] if made[like] == longest[like] else min(made[like], longest[number]))
+    return made
+
+
+def _simulate(sweep: Sweep, longest: Sequence[int], side_by_side: int) -> list[int]:
+    from tune_jobs.search.early_stopping import EVALUATION, EarlyStopping  # imports ray.tune
+    from tune_jobs.search.tune_schedulers import scheduler_for
+
+    rng = random.Random(sweep.search.seed)
     scores = [rng.random() for _ in longest]
+    # Copies of weights change how good trials are, which chance knows nothing of.
+    plain = replace(sweep, method="random") if sweep.method == "pbt" else sweep
+    scheduler = scheduler_for(plain, last=max(longest), side_by_side=side_by_side)
+    stopping = EarlyStopping(scheduler, seed=sweep.search.seed)
     made = [0] * len(longest)
-    waiting = iter(range(len(longest)))
-    running = [(1, number) for number in itertools.islice(waiting, max(1, side_by_side))]
-    while running:
+    for number in range(len(longest)):
+        stopping.add(number, {})
+    waiting = deque(stopping.runnable())
+    running: list[tuple[int, int]] = []
+    clock = 0
+    while running or waiting:
+        while waiting and len(running) < max(1, side_by_side):
+            heapq.heappush(running, (clock + 1, waiting.popleft()))
         clock, number = heapq.heappop(running)
         made[number] += 1
-        stopped = rule.report(str(number), made[number], scores[number]).stop
-        follower = next(waiting, None) if stopped or made[number] >= longest[number] else number
-        if follower is not None:
-            heapq.heappush(running, (clock + 1, follower))
+        ruling = stopping.report(
+            number, {EVALUATION: made[number], "time_total_s": float(made[number]), sweep.metric.name: scores[number]}
+        )
+        if made[number] >= longest[number]:
+            stopping.complete(number)
+        elif ruling.decision == "continue":
+            heapq.heappush(running, (clock + 1, number))
+        waiting.extend(number for number in stopping.runnable())
     return made
 
 

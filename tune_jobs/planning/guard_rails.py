@@ -208,11 +208,12 @@ def _models(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
 
 def _time(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     stop = sweep.early_terminate
-    if known.evaluations and stop.type in ("asha", "hyperband") and not stop.rungs(known.evaluations):
+    if known.evaluations and stop.reduction and not stop.rungs(known.evaluations):
+        sooner = "a smaller grace_period or max_t" if stop.is_ray_class else "{min_iter: 1}"
         yield Remark(
             rail="no_rung",
             message=f"{stop.type} has no rung within {known.evaluations} evaluations, so no trial is ever stopped",
-            better="more epochs, eval_steps for more evaluations, or early_terminate: {min_iter: 1}",
+            better=f"more epochs, eval_steps for more evaluations, or early_terminate: {sooner}",
         )
     window_s = sweep.resources.time_budget_s
     if window_s is None or known.trial_s is None or known.slots is None or known.makespan_s is not None:
@@ -248,13 +249,14 @@ def _planned_time(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
 def _least_s(sweep: Sweep, trial_s: float, slots: int, evaluations: int | None) -> float:
     """The shortest time that a sweep can take: early termination at its most lucky, cards never idle."""
     rungs = sweep.early_terminate.rungs(evaluations) if evaluations else ()
-    if not rungs or evaluations is None:
+    reduction = sweep.early_terminate.reduction
+    if not rungs or not reduction or evaluations is None:
         work_s = sweep.trials * trial_s
     else:  # one in eta goes on at each rung
         going_on, work_s, before = float(sweep.trials), 0.0, 0
         for rung in (*rungs, evaluations):
             work_s += going_on * trial_s * (rung - before) / evaluations
-            going_on, before = max(1.0, going_on / sweep.early_terminate.eta), rung
+            going_on, before = max(1.0, going_on / reduction), rung
     return max(work_s / slots, trial_s)
 
 

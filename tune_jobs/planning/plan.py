@@ -257,16 +257,16 @@ def _packed(phase: _PhaseTrials, trials: Sequence[PlannedTrial], packing: _Packi
     submitted = packing.submitted(sweep, trials)
     evaluations = [trial.evaluations for trial in submitted]
     at_most = packing.timeline(sweep, packing.timed_trials(sweep, submitted, evaluations))
-    rule = sweep.early_terminate.rule(sweep.metric.goal, max(evaluations, default=1))
-    expected = expected_evaluations(rule, evaluations, side_by_side=at_most.most_at_once, seed=sweep.search.seed)
+    rungs = sweep.early_terminate.rungs(max(evaluations, default=1))
+    expected = expected_evaluations(sweep, evaluations, side_by_side=at_most.most_at_once)
     by_name = dict(zip((trial.name for trial in submitted), expected, strict=True))
     timed_trials = packing.timed_trials(sweep, submitted, expected)
     return PlannedPhase(
         name=phase.name,
         kind=phase.stage.kind if phase.stage else "",
         sweep=sweep,
-        rungs=rule.rungs,
-        left=tuple(left_at(rule.rungs, expected)),
+        rungs=rungs,
+        left=tuple(left_at(rungs, expected)),
         trials=tuple(replace(trial, expected_evaluations=by_name.get(trial.name, 0)) for trial in trials),
         timed_trials=timed_trials,
         timeline=packing.timeline(sweep, timed_trials) if expected != evaluations else at_most,

@@ -81,7 +81,7 @@ def _phase_json(plan: SweepPlan, phase: PlannedPhase) -> dict[str, object]:
         "how": phase_method(phase),
         "trials": len(phase.trials),
         "early_terminate": stop.type,
-        "eta": stop.eta if stop.type in ("asha", "hyperband") else None,
+        "eta": stop.reduction,
         "rungs": list(phase.rungs),
         "likely_left": list(phase.left),
         "makespan_s": round(phase.timeline.makespan, 1) if plan.timed else None,

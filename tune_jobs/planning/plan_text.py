@@ -68,7 +68,7 @@ def _phase_text(plan: SweepPlan, phase: PlannedPhase) -> str:
         left = " -> ".join(map(str, (running, *phase.left)))
         strict = ", strict" if stop.strict else ""
         lines.append(
-            f"early termination: {stop.type}, eta {stop.eta:g}{strict}; {word} at evaluations"
+            f"early termination: {stop.type}, eta {stop.reduction:g}{strict}; {word} at evaluations"
             f" {', '.join(map(str, phase.rungs))} of {longest}{_bracket_rule(phase)}; by chance {left} go on"
         )
     elif stop.type == "median":

@@ -7,13 +7,14 @@ cluster. Importing this module imports ray.tune (about one second).
 
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from tune_jobs.config.space import Value
 
@@ -29,12 +30,14 @@ class Exploit:
     Attributes:
         number: The trial.
         donor: The trial whose checkpoint it goes on from.
+        donor_evaluation: The donor's last evaluation; its checkpoint may still be on the way to the storage.
         sampled: Its values from now on.
         changes: The values that differ from the donor's, for people.
     """
 
     number: int
     donor: int
+    donor_evaluation: int
     sampled: Mapping[str, Value]
     changes: tuple[str, ...]
 
@@ -68,11 +71,16 @@ class SchedulerController:
         self._scheduler = scheduler
         self._trials: dict[str, Trial] = {}
         self._results: dict[str, dict[str, object]] = {}
+        self._count: Counter[str] = Counter()
         self.stopped: list[Trial] = []
 
     def add(self, trial: Trial) -> None:
-        """Adds a stand-in."""
+        """Adds a stand-in; one of the same id that failed is replaced."""
+        earlier = self._trials.pop(trial.trial_id, None)
+        if earlier is not None:
+            self._count[earlier.status] -= 1
         self._trials[trial.trial_id] = trial
+        self._count[trial.status] += 1
         self._scheduler.on_trial_add(self, trial)
 
     def get_trials(self) -> list[Trial]:
@@ -82,6 +90,11 @@ class SchedulerController:
     def get_live_trials(self) -> list[Trial]:
         """Returns the trials that have not ended."""
         return [trial for trial in self._trials.values() if not trial.is_finished()]
+
+    @property
+    def all_paused(self) -> bool:
+        """Whether there are paused trials, and no others that have not ended."""
+        return self._count[Trial.PAUSED] > 0 and not self._count[Trial.RUNNING] + self._count[Trial.PENDING]
 
     def report(self, trial: Trial, result: Mapping[str, object]) -> None:
         """Passes a result to the scheduler and does to the trial what Tune would do."""
@@ -94,8 +107,19 @@ class SchedulerController:
 
     def repeat_report(self, trial: Trial) -> None:
         """Passes a paused trial's last result again."""
-        trial.set_status(Trial.RUNNING)
+        self.set_status(trial, Trial.RUNNING)
         self.report(trial, self._results[trial.trial_id])
+
+    def choose_trials_to_run(self) -> list[Trial]:
+        """Starts what the scheduler chooses until it chooses none, and returns that."""
+        chosen = []
+        while self._count[Trial.PENDING] + self._count[Trial.PAUSED]:
+            trial = self._scheduler.choose_trial_to_run(self)
+            if trial is None:
+                break
+            self.set_status(trial, Trial.RUNNING)
+            chosen.append(trial)
+        return chosen
 
     def stop_trial(self, trial: Trial) -> None:
         """Ends a trial; called by schedulers too."""
@@ -106,7 +130,7 @@ class SchedulerController:
             self._scheduler.on_trial_complete(self, trial, result)
         else:
             self._scheduler.on_trial_remove(self, trial)
-        trial.set_status(Trial.TERMINATED)
+        self.set_status(trial, Trial.TERMINATED)
         self.stopped.append(trial)
 
     def fail_trial(self, trial: Trial) -> None:
@@ -117,11 +141,17 @@ class SchedulerController:
             self._scheduler.on_trial_error(self, trial)
         else:
             self._scheduler.on_trial_remove(self, trial)
-        trial.set_status(Trial.ERROR)
+        self.set_status(trial, Trial.ERROR)
 
     def pause_trial(self, trial: Trial, should_checkpoint: bool = True) -> None:
         """Pauses a trial; called by schedulers too. Its checkpoint is the driver's matter."""
-        trial.set_status(Trial.PAUSED)
+        self.set_status(trial, Trial.PAUSED)
+
+    def set_status(self, trial: Trial, status: str) -> None:
+        """Changes a trial's status."""
+        self._count[trial.status] -= 1
+        trial.set_status(status)
+        self._count[status] += 1
 
     def _schedule_trial_save(self, trial: Trial, result: Mapping[str, object] | None = None) -> object:
         """Returns the trial's checkpoint.
@@ -147,25 +177,27 @@ class EarlyStopping:
     """
 
     def __init__(self, scheduler: TrialScheduler, *, seed: int) -> None:
-        self._scheduler, self._seed = scheduler, seed
+        self._seed = seed
         self._controller = SchedulerController(scheduler)
+        self._exploits = isinstance(scheduler, PopulationBasedTraining)  # no other class changes configurations
         self._trials: dict[int, Trial] = {}
         self._evaluations: dict[int, int] = {}
         self._runnable: list[int] = []
 
     def add(self, number: int, sampled: Mapping[str, Value]) -> None:
-        """Adds a trial.
+        """Adds a trial, or adds one again that failed and is taken up by a resumed sweep.
 
         Args:
             number: Unique in the sweep.
             sampled: Its values.
         """
-        assert number not in self._trials, f"trial {number} was added twice"
+        assert number not in self._trials or self._trials[number].is_finished(), f"trial {number} is there already"
         trial_id = f"{number:05d}"
         config = {**sampled, _NUMBER: number}
         # The path makes `trial.checkpoint` exist, which PopulationBasedTraining asks for; nobody reads it.
         trial = Trial("trial", stub=True, trial_id=trial_id, config=config, restore_path=f"/{trial_id}")
-        self._trials[number], self._evaluations[number] = trial, 0
+        self._trials[number] = trial
+        self._evaluations.setdefault(number, 0)
         with self._seeded(number):
             self._controller.add(trial)
         self._choose()
@@ -205,7 +237,7 @@ class EarlyStopping:
         """Ends a trial that never ran, such as a refused one."""
         trial = self._trials[number]
         if not trial.is_finished():
-            trial.set_status(Trial.PENDING)  # for which schedulers expect on_trial_remove
+            self._controller.set_status(trial, Trial.PENDING)  # for which schedulers expect on_trial_remove
         return self.complete(number)
 
     def keep(self, number: int, sampled: Mapping[str, Value]) -> None:
@@ -228,58 +260,60 @@ class EarlyStopping:
 
     def _choose(self) -> None:
         """Lets the scheduler choose at once, so that decisions do not depend on when `runnable` is called."""
-        while (trial := self._scheduler.choose_trial_to_run(self._controller)) is not None:
-            trial.set_status(Trial.RUNNING)
-            self._runnable.append(int(trial.trial_id))
+        self._runnable += [int(trial.trial_id) for trial in self._controller.choose_trials_to_run()]
 
     def _ruling(self, number: int) -> Ruling:
         trial = self._trials[number]
-        exploits = self._exploits()
+        exploits = self._new_exploits()
         decision: Decision = "stop" if trial.is_finished() else "pause" if trial.status == Trial.PAUSED else "continue"
         self._choose()
-        more = self._wake()
+        exploits += self._wake()
         ended = [int(one.trial_id) for one in self._controller.stopped if one is not trial]
         self._controller.stopped.clear()
-        return Ruling(decision=decision, stopped=tuple(ended), exploits=(*exploits, *more))
+        return Ruling(decision=decision, stopped=tuple(ended), exploits=tuple(exploits))
 
-    def _wake(self) -> tuple[Exploit, ...]:
-        """Repeats the last results of paused trials while every trial is paused and the scheduler chooses none.
+    def _wake(self) -> list[Exploit]:
+        """Repeats last results while all trials are paused and the scheduler chooses none.
 
         Ray's synchronous PopulationBasedTraining and HyperBandScheduler decide on a round when its last result comes.
         Where the trial whose result they wait for ends without one, Tune would wait for ever.
         """
-        exploits: tuple[Exploit, ...] = ()
-        for trial in self._controller.get_live_trials():
-            if any(one.status != Trial.PAUSED for one in self._controller.get_live_trials()):
+        exploits: list[Exploit] = []
+        for trial in self._controller.get_live_trials() if self._controller.all_paused else ():
+            if not self._controller.all_paused:
                 break
             if trial.is_finished():  # a repeated result ended it
                 continue
             number = int(trial.trial_id)
             with self._seeded(number):
                 self._controller.repeat_report(trial)
-            exploits += self._exploits()
+            exploits += self._new_exploits()
             if trial.status == Trial.RUNNING:
                 self._runnable.append(number)
             self._choose()
         return exploits
 
-    def _exploits(self) -> tuple[Exploit, ...]:
+    def _new_exploits(self) -> list[Exploit]:
         """Finds the trials whose configuration came from another one, and gives them their own number back."""
         found = []
-        for number, trial in self._trials.items():
+        for number, trial in self._trials.items() if self._exploits else ():
             donor = trial.config[_NUMBER]
             if donor == number:
                 continue
             trial.set_config({**trial.config, _NUMBER: number})
-            self._evaluations[number] = 0  # it goes on counting where the donor was
             before, after = self._sampled(donor), self._sampled(number)
             changes = tuple(
                 f"{name} {_short(before[name])} -> {_short(value)}"
                 for name, value in after.items()
                 if value != before[name]
             )
-            found.append(Exploit(number=number, donor=donor, sampled=after, changes=changes))
-        return tuple(found)
+            exploit = Exploit(
+                number=number, donor=donor, donor_evaluation=self._evaluations[donor], sampled=after, changes=changes
+            )
+            found.append(exploit)
+        for exploit in found:
+            self._evaluations[exploit.number] = 0  # it goes on counting from the donor's checkpoint
+        return found
 
     def _sampled(self, number: int) -> dict[str, Value]:
         return {name: value for name, value in self._trials[number].config.items() if name != _NUMBER}
