@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +83,7 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.until is not None and not sweep.phases:
         raise RequestError(f"--until {chosen.until}: {chosen.sweep} has no phases; leave it out")
     inputs = prepare_inputs(sweep)  # what is wrong is said at once, also where the sweep starts later
+    options = replace(options, inputs=inputs)
     for text in sweep.notes:
         cli.note(f"note: {text}")
     for remark in remarks_on(sweep, facts_of(sweep, inputs), strict=chosen.strict):

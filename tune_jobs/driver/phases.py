@@ -137,7 +137,8 @@ class _Staged:
         for phase in self._sweep.phases:
             problems.extend([f"phase {phase.name}: {text}" for text in name_problems(phase.sweep.name)])
         problems.raise_if_any(self._sweep.source)
-        prepare_inputs(self._sweep)
+        if self._options.inputs is None:
+            prepare_inputs(self._sweep)
 
     def _foreseen(self) -> list[Phase]:
         """The phases whose trials do not depend on others' results."""
@@ -180,7 +181,9 @@ class _Staged:
         sweep = self._phase_sweep(phase)
         folder = SweepFolder.of(self._output_dir, sweep.name)
         resume = self._options.resume and (folder.path / JOURNAL_NAME).exists()
-        options = dataclasses.replace(self._options, resume=resume, group=self._sweep.name, phase=phase.name)
+        options = dataclasses.replace(
+            self._options, resume=resume, group=self._sweep.name, phase=phase.name, inputs=None
+        )
         outcome = run_sweep(sweep, options, self._view, self._clocks, inventory=inventory, stop=self._stop)
         if outcome.interrupted:
             self._hurried = outcome.hurried
