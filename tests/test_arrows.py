@@ -26,6 +26,7 @@ ONLY_IN = {  # heavy package -> the only modules that may import it
     "ray.job_submission": {"cluster/machines/jobs.py"},
     "cryptography": {"tune_jobs/jobs/sealed_key.py"},
     "ray.tune": {
+        "tune_jobs/config/ray_schedulers.py",
         "tune_jobs/search/tune_schedulers.py",
         "tune_jobs/search/early_stopping.py",
         "tune_jobs/search/wandb_hyperband.py",
