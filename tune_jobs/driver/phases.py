@@ -18,7 +18,7 @@ from tune_jobs.config.sweep_parts import name_problems
 from tune_jobs.driver.run_sweep import RunOptions, at_hand, check_placement, run_sweep
 from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
 from tune_jobs.driver.sweep_end import reported
-from tune_jobs.driver.sweep_state import Clocks
+from tune_jobs.driver.sweep_parts import Clocks
 from tune_jobs.driver.view import View
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord

@@ -24,7 +24,8 @@ from tune_jobs.driver.specs import SweepSpecs
 from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
 from tune_jobs.driver.storage_watch import StorageWatch
 from tune_jobs.driver.sweep_end import SweepOutcome, outcome_of
-from tune_jobs.driver.sweep_state import Clocks, Decisions, SweepLimits, SweepState
+from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
+from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.driver.trained_model import with_trained_base
 from tune_jobs.driver.view import View
 from tune_jobs.placing.placer import CALIBRATION_NAME, Option, Placer, slots, sweep_placer
@@ -278,7 +279,7 @@ class _Run:
         scheduler = scheduler_for(sweep, last=self._longest, side_by_side=self._side_by_side)
         budget_s = sweep.resources.time_budget_s
         return SweepState(
-            Decisions(
+            SweepParts(
                 sampler=sampler,
                 specs=specs,
                 early_stopping=EarlyStopping(scheduler, seed=sweep.search.seed),
@@ -291,7 +292,7 @@ class _Run:
                 longest=self._longest,
                 side_by_side=self._side_by_side,
                 ends_at_s=None if budget_s is None else self._clocks.elapsed_s() + budget_s,
-                scheduler=type(scheduler).__name__,
+                scheduler="pbt" if sweep.method == "pbt" else sweep.early_terminate.type,
             ),
             journal,
             self._clocks,
