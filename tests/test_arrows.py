@@ -31,12 +31,13 @@ ONLY_IN = {  # heavy package -> the only modules that may import it
         "tune_jobs/search/early_stopping.py",
         "tune_jobs/search/scheduler_controller.py",
         "tune_jobs/search/wandb_hyperband.py",
+        "tune_jobs/driver/callbacks.py",
         "tune_jobs/driver/tuner.py",
         "tune_jobs/trial/tune_session.py",
     },
     "ray.util.metrics": {"cluster/machines/metrics.py"},
     "scipy": {"cluster/scheduling/linear_program.py"},
-    "wandb": {"tune_jobs/tracking/wandb_door.py", "tune_jobs/tracking/wandb_runs.py"},  # one writes, one reads
+    "wandb": {"tune_jobs/tracking/wandb_client.py", "tune_jobs/tracking/wandb_runs.py"},  # one writes, one reads
     "wandb_workspaces": {"tune_jobs/tracking/wandb_report.py"},
     "yaml": {"common/strict.py"},
 }

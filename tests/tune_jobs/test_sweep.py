@@ -64,6 +64,25 @@ def test_what_a_file_leaves_out_has_our_defaults(tmp_path: Path) -> None:
     assert (sweep.search.seed, sweep.resources.share, sweep.resources.time_budget_s) == (0, "auto", None)
 
 
+@pytest.mark.parametrize(("metric", "own", "goal"), [
+    ("eval/loss", "eval/loss", "minimize"), ("best/loss", "eval/loss", "minimize"),
+    ("best/rougeL_f1", "eval/rougeL_f1", "maximize"),
+])  # fmt: skip
+def test_trials_choose_their_best_model_by_the_metric_of_the_sweep(
+    tmp_path: Path, metric: str, own: str, goal: str
+) -> None:
+    sweep = loaded(tmp_path, f"method: random\ncount: 3\nmetric: {{name: {metric}}}\n{PARAMETERS}")
+    trial = sweep.resolve({"learning_rate": 1e-4}).resolved
+    assert (trial.metric, trial.goal) == (own, goal)
+
+
+@pytest.mark.parametrize("text", ["metric: {values: [eval/loss]}", "goal: {value: minimize}"])
+def test_a_trial_cannot_have_a_metric_of_its_own(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        loaded(tmp_path, f"method: random\ncount: 3\nparameters:\n  {text}\n  num_beams: {{values: [1, 2]}}\n")
+    assert "is the same for all trials of a sweep; write `metric: {name: ..., goal: ...}`" in refused.value.problems[0]
+
+
 @pytest.mark.parametrize(("method", "stop"), [("bohb", "hyperband"), ("pbt", "none"), ("bayes", "asha")])
 def test_some_methods_stop_trials_in_their_own_way(tmp_path: Path, method: str, stop: str) -> None:
     assert loaded(tmp_path, f"method: {method}\ncount: 4\n{PARAMETERS}").early_terminate.type == stop
