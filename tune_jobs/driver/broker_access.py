@@ -7,7 +7,7 @@ import time
 from cluster.machines.hardware import Inventory
 from cluster.scheduling.broker_client import BrokerClient, LocalBroker
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.driver.sweep_state import Clocks
+from tune_jobs.driver.sweep_parts import Clocks
 
 
 def sweep_key(sweep: Sweep) -> str:

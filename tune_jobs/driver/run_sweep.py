@@ -24,7 +24,8 @@ from tune_jobs.driver.specs import SweepSpecs
 from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
 from tune_jobs.driver.storage_watch import StorageWatch
 from tune_jobs.driver.sweep_end import SweepOutcome, outcome_of
-from tune_jobs.driver.sweep_state import Clocks, Decisions, SweepLimits, SweepState
+from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
+from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.driver.trained_model import with_trained_base
 from tune_jobs.driver.view import View
 from tune_jobs.placing.placer import CALIBRATION_NAME, Option, Placer, slots, sweep_placer
@@ -37,7 +38,7 @@ from tune_jobs.records.snapshot import keep_code
 from tune_jobs.records.sweep_lock import alone, names_in, put_aside
 from tune_jobs.records.trial_spec import STOP_FILE
 from tune_jobs.search.grid import drawn_configs, planned_trials, sampled_configs
-from tune_jobs.search.inputs import check_inputs, ensure_sample_data, longest_trial
+from tune_jobs.search.inputs import SweepInputs, prepare_inputs
 from tune_jobs.search.samplers import CompletedTrial, ListSampler, Sampled, Sampler, TpeSampler
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class RunOptions:
         group: The staged search that this sweep is a phase of; empty for a sweep of its own.
         phase: Name of that phase.
         trainable: What runs in a trial's process; None for run_trial.
+        inputs: Of the sweep, where the caller has prepared them already.
     """
 
     resume: bool = False
@@ -69,6 +71,7 @@ class RunOptions:
     group: str = ""
     phase: str = ""
     trainable: Trainable | None = None
+    inputs: SweepInputs | None = None
 
 
 def run_sweep(
@@ -97,8 +100,7 @@ def run_sweep(
     clocks = clocks or Clocks()
     if sweep.trained_model is not None:
         sweep = with_trained_base(sweep)
-    ensure_sample_data(sweep)
-    check_inputs(sweep)
+    inputs = options.inputs or prepare_inputs(sweep)
     folder = SweepFolder.of(Path(sweep.tracking.output_dir), sweep.name)
     with alone(folder):
         if options.resume and not (folder.path / JOURNAL_NAME).exists():
@@ -106,7 +108,7 @@ def run_sweep(
         with nullcontext(inventory) if inventory is not None else at_hand(sweep, options) as found:
             placer = sweep_placer(sweep, found)
             _check_placement(sweep, placer)
-            run = _Run(folder, sweep, options, view, clocks, placer)
+            run = _Run(folder, sweep, options, view, clocks, placer, inputs.longest_trial)
             return run.run(stop)
 
 
@@ -126,7 +128,14 @@ class _Run:
     """One run of a driver over one sweep: puts the parts together."""
 
     def __init__(
-        self, folder: SweepFolder, sweep: Sweep, options: RunOptions, view: View, clocks: Clocks, placer: Placer
+        self,
+        folder: SweepFolder,
+        sweep: Sweep,
+        options: RunOptions,
+        view: View,
+        clocks: Clocks,
+        placer: Placer,
+        longest: int,
     ) -> None:
         self._folder, self._sweep, self._options, self._view = folder, sweep, options, view
         self._clocks, self._placer = clocks, placer
@@ -134,7 +143,7 @@ class _Run:
             slots(placer.inventory, sweep.resources), sweep.resources.max_concurrent_trials or 10**6
         )
         self._submission = submission_limits(sweep, placer.inventory)
-        self._longest = longest_trial(sweep)
+        self._longest = longest
         self._key = sweep_key(sweep)
 
     def run(self, stop: StopRequest | None) -> SweepOutcome:
@@ -266,7 +275,7 @@ class _Run:
         scheduler = scheduler_for(sweep, last=self._longest, side_by_side=self._side_by_side)
         budget_s = sweep.resources.time_budget_s
         return SweepState(
-            Decisions(
+            SweepParts(
                 sampler=sampler,
                 specs=specs,
                 early_stopping=EarlyStopping(scheduler, seed=sweep.search.seed),
@@ -279,7 +288,7 @@ class _Run:
                 longest=self._longest,
                 submission=self._submission,
                 ends_at_s=None if budget_s is None else self._clocks.elapsed_s() + budget_s,
-                scheduler=type(scheduler).__name__,
+                scheduler="pbt" if sweep.method == "pbt" else sweep.early_terminate.type,
             ),
             journal,
             self._clocks,

@@ -71,21 +71,20 @@ class SubmissionLimits:
 def submission_limits(sweep: Sweep, inventory: Inventory) -> SubmissionLimits:
     """Returns how many trials of a sweep are under way at a time.
 
-    All of a list, or of a population, may wait: results change nothing about who comes, so the broker can fill every
-    gap. Where results choose the next trial, few wait, and no more than can run at all.
+    All of a list or a population may wait, as results change nothing about what they ask for, so the broker can fill
+    every gap. Where results choose the next trial, few wait, and no more than can run at all.
 
     >>> from cluster.machines.hardware import parse_simulated
     >>> from tune_jobs.config.space import Space
-    >>> sweeps = [Sweep(name="a", source="", method=method, space=Space()) for method in ("random", "bohb")]
+    >>> sweeps = [Sweep(name="a", source="", method=method, space=Space()) for method in ("random", "bohb", "pbt")]
     >>> [submission_limits(sweep, parse_simulated("8x24GiB")).waiting for sweep in sweeps]
-    [None, 4]
+    [None, 4, None]
     """
     running = sweep.resources.max_concurrent_trials
-    if sweep.method not in ("bayes", "bohb"):
+    if sweep.method in ("grid", "random", "pbt"):
         return SubmissionLimits(running=running)
-    slots_here = slots(inventory, sweep.resources)
-    together = slots_here if running is None else min(slots_here, running)
-    return SubmissionLimits(running=running, waiting=MOST_WAITING_BY_RESULTS, together=together)
+    together = min(slots(inventory, sweep.resources), running or math.inf)
+    return SubmissionLimits(running=running, waiting=MOST_WAITING_BY_RESULTS, together=int(together))
 
 
 def largest_first(total: int, options: Mapping[int, Sequence[Option]]) -> tuple[int, ...]:

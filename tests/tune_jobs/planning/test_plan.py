@@ -23,10 +23,11 @@ from tune_jobs.placing.placer import Option
 from tune_jobs.planning.earlier import earlier_ledgers, importances_of, observations_of
 from tune_jobs.planning.expected_stops import expected_evaluations
 from tune_jobs.planning.plan import NO_BYTES, make_plan
-from tune_jobs.planning.plan_values import DataSizes, SweepPlan
+from tune_jobs.planning.plan_values import SweepPlan
 from tune_jobs.planning.throughput import CPU, Speed, Throughput, observe
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
+from tune_jobs.search.inputs import DataSizes
 
 SWEEP = """
 name: small
