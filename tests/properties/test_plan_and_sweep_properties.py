@@ -22,7 +22,8 @@ from tune_jobs.config.sweep import Sweep
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.driver.stop_signals import StopRequest
 from tune_jobs.driver.sweep_driver import SweepDriver
-from tune_jobs.driver.sweep_state import Clocks, Decisions, SweepLimits, SweepState
+from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
+from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.placing.placer import Option
 from tune_jobs.placing.submission import SubmissionLimits, request_for, submission_limits
 from tune_jobs.planning.timeline import TimedTrial, run_timeline
@@ -132,7 +133,7 @@ class Embedded:
         clocks = Clocks(elapsed_s=lambda: self.now_s, now=lambda: self.now_s)
         journal = Journal(folder / "journal.jsonl")
         sampler = ListSampler if self.limits.waiting is None else LearningSampler
-        decisions = Decisions(
+        parts = SweepParts(
             sampler=sampler([{"seed": number} for number, _ in enumerate(self.trials)], self.order),
             specs=Specs(self.trials, self.inventory),
             early_stopping=EarlyStopping(FIFOScheduler(), seed=0),
@@ -149,7 +150,7 @@ class Embedded:
         )
         broker.open()
         driver = SweepDriver(
-            SweepState(decisions, limits, journal, clocks),
+            SweepState(parts, limits, journal, clocks),
             journal,
             broker,
             folder,
