@@ -1,0 +1,133 @@
+"""What a request waits for, and what a broker holds, for people. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cluster.machines.hardware import Inventory
+from cluster.scheduling.capacity import Capacity
+from cluster.scheduling.held import Held, Sweep
+from cluster.scheduling.queue import WaitsFor
+from cluster.scheduling.quota_use import QuotaUse
+from cluster.scheduling.quotas import open_window
+from cluster.scheduling.request import Alternative, Request
+from common.units import format_bytes, format_duration
+
+_NAMED = 6  # holders; more are counted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Circumstances:
+    """What a reason is given from.
+
+    Attributes:
+        held: All allocations.
+        use: What members hold of their quotas; None where there are none.
+        closed_s: Seconds until a broker that replaces a lost one allocates again; 0 where it does.
+    """
+
+    held: Sequence[Held]
+    use: QuotaUse | None
+    closed_s: float
+
+
+def explain_waiting(waits_for: WaitsFor, request: Request, sweep: Sweep, found: Circumstances) -> str:
+    """Says what a request waits for."""
+    if found.closed_s > 0:
+        return (
+            f"the broker was started again; it allocates in {format_duration(found.closed_s)}, when all have reported"
+        )
+    if waits_for == "concurrency":
+        return f"its sweep runs {sweep.count} trials, as many as may run at a time"
+    if waits_for == "quota" and found.use is not None:
+        lends = "free GPUs are owed to others" if found.use.team.lend_idle else "the team does not lend idle GPUs"
+        return f"{found.use.describe(sweep.member)}; {lends}{found.use.until()}"
+    return _explain_room(request, found.held)
+
+
+def explain_refused(request: Request, inventory: Inventory) -> str:
+    """Says why no node can ever hold a request."""
+    return f"needs {_needs(request.alternatives)}, found {inventory.describe()}"
+
+
+def status_of(
+    capacity: Capacity, sweeps: dict[str, Sweep], waiting: Iterable[tuple[Request, str]], found: Circumstances
+) -> dict[str, object]:
+    """Lists who holds what, who waits and why, and what quotas allow; plain values."""
+    borrowed = {one.request.name for one in found.use.borrowed(found.held)} if found.use else set()
+    waiting = tuple(waiting)
+    return {
+        "in_force": found.use is not None,
+        "capacity_gpus": capacity.gpus,
+        "free_gpus": round(capacity.free_gpus, 4),
+        "others_gpus": round(capacity.others_gpus, 4),
+        "closed_s": found.closed_s,
+        "held": [
+            {
+                "member": one.member,
+                "sweep": one.request.sweep,
+                "trial": one.request.name,
+                "gpus": one.gpus,
+                "gpu_model": one.allocation.alternative.model,
+                "nodes": list(one.allocation.nodes),
+                "since_s": one.since_s,
+                "kind": "borrowed" if one.request.name in borrowed else "own",
+                "running": one.started,
+                "pause_reason": one.pause_reason,
+            }
+            for one in found.held
+        ],
+        "waiting": [
+            {
+                "member": sweeps[request.sweep].member,
+                "sweep": request.sweep,
+                "trial": request.name,
+                "gpus": request.least_gpus,
+                "reason": reason,
+            }
+            for request, reason in waiting
+        ],
+    } | ({} if found.use is None else _quotas_of(found.use, sweeps, waiting))
+
+
+def _quotas_of(use: QuotaUse, sweeps: dict[str, Sweep], waiting: Sequence[tuple[Request, str]]) -> dict[str, object]:
+    window = open_window(use.team, use.instant)
+    return {
+        "window": window.name if window else None,
+        "lend_idle": use.team.lend_idle,
+        "members": [
+            {
+                "member": name,
+                "quota_gpus": use.quota_gpus(name),
+                "held_gpus": round(use.quota_gpus(name) - use.left_gpus(name), 4),
+                "waiting_gpus": round(sum(one.least_gpus for one, _ in waiting if sweeps[one.sweep].member == name), 4),
+            }
+            for name in use.team.members
+        ],
+    }
+
+
+def _explain_room(request: Request, held: Sequence[Held]) -> str:
+    models = {one.model for one in request.alternatives}
+    holders = [one for one in held if one.gpus and one.allocation.alternative.model in models]
+    if not any(one.gpus for one in request.alternatives):
+        return f"needs {_needs(request.alternatives)}; {len(held)} trials run"
+    if not holders:
+        return f"needs {_needs(request.alternatives)}; no trial of the broker runs there, so others hold them"
+    named = " and ".join(f"{one.request.name} holds {one.gpus:g}" for one in holders[:_NAMED])
+    more = f" and {len(holders) - _NAMED} more hold some" if len(holders) > _NAMED else ""
+    return f"needs {_needs(request.alternatives)}, where {named}{more}"
+
+
+def _needs(alternatives: Sequence[Alternative]) -> str:
+    """Says what any of these alternatives takes.
+
+    >>> from cluster.scheduling.shares import Share
+    >>> _needs([Alternative(model="A40", share=Share(units=5000), cpus=2)])
+    '0.5 of a card (A40) with 2 CPUs'
+    """
+    texts = []
+    for one in alternatives:
+        memory = f" and {format_bytes(one.host_bytes)} of host memory" if one.host_bytes else ""
+        cpus = f"{one.cpus:g} CPUs{memory}"
+        texts.append(f"{one.share} ({one.model}) with {cpus}" if one.share else f"{cpus} of one machine")
+    return " or ".join(dict.fromkeys(texts))

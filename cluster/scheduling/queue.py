@@ -1,0 +1,139 @@
+"""Requests that wait, grouped by what they take. Pure."""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cluster.scheduling.request import Request
+
+WaitsFor = Literal["room", "quota", "concurrency"]
+Footprints = tuple[tuple[str, int, int, int, int, bool], ...]
+Key = tuple[bool, int, str]  # not first, age and name of a request; the smallest goes first
+
+
+@dataclass(frozen=True, slots=True)
+class KindKey:
+    """What requests of one kind have in common: the same room is as good for one as for another.
+
+    Attributes:
+        sweep: Whose they are.
+        footprints: What each of their alternatives takes.
+        avoid: Names of nodes that they are kept off.
+    """
+
+    sweep: str
+    footprints: Footprints
+    avoid: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Kind:
+    """Requests of one kind, in the order in which they go.
+
+    Attributes:
+        key: What they have in common.
+        models: GPU models on which they can run.
+        least_gpus: The fewest GPUs with which one can run.
+        overtaken: How many later requests got room on one of these models while the first of these waited for it.
+        waits_for: What the first of these waits for, as the last pass found.
+        is_possible: Whether a node of the cluster is large enough for one; None where nobody has checked yet.
+        is_possible: bool | None = None
+    homeless_since_s: Since when none is.
+    """
+
+    key: KindKey
+    models: frozenset[str]
+    least_gpus: float
+    keys: list[Key] = field(default_factory=list)
+    overtaken: int = 0
+    waits_for: WaitsFor = "room"
+    is_possible: bool | None = None
+    homeless_since_s: float | None = None
+
+
+class Queue:
+    """All requests that wait, by sweep and kind.
+
+    >>> from cluster.scheduling.request import Alternative
+    >>> queue, alternative = Queue(), Alternative(model="", share=None, cpus=1)
+    >>> for name, first in (("s/1", False), ("s/2", False), ("s/3", True)):
+    ...     queue.add(Request(name=name, sweep="s", alternatives=(alternative,), first=first))
+    >>> (kind,) = queue.kinds()
+    >>> [queue.pop(kind).name for _ in range(3)]
+    ['s/3', 's/1', 's/2']
+    """
+
+    def __init__(self) -> None:
+        self._requests: dict[str, Request] = {}
+        self._kind_of: dict[str, Kind] = {}
+        self._kinds: dict[KindKey, Kind] = {}
+        self._ages: dict[str, int] = {}
+        self._next_age = 0
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._requests
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests.values())
+
+    def kinds(self) -> tuple[Kind, ...]:
+        """Returns all kinds of which a request waits."""
+        return tuple(self._kinds.values())
+
+    def kind(self, name: str) -> Kind:
+        """Returns the kind of a request that waits."""
+        return self._kind_of[name]
+
+    def request(self, name: str) -> Request:
+        """Returns a request that waits."""
+        return self._requests[name]
+
+    def head(self, kind: Kind) -> Request:
+        """Returns the request of a kind that goes first."""
+        return self._requests[kind.keys[0][2]]
+
+    def add(self, request: Request, *, age: int | None = None, avoid: frozenset[str] = frozenset()) -> None:
+        """Puts a request behind the others of its sweep, or where its age puts it.
+
+        Args:
+            request: Its name is not in the queue.
+            age: Of a request that was allocated and comes back.
+            avoid: Names of nodes that it is kept off.
+        """
+        assert request.name not in self._requests, request.name
+        age = self.new_age() if age is None else age
+        footprints = tuple(one.footprint for one in request.alternatives)
+        key = KindKey(request.sweep, footprints, avoid)
+        if key not in self._kinds:
+            models = frozenset(one.model for one in request.alternatives)
+            self._kinds[key] = Kind(key=key, models=models, least_gpus=request.least_gpus)
+        insort(self._kinds[key].keys, (not request.first, age, request.name))
+        self._requests[request.name], self._kind_of[request.name] = request, self._kinds[key]
+        self._ages[request.name] = age
+
+    def age(self, name: str) -> int:
+        """Returns the age of a request that waits; the smaller, the older."""
+        return self._ages[name]
+
+    def new_age(self) -> int:
+        """Returns an age younger than all before."""
+        self._next_age += 1
+        return self._next_age
+
+    def pop(self, kind: Kind) -> Request:
+        """Takes the first request of a kind out of the queue."""
+        request = self.head(kind)
+        kind.overtaken = 0
+        self.remove(request.name)
+        return request
+
+    def remove(self, name: str) -> None:
+        """Takes a request out of the queue."""
+        request, kind, age = self._requests.pop(name), self._kind_of.pop(name), self._ages.pop(name)
+        del kind.keys[bisect_left(kind.keys, (not request.first, age, name))]
+        if not kind.keys:
+            del self._kinds[kind.key]
