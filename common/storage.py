@@ -11,7 +11,8 @@ from common.errors import WorkError
 from common.units import format_duration
 
 T = TypeVar("T")
-LIMIT_S = 3600.0  # a night's share of patience: nobody mends a disk in minutes, and nobody wants to pay for days
+LEAST_BYTES = 4 * 2**20  # room for logs and numbers; checkpoints are counted by their own size
+LIMIT_S = 3600.0  # nobody mends a disk in minutes, and nobody wants to pay for days
 _EVERY_S = 5.0
 _TROUBLE = {
     errno.ENOSPC: "no space left",
@@ -72,11 +73,11 @@ def storage_trouble(error: BaseException) -> str | None:
     return None
 
 
-class Patience:
+class StorageRetry:
     """Repeats what fails because of the storage until it is there again.
 
     Args:
-        say: Hears when it begins to wait and when it goes on.
+        notify: Is called when it begins to wait and when it goes on.
         limit_s: How long it waits.
         elapsed_s: Seconds that only grow.
         sleep: Sleeps for seconds.
@@ -84,16 +85,16 @@ class Patience:
 
     def __init__(
         self,
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
         *,
         limit_s: float = LIMIT_S,
         elapsed_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._say, self._limit_s, self._elapsed_s, self._sleep = say, limit_s, elapsed_s, sleep
+        self._notify, self._limit_s, self._elapsed_s, self._sleep = notify, limit_s, elapsed_s, sleep
 
-    def insist(self, action: Callable[[], T], where: Path) -> T:
-        """Does something, again and again while the storage is in trouble.
+    def run(self, action: Callable[[], T], where: Path) -> T:
+        """Runs an action, again and again while the storage is in trouble.
 
         Args:
             action: May be repeated.
@@ -114,13 +115,15 @@ class Patience:
                 if begun_s is None:
                     begun_s = now_s
                     limit = format_duration(self._limit_s)
-                    self._say(f"{where}: {trouble}; everything waits, up to {limit}, and goes on when this is mended")
+                    self._notify(
+                        f"{where}: {trouble}; everything waits, up to {limit}, and goes on when this is mended"
+                    )
                 if now_s - begun_s > self._limit_s:
                     raise WorkError(f"{where}: {trouble}, for {format_duration(now_s - begun_s)}") from error
                 self._sleep(_EVERY_S)
                 continue
             if begun_s is not None:
-                self._say(f"{where}: there again after {format_duration(self._elapsed_s() - begun_s)}; going on")
+                self._notify(f"{where}: there again after {format_duration(self._elapsed_s() - begun_s)}; going on")
             return result
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from common.errors import Problems, RequestError
 from common.strict import nearest
 from dialsum.config import RunConfig
+from dialsum.tiny_models import tiny_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -178,7 +179,7 @@ def model_class(kind: Kind) -> type["PreTrainedModel"]:
 
 
 def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
-    """Loads (or, for a tiny model, makes) the model of a run, fitted to its tokenizer.
+    """Loads (or, for a tiny model, makes) the model of a run, fitted to its tokenizer; set the seed first.
 
     Weights come from safetensors only and no code of a repository is run. New tokens get new rows of the embedding.
 
@@ -188,12 +189,11 @@ def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "Pre
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from dialsum.tiny_models import build_tiny
-
     disable_progress_bar()
     spec = resolve(config.model)
     if spec.hub_id is None:
-        return build_tiny(config, spec, tokenizer)
+        shape = tiny_config(config, spec.architecture, len(tokenizer))
+        return model_class(spec.kind).from_config(shape, attn_implementation=config.attention)
     shape = with_dropout(_load_config(spec.hub_id), config.dropout)
     check_lengths(config, getattr(shape, "max_position_embeddings", None), spec.kind)
     try:

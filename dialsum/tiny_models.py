@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 from dialsum.config import RunConfig
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
-
-    from dialsum.models import ModelSpec
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 HEAD_WIDTH = 16
@@ -78,11 +76,3 @@ def tiny_config(config: RunConfig, architecture: str, vocab_size: int) -> "Pretr
         num_decoder_layers=layers, num_heads=heads, dropout_rate=dropout, feed_forward_proj="gated-gelu",
         decoder_start_token_id=0, pad_token_id=0, eos_token_id=2,
     )  # fmt: skip
-
-
-def build_tiny(config: RunConfig, spec: "ModelSpec", tokenizer: "PreTrainedTokenizerFast") -> "PreTrainedModel":
-    """Makes a tiny model with random weights; set the seed first."""
-    from dialsum.models import model_class
-
-    shape = tiny_config(config, spec.architecture, len(tokenizer))
-    return model_class(spec.kind).from_config(shape, attn_implementation=config.attention)

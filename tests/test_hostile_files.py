@@ -27,7 +27,7 @@ from dialsum.trainer import train
 from tests.dialsum.test_trainer import write_data
 from tests.dialsum.test_training_invariants import CutAt
 from tests.tune_jobs.synthetic import wide_ledger, write
-from tune_jobs.config.sweep import load_sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.records.journal import Journal
 from tune_jobs.report.build import build_report
 

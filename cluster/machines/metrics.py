@@ -1,7 +1,7 @@
-"""The one door to ray.util.metrics: what is set here is on the metrics endpoint of the node, some seconds later."""
+"""Sets metrics through ray.util.metrics; they are on the metrics endpoint of the node some seconds later."""
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cluster.machines.metric_names import METRICS
 
@@ -9,6 +9,19 @@ if TYPE_CHECKING:
     from ray.util.metrics import Counter, Gauge
 
 logger = logging.getLogger(__name__)
+METER_S = 5.0  # between two updates of a gauge
+
+
+class Meter(Protocol):
+    """Sets metrics; see Meters."""
+
+    def gauge(self, name: str, value: float, **tags: str) -> None:
+        """Sets a gauge."""
+        ...
+
+    def count(self, name: str, by: float = 1.0, **tags: str) -> None:
+        """Adds to a counter."""
+        ...
 
 
 class Meters:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cluster.machines.hardware import Inventory
@@ -104,6 +104,33 @@ class NodeWatch:
                 problems += [f"node {address}: {problem}" for problem in (*asked.found.problems, *found)]
                 simulated |= made_up
         return Survey(inventory=Inventory(nodes=tuple(nodes), simulated=simulated), problems=tuple(problems))
+
+
+class LivingNodes:
+    """An inventory of which nodes can only be lost: those of a Ray that one sweep has started for itself.
+
+    Args:
+        inventory: Named by Ray's node ids.
+        nodes: Where to ask which of them live.
+        elapsed_s: Seconds that only grow.
+    """
+
+    def __init__(self, inventory: Inventory, nodes: Nodes, elapsed_s: Callable[[], float] = time.monotonic) -> None:
+        self._inventory, self._nodes, self._elapsed_s = inventory, nodes, elapsed_s
+        self._read_s = elapsed_s()
+
+    def poll(self) -> Inventory | None:
+        """Returns what is left where a node was lost since the last call; asks Ray at most every EVERY_S."""
+        now_s = self._elapsed_s()
+        if now_s - self._read_s < EVERY_S:
+            return None
+        self._read_s = now_s
+        living = {raylet.name for raylet in self._nodes.raylets()}
+        left = tuple(node for node in self._inventory.nodes if node.name in living)
+        if len(left) == len(self._inventory.nodes):
+            return None
+        self._inventory = replace(self._inventory, nodes=left)
+        return self._inventory
 
 
 class OthersUse:

@@ -88,5 +88,12 @@ def gpu_use() -> GpuUse:
     return GpuUse(used=used, by_job=by_job)
 
 
+def ended_jobs() -> frozenset[str]:
+    """Lists the ids of the jobs whose drivers have ended, or died."""
+    from ray._private.state import state  # Ray's public list of jobs needs the dashboard (Ray 2.60)
+
+    return frozenset(str(job["JobID"]) for job in state.job_table() if job["IsDead"])
+
+
 def _look_as_task() -> Machine:
     return look(own_parent=os.getppid())

@@ -6,7 +6,6 @@ Two brokers are used alike: one in this process (LocalBroker), for a Ray of the 
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.machines.hardware import Inventory
@@ -20,24 +19,12 @@ from cluster.scheduling.events import (
     Started,
     Submitted,
     SweepJoined,
+    SweepLeft,
     Tick,
     Withdrawn,
 )
 from cluster.scheduling.quotas import Team
 from cluster.scheduling.request import Request
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Clocks:
-    """Clocks of a broker.
-
-    Attributes:
-        elapsed_s: Seconds that only grow.
-        now: Unix seconds.
-    """
-
-    elapsed_s: Callable[[], float] = time.monotonic
-    now: Callable[[], float] = time.time
 
 
 class BrokerClient(Protocol):
@@ -95,7 +82,8 @@ class LocalBroker:
         team: Quotas; None where there are none.
         max_concurrent: The most trials that may run at a time.
         watch: Returns the nodes where they have changed since the last call; None where nobody watches them.
-        clocks: Injected in tests.
+        elapsed_s: Seconds that only grow.
+        now: Unix seconds.
     """
 
     def __init__(
@@ -107,11 +95,13 @@ class LocalBroker:
         team: Team | None = None,
         max_concurrent: int | None = None,
         watch: Callable[[], Inventory | None] | None = None,
-        clocks: Clocks | None = None,
+        elapsed_s: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._broker = Broker(inventory, team=team)
         self._events: list[Event] = [SweepJoined(sweep=sweep, member=member, max_concurrent=max_concurrent)]
-        self._watch, self._clocks = watch, clocks or Clocks()
+        self._sweep, self._watch = sweep, watch
+        self._elapsed_s, self._now = elapsed_s, now
 
     def open(self) -> None:
         """Nobody is asked."""
@@ -141,11 +131,13 @@ class LocalBroker:
         inventory = self._watch() if self._watch is not None else None
         changed = [NodesChanged(inventory=inventory)] if inventory is not None else []
         events, self._events = [*changed, *self._events, Tick()], []
-        return self._broker.handle(*events, elapsed_s=self._clocks.elapsed_s(), wall_s=self._clocks.now())
+        return self._broker.handle(*events, elapsed_s=self._elapsed_s(), wall_s=self._now())
 
     def waiting_reason(self, name: str) -> str:
         """See BrokerClient."""
         return self._broker.waiting_reason(name)
 
     def close(self) -> None:
-        """The nodes end with the sweep."""
+        """See BrokerClient."""
+        self._events.append(SweepLeft(sweep=self._sweep))
+        self.poll()

@@ -13,7 +13,7 @@ from typing import cast
 
 from cluster.machines.metrics import Meters
 from cluster.machines.node_watch import EVERY_S, NodeWatch, OthersUse
-from cluster.machines.ray_nodes import RayNodes, gpu_use
+from cluster.machines.ray_nodes import RayNodes, ended_jobs, gpu_use
 from cluster.scheduling.broker_service import BrokerService
 from cluster.scheduling.cluster_broker import JOIN_S, SILENT, ClusterBroker
 from cluster.scheduling.messages import Join, Report
@@ -74,6 +74,7 @@ class BrokerProcess:
             self._service.nodes_changed(survey.inventory)
         if time.monotonic() - self._asked_use_s >= EVERY_S:
             self._asked_use_s = time.monotonic()
+            self._service.jobs_ended(ended_jobs())
             self._service.node_use(self._others.of(gpu_use(), self._service.jobs))
 
     def _measure(self) -> None:

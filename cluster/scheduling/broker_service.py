@@ -5,7 +5,7 @@ nothing new for LEASE_S: by then every driver that lives has reported what it ho
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -157,6 +157,12 @@ class BrokerService:
             refusals=tuple(member.refusals.values()),
             reasons={name: self._broker.waiting_reason(member.on_cluster(name)) for name in report.explain},
         )
+
+    def jobs_ended(self, jobs: Collection[str]) -> None:
+        """Forgets the sweeps of jobs that have ended: a driver that died need not be waited for."""
+        for driver, member in list(self._members.items()):
+            if member.join.job in jobs:
+                self.leave(driver)
 
     def nodes_changed(self, inventory: Inventory) -> None:
         """Takes in the nodes as they are from now on."""

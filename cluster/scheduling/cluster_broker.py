@@ -209,7 +209,7 @@ class ClusterBroker:
         self._known = {(name, one.submission) for name, one in call.sent.items() if name not in reply.missing}
         if reply.missing:
             self._next_s = now_s
-        self._reasons = {name: why for name, why in (self._reasons | reply.reasons).items() if name in self._entries}
+        self._reasons = {name: why for name, why in (self._reasons | dict(reply.reasons)).items() if name in self._entries}
         self._asked &= set(self._entries) - set(reply.reasons)
         for allocation in reply.allocations:
             entry = self._present(allocation.name, call)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tune_jobs.config.sweep import load_sweep
-from tune_jobs.planning.guard_rails import Outlook, warnings
+from tune_jobs.planning.guard_rails import KnownFacts, warnings
+from tune_jobs.config.sweep_file import load_sweep
 
 FOLDER = Path(__file__).parent / "guard_rails"
-KNOWN = Outlook(trial_s=600, slots=2, train_examples=10_000, evaluations=10)
+KNOWN = KnownFacts(trial_s=600, slots=2, train_examples=10_000, evaluations=10)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.yaml")))

@@ -12,20 +12,22 @@ from pathlib import Path
 import pytest
 
 from cluster.machines.hardware import parse_simulated
-from cluster.scheduling.placement import Demand, Need, choose, refuse
+from cluster.scheduling.alternatives import Need, explain_refusal, find_alternatives
+from cluster.scheduling.quotas import Member, Team
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.analysis.importance import Importance
-from tune_jobs.config.sweep import load_sweep
-from tune_jobs.planning.guard_rails import Outlook, warnings
+from tune_jobs.placing.placer import Option
+from tune_jobs.planning.guard_rails import KnownFacts, warnings
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.planning.impact import impacts
-from tune_jobs.planning.plan import DataSizes, SweepPlan, make_plan
-from tune_jobs.planning.plan_view import as_json, as_text
-from tune_jobs.planning.quota_clock import end_in_quota
+from tune_jobs.planning.plan import make_plan
+from tune_jobs.planning.plan_json import as_json
+from tune_jobs.planning.plan_text import as_text
+from tune_jobs.planning.plan_values import DataSizes, SweepPlan
+from tune_jobs.planning.quota_end import end_in_quota
 from tune_jobs.planning.throughput import Observation, Throughput
-from tune_jobs.records.trial_spec import Bundle, Placed
-from tune_jobs.team.quotas import Member, Team
-from tune_jobs.trial.recovery import RunShape
+from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
 
 FOLDER = Path(__file__).parent / "plans"
 NOW = datetime(2026, 11, 25, 9, 0, tzinfo=UTC)
@@ -33,20 +35,25 @@ CARDS = parse_simulated("2x24GiB,1xBIG:80GiB")
 GIB = 2**30
 
 
-def offers(name: str, config: RunConfig) -> tuple[Demand, dict[str, Placed]]:
+def options(name: str, config: RunConfig) -> tuple[Option, ...]:
     """Half a GiB for each dialogue of the batch beside the model's own."""
     fixed = {"kobart": 3, "t5": 5, "mt5": 90}[config.model]
     upper_bytes = int((fixed + config.batch_size / 2) * GIB)
-    demand = Demand(name=name, needs=(Need(upper_bytes=upper_bytes),))
-    if refusal := refuse(demand, CARDS):
-        raise RequestError(str(refusal))
-    shape = RunShape(micro_batch=config.batch_size, accumulation=1)
+    needs = (Need(upper_bytes=upper_bytes, cpus=1),)
+    found = find_alternatives(needs, CARDS)
+    if not found:
+        raise RequestError(explain_refusal(name, needs, CARDS))
     estimate: dict[str, object] = {"device_bytes": upper_bytes - GIB, "upper_bytes": upper_bytes}
-    placed = {
-        choice.model: Placed(bundle=Bundle(cpus=1, gpus=choice.share.gpus), shape=shape, estimate=estimate)
-        for choice in choose(demand, CARDS)
-    }
-    return demand, placed
+    shape = RunShape(micro_batch=config.batch_size, accumulation=1)
+    return tuple(
+        Option(
+            alternative=one,
+            placement=Placement(
+                bundle=Bundle(cpus=1, gpus=one.gpus), shape=shape, gpu_model=one.model, estimate=estimate
+            ),
+        )
+        for one in found
+    )
 
 
 def measured(model: str, batch: int) -> Observation:
@@ -60,10 +67,10 @@ def planned(name: str) -> SweepPlan:
         load_sweep(Path(name)),
         CARDS,
         described=True,
-        offers=offers,
+        options=options,
         sizes=DataSizes(of={"train.jsonl": 1000, "dev.jsonl": 100}, absent=() if name == "wide.yaml" else ("x.csv",)),
         throughput=Throughput(known.get(name, [])),
-        cards=lambda model: [model],
+        measured_as=lambda model: [model],
     )
 
 
@@ -73,13 +80,15 @@ def test_a_plan_in_words_and_in_values(name: str, tmp_path: Path, monkeypatch: p
     (tmp_path / "base.yaml").write_text("model: kobart\nnum_epochs: 4\nlearning_rate: 5e-5\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     plan = planned(name)
-    known = Outlook(makespan_s=plan.makespan, makespan_at_most_s=plan.makespan_at_most) if plan.timed else Outlook()
+    known = (
+        KnownFacts(makespan_s=plan.makespan, makespan_at_most_s=plan.makespan_at_most) if plan.timed else KnownFacts()
+    )
     remarks = warnings(plan.sweep, known)
     parts = [Importance(name="learning_rate", part=0.8, low=0.6, high=0.9, chance=0.4)] if plan.timed else []
     rows = impacts(plan.phases[0].sweep, parts)
     experience = "earlier, 20 trials" if parts else ""
     team = Team(members={"minji": Member(quota_gpus=0.5)}, time_zone="UTC")
-    quota = end_in_quota(team, "minji", starts_at=NOW, makespan_s=plan.makespan, gpus=1) if plan.timed else None
+    quota = end_in_quota(plan, team, "minji", NOW) if plan.timed else None
     text = as_text(plan, remarks, rows, experience=experience, now=NOW, quota=quota) + "\n"
     values = as_json(plan, remarks, rows, experience=experience, now=NOW, quota=quota)
     for trial in values["trials"]:  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import RequestError
-from tune_jobs.config.sweep import load_sweep
+from tune_jobs.config.sweep_file import load_sweep
 
 FOLDER = Path(__file__).parent / "sweep_errors"
 

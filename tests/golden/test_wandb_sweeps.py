@@ -10,7 +10,8 @@ import pytest
 
 from common.errors import RequestError
 from common.strict import dump_yaml
-from tune_jobs.config.sweep import Sweep, load_sweep
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.search.grid import planned_trials
 
 FOLDER = Path(__file__).parent / "wandb_sweeps"

@@ -24,7 +24,7 @@ from tune_jobs.driver.view import LogView
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.progress import SweepProgress
 from tune_jobs.records.trial_spec import TrialOrder
-from tune_jobs.search.proposers import ListProposer, Sampled
+from tune_jobs.search.samplers import ListSampler, Sampled
 from tune_jobs.team.admission import OpenAdmission
 
 CLUSTERS = ("1x24GiB", "3x24GiB", "2x24GiB,1x80GiB", "1x24GiB,1x40GiB,1x80GiB", "2xT4:16GiB@0.5,1xA100:80GiB@2")
@@ -40,7 +40,7 @@ class Listed:
     cards: int
 
 
-class Guided(ListProposer):
+class Guided(ListSampler):
     """Trials that are made when there may be room for them, not before: as where results decide the next one."""
 
     knows_all = False
@@ -52,7 +52,7 @@ class RealLine:
     def __init__(self, trials: Sequence[Listed], cards: Inventory, cpus: float, reach: Reach, folder: Path) -> None:
         self._trials, self._inventory = trials, cards
         self._cards = CardLine(Occupancy(cards, cpus_per_trial=cpus))
-        proposer = ListProposer if reach == "list" else Guided
+        proposer = ListSampler if reach == "list" else Guided
         progress = SweepProgress(
             sweep="s", metric="m", goal="maximize", total=len(trials), longest=1, slots=1, started_s=0.0
         )

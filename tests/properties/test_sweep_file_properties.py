@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from common.errors import RequestError
 from common.strict import Located
-from tune_jobs.config.sweep import Sweep, load_sweep
-from tune_jobs.config.sweep_file import read_sweep
-from tune_jobs.planning.guard_rails import Outlook, warnings
+from tune_jobs.planning.guard_rails import KnownFacts, warnings
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.config.sweep_file import load_sweep, read_sweep
 from tune_jobs.search.grid import planned_trials
 
 scalars = st.one_of(
@@ -90,7 +90,7 @@ def test_a_file_is_read_or_refused_with_places(raw: dict[str, object]) -> None:
     for part in [phase.sweep for phase in sweep.phases if phase.kind != "confirm"] or [sweep]:
         assert part.trials >= 1
         assert part.early_terminate.rule(part.metric.goal, last=5).rungs == part.early_terminate.rungs(last=5)
-        assert all(remark.better for remark in warnings(part, Outlook(trial_s=10, slots=2, evaluations=5)))
+        assert all(remark.better for remark in warnings(part, KnownFacts(trial_s=10, slots=2, evaluations=5)))
         if part.method in ("grid", "random") and part.trials < 100:
             assert runnable(part) in (part.trials, None)
 

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from common.strict import parse_yaml
 from tune_jobs.config.rules import Rules
-from tune_jobs.config.sections import EarlyTerminate, Metric, Resources, SearchOptions, TeamSection, Tracking
+from tune_jobs.config.early_terminate import EarlyTerminate
+from tune_jobs.config.sections import Metric, Resources, SearchOptions, TeamSection, Tracking
 from tune_jobs.config.space import Bell, Categorical, Constant, Parameter, Range, Space
-from tune_jobs.config.sweep import Sweep, load_sweep
-from tune_jobs.config.sweep_file import read_sweep
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.config.sweep_file import load_sweep, read_sweep
 from tune_jobs.config.sweep_writer import sweep_text
 
 ROOT = Path(__file__).resolve().parents[2]

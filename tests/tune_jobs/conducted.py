@@ -18,7 +18,7 @@ from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.records.progress import SweepProgress
 from tune_jobs.records.trial_spec import Bundle, TrialOrder
-from tune_jobs.search.proposers import Lesson, ListProposer, Sampled
+from tune_jobs.search.samplers import CompletedTrial, ListSampler, Sampled
 from tune_jobs.search.stopping import RungRule
 from tune_jobs.team.admission import Admission
 
@@ -35,14 +35,14 @@ class ActorDiedError(RuntimeError):
     """Named as Ray's own."""
 
 
-class Proposer(ListProposer):
+class Proposer(ListSampler):
     """Proposes batches 1, 2, 3, ... and writes down its lessons."""
 
     def __init__(self, count: int) -> None:
         super().__init__([{"batch_size": size} for size in range(1, count + 1)])
-        self.lessons: dict[int, Lesson] = {}
+        self.lessons: dict[int, CompletedTrial] = {}
 
-    def learn(self, number: int, lesson: Lesson) -> None:
+    def learn(self, number: int, lesson: CompletedTrial) -> None:
         self.lessons[number] = lesson
 
 

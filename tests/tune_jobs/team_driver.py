@@ -20,7 +20,7 @@ from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.records.progress import SweepProgress
 from tune_jobs.records.trial_spec import EVALUATION_KEY, ORDER_KEY, Bundle, TrialOrder
-from tune_jobs.search.proposers import ListProposer, Sampled
+from tune_jobs.search.samplers import ListSampler, Sampled
 from tune_jobs.search.stopping import NeverStop
 from tune_jobs.team.quotas import load_team
 from tune_jobs.team.team_actor import team_admission
@@ -69,7 +69,7 @@ def main(address: str, folder: Path, member: str, trials: int, gpus: float, step
         sweep=f"{member}s", member=member, models=("kobart",), team=load_team(team_file), source=team_file
     )
     conductor = SweepConductor(
-        proposer=ListProposer([{"num_epochs": steps}] * trials),
+        proposer=ListSampler([{"num_epochs": steps}] * trials),
         orders=Orders(folder, member, gpus),
         rule=NeverStop(),
         progress=SweepProgress(

@@ -12,7 +12,7 @@ from dialsum.finished import load_finished, predict, score, score_metrics
 from dialsum.sample_data.generate import generate
 from dialsum.trainer import train
 from tests.tune_jobs.tiny import tiny_config, write_dialogues
-from tune_jobs.config.sweep import load_sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.driver.run_sweep import RunOptions, run_sweep
 from tune_jobs.driver.trained_model import trained_experiment
 from tune_jobs.driver.view import LogView

@@ -9,7 +9,7 @@ from tune_jobs.records.journal import EndStatus, Evaluation, TrialHistory
 from tune_jobs.records.ledger import Ledger
 from tune_jobs.records.outcomes import record_of
 from tune_jobs.records.progress import SweepProgress
-from tune_jobs.search.proposers import Sampled
+from tune_jobs.search.samplers import Sampled
 
 METRIC = "eval/rouge_combined_f1"
 

@@ -11,7 +11,7 @@ import pytest
 
 from common.strict import from_mapping
 from tests.tune_jobs.sweep_files import BUNDLE, ESTIMATE, METRIC, SweepFiles
-from tune_jobs.config.sweep import load_sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, read_record
 from tune_jobs.records.step_log import StepLog, Tail, decoded

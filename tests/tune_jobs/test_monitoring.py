@@ -18,10 +18,11 @@ from cluster.machines.dashboard import PANELS
 from cluster.machines.metric_names import METRICS
 from tests.tune_jobs.ordered import order_of
 from tests.waiting import LIMIT_S, wait_until
+from tune_jobs.driver.metered_view import MeteredView
 from tune_jobs.driver.view import LogView
 from tune_jobs.records.progress import SweepProgress
 from tune_jobs.records.trial_spec import Bundle, TrialOrder
-from tune_jobs.trial.meter import MeteredView, TrialMeter
+from tune_jobs.trial.meter import TrialMeter
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = float(2**30)

@@ -10,7 +10,7 @@ from common.errors import RequestError
 from tests.tune_jobs.synthetic import METRIC, sweep_record, wide_ledger, write
 from tune_jobs.__main__ import main
 from tune_jobs.config.space import Categorical, Range
-from tune_jobs.config.sweep import load_sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.config.sweep_writer import sweep_text
 from tune_jobs.records.ledger import SweepFolder, TrialError, TrialRecord
 from tune_jobs.search.grid import sampled_configs

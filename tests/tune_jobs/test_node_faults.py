@@ -23,7 +23,7 @@ from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.records.progress import SweepProgress
 from tune_jobs.records.trial_spec import EVALUATION_KEY, ORDER_KEY, Bundle, TrialOrder
-from tune_jobs.search.proposers import ListProposer, Sampled
+from tune_jobs.search.samplers import ListSampler, Sampled
 from tune_jobs.search.stopping import NeverStop
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -130,7 +130,7 @@ def test_the_trial_goes_on_elsewhere_from_its_checkpoint(blow: str, nodes: dict[
     """The blows come in this order: each costs the cluster one more of its three nodes."""
     folder = SweepFolder(tmp_path / "results")
     conductor = Saboteur(
-        proposer=ListProposer([{}, {}]),
+        proposer=ListSampler([{}, {}]),
         orders=Orders(tmp_path),
         rule=NeverStop(),
         progress=SweepProgress(

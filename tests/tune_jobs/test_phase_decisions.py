@@ -9,7 +9,8 @@ from tests.tune_jobs.synthetic import METRIC, sweep_record
 from tune_jobs.analysis.significance import PairedDifference
 from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.config.space import Constant, Range
-from tune_jobs.config.sweep import Sweep, load_sweep
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.records.ledger import Ledger, TrialError, TrialRecord
 from tune_jobs.search.grid import sampled_configs
 from tune_jobs.search.phase_decisions import Done, describe, prepare, problem_of

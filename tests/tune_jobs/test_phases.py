@@ -9,7 +9,7 @@ import pytest
 from common.errors import RequestError
 from tests.tune_jobs.tiny import write_dialogues
 from tune_jobs.config.space import Range
-from tune_jobs.config.sweep import load_sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.driver.phases import StagedOutcome, run_staged
 from tune_jobs.driver.run_sweep import RunOptions
 from tune_jobs.driver.view import LogView

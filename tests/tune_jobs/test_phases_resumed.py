@@ -10,7 +10,8 @@ from cluster.machines.hardware import Inventory
 from common.errors import RequestError, WorkError
 from tests.tune_jobs.synthetic import METRIC
 from tune_jobs.analysis.sweep_analysis import analyse
-from tune_jobs.config.sweep import Sweep, load_sweep
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.driver import phases, ray_session
 from tune_jobs.driver.phases import StagedOutcome, run_staged
 from tune_jobs.driver.run_sweep import RunOptions

@@ -15,11 +15,12 @@ from tests.tune_jobs.ordered import order_of
 from tune_jobs.config.rules import Rules, resolve
 from tune_jobs.config.sections import SearchOptions
 from tune_jobs.config.space import Bell, Categorical, Constant, Range, Space, Value
-from tune_jobs.driver.exploit import INHERITED_FILE, Exploiter
+from tune_jobs.driver.exploit import Exploiter
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import TrialOrder
+from tune_jobs.records.trial_state import INHERITED_FILE
 from tune_jobs.search.population import PopulationRule, explore, quantiles
-from tune_jobs.search.proposers import Sampled
+from tune_jobs.search.samplers import Sampled
 
 SPACE = Space(
     parameters=(

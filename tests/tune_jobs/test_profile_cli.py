@@ -11,9 +11,8 @@ from cluster.estimator.gpu_profile import find_gpu
 from common import cli
 from dialsum.config import RunConfig
 from tune_jobs.__main__ import main
-from tune_jobs.commands import profile_cli
 from tune_jobs.placing.memory_requests import request_of
-from tune_jobs.placing.profile_run import Measured, Phase, measure_run
+from tune_jobs.placing.profile_run import Measured, Phase, card_here, measure_run
 
 TINY = [
     "profile", "--model", "tiny-bart", "--batch-size", "4", "--gradient-accumulation-steps", "2",
@@ -139,5 +138,5 @@ def test_on_a_gpu_the_estimate_is_near(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_table_of_cards_has_a_way_out_for_others() -> None:
-    assert profile_cli.card_here("NVIDIA L4").name == "NVIDIA L4"
-    assert profile_cli.card_here(None).name == "GPU with 24.0 GiB"
+    assert card_here("NVIDIA L4").name == "NVIDIA L4"
+    assert card_here(None).name == "GPU with 24.0 GiB"

@@ -6,13 +6,14 @@ import pytest
 
 from dialsum.config import load_run_config
 from dialsum.models import SPECS
-from tune_jobs.config.sweep import Sweep, load_sweep
-from tune_jobs.planning.guard_rails import Outlook, warnings
+from tune_jobs.planning.guard_rails import KnownFacts, warnings
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.search.grid import planned_trials
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path.name for path in (ROOT / "tune_jobs" / "sweeps").glob("*.yaml"))
-KNOWN = Outlook(train_examples=10_000, evaluations=8)
+KNOWN = KnownFacts(train_examples=10_000, evaluations=8)
 
 
 @pytest.fixture(autouse=True)

@@ -135,7 +135,7 @@ def test_charts_show_the_numbers_of_the_ledger() -> None:
 # where it ran
 
 
-def stint(start: float, end: float, **changes: object) -> dict[str, object]:
+def attempt(start: float, end: float, **changes: object) -> dict[str, object]:
     return {"started_at": START + start, "ended_at": START + end, "share": 0.5, "node": "gpu-a", "card": "0",
             "ended": ""} | changes  # fmt: skip
 
@@ -143,7 +143,7 @@ def stint(start: float, end: float, **changes: object) -> dict[str, object]:
 def test_a_trial_that_gave_its_place_away_is_drawn_where_and_when_it_ran() -> None:
     turns = [
         trial(i, [20.0], share=0.5, node="gpu-a", card="0", started_at=START + 10 * i, ended_at=START + 50 + 10 * i,
-              stints=[stint(10 * i, 10 * i + 10, ended="paused"), stint(40 + 10 * i, 50 + 10 * i)])
+              attempts=[attempt(10 * i, 10 * i + 10, ended="paused"), attempt(40 + 10 * i, 50 + 10 * i)])
         for i in range(4)
     ]  # fmt: skip
     (lane,) = find_lanes(analysed(turns, cards=CARDS[:1]))
@@ -153,8 +153,8 @@ def test_a_trial_that_gave_its_place_away_is_drawn_where_and_when_it_ran() -> No
 
 
 def test_an_attempt_that_ran_out_of_memory_is_drawn_on_its_own_card() -> None:
-    stints = [stint(0, 10, ended="out_of_memory"), stint(20, 60, card="1", share=1.0)]
-    found = analysed([trial(1, [20.0], node="gpu-a", card="1", share=1.0, stints=stints)], cards=CARDS[:2])
+    attempts = [attempt(0, 10, ended="out_of_memory"), attempt(20, 60, card="1", share=1.0)]
+    found = analysed([trial(1, [20.0], node="gpu-a", card="1", share=1.0, attempts=attempts)], cards=CARDS[:2])
     one, two = find_lanes(found)
     assert [(bar.outcome, bar.share) for bar in one.bars] == [("oom", 0.5)]
     assert [(bar.outcome, bar.share) for bar in two.bars] == [("finished", 1.0)]
@@ -213,5 +213,5 @@ def test_the_journal_notes_each_start_and_its_end(tmp_path: Path) -> None:
         {"started_at": 3.0, "ended_at": 4.0, "share": 1.0, "ended": "paused"},
         {"started_at": 5.0, "ended_at": 6.0, "share": 1.0, "ended": ""},
     ]
-    assert journal.trials[1].stints == expected
-    assert Journal(tmp_path / FILE_NAME).trials[1].stints == expected
+    assert journal.trials[1].attempts == expected
+    assert Journal(tmp_path / FILE_NAME).trials[1].attempts == expected

@@ -17,9 +17,10 @@ from dialsum.config import RunConfig
 from dialsum.data import Example, write_examples
 from dialsum.reporter import NullReporter
 from tune_jobs.after.reproduce import plan_reproduction
-from tune_jobs.after.reproduction import RunNumbers, judge
+from tune_jobs.after.reproduction import judge
 from tune_jobs.analysis.significance import PairedDifference
 from tune_jobs.records.code_state import CodeState
+from tune_jobs.records.run_numbers import RunNumbers
 from tune_jobs.records.snapshot import FileState, Snapshot, take_snapshot
 from tune_jobs.records.snapshot_changes import find_changes
 from tune_jobs.records.surroundings import Surroundings

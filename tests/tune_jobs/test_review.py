@@ -14,12 +14,12 @@ import pytest
 from common.errors import RequestError
 from tests.tune_jobs.synthetic import METRIC, START, sweep_record, wide_ledger, write
 from tests.tune_jobs.test_compare import summaries
+from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.commands import review_cli
 from tune_jobs.records.ledger import Ledger, TrialRecord
 from tune_jobs.report.anomalies import find_anomalies
 from tune_jobs.report.build import build_report
-from tune_jobs.report.evidence import Summary
 from tune_jobs.report.findings import find_findings
 from tune_jobs.report.review import build_review, find_improvements
 from tune_jobs.report.review_file import is_edited, write_review

@@ -11,7 +11,7 @@ import pytest
 from common.files import read_jsonl
 from tests.tune_jobs.tiny import write_dialogues
 from tests.waiting import tail, wait_until
-from tune_jobs.config.sweep import load_sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.driver.run_sweep import RunOptions, run_sweep
 from tune_jobs.driver.sweep_end import SweepOutcome
 from tune_jobs.driver.view import LogView

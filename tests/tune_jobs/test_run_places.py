@@ -21,7 +21,7 @@ from tune_jobs.driver.conductor import Clocks, SweepConductor
 from tune_jobs.driver.view import LogView
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import LATER, Bundle, TrialOrder
-from tune_jobs.search.proposers import ListProposer, Proposer, Sampled, TpeProposer
+from tune_jobs.search.samplers import ListSampler, Proposer, Sampled, TpeSampler
 from tune_jobs.search.stopping import RungRule
 
 UNEQUAL = parse_simulated("1xA:24GiB,1xB:80GiB")
@@ -46,7 +46,7 @@ class UnequalDriver(Driver):
 
     def __init__(self, folder: Path, order: Sequence[int] | None = None, proposer: Proposer | None = None) -> None:
         super().__init__(folder)
-        self.listed = proposer or ListProposer([{"batch_size": size} for size in LISTED], order)
+        self.listed = proposer or ListSampler([{"batch_size": size} for size in LISTED], order)
         self.conductor = SweepConductor(
             proposer=self.listed,
             orders=UnequalOrders(folder),
@@ -198,7 +198,7 @@ def test_peaks_of_every_trial_go_to_the_ledger_and_the_calibration_also_of_one_t
 
 def test_a_model_of_the_results_learns_no_score_from_a_trial_that_ran_out_of_memory(tmp_path: Path) -> None:
     space = Space(parameters=(Categorical(name="batch_size", options=tuple(LISTED)),))
-    proposer = TpeProposer(space, 4, goal="maximize", seed=0, startup_trials=1)
+    proposer = TpeSampler(space, 4, goal="maximize", seed=0, startup_trials=1)
     driver = UnequalDriver(tmp_path, proposer=proposer)
     started = driver.next()
     assert isinstance(started, tuple)

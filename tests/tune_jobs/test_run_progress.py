@@ -3,8 +3,9 @@
 import io
 import math
 
+from common.goal import better
 from tune_jobs.driver.view import LogView, TerminalView, screen, summary_line, view_for
-from tune_jobs.records.progress import SweepProgress, better
+from tune_jobs.records.progress import SweepProgress
 
 
 def small_sweep() -> SweepProgress:

@@ -19,7 +19,7 @@ from common.files import read_jsonl
 from dialsum.config import RunConfig
 from tests.tune_jobs.counting import STEPS, counting_trial
 from tests.tune_jobs.ordered import METRIC, order_of
-from tests.tune_jobs.test_run_resources import LineEstimator
+from tests.tune_jobs.placing.linear_estimator import LinearEstimator
 from tests.tune_jobs.tiny import tiny_config, write_dialogues
 from tune_jobs.config.sections import Resources
 from tune_jobs.driver.card_line import Offer
@@ -31,7 +31,7 @@ from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.records.progress import SweepProgress
 from tune_jobs.records.trial_spec import Bundle, PretendedUse, TrialOrder
-from tune_jobs.search.proposers import ListProposer, Sampled
+from tune_jobs.search.samplers import ListSampler, Sampled
 from tune_jobs.search.stopping import NeverStop
 from tune_jobs.trial.ranks import _started
 from tune_jobs.trial.recovery import RunShape
@@ -123,7 +123,7 @@ def test_trials_on_two_cards_resume_after_a_kill_are_stopped_end_and_leave_no_pr
     said = io.StringIO()
     results = SweepFolder(tmp_path / "results")
     conductor = Watched(
-        proposer=ListProposer([{"model": TOGETHER}, {"model": APART}]),
+        proposer=ListSampler([{"model": TOGETHER}, {"model": APART}]),
         orders=TwoCards(tmp_path),
         rule=NeverStop(),
         progress=SweepProgress(
@@ -161,7 +161,7 @@ class OneCardFirst:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         cards = parse_simulated(f"2x{TOGETHER}:24GiB")
-        found = placer_for(cards, Resources(cpus_per_trial=0.5), estimator=LineEstimator)
+        found = placer_for(cards, Resources(cpus_per_trial=0.5), estimator=LinearEstimator)
         assert isinstance(found, SharePlacer)
         self.placer = found
 
@@ -183,7 +183,7 @@ def test_a_trial_that_outgrows_a_whole_card_is_divided_among_two(tmp_path: Path)
     said = io.StringIO()
     results, orders = SweepFolder(tmp_path / "results"), OneCardFirst(tmp_path)
     conductor = SweepConductor(
-        proposer=ListProposer([{"name": "wrong"}]),
+        proposer=ListSampler([{"name": "wrong"}]),
         orders=orders,
         rule=NeverStop(),
         progress=SweepProgress(

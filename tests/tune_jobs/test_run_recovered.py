@@ -22,7 +22,7 @@ from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
 from tune_jobs.records.progress import SweepProgress
 from tune_jobs.records.trial_spec import PretendedUse, TrialOrder
-from tune_jobs.search.proposers import ListProposer, Sampled
+from tune_jobs.search.samplers import ListSampler, Sampled
 from tune_jobs.search.stopping import NeverStop
 from tune_jobs.trial.run_trial import run_trial
 
@@ -84,7 +84,7 @@ def conducted(
     said = io.StringIO()
     results = SweepFolder(folder / "results")
     conductor = kind(
-        proposer=ListProposer([{"model": name} for name in names]),
+        proposer=ListSampler([{"model": name} for name in names]),
         orders=Orders(folder),
         rule=NeverStop(),
         progress=SweepProgress(

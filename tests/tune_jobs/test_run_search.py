@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tune_jobs.config.space import Bell, Categorical, Constant, Range, Space, Value
-from tune_jobs.search.proposers import Lesson, ListProposer, Sampled, TpeProposer
+from tune_jobs.search.samplers import CompletedTrial, ListSampler, Sampled, TpeSampler
 
 SPACE = Space(
     parameters=(
@@ -26,13 +26,13 @@ def score(sampled: Sampled) -> float:
     return -abs(math.log10(rate) + 3) + (0.5 if sampled["batch_size"] == 16 else 0.0)
 
 
-def tpe(count: int, seed: int = 0, **options: object) -> TpeProposer:
+def tpe(count: int, seed: int = 0, **options: object) -> TpeSampler:
     pytest.importorskip("optuna")
-    return TpeProposer(SPACE, count, goal="maximize", seed=seed, startup_trials=5, **options)  # type: ignore[arg-type]
+    return TpeSampler(SPACE, count, goal="maximize", seed=seed, startup_trials=5, **options)  # type: ignore[arg-type]
 
 
 def test_a_list_is_proposed_in_its_order_and_then_nothing() -> None:
-    proposer = ListProposer([{"num_beams": 1}, {"num_beams": 4}])
+    proposer = ListSampler([{"num_beams": 1}, {"num_beams": 4}])
     assert proposer.total == 2
     assert [proposer.propose(number) for number in (2, 1, 3)] == [{"num_beams": 4}, {"num_beams": 1}, None]
 
@@ -44,7 +44,7 @@ def test_the_model_proposes_valid_values_repeats_itself_and_beats_chance() -> No
             sampled = proposer.propose(number)
             assert sampled is not None
             tried.append(sampled)
-            proposer.learn(number, Lesson(sampled=sampled, outcome="finished", value=score(sampled), step=3))
+            proposer.learn(number, CompletedTrial(sampled=sampled, outcome="finished", value=score(sampled), step=3))
         assert proposer.propose(41) is None
         return tried
 
@@ -65,7 +65,7 @@ def test_several_at_a_time_are_different_and_may_end_in_any_order() -> None:
         if number % 3 == 0:
             for ended in (number, number - 2):
                 proposer.learn(
-                    ended, Lesson(sampled=tried[ended], outcome="stopped", value=score(tried[ended]), step=1)
+                    ended, CompletedTrial(sampled=tried[ended], outcome="stopped", value=score(tried[ended]), step=1)
                 )
     assert len({repr(sampled) for sampled in tried.values()}) == 12
 
@@ -95,9 +95,9 @@ def test_lessons_of_an_earlier_process_teach_and_an_out_of_memory_does_not() -> 
         proposer = tpe(30, seed=7)
         for number in range(1, 11):
             sampled = dict(good) | {"learning_rate": 10.0 ** (-1 - number / 3)}
-            lesson = Lesson(sampled=sampled, outcome="finished", value=score(sampled), step=3)
+            lesson = CompletedTrial(sampled=sampled, outcome="finished", value=score(sampled), step=3)
             proposer.learn(number, lesson)
-        proposer.learn(11, Lesson(sampled=good, outcome=outcome, value=value, step=1))  # type: ignore[arg-type]
+        proposer.learn(11, CompletedTrial(sampled=good, outcome=outcome, value=value, step=1))  # type: ignore[arg-type]
         return proposer.propose(12)
 
     assert fifth_after("out_of_memory", None) == fifth_after("out_of_memory", 99.0)

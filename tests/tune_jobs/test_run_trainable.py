@@ -23,10 +23,11 @@ from tune_jobs.records.trial_spec import (
     PretendedUse,
     TrialOrder,
 )
+from tune_jobs.records.trial_state import STATE_FILE
+from tune_jobs.trial.hold import hold
 from tune_jobs.trial.recovery import RunShape
 from tune_jobs.trial.reporter import LOOK_EVERY_S, TrialReporter
-from tune_jobs.trial.run_trial import ATTEMPTS_FILE, MOST_VANISHED, attempt, hold
-from tune_jobs.trial.state_file import STATE_FILE
+from tune_jobs.trial.run_trial import ATTEMPTS_FILE, MOST_VANISHED, attempt
 
 
 class OutOfMemoryError(RuntimeError):

@@ -12,11 +12,12 @@ from typing import IO
 import pytest
 
 from common.files import read_jsonl
+from common.storage import LEAST_BYTES
 from tests.tune_jobs.tiny import write_tiny_grid
 from tests.waiting import LIMIT_S, wait_until
 from tune_jobs.driver.storage_watch import StorageWatch
 from tune_jobs.records.ledger import SweepFolder
-from tune_jobs.trial.storage import LEAST_BYTES, TrialStorage
+from tune_jobs.trial.storage import TrialStorage
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 10

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import RequestError
-from tune_jobs.config.result_paths import places_of, settled
-from tune_jobs.config.sweep import load_sweep
-from tune_jobs.driver.prepare import with_member
+from tune_jobs.config.result_paths import places_of, with_output_folder
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.jobs.package import LIMIT_BYTES, pieces_of, write_package
 from tune_jobs.jobs.sealed_key import FILE, opened, own_key, seal, take_key
 from tune_jobs.jobs.submission import Submission, entrypoint_of, free_name, is_same, job_name, lay_out
@@ -165,14 +164,16 @@ def test_results_of_a_submitted_sweep_go_to_the_shared_folder(project: Path) -> 
     shared = project / "shared"
     shared.mkdir()
     job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}
-    assert settled(sweep, None, {}, project).tracking.output_dir == "outputs"
-    assert settled(sweep, Path("elsewhere"), {}, project).tracking.output_dir == "elsewhere"
+    assert with_output_folder(sweep, None, {}, project).tracking.output_dir == "outputs"
+    assert with_output_folder(sweep, Path("elsewhere"), {}, project).tracking.output_dir == "elsewhere"
     on_cluster = job | {"TUNE_JOBS_STORAGE": str(shared)}
-    assert settled(sweep, None, on_cluster, project).tracking.output_dir == f"{shared}/outputs"
-    assert settled(sweep, Path("/data/x"), on_cluster, project).tracking.output_dir == "/data/x"
-    assert settled(sweep, None, job, project).tracking.output_dir == f"{project}/dialogue-summarizers/outputs"
+    assert with_output_folder(sweep, None, on_cluster, project).tracking.output_dir == f"{shared}/outputs"
+    assert with_output_folder(sweep, Path("/data/x"), on_cluster, project).tracking.output_dir == "/data/x"
+    assert (
+        with_output_folder(sweep, None, job, project).tracking.output_dir == f"{project}/dialogue-summarizers/outputs"
+    )
     with pytest.raises(RequestError, match="is it mounted"):
-        settled(sweep, None, job | {"TUNE_JOBS_STORAGE": "/absent/folder"}, project)
+        with_output_folder(sweep, None, job | {"TUNE_JOBS_STORAGE": "/absent/folder"}, project)
 
 
 def test_data_that_came_with_a_job_is_kept_under_its_content_where_every_node_finds_it(project: Path) -> None:
@@ -197,8 +198,8 @@ def test_data_that_came_with_a_job_is_kept_under_its_content_where_every_node_fi
 
 def test_the_member_of_the_command_line_goes_before_the_files(project: Path) -> None:
     sweep = load_sweep(Path("mine.yaml"))
-    assert with_member(sweep, "ann").team.member == "ann"
-    assert with_member(sweep, None) is sweep
+    assert sweep.with_member("ann").team.member == "ann"
+    assert sweep.with_member(None) is sweep
 
 
 def submit(project: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

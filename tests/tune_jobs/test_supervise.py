@@ -11,7 +11,8 @@ import pytest
 from common.errors import WorkError
 from tests.waiting import ended
 from tune_jobs.jobs import supervise
-from tune_jobs.jobs.supervise import FRUITLESS, Ending, command_of, keep_running, next_step
+from tune_jobs.jobs.supervise import FRUITLESS, Ending, keep_running, next_step
+from tune_jobs.records.command_line import driver_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,13 +37,13 @@ def test_what_follows_an_ending(endings: list[Ending], step: str) -> None:
 
 def test_the_next_driver_resumes_and_is_not_supervised_itself() -> None:
     arguments = ["run", "a.yaml", "--supervise", "--member", "ann"]
-    assert command_of(arguments, resume=False) == ["run", "a.yaml", "--member", "ann"]
-    assert command_of(arguments, resume=True) == ["run", "a.yaml", "--member", "ann", "--resume"]
-    assert command_of([*arguments, "--resume"], resume=True).count("--resume") == 1
+    assert driver_arguments(arguments, resume=False) == ["run", "a.yaml", "--member", "ann"]
+    assert driver_arguments(arguments, resume=True) == ["run", "a.yaml", "--member", "ann", "--resume"]
+    assert driver_arguments([*arguments, "--resume"], resume=True).count("--resume") == 1
     late = [*arguments, "--start-at", "22:00"]
-    assert command_of(late, resume=False)[-2:] == ["--start-at", "22:00"]
-    assert "22:00" not in command_of(late, resume=True), "a driver that died at 23:00 must not wait for tomorrow"
-    assert command_of(["run", "a.yaml", "--start-at=22:00"], resume=True) == ["run", "a.yaml", "--resume"]
+    assert driver_arguments(late, resume=False)[-2:] == ["--start-at", "22:00"]
+    assert "22:00" not in driver_arguments(late, resume=True), "a driver that died at 23:00 must not wait for tomorrow"
+    assert driver_arguments(["run", "a.yaml", "--start-at=22:00"], resume=True) == ["run", "a.yaml", "--resume"]
 
 
 def test_drivers_are_started_again_until_one_is_done(
@@ -98,7 +99,7 @@ import os, signal, subprocess, sys
 from tests.waiting import ended
 from tune_jobs.jobs import supervise
 run, start = supervise._run, subprocess.Popen
-supervise.command_of = lambda arguments, resume: []
+supervise.driver_arguments = lambda arguments, resume: []
 supervise._run = lambda command, *rest: run([sys.executable, "-c", sys.argv[1]], *rest)
 
 def start_and_be_stopped(command):

@@ -22,7 +22,7 @@ from tune_jobs.checks.sweep_checks import (
     pipeline_check,
 )
 from tune_jobs.checks.sweep_facts import data_of, left, leftovers_of, login, quick_config, quick_run, stage_of
-from tune_jobs.config.sweep import load_sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
 
 ROOT = Path(__file__).resolve().parents[2]

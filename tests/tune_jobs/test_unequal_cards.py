@@ -34,7 +34,7 @@ from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
 from tune_jobs.records.progress import SweepProgress
 from tune_jobs.records.trial_spec import Bundle, PretendedUse, TrialOrder
-from tune_jobs.search.proposers import ListProposer, Sampled
+from tune_jobs.search.samplers import ListSampler, Sampled
 from tune_jobs.search.stopping import NeverStop
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -131,7 +131,7 @@ class Ran:
         said = io.StringIO()
         results = SweepFolder(folder / "results")
         conductor = Conductor(
-            proposer=ListProposer(trials),  # type: ignore[arg-type]
+            proposer=ListSampler(trials),  # type: ignore[arg-type]
             orders=Orders(folder, cards),
             rule=NeverStop(),
             progress=SweepProgress(

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import RequestError
+from common.goal import best_first
 from tune_jobs.after.reproduction import REPETITIONS, RESULT_FILE
 from tune_jobs.analysis.candidates import score_of
 from tune_jobs.analysis.experiments import folder_of
 from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder, TrialRecord
 from tune_jobs.records.sweep_lock import is_held
-from tune_jobs.search.stopping import Goal
 
 Kind = Literal["checkpoints", "weights", "repetitions", "cache"]
 KINDS: tuple[Kind, ...] = ("checkpoints", "weights", "repetitions", "cache")
@@ -186,10 +186,9 @@ def _of_repetition(folder: Path, guarded: "set[Path]", kept: list[str]) -> list[
 def _best_folders(sweep: Path, ledger: Ledger, keep: int) -> list[Path]:
     """Folders of the winner and of the best single trials."""
     analysis = analyse(ledger)
-    goal: Goal = analysis.sweep.goal
-    pairs = [(score_of(trial, analysis.sweep.metric, goal), trial) for trial in ledger.trials]
-    scored = [(score, trial) for score, trial in pairs if score is not None]
-    ranked = sorted(scored, key=lambda pair: -pair[0] if goal == "maximize" else pair[0])
+    metric, goal = analysis.sweep.metric, analysis.sweep.goal
+    pairs = [(score_of(trial, metric, goal), trial) for trial in ledger.trials]
+    ranked = best_first([pair for pair in pairs if pair[0] is not None], lambda pair: pair[0], goal)
     best: list[TrialRecord] = [trial for _, trial in ranked[:keep]]
     if analysis.winner is not None:
         best.append(analysis.winner.trial)

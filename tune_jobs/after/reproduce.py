@@ -14,19 +14,11 @@ from common.strict import load_yaml
 from common.units import format_duration
 from dialsum.config import RunConfig, load_run_config
 from dialsum.reporter import NullReporter
-from tune_jobs.after.reproduction import (
-    REPETITIONS,
-    RESULT_FILE,
-    Judgement,
-    RunNumbers,
-    judge,
-    read_numbers,
-    same_summaries,
-    same_weights,
-)
+from tune_jobs.after.reproduction import REPETITIONS, RESULT_FILE, Judgement, judge, same_summaries, same_weights
 from tune_jobs.analysis.paired_summaries import shared_summaries
 from tune_jobs.analysis.significance import PairedDifference, paired_bootstrap
 from tune_jobs.records.ledger import ExperimentFolder
+from tune_jobs.records.run_numbers import RunNumbers, read_numbers
 from tune_jobs.records.snapshot import CONFIG_FILE, Snapshot, current_state, load_snapshot
 from tune_jobs.records.snapshot_changes import Change, find_changes, find_edits
 from tune_jobs.search.inputs import evaluations_of

@@ -1,38 +1,23 @@
 """Whether two runs of one configuration came out the same, within noise, or different. Pure but for reading files."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
-from common.errors import RequestError
 from common.files import read_jsonl
+from common.goal import best_first
 from tune_jobs.analysis.candidates import Candidate, Scored, find_noise
 from tune_jobs.analysis.significance import PairedDifference
-from tune_jobs.config.sections import COMPOSITE
+from tune_jobs.config.sections import COMPOSITE, METRIC_GOALS
 from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
+from tune_jobs.records.run_numbers import RunNumbers
 
 REPETITIONS = "reproductions"  # beside experiments/
 RESULT_FILE = "reproduction.json"
 Verdict = Literal["same", "within noise", "different"]
 _COMPARED = ("eval/", "train/loss", "train/grad_norm", "train/learning_rate")  # times and memory always differ
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunNumbers:
-    """The numbers of a run, as its metrics.json has them.
-
-    Attributes:
-        history: One row for each evaluation.
-        test: Scores on the test data; None where there were none.
-        scorer: What counted the scores.
-    """
-
-    history: tuple[Mapping[str, float], ...]
-    test: Mapping[str, float] | None
-    scorer: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,27 +66,6 @@ class Judgement:
     same_weights: bool | None
 
 
-def read_numbers(folder: Path) -> RunNumbers:
-    """Reads metrics.json of an experiment.
-
-    Raises:
-        RequestError: When there is none, or one without an evaluation.
-    """
-    path = ExperimentFolder(folder).metrics
-    if not path.exists():
-        raise RequestError(
-            f"{folder}: no {path.name} in it; give the folder of an experiment that has been evaluated at least once"
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        history = tuple(cast("Mapping[str, float]", row) for row in content["history"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
-    if not history:
-        raise RequestError(f"{path}: holds no evaluation")
-    return RunNumbers(history=history, test=content.get("test"), scorer=content.get("scorer"))
-
-
 def judge(
     before: RunNumbers,
     again: RunNumbers,
@@ -127,8 +91,7 @@ def judge(
     if other_scorer:  # scores of different scorers are never compared
         before, again, paired = _without_scores(before), _without_scores(again), None
     metric = COMPOSITE if COMPOSITE in before.history[0] else "eval/loss"
-    best = max if metric == COMPOSITE else min
-    old, new = (best(row[metric] for row in run.history if metric in row) for run in (before, again))
+    old, new = (_best(run, metric) for run in (before, again))
     deviation, numbers = first_deviation(before, again)
     if deviation is None and summaries is not None and summaries[0] < summaries[1]:
         verdict, reason = _by_noise(metric, model, old, new, paired, dialogues)
@@ -153,6 +116,11 @@ def judge(
         summaries=summaries[1] if summaries else 0,
         same_weights=same_weights,
     )
+
+
+def _best(run: RunNumbers, metric: str) -> float:
+    values = [row[metric] for row in run.history if metric in row]
+    return best_first(values, float, METRIC_GOALS[metric])[0]
 
 
 def first_deviation(before: RunNumbers, again: RunNumbers) -> tuple[Deviation | None, int]:

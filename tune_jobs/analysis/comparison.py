@@ -6,13 +6,14 @@ from typing import Literal
 
 from common.errors import Problems, RequestError
 from dialsum.config import RunConfig, load_run_config
-from tune_jobs.after.reproduction import RunNumbers, read_numbers
 from tune_jobs.analysis.candidates import Candidate, Noise, Scored, find_noise
 from tune_jobs.analysis.experiments import Experiment
-from tune_jobs.analysis.paired_summaries import SCORES, SharedSummaries, count_summaries, shared_summaries
+from tune_jobs.analysis.paired_summaries import SharedSummaries, count_summaries, shared_summaries
 from tune_jobs.analysis.significance import PairedDifference, paired_bootstrap
+from tune_jobs.analysis.summaries import SCORES
 from tune_jobs.config.sections import COMPOSITE
 from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
+from tune_jobs.records.run_numbers import RunNumbers, read_numbers
 
 COMBINED = "rouge_combined_f1"
 MOST_SIDES = 6

@@ -1,14 +1,13 @@
 """Population based training looked back on: who took whose weights, and which values were in force when. Pure."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+from common.goal import Goal, best_of
 from tune_jobs.config.parameters import show_value, to_number
 from tune_jobs.records.ledger import TrialRecord
-from tune_jobs.search.stopping import Goal
 
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+(?:e[+-]?\d+)?|e[+-]?\d+)(?!\w)")  # with a point or an exponent
 
@@ -74,13 +73,9 @@ def all_values(trial: TrialRecord) -> list[Mapping[str, object]]:
 
 def best_evaluation(trial: TrialRecord, metric: str, goal: Goal) -> int | None:
     """Returns the evaluation with the best value of a metric, the first of equals; None where there is none."""
-    sign = 1.0 if goal == "maximize" else -1.0
-    known = [
-        (sign * value, _whole(row.get("iteration"), default=place))
-        for place, row in enumerate(trial.history, start=1)
-        if (value := row.get(metric)) is not None and math.isfinite(value)
-    ]
-    return max(known, key=lambda pair: (pair[0], -pair[1]))[1] if known else None
+    rows = enumerate(trial.history, start=1)
+    best = best_of(rows, lambda pair: pair[1].get(metric), goal)
+    return None if best is None else _whole(best[1].get("iteration"), default=best[0])
 
 
 def as_it_scored(trial: TrialRecord, metric: str, goal: Goal) -> TrialRecord:

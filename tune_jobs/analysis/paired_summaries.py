@@ -6,10 +6,8 @@ from pathlib import Path
 
 from common.errors import RequestError
 from dialsum.config import Language
+from tune_jobs.analysis.summaries import Summary, read_summaries, score_summaries
 from tune_jobs.records.ledger import ExperimentFolder
-from tune_jobs.report.evidence import Summary, read_summaries
-
-SCORES = ("rouge1_f1", "rouge2_f1", "rougeL_f1", "rouge_combined_f1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +48,7 @@ def shared_summaries(
     shared = [key for key in sets[0] if all(key in one for one in sets)]
     if not shared:
         return []
-    scored = [_scores([one[key] for key in shared], language, weights) for one in sets]
+    scored = [score_summaries([one[key] for key in shared], language, weights) for one in sets]
     return [
         SharedSummaries(
             fname=sets[0][key].fname,
@@ -75,19 +73,3 @@ def _by_dialogue(folder: Path) -> dict[tuple[str, str, tuple[str, ...]], Summary
         state = "holds no summaries with references" if path.exists() else "is not there"
         raise RequestError(f"{path} {state}; give the folder of an experiment that has been evaluated at least once")
     return found
-
-
-def _scores(
-    summaries: Sequence[Summary], language: Language, weights: tuple[float, float, float]
-) -> list[dict[str, float]]:
-    from dialsum.metrics import RougeScorer
-
-    pairs = RougeScorer(language).score_pairs(
-        [one.prediction for one in summaries], [one.references for one in summaries]
-    )
-    rows = []
-    for pair in pairs:
-        three = (pair.rouge1_f1, pair.rouge2_f1, pair.rougeL_f1)
-        combined = sum(weight * score for weight, score in zip(weights, three, strict=True))
-        rows.append(dict(zip(SCORES, (*three, combined), strict=True)))
-    return rows

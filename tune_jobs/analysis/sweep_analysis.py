@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from common.goal import best_first
 from tune_jobs.analysis.candidates import Candidate, Noise, Scored, find_noise, group_seeds, is_tied, score_of
 from tune_jobs.analysis.lineage import all_values, as_it_scored
 from tune_jobs.analysis.significance import PairedDifference
@@ -190,7 +191,7 @@ def _score_all(trials: Sequence[TrialRecord], sweep: SweepRecord) -> tuple[Score
         for trial, score in pairs
         if score is not None
     ]
-    return tuple(sorted(scored, key=lambda one: -one.score if sweep.goal == "maximize" else one.score))
+    return tuple(best_first(scored, lambda one: one.score, sweep.goal))
 
 
 def _sureness(

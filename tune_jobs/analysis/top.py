@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import cast
 
 from common.cli import table
+from common.goal import best_of
 from common.units import format_bytes, format_duration
 from tune_jobs.records.journal import FILE_NAME, Journal, TrialHistory
 from tune_jobs.records.ledger import SweepFolder, SweepRecord
-from tune_jobs.records.progress import better
 from tune_jobs.records.sweep_lock import is_held
 
 Place = tuple[str, str]
@@ -116,11 +116,8 @@ def text_of(sweeps: Sequence[SweepNow]) -> str:
 def _sweep(
     record: SweepRecord, journal: Journal, is_running: bool, tenants: Mapping[Place | None, int], now_s: float
 ) -> SweepNow:
-    best, best_trial = None, None
-    for trial in journal.trials.values():
-        for _, value in trial.values:
-            if better(value, best, record.goal):
-                best, best_trial = value, trial.number
+    values = [(value, trial.number) for trial in journal.trials.values() for _, value in trial.values]
+    best, best_trial = best_of(values, lambda pair: pair[0], record.goal) or (None, None)
     trials = journal.trials.values()
     last_at = max((trial.last_at for trial in trials if trial.last_at is not None), default=None)
     return SweepNow(
@@ -142,17 +139,14 @@ def _sweep(
 
 def _trial(trial: TrialHistory, record: SweepRecord, is_running: bool, tenants: Mapping[Place | None, int]) -> TrialNow:
     values = [value for _, value in trial.values]
-    best = None
-    for value in values:
-        if better(value, best, record.goal):
-            best = value
+    best = best_of(values, lambda value: value, record.goal)
     seen = trial.evaluations[max(trial.evaluations)].metrics if trial.evaluations else {}
     state = "running" if trial.running else "paused" if trial.pauses else "waiting"
     place = _place(trial) if trial.running else None
-    estimate = cast("Mapping[str, object]", trial.order.get("estimate") or {})
+    estimate = cast("Mapping[str, object]", trial.spec.get("estimate") or {})
     return TrialNow(
         number=trial.number,
-        name=str(trial.order["name"]),
+        name=str(trial.spec["name"]),
         state=state if is_running or state != "running" else "interrupted",
         evaluations=len(values),
         last=values[-1] if values else None,

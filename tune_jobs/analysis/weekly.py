@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
+from common.goal import Goal, best_of
 from tune_jobs.analysis.candidates import score_of
 from tune_jobs.config.sections import METRIC_GOALS
 from tune_jobs.records.ledger import Ledger, TrialOutcome
-from tune_jobs.search.stopping import Goal
 
 WEEK = timedelta(days=7)
 GOOD: tuple[TrialOutcome, ...] = ("finished", "stopped")  # stopped early is the scheduler's success
@@ -32,10 +32,6 @@ class Scale:
     goal: Goal
     language: str = ""
     data: str = ""
-
-    def better(self, one: float, other: float) -> bool:
-        """Whether the first score beats the second."""
-        return one > other if self.goal == "maximize" else one < other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,12 +229,8 @@ def figures(runs: Sequence[WeekRun], scale: Scale | None) -> Figures:
     >>> found.runs, found.success, found.gpu_s, found.best
     (2, 1.0, 120.0, None)
     """
-    best: WeekRun | None = None
-    for run in runs:
-        if scale is None or run.scale != scale or run.score is None:
-            continue
-        if best is None or best.score is None or scale.better(run.score, best.score):
-            best = run
+    comparable = [run for run in runs if scale is not None and run.scale == scale]
+    best = best_of(comparable, lambda run: run.score, scale.goal) if scale else None
     return Figures(
         runs=len(runs),
         good=sum(1 for run in runs if run.outcome in GOOD),

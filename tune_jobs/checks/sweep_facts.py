@@ -167,7 +167,7 @@ def left(folder: Path) -> LeftFacts:
             if any(_mine(one.pid) for one in reading.processes)
         ),
         unfinished=sum(trial.status is None for trial in journal.trials.values()) if journal is not None else 0,
-        anomalies=tuple(find_anomalies(findings.analysis, findings.evidence.summaries)),
+        anomalies=tuple(find_anomalies(findings.analysis, findings.summaries.summaries)),
         source=findings.analysis.ledger.sweep.source if findings.analysis.ledger.sweep else "SWEEP",
     )
 
@@ -198,7 +198,7 @@ def _journal(folder: Path) -> Journal | None:
 
 def _odd(folder: Path) -> list[str]:
     findings = find_findings(folder)
-    return find_anomalies(findings.analysis, findings.evidence.summaries)
+    return find_anomalies(findings.analysis, findings.summaries.summaries)
 
 
 def _model_error(model: Path) -> str:

@@ -49,7 +49,7 @@ def _before(chosen: argparse.Namespace) -> tuple[tuple[NodeFacts, ...], list[Che
     from cluster.machines.node_facts import every_node, pinned, this_machine
     from tune_jobs.checks.sweep_checks import login_check, pipeline_check
     from tune_jobs.checks.sweep_facts import data_of, login, quick_run
-    from tune_jobs.config.sweep import load_sweep
+    from tune_jobs.config.sweep_file import load_sweep
 
     sweep = None if chosen.target is None else load_sweep(chosen.target)
     data = () if sweep is None else data_of(sweep)

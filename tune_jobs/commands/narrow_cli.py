@@ -39,7 +39,7 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: When the folder holds no finished sweep, or a number is out of its range.
     """
-    from tune_jobs.config.sweep import load_sweep
+    from tune_jobs.config.sweep_file import load_sweep
     from tune_jobs.records.ledger import SweepFolder
     from tune_jobs.search.next_sweep import next_sweep
 

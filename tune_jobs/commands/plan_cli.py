@@ -12,15 +12,12 @@ from common.errors import RequestError
 
 if TYPE_CHECKING:
     from cluster.machines.hardware import Inventory
-    from cluster.scheduling.placement import Demand
-    from dialsum.config import RunConfig
     from tune_jobs.config.sweep import Sweep
-    from tune_jobs.planning.guard_rails import Outlook
-    from tune_jobs.planning.plan import DataSizes, Offers, SweepPlan
-    from tune_jobs.planning.quota_clock import QuotaEnd
+    from tune_jobs.planning.guard_rails import KnownFacts
+    from tune_jobs.planning.plan_values import DataSizes, SweepPlan
+    from tune_jobs.planning.quota_end import QuotaEnd
     from tune_jobs.planning.throughput import Throughput
     from tune_jobs.records.ledger import Ledger
-    from tune_jobs.records.trial_spec import Placed
 
 MOST_TRIALS = 10_000
 
@@ -31,7 +28,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "plan",
         help="show a sweep's trials, memory, shares, packing and time without training",
         description="Shows what a sweep would be on the cluster at hand, or on one that you describe: its trials, the"
-        " memory and share of each, how they pack, GPU-hours and the end from earlier runs or a short pilot, which"
+        " memory and share of each, how they pack, GPU-hours and the end from earlier runs or a few steps here, which"
         " parameters matter most, and what a careful person would do otherwise. Nothing is trained.",
         epilog="example: python -m tune_jobs plan tune_jobs/sweeps/wide_search.yaml --cluster 2x24GiB,1x80GiB",
     )
@@ -39,7 +36,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     cards = parser.add_mutually_exclusive_group()
     cards.add_argument("--cluster", metavar="CARDS", help="a described cluster, for example 2x24GiB,1x80GiB")
     cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")
-    parser.add_argument("--pilot", action="store_true", help="time a few real steps of each kind of trial here")
+    parser.add_argument("--measure", action="store_true", help="time a few real steps of each kind of trial here")
     parser.add_argument("--strict", action="store_true", help="refuse a sweep on which there is a warning")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
@@ -51,12 +48,13 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: When the file or the cluster cannot be used, or `--strict` refuses.
     """
-    from tune_jobs.config.sweep import load_sweep
+    from tune_jobs.config.sweep_file import load_sweep
     from tune_jobs.driver.trained_model import with_trained_base
     from tune_jobs.planning.earlier import earlier_ledgers, importances_of
     from tune_jobs.planning.impact import impacts
-    from tune_jobs.planning.outlook import outlook_of_data, remarks_on
-    from tune_jobs.planning.plan_view import as_json, as_text
+    from tune_jobs.planning.known_facts import facts_of_data, remarks_on
+    from tune_jobs.planning.plan_json import as_json
+    from tune_jobs.planning.plan_text import as_text
     from tune_jobs.search.inputs import ensure_sample_data
 
     sweep = load_sweep(chosen.sweep)
@@ -64,11 +62,11 @@ def run(chosen: argparse.Namespace) -> int:
     if sweep.trained_model is not None:
         sweep = with_trained_base(sweep)
     ensure_sample_data(sweep)
-    remarks_on(sweep, outlook_of_data(sweep), strict=chosen.strict)  # an exploded grid is refused before it is listed
+    remarks_on(sweep, facts_of_data(sweep), strict=chosen.strict)  # an exploded grid is refused before it is listed
     ledgers = earlier_ledgers(Path(sweep.tracking.output_dir))
     with _cards(chosen, sweep) as inventory:
         plan = _planned(chosen, sweep, inventory, ledgers)
-    remarks = remarks_on(sweep, _outlook(sweep, plan), strict=chosen.strict)
+    remarks = remarks_on(sweep, _known_facts(sweep, plan), strict=chosen.strict)
     experience, parts = importances_of(ledgers, sweep.metric.name, sweep.metric.goal)
     rows = impacts(plan.phases[0].sweep if len(plan.phases) == 1 else _searching(sweep), parts)
     now = datetime.now().astimezone()
@@ -109,33 +107,34 @@ def _cards(chosen: argparse.Namespace, sweep: "Sweep") -> "Iterator[Inventory]":
 def _planned(
     chosen: argparse.Namespace, sweep: "Sweep", inventory: "Inventory", ledgers: "Sequence[Ledger]"
 ) -> "SweepPlan":
+    from tune_jobs.placing.placer import sweep_placer
     from tune_jobs.planning.earlier import observations_of
     from tune_jobs.planning.plan import make_plan
     from tune_jobs.planning.throughput import Throughput
 
-    offers, sizes = _offers(sweep, inventory), _sizes(sweep)
+    sizes = _sizes(sweep)
     throughput = Throughput(observations_of(ledgers))
-    pilots: tuple[str, ...] = ()
-    if chosen.pilot:
-        from tune_jobs.planning.pilot import run_pilot
+    measured_here: tuple[str, ...] = ()
+    if chosen.measure:
+        from tune_jobs.planning.quick_measurement import measure_kinds
         from tune_jobs.search.inputs import known_configs
 
         parts = [phase.sweep for phase in sweep.phases if phase.kind != "confirm"] or [sweep]
-        measured = run_pilot([config for part in parts for config in known_configs(part)])
-        throughput = Throughput(measured)
-        pilots = throughput.cards
+        throughput = Throughput(measure_kinds([config for part in parts for config in known_configs(part)]))
+        measured_here = throughput.cards
 
-    def cards(model: str) -> list[str]:
-        return [*_measured_names(model, inventory, throughput, described=chosen.cluster is not None), *pilots]
+    def measured_as(model: str) -> list[str]:
+        names = _measured_names(model, inventory, throughput, described=chosen.cluster is not None)
+        return [*names, *measured_here]
 
     return make_plan(
         sweep,
         inventory,
         described=chosen.cluster is not None,
-        offers=offers,
+        options=sweep_placer(sweep, inventory).options,
         sizes=sizes,
         throughput=throughput,
-        cards=cards,
+        measured_as=measured_as,
     )
 
 
@@ -156,40 +155,11 @@ def _measured_names(model: str, inventory: "Inventory", throughput: "Throughput"
     return [card for card in throughput.cards if card == model or profile(card) == profile(model)]
 
 
-def _offers(sweep: "Sweep", inventory: "Inventory") -> "Offers":
-    from cluster.estimator.calibration import load_calibration
-    from cluster.estimator.estimate import Estimator
-    from tune_jobs.driver.run_sweep import CALIBRATION_NAME
-    from tune_jobs.driver.trained_model import as_placed
-    from tune_jobs.placing.memory_templates import template_finder
-    from tune_jobs.placing.resources import SharePlacer, placer_for
-
-    calibration = load_calibration(Path(sweep.tracking.output_dir) / CALIBRATION_NAME)
-    placer = placer_for(
-        inventory,
-        sweep.resources,
-        estimator=lambda: Estimator(template_finder(cli.note), calibration),
-    )
-    if isinstance(placer, SharePlacer):
-
-        def on_each_model(name: str, config: "RunConfig") -> "tuple[Demand | None, dict[str, Placed]]":
-            placed = placer.offers(name, as_placed(sweep, config))
-            return placer.demand(name, as_placed(sweep, config)), {one.choice.model: one.placed for one in placed}
-
-        return on_each_model
-
-    def by_cpus(name: str, config: "RunConfig") -> "tuple[Demand | None, dict[str, Placed]]":
-        placer.check(name, config)
-        return None, {}
-
-    return by_cpus
-
-
 def _sizes(sweep: "Sweep") -> "DataSizes":
     """Counts the dialogues of every file; a plan does without those that are not there yet, a run would not."""
     from common.errors import Problems
     from dialsum.data import load_examples
-    from tune_jobs.planning.plan import DataSizes
+    from tune_jobs.planning.plan_values import DataSizes
     from tune_jobs.search.inputs import known_configs
 
     parts = [phase.sweep for phase in sweep.phases if phase.kind != "confirm"] or [sweep]
@@ -215,16 +185,14 @@ def _in_quota(sweep: "Sweep", plan: "SweepPlan", now: datetime) -> "QuotaEnd | N
     """
     if sweep.team.member is None:
         return None
-    from tune_jobs.planning.quota_clock import end_in_quota
-    from tune_jobs.team.quotas import load_team, quota_gpus
+    from cluster.scheduling.quotas import load_team, quota_gpus
+    from tune_jobs.planning.quota_end import end_in_quota
 
     team = load_team(Path(sweep.team.file))
     quota_gpus(team, sweep.team.member, now)  # refuses a stranger, also where nothing is timed
     if not plan.timed or not plan.gpu_time:
         return None
-    return end_in_quota(
-        team, sweep.team.member, starts_at=now, makespan_s=plan.makespan, gpus=plan.gpu_time / plan.makespan
-    )
+    return end_in_quota(plan, team, sweep.team.member, now)
 
 
 def _searching(sweep: "Sweep") -> "Sweep":
@@ -232,12 +200,12 @@ def _searching(sweep: "Sweep") -> "Sweep":
     return next((phase.sweep for phase in sweep.phases if phase.kind in ("wide", "narrow")), sweep)
 
 
-def _outlook(sweep: "Sweep", plan: "SweepPlan") -> "Outlook":
+def _known_facts(sweep: "Sweep", plan: "SweepPlan") -> "KnownFacts":
     from dataclasses import replace
 
-    from tune_jobs.planning.outlook import outlook_of_data
+    from tune_jobs.planning.known_facts import facts_of_data
 
-    known = outlook_of_data(sweep)
+    known = facts_of_data(sweep)
     if not plan.timed:
         return known
     return replace(known, makespan_s=plan.makespan, makespan_at_most_s=plan.makespan_at_most)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 from cluster import guard
 from cluster.estimator.calibration import Peak, load_calibration, record_peak
 from cluster.estimator.estimate import Estimator, MemoryEstimate
-from cluster.estimator.gpu_profile import GpuProfile, find_gpu, gpu_of_size
 from cluster.estimator.request import MemoryRequest
 from cluster.machines import nvml
 from common import cli
-from common.errors import RequestError, WorkError
+from common.errors import WorkError
 from common.units import format_bytes
 from tune_jobs.commands.estimate_cli import CALIBRATION_FILE, add_run_flags, run_config
 from tune_jobs.placing.memory_requests import facts_of, request_of
@@ -61,7 +60,7 @@ def run(chosen: argparse.Namespace) -> int:
     import torch
 
     from dialsum.device import precision_of
-    from tune_jobs.placing.profile_run import measure_run
+    from tune_jobs.placing.profile_run import card_here, measure_run
 
     facts = facts_of(config, untied=chosen.untied)
     gpu = card_here(torch.cuda.get_device_name() if torch.cuda.is_available() else None)
@@ -79,18 +78,6 @@ def run(chosen: argparse.Namespace) -> int:
     if not measured.fits:
         raise WorkError(f"{measured.device} has not enough memory; the estimate is {format_bytes(found.device_bytes)}")
     return 0
-
-
-def card_here(name: str | None) -> GpuProfile:
-    """Returns the profile of this process's card by torch's name for it; of a usual card where there is none."""
-    if name is None:
-        return gpu_of_size("24GiB")
-    import torch
-
-    try:
-        return find_gpu(name)
-    except RequestError:  # a model that is not in the table: its size is known all the same
-        return gpu_of_size(torch.cuda.get_device_properties(0).total_memory)
 
 
 def _record(

@@ -62,6 +62,6 @@ def _summary(findings: "Findings", path: Path) -> dict[str, object]:
         "best": None if analysis.winner is None else analysis.winner.trial.name,
         "main_factor": main_factor(analysis, findings.importances),
         "improvements": [asdict(one) for one in find_improvements(analysis)],
-        "anomalies": find_anomalies(analysis, findings.evidence.summaries),
+        "anomalies": find_anomalies(analysis, findings.summaries.summaries),
         "recommendations": [asdict(one) for one in findings.advice],
     }

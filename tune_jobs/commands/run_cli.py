@@ -57,12 +57,12 @@ def run(chosen: argparse.Namespace) -> int:
         from tune_jobs.jobs.supervise import supervise
 
         return supervise(chosen.sweep, chosen.output, sys.argv[1:])
-    from tune_jobs.config.sweep import load_sweep
-    from tune_jobs.driver.prepare import placed_here
+    from tune_jobs.config.sweep_file import load_sweep
     from tune_jobs.driver.run_sweep import RunOptions, run_sweep
     from tune_jobs.driver.trained_model import with_trained_base
     from tune_jobs.driver.view import view_for
-    from tune_jobs.planning.outlook import outlook_of_data, remarks_on
+    from tune_jobs.jobs.sealed_key import take_own_key
+    from tune_jobs.planning.known_facts import facts_of_data, remarks_on
     from tune_jobs.records.redaction import Redactor
     from tune_jobs.search.inputs import ensure_sample_data
 
@@ -73,7 +73,10 @@ def run(chosen: argparse.Namespace) -> int:
         cpu_only=chosen.cpu_only,
         command=Redactor.of_environment(os.environ).hide(shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]])),
     )
-    sweep = placed_here(load_sweep(chosen.sweep), chosen.output, chosen.member)
+    sweep = _with_results_folder(load_sweep(chosen.sweep).with_member(chosen.member), chosen.output)
+    trouble = take_own_key()
+    if trouble is not None:
+        cli.note(trouble)
     if sweep.trained_model is not None:
         sweep = with_trained_base(sweep)
     if chosen.until is not None and not sweep.phases:
@@ -81,7 +84,7 @@ def run(chosen: argparse.Namespace) -> int:
     ensure_sample_data(sweep)
     for text in sweep.notes:
         cli.note(f"note: {text}")
-    for remark in remarks_on(sweep, outlook_of_data(sweep), strict=chosen.strict):
+    for remark in remarks_on(sweep, facts_of_data(sweep), strict=chosen.strict):
         cli.note(f"warning: {remark}")
     if chosen.start_at is not None:
         _wait(sweep, chosen.start_at)
@@ -99,11 +102,31 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _with_results_folder(sweep: "Sweep", output: Path | None) -> "Sweep":
+    """Returns the sweep with the output folder that holds here; for a submitted one it says where results go.
+
+    Raises:
+        RequestError: When the cluster's shared folder is not there.
+    """
+    from cluster.machines.storage import STORAGE, is_submitted
+    from tune_jobs.config.result_paths import with_output_folder
+
+    sweep = with_output_folder(sweep, output, os.environ, Path.home())
+    if is_submitted(os.environ):
+        if not os.environ.get(STORAGE):
+            cli.note(
+                "this cluster names no shared folder (python -m cluster start --storage DIR), so results stay on this"
+                " machine"
+            )
+        cli.note(f"results go to {Path(sweep.tracking.output_dir).absolute()}")
+    return sweep
+
+
 def _wait(sweep: "Sweep", text: str) -> None:
     """Waits for the hour, but not before what is wrong today was said today."""
+    from cluster.scheduling.quotas import load_team
     from tune_jobs.driver.start_at import next_moment, wait_until, zone_of
     from tune_jobs.search.inputs import check_inputs
-    from tune_jobs.team.quotas import load_team
 
     check_inputs(sweep)
     zone = zone_of(load_team(Path(sweep.team.file)).time_zone if sweep.team.member else None)
@@ -138,15 +161,15 @@ def _how_to_go_on(chosen: argparse.Namespace) -> str:
 def _summary(outcome: "SweepOutcome") -> dict[str, object]:
     best, progress = outcome.best, outcome.progress
     return {
-        "sweep": progress.sweep,
-        "metric": progress.metric,
+        "sweep": progress.frame.sweep,
+        "metric": progress.frame.metric,
         "trials": {trial.number: trial.status for trial in progress.trials.values()},
-        "best": None if best is None else {"name": best.name, "value": best.best_metrics.get(progress.metric)},
+        "best": None if best is None else {"name": best.name, "value": best.best_metrics.get(progress.frame.metric)},
         "best_model_dir": None if best is None else best.model_folder,
         "folder": str(outcome.folder.path),
         "wandb_report": None if outcome.analysis is None else outcome.analysis.sweep.wandb_report,
         "interrupted": outcome.interrupted,
-        "simulated": progress.simulated,
+        "simulated": progress.frame.simulated,
     }
 
 
@@ -154,11 +177,11 @@ def _text(outcome: "SweepOutcome") -> str:
     best, progress = outcome.best, outcome.progress
     lines = []
     if best is not None:
-        value = best.best_metrics[progress.metric]
-        lines.append(f"best:    {best.name}   {progress.metric} {value:.3f}   ({format_duration(best.wall_s)})")
+        value = best.best_metrics[progress.frame.metric]
+        lines.append(f"best:    {best.name}   {progress.frame.metric} {value:.3f}   ({format_duration(best.wall_s)})")
         lines.append(f"model:   {best.model_folder}")
         lines.append(f"report:  {outcome.folder.report_html}")
     lines.append(f"results: {outcome.folder.path}")
-    if progress.simulated:
+    if progress.frame.simulated:
         lines.append("The cards were simulated: trials ran on the CPU.")
     return "\n".join(lines)

@@ -49,7 +49,7 @@ def run(chosen: argparse.Namespace) -> int:
         RequestError: When the sweep, its files or the cluster cannot be used, or the job was a wrong request.
         WorkError: When the job failed, was stopped, or its machine was lost.
     """
-    from tune_jobs.config.sweep import load_sweep
+    from tune_jobs.config.sweep_file import load_sweep
 
     sweep = load_sweep(chosen.sweep)
     submission = _submission(sweep, chosen)
@@ -67,7 +67,6 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _submission(sweep: "Sweep", chosen: argparse.Namespace, *, resume: bool = False) -> "Submission":
-    from tune_jobs.driver.prepare import with_member
     from tune_jobs.jobs.package import pieces_of
     from tune_jobs.jobs.sealed_key import own_key, package_root, read_token
     from tune_jobs.jobs.submission import Submission, entrypoint_of, job_name
@@ -98,7 +97,7 @@ def _submission(sweep: "Sweep", chosen: argparse.Namespace, *, resume: bool = Fa
             supervise=chosen.supervise,
             options=_passed_on(chosen),
         ),
-        pieces=pieces_of(with_member(sweep, quota_of), package_root(), here),
+        pieces=pieces_of(sweep.with_member(quota_of), package_root(), here),
         key=key,
         token=token,
     )
@@ -135,7 +134,7 @@ def _send(submission: "Submission", jobs: "Jobs") -> str:
 
 
 def _follow(submission: "Submission", jobs: "Jobs", name: str, chosen: argparse.Namespace) -> "Job":
-    from tune_jobs.config.sweep import load_sweep
+    from tune_jobs.config.sweep_file import load_sweep
 
     def say(text: str) -> None:
         sys.stdout.write(text)

@@ -9,11 +9,13 @@ from typing import get_args
 from common.errors import Problems, RequestError
 from common.strict import KeyPath, Located, nearest
 from dialsum.config import FIELD_DESCRIPTIONS
+from tune_jobs.config.early_terminate import EarlyTerminate
+from tune_jobs.config.early_terminate_file import read_early_terminate
 from tune_jobs.config.fields import to_value, unknown_field, value_problems
-from tune_jobs.config.sections import EarlyTerminate, Method
+from tune_jobs.config.sections import Method
 from tune_jobs.config.space import Value
 from tune_jobs.config.sweep import Phase, PhaseKind, Sweep
-from tune_jobs.config.sweep_parts import check_end, name_problems, read_early_terminate, read_mapping, read_method
+from tune_jobs.config.sweep_parts import check_end, name_problems, read_mapping, read_method
 
 KINDS: tuple[PhaseKind, ...] = get_args(PhaseKind)
 _SEARCH_KEYS = ("method", "count", "set", "early_terminate")

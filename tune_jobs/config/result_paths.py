@@ -34,7 +34,7 @@ class Places:
         return keep(whole, self.inputs_dir)
 
 
-def settled(sweep: Sweep, output: Path | None, environment: Mapping[str, str], home: Path) -> Sweep:
+def with_output_folder(sweep: Sweep, output: Path | None, environment: Mapping[str, str], home: Path) -> Sweep:
     """Returns the sweep with its output folder where it should be, and its phases' too.
 
     Args:
@@ -55,7 +55,7 @@ def settled(sweep: Sweep, output: Path | None, environment: Mapping[str, str], h
     wanted = output or Path(sweep.tracking.output_dir)
     folder = str(wanted if base is None else base / wanted)
     phases = tuple(
-        dataclasses.replace(one, sweep=settled(one.sweep, output, environment, home)) for one in sweep.phases
+        dataclasses.replace(one, sweep=with_output_folder(one.sweep, output, environment, home)) for one in sweep.phases
     )
     return dataclasses.replace(
         sweep,

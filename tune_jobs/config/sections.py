@@ -1,36 +1,19 @@
-"""The parts of a sweep file beside its parameters: metric, early termination, search, resources, tracking, team."""
+"""The parts of a sweep file beside its parameters: metric, search, resources, tracking, team."""
 
 import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.errors import Problems
+from common.goal import Goal
 from common.strict import nearest
 from common.units import parse_bytes, parse_duration
-from tune_jobs.search.stopping import (
-    BracketRule,
-    Goal,
-    MedianRule,
-    NeverStop,
-    RungRule,
-    StoppingRule,
-    asha_rungs,
-    hyperband_rungs,
-)
 
 Method = Literal["grid", "random", "bayes", "bohb", "pbt"]
-StopType = Literal["asha", "hyperband", "median", "none"]
 COMPOSITE = "eval/rouge_combined_f1"
 _ROUGE = ("rouge1_f1", "rouge2_f1", "rougeL_f1", "rouge_combined_f1")
 METRIC_GOALS: dict[str, Goal] = {f"{prefix}/loss": "minimize" for prefix in ("eval", "best")}
 METRIC_GOALS |= {f"{prefix}/{name}": "maximize" for prefix in ("eval", "best") for name in _ROUGE}
-STOP_KEYS: dict[StopType, tuple[str, ...]] = {  # beside `type`
-    "asha": ("min_iter", "max_iter", "eta"),
-    "hyperband": ("s", "eta", "max_iter", "min_iter", "strict"),
-    "median": ("min_iter", "min_trials"),
-    "none": (),
-}
-
 READ_BY: dict[str, tuple[Method, ...]] = {  # keys of `search` that only some methods read
     "startup_trials": ("bayes", "bohb"),
     "points": ("bayes", "bohb", "grid"),
@@ -65,79 +48,6 @@ class Metric:
                 f"goal {self.goal!r} of {self.name} would choose the worst model; write {right!r} or leave it out"
             )
         problems.raise_if_any("metric")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EarlyTerminate:
-    """When hopeless trials are stopped. An iteration is one evaluation, counted from 1.
-
-    Attributes:
-        type: `hyperband` has W&B's keys and meaning; `none` lets every trial run to its end.
-        min_iter: The first rung (median: no trial is stopped earlier).
-        max_iter: The iterations of the longest trial, from which rungs are counted; the trial's own where None.
-        eta: One in eta trials passes a rung.
-        s: hyperband: how many brackets are counted down from max_iter.
-        strict: hyperband: a trial's value at a bracket counts, not its best so far; stops more trials.
-        min_trials: median: so many other trials must have come as far.
-    """
-
-    type: StopType = "asha"
-    min_iter: int | None = None
-    max_iter: int | None = None
-    eta: float = 3.0
-    s: int | None = None
-    strict: bool = False
-    min_trials: int = 3
-
-    def __post_init__(self) -> None:
-        problems = Problems()
-        if not 1 < self.eta <= 1000:
-            problems.add(f"eta must be above 1 (one in eta trials passes a rung), but is {self.eta:g}")
-        for name in ("min_iter", "max_iter", "s", "min_trials"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                problems.add(f"{name} must be at least 1, but is {value}")
-        if self.type == "hyperband" and not problems:
-            problems.extend(self._bracket_problems())
-        if self.type == "asha" and self.min_iter and self.max_iter and self.min_iter >= self.max_iter:
-            problems.add(f"min_iter {self.min_iter} leaves no rung below max_iter {self.max_iter}")
-        problems.raise_if_any("early_terminate")
-
-    def rungs(self, last: int) -> tuple[int, ...]:
-        """Returns the iterations at which trials are compared.
-
-        Args:
-            last: Evaluations of a trial that is never stopped.
-
-        >>> EarlyTerminate(type="hyperband", max_iter=27, s=2).rungs(last=27)
-        (3, 9)
-        """
-        if self.type == "asha":
-            return asha_rungs(min_iter=self.min_iter or 1, eta=self.eta, max_iter=min(self.max_iter or last, last))
-        if self.type == "hyperband":
-            return hyperband_rungs(eta=self.eta, max_iter=self.max_iter, s=self.s, min_iter=self.min_iter, last=last)
-        return ()
-
-    def rule(self, goal: Goal, last: int) -> StoppingRule:
-        """Returns a fresh rule for one sweep; arguments as for rungs."""
-        if self.type == "none":
-            return NeverStop()
-        if self.type == "median":
-            return MedianRule(goal=goal, min_iter=self.min_iter or 1, min_trials=self.min_trials)
-        if self.type == "hyperband":
-            return BracketRule(rungs=self.rungs(last), eta=self.eta, goal=goal, strict=self.strict)
-        return RungRule(rungs=self.rungs(last), eta=self.eta, goal=goal)
-
-    def _bracket_problems(self) -> list[str]:
-        if self.min_iter is not None and (self.max_iter is not None or self.s is not None):
-            return ["min_iter counts brackets up, max_iter and s count them down; give one of the two"]
-        if self.min_iter is not None:
-            return []
-        if self.max_iter is None or self.s is None:
-            return ["type hyperband needs min_iter, or both max_iter and s"]
-        if self.max_iter / self.eta < 1:
-            return [f"max_iter {self.max_iter} / eta {self.eta:g} is below 1: there is no bracket"]
-        return []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from common.strict import load_yaml
 from dialsum.config import RunConfig
 from tune_jobs.config.anomalies import Anomalies
+from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.rules import ResolvedTrial, Rules, resolve
-from tune_jobs.config.sections import EarlyTerminate, Method, Metric, Resources, SearchOptions, TeamSection, Tracking
+from tune_jobs.config.sections import Method, Metric, Resources, SearchOptions, TeamSection, Tracking
 from tune_jobs.config.space import Constant, Space, Value
 
 PhaseKind = Literal["quick_check", "wide", "narrow", "confirm"]
@@ -90,6 +89,13 @@ class Sweep:
         """Returns the whole run configuration of a trial; see rules.resolve."""
         return resolve(self.base_for(sampled), sampled, self.rules)
 
+    def with_member(self, member: str | None) -> "Sweep":
+        """Returns the sweep of a member, phases and all; the file's own where None is given."""
+        if member is None:
+            return self
+        phases = tuple(dataclasses.replace(phase, sweep=phase.sweep.with_member(member)) for phase in self.phases)
+        return dataclasses.replace(self, team=dataclasses.replace(self.team, member=member), phases=phases)
+
     def with_fixed(self, fixed: Mapping[str, Value]) -> "Sweep":
         """Returns a sweep in which some parameters have one value, whether they were searched before or not."""
         kept = tuple(parameter for parameter in self.space.parameters if parameter.name not in fixed)
@@ -120,14 +126,3 @@ class Phase:
     margin: float = 0.1
     winners: int = 2
     seeds: tuple[int, ...] = (0, 1, 2)
-
-
-def load_sweep(path: Path) -> Sweep:
-    """Reads a sweep file, its base configurations and the files of its phases; starts nothing.
-
-    Raises:
-        RequestError: With every problem of all of them, each with file, line and remedy.
-    """
-    from tune_jobs.config.sweep_file import read_sweep  # which builds the values above
-
-    return read_sweep(load_yaml(path), load_sweep)

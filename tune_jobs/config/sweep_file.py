@@ -7,9 +7,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from common.errors import Problems, RequestError
-from common.strict import Located, nearest
+from common.strict import Located, load_yaml, nearest
 from dialsum.config import RunConfig, load_run_config
 from tune_jobs.config.anomalies import Anomalies
+from tune_jobs.config.early_terminate import EarlyTerminate
+from tune_jobs.config.early_terminate_file import read_early_terminate
 from tune_jobs.config.phase_file import read_phases
 from tune_jobs.config.points import check_points
 from tune_jobs.config.rules import Rules
@@ -17,7 +19,6 @@ from tune_jobs.config.sections import (
     COMPOSITE,
     METRIC_GOALS,
     READ_BY,
-    EarlyTerminate,
     Metric,
     Resources,
     SearchOptions,
@@ -31,12 +32,10 @@ from tune_jobs.config.sweep_parts import (
     check_end,
     folder_name,
     name_problems,
-    read_early_terminate,
     read_mapping,
     read_method,
     read_section,
 )
-from tune_jobs.search.population import MOVABLE
 
 _KEYS = (
     "name", "description", "method", "metric", "parameters", "early_terminate", "count", "run_cap", "base_config",
@@ -61,6 +60,11 @@ _REFUSED_OF_METRIC = MappingProxyType(
         "impute_while_running": "a running trial is compared by what it has reported",
     }
 )
+# What may change in the middle of a training: a checkpoint fixes the model's shape and counts its steps in batches.
+_CHANGED_BY_PBT = (
+    "learning_rate", "weight_decay", "dropout", "label_smoothing", "max_grad_norm", "num_beams", "length_penalty",
+    "no_repeat_ngram_size",
+)  # fmt: skip
 _SHAPE_FIELDS = ("model", "tiny_hidden_size", "tiny_layers", "tiny_vocab_size")
 GENERATION_FIELDS = (
     "num_beams", "length_penalty", "no_repeat_ngram_size", "generation_max_len", "generation_batch_size",
@@ -71,6 +75,15 @@ _COMMAND_MACROS = (  # of wandb 0.31, sdk/launch/sweeps/utils.py, and how people
     "${args_no_equals}", "${args_json}", "${args_json_file}", "${args_append_hydra}", "${args_override_hydra}",
     "/usr/bin/env", "python", "python3",
 )  # fmt: skip
+
+
+def load_sweep(path: Path) -> Sweep:
+    """Reads a sweep file, its base configurations and the files of its phases; starts nothing.
+
+    Raises:
+        RequestError: With every problem of all of them, each with file, line and remedy.
+    """
+    return read_sweep(load_yaml(path), load_sweep)
 
 
 def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
@@ -279,8 +292,8 @@ def _check_methods(sweep: Sweep, raw: Mapping[str, object], document: Located, p
                 f"{document.where('search', str(key))}: search.{key} is only read by {' and '.join(users)}, "
                 f"but method is {', '.join(sorted(methods))}"
             )
-    for name in [one.name for one in sweep.space.searched if "pbt" in methods and one.name not in MOVABLE]:
-        why = f"in the middle of a training, when only {', '.join(MOVABLE)} can change"
+    for name in [one.name for one in sweep.space.searched if "pbt" in methods and one.name not in _CHANGED_BY_PBT]:
+        why = f"in the middle of a training, when only {', '.join(_CHANGED_BY_PBT)} can change"
         why = "so their models must have one shape" if name in _SHAPE_FIELDS else why
         problems.add(
             f"{document.where('parameters', name)}: {name}: pbt copies weights between trials, {why}; fix it with "

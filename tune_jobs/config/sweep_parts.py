@@ -1,30 +1,19 @@
-"""Reads the parts that a sweep and its phases have in common: sections, method, early termination, the end."""
+"""Reads the parts that a sweep and its phases have in common: sections, method, the end."""
 
 import dataclasses
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TypeVar, get_args
 
 from common.errors import Problems, RequestError
 from common.strict import KeyPath, Located, from_mapping, nearest
-from tune_jobs.config.sections import STOP_KEYS, EarlyTerminate, Method
+from tune_jobs.config.sections import Method
 from tune_jobs.config.space import Parameter
 from tune_jobs.config.sweep import Sweep
 
 T = TypeVar("T")
 _LONGEST_NAME = 64
 METHODS: tuple[Method, ...] = get_args(Method)
-_OTHER_STOP_WORDS = MappingProxyType(
-    {
-        "grace_period": "min_iter",
-        "max_t": "max_iter",
-        "reduction_factor": "eta",
-        "min_samples_required": "min_trials",
-        "bracket": "s",
-        "brackets": "s",
-    }
-)
 
 
 def read_mapping(
@@ -86,60 +75,6 @@ def read_method(raw: object, path: KeyPath, document: Located, problems: Problem
         hint = nearest(str(raw), METHODS) or f"; known: {', '.join(METHODS)}"
         problems.add(f"{document.where(*path)}: {said}{hint}")
     return found
-
-
-def read_early_terminate(
-    raw: object, path: KeyPath, method: Method, document: Located, problems: Problems
-) -> EarlyTerminate:
-    """Returns when trials are stopped; without a word in the file: asha, for pbt none, for bohb hyperband.
-
-    Args:
-        raw: The section, None where it is absent.
-        path: Where it stands.
-        method: How trials are chosen: some methods stop them in their own way.
-        document: The sweep file.
-        problems: Collects what is wrong.
-    """
-    if raw is None:
-        return default_stop(method)
-    if not isinstance(raw, dict):
-        hint = " (write `type: none` below it)" if raw == "none" else ""
-        problems.add(f"{document.where(*path)}: early_terminate must be a mapping, but is {raw!r}{hint}")
-        return default_stop(method)
-    kind = raw.get("type")
-    keys = next((keys for known, keys in STOP_KEYS.items() if known == kind), None)
-    if keys is None:
-        hint = nearest(str(kind), list(STOP_KEYS)) if kind is not None else ""
-        problems.add(
-            f"{document.where(*path, 'type')}: early_terminate.type must be one of {', '.join(STOP_KEYS)}, "
-            f"but is {kind!r}{hint}"
-        )
-        return default_stop(method)
-    for key in [str(key) for key in raw if key not in keys and key != "type"]:
-        meant = _OTHER_STOP_WORDS.get(key)
-        hint = f"; did you mean {meant!r}?" if meant in keys else nearest(key, keys)
-        listed = f"; it has {', '.join(keys)}" if keys else "; it has no keys"
-        problems.add(f"{document.where(*path, key)}: early_terminate of type {kind} has no key {key!r}{hint or listed}")
-    values = {str(key): value for key, value in raw.items() if key in keys or key == "type"}
-    found = read_mapping(EarlyTerminate, values, path, document, problems) or default_stop(method)
-    if (method == "pbt" and kind != "none") or (method == "bohb" and kind in ("median", "none")):
-        reason = {
-            "pbt": "pbt never stops a trial but gives it a better one's weights; write `type: none` or leave it out",
-            "bohb": f"bohb is bayes with hyperband or asha; with {kind} write `method: bayes`",
-        }[method]
-        problems.add(f"{document.where(*path, 'type')}: {reason}")
-    return found
-
-
-def default_stop(method: Method) -> EarlyTerminate:
-    """Returns when trials are stopped where the file says nothing.
-
-    >>> default_stop("random").type, default_stop("pbt").type
-    ('asha', 'none')
-    """
-    if method == "pbt":
-        return EarlyTerminate(type="none")
-    return EarlyTerminate(type="hyperband", min_iter=1) if method == "bohb" else EarlyTerminate()
 
 
 def check_end(sweep: Sweep, path: KeyPath, document: Located, problems: Problems) -> None:

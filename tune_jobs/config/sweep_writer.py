@@ -4,9 +4,8 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from tune_jobs.config.sections import STOP_KEYS, EarlyTerminate
+from tune_jobs.config.early_terminate import default_stop
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.config.sweep_parts import default_stop
 
 _SECTIONS = ("search", "resources", "tracking", "rules", "anomalies", "team")
 
@@ -66,12 +65,7 @@ def _top(sweep: Sweep) -> Iterator[tuple[str, object]]:
     if sweep.trained_model is not None:
         yield "trained_model", sweep.trained_model
     elif sweep.early_terminate != default_stop(sweep.method):
-        yield "early_terminate", _stop(sweep.early_terminate)
-
-
-def _stop(stop: EarlyTerminate) -> dict[str, object]:
-    values = {name: value for name, value in _changed(stop).items() if name in STOP_KEYS[stop.type]}
-    return {"type": stop.type, **values}
+        yield "early_terminate", sweep.early_terminate.to_dict()
 
 
 def _changed(section: object) -> dict[str, object]:

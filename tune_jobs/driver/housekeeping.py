@@ -18,9 +18,9 @@ def leave_in_order(trial: TrialHistory) -> None:
     """Removes what only a resume would need, and writes the numbers of a trial that could not do so itself."""
     if trial.checkpoint is not None:
         forget_checkpoints(trial.checkpoint)
-    if "folder" not in trial.order:
+    if "folder" not in trial.spec:
         return
-    folder = ExperimentFolder(Path(str(trial.order["folder"])))
+    folder = ExperimentFolder(Path(str(trial.spec["folder"])))
     for leftover in folder.path.glob("checkpoint-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     rows = [trial.evaluations[number].metrics for number in sorted(trial.evaluations)]
@@ -45,21 +45,21 @@ def keep_best_models(
     Args:
         trials: All so far.
         progress: Of the sweep.
-        to_come: What will be sampled for the trials that are not ordered yet; None where results decide.
+        to_come: What will be sampled for the trials that were not tried yet; None where results decide.
     """
     over = [trial for trial in progress.trials.values() if trial.status in ENDED and trial.best is not None]
     scored = [
         Scored(trial=_as_record(trials[trial.number]), score=trial.best) for trial in over if trial.best is not None
     ]
-    last_ordered = len(trials) >= progress.total
+    all_known = len(trials) >= progress.frame.total
     grows = {without_seed(_sampled(trial)) for trial in trials.values() if trial.status is None}
     grows |= {without_seed(sampled) for sampled in to_come or ()}
     kept: set[str] = set()
     judged = 0
-    for candidate in group_seeds(scored, progress.goal):
+    for candidate in group_seeds(scored, progress.frame.goal):
         sampled = candidate.best.trial.sampled
         # Another seed of it may still be drawn; without seeds the same values come twice only by chance.
-        unknown = to_come is None and "seed" in sampled and not last_ordered
+        unknown = to_come is None and "seed" in sampled and not all_known
         if not unknown and without_seed(sampled) not in grows:
             judged += 1
             if judged > KEPT_MODELS:
@@ -67,15 +67,15 @@ def keep_best_models(
         kept.add(candidate.best.trial.trial_id)
     for one in scored:
         if one.trial.trial_id not in kept:
-            folder = ExperimentFolder(Path(str(trials[int(one.trial.trial_id)].order["folder"])))
+            folder = ExperimentFolder(Path(str(trials[int(one.trial.trial_id)].spec["folder"])))
             shutil.rmtree(folder.best_model.parent, ignore_errors=True)
 
 
 def _as_record(trial: TrialHistory) -> TrialRecord:
-    """So much of a trial's line in the ledger as tells which configuration it belongs to."""
+    """So much of a trial's line in the ledger as shows which configuration it belongs to."""
     return TrialRecord(
         trial_id=str(trial.number),
-        name=str(trial.order["name"]),
+        name=str(trial.spec["name"]),
         sweep="",
         status="finished" if trial.status == "finished" else "stopped",
         sampled=dict(_sampled(trial)),
@@ -84,4 +84,4 @@ def _as_record(trial: TrialHistory) -> TrialRecord:
 
 
 def _sampled(trial: TrialHistory) -> Mapping[str, object]:
-    return cast("Mapping[str, object]", trial.order.get("sampled", {}))
+    return cast("Mapping[str, object]", trial.spec.get("sampled", {}))

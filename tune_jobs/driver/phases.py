@@ -12,11 +12,13 @@ from common.errors import Problems, RequestError, WorkError
 from common.files import write_bytes, write_json, write_text
 from common.strict import from_mapping
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
-from tune_jobs.config.sweep import Phase, Sweep, load_sweep
+from tune_jobs.config.sweep import Phase, Sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.config.sweep_parts import name_problems
-from tune_jobs.driver.conductor import Clocks
-from tune_jobs.driver.run_sweep import RunOptions, at_hand, check_places, run_sweep
+from tune_jobs.driver.run_sweep import RunOptions, at_hand, check_placement, run_sweep
+from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
 from tune_jobs.driver.sweep_end import reported
+from tune_jobs.driver.sweep_state import Clocks
 from tune_jobs.driver.view import View
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
@@ -109,6 +111,7 @@ class _Staged:
         self._done: list[Done] = []
         self._records: list[PhaseRecord] = []
         self._simulated = self._hurried = False
+        self._stop = StopRequest()
         budget_s = sweep.resources.time_budget_s
         self._ends_at_s = None if budget_s is None else clocks.elapsed_s() + budget_s
 
@@ -120,7 +123,7 @@ class _Staged:
             inventory = stack.enter_context(at_hand(self._sweep, self._options))
             self._simulated = inventory.simulated
             for phase in self._foreseen():
-                check_places(phase.sweep, inventory)
+                check_placement(phase.sweep, inventory)
             self._begin(inventory)
             whole = self._phases_left(stack, inventory)
             return self._outcome(interrupted=not whole)
@@ -154,26 +157,25 @@ class _Staged:
 
     def _phases_left(self, stack: ExitStack, inventory: Inventory) -> bool:
         """Runs what is left; returns whether all phases are over."""
-        from tune_jobs.driver.ray_session import clean_stop, session
+        from tune_jobs.driver.ray_session import session
 
         left = self._sweep.phases[len(self._records) :]
         if left:
-            stack.enter_context(session(inventory))  # one start for all phases
-            stack.enter_context(clean_stop())
-        try:
-            for phase in left:
-                if self._ends_at_s is not None and self._clocks.elapsed_s() >= self._ends_at_s:
-                    self._view.event(f"the window of {self._sweep.resources.time_budget} is over before {phase.name}")
-                    return False
-                place = len(self._records) + 1
-                self._view.event(f"phase {place} of {len(self._sweep.phases)}: {phase.name} ({phase.kind})")
-                if not self._run_phase(phase, inventory):
-                    return False
-                self._view.event(f"phase {phase.name}: {self._records[-1].decision}")
-                if phase.name == self._until:
-                    break
-        except KeyboardInterrupt:  # between two phases: everything is on the disk
-            return False
+            inventory = stack.enter_context(session(inventory))  # one start for all phases
+            stack.enter_context(stop_on_signals(self._stop))
+        for phase in left:
+            if self._stop.requested:  # between two phases: everything is on the disk
+                return False
+            if self._ends_at_s is not None and self._clocks.elapsed_s() >= self._ends_at_s:
+                self._view.event(f"the window of {self._sweep.resources.time_budget} is over before {phase.name}")
+                return False
+            place = len(self._records) + 1
+            self._view.event(f"phase {place} of {len(self._sweep.phases)}: {phase.name} ({phase.kind})")
+            if not self._run_phase(phase, inventory):
+                return False
+            self._view.event(f"phase {phase.name}: {self._records[-1].decision}")
+            if phase.name == self._until:
+                break
         return len(self._records) == len(self._sweep.phases)
 
     def _run_phase(self, phase: Phase, inventory: Inventory) -> bool:
@@ -181,7 +183,7 @@ class _Staged:
         folder = SweepFolder.of(self._output_dir, sweep.name)
         resume = self._options.resume and (folder.path / JOURNAL_NAME).exists()
         options = dataclasses.replace(self._options, resume=resume, group=self._sweep.name, phase=phase.name)
-        outcome = run_sweep(sweep, options, self._view, self._clocks, inventory=inventory)
+        outcome = run_sweep(sweep, options, self._view, self._clocks, inventory=inventory, stop=self._stop)
         if outcome.interrupted:
             self._hurried = outcome.hurried
             return False

@@ -2,12 +2,10 @@
 
 import logging
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from cluster.machines.connection import connected_to
 from cluster.machines.hardware import Inventory, Node
@@ -18,7 +16,7 @@ from common.errors import RequestError
 _OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange metrics and paths, no tensors; Ray's default is 30 % of the memory
 _QUIET: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
 _STOP_WAIT_S = "120"  # `ray job stop` kills after 3 s by default; a clean stop writes its state and report first
-SAVE_S = 60.0  # for the trials to save after SIGTERM; then Tune is interrupted
+_NUMBER_LABEL = "tuning-node"  # finds the nodes of an embedded Ray again
 
 
 def attached() -> bool:
@@ -64,20 +62,23 @@ def looking_at(address: str | None) -> Iterator[bool]:
 
 
 @contextmanager
-def session(inventory: Inventory) -> Iterator[None]:
+def session(inventory: Inventory) -> Iterator[Inventory]:
     """Starts an embedded Ray that looks like the inventory, unless this process is connected already.
 
     Args:
         inventory: Nodes, cards and labels; a simulated card becomes a logical GPU of Ray.
+
+    Yields:
+        The inventory with Ray's node ids as names.
     """
     import ray
 
     if ray.is_initialized():
-        yield
+        yield inventory
         return
     _prepare()
-    with _embedded(inventory):
-        yield
+    with _embedded(inventory) as named:
+        yield named
 
 
 def own_token(environment: Mapping[str, str], home: Path) -> None:
@@ -96,7 +97,7 @@ def _prepare() -> None:
 
 
 @contextmanager
-def _embedded(inventory: Inventory) -> Iterator[None]:
+def _embedded(inventory: Inventory) -> Iterator[Inventory]:
     import ray
 
     keep_loopback()
@@ -104,74 +105,34 @@ def _embedded(inventory: Inventory) -> Iterator[None]:
     cluster = None
     if len(nodes) == 1:
         # More processes than cores would start if Ray counted all it sees: the inventory is what trials may use.
-        ray.init("local", include_dashboard=False, _node_ip_address=LOOPBACK, **_QUIET, **_resources(nodes[0]))
+        ray.init("local", include_dashboard=False, _node_ip_address=LOOPBACK, **_QUIET, **_resources(0, nodes[0]))
     else:  # a node carries one GPU model's label, so unequal cards need a raylet each
         from ray.cluster_utils import Cluster
 
         logging.getLogger("ray").setLevel(logging.ERROR)
         cluster = Cluster()
-        for node in nodes:
+        for number, node in enumerate(nodes):
             visible = {} if inventory.simulated else {"env_vars": {"CUDA_VISIBLE_DEVICES": _indices(node)}}
-            cluster.add_node(include_dashboard=False, node_ip_address=LOOPBACK, **_resources(node), **visible)
+            cluster.add_node(include_dashboard=False, node_ip_address=LOOPBACK, **_resources(number, node), **visible)
         ray.init(cluster.address, _node_ip_address=LOOPBACK, **_QUIET)
     try:
-        yield
+        ids = {entry["Labels"].get(_NUMBER_LABEL): str(entry["NodeID"]) for entry in ray.nodes()}
+        named = tuple(replace(node, name=ids[str(number)]) for number, node in enumerate(nodes))
+        yield replace(inventory, nodes=named)
     finally:
         ray.shutdown()
         if cluster is not None:
             cluster.shutdown()
 
 
-def _resources(node: Node) -> dict[str, object]:
+def _resources(number: int, node: Node) -> dict[str, object]:
     return {
         "num_cpus": node.cpus,
         "num_gpus": len(node.cards),
-        "labels": node.labels,
+        "labels": node.labels | {_NUMBER_LABEL: str(number)},
         "object_store_memory": _OBJECT_STORE_BYTES,
     }
 
 
 def _indices(node: Node) -> str:
     return ",".join(card.uuid or str(card.index) for card in node.cards)
-
-
-def interrupt_self() -> None:
-    """Interrupts this process as Ctrl-C does."""
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-@contextmanager
-def clean_stop(ask: Callable[[], None] | None = None) -> Iterator[None]:
-    """Lets SIGTERM (`ray job stop`, a batch system) end the sweep cleanly instead of at once.
-
-    It asks for that, so that trials save where they are; Tune is interrupted, as by Ctrl-C, when that takes too long.
-
-    Ray's own handler would end the process at once, up to half a minute of steps after the last saved state. So this
-    is entered after Ray was started. Tune's own handler of SIGINT, which it leaves behind, goes too: it would swallow a
-    Ctrl-C after the last trial.
-
-    Args:
-        ask: Asks for a clean stop; where it is None, Tune is interrupted at once.
-    """
-    timers: list[threading.Timer] = []
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        if timers:  # a job's processes are told together and by their supervisor: a second word must not break it
-            return
-        timers.append(threading.Timer(SAVE_S if ask is not None else 0.0, interrupt_self))
-        timers[0].daemon = True
-        timers[0].start()
-        if ask is not None:
-            ask()
-
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray's jobs start with it blocked
-    interrupt, before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, forward)
-    try:
-        yield
-    finally:
-        for timer in timers:
-            timer.cancel()
-        signal.signal(signal.SIGINT, interrupt)
-        # Once asked, here or further inside, it ends by itself: no later word may keep it from saying how to go on.
-        if not timers and signal.getsignal(signal.SIGTERM) is forward:
-            signal.signal(signal.SIGTERM, before)

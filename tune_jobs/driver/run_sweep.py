@@ -1,49 +1,51 @@
-"""Runs a sweep from its file to its best model: checks, folders, Ray, the conductor, the report."""
+"""Runs a sweep from its file to its best model: checks, folders, Ray, the driver, the report."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cluster.estimator.calibration import load_calibration
-from cluster.estimator.estimate import Estimator
 from cluster.machines.hardware import Inventory
 from cluster.machines.metrics import Meters
-from cluster.scheduling.placement import Demand
-from common.cli import note
 from common.errors import Problems, RequestError
 from common.files import write_bytes
-from common.storage import Patience
+from common.storage import StorageRetry
 from tune_jobs.config.points import points_of
 from tune_jobs.config.result_paths import own_places
 from tune_jobs.config.sweep import Sweep
+from tune_jobs.driver.broker_access import open_broker
 from tune_jobs.driver.cards import cards_at_hand
-from tune_jobs.driver.conductor import Clocks, SweepConductor
-from tune_jobs.driver.exploit import exploiter_for
-from tune_jobs.driver.specs import Placer, SweepOrders
+from tune_jobs.driver.inherit import inherit_into
+from tune_jobs.driver.recovery import RetryPolicy
+from tune_jobs.driver.specs import SweepSpecs
+from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
+from tune_jobs.driver.storage_watch import StorageWatch
 from tune_jobs.driver.sweep_end import SweepOutcome, outcome_of
-from tune_jobs.driver.trained_model import as_placed, with_trained_base
+from tune_jobs.driver.sweep_state import Clocks, Decisions, SweepLimits, SweepState
+from tune_jobs.driver.trained_model import with_trained_base
 from tune_jobs.driver.view import View
-from tune_jobs.placing.resources import SHARE_CLASSES, SharePlacer, placer_for, slots
-from tune_jobs.placing.start_order import largest_numbers_first, starts_largest_first
+from tune_jobs.placing.placer import CALIBRATION_NAME, Option, Placer, slots, sweep_placer
+from tune_jobs.placing.submission import largest_first, starts_largest_first
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord
-from tune_jobs.records.progress import SweepProgress
+from tune_jobs.records.progress import SweepFrame, SweepProgress, progress_of
 from tune_jobs.records.snapshot import keep_code
 from tune_jobs.records.sweep_lock import alone, names_in, put_aside
 from tune_jobs.records.trial_spec import STOP_FILE
 from tune_jobs.search.grid import drawn_configs, planned_trials, sampled_configs
 from tune_jobs.search.inputs import check_inputs, ensure_sample_data, longest_trial
-from tune_jobs.search.proposers import Lesson, ListProposer, Proposer, Sampled, TpeProposer
-from tune_jobs.team.admission import Admission
-from tune_jobs.tracking.mirroring import mirroring
-from tune_jobs.trial.meter import MeteredView
+from tune_jobs.search.samplers import CompletedTrial, ListSampler, Sampled, Sampler, TpeSampler
 
-CALIBRATION_NAME = "calibration.jsonl"  # in the output folder: shared by all sweeps
-ATTEMPTS = 5  # of one trial: two or three larger shares, and a lost worker or node
+if TYPE_CHECKING:
+    from cluster.scheduling.broker_client import BrokerClient
+    from tune_jobs.driver.callbacks import LedgerCallback, ViewCallback
+    from tune_jobs.driver.sweep_driver import RunTuner, SweepDriver
+
+Trainable = Callable[[dict[str, object]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +54,12 @@ class RunOptions:
 
     Attributes:
         resume: Go on where an earlier run of the same sweep was ended.
-        simulate: Described logical cards, instead of the sweep's own word.
+        simulate: Described logical cards, instead of those of the sweep file.
         cpu_only: Place by CPUs and host memory, also where cards would be simulated.
         command: What the person typed, for the ledger.
         group: The staged search that this sweep is a phase of; empty for a sweep of its own.
         phase: Name of that phase.
+        trainable: What runs in a trial's process; None for run_trial.
     """
 
     resume: bool = False
@@ -65,10 +68,17 @@ class RunOptions:
     command: str = ""
     group: str = ""
     phase: str = ""
+    trainable: Trainable | None = None
 
 
 def run_sweep(
-    sweep: Sweep, options: RunOptions, view: View, clocks: Clocks | None = None, *, inventory: Inventory | None = None
+    sweep: Sweep,
+    options: RunOptions,
+    view: View,
+    clocks: Clocks | None = None,
+    *,
+    inventory: Inventory | None = None,
+    stop: StopRequest | None = None,
 ) -> SweepOutcome:
     """Runs a plain sweep.
 
@@ -77,10 +87,11 @@ def run_sweep(
         options: See there.
         view: Shows the progress.
         clocks: Injected in tests.
-        inventory: What there is, where the caller has looked and is connected already.
+        inventory: What there is, where the caller is connected already.
+        stop: Whether somebody asked to stop; signals of this process where None.
 
     Raises:
-        RequestError: Before anything runs: data, models, places, folders.
+        RequestError: Before anything runs: data, models, placement, folders.
         WorkError: When the cluster cannot be started.
     """
     clocks = clocks or Clocks()
@@ -93,164 +104,214 @@ def run_sweep(
         if options.resume and not (folder.path / JOURNAL_NAME).exists():
             raise RequestError(f"{folder.path}: nothing to resume; run the sweep without --resume")
         with nullcontext(inventory) if inventory is not None else at_hand(sweep, options) as found:
-            placer = _placer(sweep, found)
-            _check_places(sweep, placer)
-            with _admission(sweep) as admission:
-                if not options.resume:
-                    put_aside(folder)
-                return _conduct(folder, sweep, options, view, clocks, found, placer, admission)
+            placer = sweep_placer(sweep, found)
+            _check_placement(sweep, placer)
+            run = _Run(folder, sweep, options, view, clocks, placer)
+            return run.run(stop)
 
 
-def check_places(sweep: Sweep, inventory: Inventory) -> None:
+def check_placement(sweep: Sweep, inventory: Inventory) -> None:
     """Refuses a sweep of which no trial can run on what there is."""
-    _check_places(sweep, _placer(sweep, inventory))
-
-
-def at_hand(sweep: Sweep, options: RunOptions) -> AbstractContextManager[Inventory]:
-    """Connects to the cluster at hand, or looks at this machine; see cards_at_hand."""
-    return cards_at_hand(options.simulate or sweep.resources.simulate, cpu_only=options.cpu_only)
-
-
-def _placer(sweep: Sweep, inventory: Inventory) -> Placer:
-    def estimator() -> Estimator:
-        from tune_jobs.placing.memory_templates import template_finder
-
-        calibration = load_calibration(Path(sweep.tracking.output_dir) / CALIBRATION_NAME)
-        return Estimator(template_finder(note), calibration)
-
-    return placer_for(inventory, sweep.resources, estimator=estimator)
+    _check_placement(sweep, sweep_placer(sweep, inventory))
 
 
 @contextmanager
-def _admission(sweep: Sweep) -> Iterator[Admission]:
-    """What lets trials in, entered at once where the cluster is at hand: a refusal leaves earlier results in place."""
-    from tune_jobs.driver.ray_session import attached
-    from tune_jobs.team.team_actor import admission_for, refuse_without_member
-
-    admission = admission_for(sweep)
-    if attached():
-        refuse_without_member(sweep)
-        admission.open()
-    try:
-        yield admission
-    finally:
-        admission.close()
+def at_hand(sweep: Sweep, options: RunOptions) -> Iterator[Inventory]:
+    """Connects to the cluster at hand, or looks at this machine; see cards_at_hand."""
+    with cards_at_hand(options.simulate or sweep.resources.simulate, cpu_only=options.cpu_only) as inventory:
+        yield inventory
 
 
-def _conduct(
-    folder: SweepFolder,
-    sweep: Sweep,
-    options: RunOptions,
-    view: View,
-    clocks: Clocks,
-    inventory: Inventory,
-    placer: Placer,
-    admission: Admission,
-) -> SweepOutcome:
-    from cluster.machines.inventory import free_gpus
-    from tune_jobs.driver.ray_session import attached, clean_stop, interrupt_self, session
-    from tune_jobs.driver.tuner import FitSettings, fit
-    from tune_jobs.trial.run_trial import run_trial
+class _Run:
+    """One run of a driver over one sweep: puts the parts together."""
 
-    side_by_side = min(slots(inventory, sweep.resources), sweep.resources.max_concurrent_trials or 10**6)
-    longest = longest_trial(sweep)
-    rule = sweep.early_terminate.rule(sweep.metric.goal, longest)
-    proposer = _proposer(sweep, placer)
-    earlier = folder.load().sweep
-    view = MeteredView(view, Meters(), sweep.team.member or "")
-    started_at = earlier.started_at if earlier and earlier.started_at is not None else clocks.now()
-    folder.append(_sweep_record(sweep, options, started_at, rule.rungs, inventory))
-    write_bytes(folder.sweep_file, Path(sweep.source).read_bytes())
-    keep_code(folder.snapshot, options.command, {"search": sweep.search.seed})
-    progress = SweepProgress(
-        sweep=sweep.name,
-        metric=sweep.metric.name,
-        goal=sweep.metric.goal,
-        total=proposer.total,
-        longest=longest,
-        slots=side_by_side,
-        started_s=clocks.elapsed_s(),
-        simulated=placer.simulated,
-    )
-    budget_s = sweep.resources.time_budget_s
-    output_dir = Path(sweep.tracking.output_dir)
-    patience = Patience(view.event)
-    journal = Journal(folder.path / JOURNAL_NAME, patience)
-    known = {number: str(trial.order["name"]) for number, trial in journal.trials.items()}
-    conductor = SweepConductor(
-        proposer=proposer,
-        orders=SweepOrders(
+    def __init__(
+        self, folder: SweepFolder, sweep: Sweep, options: RunOptions, view: View, clocks: Clocks, placer: Placer
+    ) -> None:
+        self._folder, self._sweep, self._options, self._view = folder, sweep, options, view
+        self._clocks, self._placer = clocks, placer
+        self._side_by_side = min(
+            slots(placer.inventory, sweep.resources), sweep.resources.max_concurrent_trials or 10**6
+        )
+        self._longest = longest_trial(sweep)
+
+    def run(self, stop: StopRequest | None) -> SweepOutcome:
+        """Runs the sweep until it is over or stopped."""
+        sweep, options = self._sweep, self._options
+        from tune_jobs.driver.ray_session import attached, session
+
+        on_cluster = attached()
+        with ExitStack() as stack:
+            inventory = stack.enter_context(session(self._placer.inventory))
+            broker = open_broker(
+                sweep, inventory, self._clocks, on_cluster=on_cluster, max_concurrent=self._max_concurrent()
+            )
+            stack.callback(broker.close)  # a refusal leaves earlier results where they are
+            if stop is None:
+                stop = StopRequest()
+                stack.enter_context(stop_on_signals(stop))
+            if not options.resume:
+                put_aside(self._folder)
+            return self._drive(broker, stop)
+
+    def _max_concurrent(self) -> int | None:
+        """A search that learns from results, and one on logical cards, runs no more than the machine can carry."""
+        limited = self._sweep.method in ("bayes", "bohb", "pbt") or self._placer.simulated
+        return self._side_by_side if limited else self._sweep.resources.max_concurrent_trials
+
+    def _drive(self, broker: "BrokerClient", stop: StopRequest) -> SweepOutcome:
+        from tune_jobs.driver.callbacks import LedgerCallback, ViewCallback, WandbLoggerCallback
+        from tune_jobs.driver.kill_process import kill_process
+        from tune_jobs.driver.sweep_driver import SweepDriver
+
+        sampler = _sampler(self._sweep, self._placer)
+        started_at = self._write_beginning()
+        frame = self._frame(sampler)
+        retry = StorageRetry(self._view.event)
+        journal = Journal(self._folder.path / JOURNAL_NAME, retry)
+        state = self._state(sampler, journal, started_at)
+        storage = StorageWatch(self._folder.path, self._view.event, elapsed_s=self._clocks.elapsed_s)
+
+        def progress() -> SweepProgress:
+            storage.tick()
+            return progress_of(frame, journal.trials, self._clocks.elapsed_s(), waiting=state.waiting)
+
+        ledger = LedgerCallback(
+            self._folder,
+            journal,
+            frame,
+            calibration=Path(self._sweep.tracking.output_dir) / CALIBRATION_NAME,
+            retry=retry,
+            to_come=lambda: _to_come(sampler, journal),
+        )
+        ledger.write_missing()
+        shown = ViewCallback(self._view, progress, Meters(), self._sweep.team.member or "", self._clocks.elapsed_s)
+        wandb = WandbLoggerCallback(self._folder, self._sweep, group=self._options.group, phase=self._options.phase)
+        self._view.event(
+            _opening(self._sweep, sampler, frame.rungs, self._longest, self._placer.inventory, frame.slots)
+        )
+        (self._folder.path / STOP_FILE).unlink(missing_ok=True)  # of an earlier driver
+        driver = SweepDriver(
+            state,
+            journal,
+            broker,
+            self._folder.path,
+            callbacks=(ledger, shown),
+            notify=self._view.event,
+            stop=stop,
+            clocks=self._clocks,
+            kill=kill_process,
+        )
+        wandb.start()
+        try:
+            driver.run(self._run_tuner((ledger, shown)))
+            wandb.sweep_ended()
+            (self._folder.path / STOP_FILE).unlink(missing_ok=True)
+            storage.check()
+            final = progress_of(frame, journal.trials, self._clocks.elapsed_s(), driver_ended=True)
+            shown.close(final)
+            return outcome_of(self._folder, final, is_over=state.is_over, hurried=stop.hurried)
+        finally:
+            wandb.close()
+
+    def _run_tuner(self, callbacks: "tuple[LedgerCallback, ViewCallback]") -> "RunTuner":
+        from tune_jobs.driver.tuner import TunerSettings, run_tuner
+        from tune_jobs.trial.run_trial import run_trial
+
+        runs = iter(range(10**9))
+
+        def run(driver: "SweepDriver") -> None:
+            settings = TunerSettings(
+                folder=self._folder.path.resolve() / "tune",
+                name=f"{self._clocks.now():.0f}_{next(runs)}",
+                callbacks=callbacks,
+            )
+            run_tuner(self._options.trainable or run_trial, driver, settings)
+
+        return run
+
+    def _write_beginning(self) -> float:
+        """Writes what the sweep is; returns when it started first."""
+        earlier = self._folder.load().sweep
+        started_at = earlier.started_at if earlier and earlier.started_at is not None else self._clocks.now()
+        rungs = self._sweep.early_terminate.rungs(self._longest)
+        self._folder.append(_sweep_record(self._sweep, self._options, started_at, rungs, self._placer.inventory))
+        write_bytes(self._folder.sweep_file, Path(self._sweep.source).read_bytes())
+        keep_code(self._folder.snapshot, self._options.command, {"search": self._sweep.search.seed})
+        return started_at
+
+    def _frame(self, sampler: Sampler) -> SweepFrame:
+        return SweepFrame(
+            sweep=self._sweep.name,
+            metric=self._sweep.metric.name,
+            goal=self._sweep.metric.goal,
+            total=sampler.total,
+            longest=self._longest,
+            slots=self._side_by_side,
+            rungs=self._sweep.early_terminate.rungs(self._longest),
+            started_s=self._clocks.elapsed_s(),
+            simulated=self._placer.simulated,
+        )
+
+    def _state(self, sampler: Sampler, journal: Journal, started_at: float) -> SweepState:
+        from tune_jobs.search.early_stopping import EarlyStopping
+        from tune_jobs.search.tune_schedulers import scheduler_for
+
+        sweep = self._sweep
+        output_dir = Path(sweep.tracking.output_dir)
+        known = {number: trial.name for number, trial in journal.trials.items()}
+        specs = SweepSpecs(
             sweep,
-            placer,
+            self._placer,
             output_dir=output_dir,
             places=own_places(output_dir),
             started=datetime.fromtimestamp(started_at),  # local time, as on the wall of who reads the name
             taken=names_in(ExperimentFolder.of(output_dir, "").path) - set(known.values()),
             known=known,
-        ),
-        rule=rule,
-        progress=progress,
-        view=view,
-        folder=folder,
-        journal=journal,
-        exploiter=exploiter_for(sweep, journal, folder.path, side_by_side=side_by_side),
-        patience=patience,
-        cards=placer.line(free_gpus if attached() else None),
-        shares=SHARE_CLASSES,
-        anomalies=sweep.anomalies,
-        calibration=output_dir / CALIBRATION_NAME,
-        ends_at_s=None if budget_s is None else clocks.elapsed_s() + budget_s,
-        admission=admission,
-        clocks=clocks,
-        all_saved=interrupt_self,
-    )
-    view.event(_opening(sweep, proposer, rule.rungs, longest, inventory, side_by_side))
-    limited = sweep.resources.max_concurrent_trials or sweep.method in ("bayes", "bohb", "pbt") or placer.simulated
-    settings = FitSettings(
-        folder=folder.path.resolve() / "tune",
-        name=f"{clocks.now():.0f}",
-        attempts=ATTEMPTS,
-        max_concurrent=side_by_side if limited else None,
-    )
-    stop_file = folder.path / STOP_FILE
-    stop_file.unlink(missing_ok=True)  # of an earlier driver
-    with mirroring(folder, sweep, group=options.group, phase=options.phase) as mirror:
-        with session(inventory), clean_stop(conductor.stop):
-            admission.open()
-            try:
-                fit(run_trial, conductor, settings)
-            finally:
-                admission.close()  # an embedded Ray ends with its session
-        if mirror is not None:
-            mirror.end()
-        stop_file.unlink(missing_ok=True)
-        for trial in progress.trials.values():
-            if trial.status == "running":
-                progress.ended(trial.number, status="interrupted", reason="", now_s=clocks.elapsed_s())
-        view.close(progress)
-        return outcome_of(folder, progress, conductor)
+        )
+        scheduler = scheduler_for(sweep, last=self._longest, side_by_side=self._side_by_side)
+        budget_s = sweep.resources.time_budget_s
+        return SweepState(
+            Decisions(
+                sampler=sampler,
+                specs=specs,
+                early_stopping=EarlyStopping(scheduler, seed=sweep.search.seed),
+                retry=RetryPolicy(retries=sweep.resources.retries, anomalies=sweep.anomalies),
+                inherit=inherit_into(self._folder.path.resolve(), sweep.resolve),
+            ),
+            SweepLimits(
+                sweep=sweep.name,
+                goal=sweep.metric.goal,
+                longest=self._longest,
+                side_by_side=self._side_by_side,
+                ends_at_s=None if budget_s is None else self._clocks.elapsed_s() + budget_s,
+                scheduler=type(scheduler).__name__,
+            ),
+            journal,
+            self._clocks,
+        )
 
 
 def _opening(
-    sweep: Sweep, proposer: Proposer, rungs: tuple[int, ...], longest: int, inventory: Inventory, side_by_side: int
+    sweep: Sweep, sampler: Sampler, rungs: tuple[int, ...], longest: int, inventory: Inventory, side_by_side: int
 ) -> str:
     compared = (
         f"compared at evaluations {', '.join(map(str, rungs))} of {longest}" if rungs else f"{longest} evaluations"
     )
     where = inventory.describe() if inventory.cards else f"{sum(node.cpus for node in inventory.nodes):g} CPUs"
     return (
-        f"sweep {sweep.name}: {proposer.total} trials ({sweep.method}) on {where}, up to {side_by_side} side by side,"
+        f"sweep {sweep.name}: {sampler.total} trials ({sweep.method}) on {where}, up to {side_by_side} side by side,"
         f" {compared}"
     )
 
 
-def _proposer(sweep: Sweep, placer: Placer) -> Proposer:
+def _sampler(sweep: Sweep, placer: Placer) -> Sampler:
     if sweep.method in ("grid", "random"):
         configurations = sampled_configs(sweep)
-        return ListProposer(configurations, _start_order(sweep, placer, configurations))
+        return ListSampler(configurations, _submission_order(sweep, placer, configurations))
     if sweep.method in ("bayes", "bohb"):
         points = points_of(sweep)
-        return TpeProposer(
+        return TpeSampler(
             sweep.space,
             sweep.trials,
             goal=sweep.metric.goal,
@@ -258,33 +319,41 @@ def _proposer(sweep: Sweep, placer: Placer) -> Proposer:
             startup_trials=sweep.search.startup_trials,
             points=[point.sampled for point in points if point.score is None],
             known=[
-                Lesson(sampled=point.sampled, outcome="finished", value=point.score)
+                CompletedTrial(sampled=point.sampled, outcome="finished", value=point.score)
                 for point in points
                 if point.score is not None
             ],
         )
-    return ListProposer(drawn_configs(sweep, sweep.trials))  # pbt
+    return ListSampler(drawn_configs(sweep, sweep.trials))  # pbt
 
 
-def _start_order(sweep: Sweep, placer: Placer, configurations: Sequence[Sampled]) -> Sequence[int] | None:
-    if not isinstance(placer, SharePlacer) or not starts_largest_first(sweep):
+def _submission_order(sweep: Sweep, placer: Placer, configurations: Sequence[Sampled]) -> Sequence[int] | None:
+    if not placer.inventory.pools or not starts_largest_first(sweep):
         return None
-    demands: dict[int, Demand] = {}
+    options: dict[int, tuple[Option, ...]] = {}
     for number, sampled in enumerate(configurations, start=1):
-        with suppress(RequestError):  # said when its turn comes
-            demands[number] = placer.demand(f"trial {number}", as_placed(sweep, sweep.resolve(sampled).resolved))
-    return largest_numbers_first(len(configurations), demands, placer.inventory)
+        with suppress(RequestError):  # reported when the trial is made
+            options[number] = placer.options(f"trial {number}", sweep.resolve(sampled).resolved)
+    return largest_first(len(configurations), options)
 
 
-def _check_places(sweep: Sweep, placer: Placer) -> None:
-    """Refuses a sweep of which no trial can run; single impossible trials are refused when their turn comes."""
+def _to_come(sampler: Sampler, journal: Journal) -> list[Mapping[str, object]] | None:
+    """Returns the values of trials that were not tried yet; None where results decide."""
+    if not sampler.is_list:
+        return None
+    suggested = (sampler.suggest(number) for number in sampler.order if number not in journal.trials)
+    return [dict(sampled) for sampled in suggested if sampled is not None]
+
+
+def _check_placement(sweep: Sweep, placer: Placer) -> None:
+    """Refuses a sweep of which no trial can run; single impossible trials are refused when they are made."""
     if sweep.method not in ("grid", "random"):
         return
     problems = Problems()
     trials = planned_trials(sweep)
     for number, trial in enumerate(trials, start=1):
         shown = ", ".join(f"{name} {value}" for name, value in trial.sampled.items())
-        problems.collect(partial(placer.check, f"trial {number} ({shown})", as_placed(sweep, trial.resolved)))
+        problems.collect(partial(placer.options, f"trial {number} ({shown})", trial.resolved))
     if len(problems) >= len(trials):
         problems.raise_if_any(f"{sweep.source}: no trial can run")
 

@@ -1,24 +1,23 @@
-"""Looks at the sweep's storage now and then, so that a person hears why nothing moves."""
+"""Checks the sweep's storage now and then, so that a person learns why nothing moves."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from common.storage import free_bytes
+from common.storage import LEAST_BYTES, free_bytes
 from common.units import format_bytes
 from tune_jobs.records.journal import FILE_NAME
-from tune_jobs.trial.storage import LEAST_BYTES
 
 _EVERY_S = 5.0
 
 
 class StorageWatch:
-    """Says once when the storage is full or gone, and once when it is well again.
+    """Notifies once when the storage is full or gone, and once when it is well again.
 
-    Trials wait by themselves, without a report: only this tells the driver's terminal.
+    Trials wait by themselves, without a report: only this reaches the driver's terminal.
 
     Args:
         folder: The sweep's results.
-        say: Hears it.
+        notify: Shows a line.
         elapsed_s: Seconds that only grow.
         free: Bytes that are free in a folder.
     """
@@ -26,12 +25,12 @@ class StorageWatch:
     def __init__(
         self,
         folder: Path,
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
         *,
         elapsed_s: Callable[[], float],
         free: Callable[[Path], int] = free_bytes,
     ) -> None:
-        self._folder, self._say, self._elapsed_s, self._free = folder, say, elapsed_s, free
+        self._folder, self._notify, self._elapsed_s, self._free = folder, notify, elapsed_s, free
         self._next_s = elapsed_s()
         self._was_there = False
         self._trouble = ""
@@ -40,19 +39,19 @@ class StorageWatch:
         """Is called several times a second."""
         if self._elapsed_s() < self._next_s:
             return
-        self.look()
+        self.check()
 
-    def look(self) -> None:
-        """Looks at once, for example when a trial has ended: the next tick may come after the sweep."""
+    def check(self) -> None:
+        """Checks at once, for example when a trial has ended: the next tick may come after the sweep."""
         self._next_s = self._elapsed_s() + _EVERY_S
-        trouble = self._look()
+        trouble = self._find()
         if trouble and not self._trouble:
-            self._say(f"{self._folder}: {trouble}; trials wait with what they hold and go on when this is mended")
+            self._notify(f"{self._folder}: {trouble}; trials wait with what they hold and go on when this is mended")
         if self._trouble and not trouble:
-            self._say(f"{self._folder}: the storage is well again")
+            self._notify(f"{self._folder}: the storage is well again")
         self._trouble = trouble
 
-    def _look(self) -> str:
+    def _find(self) -> str:
         is_there = (self._folder / FILE_NAME).exists()
         self._was_there |= is_there
         if self._was_there and not is_there:

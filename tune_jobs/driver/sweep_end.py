@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.cli import note
-from tune_jobs.driver.conductor import SweepConductor
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
-from tune_jobs.records.progress import SweepProgress, best_of
+from tune_jobs.records.progress import SweepProgress
 
 if TYPE_CHECKING:
     from tune_jobs.analysis.sweep_analysis import Analysis
@@ -33,17 +32,22 @@ class SweepOutcome:
     hurried: bool = False
 
 
-def outcome_of(folder: SweepFolder, progress: SweepProgress, conductor: SweepConductor) -> SweepOutcome:
-    """Finds the winner and builds the reports, also of a sweep that a person interrupted; see SweepOutcome.hurried."""
-    is_over = conductor.is_over
-    winner = best_of(progress.trials.values(), progress.goal)
+def outcome_of(folder: SweepFolder, progress: SweepProgress, *, is_over: bool, hurried: bool) -> SweepOutcome:
+    """Finds the winner and builds the reports.
+
+    Args:
+        folder: The sweep's results.
+        progress: At its end.
+        is_over: Whether every trial has ended.
+        hurried: Whether a job server or a batch system waits for the process to end: then no report is built.
+    """
+    winner = progress.best()
     records = {record.trial_id: record for record in folder.load().trials}
     best = records.get(str(winner.number)) if winner else None
     if best is not None:
         folder.write_best_config(best)
     if best is not None and is_over:
         _leave_next_sweep(folder)
-    hurried = conductor.was_asked_to_stop
     analysis = reported(folder) if records and not hurried else None
     if analysis is not None and analysis.winner is not None:
         best = analysis.winner.trial

@@ -2,8 +2,6 @@
 
 import shutil
 import sys
-import time
-from collections.abc import Callable
 from typing import Protocol, TextIO
 
 from common.cli import table
@@ -11,18 +9,24 @@ from common.units import format_duration
 from tune_jobs.records.progress import ENDED, SweepProgress, TrialProgress
 
 REDRAW_S = 0.5
+SUMMARY_S = 30.0  # between two summary lines in a log
 _SHOWN_TRIALS = 12  # more would push the summary off a small terminal
 
 
 class View(Protocol):
     """Shows a sweep's progress to whoever watches."""
 
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two refreshes."""
+        ...
+
     def event(self, text: str) -> None:
-        """Says that something happened, once."""
+        """Shows a line, once."""
         ...
 
     def refresh(self, progress: SweepProgress) -> None:
-        """Shows the present state, as often as suits the view."""
+        """Shows the present state."""
         ...
 
     def close(self, progress: SweepProgress) -> None:
@@ -30,20 +34,19 @@ class View(Protocol):
         ...
 
 
-def summary_line(progress: SweepProgress, now_s: float) -> str:
-    """Says in one line how far a sweep is.
+def summary_line(progress: SweepProgress) -> str:
+    """Returns in one line how far a sweep is.
 
-    >>> state = SweepProgress(sweep="a", metric="m", goal="maximize", total=3, longest=2, slots=1, started_s=0.0)
-    >>> state.started(1, "x", now_s=0.0)
-    >>> state.reported(1, iteration=1, value=7.25, rung=1, now_s=10.0)
-    >>> summary_line(state, 10.0)
+    >>> frame = SweepFrame(sweep="a", metric="m", goal="maximize", total=3, longest=2, slots=1)
+    >>> trial = TrialProgress(number=1, name="x", status="running", iteration=1, last=7.25, best=7.25, run_s=10.0)
+    >>> summary_line(SweepProgress(frame=frame, trials={1: trial}, now_s=10.0))
     '0 of 3 trials ended, 1 running, 2 waiting | best 7.250 (trial 1) | 10 s, at most 50 s left'
     """
-    return " | ".join(_summary_parts(progress, now_s))
+    return " | ".join(_summary_parts(progress))
 
 
-def _summary_parts(progress: SweepProgress, now_s: float) -> list[str]:
-    ended = [f"{progress.count(*ENDED)} of {progress.total} trials ended"]
+def _summary_parts(progress: SweepProgress) -> list[str]:
+    ended = [f"{progress.count(*ENDED)} of {progress.frame.total} trials ended"]
     for status in ("stopped", "failed", "refused", "running", "paused", "waiting"):
         if count := progress.count(status):
             ended.append(f"{count} {'stopped early' if status == 'stopped' else status}")
@@ -51,59 +54,54 @@ def _summary_parts(progress: SweepProgress, now_s: float) -> list[str]:
     parts = [", ".join(ended)]
     if best is not None:
         parts.append(f"best {best.best:.3f} (trial {best.number})")
-    left_s = progress.left_s(now_s)
-    spent = format_duration(now_s - progress.started_s)
-    is_over = progress.count(*ENDED) == progress.total
+    left_s = progress.left_s()
+    spent = format_duration(progress.now_s - progress.frame.started_s)
+    is_over = progress.count(*ENDED) == progress.frame.total
     parts.append(spent if left_s is None or is_over else f"{spent}, at most {format_duration(left_s)} left")
     return parts
 
 
-def screen(progress: SweepProgress, now_s: float) -> str:
+def screen(progress: SweepProgress) -> str:
     """Lays out the whole view: a title, the trials that matter now, and the summary line."""
-    mark = "   [simulated cards]" if progress.simulated else ""
-    title = f"sweep {progress.sweep}   {progress.metric} ({progress.goal}){mark}"
+    mark = "   [simulated cards]" if progress.frame.simulated else ""
+    title = f"sweep {progress.frame.sweep}   {progress.frame.metric} ({progress.frame.goal}){mark}"
     trials = sorted(progress.trials.values(), key=_interest)[:_SHOWN_TRIALS]
-    rows = [_row(trial, progress.longest) for trial in sorted(trials, key=lambda trial: trial.number)]
+    rows = [_row(trial, progress.frame.longest) for trial in sorted(trials, key=lambda trial: trial.number)]
     body = table(["trial", "status", "evaluations", "rung", "last", "best", "GPUs", "note"], rows) if rows else ""
     hidden = len(progress.trials) - len(trials)
     more = f"... and {hidden} more" if hidden else ""
-    counts, *rest = _summary_parts(progress, now_s)  # two lines: the time left must not be cut off at 80 columns
+    counts, *rest = _summary_parts(progress)  # two lines: the time left must not be cut off at 80 columns
     return "\n".join(part for part in (title, body, more, counts, " | ".join(rest)) if part)
 
 
 class TerminalView:
     """Redraws the screen in place; events scroll above it."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._clock = stream, clock
+    interval_s = REDRAW_S
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
         self._drawn_lines = 0
-        self._drawn_at_s = -REDRAW_S
 
     def event(self, text: str) -> None:
         """Prints a line above the screen."""
         self._erase()
         self._stream.write(text + "\n")
         self._stream.flush()
-        self._drawn_at_s = -REDRAW_S
 
     def refresh(self, progress: SweepProgress) -> None:
-        """Redraws, at most twice a second."""
-        if self._clock() - self._drawn_at_s >= REDRAW_S:
-            self._draw(progress)
-
-    def close(self, progress: SweepProgress) -> None:
-        """Draws the final state and leaves it standing."""
-        self._draw(progress)
-        self._drawn_lines = 0
-
-    def _draw(self, progress: SweepProgress) -> None:
+        """Redraws."""
         width = shutil.get_terminal_size().columns
-        lines = [line[: width - 1] for line in screen(progress, self._clock()).split("\n")]
+        lines = [line[: width - 1] for line in screen(progress).split("\n")]
         self._erase()
         self._stream.write("\n".join(lines) + "\n")
         self._stream.flush()
         self._drawn_lines = len(lines)
-        self._drawn_at_s = self._clock()
+
+    def close(self, progress: SweepProgress) -> None:
+        """Draws the final state and leaves it standing."""
+        self.refresh(progress)
+        self._drawn_lines = 0
 
     def _erase(self) -> None:
         if self._drawn_lines:
@@ -114,9 +112,8 @@ class TerminalView:
 class LogView:
     """Writes one line an event and a summary line now and then: for log files, pipes and `ray job logs`."""
 
-    def __init__(self, stream: TextIO, every_s: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._every_s, self._clock = stream, every_s, clock
-        self._said_at_s = clock()
+    def __init__(self, stream: TextIO, interval_s: float = SUMMARY_S) -> None:
+        self._stream, self.interval_s = stream, interval_s
 
     def event(self, text: str) -> None:
         """Writes a line."""
@@ -124,14 +121,12 @@ class LogView:
         self._stream.flush()
 
     def refresh(self, progress: SweepProgress) -> None:
-        """Writes the summary line when none was written for a while."""
-        if self._clock() - self._said_at_s >= self._every_s:
-            self._said_at_s = self._clock()
-            self.event(summary_line(progress, self._clock()))
+        """Writes the summary line."""
+        self.event(summary_line(progress))
 
     def close(self, progress: SweepProgress) -> None:
         """Writes the final table."""
-        self.event(screen(progress, self._clock()))
+        self.event(screen(progress))
 
 
 def view_for(stream: TextIO = sys.stderr) -> View:

@@ -13,9 +13,9 @@ from typing import Literal
 
 from common.cli import note
 from common.errors import WorkError
-from tune_jobs.config.result_paths import settled
-from tune_jobs.config.sweep import load_sweep
-from tune_jobs.driver.prepare import with_member
+from tune_jobs.config.result_paths import with_output_folder
+from tune_jobs.config.sweep_file import load_sweep
+from tune_jobs.records.command_line import driver_arguments
 from tune_jobs.records.journal import FILE_NAME
 from tune_jobs.records.sweep_lock import is_held
 
@@ -63,21 +63,6 @@ def next_step(endings: Sequence[Ending]) -> Step:
     return "again"
 
 
-def command_of(arguments: Sequence[str], *, resume: bool) -> list[str]:
-    """Returns the arguments of the next driver.
-
-    >>> command_of(["run", "a.yaml", "--supervise", "--start-at", "22:00"], resume=True)
-    ['run', 'a.yaml', '--resume']
-    """
-    kept = [argument for argument in arguments if argument not in ("--supervise", "--resume")]
-    if not resume:
-        return kept
-    hour = [place for place, argument in enumerate(kept) if argument == "--start-at"]
-    gone = {place + more for place in hour for more in (0, 1)}  # it has come already
-    kept = [one for place, one in enumerate(kept) if place not in gone and not one.startswith("--start-at=")]
-    return [*kept, "--resume"]
-
-
 def supervise(source: Path, output: Path | None, arguments: Sequence[str]) -> int:
     """Runs `python -m tune_jobs` with the arguments until the sweep is over, is stopped, or gets nowhere.
 
@@ -93,7 +78,7 @@ def supervise(source: Path, output: Path | None, arguments: Sequence[str]) -> in
         RequestError: When the sweep file cannot be read.
         WorkError: When the drivers die without getting anywhere.
     """
-    sweep = settled(with_member(load_sweep(source), None), output, os.environ, Path.home())
+    sweep = with_output_folder(load_sweep(source), output, os.environ, Path.home())
     results = Path(sweep.tracking.output_dir) / "sweep_results"
 
     def progress() -> tuple[float, int]:
@@ -121,7 +106,9 @@ def keep_running(arguments: Sequence[str], progress: Callable[[], object]) -> in
     resume = "--resume" in arguments
     while True:
         before = progress()
-        ending = _run([sys.executable, "-m", "tune_jobs", *command_of(arguments, resume=resume)], progress, before)
+        ending = _run(
+            [sys.executable, "-m", "tune_jobs", *driver_arguments(arguments, resume=resume)], progress, before
+        )
         endings.append(ending)
         resume = resume or ending.progressed  # before its first line there is nothing to go on from
         step = next_step(endings)

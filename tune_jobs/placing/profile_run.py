@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
+from cluster.estimator.gpu_profile import GpuProfile, find_gpu, gpu_of_size
 from cluster.estimator.request import MemoryRequest
+from common.errors import RequestError
 from dialsum.config import RunConfig
 
 if TYPE_CHECKING:
@@ -60,6 +62,18 @@ class Measured:
     reserved_bytes: int | None
     host_rss_bytes: int
     fits: bool = True
+
+
+def card_here(name: str | None) -> GpuProfile:
+    """Returns the profile of this process's card by torch's name for it; of a usual card where there is none."""
+    if name is None:
+        return gpu_of_size("24GiB")
+    import torch
+
+    try:
+        return find_gpu(name)
+    except RequestError:  # a model that is not in the table: its size is known all the same
+        return gpu_of_size(torch.cuda.get_device_properties(0).total_memory)
 
 
 def measure_run(config: RunConfig, request: MemoryRequest) -> Measured:

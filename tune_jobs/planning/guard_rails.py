@@ -53,8 +53,8 @@ class Remark:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
-    """What is known about time and data, from a pilot, from earlier runs or from the data files; None where unknown.
+class KnownFacts:
+    """What is known of a sweep before it runs, from measurements, earlier runs or data files; None where unknown.
 
     Attributes:
         trial_s: Seconds of a trial that is never stopped.
@@ -73,12 +73,12 @@ class Outlook:
     makespan_at_most_s: float | None = None
 
 
-def warnings(sweep: Sweep, outlook: Outlook | None = None) -> tuple[Remark, ...]:
+def warnings(sweep: Sweep, facts: KnownFacts | None = None) -> tuple[Remark, ...]:
     """Returns every remark on a sweep, for a staged one on each of its phases.
 
     Args:
         sweep: As read.
-        outlook: What is known beforehand.
+        facts: What is known beforehand.
 
     >>> from tune_jobs.config.space import Range, Space
     >>> rate = Range(name="learning_rate", distribution="uniform", low=1e-7, high=1e-2)
@@ -86,7 +86,7 @@ def warnings(sweep: Sweep, outlook: Outlook | None = None) -> tuple[Remark, ...]
     >>> [remark.rail for remark in found]
     ['linear_range_of_decades']
     """
-    known = outlook or Outlook()
+    known = facts or KnownFacts()
     if not sweep.phases:
         return (*(remark for rail in _RAILS for remark in rail(sweep, known)), *_planned_time(sweep, known))
     found = {
@@ -99,7 +99,7 @@ def warnings(sweep: Sweep, outlook: Outlook | None = None) -> tuple[Remark, ...]
     return (*found.values(), *_planned_time(sweep, known))
 
 
-def _grids(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _grids(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     if sweep.method == "grid" and sweep.trials > MANY_GRID_TRIALS:
         sizes = " x ".join(str(one.size) for one in sweep.space.searched)
         yield Remark(
@@ -122,7 +122,7 @@ def _grids(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
         )
 
 
-def _ranges(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _ranges(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     for one in sweep.space.parameters:
         if not isinstance(one, Range):
             continue
@@ -152,7 +152,7 @@ def _ranges(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
             )
 
 
-def _batches(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _batches(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     if "batch_size" in sweep.space and not isinstance(sweep.space["batch_size"], Constant):
         return
     for config in _fixed_configs(sweep):
@@ -167,7 +167,7 @@ def _batches(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
         )
 
 
-def _metrics(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _metrics(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     if sweep.metric.name.removeprefix("best/").removeprefix("eval/") != COMPOSITE.removeprefix("eval/"):
         reason = (
             "a lower loss does not always summarize better"
@@ -181,7 +181,7 @@ def _metrics(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
         )
 
 
-def _unread(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _unread(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     for one in sweep.space.searched:
         if sweep.rules.overwrites(one.name):
             yield Remark(
@@ -197,7 +197,7 @@ def _unread(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
             )
 
 
-def _models(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _models(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     if sweep.method in ("bayes", "bohb") and sweep.trials < 2 * sweep.search.startup_trials:
         yield Remark(
             rail="too_few_trials_for_a_model",
@@ -207,13 +207,14 @@ def _models(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
         )
 
 
-def _time(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _time(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     stop = sweep.early_terminate
-    if known.evaluations and stop.type in ("asha", "hyperband") and not stop.rungs(known.evaluations):
+    if known.evaluations and stop.reduction and not stop.rungs(known.evaluations):
+        sooner = "a smaller grace_period or max_t" if stop.is_ray_class else "{min_iter: 1}"
         yield Remark(
             rail="no_rung",
             message=f"{stop.type} has no rung within {known.evaluations} evaluations, so no trial is ever stopped",
-            better="more epochs, eval_steps for more evaluations, or early_terminate: {min_iter: 1}",
+            better=f"more epochs, eval_steps for more evaluations, or early_terminate: {sooner}",
         )
     window_s = sweep.resources.time_budget_s
     if window_s is None or known.trial_s is None or known.slots is None or known.makespan_s is not None:
@@ -229,7 +230,7 @@ def _time(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
         )
 
 
-def _planned_time(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
+def _planned_time(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
     """With a plan of the whole sweep at hand, its own time is compared with the window."""
     window_s, planned_s = sweep.resources.time_budget_s, known.makespan_s
     if window_s is None or planned_s is None or planned_s <= window_s:
@@ -249,13 +250,14 @@ def _planned_time(sweep: Sweep, known: Outlook) -> Iterator[Remark]:
 def _least_s(sweep: Sweep, trial_s: float, slots: int, evaluations: int | None) -> float:
     """The shortest time that a sweep can take: early termination at its most lucky, cards never idle."""
     rungs = sweep.early_terminate.rungs(evaluations) if evaluations else ()
-    if not rungs or evaluations is None:
+    reduction = sweep.early_terminate.reduction
+    if not rungs or not reduction or evaluations is None:
         work_s = sweep.trials * trial_s
     else:  # one in eta goes on at each rung
         going_on, work_s, before = float(sweep.trials), 0.0, 0
         for rung in (*rungs, evaluations):
             work_s += going_on * trial_s * (rung - before) / evaluations
-            going_on, before = max(1.0, going_on / sweep.early_terminate.eta), rung
+            going_on, before = max(1.0, going_on / reduction), rung
     return max(work_s / slots, trial_s)
 
 
@@ -304,7 +306,7 @@ def _usual(sweep: Sweep, one: Range) -> tuple[float, float]:
     return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
-_RAILS: tuple[Callable[[Sweep, Outlook], Iterator[Remark]], ...] = (
+_RAILS: tuple[Callable[[Sweep, KnownFacts], Iterator[Remark]], ...] = (
     _grids,
     _ranges,
     _batches,

@@ -1,4 +1,4 @@
-"""How long a trial takes, from what was measured: earlier runs of the ledgers, or a pilot. Nothing is made up."""
+"""How long a trial takes, from what was measured: earlier runs of the ledgers, or a quick measurement."""
 
 import itertools
 import math
@@ -61,7 +61,7 @@ class Speed:
             dev_dialogues: Scored in each.
             cards: On which it trains; so many are taken to be so many times as fast.
 
-        >>> speed = Speed(train_s=0.01, evaluate_s=0.1, start_s=5, source="a pilot")
+        >>> speed = Speed(train_s=0.01, evaluate_s=0.1, start_s=5, source="measured")
         >>> speed.trial_s(evaluations=3, dialogues=1000, dev_dialogues=50)
         50.0
         """

@@ -14,8 +14,8 @@ from typing import Literal
 
 from common.errors import Problems, RequestError
 from common.files import append_jsonl, read_jsonl, write_text
+from common.goal import Goal
 from common.strict import dump_yaml, from_mapping
-from tune_jobs.search.stopping import Goal
 
 TrialOutcome = Literal["running", "finished", "stopped", "failed", "oom", "refused"]
 OUTCOMES: tuple[TrialOutcome, ...] = ("finished", "stopped", "failed", "oom", "refused", "running")
@@ -72,7 +72,7 @@ class TrialRecord:
         share: GPUs held; 0 on a machine without.
         estimate: Fields of MemoryEstimate: `device_bytes`, `upper_bytes`, `peak_phase`, `terms` (bytes by name) and
             others.
-        plan: `micro_batch`, `accumulation`, `gradient_checkpointing`, `ranks`, `sharded`: see recovery.RunShape.
+        plan: `micro_batch`, `accumulation`, `gradient_checkpointing`, `ranks`, `sharded`: see RunShape.
         measured: Highest `allocated_bytes`, `reserved_bytes`, `device_bytes`, `host_rss_bytes`; what was not
             measured is absent.
         retries: Attempts after the first.
@@ -83,7 +83,7 @@ class TrialRecord:
         lineage: When it went on with another trial's weights (pbt); see TrialHistory.copies. `sampled` and `resolved`
             are those of its end.
         trained: The experiment whose model it wrote summaries with; None where it trained one of its own.
-        stints: Where it ran and when, of a trial that started more than once; see TrialHistory.stints.
+        attempts: Where it ran and when, of a trial that started more than once; see TrialHistory.attempts.
     """
 
     trial_id: str
@@ -115,7 +115,7 @@ class TrialRecord:
     member: str | None = None
     lineage: list[dict[str, object]] = field(default_factory=list)
     trained: str | None = None
-    stints: list[dict[str, object]] = field(default_factory=list)
+    attempts: list[dict[str, object]] = field(default_factory=list)
 
     @property
     def cards(self) -> int:

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from typing import cast
 
 from cluster.estimator.calibration import Layout, Peak
-from cluster.machines.hardware import GPU_MODEL_LABEL
+from common.goal import Goal, best_of
 from tune_jobs.records.journal import EndStatus, TrialHistory
 from tune_jobs.records.ledger import TrialError, TrialOutcome, TrialRecord
-from tune_jobs.records.progress import better
-from tune_jobs.search.stopping import Goal
 
 _MEASURED = ("allocated_bytes", "reserved_bytes", "device_bytes", "host_rss_bytes")
 
@@ -22,46 +20,46 @@ def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -
         rungs: Evaluations at which trials were compared.
     """
     kind = trial.failure
-    order = trial.order
+    spec = trial.spec
     last = _numbers(trial.evaluations[max(trial.evaluations)].metrics) if trial.evaluations else {}
     seen = trial.evaluations[max(trial.evaluations)].metrics if trial.evaluations else {}
-    resolved = cast("dict[str, object]", order.get("config", {}))
+    resolved = cast("dict[str, object]", spec.get("config", {}))
     return TrialRecord(
         trial_id=str(trial.number),
-        name=str(order["name"]),
-        sweep=str(order.get("sweep", "")),
+        name=str(spec["name"]),
+        sweep=str(spec.get("sweep", "")),
         status="running" if trial.status is None else _outcome(trial.status, kind),
-        phase=str(order.get("phase", "")),
-        sampled=dict(cast("Mapping[str, object]", order.get("sampled", {}))),
+        phase=str(spec.get("phase", "")),
+        sampled=dict(cast("Mapping[str, object]", spec.get("sampled", {}))),
         resolved=resolved,
         metrics=last,
         best_metrics=_best_metrics(trial, goal),
         history=_history(trial, rungs),
-        error=TrialError(type=kind, message=trial.reason, where=str(order.get("folder", ""))) if kind else None,
+        error=TrialError(type=kind, message=trial.reason, where=str(spec.get("folder", ""))) if kind else None,
         started_at=trial.first_start_at,
         ended_at=trial.last_at,
         wall_s=trial.run_s,
         gpu_seconds=trial.gpu_s,
         node=_text(seen.get("trial/node")),
         card=_text(seen.get("trial/card")),
-        gpu_model=_text(seen.get("trial/gpu_model")) or _labels(trial).get(GPU_MODEL_LABEL),
+        gpu_model=_text(seen.get("trial/gpu_model")) or _text(spec.get("gpu_model") or None),
         share=float(cast("float", trial.bundle.get("gpus", 0.0))),
-        estimate=cast("dict[str, object] | None", order.get("estimate") or None),
-        plan=_plan(seen, order),
+        estimate=cast("dict[str, object] | None", spec.get("estimate") or None),
+        plan=_plan(seen, spec),
         measured=_measured(trial),
         retries=max(trial.starts - 1 - trial.pauses, 0),
         seed=cast("int | None", resolved.get("seed")),
-        simulated=bool(order.get("simulated", False)),
-        experiment_dir=str(order.get("folder", "")),
-        member=cast("str | None", order.get("member")),
+        simulated=bool(spec.get("simulated", False)),
+        experiment_dir=str(spec.get("folder", "")),
+        member=cast("str | None", spec.get("member")),
         lineage=list(trial.copies),
-        trained=cast("str | None", order.get("trained")),
-        stints=list(trial.stints) if len(trial.stints) > 1 else [],
+        trained=cast("str | None", spec.get("trained")),
+        attempts=list(trial.attempts) if len(trial.attempts) > 1 else [],
     )
 
 
 def peak_of(trial: TrialHistory, record: TrialRecord) -> Peak | None:
-    """Makes the calibration's line of a trial: what was predicted for the shape it was ordered with, and what came.
+    """Makes the calibration's line of a trial: what was predicted for the shape it was submitted with, and what came.
 
     A trial that ran out of memory tells at least that its cap was too small. Where the driver does not tell what a
     process holds (in most containers), torch's reserved bytes and the assumed context stand for it.
@@ -72,8 +70,8 @@ def peak_of(trial: TrialHistory, record: TrialRecord) -> Peak | None:
     estimate, measured = record.estimate, record.measured or {}
     if record.simulated or estimate is None or "device_bytes" not in estimate or not trial.evaluations:
         return None
-    ordered = cast("Mapping[str, object]", trial.order.get("shape") or {})
-    reshaped = any(ordered.get(name, value) != value for name, value in (record.plan or {}).items())
+    submitted = cast("Mapping[str, object]", trial.spec.get("shape") or {})
+    reshaped = any(submitted.get(name, value) != value for name, value in (record.plan or {}).items())
     outgrew = reshaped or "out_of_memory" in trial.retries or record.status == "oom"
     held_bytes = measured.get("device_bytes")
     if held_bytes is None and "reserved_bytes" in measured:
@@ -101,13 +99,9 @@ def _outcome(status: EndStatus, kind: str | None) -> TrialOutcome:
 
 
 def _best_metrics(trial: TrialHistory, goal: Goal) -> dict[str, float]:
-    best: float | None = None
-    metrics: Mapping[str, object] = {}
-    for number in sorted(trial.evaluations):
-        evaluation = trial.evaluations[number]
-        if better(evaluation.value, best, goal):
-            best, metrics = evaluation.value, evaluation.metrics
-    return _numbers(metrics)
+    evaluations = [trial.evaluations[number] for number in sorted(trial.evaluations)]
+    best = best_of(evaluations, lambda evaluation: evaluation.value, goal)
+    return _numbers(best.metrics) if best else {}
 
 
 def _history(trial: TrialHistory, rungs: tuple[int, ...]) -> list[dict[str, float | None]]:
@@ -141,16 +135,12 @@ def _measured(trial: TrialHistory) -> dict[str, float] | None:
     return (peaks | ({"device_bytes": held_bytes} if held_bytes else {})) or None
 
 
-def _plan(seen: Mapping[str, object], order: Mapping[str, object]) -> dict[str, object] | None:
-    """The shape that the trial ended with, else the one that it was ordered with."""
+def _plan(seen: Mapping[str, object], spec: Mapping[str, object]) -> dict[str, object] | None:
+    """The shape that the trial ended with, else the one that it was submitted with."""
     names = ("micro_batch", "accumulation", "gradient_checkpointing", "ranks", "sharded")
     if "trial/micro_batch" in seen:
         return {name: seen[f"trial/{name}"] for name in names if f"trial/{name}" in seen}
-    return cast("dict[str, object] | None", order.get("shape"))
-
-
-def _labels(trial: TrialHistory) -> Mapping[str, str]:
-    return cast("Mapping[str, str]", trial.bundle.get("labels") or {})
+    return cast("dict[str, object] | None", spec.get("shape"))
 
 
 def _numbers(metrics: Mapping[str, object]) -> dict[str, float]:

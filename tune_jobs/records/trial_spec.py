@@ -1,37 +1,80 @@
-"""What the driver and a trial's process tell each other: plain values, so that they travel as JSON."""
+"""What the driver gives to a trial's process, and the keys of what the process reports: plain values that travel as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 from common.strict import from_mapping
-from tune_jobs.trial.recovery import RunShape
 
-LATER: Final = "later"  # in place of an order: none may start now, but more will come
-PLACE_KEYS = ("bundle", "shape", "usable_bytes", "context_bytes", "estimate")  # what TrialOrder.at changes
-ORDER_KEY = "order"  # the only key in a Tune configuration
-EVALUATION_KEY = "trial/evaluation"  # evaluations so far, counted over restarts; Tune's own count starts again
-FAILURE_KEY = "trial/failure"  # its kind; sent by a trial that failed in a way that no retry would mend
-INTERRUPTED_KEY = "trial/interrupted"  # sent with a checkpoint between two evaluations, because STOP_FILE was there
-FAILURE_MESSAGE_KEY = "trial/failure_message"
-STOP_FILE = "stop"  # in the sweep's folder while its driver asks the trials to save and end
-WAITS_KEY = "trial/waits"  # why; sent, again and again, by a trial that waits for its storage
+SPEC_KEY: Final = "spec"  # the only key of a Tune configuration
+STOP_FILE: Final = "stop"  # in the sweep's folder while its driver asks the trials to save and end
+
+# Keys of reports. The sweep's metric and everything else that was measured lie beside them.
+STARTED_KEY: Final = "trial/started"  # the first report of every attempt: where its process runs
+EVALUATION_KEY: Final = "trial/evaluation"  # evaluations so far, counted over attempts
+INTERRUPTED_KEY: Final = "trial/interrupted"  # a checkpoint between two evaluations, because STOP_FILE was there
+WAITING_KEY: Final = "trial/waiting"  # why the process waits (its storage, its card); repeated while it waits
+FAILURE_KEY: Final = "trial/failure"  # a FailureKind: the attempt failed
+FAILURE_MESSAGE_KEY: Final = "trial/failure_message"
+
+FailureKind = Literal[
+    "out_of_memory", "host_memory", "worker_lost", "stalled", "diverged", "wrong_request", "work_failed", "error"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunShape:
+    """How an effective batch is computed; the product never changes, so what is learned does not either.
+
+    Attributes:
+        micro_batch: Dialogues in one forward pass.
+        accumulation: Forward passes behind one optimizer step.
+        gradient_checkpointing: Whether activations are computed again in the backward pass.
+        ranks: Processes that share the batch, each on a card of its own.
+        sharded: Whether they divide the model among themselves too; else each holds all of it.
+    """
+
+    micro_batch: int
+    accumulation: int
+    gradient_checkpointing: bool = False
+    ranks: int = 1
+    sharded: bool = False
+
+    @property
+    def batch_size(self) -> int:
+        """The effective batch."""
+        return self.micro_batch * self.accumulation * self.ranks
+
+    def describe(self) -> str:
+        """Returns the shape in words.
+
+        >>> RunShape(micro_batch=4, accumulation=4).describe()
+        '4 x 4'
+        >>> RunShape(micro_batch=4, accumulation=2, ranks=2).describe()
+        '4 x 2 on each of 2 cards'
+        >>> RunShape(micro_batch=4, accumulation=2, ranks=2, sharded=True).describe()
+        '4 x 2 on each of 2 cards that the model is divided among'
+        """
+        cards = f" on each of {self.ranks} cards" if self.ranks > 1 else ""
+        cards += " that the model is divided among" if self.sharded else ""
+        suffix = " with gradient checkpointing" if self.gradient_checkpointing else ""
+        return f"{self.micro_batch} x {self.accumulation}{cards}{suffix}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """What one trial occupies in Ray.
+    """What one attempt occupies in Ray.
 
     Attributes:
         cpus: Logical CPU cores, fractions allowed.
         gpus: Share of one card in steps of 1e-4, or whole cards.
-        labels: Node labels that must match, for example {"gpu-model": "A100"}.
+        nodes: Ray's node id of each process; empty before the broker has granted the request.
         spread: Whether several cards may lie in several machines.
     """
 
     cpus: float
     gpus: float = 0.0
-    labels: dict[str, str] = field(default_factory=dict)
+    nodes: tuple[str, ...] = ()
     spread: bool = False
 
     @property
@@ -45,62 +88,54 @@ class Bundle:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placed:
-    """Where and how a configuration runs.
+class Placement:
+    """How a configuration runs on one GPU model, or on CPUs alone.
 
     Attributes:
-        bundle: What it occupies in Ray.
+        bundle: What it occupies; without nodes.
         shape: How its effective batch is computed.
-        usable_bytes: Of the card that the share is a part of; None where it runs without a card.
-        context_bytes: What it holds there outside torch's allocator.
-        estimate: Predicted bytes, for the ledger.
+        gpu_model: Label of the GPU model; empty on CPUs alone.
+        usable_bytes: Of the card that the share is a part of; None on CPUs alone.
+        context_bytes: What the process holds there outside torch's allocator.
+        estimate: Predicted bytes and the plan, for the ledger.
     """
 
     bundle: Bundle
     shape: RunShape
+    gpu_model: str = ""
     usable_bytes: int | None = None
     context_bytes: int = 0
-    estimate: dict[str, object] | None = None
+    estimate: dict[str, object] = field(default_factory=dict)
+
+
+LOCATION_KEYS: Final = ("trial/node", "trial/raylet", "trial/card", "trial/gpu_model", "trial/pid")
+
+PLACEMENT_FIELDS = tuple(Placement.__dataclass_fields__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretendedUse:
-    """Device bytes as a straight line of the micro-batch, in place of a card that is not there.
-
-    Attributes:
-        fixed_bytes: Weights, optimizer, context.
-        bytes_per_sample: Of the micro-batch.
-    """
-
-    fixed_bytes: int
-    bytes_per_sample: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialOrder:
-    """Everything that a trial's process needs to know; plain values, so that it travels as JSON.
+class TrialSpec:
+    """Everything that a trial's process needs to know.
 
     Attributes:
         number: Place in the sweep, from 1.
         name: Experiment name.
         sweep: Sweep name.
-        bundle: What it occupies in Ray; see Bundle.
         sampled: Values of the searched parameters.
         config: The resolved run configuration.
-        notes: What each rule changed between the two.
-        shape: How the effective batch is computed to fit into the share.
         folder: outputs/experiments/<name>.
         sweep_folder: outputs/sweep_results/<sweep>.
         cache_dir: Tokenizers and encodings, shared by all trials.
-        metric: What trials are compared by; every report must have it.
-        retries: How often a failure that is no out-of-memory is tried again.
+        metric: What trials are compared by; every evaluation must have it.
+        bundle: See Placement, with the nodes of this attempt.
+        shape: See Placement.
+        gpu_model: See Placement.
+        usable_bytes: See Placement.
+        context_bytes: See Placement.
+        estimate: See Placement.
+        notes: What each rule changed between `sampled` and `config`.
         exploding_loss: See anomalies.Anomalies.
-        retry_diverged: Whether a diverged training is tried again.
-        resume_from: Checkpoint that an earlier driver left.
-        usable_bytes: Of the card that the share is a part of; None on a machine without GPUs.
-        context_bytes: What the process holds there outside torch's allocator.
-        pretended: On a simulated card: what the process would hold there; None holds nothing. For tests of recovery.
-        estimate: Predicted bytes and the plan, for the ledger.
+        resume_from: Checkpoint to go on from; None for a new start.
         simulated: Whether the card is a logical one.
         member: Whose quota it uses.
         trained: The experiment whose best model only writes summaries with other settings; None trains.
@@ -109,48 +144,46 @@ class TrialOrder:
     number: int
     name: str
     sweep: str
-    bundle: Bundle
     sampled: dict[str, object]
     config: dict[str, object]
-    shape: RunShape
     folder: str
     sweep_folder: str
     cache_dir: str
     metric: str
-    notes: list[str] = field(default_factory=list)
-    retries: int = 0
-    exploding_loss: float | None = None
-    retry_diverged: bool = False
-    resume_from: str | None = None
+    bundle: Bundle
+    shape: RunShape
+    gpu_model: str = ""
     usable_bytes: int | None = None
     context_bytes: int = 0
-    pretended: PretendedUse | None = None
     estimate: dict[str, object] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    exploding_loss: float | None = None
+    resume_from: str | None = None
     simulated: bool = False
     member: str | None = None
     trained: str | None = None
 
-    def at(self, placed: Placed) -> "TrialOrder":
-        """Returns the order of the same trial at another place."""
-        return replace(
-            self,
-            bundle=placed.bundle,
-            shape=placed.shape,
-            usable_bytes=placed.usable_bytes,
-            context_bytes=placed.context_bytes,
-            estimate=placed.estimate or {},
-        )
+    def at(self, placement: Placement, nodes: tuple[str, ...] = ()) -> "TrialSpec":
+        """Returns the same trial with another placement.
+
+        Args:
+            placement: How it runs.
+            nodes: Ray's node id of each process.
+        """
+        bundle = replace(placement.bundle, nodes=nodes)
+        values = {name: getattr(placement, name) for name in PLACEMENT_FIELDS if name != "bundle"}
+        return replace(self, bundle=bundle, **values)
 
     def to_dict(self) -> dict[str, object]:
         """Returns plain values; from_dict reads them back."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> "TrialOrder":
+    def from_dict(cls, values: Mapping[str, object]) -> "TrialSpec":
         """Reads what to_dict made."""
-        return from_mapping(cls, values, where="trial order")
+        return from_mapping(cls, values, where="trial specification")
 
 
-def identity(order: Mapping[str, object]) -> tuple[int, str]:
-    """Returns the number and the name of the trial that an order (as a dictionary) is for."""
-    return cast("int", order["number"]), str(order["name"])
+def identity(spec: Mapping[str, object]) -> tuple[int, str]:
+    """Returns the number and the name of the trial that a specification (as a dictionary) is for."""
+    return cast("int", spec["number"]), str(spec["name"])

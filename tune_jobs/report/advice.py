@@ -9,7 +9,7 @@ from tune_jobs.analysis.candidates import Scored
 from tune_jobs.analysis.importance import LEAST_TRIALS, Importances
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.config.parameters import show_value
-from tune_jobs.jobs.supervise import command_of
+from tune_jobs.records.command_line import driver_arguments
 from tune_jobs.report.charts_memory import memory_points
 from tune_jobs.report.charts_space import best_box
 from tune_jobs.report.look import metric_name, show_score, trials_text
@@ -84,7 +84,7 @@ def resuming(command: str, source: str) -> str:
     words = shlex.split(command)
     if words[:4] != ["python", "-m", "tune_jobs", "run"]:
         return f"python -m tune_jobs run {source} --resume"
-    return shlex.join([*words[:3], *command_of(words[3:], resume=True)])
+    return shlex.join([*words[:3], *driver_arguments(words[3:], resume=True)])
 
 
 def _failures(analysis: Analysis) -> list[Advice]:

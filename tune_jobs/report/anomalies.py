@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from common.units import format_bytes, format_duration
+from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.charts_memory import memory_points
-from tune_jobs.report.evidence import Summary
 from tune_jobs.report.look import OUTCOME_TEXT, metric_name, show_score, trials_text
 
 _SLOW = 3.0  # times the median time of an evaluation

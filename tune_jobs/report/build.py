@@ -45,7 +45,7 @@ def build_report(folder: Path, findings: Findings | None = None) -> ReportPaths:
     """
     found = findings or find_findings(folder)
     sweep, analysis, importances, advice = found.sweep, found.analysis, found.importances, found.advice
-    examples = found.evidence.examples
+    examples = found.summaries.examples
     charts = find_charts(analysis, importances)
     remarks = write_picture(sweep.report_picture, analysis, charts)
     page = build_page(PageContent(analysis=analysis, charts=charts, advice=advice, examples=examples, remarks=remarks))

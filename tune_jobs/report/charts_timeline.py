@@ -112,29 +112,29 @@ def _stretches(trial: TrialRecord) -> list[tuple[Home, Bar]]:
 
     What a trial did before it paused, or before the driver died, is part of what came of it in the end.
     """
-    stints: list[dict[str, object]] = trial.stints or [
+    attempts: list[dict[str, object]] = trial.attempts or [
         {
             "started_at": trial.started_at, "ended_at": trial.ended_at, "node": trial.node, "card": trial.card,
             "gpu_model": trial.gpu_model, "share": trial.share,
         }
     ]  # fmt: skip
     bars = []
-    for stint in stints:
-        start_at, end_at = to_number(stint.get("started_at")), to_number(stint.get("ended_at"))
+    for attempt in attempts:
+        start_at, end_at = to_number(attempt.get("started_at")), to_number(attempt.get("ended_at"))
         if start_at is None or end_at is None:
             continue
-        ended = str(stint.get("ended", ""))
+        ended = str(attempt.get("ended", ""))
         failed: TrialOutcome = "oom" if ended == "out_of_memory" else "failed"
-        cards = str(stint.get("card") or "").split(",")  # a trial may hold several cards of a host
+        cards = str(attempt.get("card") or "").split(",")  # a trial may hold several cards of a host
         bar = Bar(
             trial=trial,
             start_at=start_at,
             end_at=end_at,
-            share=(to_number(stint.get("share")) or 0.0) / len(cards),
+            share=(to_number(attempt.get("share")) or 0.0) / len(cards),
             outcome=trial.status if ended in ("", "paused") else failed,
         )
-        model = stint.get("gpu_model") if cards != [""] else ""  # where no card is known, its model makes no lane
-        bars += [(_home(stint.get("node"), card, model), bar) for card in cards]
+        model = attempt.get("gpu_model") if cards != [""] else ""  # where no card is known, its model makes no lane
+        bars += [(_home(attempt.get("node"), card, model), bar) for card in cards]
     return bars
 
 

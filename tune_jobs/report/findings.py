@@ -9,10 +9,10 @@ from common.errors import RequestError
 from tune_jobs.analysis.experiments import folder_of
 from tune_jobs.analysis.importance import Importances, find_importances
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
+from tune_jobs.analysis.winner_summaries import WinnerSummaries, read_winner_summaries
 from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder
 from tune_jobs.records.sweep_lock import is_held
 from tune_jobs.report.advice import Advice, advise
-from tune_jobs.report.evidence import Evidence, gather
 from tune_jobs.report.summary import wandb_page
 from tune_jobs.report.unfinished import with_unfinished
 
@@ -25,14 +25,14 @@ class Findings:
         sweep: Its folder.
         analysis: Of its ledger.
         importances: Of its parameters.
-        evidence: From summaries.
+        summaries: The winner's, and how they compare with the second's.
         advice: What to do next.
     """
 
     sweep: SweepFolder
     analysis: Analysis
     importances: Importances
-    evidence: Evidence
+    summaries: WinnerSummaries
     advice: tuple[Advice, ...]
 
 
@@ -50,12 +50,12 @@ def find_findings(folder: Path, *, is_running: bool | None = None) -> Findings:
     if not sweep.ledger.exists():
         raise RequestError(_no_sweep(folder))
     ledger = with_unfinished(sweep, sweep.load())
-    evidence = gather(analyse(ledger))
-    ledger = _with_baseline(ledger, evidence)
+    of_winner = read_winner_summaries(analyse(ledger))
+    ledger = _with_baseline(ledger, of_winner)
     analysis = analyse(
         ledger,
-        dialogues=evidence.dialogues,
-        paired=evidence.against_second,
+        dialogues=of_winner.dialogues,
+        paired=of_winner.against_second,
         is_running=is_held(folder) if is_running is None else is_running,
     )
     # Confirming the best again says nothing new of the space, and would make it look better known around them.
@@ -68,7 +68,7 @@ def find_findings(folder: Path, *, is_running: bool | None = None) -> Findings:
         sweep=sweep,
         analysis=analysis,
         importances=importances,
-        evidence=evidence,
+        summaries=of_winner,
         advice=advise(analysis, importances, _typed(folder), typed_winner),
     )
 
@@ -101,12 +101,12 @@ def find_links(sweep: SweepFolder, analysis: Analysis) -> list[tuple[str, str]]:
     return [*page, *((name, _address(path.resolve(), base)) for name, path in named if path.exists())]
 
 
-def _with_baseline(ledger: Ledger, evidence: Evidence) -> Ledger:
+def _with_baseline(ledger: Ledger, of_winner: WinnerSummaries) -> Ledger:
     """Where a sweep names nothing to beat, the first turns of each dialogue stand for it."""
     sweep = ledger.sweep
-    if sweep is None or sweep.baseline is not None or evidence.lead_score is None:
+    if sweep is None or sweep.baseline is not None or of_winner.lead_score is None:
         return ledger
-    return replace(ledger, sweep=replace(sweep, baseline={"lead-3": evidence.lead_score}))
+    return replace(ledger, sweep=replace(sweep, baseline={"lead-3": of_winner.lead_score}))
 
 
 def _address(path: Path, base: Path) -> str:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from common.units import format_bytes, format_duration
 from tune_jobs.analysis.importance import Importances
+from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.records.ledger import OUTCOMES
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.charts_lineage import copy_rows, has_lineage, way_rows
 from tune_jobs.report.charts_memory import memory_points, memory_ratios
 from tune_jobs.report.charts_timeline import find_lanes
-from tune_jobs.report.evidence import Summary
 from tune_jobs.report.look import OUTCOME_TEXT, amount, percent, show_score
 from tune_jobs.report.summary import (
     SHOWN_RUNS,

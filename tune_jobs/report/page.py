@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from html import escape
 
 from common.units import format_duration, parse_duration
+from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.charts_lineage import MOST_COPIES, copy_rows, has_lineage, way_rows
 from tune_jobs.report.drawing import shorten
-from tune_jobs.report.evidence import Summary
 from tune_jobs.report.look import OUTCOME_TEXT, Chart, amount, show_score
 from tune_jobs.report.shell import chart_html, document, scroll, table_card, tiles_html, unbroken
 from tune_jobs.report.summary import (

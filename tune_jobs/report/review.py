@@ -39,7 +39,7 @@ class Improvement:
 def build_review(findings: Findings) -> str:
     """Returns the review of a sweep."""
     analysis, importances = findings.analysis, findings.importances
-    anomalies = find_anomalies(analysis, findings.evidence.summaries)
+    anomalies = find_anomalies(analysis, findings.summaries.summaries)
     links = find_links(findings.sweep, analysis)
     sections = [
         f"# Review of {plain(analysis.sweep.sweep or 'a sweep')}",

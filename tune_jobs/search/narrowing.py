@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from common.goal import Goal, best_first
 from tune_jobs.config.fields import value_problems
 from tune_jobs.config.parameters import show_value
 from tune_jobs.config.space import (
@@ -17,7 +18,6 @@ from tune_jobs.config.space import (
     Space,
     Value,
 )
-from tune_jobs.search.stopping import Goal
 
 LEAST_BEST = 3  # fewer trials span no box
 LEAST_PAD = 0.05  # of the whole range, on each side: also a box around one point has a width
@@ -102,7 +102,7 @@ def narrow(
     """
     assert 0 < keep_fraction <= 1, keep_fraction
     assert margin >= 0, margin
-    ranked = _rank(trials, goal)
+    ranked = best_first(trials, lambda one: one.score, goal)
     best, summary = _choose(ranked, keep_fraction, noise)
     parameters: list[Parameter] = []
     reasons: dict[str, str] = {}
@@ -113,12 +113,6 @@ def narrow(
     return Box(
         space=Space(parameters=tuple(parameters)), reasons=reasons, best=best, tried=len(ranked), summary=summary
     )
-
-
-def _rank(trials: Sequence[Tried], goal: Goal) -> list[Tried]:
-    """The best first; broken ones last."""
-    sign = -1.0 if goal == "maximize" else 1.0
-    return sorted(trials, key=lambda one: math.inf if one.score is None else sign * one.score)
 
 
 def _choose(ranked: Sequence[Tried], keep_fraction: float, noise: float | None) -> tuple[tuple[Tried, ...], str]:

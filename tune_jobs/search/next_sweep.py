@@ -9,12 +9,12 @@ from common.errors import RequestError
 from common.files import write_text
 from tune_jobs.analysis.candidates import Candidate
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
+from tune_jobs.config.early_terminate import EarlyTerminate, default_stop
 from tune_jobs.config.fields import to_value
 from tune_jobs.config.points import SCORE
-from tune_jobs.config.sections import EarlyTerminate
 from tune_jobs.config.space import Categorical, Constant, Parameter, Space, Value
-from tune_jobs.config.sweep import Sweep, load_sweep
-from tune_jobs.config.sweep_parts import default_stop
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.config.sweep_writer import sweep_text
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.search.narrowing import Box, Tried, narrow

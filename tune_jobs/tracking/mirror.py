@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
+from common.goal import better
 from tune_jobs.records.ledger import ExperimentFolder, SweepRecord, TrialRecord
 from tune_jobs.records.step_log import FILE_NAME as STEPS_NAME
 from tune_jobs.records.step_log import Tail, decoded
@@ -26,7 +27,7 @@ EXAMPLE_COLUMNS = (
     "rougeL_f1",
     "rouge_combined_f1",
 )
-Order = Mapping[str, object]
+Spec = Mapping[str, object]
 Row = Mapping[str, object]
 ExampleRow = tuple[object, ...]
 ENDS_WELL = ("finished", "stopped")  # stopped early is what the scheduler is for, not a failure
@@ -140,7 +141,7 @@ class Mirror:
         examples: Callable[[Path, Row], Sequence[ExampleRow]] = lambda folder, config: (),
     ) -> None:
         self._settings, self._open_run, self._progress, self._examples = settings, open_run, progress, examples
-        self._orders: dict[str, Order] = {}
+        self._specs: dict[str, Spec] = {}
         self._open: dict[str, _Open] = {}
         self._seen_events = 0
         self._sweep: SweepRecord | None = None
@@ -150,24 +151,24 @@ class Mirror:
         """Takes in one line of the journal."""
         self._seen_events += 1
         number = str(event["number"])
-        if event["event"] in ("ordered", "copied"):
-            self._orders[number] = cast("Order", event["order"])
-        if event["event"] == "placed" and number in self._orders:
-            self._orders[number] = {**self._orders[number], **cast("Order", event["place"])}
+        if event["event"] in ("submitted", "copied"):
+            self._specs[number] = cast("Spec", event["spec"])
+        if event["event"] == "allocated" and number in self._specs:
+            self._specs[number] = {**self._specs[number], **cast("Spec", event["placement"])}
         if self._seen_events <= self._progress.events:
             return
         self._progress.events = self._seen_events
-        if number not in self._orders:  # its first line was a torn one
+        if number not in self._specs:  # its first line was a torn one
             return
         if event["event"] == "started":
             self._run(number).run.describe({"share": _share(event["bundle"]), "bundle": event["bundle"]})
         elif event["event"] == "reported":
             self._take_evaluation(number, cast("Row", event["metrics"]))
         elif event["event"] == "copied":  # population based training: another's weights, changed values
-            described = tracked_run(self._orders[number], self._settings).config
+            described = tracked_run(self._specs[number], self._settings).config
             self._run(number).run.describe({**described, "copied_from_trial": event["donor"]})
-        elif event["event"] == "placed" and number in self._open:  # a run that goes on on another model's card
-            self._run(number).run.describe(tracked_run(self._orders[number], self._settings).config)
+        elif event["event"] == "allocated" and number in self._open:  # a run that goes on on another model's card
+            self._run(number).run.describe(tracked_run(self._specs[number], self._settings).config)
         elif event["event"] == "retried":
             self._run(number).run.summarize({"trial/last_failure": f"{event['kind']}: {event['message']}"})
 
@@ -184,7 +185,7 @@ class Mirror:
         """Takes in the outcome of a trial and closes its run."""
         number = record.trial_id
         is_best = self._is_best(record)
-        if self._of(number).over or number not in self._orders:
+        if self._of(number).over or number not in self._specs:
             return
         run = self._run(number).run
         self._take_steps(number)
@@ -208,7 +209,7 @@ class Mirror:
 
     def _run(self, number: str) -> _Open:
         if number not in self._open:
-            order = self._orders[number]
+            order = self._specs[number]
             steps = Tail(Path(str(order.get("folder", ""))) / STEPS_NAME, self._of(number).steps_bytes)
             self._open[number] = _Open(run=self._open_run(tracked_run(order, self._settings)), steps=steps)
         return self._open[number]
@@ -239,14 +240,13 @@ class Mirror:
         value = record.best_metrics.get(self._sweep.metric) if self._sweep is not None else None
         if value is None or self._sweep is None:
             return False
-        sign = 1.0 if self._sweep.goal == "maximize" else -1.0
-        if self._best is not None and sign * value <= sign * self._best:
+        if not better(value, self._best, self._sweep.goal):
             return False
         self._best = value
         return True
 
 
-def tracked_run(order: Order, settings: MirrorSettings) -> TrackedRun:
+def tracked_run(order: Spec, settings: MirrorSettings) -> TrackedRun:
     """Makes the description of a trial's run from its order.
 
     The resolved configuration stands at the top, where W&B's columns and filters look for it; what the product knows

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
+from common.goal import Goal
 from tune_jobs.config.parameters import show_value
 from tune_jobs.records.ledger import SweepRecord
-from tune_jobs.search.stopping import Goal
 from tune_jobs.tracking.mirror import MirrorSettings, job_type, run_id
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A trial on several cards: starts a process on each, hears the first, and ends all of them together.
+"""A trial on several cards: starts a process on each, passes on what the first one reports, and ends all of them together.
 
 The trial's own process does not train. It stays what it is for every trial: it reports to Tune, keeps steps, recovers
 from an out-of-memory with a smaller shape. So early stopping, pauses and checkpoints are the same with any number of
@@ -24,9 +24,10 @@ from common.strict import from_mapping
 from dialsum.config import RunConfig
 from dialsum.ranks import MEETING_FILE
 from dialsum.reporter import Reporter
-from tune_jobs.records.trial_spec import TrialOrder
-from tune_jobs.trial.rank_process import THREADS, RankProcess, RankTask, Word
-from tune_jobs.trial.recovery import FailureKind, classify
+from tune_jobs.records.trial_spec import FailureKind, TrialSpec
+from tune_jobs.trial.failures import classify
+from tune_jobs.trial.hold import DeviceOf, card_of
+from tune_jobs.trial.rank_process import THREADS, RankMessage, RankProcess, RankTask
 
 GRACE_S = 5.0  # for the others to say what happened to them: the first to fail is often not the one to blame
 _LOOPBACK = "lo"
@@ -48,7 +49,7 @@ class _Rank(Protocol):
 
     seat: _Method
     train: _Method
-    words: _Method
+    messages: _Method
     answer: _Method
 
 
@@ -56,13 +57,20 @@ class RankTraining:
     """Trains on all cards of the trial; stands in for dialsum.trainer.train.
 
     Args:
-        order: The trial; its bundle says how many.
+        spec: The trial; its bundle says how many.
         where: Gets the cards of all processes as `trial/card`, and the processes' numbers as `trial/processes`.
-        waits: Hears why a process waits for its card.
+        waiting: Is called with the reason while a process waits for its card.
+        device_of: See hold.hold.
     """
 
-    def __init__(self, order: TrialOrder, where: dict[str, str], waits: Callable[[str], None]) -> None:
-        self._order, self._where, self._waits = order, where, waits
+    def __init__(
+        self,
+        spec: TrialSpec,
+        where: dict[str, object],
+        waiting: Callable[[str], None],
+        device_of: DeviceOf = card_of,
+    ) -> None:
+        self._spec, self._where, self._waiting, self._device_of = spec, where, waiting, device_of
 
     def __call__(
         self,
@@ -78,64 +86,64 @@ class RankTraining:
 
         Raises:
             SystemExit: When the reporter ends the trial.
-            Exception: Of all processes' failures the most telling one.
+            Exception: Of all processes' failures the one that the others followed from.
         """
-        del folder, cache_dir, limit_bytes  # the order names both folders
-        with _meeting(spread=self._order.bundle.spread) as variables, _started(self._order) as ranks:
-            self._say_where(ranks)
+        del folder, cache_dir, limit_bytes  # the specification names both folders
+        with _meeting(spread=self._spec.bundle.spread) as variables, _started(self._spec) as ranks:
+            self._add_locations(ranks)
             tasks = [
                 RankTask(
-                    order=self._order,
+                    spec=self._spec,
                     config=config.to_dict(),
                     rank=rank,
                     size=len(ranks),
                     resume_from=None if resume_from is None else str(resume_from),
-                    variables=variables | _seen_by(rank, self._order),
+                    variables=variables | _seen_by(rank, self._spec),
                 )
                 for rank in range(len(ranks))
             ]
             self._follow(ranks, tasks, reporter)
 
     def _follow(self, ranks: Sequence[_Rank], tasks: Sequence[RankTask], reporter: Reporter) -> None:
-        """Hears all processes until each is over; what one says or fails with comes at once."""
-        running = [rank.train.remote(asdict(task)) for rank, task in zip(ranks, tasks, strict=True)]
-        speaking = {rank.words.remote(): rank for rank in ranks}
-        while running or speaking:
-            done, _ = ray.wait([*running, *speaking], num_returns=1)
+        """Passes on the messages of all processes until each has ended; raises at the first failure."""
+        running = [rank.train.remote(asdict(task), self._device_of) for rank, task in zip(ranks, tasks, strict=True)]
+        open_calls = {rank.messages.remote(): rank for rank in ranks}
+        while running or open_calls:
+            done, _ = ray.wait([*running, *open_calls], num_returns=1)
             try:
-                heard = ray.get(done[0])
+                received = ray.get(done[0])
             except Exception as error:  # of the process, or that it is gone
                 others = _failures([one for one in running if one != done[0]])
                 raise root_cause([_own_error(error), *others]) from None
             if done[0] in running:
                 running.remove(done[0])
                 continue
-            rank = speaking.pop(done[0])
-            words = [from_mapping(Word, word, where="word of a rank") for word in heard]
-            for word in words:
-                self._pass_on(word, rank, reporter)
-            if words[-1].kind != "end":
-                speaking[rank.words.remote()] = rank
+            rank = open_calls.pop(done[0])
+            messages = [from_mapping(RankMessage, one, where="message of a rank") for one in received]
+            for message in messages:
+                self._pass_on(message, rank, reporter)
+            if messages[-1].kind != "end":
+                open_calls[rank.messages.remote()] = rank
 
-    def _pass_on(self, word: Word, rank: _Rank, reporter: Reporter) -> None:
-        checkpoint = None if word.checkpoint is None else Path(word.checkpoint)
-        if word.kind == "waits":
-            self._waits(word.text)
-        elif word.kind == "log":
-            reporter.log(word.metrics)
-        elif word.kind == "report":
-            reporter.report(word.metrics, checkpoint)
+    def _pass_on(self, message: RankMessage, rank: _Rank, reporter: Reporter) -> None:
+        checkpoint = None if message.checkpoint is None else Path(message.checkpoint)
+        if message.kind == "waiting":
+            self._waiting(message.reason)
+        elif message.kind == "log":
+            reporter.log(message.metrics)
+        elif message.kind == "report":
+            reporter.report(message.metrics, checkpoint)
             rank.answer.remote()
-        elif word.kind == "interrupted":
+        elif message.kind == "interrupted":
             assert checkpoint is not None
             reporter.interrupted(checkpoint)
             rank.answer.remote()
 
-    def _say_where(self, ranks: Sequence[_Rank]) -> None:
+    def _add_locations(self, ranks: Sequence[_Rank]) -> None:
         """Names cards of other hosts with their address; the first process asked Ray for none, so it names its own."""
         seats = cast("list[tuple[str, list[str], int]]", ray.get([rank.seat.remote() for rank in ranks]))
         here = seats[0][0]
-        cards = [self._where.get("trial/card", "").split(",")[0]]
+        cards = [str(self._where.get("trial/card", "")).split(",")[0]]
         cards += [card if host == here else f"{host}:{card}" for host, held, _ in seats[1:] for card in held]
         self._where["trial/card"] = ",".join(cards)
         self._where["trial/processes"] = ",".join(str(process) for *_, process in seats)
@@ -173,17 +181,17 @@ def _own_error(error: Exception) -> Exception:
 
 
 @contextmanager
-def _started(order: TrialOrder) -> Iterator[list[_Rank]]:
+def _started(spec: TrialSpec) -> Iterator[list[_Rank]]:
     """One process in each bundle of the trial's placement group; none is left afterwards.
 
     The trial's own process holds the first bundle, so the process there asks for nothing and is told which card it has.
     """
     group = ray.util.get_current_placement_group()
     assert group is not None, "a trial has a placement group"
-    assert len(group.bundle_specs) == order.bundle.ranks, "each card of a trial has a bundle"
+    assert len(group.bundle_specs) == spec.bundle.ranks, "each card of a trial has a bundle"
     ranks: list[_Rank] = []
     try:
-        for rank in range(order.bundle.ranks):
+        for rank in range(spec.bundle.ranks):
             ranks.append(_actor(group, rank))
         yield ranks
     finally:
@@ -228,9 +236,9 @@ def _meeting(*, spread: bool) -> Iterator[dict[str, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _seen_by(rank: int, order: TrialOrder) -> dict[str, str]:
-    variables = {"RANK": str(rank), "WORLD_SIZE": str(order.bundle.ranks), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    if order.simulated:
+def _seen_by(rank: int, spec: TrialSpec) -> dict[str, str]:
+    variables = {"RANK": str(rank), "WORLD_SIZE": str(spec.bundle.ranks), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    if spec.simulated:
         variables["CUDA_VISIBLE_DEVICES"] = ""
     elif rank == 0:
         variables["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")

@@ -8,12 +8,12 @@ from pathlib import Path
 from cluster.guard import Guard
 from common.errors import DivergedError, WorkError
 from tune_jobs.config.anomalies import LossWatch
-from tune_jobs.records.trial_spec import EVALUATION_KEY, INTERRUPTED_KEY, STOP_FILE, TrialOrder
+from tune_jobs.records.trial_spec import EVALUATION_KEY, INTERRUPTED_KEY, STOP_FILE, TrialSpec
+from tune_jobs.records.trial_state import write_state
 from tune_jobs.trial.meter import TrialMeter
-from tune_jobs.trial.state_file import write_state
 from tune_jobs.trial.storage import TrialStorage
 
-LOOK_EVERY_S = 0.5  # for STOP_FILE, which may lie on a slow shared file system
+POLL_S = 0.5  # for STOP_FILE, which may lie on a slow shared file system
 HELD_BYTES = "trial/held_bytes"  # what the process was seen to hold on its card at most
 
 Send = Callable[[Mapping[str, object], Path | None], None]
@@ -24,19 +24,19 @@ class StopFile:
     """Looks now and then whether the driver asks the trials to save and end.
 
     Args:
-        sweep_folder: Where the driver leaves its word.
+        sweep_folder: Where the driver leaves the stop file.
         clock: Seconds that only grow; injected in tests.
     """
 
     def __init__(self, sweep_folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._clock, self._look_at_s = sweep_folder / STOP_FILE, clock, -math.inf
+        self._path, self._clock, self._next_poll_s = sweep_folder / STOP_FILE, clock, -math.inf
 
     def asked(self) -> bool:
-        """Whether the word was there at this look; False between two looks."""
+        """Whether the file was there at this look; False between two looks."""
         now_s = self._clock()
-        if now_s < self._look_at_s:
+        if now_s < self._next_poll_s:
             return False
-        self._look_at_s = now_s + LOOK_EVERY_S
+        self._next_poll_s = now_s + POLL_S
         return self._path.exists()
 
 
@@ -44,8 +44,8 @@ class TrialReporter:
     """Passes every evaluation on to the driver, keeps the steps between them, and counts them over restarts.
 
     Args:
-        order: The trial.
-        send: Sends to the driver; raises SystemExit when the trial should end.
+        spec: The trial.
+        send: Sends to the driver; raises SystemExit when the attempt should end.
         keep: Takes every step.
         guard: Holds the process to its share; None on a machine without GPUs.
         evaluations: How many an earlier attempt had made at the checkpoint that this one starts from.
@@ -57,7 +57,7 @@ class TrialReporter:
 
     def __init__(
         self,
-        order: TrialOrder,
+        spec: TrialSpec,
         send: Send,
         keep: Keep,
         *,
@@ -69,13 +69,13 @@ class TrialReporter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._storage = storage
-        self.shape = order.shape
+        self.shape = spec.shape
         self.checkpoint: Path | None = None
         self.peaks: dict[str, float] = {}
         self.evaluations = evaluations
-        self._order, self._send, self._keep, self._guard, self._meter = order, send, keep, guard, meter
-        self._loss = LossWatch(order.exploding_loss, seen=losses)
-        self._stop = StopFile(Path(order.sweep_folder), clock)
+        self._spec, self._send, self._keep, self._guard, self._meter = spec, send, keep, guard, meter
+        self._loss = LossWatch(spec.exploding_loss, seen=losses)
+        self._stop = StopFile(Path(spec.sweep_folder), clock)
 
     @property
     def limit_bytes(self) -> int | None:
@@ -105,12 +105,12 @@ class TrialReporter:
             DivergedError: When it is no number.
             SystemExit: When the driver stops the trial.
         """
-        value = metrics.get(self._order.metric)
+        value = metrics.get(self._spec.metric)
         if value is None:
-            raise WorkError(f"no {self._order.metric} among the reported {', '.join(sorted(metrics))}")
+            raise WorkError(f"no {self._spec.metric} among the reported {', '.join(sorted(metrics))}")
         if not math.isfinite(value):
             raise DivergedError(
-                f"{self._order.metric} became {value}: the training diverged; try a smaller learning rate"
+                f"{self._spec.metric} became {value}: the training diverged; try a smaller learning rate"
             )
         if self._storage is not None:
             self._storage.check()

@@ -1,4 +1,4 @@
-"""One trial in its own process: trains, reports, keeps its steps, and recovers from an out-of-memory by itself.
+"""One attempt of a trial in its own process: trains, reports, keeps its steps, and recovers from an out-of-memory by itself.
 
 Imports nothing heavy at the top: the driver imports this module too, and reused processes pay for torch once.
 """
@@ -15,86 +15,95 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
-from cluster.guard import CudaDevice, Guard, HostDevice, Limit, environment, wait_for_card
+from cluster.guard import environment
 from cluster.machines.metrics import Meters
-from cluster.scheduling.shares import UNITS, Share
 from common.errors import ProductError, WorkError
-from common.files import append_jsonl, read_jsonl
+from common.files import append_jsonl
 from common.storage import storage_trouble
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tune_jobs.driver.exploit import INHERITED_FILE
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
 from tune_jobs.records.step_log import FILE_NAME as STEPS_NAME
 from tune_jobs.records.step_log import StepLog
 from tune_jobs.records.trial_spec import (
     FAILURE_KEY,
     FAILURE_MESSAGE_KEY,
-    ORDER_KEY,
-    WAITS_KEY,
-    TrialOrder,
+    SPEC_KEY,
+    STARTED_KEY,
+    WAITING_KEY,
+    FailureKind,
+    RunShape,
+    TrialSpec,
 )
+from tune_jobs.records.trial_state import INHERITED_FILE, evaluations_of, losses_of
+from tune_jobs.trial.failures import classify, smaller
+from tune_jobs.trial.hold import DeviceOf, card_of, hold
 from tune_jobs.trial.machine_load import MachineLoad
 from tune_jobs.trial.meter import TrialMeter
-from tune_jobs.trial.recovery import FailureKind, RunShape, classify, smaller
 from tune_jobs.trial.reporter import Keep, Send, TrialReporter
-from tune_jobs.trial.state_file import evaluations_of, losses_of
 from tune_jobs.trial.storage import TrialStorage
 
 logger = logging.getLogger(__name__)
 ATTEMPTS_FILE = "attempts.jsonl"
 MOST_VANISHED = 3  # times that a trial's own folder may be missing before that is no storage but a fault of ours
-
+_PROCESS_IS_WELL: tuple[FailureKind, ...] = ("diverged", "wrong_request", "work_failed")  # it can serve another trial
 
 Train = Callable[..., object]  # dialsum.trainer.train
 
 
-def run_trial(config: dict[str, object]) -> None:
-    """The function that Tune runs in the trial's process, with {"order": ...}."""
-    order = TrialOrder.from_dict(cast("Mapping[str, object]", config[ORDER_KEY]))
+def run_trial(config: dict[str, object], device_of: DeviceOf = card_of) -> None:
+    """The function that Tune runs in the trial's process.
+
+    Args:
+        config: {SPEC_KEY: a TrialSpec as plain values}.
+        device_of: See hold.hold.
+    """
+    spec = TrialSpec.from_dict(cast("Mapping[str, object]", config[SPEC_KEY]))
     os.environ.update(environment(os.environ))  # before torch starts CUDA
-    if order.simulated:
+    if spec.simulated:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray names the logical card 0, which may be a real one here
     # Ray reads this when the next trial takes over the process: the last one may still be letting go of its model.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
-    from tune_jobs.driver.tuner import last_checkpoint, present_place, report
+    from tune_jobs.trial.tune_session import last_checkpoint, location, report
 
-    start = last_checkpoint() or (Path(order.resume_from) if order.resume_from else None)
-    place = present_place()
-    if order.bundle.ranks == 1:
-        order = replace(order, bundle=replace(order.bundle, gpus=place.gpus))  # after a failure it may hold more
+    here = location()
+    if spec.bundle.ranks == 1:
+        spec = replace(spec, bundle=replace(spec.bundle, gpus=here.gpus))
     known = {
-        "trial/node": place.node,
-        "trial/raylet": place.raylet,
-        "trial/card": place.card,
-        "trial/gpu_model": place.gpu_model,
+        "trial/node": here.address,
+        "trial/raylet": here.node,
+        "trial/card": here.card,
+        "trial/gpu_model": here.gpu_model or spec.gpu_model or None,
+        "trial/pid": os.getpid(),
         "trial/torch": importlib.metadata.version("torch"),
     }
-    where = {name: value for name, value in known.items() if value is not None}
+    where: dict[str, object] = {name: value for name, value in known.items() if value is not None}
 
     def send(metrics: Mapping[str, object], checkpoint: Path | None) -> None:
         report({**metrics, **where}, checkpoint)
 
-    _take_snapshot(order, goes_on=start is not None)
-    keep = StepLog(Path(order.folder) / STEPS_NAME, MachineLoad())
-    meter = TrialMeter(Meters(), order, place.node, place.card or "")
+    send({STARTED_KEY: True}, None)
+    start = Path(spec.resume_from) if spec.resume_from else None
+    _take_snapshot(spec, goes_on=start is not None)
+    keep = StepLog(Path(spec.folder) / STEPS_NAME, MachineLoad())
+    meter = TrialMeter(Meters(), spec, here.address, here.card or "")
     try:
-        attempt(order, _work(order, where, send), send, keep, start, meter, last_checkpoint)
+        attempt(spec, _work(spec, where, send, device_of), send, keep, start, meter, last_checkpoint, device_of)
     finally:
         meter.close()
 
 
-def _work(order: TrialOrder, where: dict[str, str], send: Send) -> Train:
+def _work(spec: TrialSpec, where: dict[str, object], send: Send, device_of: DeviceOf) -> Train:
     """What the trial does: it trains, on one card or several, or writes summaries with a model trained already."""
-    if order.bundle.ranks > 1:
+    if spec.bundle.ranks > 1:
         from tune_jobs.trial.ranks import RankTraining
 
-        return RankTraining(order, where, lambda text: send({WAITS_KEY: text}, None))
-    if order.trained is None:
+        return RankTraining(spec, where, lambda text: send({WAITING_KEY: text}, None), device_of)
+    if spec.trained is None:
         from dialsum.trainer import train
 
         return train
-    trained = Path(order.trained)
+    trained = Path(spec.trained)
 
     def generate(
         config: RunConfig, folder: Path, *, reporter: Reporter, cache_dir: Path, **training: object
@@ -106,65 +115,70 @@ def _work(order: TrialOrder, where: dict[str, str], send: Send) -> Train:
     return generate
 
 
-def _take_snapshot(order: TrialOrder, *, goes_on: bool) -> None:
+def _take_snapshot(spec: TrialSpec, *, goes_on: bool) -> None:
     """Keeps what is needed to run the trial again; a trial is worth more than its snapshot."""
     from tune_jobs.records.snapshot import take_snapshot
 
     try:
         take_snapshot(
-            ExperimentFolder(Path(order.folder)).snapshot,
-            _config(order, order.shape).to_dict(),
-            sweep_snapshot=SweepFolder(Path(order.sweep_folder)).snapshot,
-            sweep=order.sweep,
+            ExperimentFolder(Path(spec.folder)).snapshot,
+            _config(spec, spec.shape).to_dict(),
+            sweep_snapshot=SweepFolder(Path(spec.sweep_folder)).snapshot,
+            sweep=spec.sweep,
             goes_on=goes_on,
         )
     except (OSError, ValueError, ProductError) as error:
-        logger.warning("no snapshot of %s was taken (%s: %s)", order.name, type(error).__name__, error)
+        logger.warning("no snapshot of %s was taken (%s: %s)", spec.name, type(error).__name__, error)
 
 
 def attempt(
-    order: TrialOrder,
+    spec: TrialSpec,
     train: Train,
     send: Send,
     keep: Keep,
     start: Path | None,
     meter: TrialMeter | None = None,
     persisted: Callable[[], Path | None] = lambda: None,
+    device_of: DeviceOf = card_of,
 ) -> None:
     """Trains until the end, making the trial smaller after each out-of-memory and waiting for a storage in trouble.
 
     Args:
-        order: The trial.
+        spec: The trial.
         train: dialsum.trainer.train.
         send: Sends reports to the driver.
         keep: Takes the numbers of each step.
         start: Checkpoint to go on from.
         meter: Shows the trial's numbers to whoever watches the cluster.
         persisted: Returns the last checkpoint that is whole in the sweep's storage.
+        device_of: See hold.hold.
 
     Raises:
-        SystemExit: When the driver stops the trial.
-        Exception: A failure that another attempt might mend: out of memory at the smallest shape, and others as
-            often as `order.retries` says. Any other failure is sent to the driver as the trial's outcome.
+        SystemExit: When the driver stops the attempt.
+        Exception: Of a failure that may have damaged the process; it was sent to the driver before.
     """
-    folder = Path(order.folder)
-    storage = TrialStorage.of(folder, Path(order.sweep_folder))
+    folder = Path(spec.folder)
+    storage = TrialStorage.of(folder, Path(spec.sweep_folder))
     if start is not None and (start / INHERITED_FILE).exists():
         from dialsum.retune import retune_checkpoint
 
-        retune_checkpoint(start, RunConfig.from_dict(order.config))
-    shape: RunShape | None = order.shape
+        retune_checkpoint(start, RunConfig.from_dict(spec.config))
+    shape: RunShape | None = spec.shape
     vanished = 0
+
+    def waiting(reason: str) -> None:
+        send({WAITING_KEY: reason}, None)
+
     while shape is not None:
         try:
             # Of several processes each holds itself.
-            guard = None if shape.ranks > 1 else hold(order, shape, lambda text: send({WAITS_KEY: text}, None))
+            guard = None if shape.ranks > 1 else hold(spec, shape, waiting, device_of)
         except WorkError as no_room:  # somebody outside of Ray holds the card
-            _note_attempt(folder, order, shape, "work_failed", no_room)
-            _fail(folder, order, "work_failed", no_room, send)
+            _note_attempt(folder, spec, shape, "work_failed", no_room)
+            _send_failure("work_failed", no_room, send)
             return
         reporter = TrialReporter(
-            order,
+            spec,
             send,
             keep,
             guard=guard,
@@ -174,7 +188,7 @@ def attempt(
             storage=storage,
         )
         reporter.shape = shape
-        error = _train_once(order, train, reporter, start)
+        error = _train_once(spec, train, reporter, start)
         if error is None:
             return
         trouble = storage_trouble(error)
@@ -184,37 +198,39 @@ def attempt(
             del error, reporter, guard  # the traceback holds the model's tensors
             _release_memory()
             start = persisted() or start
-            if not storage.wait(trouble, start, lambda text: send({WAITS_KEY: text}, None)):
-                raise OSError(errno.ESTALE, f"{trouble}, for too long", str(folder))
+            if not storage.wait(trouble, start, waiting):
+                _send_failure("error", OSError(errno.ESTALE, f"{trouble}, for too long", str(folder)), send)
+                return
             continue
         kind = classify(error)
         start = reporter.checkpoint or start
         if kind != "out_of_memory":
-            _note_attempt(folder, order, shape, kind, error)
-            _fail(folder, order, kind, error, send)
+            _note_attempt(folder, spec, shape, kind, error)
+            _send_failure(kind, error, send)
             return
         if meter is not None:
             meter.out_of_memory()
         next_shape = smaller(shape)
-        _note_attempt(folder, order, shape, kind, error, next_shape)
+        _note_attempt(folder, spec, shape, kind, error, next_shape)
         if next_shape is None:
-            raise error
+            _send_failure(kind, error, send)
+            return
         logger.warning("out of memory with %s; going on with %s", shape.describe(), next_shape.describe())
         del error, reporter, guard  # the traceback holds the model's tensors
         _release_memory()
         shape = next_shape
 
 
-def _train_once(order: TrialOrder, train: Train, reporter: TrialReporter, start: Path | None) -> Exception | None:
-    config = _config(order, reporter.shape)
+def _train_once(spec: TrialSpec, train: Train, reporter: TrialReporter, start: Path | None) -> Exception | None:
+    config = _config(spec, reporter.shape)
     listener: Reporter = reporter
     try:
         train(
             config,
-            Path(order.folder),
+            Path(spec.folder),
             reporter=listener,
             resume_from=start,
-            cache_dir=Path(order.cache_dir),
+            cache_dir=Path(spec.cache_dir),
             limit_bytes=reporter.limit_bytes,
         )
     except Exception as error:
@@ -222,8 +238,8 @@ def _train_once(order: TrialOrder, train: Train, reporter: TrialReporter, start:
     return None
 
 
-def _config(order: TrialOrder, shape: RunShape) -> RunConfig:
-    return RunConfig.from_dict(order.config).with_changes(
+def _config(spec: TrialSpec, shape: RunShape) -> RunConfig:
+    return RunConfig.from_dict(spec.config).with_changes(
         {
             "gradient_accumulation_steps": shape.accumulation,
             "gradient_checkpointing": shape.gradient_checkpointing,
@@ -232,51 +248,20 @@ def _config(order: TrialOrder, shape: RunShape) -> RunConfig:
     )
 
 
-def hold(order: TrialOrder, shape: RunShape, tell: Callable[[str], None] = lambda text: None) -> Guard | None:
-    """Holds this process to the share that it was granted, before the model is built.
-
-    Args:
-        order: The trial.
-        shape: How it is run.
-        tell: Hears why it waits, where others still hold what belongs to the share.
+def _send_failure(kind: FailureKind, error: Exception, send: Send) -> None:
+    """Sends the failure to the driver, which decides whether there is another attempt.
 
     Raises:
-        WorkError: When they hold it for too long.
-
-    Returns:
-        None where there is no card: on a machine without GPUs, and on a simulated card that pretends nothing.
+        Exception: The error again, where the process may have been damaged by it, so that Tune ends the process.
     """
-    if order.usable_bytes is None or (order.simulated and order.pretended is None):
-        return None
-    limit = Limit(cap_bytes=_cap_bytes(order), context_bytes=order.context_bytes)
-    if order.pretended is None:
-        card = CudaDevice()
-        growth_bytes = limit.cap_bytes - card.left_bytes(limit.context_bytes)
-        wait_for_card(growth_bytes, os.environ.get("CUDA_VISIBLE_DEVICES", ""), tell)
-        return Guard(limit, card)
-    held_bytes = order.pretended.fixed_bytes + shape.micro_batch * order.pretended.bytes_per_sample
-    return Guard(limit, HostDevice(meter=lambda: held_bytes), interval_s=0.0)
-
-
-def _cap_bytes(order: TrialOrder) -> int:
-    assert order.usable_bytes is not None
-    if order.bundle.gpus >= 1:
-        return order.usable_bytes
-    return Share(units=round(order.bundle.gpus * UNITS)).cap_bytes(order.usable_bytes)
-
-
-def _fail(folder: Path, order: TrialOrder, kind: FailureKind, error: Exception, send: Send) -> None:
-    """Raises what another attempt might mend and sends everything else to the driver as the outcome."""
-    earlier = [record for record in read_jsonl(folder / ATTEMPTS_FILE)[0] if record.get("kind") == kind]
-    again = kind == "error" or (kind == "diverged" and order.retry_diverged)
-    if kind in ("host_memory", "worker_lost") or (again and len(earlier) <= order.retries):
-        raise error
     send({FAILURE_KEY: kind, FAILURE_MESSAGE_KEY: f"{type(error).__name__}: {error}"}, None)
+    if kind not in _PROCESS_IS_WELL:
+        raise error
 
 
 def _note_attempt(
     folder: Path,
-    order: TrialOrder,
+    spec: TrialSpec,
     shape: RunShape,
     kind: FailureKind,
     error: Exception,
@@ -288,7 +273,7 @@ def _note_attempt(
             "at": time.time(),
             "kind": kind,
             "message": f"{type(error).__name__}: {error}",
-            "bundle": asdict(order.bundle),
+            "bundle": asdict(spec.bundle),
             "shape": asdict(shape),
             "next_shape": asdict(next_shape) if next_shape else None,
         },

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import write_bytes
-from common.storage import LIMIT_S, StorageGoneError, free_bytes
+from common.storage import LEAST_BYTES, LIMIT_S, StorageGoneError, free_bytes
 from common.units import format_bytes, format_duration
 from tune_jobs.records.journal import FILE_NAME
 
 logger = logging.getLogger(__name__)
-LEAST_BYTES = 4 * 2**20  # logs and numbers; checkpoints are counted by their own size
 _EVERY_S = 5.0
-_TELL_S = 60.0
+_REPORT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +23,7 @@ class TrialStorage:
 
     Attributes:
         folder: Of the experiment.
-        sweep_folder: Of the sweep; its journal tells that the storage is mounted.
+        sweep_folder: Of the sweep; its journal is there while the storage is mounted.
         watched: Whether the journal was there when the trial began; outside a sweep there is none.
         limit_s: How long a trial waits.
         elapsed_s: Seconds that only grow.
@@ -56,13 +55,13 @@ class TrialStorage:
         """Says that the trial's own folder vanished under it, where that is what an error is about.
 
         Nobody but the trial removes anything there, so a folder that it has just made is missing only when the storage
-        went away, be it for a moment. torch says it in words of its own (torch 2.13, serialization.py).
+        went away, be it for a moment. torch has its own text for it (torch 2.13, serialization.py).
         """
         text = str(error)
         missing = isinstance(error, FileNotFoundError) or ("Parent directory" in text and "does not exist" in text)
         return "it was gone for a moment" if self.watched and missing and str(self.folder) in text else None
 
-    def wait(self, trouble: str, checkpoint: Path | None, tell: Callable[[str], None] = lambda text: None) -> bool:
+    def wait(self, trouble: str, checkpoint: Path | None, waiting: Callable[[str], None] = lambda reason: None) -> bool:
         """Waits until there is room for what failed.
 
         What the failed attempt left half written is removed: it is of no use and takes room. The last complete
@@ -71,7 +70,7 @@ class TrialStorage:
         Args:
             trouble: What is wrong, for people.
             checkpoint: From which the trial will go on; None where it starts anew.
-            tell: Hears at first, and then every minute, why the trial is silent; else it would be taken for hanging.
+            waiting: Is called at first, and then every minute, with the reason; else the trial would be taken for hanging.
 
         Returns:
             False where the storage was in trouble for too long.
@@ -86,14 +85,14 @@ class TrialStorage:
             format_duration(self.limit_s),
             format_bytes(needed_bytes),
         )
-        begun_s = tell_at_s = self.elapsed_s()
+        begun_s = report_at_s = self.elapsed_s()
         while self.elapsed_s() - begun_s <= self.limit_s:
             if self._is_usable(needed_bytes) and (checkpoint is None or checkpoint.exists()):
                 logger.warning("%s: there again after %s", self.folder, format_duration(self.elapsed_s() - begun_s))
                 return True
-            if self.elapsed_s() >= tell_at_s:
-                tell(f"{trouble}, needs {format_bytes(needed_bytes)} in {self.folder}")
-                tell_at_s = self.elapsed_s() + _TELL_S
+            if self.elapsed_s() >= report_at_s:
+                waiting(f"{trouble}, needs {format_bytes(needed_bytes)} in {self.folder}")
+                report_at_s = self.elapsed_s() + _REPORT_S
             self.sleep(_EVERY_S)
         return False
 

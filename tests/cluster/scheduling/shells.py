@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from cluster.machines.hardware import Inventory, parse_simulated
 from cluster.scheduling.alternatives import Need, find_alternatives
-from cluster.scheduling.broker_client import BrokerClient, Clocks, LocalBroker
+from cluster.scheduling.broker_client import BrokerClient, LocalBroker
 from cluster.scheduling.broker_service import BrokerService
 from cluster.scheduling.cluster_broker import SOON_S, ClusterBroker
 from cluster.scheduling.events import Decisions
@@ -101,8 +101,7 @@ class Shells:
 
     def local(self, sweep: str) -> LocalBroker:
         """A broker in the driver."""
-        clocks = Clocks(elapsed_s=lambda: self.elapsed_s, now=lambda: self.now_s)
-        return LocalBroker(self.inventory, sweep=sweep, clocks=clocks)
+        return LocalBroker(self.inventory, sweep=sweep, elapsed_s=lambda: self.elapsed_s, now=lambda: self.now_s)
 
     def request(self, name: str, gib: float = 23.0) -> Request:
         """A request of the sweep before the slash; 23 GiB are a whole card of 24 GiB, 11 GiB half of one."""

@@ -1,0 +1,192 @@
+"""When hopeless trials are stopped: the `early_terminate` section of a sweep file, and the rungs that it means."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import cast
+
+from common.errors import Problems
+from tune_jobs.config.sections import Method
+from tune_jobs.config.space import Value
+
+KEYS = MappingProxyType(  # of each type of ours, beside `type`; any other type is a class of ray.tune.schedulers
+    {
+        "asha": ("min_iter", "max_iter", "eta", "brackets"),
+        "hyperband": ("s", "eta", "max_iter", "min_iter", "strict"),
+        "median": ("min_iter", "min_trials"),
+        "none": (),
+    }
+)
+_ASHA_CLASSES = ("ASHAScheduler", "AsyncHyperBandScheduler")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyTerminate:
+    """When hopeless trials are stopped. An iteration is one evaluation, counted from 1.
+
+    Attributes:
+        type: A key of KEYS, or the name of a class of ray.tune.schedulers, which has `arguments` and nothing else.
+        min_iter: The first rung (median: no trial is stopped earlier).
+        max_iter: The iterations of the longest trial, from which rungs are counted; the trial's own where None.
+        eta: One in eta trials passes a rung.
+        brackets: asha: trials are spread over so many brackets; each starts one rung later than the one before.
+        s: hyperband: how many brackets are counted down from max_iter.
+        strict: hyperband: a trial's value at a bracket counts, not its best so far; stops more trials.
+        min_trials: median: so many other trials must have come as far.
+        arguments: Of a class of Ray, those that the file gives.
+    """
+
+    type: str = "asha"
+    min_iter: int | None = None
+    max_iter: int | None = None
+    eta: float = 3.0
+    brackets: int = 1
+    s: int | None = None
+    strict: bool = False
+    min_trials: int = 3
+    arguments: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        if not 1 < self.eta <= 1000:
+            problems.add(f"eta must be above 1 (one in eta trials passes a rung), but is {self.eta:g}")
+        for name in ("min_iter", "max_iter", "brackets", "s", "min_trials"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                problems.add(f"{name} must be at least 1, but is {value}")
+        if self.type == "hyperband" and not problems:
+            problems.extend(self._bracket_problems())
+        if self.type == "asha" and self.min_iter and self.max_iter and self.min_iter >= self.max_iter:
+            problems.add(f"min_iter {self.min_iter} leaves no rung below max_iter {self.max_iter}")
+        problems.raise_if_any("early_terminate")
+
+    @property
+    def is_ray_class(self) -> bool:
+        """Whether the type names a class of ray.tune.schedulers."""
+        return self.type not in KEYS
+
+    @property
+    def reduction(self) -> float | None:
+        """One in so many trials passes a rung; None where there are no rungs."""
+        if self.type in ("asha", "hyperband"):
+            return self.eta
+        if self.type in _ASHA_CLASSES:
+            return self._number("reduction_factor", 4)
+        return self._number("reduction_factor", 3) if self.type == "HyperBandScheduler" else None
+
+    def rungs(self, last: int) -> tuple[int, ...]:
+        """Returns the iterations at which trials are compared, of all brackets together; for people.
+
+        Computed from the documented formulas; the decisions are the scheduler's own.
+
+        Args:
+            last: Evaluations of a trial that is never stopped.
+
+        >>> EarlyTerminate(type="hyperband", max_iter=27, s=2).rungs(last=27)
+        (3, 9)
+        >>> EarlyTerminate(type="HyperBandScheduler", arguments={"max_t": 9}).rungs(last=9)
+        (1, 3)
+        """
+        if self.type == "hyperband":
+            return wandb_brackets(eta=self.eta, max_iter=self.max_iter, s=self.s, min_iter=self.min_iter, last=last)
+        if self.type == "asha":
+            end = min(self.max_iter or last, last)
+            return geometric_rungs(first=self.min_iter or 1, factor=self.eta, end=end)
+        if self.reduction is None or self.arguments.get("time_attr", "training_iteration") != "training_iteration":
+            return ()
+        if self.type == "HyperBandScheduler":
+            return hyperband_rungs(max_t=int(self._number("max_t", 81)), factor=self.reduction, last=last)
+        first, max_t = self._number("grace_period", 1), self._number("max_t", 100)
+        return geometric_rungs(first=first, factor=self.reduction, end=min(int(max_t), last))
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns the section as a file has it, without defaults."""
+        plain = EarlyTerminate()
+        own = {name: getattr(self, name) for name in KEYS.get(self.type, ())}
+        changed = {name: value for name, value in own.items() if value != getattr(plain, name)}
+        return {"type": self.type, **changed, **self.arguments}
+
+    def _number(self, name: str, default: float) -> float:
+        return float(cast("float", self.arguments.get(name, default)))
+
+    def _bracket_problems(self) -> list[str]:
+        if self.min_iter is not None and (self.max_iter is not None or self.s is not None):
+            return ["min_iter counts brackets up, max_iter and s count them down; give one of the two"]
+        if self.min_iter is not None:
+            return []
+        if self.max_iter is None or self.s is None:
+            return ["type hyperband needs min_iter, or both max_iter and s"]
+        if self.max_iter / self.eta < 1:
+            return [f"max_iter {self.max_iter} / eta {self.eta:g} is below 1: there is no bracket"]
+        return []
+
+
+def geometric_rungs(*, first: float, factor: float, end: int) -> tuple[int, ...]:
+    """Returns the evaluations first * factor^k below the end, as asynchronous successive halving has them.
+
+    Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020, algorithm 2. A trial is
+    compared at its first evaluation that is not below the product.
+
+    >>> geometric_rungs(first=1, factor=3, end=27), geometric_rungs(first=1, factor=2.5, end=9)
+    ((1, 3, 9), (1, 3, 7))
+    """
+    rungs: list[int] = []
+    position = first
+    while (rung := math.ceil(position)) < end:
+        if not rungs or rung > rungs[-1]:
+            rungs.append(rung)
+        position *= factor
+    return tuple(rungs)
+
+
+def hyperband_rungs(*, max_t: int, factor: float, last: int) -> tuple[int, ...]:
+    """Returns the evaluations at which any bracket of Ray's HyperBandScheduler compares its trials.
+
+    >>> hyperband_rungs(max_t=81, factor=3, last=81)
+    (1, 3, 9, 27)
+    """
+    found: set[int] = set()
+    for bracket in range(round(math.log(max_t) / math.log(factor)) + 1):
+        position = int(max_t * factor**-bracket)
+        for _ in range(bracket):
+            found.add(position)
+            position = int(min(position * factor, max_t))
+    return tuple(sorted(rung for rung in found if 1 <= rung < min(max_t, last)))
+
+
+def wandb_brackets(
+    *, eta: float, max_iter: int | None = None, s: int | None = None, min_iter: int | None = None, last: int
+) -> tuple[int, ...]:
+    """Returns the brackets of W&B's `early_terminate: {type: hyperband}`.
+
+    Source: https://docs.wandb.ai/guides/sweeps/sweep-config-keys: with `max_iter` and `s` they lie at max_iter / eta^k
+    for k = 1..s, with `min_iter` at min_iter * eta^k, all rounded down.
+
+    Args:
+        eta: Factor between brackets; 1/eta of the trials pass one.
+        max_iter: The longest trial, in iterations.
+        s: How many brackets to count down from max_iter.
+        min_iter: The first bracket, instead of max_iter and s.
+        last: Iterations that trials can reach; later brackets are left out.
+
+    >>> wandb_brackets(eta=3, max_iter=27, s=2, last=27), wandb_brackets(eta=3, min_iter=3, last=30)
+    ((3, 9), (3, 9, 27))
+    """
+    if max_iter is not None:
+        positions = [max_iter / eta**k for k in range(1, (s or 1) + 1)]
+    else:
+        first = min_iter or 1
+        positions = [first * eta**k for k in range(math.ceil(math.log(max(last / first, 1)) / math.log(eta)) + 1)]
+    return tuple(sorted({int(position) for position in positions if position >= 1 and int(position) <= last}))
+
+
+def default_stop(method: Method) -> EarlyTerminate:
+    """Returns when trials are stopped where the file says nothing.
+
+    >>> default_stop("random").type, default_stop("pbt").type
+    ('asha', 'none')
+    """
+    if method == "pbt":
+        return EarlyTerminate(type="none")
+    return EarlyTerminate(type="hyperband", min_iter=1) if method == "bohb" else EarlyTerminate()

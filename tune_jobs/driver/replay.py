@@ -1,0 +1,73 @@
+"""Brings a fresh scheduler and sampler to where an earlier driver left them, by its journal. Pure."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from common.goal import Goal, best_of
+from tune_jobs.driver.recovery import LOST
+from tune_jobs.records.journal import Journal, TrialHistory
+from tune_jobs.search.early_stopping import EarlyStopping, Exploit
+from tune_jobs.search.samplers import CompletedTrial, Outcome, Sampled, Sampler
+
+
+def replay(journal: Journal, sampler: Sampler, scheduler: EarlyStopping, goal: Goal) -> dict[int, Exploit]:
+    """Repeats what the journal holds through the public methods of both, in its order.
+
+    Args:
+        journal: Of the earlier drivers; an empty one only adds the trials of a list.
+        sampler: Fresh.
+        scheduler: Fresh.
+        goal: Whether high or low values are good.
+
+    Returns:
+        Exploits that were decided and not carried out.
+    """
+    exploits: dict[int, Exploit] = {}
+    if sampler.is_list:  # all were added before the first report
+        for number in sampler.order:
+            scheduler.add(number, sampler.suggest(number) or {})
+    for event in journal.earlier:
+        number = cast("int", event["number"])
+        trial = journal.trials.get(number)
+        if trial is None:
+            continue
+        if event["event"] == "submitted" and not sampler.is_list:
+            scheduler.add(number, cast("Sampled", cast("Mapping[str, object]", event["spec"])["sampled"]))
+        elif event["event"] == "reported":
+            result = result_for_scheduler(trial, cast("int", event["evaluation"]), cast("float", event["value"]))
+            exploits |= {exploit.number: exploit for exploit in scheduler.report(number, result).exploits}
+        elif event["event"] == "copied":
+            exploits.pop(number, None)
+        elif event["event"] == "ended" and event.get("failure") not in LOST:  # those are tried again
+            sampler.observe(number, completed_trial(trial, goal))
+            if event["status"] == "refused":
+                scheduler.remove(number)
+            elif event.get("failure"):
+                scheduler.fail(number)
+            else:
+                scheduler.complete(number)
+    return exploits
+
+
+def result_for_scheduler(trial: TrialHistory, evaluation: int, value: float) -> dict[str, object]:
+    """Returns what a scheduler of Ray Tune is told of one evaluation; the same live and in a replay."""
+    return {
+        str(trial.spec["metric"]): value,
+        "training_iteration": evaluation,
+        "time_total_s": trial.evaluations[evaluation].run_s,
+    }
+
+
+def completed_trial(trial: TrialHistory, goal: Goal) -> CompletedTrial:
+    """Returns what a sampler is told of a trial that has ended."""
+    best = best_of(trial.values, lambda one: one[1], goal)
+    outcome: Outcome = "stopped" if trial.status == "stopped" else "finished"
+    if trial.failure is not None:
+        # Only a training that broke down tells something about its configuration: no lost process, no full card.
+        outcome = "failed" if trial.failure in ("work_failed", "diverged") else "out_of_memory"
+    return CompletedTrial(
+        sampled=cast("Sampled", trial.spec["sampled"]),
+        outcome=outcome,
+        value=best[1] if best is not None else None,
+        step=len(trial.evaluations),
+    )

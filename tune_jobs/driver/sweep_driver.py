@@ -1,0 +1,293 @@
+"""Runs one sweep: passes events to its state and carries out the instructions. Decides nothing itself."""
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.scheduling.broker_client import BrokerClient
+from common.errors import ProductError, WorkError
+from common.files import write_text
+from common.units import format_duration
+from tune_jobs.driver.callbacks import SweepCallback
+from tune_jobs.driver.events import (
+    Allocated,
+    AskToSave,
+    AttemptEnded,
+    AttemptStarted,
+    CancelLaunch,
+    CheckpointSaved,
+    CloseTrial,
+    ConfirmStart,
+    EndAttempt,
+    Event,
+    ForgetCheckpoints,
+    Instruction,
+    KillProcess,
+    Launch,
+    Notify,
+    PauseRequested,
+    Release,
+    Reported,
+    ReturnAllocation,
+    StillWaiting,
+    StopRequested,
+    Submit,
+    Tick,
+    TunerDied,
+    Unplaceable,
+    Withdraw,
+)
+from tune_jobs.driver.housekeeping import forget_checkpoints
+from tune_jobs.driver.stop_signals import StopRequest
+from tune_jobs.driver.sweep_state import Clocks, SweepState
+from tune_jobs.driver.wait_notices import WaitNotices
+from tune_jobs.records.journal import Journal
+from tune_jobs.records.trial_spec import STOP_FILE, TrialSpec
+
+WAIT_NOTICE_S = 30.0  # a trial that waits longer for its share is shown with the reason
+SHOWN_WAITING = 4
+IDLE_S = 0.2  # between two looks while no attempt runs
+MOST_DEATHS = 5  # of Tune's controller, one after another, without a report of any trial
+
+RunTuner = Callable[["SweepDriver"], None]
+Kill = Callable[[Mapping[str, object]], None]
+
+
+class SweepDriver:
+    """The thin shell around a SweepState; what Tune's wrappers call (see tuner.AttemptHost).
+
+    Args:
+        state: Decides.
+        journal: The state's.
+        broker: Grants shares; open.
+        folder: The sweep's results.
+        callbacks: Ledger, view, metrics and W&B.
+        notify: Shows a line.
+        stop: Whether somebody asked to stop.
+        clocks: Injected in tests.
+        kill: Ends a process that hangs, given its location.
+    """
+
+    def __init__(
+        self,
+        state: SweepState,
+        journal: Journal,
+        broker: BrokerClient,
+        folder: Path,
+        *,
+        callbacks: Sequence[SweepCallback] = (),
+        notify: Callable[[str], None],
+        stop: StopRequest,
+        clocks: Clocks,
+        kill: Kill,
+    ) -> None:
+        self.state, self._journal, self._broker, self._folder = state, journal, broker, folder
+        self._callbacks, self._notify, self._stop, self._clocks, self._kill = callbacks, notify, stop, clocks, kill
+        self._launches: deque[TrialSpec] = deque()
+        self._cancelled: set[int] = set()
+        self._ending: set[int] = set()
+        self._notices = WaitNotices(WAIT_NOTICE_S)
+        self._deaths = 0
+        self._fatal: ProductError | None = None
+
+    def run(self, run_tuner: RunTuner) -> None:
+        """Runs until every trial has ended, or until a stop was requested and no trial runs.
+
+        Tune runs while there are attempts. Where its controller dies, another one goes on from the journal.
+
+        Args:
+            run_tuner: Runs attempts until none is left and none can be launched.
+
+        Raises:
+            WorkError: When Tune fails again and again without any progress, or the storage is in trouble for too long.
+        """
+        self.tick()
+        while not (self.state.is_over or (self.state.stopping and self.state.is_idle)):
+            if not self._launches:
+                time.sleep(IDLE_S)
+                self.tick()
+                self.update_callbacks()
+                continue
+            try:
+                run_tuner(self)
+            except Exception as error:
+                self._tuner_died(error)
+            self.tick()
+        self.update_callbacks()
+
+    def update_callbacks(self) -> None:
+        """Lets ledger, view, metrics and W&B catch up with the journal."""
+        for callback in self._callbacks:
+            callback.update()
+
+    def _tuner_died(self, error: Exception) -> None:
+        if self._fatal is not None:
+            raise self._fatal
+        self._deaths += 1
+        if self._deaths >= MOST_DEATHS:
+            raise WorkError(f"Ray Tune failed {self._deaths} times in a row: {_last_line(error)}") from error
+        is_memory = type(error).__name__ == "OutOfMemoryError" or "running low on memory" in str(error)
+        self._launches.clear()
+        self._apply(
+            TunerDied(
+                error=_last_line(error),
+                kind="host_memory" if is_memory else "worker_lost",
+                caused_by=self._trials_of(_process_ids(str(error))),
+            )
+        )
+
+    def _trials_of(self, processes: Collection[int]) -> tuple[int, ...]:
+        running = (trial for trial in self._journal.trials.values() if trial.running)
+        return tuple(trial.number for trial in running if trial.attempts[-1].get("pid") in processes)
+
+    # tuner.AttemptHost
+
+    def has_launch(self) -> bool:
+        """Returns whether an attempt can be launched now."""
+        return bool(self._launches)
+
+    def next_launch(self) -> TrialSpec | None:
+        """Returns the attempt to launch next, None where there is none now."""
+        return self._launches.popleft() if self._launches else None
+
+    def started(self, number: int) -> None:
+        """Takes in that the process of an attempt runs."""
+        with self._guarded():
+            self._apply(AttemptStarted(number=number))
+
+    def reported(self, number: int, result: Mapping[str, object]) -> bool:
+        """Takes in a report and returns whether the attempt should end here."""
+        self._deaths = 0
+        with self._guarded():
+            self._apply(Reported(number=number, result=result))
+        ends = number in self._ending
+        self._ending.discard(number)
+        return ends
+
+    def saved(self, number: int, folder: Path) -> None:
+        """Takes in that a checkpoint is complete in the sweep's storage."""
+        with self._guarded():
+            self._apply(CheckpointSaved(number=number, folder=folder))
+
+    def ended(self, number: int, error: str | None) -> None:
+        """Takes in that an attempt has ended; asks the broker at once, so that a warm process is used again."""
+        with self._guarded():
+            self._cancelled.discard(number)
+            self._apply(AttemptEnded(number=number, error=error))
+            self._poll()
+
+    def tick(self) -> None:
+        """Passes on what the broker decided and what the time brings."""
+        with self._guarded():
+            if self._stop.requested and not self.state.stopping:
+                self._apply(StopRequested())
+            self._poll()
+            self._apply(Tick())
+            self._show_waiting()
+
+    def take_cancelled(self) -> Collection[int]:
+        """Returns trials whose launched attempts should end before Ray starts them; each once."""
+        cancelled, self._cancelled = self._cancelled, set()
+        return cancelled
+
+    def must_end(self) -> bool:
+        """Returns whether every attempt should end at once."""
+        return self._stop.forced or self._fatal is not None
+
+    # Inside
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Keeps an error of ours: Tune would hide it in one of its own."""
+        try:
+            yield
+        except ProductError as error:
+            self._fatal = error
+            raise
+
+    def _poll(self) -> None:
+        decisions = self._broker.poll()
+        events: list[Event] = [
+            Allocated(number=_number(one.name), model=one.alternative.model, nodes=one.nodes)
+            for one in decisions.allocations
+        ]
+        events += [PauseRequested(number=_number(one.name), reason=one.reason) for one in decisions.pauses]
+        events += [Unplaceable(number=_number(one.name), reason=one.reason) for one in decisions.refusals]
+        if events:
+            self._apply(*events)
+
+    def _show_waiting(self) -> None:
+        now_s = self._clocks.elapsed_s()
+        self._notices.update(self.state.queued[:SHOWN_WAITING], now_s)
+        for number, waited_s in self._notices.due(now_s).items():
+            reason = f"for {format_duration(waited_s)}: {self._broker.waiting_reason(self.state.request_name(number))}"
+            self._apply(StillWaiting(number=number, reason=reason))
+
+    def _apply(self, *events: Event) -> None:
+        for instruction in self.state.handle(*events):
+            self._execute(instruction)
+
+    def _execute(self, instruction: Instruction) -> None:
+        if isinstance(instruction, Submit):
+            self._broker.submit(instruction.request)
+        elif isinstance(instruction, Launch):
+            self._launches.append(instruction.spec)
+        elif isinstance(instruction, EndAttempt):
+            self._ending.add(instruction.number)
+        elif isinstance(instruction, CancelLaunch):
+            self._cancel_launch(instruction.number)
+        elif isinstance(instruction, KillProcess):
+            self._kill(self._journal.trials[instruction.number].attempts[-1])
+        elif isinstance(instruction, CloseTrial):
+            for callback in self._callbacks:
+                callback.trial_closed(instruction.number)
+        elif isinstance(instruction, ForgetCheckpoints):
+            forget_checkpoints(instruction.checkpoint)
+        elif isinstance(instruction, AskToSave):
+            write_text(self._folder / STOP_FILE, "the driver asks the trials to save and end\n")
+        elif isinstance(instruction, Notify):
+            self._notify(instruction.text)
+        else:
+            self._tell_broker(instruction)
+
+    def _tell_broker(self, instruction: Withdraw | ConfirmStart | ReturnAllocation | Release) -> None:
+        name = self.state.request_name(instruction.number)
+        if isinstance(instruction, Withdraw):
+            self._broker.withdraw(name)
+        elif isinstance(instruction, ConfirmStart):
+            self._broker.started(name)
+        elif isinstance(instruction, ReturnAllocation):
+            self._broker.not_placed(name, instruction.reason)
+        else:
+            self._broker.ended(name)
+
+    def _cancel_launch(self, number: int) -> None:
+        """Ends a launch: one that Tune does not know yet ends here."""
+        waiting = [spec for spec in self._launches if spec.number == number]
+        for spec in waiting:
+            self._launches.remove(spec)
+        if waiting:
+            self._apply(AttemptEnded(number=number))
+        else:
+            self._cancelled.add(number)
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("/")[2])
+
+
+def _process_ids(text: str) -> tuple[int, ...]:
+    """Finds the processes that an error of Ray names.
+
+    >>> _process_ids("where the task (actor ID: 1a, name=ImplicitFunc.__init__, pid=8154, memory used=2.31GB) was running")
+    (8154,)
+    """
+    return tuple(int(found) for found in re.findall(r"\bpid=(\d+)", text))
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:500]

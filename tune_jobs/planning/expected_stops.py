@@ -1,0 +1,76 @@
+"""How far trials would come under an early termination if nothing but chance told them apart. Seeded."""
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tune_jobs.config.sweep import Sweep
+
+_MOST_SIMULATED = 200  # the median rule looks at every earlier trial at each report
+
+
+def expected_evaluations(sweep: Sweep, longest: Sequence[int], *, side_by_side: int) -> list[int]:
+    """Lets the sweep's own scheduler decide on made-up trials: each keeps one random score all the way.
+
+    Real trials are stopped somewhat earlier or later; their number at each rung is what this is about. Asynchronous
+    schedulers let more than one in eta pass while few have come, and that is counted. Of very many trials the first
+    200 are simulated, and the others taken to come as far as these.
+
+    Args:
+        sweep: Its early termination, method, metric and seed.
+        longest: Evaluations of each trial that is never stopped, in the order of their starts.
+        side_by_side: Trials at a time.
+
+    Returns:
+        Evaluations of each trial until it is stopped or ends.
+    """
+    if sweep.early_terminate.type == "none" or not longest:
+        return list(longest)
+    made = _simulate(sweep, longest[:_MOST_SIMULATED], side_by_side)
+    for number in range(len(made), len(longest)):
+        like = number % _MOST_SIMULATED
+        made.append(longest[number] if made[like] == longest[like] else min(made[like], longest[number]))
+    return made
+
+
+def _simulate(sweep: Sweep, longest: Sequence[int], side_by_side: int) -> list[int]:
+    from tune_jobs.search.early_stopping import EVALUATION, EarlyStopping  # imports ray.tune
+    from tune_jobs.search.tune_schedulers import scheduler_for
+
+    rng = random.Random(sweep.search.seed)
+    scores = [rng.random() for _ in longest]
+    # Copies of weights change how good trials are, which chance knows nothing of.
+    plain = replace(sweep, method="random") if sweep.method == "pbt" else sweep
+    scheduler = scheduler_for(plain, last=max(longest), side_by_side=side_by_side)
+    stopping = EarlyStopping(scheduler, seed=sweep.search.seed)
+    made = [0] * len(longest)
+    for number in range(len(longest)):
+        stopping.add(number, {})
+    waiting = deque(stopping.runnable())
+    running: list[tuple[int, int]] = []
+    clock = 0
+    while running or waiting:
+        while waiting and len(running) < max(1, side_by_side):
+            heapq.heappush(running, (clock + 1, waiting.popleft()))
+        clock, number = heapq.heappop(running)
+        made[number] += 1
+        ruling = stopping.report(
+            number, {EVALUATION: made[number], "time_total_s": float(made[number]), sweep.metric.name: scores[number]}
+        )
+        if made[number] >= longest[number]:
+            stopping.complete(number)
+        elif ruling.decision == "continue":
+            heapq.heappush(running, (clock + 1, number))
+        waiting.extend(number for number in stopping.runnable())
+    return made
+
+
+def left_at(rungs: Sequence[int], made: Sequence[int]) -> list[int]:
+    """Counts the trials that go on behind each rung.
+
+    >>> left_at((1, 3), [1, 3, 9, 1])
+    [2, 1]
+    """
+    return [sum(1 for evaluations in made if evaluations > rung) for rung in rungs]

@@ -1,0 +1,46 @@
+"""The numbers of one run, read from its metrics.json."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from common.errors import RequestError
+from tune_jobs.records.ledger import ExperimentFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunNumbers:
+    """The numbers of a run, as its metrics.json has them.
+
+    Attributes:
+        history: One row for each evaluation.
+        test: Scores on the test data; None where there were none.
+        scorer: What counted the scores.
+    """
+
+    history: tuple[Mapping[str, float], ...]
+    test: Mapping[str, float] | None
+    scorer: Mapping[str, str] | None
+
+
+def read_numbers(folder: Path) -> RunNumbers:
+    """Reads metrics.json of an experiment.
+
+    Raises:
+        RequestError: When there is none, or one without an evaluation.
+    """
+    path = ExperimentFolder(folder).metrics
+    if not path.exists():
+        raise RequestError(
+            f"{folder}: no {path.name} in it; give the folder of an experiment that has been evaluated at least once"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        history = tuple(cast("Mapping[str, float]", row) for row in content["history"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
+    if not history:
+        raise RequestError(f"{path}: holds no evaluation")
+    return RunNumbers(history=history, test=content.get("test"), scorer=content.get("scorer"))
