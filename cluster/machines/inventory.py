@@ -1,4 +1,4 @@
-"""What this machine, or every node of a Ray cluster, has. Acts: asks NVML, the kernel and Ray; decides nothing.
+"""What this machine has, and what a node of a Ray cluster has. Asks NVML and the kernel; knows no Ray.
 
 Must not import ray at the top: `python -m cluster gpus` answers without it.
 """
@@ -20,8 +20,6 @@ from cluster.machines.hardware import (
     split_by_model,
 )
 from common.units import format_bytes
-
-ANSWER_S = 60.0  # a node that starts its first worker needs seconds; one that needs a minute is ill
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,22 +91,6 @@ def look(own_parent: int | None = None) -> Machine:
         cards=tuple(found.card for found in reading.cards),
         problems=reading.problems,
     )
-
-
-def ray_cluster(answer_s: float = ANSWER_S) -> Survey:
-    """Asks every node of the Ray cluster that this process is connected to, by a task that is pinned to it.
-
-    Args:
-        answer_s: How long to wait for the slowest node.
-
-    Returns:
-        One node for each raylet that lives and answers. A node whose cards are only logical is simulated (see
-        node_of), and then the whole inventory says so.
-    """
-    from cluster.machines.node_watch import NodeWatch
-    from cluster.machines.ray_nodes import RayNodes
-
-    return NodeWatch(RayNodes()).complete(answer_s)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,9 +7,10 @@ from typing import Protocol
 
 from cluster.machines.hardware import Inventory
 from cluster.machines.inventory import Machine, Raylet, Survey, node_of
-from cluster.machines.ray_nodes import GpuUse
+from cluster.machines.ray_nodes import GpuUse, RayNodes
 
 EVERY_S = 2.0
+ANSWER_S = 60.0  # a node that starts its first worker needs seconds; one that needs a minute is ill
 ASK_AGAIN_S = 60.0  # a node whose machine could not be asked
 
 
@@ -104,6 +105,19 @@ class NodeWatch:
                 problems += [f"node {address}: {problem}" for problem in (*asked.found.problems, *found)]
                 simulated |= made_up
         return Survey(inventory=Inventory(nodes=tuple(nodes), simulated=simulated), problems=tuple(problems))
+
+
+def ray_cluster(answer_s: float = ANSWER_S) -> Survey:
+    """Asks every node of the Ray cluster that this process is connected to, by a task that is pinned to it.
+
+    Args:
+        answer_s: How long to wait for the slowest node.
+
+    Returns:
+        One node for each raylet that lives and answers. A node whose cards are only logical is simulated (see
+        inventory.node_of), and then the whole inventory says so.
+    """
+    return NodeWatch(RayNodes()).complete(answer_s)
 
 
 class LivingNodes:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import TypedDict
 
 from cluster.machines.inventory import Machine, Raylet, look
 
@@ -19,6 +20,28 @@ class GpuUse:
     by_job: dict[str, dict[str, float]]
 
 
+class NodeEntry(TypedDict):
+    """What is used of an entry of `ray.nodes()`."""
+
+    NodeID: str
+    NodeManagerAddress: str
+    Resources: dict[str, float]
+    Labels: dict[str, str]
+
+
+def raylet_of(entry: NodeEntry) -> Raylet:
+    """Reads an entry of `ray.nodes()`."""
+    resources = entry["Resources"]
+    return Raylet(
+        name=entry["NodeID"],
+        address=entry["NodeManagerAddress"],
+        cpus=float(resources.get("CPU", 0)),
+        memory_bytes=int(resources.get("memory", 0)),
+        gpus=int(resources.get("GPU", 0)),
+        labels=dict(entry["Labels"]),
+    )
+
+
 class RayNodes:
     """Asks Ray and the nodes; see node_watch.Nodes."""
 
@@ -29,18 +52,7 @@ class RayNodes:
 
         alive = [entry for entry in ray.nodes() if entry["Alive"]]
         draining = state.get_draining_nodes()
-        return tuple(
-            Raylet(
-                name=str(entry["NodeID"]),
-                address=str(entry["NodeManagerAddress"]),
-                cpus=float(entry["Resources"].get("CPU", 0)),
-                memory_bytes=int(entry["Resources"].get("memory", 0)),
-                gpus=int(entry["Resources"].get("GPU", 0)),
-                labels=dict(entry.get("Labels") or {}),
-            )
-            for entry in alive
-            if entry["NodeID"] not in draining
-        )
+        return tuple(raylet_of(entry) for entry in alive if entry["NodeID"] not in draining)
 
     def ask(self, name: str) -> object:
         """Starts a task on a node that describes its machine; waits for nothing."""

@@ -146,6 +146,7 @@ class ClusterBroker:
             self._is_open = False
 
     def _forget(self, name: str) -> None:
+        self._reasons.pop(name, None)
         if self._entries.pop(name, None) is not None:
             self._soon()
 
@@ -209,7 +210,7 @@ class ClusterBroker:
         self._known = {(name, one.submission) for name, one in call.sent.items() if name not in reply.missing}
         if reply.missing:
             self._next_s = now_s
-        self._reasons = {name: why for name, why in (self._reasons | dict(reply.reasons)).items() if name in self._entries}
+        self._reasons.update(reply.reasons)
         self._asked &= set(self._entries) - set(reply.reasons)
         for allocation in reply.allocations:
             entry = self._present(allocation.name, call)

@@ -18,10 +18,10 @@ minji        1       3         1.5
 jun          3       1           0
 
 holds   trial   GPUs   GPU model                    for
-jun     j/0        1   simulated-24GiB   starts     5.0 s
-minji   m/0        1   simulated-24GiB              10 s
-minji   m/1        1   simulated-24GiB   borrowed   10 s
-minji   m/2        1   simulated-24GiB   borrowed   10 s
+jun     j/0        1   simulated-24GiB   starts     4.9 s
+minji   m/0        1   simulated-24GiB              9.9 s
+minji   m/1        1   simulated-24GiB   borrowed   9.9 s
+minji   m/2        1   simulated-24GiB   borrowed   9.9 s
 
 waits   trial   GPUs   why
 """

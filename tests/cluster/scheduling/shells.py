@@ -103,9 +103,9 @@ class Shells:
         """A broker in the driver."""
         return LocalBroker(self.inventory, sweep=sweep, elapsed_s=lambda: self.elapsed_s, now=lambda: self.now_s)
 
-    def request(self, name: str, gib: float = 23.0) -> Request:
+    def request(self, name: str, gib: float = 23.0, *, cards: int = 1) -> Request:
         """A request of the sweep before the slash; 23 GiB are a whole card of 24 GiB, 11 GiB half of one."""
-        found = find_alternatives((Need(upper_bytes=int(gib * GIB), cpus=1.0),), self.inventory)
+        found = find_alternatives((Need(upper_bytes=int(gib * GIB), cards=cards, cpus=1.0),), self.inventory)
         return Request(name=name, sweep=name.split("/")[0], alternatives=found)
 
     def wait(self, seconds: float, *clients: BrokerClient) -> list[Decisions]:

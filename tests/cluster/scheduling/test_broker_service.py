@@ -85,6 +85,17 @@ def test_a_dead_driver_is_forgotten_and_a_set_clock_ends_no_lease() -> None:
     assert held(shells) == [("minji", "m/0", "own"), ("minji", "m/1", "borrowed")]
 
 
+def test_a_driver_whose_job_has_ended_is_forgotten_at_once() -> None:
+    shells = Shells()
+    client = shells.driver("s")
+    client.submit(shells.request("s/1"))
+    shells.wait(1, client)
+    shells.service.jobs_ended({"02000000"})
+    assert held(shells) == [("", "s/1", "own")]
+    shells.service.jobs_ended({"01000000"})
+    assert held(shells) == []
+
+
 def test_a_driver_that_was_silent_for_too_long_joins_again_with_all_that_it_holds() -> None:
     shells = Shells()
     client = shells.driver("s")
@@ -138,6 +149,18 @@ def test_another_team_file_is_refused_while_sweeps_run_and_may_be_put_in_force()
     shells.service.apply(more, "new.yaml")
     shells.driver("j", member="jun", team=more)
     assert shells.service.status()["source"] == "new.yaml"
+
+
+def test_a_quota_counts_every_card_of_a_trial() -> None:
+    shells = Shells()
+    team = Team(members={"minji": Member(quota_gpus=3)}, lend_idle=False)
+    client = shells.driver("m", member="minji", team=team)
+    for number in (1, 2):
+        client.submit(shells.request(f"m/{number}", 23.0, cards=2))
+    assert names(shells.wait(2, client)[0]) == ["m/1"]
+    client.waiting_reason("m/2")
+    shells.wait(2, client)
+    assert client.waiting_reason("m/2") == "minji holds 2 of 3 GPUs; the team does not lend idle GPUs"
 
 
 def test_a_model_that_is_not_the_members_is_refused() -> None:
