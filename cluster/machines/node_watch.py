@@ -34,7 +34,7 @@ class Nodes(Protocol):
 class _Asked:
     raylet: Raylet
     since_s: float
-    pending: object | None
+    pending: object
     found: Machine | str | None = None
 
 
@@ -53,28 +53,31 @@ class NodeWatch:
         self._last: Survey | None = None
 
     def poll(self) -> Survey | None:
-        """Returns the survey where it has changed since the last call; asks Ray at most every EVERY_S."""
+        """Returns the survey where it has changed since the last call; asks Ray at most every EVERY_S.
+
+        The first one is whole: it is returned when every node has answered, or had ANSWER_S to do so.
+        """
         now_s = self._elapsed_s()
         if now_s - self._read_s < EVERY_S:
             return None
         self._read_s = now_s
         self._ask_new(now_s)
-        self._collect(wait_s=0.0)
+        for asked in self._asked.values():
+            self._collect(asked, wait_s=0.0, is_late=now_s - asked.since_s >= ANSWER_S)
+        if self._last is None and any(asked.found is None for asked in self._asked.values()):
+            return None
         survey = self._survey()
         changed = survey if survey != self._last else None
         self._last = survey
         return changed
 
-    def complete(self, answer_s: float) -> Survey:
-        """Waits until every node has answered, at most `answer_s`; those that have not are problems."""
-        ends_s = self._elapsed_s() + answer_s
-        self._ask_new(self._elapsed_s())
+    def complete(self) -> Survey:
+        """Waits until every node has answered, at most ANSWER_S."""
+        began_s = self._elapsed_s()
+        self._ask_new(began_s)
         for asked in self._asked.values():
-            self._collect_one(asked, max(0.0, ends_s - self._elapsed_s()))
-            if asked.found is None:
-                asked.found = f"no answer in {answer_s:g} s; look at it with `ray status` and ssh"
-        self._last = self._survey()
-        return self._last
+            self._collect(asked, wait_s=max(0.0, began_s + ANSWER_S - self._elapsed_s()), is_late=True)
+        return self._survey()
 
     def _ask_new(self, now_s: float) -> None:
         present = {raylet.name: raylet for raylet in self._nodes.raylets()}
@@ -85,13 +88,12 @@ class NodeWatch:
                 self._asked[name] = _Asked(raylet=raylet, since_s=now_s, pending=self._nodes.ask(name))
         self._asked = {name: asked for name, asked in self._asked.items() if name in present}
 
-    def _collect(self, wait_s: float) -> None:
-        for asked in self._asked.values():
-            self._collect_one(asked, wait_s)
-
-    def _collect_one(self, asked: _Asked, wait_s: float) -> None:
-        if asked.found is None and asked.pending is not None:
+    def _collect(self, asked: _Asked, *, wait_s: float, is_late: bool) -> None:
+        """Takes in a node's answer; where it is late, that is the answer."""
+        if asked.found is None:
             asked.found = self._nodes.answer(asked.pending, wait_s)
+        if asked.found is None and is_late:
+            asked.found = f"no answer in {ANSWER_S:g} s; look at it with `ray status` and ssh"
 
     def _survey(self) -> Survey:
         nodes, problems, simulated = [], [], False
@@ -107,17 +109,14 @@ class NodeWatch:
         return Survey(inventory=Inventory(nodes=tuple(nodes), simulated=simulated), problems=tuple(problems))
 
 
-def ray_cluster(answer_s: float = ANSWER_S) -> Survey:
+def ray_cluster() -> Survey:
     """Asks every node of the Ray cluster that this process is connected to, by a task that is pinned to it.
-
-    Args:
-        answer_s: How long to wait for the slowest node.
 
     Returns:
         One node for each raylet that lives and answers. A node whose cards are only logical is simulated (see
         inventory.node_of), and then the whole inventory says so.
     """
-    return NodeWatch(RayNodes()).complete(answer_s)
+    return NodeWatch(RayNodes()).complete()
 
 
 class LivingNodes:

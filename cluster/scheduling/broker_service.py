@@ -90,6 +90,7 @@ class BrokerService:
         self._team: Team | None = None
         self._team_source = ""
         self._addresses: dict[str, str] = {}
+        self._has_nodes = False
         self._others: Mapping[str, float] = {}
 
     @property
@@ -144,6 +145,8 @@ class BrokerService:
         if member is None:
             return Reply(known=False)
         member.heard_s = self._elapsed_s()
+        if not self._has_nodes:  # whatever the driver holds would be taken for lost
+            return Reply()
         events, missing = self._reconcile(member, report)
         self._handle(*events)
         return Reply(
@@ -166,6 +169,7 @@ class BrokerService:
 
     def nodes_changed(self, inventory: Inventory) -> None:
         """Takes in the nodes as they are from now on."""
+        self._has_nodes = True
         self._addresses |= {node.name: node.address for node in inventory.nodes}
         self._handle(NodesChanged(inventory=inventory))
 

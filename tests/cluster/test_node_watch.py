@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from cluster.machines.hardware import Card, Inventory, Node
 from cluster.machines.inventory import Machine, Raylet, Survey
-from cluster.machines.node_watch import ASK_AGAIN_S, EVERY_S, LivingNodes, NodeWatch, OthersUse
+from cluster.machines.node_watch import ANSWER_S, ASK_AGAIN_S, EVERY_S, LivingNodes, NodeWatch, OthersUse
 from cluster.machines.ray_nodes import GpuUse
 
 GIB = 2**30
@@ -51,14 +51,16 @@ def test_what_changes_is_told_once_and_asked_for_at_most_every_two_seconds() -> 
     cluster = Cluster("a", "b")
     watch = cluster.watch()
     cluster.answers["b"] = None
-    assert names(cluster.poll(watch)) == ["a"]
-    assert cluster.poll(watch) is None, "nothing is new"
+    assert cluster.poll(watch) is None, "the first survey is whole: what is missing would be taken for lost"
     cluster.answers["b"] = MACHINE
     assert cluster.poll(watch, 0.5) is None, "too soon"
     assert names(cluster.poll(watch)) == ["a", "b"]
+    assert cluster.poll(watch) is None, "nothing is new"
     cluster.present = ["b", "c"]
+    cluster.answers["c"] = None
+    assert names(cluster.poll(watch)) == ["b"], "one has died or is being drained, one has joined"
     cluster.answers["c"] = MACHINE
-    assert names(cluster.poll(watch)) == ["b", "c"], "one has died or is being drained, one has joined"
+    assert names(cluster.poll(watch)) == ["b", "c"]
     assert cluster.asked == ["a", "b", "c"], "each is asked once"
 
 
@@ -74,10 +76,21 @@ def test_a_node_that_failed_is_a_problem_and_is_asked_again() -> None:
     assert names(cluster.poll(watch, ASK_AGAIN_S)) == ["a"]
 
 
+def test_a_node_that_never_answers_holds_up_nobody_for_ever() -> None:
+    cluster = Cluster("a", "b")
+    cluster.answers["b"] = None
+    watch = cluster.watch()
+    assert cluster.poll(watch) is None
+    survey = cluster.poll(watch, ANSWER_S)
+    assert names(survey) == ["a"]
+    assert survey is not None
+    assert survey.problems == ("node ip-b: no answer in 60 s; look at it with `ray status` and ssh",)
+
+
 def test_a_survey_for_people_names_the_nodes_that_do_not_answer() -> None:
     cluster = Cluster("a", "b")
     cluster.answers["b"] = None
-    survey = cluster.watch().complete(60.0)
+    survey = cluster.watch().complete()
     assert names(survey) == ["a"]
     assert survey.problems == ("node ip-b: no answer in 60 s; look at it with `ray status` and ssh",)
 

@@ -72,11 +72,12 @@ class Shells:
 
     def new_service(self, *, lost: bool) -> BrokerService:
         service = BrokerService(elapsed_s=lambda: self.elapsed_s, now=lambda: self.now_s, lost=lost)
-        service.nodes_changed(self.inventory)
+        if not lost:
+            service.nodes_changed(self.inventory)
         return service
 
     def lose(self) -> None:
-        """The broker's process dies and is started again."""
+        """The broker's process dies and is started again; it has yet to ask the nodes what they have."""
         self.service = self.new_service(lost=True)
 
     def driver(

@@ -162,6 +162,8 @@ def test_lost_messages_and_lost_brokers_never_grant_too_much_and_leave_nothing_h
             queued[sweep].add(name)
         elif action == "lose the broker" and number == 0:
             shells.lose()
+            shells.wait(0.3, *clients.values())
+            shells.service.nodes_changed(shells.inventory)
         for mine, decided in zip(clients, shells.wait(0.5, *clients.values()), strict=True):
             for one in decided.allocations:
                 queued[mine].remove(one.name)

@@ -1,4 +1,4 @@
-"""The broker as an actor of a real Ray that somebody started by hand: two drivers, lost nodes, a lost broker, strangers."""
+"""The broker as an actor of a Ray without labels of ours: two drivers, lost nodes, a lost broker, other programs."""
 
 import os
 import signal
@@ -74,7 +74,12 @@ def test_one_broker_serves_all_drivers_of_a_cluster_that_changes(cluster: "Clust
         actor = ray.get_actor(NAME, NAMESPACE)
         ray.kill(actor, no_restart=False)
         wait_until(lambda: (broker_status(5.0) or {}).get("closed_s", 0) != 0, "the broker is started again")
-        wait_until(lambda: held() == {"a/1", "a/2", "b/1", "b/2"}, "what is held was reported again")
+        wait_until(
+            lambda: held() == {"a/1", "a/2", "b/1", "b/2"},
+            "what is held was reported again",
+            known=lambda: f"{status()} {first.output.read_text()} {second.output.read_text()}",
+            limit_s=120,
+        )
         assert not second.has("starts b/3")
 
         first.kill()
