@@ -9,7 +9,7 @@ from cluster.scheduling.broker_client import BrokerClient, LocalBroker
 from cluster.scheduling.broker_process import cluster_broker
 from cluster.scheduling.quotas import Team, load_team, refuse_models
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.driver.sweep_state import Clocks
+from tune_jobs.driver.sweep_parts import Clocks
 
 
 def open_broker(

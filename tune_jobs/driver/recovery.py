@@ -1,4 +1,4 @@
-"""What follows from the failure of an attempt: another one, with more memory or without, or the end of the trial. Pure."""
+"""What follows from the failure of an attempt: another one, perhaps with more memory, or the end of the trial. Pure."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field

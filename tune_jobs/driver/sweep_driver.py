@@ -42,7 +42,8 @@ from tune_jobs.driver.events import (
 )
 from tune_jobs.driver.housekeeping import forget_checkpoints
 from tune_jobs.driver.stop_signals import StopRequest
-from tune_jobs.driver.sweep_state import Clocks, SweepState
+from tune_jobs.driver.sweep_parts import Clocks
+from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.driver.wait_notices import WaitNotices
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import STOP_FILE, TrialSpec
@@ -221,7 +222,7 @@ class SweepDriver:
 
     def _show_waiting(self) -> None:
         now_s = self._clocks.elapsed_s()
-        self._notices.update(self.state.queued[:SHOWN_WAITING], now_s)
+        self._notices.update(self.state.stalled_in_queue(SHOWN_WAITING), now_s)
         for number, waited_s in self._notices.due(now_s).items():
             reason = f"for {format_duration(waited_s)}: {self._broker.waiting_reason(self.state.request_name(number))}"
             self._apply(StillWaiting(number=number, reason=reason))
@@ -282,7 +283,7 @@ def _number(name: str) -> int:
 def _process_ids(text: str) -> tuple[int, ...]:
     """Finds the processes that an error of Ray names.
 
-    >>> _process_ids("where the task (actor ID: 1a, name=ImplicitFunc.__init__, pid=8154, memory used=2.31GB) was running")
+    >>> _process_ids("where the task (actor ID: 1a, name=ImplicitFunc, pid=8154, memory used=2.31GB) was running")
     (8154,)
     """
     return tuple(int(found) for found in re.findall(r"\bpid=(\d+)", text))

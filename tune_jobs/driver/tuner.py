@@ -2,7 +2,7 @@
 
 Two thin wrappers in Ray's own pattern: a searcher that hands out what the broker has granted, and a scheduler that asks
 the host at every report. Tune starts processes, keeps them for the next attempt of the same resources on the same node,
-stores checkpoints and notices dead processes; it retries nothing (`max_failures=0`), as a retry may need other resources.
+stores checkpoints and notices dead processes. It retries nothing (`max_failures=0`): a retry may need more resources.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""What the driver gives to a trial's process, and the keys of what the process reports: plain values that travel as JSON."""
+"""What the driver gives to a trial's process, and the keys of what the process reports. Plain values, sent as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace

@@ -1,4 +1,4 @@
-"""A trial on several cards: starts a process on each, passes on what the first one reports, and ends all of them together.
+"""A trial on several cards: starts a process on each, passes on what the first one reports, ends all together.
 
 The trial's own process does not train. It stays what it is for every trial: it reports to Tune, keeps steps, recovers
 from an out-of-memory with a smaller shape. So early stopping, pauses and checkpoints are the same with any number of

@@ -1,4 +1,4 @@
-"""One attempt of a trial in its own process: trains, reports, keeps its steps, and recovers from an out-of-memory by itself.
+"""One attempt of a trial in its own process: trains, reports, keeps its steps, and recovers from an out-of-memory.
 
 Imports nothing heavy at the top: the driver imports this module too, and reused processes pay for torch once.
 """

@@ -70,7 +70,8 @@ class TrialStorage:
         Args:
             trouble: What is wrong, for people.
             checkpoint: From which the trial will go on; None where it starts anew.
-            waiting: Is called at first, and then every minute, with the reason; else the trial would be taken for hanging.
+            waiting: Is called at first, and then every minute, with the reason, so that the trial does not count as
+                hanging.
 
         Returns:
             False where the storage was in trouble for too long.
