@@ -12,10 +12,7 @@ from dialsum.config import RunConfig
 from tests.tune_jobs.test_monitoring import Recorder
 from tests.tune_jobs.test_run_trainable import METRIC, Sent, keep_nothing, order_in
 from tests.tune_jobs.test_run_trainable import OutOfMemoryError as TorchOutOfMemoryError
-<<<<<<< HEAD
-=======
 from tune_jobs.driver.metered_view import MeteredView
->>>>>>> middle
 from tune_jobs.driver.tuner import _bundle, _factory
 from tune_jobs.driver.view import LogView
 from tune_jobs.records.progress import SweepProgress

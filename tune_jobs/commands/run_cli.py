@@ -125,16 +125,9 @@ def _with_results_folder(sweep: "Sweep", output: Path | None) -> "Sweep":
 
 
 def _wait(sweep: "Sweep", text: str) -> None:
-<<<<<<< HEAD
-    """Waits for the hour, but not before what is wrong today was said today."""
+    """Waits for the hour."""
     from cluster.scheduling.quotas import load_team
     from tune_jobs.driver.start_at import next_moment, wait_until, zone_of
-    from tune_jobs.search.inputs import check_inputs
-=======
-    """Waits for the hour."""
-    from tune_jobs.driver.start_at import next_moment, wait_until, zone_of
-    from tune_jobs.team.quotas import load_team
->>>>>>> middle
 
     zone = zone_of(load_team(Path(sweep.team.file)).time_zone if sweep.team.member else None)
     wait_until(next_moment(text, datetime.now(UTC), zone), zone, cli.note)
