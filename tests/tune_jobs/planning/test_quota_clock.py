@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from cluster.scheduling.quotas import Member, Team, Window
 from common.errors import RequestError
 from tune_jobs.planning.quota_clock import end_in_quota
-from cluster.scheduling.quotas import Member, Team, Window
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 HOUR_S = 3600.0
