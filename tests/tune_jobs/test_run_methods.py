@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -16,6 +17,8 @@ from tune_jobs.driver.run_sweep import RunOptions, run_sweep
 from tune_jobs.driver.sweep_end import SweepOutcome
 from tune_jobs.driver.view import LogView
 from tune_jobs.records.journal import Journal
+from tune_jobs.search.early_stopping import EVALUATION, EarlyStopping
+from tune_jobs.search.tune_schedulers import scheduler_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -83,15 +86,17 @@ def test_a_method_with_an_early_termination(
 
 
 def replayed(folder: Path, sweep: Path) -> set[str]:
-    """Goes through the journal with a fresh rule and returns the trials that it stops."""
-    journal = Journal(folder / "journal.jsonl")
-    rule = load_sweep(sweep).early_terminate.rule("minimize", 4)
-    return {
-        str(number)
-        for number, evaluation in journal.reports
-        if rule.report(str(number), evaluation, journal.trials[number].evaluations[evaluation].value).stop
-        and evaluation < 4  # there it ends by itself
-    }
+    """Goes through the journal with a fresh scheduler and returns the trials that it stops."""
+    stopping = EarlyStopping(scheduler_for(load_sweep(sweep), last=4, side_by_side=2), seed=3)
+    stopped = set()
+    for event in Journal(folder / "journal.jsonl").earlier:
+        number = cast("int", event["number"])
+        if event["event"] == "submitted":
+            stopping.add(number, {})
+        elif event["event"] == "reported" and cast("int", event["evaluation"]) < 4:  # there it ends by itself
+            result = {"eval/loss": event["value"], EVALUATION: event["evaluation"]}
+            stopped |= {str(number)} if stopping.report(number, result).decision == "stop" else set()
+    return stopped
 
 
 POPULATION = """

@@ -16,7 +16,7 @@ from common.storage import StorageRetry
 from tune_jobs.config.points import points_of
 from tune_jobs.config.result_paths import own_places
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.driver.broker_access import open_broker, sweep_key
+from tune_jobs.driver.broker_access import open_broker
 from tune_jobs.driver.cards import cards_at_hand
 from tune_jobs.driver.inherit import inherit_into
 from tune_jobs.driver.recovery import RetryPolicy
@@ -29,7 +29,7 @@ from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.driver.trained_model import with_trained_base
 from tune_jobs.driver.view import View
 from tune_jobs.placing.placer import CALIBRATION_NAME, Option, Placer, slots, sweep_placer
-from tune_jobs.placing.submission import largest_first, starts_largest_first
+from tune_jobs.placing.submission import largest_first, starts_largest_first, submission_limits
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord
@@ -61,6 +61,7 @@ class RunOptions:
         group: The staged search that this sweep is a phase of; empty for a sweep of its own.
         phase: Name of that phase.
         trainable: What runs in a trial's process; None for run_trial.
+        embedded: Whether the caller started the Ray that this process is connected to, so that nobody else uses it.
         inputs: Of the sweep, where the caller has prepared them already.
     """
 
@@ -71,6 +72,7 @@ class RunOptions:
     group: str = ""
     phase: str = ""
     trainable: Trainable | None = None
+    embedded: bool = False
     inputs: SweepInputs | None = None
 
 
@@ -142,17 +144,19 @@ class _Run:
         self._side_by_side = min(
             slots(placer.inventory, sweep.resources), sweep.resources.max_concurrent_trials or 10**6
         )
+        self._submission = submission_limits(sweep, placer.inventory)
         self._longest = longest
-        self._key = sweep_key(sweep)
 
     def run(self, stop: StopRequest | None) -> SweepOutcome:
         """Runs the sweep until it is over or stopped."""
         sweep, options = self._sweep, self._options
-        from tune_jobs.driver.ray_session import session
+        from tune_jobs.driver.ray_session import attached, session
 
+        on_cluster = attached() and not options.embedded
         with ExitStack() as stack:
             inventory = stack.enter_context(session(self._placer.inventory))
-            broker = open_broker(sweep, self._key, inventory, self._clocks, max_concurrent=self._max_concurrent())
+            limit = self._submission.running
+            broker = open_broker(sweep, inventory, self._clocks, on_cluster=on_cluster, max_concurrent=limit)
             stack.callback(broker.close)  # a refusal leaves earlier results where they are
             if stop is None:
                 stop = StopRequest()
@@ -160,11 +164,6 @@ class _Run:
             if not options.resume:
                 put_aside(self._folder)
             return self._drive(broker, stop)
-
-    def _max_concurrent(self) -> int | None:
-        """A search that learns from results, and one on logical cards, runs no more than the machine can carry."""
-        limited = self._sweep.method in ("bayes", "bohb", "pbt") or self._placer.simulated
-        return self._side_by_side if limited else self._sweep.resources.max_concurrent_trials
 
     def _drive(self, broker: "BrokerClient", stop: StopRequest) -> SweepOutcome:
         from tune_jobs.driver.callbacks import LedgerCallback, ViewCallback, WandbLoggerCallback
@@ -287,10 +286,10 @@ class _Run:
                 inherit=inherit_into(self._folder.path.resolve(), sweep.resolve),
             ),
             SweepLimits(
-                sweep=self._key,
+                sweep=sweep.name,
                 goal=sweep.metric.goal,
                 longest=self._longest,
-                side_by_side=self._side_by_side,
+                submission=self._submission,
                 ends_at_s=None if budget_s is None else self._clocks.elapsed_s() + budget_s,
                 scheduler="pbt" if sweep.method == "pbt" else sweep.early_terminate.type,
             ),

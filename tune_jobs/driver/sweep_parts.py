@@ -9,6 +9,7 @@ from common.goal import Goal
 from tune_jobs.driver.inherit import Inherit
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.placing.placer import Option
+from tune_jobs.placing.submission import SubmissionLimits
 from tune_jobs.records.trial_spec import TrialSpec
 from tune_jobs.search.early_stopping import EarlyStopping
 from tune_jobs.search.samplers import Sampled, Sampler
@@ -78,7 +79,7 @@ class SweepLimits:
         sweep: Its name.
         goal: Whether high or low values are good.
         longest: Evaluations of a trial that is never stopped; a trial ends by itself there.
-        side_by_side: Trials that run at a time; a sampler that learns from results suggests no more than that.
+        submission: How many trials are under way at a time.
         ends_at_s: Reading of the elapsed clock after which trials end at their next report; None for never.
         scheduler: Name of the scheduler that stops trials, for reasons.
     """
@@ -86,6 +87,6 @@ class SweepLimits:
     sweep: str
     goal: Goal
     longest: int
-    side_by_side: int
+    submission: SubmissionLimits
     ends_at_s: float | None = None
     scheduler: str = "the scheduler"

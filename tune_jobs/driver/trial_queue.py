@@ -20,7 +20,6 @@ from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import PLACEMENT_FIELDS, TrialSpec
 from tune_jobs.search.samplers import Sampled
 
-WAITING_SUGGESTIONS = 4  # trials that a sampler which learns from results may have waiting at a time
 LAUNCH_LIMIT_S = 60.0  # a granted trial that Ray has not started by then goes back to the queue
 RESUBMIT_S = 30.0  # a trial that no node can hold asks again: nodes come and go
 NO_NODE_LIMIT_S = 600.0  # with nothing running, trials that no node can hold are given up after this time
@@ -68,10 +67,8 @@ class TrialQueue:
             running: Trials that run.
         """
         waiting = len(set(self._queued) | set(self._unplaceable))
-        is_enough = (
-            waiting >= WAITING_SUGGESTIONS or waiting + running + len(self._launching) >= self._limits.side_by_side
-        )
-        if not self._new or (not self._sampler.is_list and is_enough):
+        running += len(self._launching)
+        if not self._new or not self._limits.submission.has_room(waiting=waiting, running=running):
             return None
         number = self._new.pop(0)
         sampled = self._sampler.suggest(number)

@@ -63,12 +63,12 @@ def _phase_text(plan: SweepPlan, phase: PlannedPhase) -> str:
     lines = [title + phase_method(phase)]
     longest = max((trial.evaluations for trial in phase.trials), default=1)
     if phase.rungs:
-        word = "brackets" if stop.type == "hyperband" else "rungs"
+        name = "brackets" if stop.type == "hyperband" else "rungs"
         running = sum(1 for trial in phase.trials if not plan.groups[trial.group].refused)
         left = " -> ".join(map(str, (running, *phase.left)))
         strict = ", strict" if stop.strict else ""
         lines.append(
-            f"early termination: {stop.type}, eta {stop.reduction:g}{strict}; {word} at evaluations"
+            f"early termination: {stop.type}, eta {stop.reduction:g}{strict}; {name} at evaluations"
             f" {', '.join(map(str, phase.rungs))} of {longest}{_bracket_rule(phase)}; by chance {left} go on"
         )
     elif stop.type == "median":
