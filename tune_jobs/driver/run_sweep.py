@@ -61,6 +61,7 @@ class RunOptions:
         group: The staged search that this sweep is a phase of; empty for a sweep of its own.
         phase: Name of that phase.
         trainable: What runs in a trial's process; None for run_trial.
+        embedded: Whether the caller started the Ray that this process is connected to, so that nobody else uses it.
         inputs: Of the sweep, where the caller has prepared them already.
     """
 
@@ -71,6 +72,7 @@ class RunOptions:
     group: str = ""
     phase: str = ""
     trainable: Trainable | None = None
+    embedded: bool = False
     inputs: SweepInputs | None = None
 
 
@@ -150,7 +152,7 @@ class _Run:
         sweep, options = self._sweep, self._options
         from tune_jobs.driver.ray_session import attached, session
 
-        on_cluster = attached()
+        on_cluster = attached() and not options.embedded
         with ExitStack() as stack:
             inventory = stack.enter_context(session(self._placer.inventory))
             limit = self._submission.running
