@@ -281,7 +281,7 @@ class _Run:
             SweepParts(
                 sampler=sampler,
                 specs=specs,
-                early_stopping=EarlyStopping(scheduler, seed=sweep.search.seed),
+                early_stopping=EarlyStopping(scheduler, seed=sweep.search.seed, last=self._longest),
                 retry=RetryPolicy(retries=sweep.resources.retries, anomalies=sweep.anomalies),
                 inherit=inherit_into(self._folder.path.resolve(), sweep.resolve),
             ),
