@@ -50,7 +50,7 @@ def unequal_raylets() -> Iterator[Inventory]:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    from cluster.machines.inventory import ray_cluster
+    from cluster.machines.node_watch import ray_cluster
 
     assert not ray.is_initialized(), "conftest.py puts the tests that share a Ray last"
     logging.getLogger("ray").setLevel(logging.ERROR)
