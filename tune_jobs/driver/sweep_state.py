@@ -38,7 +38,7 @@ from tune_jobs.driver.events import (
     Unplaceable,
 )
 from tune_jobs.driver.recovery import LOST, SuspectNodes, next_bytes
-from tune_jobs.driver.replay import completed_trial, replay, result_for_scheduler
+from tune_jobs.driver.replay import completed_trial, is_half_refused, replay, result_for_scheduler
 from tune_jobs.driver.stall_watch import StallWatch
 from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
 from tune_jobs.driver.trial_queue import LAUNCH_LIMIT_S, TrialQueue
@@ -299,6 +299,11 @@ class SweepState:
             if self._scheduler.is_running(number):
                 self._submit(number)
 
+    def _will_save(self, donor: TrialHistory) -> bool:
+        """Whether a donor writes another checkpoint: it runs, or makes again what was lost with an earlier driver."""
+        is_next = donor.status is None and donor.number not in self._exploits
+        return donor.running or (is_next and self._scheduler.is_running(donor.number))
+
     # When an attempt ends
 
     def _attempt_ended(self, event: AttemptEnded) -> None:
@@ -449,16 +454,25 @@ class SweepState:
 
     def _resume(self) -> None:
         """Continues where an earlier driver was; with an empty journal, begins."""
-        self._exploits = replay(self._journal, self._sampler, self._scheduler, self._limits.goal)
+        limits = self._limits
+        self._exploits = replay(self._journal, self._sampler, self._scheduler, limits.goal, limits.longest)
         for number, trial in sorted(self._journal.trials.items()):
             if trial.running:  # its driver was killed
                 self._journal.write("interrupted", number)
             if trial.status == "failed" and trial.failure in LOST:
                 self._journal.write("reopened", number)
+                self._scheduler.add(number, cast("Sampled", trial.spec["sampled"]))
                 self._notify(f"trial {number} had failed with its process and is tried again")
+        for number in sorted(set(self._open()) - set(self._new)):
+            if self._scheduler.is_finished(number):  # decided when its driver was killed
+                if max(self._journal.trials[number].evaluations, default=0) < limits.longest:
+                    self._close(number, "stopped", self._stopped_by_scheduler(number), None)
+                else:
+                    self._submit(number)
         if self._sampler.is_list:
-            for number, sampled in self._queue.take_list():
-                self._prepare(number, sampled)
+            for number in self._new:
+                self._prepare(number, self._sampler.suggest(number) or {})
+            self._new.clear()
 
     # Small things
 
