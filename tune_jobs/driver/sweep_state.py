@@ -242,10 +242,10 @@ class SweepState:
         )
         ruling = self._scheduler.report(number, result_for_scheduler(trial, evaluation, value))
         self._apply(ruling)
-        if evaluation < self._limits.longest:  # else it ends by itself now: there is nothing to stop or to pause
-            self._end_or_pause(number, ruling)
-        else:
+        if self._made_all_evaluations(trial):  # it ends by itself now: there is nothing to stop or to pause
             self._exploits.pop(number, None)
+        else:
+            self._end_or_pause(number, ruling)
 
     def _end_or_pause(self, number: int, ruling: Ruling) -> None:
         if ruling.decision == "stop":
@@ -273,6 +273,8 @@ class SweepState:
             self._exploits[exploit.number] = exploit
         for number in ruling.stopped:
             trial = self._journal.trials.get(number)
+            if trial is not None and self._made_all_evaluations(trial):
+                continue
             if self._has_attempt(number):
                 self._ending[number] = self._stopped_by_scheduler(number)
                 self._out += self._queue.cancel([number])
@@ -286,7 +288,7 @@ class SweepState:
             if trial.status is not None:
                 self._exploits.pop(number)
                 continue
-            behind = donor.running and donor.checkpoint_evaluation < exploit.donor_evaluation
+            behind = donor.checkpoint_evaluation < exploit.donor_evaluation and self._will_save(donor)
             if self._has_attempt(number) or behind:
                 continue
             self._exploits.pop(number)
@@ -447,6 +449,9 @@ class SweepState:
     def _open(self) -> dict[int, TrialHistory]:
         return {number: trial for number, trial in self._journal.trials.items() if trial.status is None}
 
+    def _made_all_evaluations(self, trial: TrialHistory) -> bool:
+        return max(trial.evaluations, default=0) >= self._limits.longest
+
     def _running(self) -> list[int]:
         return [number for number, trial in self._journal.trials.items() if trial.running]
 
@@ -463,16 +468,14 @@ class SweepState:
                 self._journal.write("reopened", number)
                 self._scheduler.add(number, cast("Sampled", trial.spec["sampled"]))
                 self._notify(f"trial {number} had failed with its process and is tried again")
-        for number in sorted(set(self._open()) - set(self._new)):
-            if self._scheduler.is_finished(number):  # decided when its driver was killed
-                if max(self._journal.trials[number].evaluations, default=0) < limits.longest:
-                    self._close(number, "stopped", self._stopped_by_scheduler(number), None)
-                else:
-                    self._submit(number)
+        for number, trial in self._open().items():
+            if self._made_all_evaluations(trial):
+                self._submit(number)
+            elif not is_half_refused(trial) and self._scheduler.is_finished(number):  # as decided by the last report
+                self._close(number, "stopped", self._stopped_by_scheduler(number), None)
         if self._sampler.is_list:
-            for number in self._new:
-                self._prepare(number, self._sampler.suggest(number) or {})
-            self._new.clear()
+            for number, sampled in self._queue.take_list():
+                self._prepare(number, sampled)
 
     # Small things
 

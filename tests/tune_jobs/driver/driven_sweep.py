@@ -20,12 +20,14 @@ from dialsum.config import RunConfig
 from tests.tune_jobs.specs_of import METRIC, spec_of
 from tune_jobs.config.rules import Rules, resolve
 from tune_jobs.driver.callbacks import LedgerCallback
-from tune_jobs.driver.inherit import inherit_into
+from tune_jobs.driver.inherit import FOLDER, inherit_into
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.driver.stop_signals import StopRequest
 from tune_jobs.driver.sweep_driver import SweepDriver
-from tune_jobs.driver.sweep_state import Clocks, Decisions, SweepLimits, SweepState
+from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
+from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.placing.placer import Option
+from tune_jobs.placing.submission import SubmissionLimits
 from tune_jobs.records.journal import Journal, TrialHistory
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
 from tune_jobs.records.progress import SweepFrame, SweepProgress, progress_of
@@ -76,8 +78,7 @@ class Setup:
         scheduler: Makes the scheduler of each driver.
         needs_gib: What a trial needs, by its batch; HALF_GIB where it is not named.
         longest: Evaluations of a trial that is never stopped.
-        side_by_side: See SweepLimits.
-        max_concurrent: See LocalBroker.
+        submission: How many trials are under way at a time.
         ends_at_s: See SweepLimits.
         goal: Of the metric.
         retry: What is tried again.
@@ -89,8 +90,7 @@ class Setup:
     scheduler: Callable[[], TrialScheduler] = fifo
     needs_gib: Mapping[int, float] = field(default_factory=dict)
     longest: int = 3
-    side_by_side: int = 16
-    max_concurrent: int | None = None
+    submission: SubmissionLimits = field(default_factory=SubmissionLimits)
     ends_at_s: float | None = None
     goal: Goal = "maximize"
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -252,12 +252,16 @@ class DrivenSweep:
         self.sampler = setup.sampler()
         self.journal = journal(folder / "journal.jsonl")
         self._new_cards: Inventory | None = None
+        self._made: dict[int, int] = {}  # evaluations of each trial since it copied from another
+        self._last = 0
+        self._copies: set[str] = set()
+        self._read_turns()
         cards = parse_simulated(setup.cards)
         clocks = Clocks(elapsed_s=lambda: self.now_s, now=lambda: self.now_s + 1e6)
         self.broker = RecordedBroker(
             cards,
             sweep="sample",
-            max_concurrent=setup.max_concurrent,
+            max_concurrent=setup.submission.running,
             watch=self._take_new_cards,
             elapsed_s=clocks.elapsed_s,
             now=clocks.now,
@@ -269,12 +273,12 @@ class DrivenSweep:
             goal=setup.goal,
             total=self.sampler.total,
             longest=setup.longest,
-            slots=setup.side_by_side,
+            slots=2,
             rungs=(1,),
             started_s=self.now_s,
         )
         self.state = SweepState(
-            Decisions(
+            SweepParts(
                 sampler=self.sampler,
                 specs=Specs(folder, setup.needs_gib, cards),
                 early_stopping=EarlyStopping(setup.scheduler(), seed=1),
@@ -285,7 +289,7 @@ class DrivenSweep:
                 sweep="sample",
                 goal=setup.goal,
                 longest=setup.longest,
-                side_by_side=setup.side_by_side,
+                submission=setup.submission,
                 ends_at_s=setup.ends_at_s,
                 scheduler="asha",
             ),
@@ -378,6 +382,9 @@ class DrivenSweep:
         spec = self.sent.pop(number)
         pid = 100 * number + self.journal.trials[number].starts + 1
         checkpoint = Path(spec.resume_from) if spec.resume_from else None
+        if checkpoint is not None and FOLDER in checkpoint.parts and str(checkpoint) not in self._copies:
+            self._copies.add(str(checkpoint))
+            self._made[number] = evaluations_of(checkpoint)
         self.running[number] = Attempt(spec=spec, evaluations=evaluations_of(checkpoint), pid=pid)
         self.driver.started(number)
         self._report(number, {STARTED_KEY: True})
@@ -393,6 +400,8 @@ class DrivenSweep:
         self.now_s += 10.0
         attempt = self.running[number]
         attempt.evaluations = attempt.evaluations + 1 if evaluation is None else evaluation
+        if attempt.evaluations > self._made.get(number, 0):
+            self._made[number], self._last = attempt.evaluations, number
         result: dict[str, object] = {METRIC: value, EVALUATION_KEY: attempt.evaluations}
         return self._report(number, result | {name.replace("__", "/"): one for name, one in measured.items()})
 
@@ -447,7 +456,7 @@ class DrivenSweep:
         self.driver.tick()
 
     def finish(self, score: Callable[[int, int], float], rng: random.Random | None = None) -> "DrivenSweep":
-        """Runs until every trial has ended: who has made the fewest evaluations goes on, or who `rng` chooses."""
+        """Runs until every trial has ended; the trials evaluate one after another, or as `rng` chooses."""
         for _ in range(1000):
             self.tick()
             self.start_all()
@@ -456,8 +465,7 @@ class DrivenSweep:
                     return self
                 self.now_s += 1.0
                 continue
-            numbers = sorted(self.running, key=lambda number: (self.running[number].evaluations, number))
-            number = rng.choice(numbers) if rng else numbers[0]
+            number = rng.choice(sorted(self.running)) if rng else self._next_in_turn()
             attempt = self.running[number]
             if attempt.evaluations >= self.setup.longest:  # its last checkpoint had been made before
                 self.end(number)
@@ -465,6 +473,25 @@ class DrivenSweep:
                 self.run_evaluation(number, score(number, attempt.evaluations + 1))
         unfinished = {number for number, trial in self.trials.items() if trial.status is None}
         raise AssertionError(f"the sweep does not end: trials {unfinished}, {self.waiting} wait")
+
+    def _next_in_turn(self) -> int:
+        """Returns the next number after that of the last evaluation; first who makes one again that was lost."""
+        behind = [number for number, one in self.running.items() if one.evaluations < self._made.get(number, 0)]
+        numbers = sorted(self.running)
+        return min(behind) if behind else next((one for one in numbers if one > self._last), numbers[0])
+
+    def _read_turns(self) -> None:
+        for event in self.journal.earlier:
+            number = event["number"]
+            assert isinstance(number, int)
+            if event["event"] in ("reported", "copied"):
+                evaluation = event["donor_evaluation" if event["event"] == "copied" else "evaluation"]
+                assert isinstance(evaluation, int)
+                self._made[number] = evaluation
+            if event["event"] == "reported":
+                self._last = number
+            elif event["event"] == "copied":
+                self._copies.add(str(event["folder"]))
 
     def _report(self, number: int, result: Mapping[str, object]) -> bool:
         attempt = self.running[number]
