@@ -321,6 +321,7 @@ class SweepState:
         if not launching and not trial.running:  # Tune reports the end of a lost process more than once
             return
         self._out.append(Release(number=number))
+        self._pause_requests.pop(number, None)  # the share is free now
         reason, stopped = self._pausing.pop(number, None), self._ending.pop(number, None)
         if failure is not None:
             self._failed(number, *failure)

@@ -277,6 +277,17 @@ class DrivenSweep:
             rungs=(1,),
             started_s=self.now_s,
         )
+        ledger = LedgerCallback(
+            self.folder,
+            self.journal,
+            self.frame,
+            calibration=folder / "calibration.jsonl" if setup.calibration else None,
+            retry=StorageRetry(self.shown.append),
+            to_come=lambda: [
+                self.sampler.suggest(number) or {} for number in self.sampler.order if number not in self.journal.trials
+            ],
+        )
+        ledger.write_missing()
         self.state = SweepState(
             SweepParts(
                 sampler=self.sampler,
@@ -296,17 +307,6 @@ class DrivenSweep:
             self.journal,
             clocks,
         )
-        ledger = LedgerCallback(
-            self.folder,
-            self.journal,
-            self.frame,
-            calibration=folder / "calibration.jsonl" if setup.calibration else None,
-            retry=StorageRetry(self.shown.append),
-            to_come=lambda: [
-                self.sampler.suggest(number) or {} for number in self.sampler.order if number not in self.journal.trials
-            ],
-        )
-        ledger.write_missing()
         self.driver = SweepDriver(
             self.state,
             self.journal,
@@ -318,7 +318,8 @@ class DrivenSweep:
             clocks=clocks,
             kill=self.killed.append,
         )
-        self.driver.tick()
+        self.driver.tick()  # submits
+        self.driver.tick()  # launches
 
     # What a test reads
 
@@ -365,6 +366,7 @@ class DrivenSweep:
 
     def send(self) -> list[int]:
         """Tune takes all launches that there are; returns their trials."""
+        self.driver.tick()
         taken = []
         while self.driver.has_launch():
             spec = self.driver.next_launch()

@@ -89,8 +89,9 @@ def test_a_trial_without_a_report_for_long_is_killed_once_and_starts_again(tmp_p
     sweep.report(2, 5.0)
     sweep.tick(200)
     assert sweep.killed == [], "the longest silence so far was nearly half an hour: ten times that is allowed"
-    sweep.tick(STALL_FACTOR * STALL_FLOOR_S - 2000)
+    sweep.now_s += STALL_FACTOR * STALL_FLOOR_S - 250
     sweep.report(2, 5.0)
+    sweep.tick()
     assert sweep.killed == []
     sweep.tick(10 * STALL_FACTOR * STALL_FLOOR_S)
     sweep.tick()
@@ -163,7 +164,7 @@ def test_a_trial_may_lose_its_process_as_often_as_it_makes_progress_between(tmp_
     error = sweep.records[1].error
     assert error is not None
     assert error.message == (
-        f"ActorDiedError: the process died; lost {MOST_LOST_IN_A_ROW + 1} times in a row, last on A-0"
+        f"ActorDiedError: the process died; lost {MOST_LOST_IN_A_ROW + 1} times in a row, last on A-node0"
     )
 
 
@@ -174,8 +175,6 @@ def test_an_evaluation_made_again_is_no_progress(tmp_path: Path) -> None:
         sweep.start(1)
         sweep.report(1, 5.0)  # its process dies before the checkpoint is complete
         sweep.lose(1)
-    sweep.start(1)
-    sweep.lose(1)
     assert sweep.statuses == {1: "failed"}
 
 
@@ -236,7 +235,8 @@ def test_the_end_of_a_lost_process_may_be_reported_twice(tmp_path: Path) -> None
     sweep.lose(1)
     sweep.driver.ended(1, "ActorDiedError: the process died")
     assert sweep.trials[1].retries == ["worker_lost"]
-    assert sweep.send().count(1) == 1
+    assert sweep.send() == [1]
+    assert sweep.holding == {1, 2, 3, 4}
 
 
 class DyingTuner:

@@ -30,8 +30,8 @@ def test_a_trial_pauses_at_its_report_and_continues_from_there_behind_those_that
     assert (paused.status, paused.reason) == ("paused", "jun asked")
     assert not sweep.state.is_over
 
-    sweep.now_s += 1000.0
     assert sweep.start().number == 2
+    sweep.now_s += 1000.0
     assert not sweep.report(2, 30.0)
     sweep.end(2)
     again = sweep.start()
@@ -41,7 +41,7 @@ def test_a_trial_pauses_at_its_report_and_continues_from_there_behind_those_that
     sweep.end(1)
     assert sweep.state.is_over
     record = sweep.records[1]
-    assert (record.status, round(record.gpu_seconds, 3), record.retries) == ("finished", 18.75, 0)
+    assert (record.status, round(record.gpu_seconds, 3), record.retries) == ("finished", 17.5, 0)
     assert [(row["iteration"], row["wall_s"]) for row in record.history] == [(1.0, 10.0), (2.0, 20.0)]
     assert "trial 1 pauses after evaluation 1: jun asked" in sweep.shown
     assert any(line.startswith("trial 1 continues after a pause") for line in sweep.shown)
@@ -78,7 +78,7 @@ def test_a_driver_killed_in_a_pause_is_followed_by_one_that_continues(tmp_path: 
     second.report(1, 22.0)
     second.end(1)
     record = second.records[1]
-    assert (record.status, record.retries, record.gpu_seconds) == ("finished", 0, 18.75)
+    assert (record.status, record.retries, record.gpu_seconds) == ("finished", 0, 17.5)
 
 
 def test_asked_to_stop_trials_save_where_they_are_and_none_starts(tmp_path: Path) -> None:
@@ -199,5 +199,6 @@ def test_a_launch_that_tune_has_not_taken_returns_to_the_queue_too(tmp_path: Pat
     sweep.tick(LAUNCH_LIMIT_S + 1.0)
     assert not sweep.driver.has_launch()
     assert (sweep.waiting, sweep.holding) == ([1], set())
+    sweep.tick()
     sweep.tick(LAUNCH_LIMIT_S)
     assert sweep.start(1).number == 1, "the only node again, after a while"
