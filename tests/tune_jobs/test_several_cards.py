@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from tune_jobs.driver.tuner import _bundle, _factory
 from tune_jobs.driver.view import LogView
 from tune_jobs.records.progress import SweepProgress
 from tune_jobs.records.trial_spec import Bundle
-from tune_jobs.team.quotas import Books, Claim, Member, Team, admit
 from tune_jobs.trial.rank_process import RankProcess, RankReporter, RankTask, Word
 from tune_jobs.trial.ranks import root_cause
 from tune_jobs.trial.recovery import RunShape
@@ -109,14 +107,3 @@ def test_a_trial_on_two_cards_is_a_tenant_of_both() -> None:
     MeteredView(LogView(io.StringIO()), recorder, "", clock=lambda: 10.0).refresh(progress)
     tenants = [value for key, value in recorder.values.items() if key[0] == "tuning_card_tenants"]
     assert tenants == [1, 1]
-
-
-def test_a_team_s_quota_counts_every_card() -> None:
-    team = Team(members={"minji": Member(quota_gpus=3)}, time_zone="UTC")
-    first, second = (Claim(trial=name, member="minji", gpus=2.0, since_s=0.0) for name in "ab")
-    noon = datetime(2026, 11, 25, 12, tzinfo=UTC)
-    books = Books(capacity_gpus=4, held=(), waiting=(first,))
-    assert admit(team, books, first, noon).verdict == "own"
-    books = Books(capacity_gpus=4, held=(first,), waiting=(second,))
-    assert books.free_gpus == 2
-    assert admit(team, books, second, noon).verdict == "lent"

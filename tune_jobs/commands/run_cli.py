@@ -126,8 +126,8 @@ def _with_results_folder(sweep: "Sweep", output: Path | None) -> "Sweep":
 
 def _wait(sweep: "Sweep", text: str) -> None:
     """Waits for the hour."""
+    from cluster.scheduling.quotas import load_team
     from tune_jobs.driver.start_at import next_moment, wait_until, zone_of
-    from tune_jobs.team.quotas import load_team
 
     zone = zone_of(load_team(Path(sweep.team.file)).time_zone if sweep.team.member else None)
     wait_until(next_moment(text, datetime.now(UTC), zone), zone, cli.note)

@@ -16,7 +16,7 @@ from common.storage import StorageRetry
 from tune_jobs.config.points import points_of
 from tune_jobs.config.result_paths import own_places
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.driver.broker_access import open_broker, sweep_key
+from tune_jobs.driver.broker_access import open_broker
 from tune_jobs.driver.cards import cards_at_hand
 from tune_jobs.driver.inherit import inherit_into
 from tune_jobs.driver.recovery import RetryPolicy
@@ -61,6 +61,7 @@ class RunOptions:
         group: The staged search that this sweep is a phase of; empty for a sweep of its own.
         phase: Name of that phase.
         trainable: What runs in a trial's process; None for run_trial.
+        embedded: Whether the caller started the Ray that this process is connected to, so that nobody else uses it.
         inputs: Of the sweep, where the caller has prepared them already.
     """
 
@@ -71,6 +72,7 @@ class RunOptions:
     group: str = ""
     phase: str = ""
     trainable: Trainable | None = None
+    embedded: bool = False
     inputs: SweepInputs | None = None
 
 
@@ -144,16 +146,17 @@ class _Run:
         )
         self._submission = submission_limits(sweep, placer.inventory)
         self._longest = longest
-        self._key = sweep_key(sweep)
 
     def run(self, stop: StopRequest | None) -> SweepOutcome:
         """Runs the sweep until it is over or stopped."""
         sweep, options = self._sweep, self._options
-        from tune_jobs.driver.ray_session import session
+        from tune_jobs.driver.ray_session import attached, session
 
+        on_cluster = attached() and not options.embedded
         with ExitStack() as stack:
             inventory = stack.enter_context(session(self._placer.inventory))
-            broker = open_broker(sweep, self._key, inventory, self._clocks, max_concurrent=self._submission.running)
+            limit = self._submission.running
+            broker = open_broker(sweep, inventory, self._clocks, on_cluster=on_cluster, max_concurrent=limit)
             stack.callback(broker.close)  # a refusal leaves earlier results where they are
             if stop is None:
                 stop = StopRequest()
@@ -278,12 +281,12 @@ class _Run:
             SweepParts(
                 sampler=sampler,
                 specs=specs,
-                early_stopping=EarlyStopping(scheduler, seed=sweep.search.seed),
+                early_stopping=EarlyStopping(scheduler, seed=sweep.search.seed, last=self._longest),
                 retry=RetryPolicy(retries=sweep.resources.retries, anomalies=sweep.anomalies),
                 inherit=inherit_into(self._folder.path.resolve(), sweep.resolve),
             ),
             SweepLimits(
-                sweep=self._key,
+                sweep=sweep.name,
                 goal=sweep.metric.goal,
                 longest=self._longest,
                 submission=self._submission,
