@@ -10,9 +10,7 @@ from tune_jobs.search.early_stopping import EarlyStopping, Exploit, Ruling
 from tune_jobs.search.samplers import CompletedTrial, Outcome, Sampled, Sampler
 
 
-def replay(
-    journal: Journal, sampler: Sampler, scheduler: EarlyStopping, goal: Goal, longest: int
-) -> dict[int, Exploit]:
+def replay(journal: Journal, sampler: Sampler, scheduler: EarlyStopping, goal: Goal) -> dict[int, Exploit]:
     """Repeats what the journal holds through the public methods of both, in its order.
 
     Args:
@@ -20,7 +18,6 @@ def replay(
         sampler: Fresh.
         scheduler: Fresh.
         goal: Whether high or low values are good.
-        longest: Evaluations of a trial that is never stopped.
 
     Returns:
         Exploits that were decided and not carried out.
@@ -53,8 +50,6 @@ def replay(
         elif event["event"] == "ended":
             ruling = _end(event, trial, sampler, scheduler, goal)
         exploits |= {exploit.number: exploit for exploit in ruling.exploits}
-        if event["event"] == "reported" and cast("int", event["evaluation"]) >= longest:
-            exploits.pop(number, None)  # it ended by itself
     return exploits
 
 

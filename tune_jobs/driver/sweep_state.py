@@ -242,9 +242,7 @@ class SweepState:
         )
         ruling = self._scheduler.report(number, result_for_scheduler(trial, evaluation, value))
         self._apply(ruling)
-        if self._made_all_evaluations(trial):  # it ends by itself now: there is nothing to stop or to pause
-            self._exploits.pop(number, None)
-        else:
+        if not self._made_all_evaluations(trial):  # else it ends by itself now: there is nothing to stop or to pause
             self._end_or_pause(number, ruling)
 
     def _end_or_pause(self, number: int, ruling: Ruling) -> None:
@@ -273,8 +271,6 @@ class SweepState:
             self._exploits[exploit.number] = exploit
         for number in ruling.stopped:
             trial = self._journal.trials.get(number)
-            if trial is not None and self._made_all_evaluations(trial):
-                continue
             if self._has_attempt(number):
                 self._ending[number] = self._stopped_by_scheduler(number)
                 self._out += self._queue.cancel([number])
@@ -355,8 +351,8 @@ class SweepState:
     def _paused(self, number: int, reason: str) -> None:
         trial = self._journal.write("paused", number, reason=reason, **self._times())
         self._notify(f"trial {number} pauses after evaluation {len(trial.evaluations)}: {reason}")
-        if self._scheduler.is_running(number):  # else the scheduler paused it, and lets it run again later
-            self._submit(number)
+        if self._scheduler.is_running(number) or self._made_all_evaluations(trial):
+            self._submit(number)  # else the scheduler paused it, and lets it run again later
 
     def _failed(self, number: int, kind: FailureKind, message: str) -> None:
         trial = self._journal.trials[number]
@@ -460,8 +456,7 @@ class SweepState:
 
     def _resume(self) -> None:
         """Continues where an earlier driver was; with an empty journal, begins."""
-        limits = self._limits
-        self._exploits = replay(self._journal, self._sampler, self._scheduler, limits.goal, limits.longest)
+        self._exploits = replay(self._journal, self._sampler, self._scheduler, self._limits.goal)
         for number, trial in sorted(self._journal.trials.items()):
             if trial.running:  # its driver was killed
                 self._journal.write("interrupted", number)

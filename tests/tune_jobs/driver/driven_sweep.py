@@ -292,7 +292,7 @@ class DrivenSweep:
             SweepParts(
                 sampler=self.sampler,
                 specs=Specs(folder, setup.needs_gib, cards),
-                early_stopping=EarlyStopping(setup.scheduler(), seed=1),
+                early_stopping=EarlyStopping(setup.scheduler(), seed=1, last=setup.longest),
                 retry=setup.retry,
                 inherit=inherit_into(folder, lambda sampled: resolve(RunConfig(), sampled, Rules())),
             ),

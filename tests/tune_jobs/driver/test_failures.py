@@ -277,6 +277,20 @@ def test_the_death_of_tunes_controller_costs_only_the_trial_that_caused_it(tmp_p
     assert not sweep.holding
 
 
+def test_a_trial_that_had_made_all_its_evaluations_ends_after_the_death_of_tunes_controller(tmp_path: Path) -> None:
+    sweep = DrivenSweep(tmp_path, Setup(sampler=lambda: ObservedList(2)))
+
+    def last_evaluation() -> Exception:
+        for _ in range(3):
+            sweep.report(1, 5.0)
+            sweep.save(1)
+        return memory_error(201)
+
+    sweep.driver.run(DyingTuner(sweep, last_evaluation))
+    assert sweep.statuses == {1: "finished", 2: "finished"}
+    assert (sweep.trials[1].retries, sweep.trials[2].retries) == ([], ["host_memory"])
+
+
 def test_where_nobody_knows_who_caused_it_every_attempt_was_lost(tmp_path: Path) -> None:
     sweep = DrivenSweep(tmp_path)
     sweep.driver.run(DyingTuner(sweep, lambda: RuntimeError("actor unavailable")))
