@@ -131,7 +131,8 @@ class SweepDriver:
         if self._deaths >= MOST_DEATHS:
             raise WorkError(f"Ray Tune failed {self._deaths} times in a row: {_last_line(error)}") from error
         is_memory = type(error).__name__ == "OutOfMemoryError" or "running low on memory" in str(error)
-        self._launches.clear()
+        for left in (self._launches, self._cancelled, self._ending):
+            left.clear()
         self._apply(
             TunerDied(
                 error=_last_line(error),
@@ -175,6 +176,8 @@ class SweepDriver:
 
     def ended(self, number: int, error: str | None) -> None:
         """Takes in that an attempt has ended; asks the broker at once, so that a warm process is used again."""
+        if any(spec.number == number for spec in self._launches):  # Tune may report the end of a lost process twice
+            return
         with self._guarded():
             self._cancelled.discard(number)
             self._apply(AttemptEnded(number=number, error=error))
