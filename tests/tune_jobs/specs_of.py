@@ -1,0 +1,98 @@
+"""Specifications of trials that a test makes by hand, and how they can run: it names what matters to it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from cluster.machines.hardware import Inventory
+from cluster.scheduling.alternatives import Need, explain_refusal, find_alternatives
+from cluster.scheduling.request import Alternative
+from common.errors import RequestError
+from dialsum.config import RunConfig
+from tune_jobs.placing.placer import Option
+from tune_jobs.records.trial_spec import Bundle, Placement, RunShape, TrialSpec
+
+METRIC = "eval/rouge_combined_f1"
+GIB = 2**30
+
+
+def spec_of(sweep_folder: Path, name: str, config: RunConfig | None = None, **changes: object) -> TrialSpec:
+    """Returns the first trial of a sweep, on one CPU, with its batch in one piece.
+
+    Args:
+        sweep_folder: Experiments and caches lie in it, too.
+        name: The experiment.
+        config: The default one where None.
+        changes: Fields of the specification.
+    """
+    config = config or RunConfig()
+    spec = TrialSpec(
+        number=1,
+        name=name,
+        sweep="sample",
+        bundle=Bundle(cpus=1),
+        sampled={},
+        config=config.to_dict(),
+        shape=RunShape(micro_batch=config.batch_size, accumulation=1),
+        folder=str(sweep_folder / "experiments" / name),
+        sweep_folder=str(sweep_folder),
+        cache_dir=str(sweep_folder / "cache"),
+        metric=METRIC,
+    )
+    return replace(spec, **changes)  # type: ignore[arg-type]
+
+
+def options_of(
+    spec: TrialSpec,
+    inventory: Inventory,
+    upper_bytes: int,
+    least_bytes: int = 0,
+    *,
+    models: tuple[str | None, ...] = (None,),
+) -> tuple[Option, ...]:
+    """Returns every GPU model that holds the trial, the smallest part of the cluster first; without cards its CPUs.
+
+    Args:
+        spec: The trial; its shape, CPUs and ranks stay.
+        inventory: The cards.
+        upper_bytes: Its estimate on each card.
+        least_bytes: What an out-of-memory has shown that it needs.
+        models: GPU models that it may run on; any where None.
+    """
+    if not inventory.pools:
+        alone = Alternative(model="", share=None, cpus=spec.bundle.cpus)
+        return (Option(alternative=alone, placement=Placement(bundle=Bundle(cpus=spec.bundle.cpus), shape=spec.shape)),)
+    needs = [
+        Need(
+            upper_bytes=max(upper_bytes, least_bytes),
+            model=model,
+            cards=spec.shape.ranks,
+            spread=spec.bundle.spread,
+            cpus=spec.bundle.cpus,
+        )
+        for model in models
+    ]
+    found = find_alternatives(needs, inventory)
+    if not found:
+        raise RequestError(explain_refusal(spec.name, needs, inventory))
+    usable = {pool.model: pool.usable_bytes for pool in inventory.pools}
+    return tuple(Option(alternative=one, placement=_placement(spec, one, usable[one.model])) for one in found)
+
+
+def _placement(spec: TrialSpec, alternative: Alternative, usable_bytes: int) -> Placement:
+    return Placement(
+        bundle=Bundle(cpus=spec.bundle.cpus, gpus=alternative.gpus, spread=alternative.spread),
+        shape=spec.shape,
+        gpu_model=alternative.model,
+        usable_bytes=usable_bytes,
+        context_bytes=spec.context_bytes,
+        estimate={
+            "device_bytes": alternative.upper_bytes,
+            "upper_bytes": alternative.upper_bytes,
+            "context_bytes": GIB // 2,
+            "cap_bytes": alternative.cap_bytes,
+            "family": "bart",
+            "gpu": alternative.model,
+            "precision": "bf16",
+            "layout": "one card",
+        },
+    )
