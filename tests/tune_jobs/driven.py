@@ -80,6 +80,7 @@ class Driven:
         watch: Is called with all trials after every step of Tune; kills processes, lets trials go on.
         nodes: Returns the cluster's nodes where they have changed.
         stop: Set by a test to stop the sweep.
+        clocks: Of the driver.
         max_concurrent: Trials that run at a time.
         name: Of this run of the driver.
     """
@@ -96,6 +97,7 @@ class Driven:
     watch: Watch = lambda trials: None
     nodes: Callable[[], Inventory | None] = lambda: None
     stop: StopRequest = field(default_factory=StopRequest)
+    clocks: Clocks = field(default_factory=Clocks)
     max_concurrent: int | None = None
     name: str = "1"
 
@@ -107,7 +109,6 @@ class Driven:
         """Runs the sweep until it is over or stopped."""
         journal = Journal(self.results.path / "journal.jsonl")
         sampler = ListSampler(self.trials)  # type: ignore[arg-type]
-        clocks = Clocks()
         scheduler = self.scheduler()
         scheduler.set_search_properties(METRIC, "max")
         broker = LocalBroker(self.inventory, sweep="driven", max_concurrent=self.max_concurrent, watch=self.nodes)
@@ -122,7 +123,7 @@ class Driven:
             ),
             SweepLimits(sweep="driven", goal="maximize", longest=self.longest, side_by_side=len(self.trials)),
             journal,
-            clocks,
+            self.clocks,
         )
         frame = SweepFrame(
             sweep="driven", metric=METRIC, goal="maximize", total=len(self.trials), longest=self.longest, slots=1
@@ -146,7 +147,7 @@ class Driven:
             callbacks=callbacks,
             notify=self._show,
             stop=self.stop,
-            clocks=clocks,
+            clocks=self.clocks,
             kill=kill_process,
         )
         settings = TunerSettings(folder=self.folder / "tune", name=self.name, callbacks=callbacks)

@@ -6,9 +6,9 @@ import pytest
 
 from dialsum.config import load_run_config
 from dialsum.models import SPECS
-from tune_jobs.planning.guard_rails import KnownFacts, warnings
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep
+from tune_jobs.planning.guard_rails import KnownFacts, warnings
 from tune_jobs.search.grid import planned_trials
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from dialsum.config import RunConfig
-from tune_jobs.config.rules import Rules
 from tune_jobs.config.early_terminate import EarlyTerminate
+from tune_jobs.config.rules import Rules
 from tune_jobs.config.sections import Metric, Resources
 from tune_jobs.config.space import Categorical, Constant, Parameter, Range, Space
 from tune_jobs.config.sweep import Phase, Sweep

@@ -19,7 +19,7 @@ from tune_jobs.records.journal import Journal
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SWEEP = """
 name: {name}
 method: {method}

@@ -19,7 +19,7 @@ from tests.waiting import ended, stretched, tail, wait_until
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.tracking.mirroring import LOG_NAME, STATUS_NAME, MirrorStatus, remark
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def write_sweep(

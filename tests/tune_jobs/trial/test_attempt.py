@@ -9,24 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import DivergedError, RequestError, WorkError
+from common.errors import RequestError, WorkError
 from common.files import read_jsonl
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tests.tune_jobs.ordered import METRIC, order_of
+from tests.tune_jobs.pretended import GIB, PretendedDevices, PretendedUse
+from tests.tune_jobs.specs_of import METRIC, spec_of
 from tune_jobs.records.trial_spec import (
     FAILURE_KEY,
     FAILURE_MESSAGE_KEY,
     STOP_FILE,
-    WAITS_KEY,
+    WAITING_KEY,
     Bundle,
-    PretendedUse,
-    TrialOrder,
+    RunShape,
+    TrialSpec,
 )
 from tune_jobs.records.trial_state import STATE_FILE
+from tune_jobs.trial import hold as hold_module
 from tune_jobs.trial.hold import hold
-from tune_jobs.trial.recovery import RunShape
-from tune_jobs.trial.reporter import LOOK_EVERY_S, TrialReporter
+from tune_jobs.trial.reporter import POLL_S, TrialReporter
 from tune_jobs.trial.run_trial import ATTEMPTS_FILE, MOST_VANISHED, attempt
 
 
@@ -38,19 +39,18 @@ def keep_nothing(metrics: Mapping[str, float]) -> None:
     """Where the steps go is another test's matter."""
 
 
-def order_in(folder: Path, *, batch_size: int = 8, retries: int = 0) -> TrialOrder:
-    return order_of(
+def spec_in(folder: Path, *, batch_size: int = 8) -> TrialSpec:
+    return spec_of(
         folder,
         "one",
         RunConfig(batch_size=batch_size),
         sampled={"batch_size": batch_size},
         folder=str(folder / "one"),
-        retries=retries,
     )
 
 
 class Sent:
-    """What the driver would hear."""
+    """What the driver would get."""
 
     def __init__(self) -> None:
         self.reports: list[dict[str, object]] = []
@@ -80,15 +80,15 @@ def trainer(
     return train, attempts
 
 
-def test_an_order_survives_the_trip_as_json(tmp_path: Path) -> None:
-    order = order_in(tmp_path)
-    assert TrialOrder.from_dict(json.loads(json.dumps(order.to_dict()))) == order
+def test_a_specification_survives_the_trip_as_json(tmp_path: Path) -> None:
+    spec = spec_in(tmp_path)
+    assert TrialSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
 def test_each_out_of_memory_halves_the_micro_batch_and_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     sent = Sent()
     train, attempts = trainer(tmp_path, lambda config, start: {8: [1.0], 4: [], 2: [2.0, 3.0]}[config.micro_batch])
-    attempt(order_in(tmp_path), train, sent, keep_nothing, None)
+    attempt(spec_in(tmp_path), train, sent, keep_nothing, None)
     assert attempts == [(8, None), (4, "checkpoint-1-1"), (2, "checkpoint-1-1")]
     assert [report["trial/evaluation"] for report in sent.reports] == [1, 2, 3]
     assert [(report["trial/micro_batch"], report["trial/accumulation"]) for report in sent.reports] == [
@@ -105,12 +105,14 @@ def test_each_out_of_memory_halves_the_micro_batch_and_goes_on_from_the_last_che
     ]
 
 
-def test_at_the_smallest_shape_the_error_goes_to_the_scheduler(tmp_path: Path) -> None:
+def test_at_the_smallest_shape_the_failure_is_sent_and_ends_the_process(tmp_path: Path) -> None:
     def train(config: RunConfig, output_dir: Path, **kwargs: object) -> None:
         raise OutOfMemoryError("no bytes left")
 
+    sent = Sent()
     with pytest.raises(OutOfMemoryError):
-        attempt(order_in(tmp_path, batch_size=2), train, Sent(), keep_nothing, None)
+        attempt(spec_in(tmp_path, batch_size=2), train, sent, keep_nothing, None)
+    assert sent.reports == [{FAILURE_KEY: "out_of_memory", FAILURE_MESSAGE_KEY: "OutOfMemoryError: no bytes left"}]
     records, _ = read_jsonl(tmp_path / "one" / ATTEMPTS_FILE)
     assert [record["next_shape"] is None for record in records] == [False, False, True]
 
@@ -121,7 +123,7 @@ def test_the_count_goes_on_from_the_checkpoint_of_an_earlier_process(tmp_path: P
     (start / STATE_FILE).write_text('{"evaluations": 3}')
     sent = Sent()
     train, attempts = trainer(tmp_path, lambda config, start: [5.0])
-    attempt(order_in(tmp_path, batch_size=2), train, sent, keep_nothing, start)
+    attempt(spec_in(tmp_path, batch_size=2), train, sent, keep_nothing, start)
     assert attempts == [(2, "checkpoint-9")]
     assert [report["trial/evaluation"] for report in sent.reports] == [4]
 
@@ -143,7 +145,7 @@ def test_a_checkpoint_that_vanishes_while_it_is_written_is_the_storages_fault(tm
     (tmp_path / "whole").mkdir()
     sent = Sent()
     train, starts = vanishing(tmp_path, 1)
-    attempt(order_in(tmp_path), train, sent, keep_nothing, None, persisted=lambda: tmp_path / "whole")
+    attempt(spec_in(tmp_path), train, sent, keep_nothing, None, persisted=lambda: tmp_path / "whole")
     assert starts == [None, "whole"]
     assert sent.reports == [], "no failure, and nothing to wait for: it is there again"
 
@@ -153,7 +155,7 @@ def test_what_vanishes_again_and_again_is_no_storage_but_a_fault(tmp_path: Path)
     sent = Sent()
     train, starts = vanishing(tmp_path, 99)
     with pytest.raises(RuntimeError, match="Parent directory"):
-        attempt(order_in(tmp_path, retries=1), train, sent, keep_nothing, None)
+        attempt(spec_in(tmp_path), train, sent, keep_nothing, None)
     assert len(starts) == 1 + MOST_VANISHED
 
 
@@ -166,7 +168,7 @@ def test_a_missing_file_elsewhere_is_a_fault_at_once(tmp_path: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/train.csv")
 
     with pytest.raises(FileNotFoundError):
-        attempt(order_in(tmp_path, retries=1), train, sent, keep_nothing, None)
+        attempt(spec_in(tmp_path), train, sent, keep_nothing, None)
     assert len(starts) == 1
 
 
@@ -178,7 +180,7 @@ def exploding(config: RunConfig, output_dir: Path, *, reporter: Reporter, **opti
 @pytest.mark.parametrize(("factor", "said"), [(4.0, 1), (None, 0)])
 def test_an_exploding_loss_is_the_outcome_of_a_trial(tmp_path: Path, factor: float | None, said: int) -> None:
     sent = Sent()
-    attempt(replace(order_in(tmp_path), exploding_loss=factor), exploding, sent, keep_nothing, None)
+    attempt(replace(spec_in(tmp_path), exploding_loss=factor), exploding, sent, keep_nothing, None)
     assert [report["trial/failure"] for report in sent.reports] == ["diverged"] * said
     if said:
         assert sent.reports[0]["trial/failure_message"] == (
@@ -187,37 +189,27 @@ def test_an_exploding_loss_is_the_outcome_of_a_trial(tmp_path: Path, factor: flo
         )
 
 
-def test_a_diverged_training_is_tried_again_only_where_the_policy_says_so(tmp_path: Path) -> None:
-    order = replace(order_in(tmp_path, retries=1), exploding_loss=4.0, retry_diverged=True)
-    with pytest.raises(DivergedError):
-        attempt(order, exploding, Sent(), keep_nothing, None)
-    sent = Sent()
-    attempt(order, exploding, sent, keep_nothing, None)
-    assert sent.reports[0]["trial/failure"] == "diverged", "one retry was all"
-
-
 @pytest.mark.parametrize(
     ("error", "kind"), [(RequestError("bad data"), "wrong_request"), (WorkError("no disk"), "work_failed")]
 )
-def test_a_failure_that_no_retry_mends_is_sent_as_the_outcome(tmp_path: Path, error: Exception, kind: str) -> None:
+def test_a_failure_that_leaves_the_process_well_does_not_end_it(tmp_path: Path, error: Exception, kind: str) -> None:
     def train(config: RunConfig, output_dir: Path, **kwargs: object) -> None:
         raise error
 
     sent = Sent()
-    attempt(order_in(tmp_path, retries=5), train, sent, keep_nothing, None)
+    attempt(spec_in(tmp_path), train, sent, keep_nothing, None)
     (report,) = sent.reports
     assert report == {"trial/failure": kind, "trial/failure_message": f"{type(error).__name__}: {error}"}
 
 
-def test_an_unexplained_error_is_retried_as_often_as_asked(tmp_path: Path) -> None:
+def test_an_unexplained_error_is_sent_and_ends_the_process(tmp_path: Path) -> None:
     def train(config: RunConfig, output_dir: Path, **kwargs: object) -> None:
         raise ValueError("odd")
 
     sent = Sent()
     with pytest.raises(ValueError, match="odd"):
-        attempt(order_in(tmp_path, retries=1), train, sent, keep_nothing, None)
-    attempt(order_in(tmp_path, retries=1), train, sent, keep_nothing, None)
-    assert sent.reports == [{"trial/failure": "error", "trial/failure_message": "ValueError: odd"}]
+        attempt(spec_in(tmp_path), train, sent, keep_nothing, None)
+    assert sent.reports == [{FAILURE_KEY: "error", FAILURE_MESSAGE_KEY: "ValueError: odd"}]
 
 
 @pytest.mark.parametrize(
@@ -231,12 +223,12 @@ def test_a_report_without_a_usable_metric_ends_the_trial_with_a_reason(
         reporter.report(metrics, output_dir)
 
     sent = Sent()
-    attempt(order_in(tmp_path), train, sent, keep_nothing, None)
+    attempt(spec_in(tmp_path), train, sent, keep_nothing, None)
     assert message in str(sent.reports[0]["trial/failure_message"])
 
 
 def test_a_process_that_outgrows_its_share_gets_smaller_and_with_more_of_a_card_it_would_not(tmp_path: Path) -> None:
-    pretended = PretendedUse(fixed_bytes=2 * 2**30, bytes_per_sample=2**30)
+    devices = PretendedDevices({"one": PretendedUse(fixed_bytes=2 * GIB, bytes_per_sample=GIB)})
 
     def train(config: RunConfig, output_dir: Path, *, reporter: Reporter, limit_bytes: int, **options: object) -> None:
         limits.append(limit_bytes)
@@ -246,23 +238,22 @@ def test_a_process_that_outgrows_its_share_gets_smaller_and_with_more_of_a_card_
     for gpus, micro_batches, share in ((0.25, [4], 6.0), (0.5, [8], 12.0), (1.0, [8], 24.0)):
         limits: list[int] = []
         sent = Sent()
-        order = replace(
-            order_in(tmp_path),
+        spec = replace(
+            spec_in(tmp_path),
             bundle=Bundle(cpus=1, gpus=gpus),
             usable_bytes=24 * 2**30,
             context_bytes=2**29,
-            pretended=pretended,
             simulated=True,
         )
-        attempt(order, train, sent, keep_nothing, None)
+        attempt(spec, train, sent, keep_nothing, None, device_of=devices)
         assert [report["trial/micro_batch"] for report in sent.reports] == micro_batches
         assert sent.reports[0]["trial/held_bytes"] == (2 + micro_batches[0]) * 2.0**30
         assert {limit / 2**30 for limit in limits} == {share - 0.5}
 
 
 def test_without_a_card_nothing_is_held(tmp_path: Path) -> None:
-    assert hold(order_in(tmp_path), RunShape(micro_batch=1, accumulation=1)) is None
-    simulated = replace(order_in(tmp_path), usable_bytes=2**30, simulated=True)
+    assert hold(spec_in(tmp_path), RunShape(micro_batch=1, accumulation=1)) is None
+    simulated = replace(spec_in(tmp_path), usable_bytes=2**30, simulated=True)
     assert hold(simulated, RunShape(micro_batch=1, accumulation=1)) is None
 
 
@@ -277,15 +268,15 @@ def test_a_trial_waits_for_its_share_of_a_real_card_says_why_and_gives_up_with_w
         tell(f"{visible} needs {need_bytes / 2**30:g} GiB")
         raise WorkError("after an hour the card is still full")
 
-    monkeypatch.setattr("tune_jobs.trial.run_trial.CudaDevice", Card)
-    monkeypatch.setattr("tune_jobs.trial.run_trial.wait_for_card", wait)
+    monkeypatch.setattr(hold_module, "CudaDevice", Card)
+    monkeypatch.setattr(hold_module, "wait_for_card", wait)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    order = replace(order_in(tmp_path), usable_bytes=24 * 2**30, context_bytes=2**30, bundle=Bundle(cpus=1, gpus=0.25))
+    spec = replace(spec_in(tmp_path), usable_bytes=24 * 2**30, context_bytes=2**30, bundle=Bundle(cpus=1, gpus=0.25))
     train, _ = trainer(tmp_path, lambda config, start: [1.0])
     sent = Sent()
-    attempt(order, train, sent, keep_nothing, None)
+    attempt(spec, train, sent, keep_nothing, None)
     assert sent.reports == [
-        {WAITS_KEY: "3 needs 5 GiB"},
+        {WAITING_KEY: "3 needs 5 GiB"},
         {FAILURE_KEY: "work_failed", FAILURE_MESSAGE_KEY: "WorkError: after an hour the card is still full"},
     ]
 
@@ -296,19 +287,19 @@ def test_a_stop_by_the_driver_passes_through(tmp_path: Path) -> None:
 
     train, _ = trainer(tmp_path, lambda config, start: [1.0])
     with pytest.raises(SystemExit):
-        attempt(order_in(tmp_path), train, stop, keep_nothing, None)
+        attempt(spec_in(tmp_path), train, stop, keep_nothing, None)
 
 
 def test_a_trial_looks_for_the_stop_file_now_and_then_and_sends_a_checkpoint_that_knows_its_count(
     tmp_path: Path,
 ) -> None:
     now, sent = [0.0], Sent()
-    order = replace(order_in(tmp_path), exploding_loss=4.0)
-    reporter = TrialReporter(order, sent, keep_nothing, evaluations=4, clock=lambda: now[0])
+    spec = replace(spec_in(tmp_path), exploding_loss=4.0)
+    reporter = TrialReporter(spec, sent, keep_nothing, evaluations=4, clock=lambda: now[0])
     assert not reporter.wants_checkpoint()
     (tmp_path / STOP_FILE).write_text("stop")
     assert not reporter.wants_checkpoint(), "it has just looked"
-    now[0] += LOOK_EVERY_S
+    now[0] += POLL_S
     assert reporter.wants_checkpoint()
     checkpoint = tmp_path / "checkpoint-7"
     checkpoint.mkdir()
@@ -333,5 +324,5 @@ def test_a_resumed_trial_compares_its_loss_with_where_it_began(tmp_path: Path) -
             reporter.log({"train/loss": loss})
 
     sent = Sent()
-    attempt(replace(order_in(tmp_path), exploding_loss=4.0), rises_a_little, sent, keep_nothing, start)
+    attempt(replace(spec_in(tmp_path), exploding_loss=4.0), rises_a_little, sent, keep_nothing, start)
     assert sent.reports == []
