@@ -149,12 +149,12 @@ def test_a_trial_that_starts_again_goes_on_in_its_run(files: SweepFiles) -> None
 
 def test_values_that_are_copied_and_changed_in_the_middle_are_told(files: SweepFiles) -> None:
     files.submit(1)
-    order = dict(files.journal.trials[1].order)
-    changed = order | {"sampled": {"batch_size": 8, "learning_rate": 0.5}}
-    changed["config"] = dict(order["config"]) | {"learning_rate": 0.5}  # type: ignore[call-overload]
+    spec = dict(files.journal.trials[1].spec)
+    changed = spec | {"sampled": {"batch_size": 8, "learning_rate": 0.5}}
+    changed["config"] = dict(spec["config"]) | {"learning_rate": 0.5}  # type: ignore[call-overload]
     following = Following(files)
     following.look()
-    following.mirror.take_event({"event": "copied", "number": 1, "donor": 7, "order": changed})
+    following.mirror.take_event({"event": "copied", "number": 1, "donor": 7, "spec": changed})
     (run,) = following.runs
     assert (run.config["learning_rate"], run.config["copied_from_trial"]) == (0.5, 7)
     assert run.config["sampled"] == {"batch_size": 8, "learning_rate": 0.5}
