@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from cluster.machines import nvml
@@ -97,28 +96,6 @@ class CudaDevice:
         torch.cuda.empty_cache()
         told_bytes = self.held_bytes()
         return told_bytes if told_bytes is not None else torch.cuda.memory_reserved() + context_bytes
-
-
-class HostDevice:
-    """Host memory in place of a card.
-
-    Nothing caps it from inside, so only Guard.check holds the trial to its share.
-
-    Args:
-        meter: Says how many bytes this process holds; the growth of its resident memory when None.
-    """
-
-    def __init__(self, meter: Callable[[], int] | None = None) -> None:
-        self._meter = meter
-        self._start_bytes = 0 if meter else resident_bytes()
-
-    def cap(self, allocator_bytes: int) -> None:
-        """Starts counting from here: what the process held before belongs to nobody's share."""
-        self._start_bytes = 0 if self._meter else resident_bytes()
-
-    def held_bytes(self) -> int:
-        """What the meter says."""
-        return self._meter() if self._meter else max(0, resident_bytes() - self._start_bytes)
 
 
 class Guard:
@@ -270,9 +247,3 @@ def wait_for_room(
             next_said_s = waited_s + 60.0
         sleep(pause_s)
         waited_s += pause_s
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process, from the kernel (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -10,8 +10,6 @@ from dialsum.config import RunConfig
 from dialsum.device import precision_of
 from dialsum.ranks import piece_of
 
-_BEST_METRIC = "eval_rouge_combined_f1"
-
 
 def training_arguments(
     config: RunConfig, output_dir: Path, num_examples: int, architecture: str, ranks: int = 1
@@ -58,8 +56,8 @@ def training_arguments(
         logging_nan_inf_filter=False,
         save_total_limit=1,
         restore_callback_states_from_checkpoint=True,
-        metric_for_best_model=_BEST_METRIC,
-        greater_is_better=True,
+        metric_for_best_model=config.metric.replace("/", "_"),
+        greater_is_better=config.goal == "maximize",
         dataloader_num_workers=config.dataloader_workers,
         dataloader_pin_memory=torch.cuda.is_available() if config.pin_memory is None else config.pin_memory,
         remove_unused_columns=False,

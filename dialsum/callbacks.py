@@ -5,7 +5,7 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,9 @@ from transformers import TrainerCallback
 
 from common.errors import DivergedError
 from common.files import write_json
+from common.goal import Goal, best_of
 from common.units import format_bytes
+from dialsum.config import RunConfig
 from dialsum.device import gpu_utilization
 from dialsum.metrics import ScorerIdentity
 from dialsum.ranks import Ranks
@@ -114,6 +116,7 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
     """Gives a run's numbers to its reporter, under the names of a W&B run.
 
     Args:
+        config: The run; names the metric that the best evaluation is found by.
         reporter: Who listens.
         folder: Receives metrics.json at each evaluation: a run may be stopped at any time.
         scorer: What counts the scores.
@@ -124,6 +127,7 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
 
     def __init__(
         self,
+        config: RunConfig,
         reporter: Reporter,
         folder: RunFolder,
         scorer: ScorerIdentity,
@@ -133,6 +137,7 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
         self._ranks = ranks or Ranks()
         self.history: list[dict[str, float]] = []
         self.timer = StepTimer()
+        self._config = config
         self._reporter = reporter
         self._folder = folder
         self._scorer = scorer
@@ -223,7 +228,8 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
         row = self._note_evaluation(state)
         write_json(checkpoint / HISTORY_FILE, self.history)
         self._folder.write_metrics(self.history, self._scorer)
-        self._reporter.report(row | best_of(self.history), checkpoint)
+        best = best_numbers(self.history, self._config.metric, self._config.goal)
+        self._reporter.report(row | best, checkpoint)
 
     def _note_evaluation(self, state: "TrainerState") -> dict[str, float]:
         """Puts what was evaluated, if anything, into the history."""
@@ -282,14 +288,16 @@ def read_history(checkpoint: Path) -> list[dict[str, float]]:
     return rows
 
 
-def best_of(history: list[dict[str, float]]) -> dict[str, float]:
-    """Returns the numbers of the best evaluation (highest eval/rouge_combined_f1; the first of equals) as best/*.
+def best_numbers(history: Sequence[Mapping[str, float]], metric: str, goal: Goal) -> dict[str, float]:
+    """Returns the numbers of the best evaluation as best/*; nothing where no evaluation has the metric.
 
-    >>> best_of([{"eval/rouge_combined_f1": 1.0, "eval/loss": 3.0}, {"eval/rouge_combined_f1": 2.0, "eval/loss": 4.0}])
-    {'best/rouge_combined_f1': 2.0, 'best/loss': 4.0}
+    Args:
+        history: One row for each evaluation; of equals the first is the best.
+        metric: What evaluations are compared by.
+        goal: Whether high or low values of it are good.
+
+    >>> best_numbers([{"eval/loss": 3.0, "eval/rouge1_f1": 1.0}, {"eval/loss": 4.0}], "eval/loss", "minimize")
+    {'best/loss': 3.0, 'best/rouge1_f1': 1.0}
     """
-    scored = [row for row in history if "eval/rouge_combined_f1" in row]
-    if not scored:
-        return {}
-    best = max(scored, key=lambda row: row["eval/rouge_combined_f1"])
+    best = best_of(history, lambda row: row.get(metric), goal) or {}
     return {"best/" + name.removeprefix("eval/"): value for name, value in best.items() if name.startswith("eval/")}

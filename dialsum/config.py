@@ -13,13 +13,24 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 from common.errors import Problems
-from common.strict import from_mapping, load_yaml
+from common.goal import Goal
+from common.strict import from_mapping, load_yaml, nearest
 
 Language = Literal["ko", "en"]
 LrScheduler = Literal["linear", "cosine", "constant"]
 OptimizerName = Literal["adamw_fused", "adamw", "adafactor", "adamw_8bit", "sgd"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 Attention = Literal["sdpa", "eager"]
+COMPOSITE = "eval/rouge_combined_f1"
+METRIC_GOALS: Mapping[str, Goal] = MappingProxyType(  # what every evaluation reports and a model can be chosen by
+    {
+        "eval/loss": "minimize",
+        "eval/rouge1_f1": "maximize",
+        "eval/rouge2_f1": "maximize",
+        "eval/rougeL_f1": "maximize",
+        COMPOSITE: "maximize",
+    }
+)
 MAX_SEED = 2**32 - 1  # the largest that numpy takes
 DIVISIBLE = ("adamw_fused", "adamw", "sgd")  # optimizers whose states can be divided: each element is for itself
 TINY_HIDDEN_STEP = 16  # so that every tiny model splits evenly into attention heads
@@ -65,8 +76,10 @@ class RunConfig:
     max_grad_norm: Annotated[float, "Gradients longer than this are scaled down; 0 turns that off."] = 1.0
     optimizer: Annotated[OptimizerName, "Optimizer; adamw_8bit needs bitsandbytes and CUDA."] = "adamw_fused"
     seed: Annotated[int, "Seed of weights, order of dialogues and dropout."] = 0
+    metric: Annotated[str, "What the best model is chosen by and early stopping watches."] = COMPOSITE
+    goal: Annotated[Goal, "Whether high or low values of the metric are good."] = "maximize"
     early_stopping_patience: Annotated[int | None, "Stop after N evaluations without progress; null: never."] = None
-    early_stopping_threshold: Annotated[float, "Smallest gain in rouge_combined_f1 that counts as progress."] = 0.0
+    early_stopping_threshold: Annotated[float, "Smallest gain in the metric that counts as progress."] = 0.0
 
     precision: Annotated[Precision, "Number format; auto takes the best that the device can do."] = "auto"
     attention: Annotated[Attention, "Attention kernels: sdpa (fast) or eager (plain)."] = "sdpa"
@@ -96,7 +109,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         problems = Problems()
-        for check in (_check_choices, _check_whole_numbers, _check_fractions, _check_together):
+        for check in (_check_choices, _check_metric, _check_whole_numbers, _check_fractions, _check_together):
             check(self, problems)
         problems.raise_if_any("run configuration")
 
@@ -204,6 +217,15 @@ def _check_choices(config: RunConfig, problems: Problems) -> None:
     for name in ("model", "train_file", "dev_file"):
         if not getattr(config, name).strip():
             problems.add(f"{name} must not be empty")
+
+
+def _check_metric(config: RunConfig, problems: Problems) -> None:
+    goal = METRIC_GOALS.get(config.metric)
+    if goal is None:
+        known = nearest(config.metric, list(METRIC_GOALS)) or f"; known: {', '.join(METRIC_GOALS)}"
+        problems.add(f"metric {config.metric!r} is reported by no evaluation{known}")
+    elif config.goal != goal:
+        problems.add(f"goal {config.goal!r} would choose the worst model by {config.metric}; write goal: {goal}")
 
 
 def _check_whole_numbers(config: RunConfig, problems: Problems) -> None:

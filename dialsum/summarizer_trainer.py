@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from transformers import EarlyStoppingCallback, PrinterCallback, Seq2SeqTrainer
 
+from common.goal import better
 from dialsum.arguments import training_arguments
 from dialsum.callbacks import EpochCallback, NumbersCallback, refuse_no_number
 from dialsum.config import RunConfig
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from transformers import TrainerControl
-
-BEST_SCORE = "best/rouge_combined_f1"
 
 
 class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers publishes no types
@@ -190,8 +189,8 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
             self._folder.keep_best(save, best, self._prepared.dev_examples, texts)
 
     def _is_better(self, best: dict[str, float]) -> bool:
-        before = self._folder.best()
-        return not before or best[BEST_SCORE] > before[BEST_SCORE]
+        name = self._config.metric.replace("eval/", "best/")
+        return better(best[name], self._folder.best().get(name), self._config.goal)
 
     def _dev_batches(self) -> "DataLoader[dict[str, Tensor]]":
         """This process's part: transformers would fill it up with dialogues that then count twice."""

@@ -79,7 +79,7 @@ def train(
         test_examples = load_examples(Path(config.test_file), require_summary=False) if config.test_file else []
         scorer = RougeScorer(config.language)
         limit_bytes = limit_bytes or allowed_bytes()
-        numbers = NumbersCallback(reporter or NullReporter(), folder, scorer.identity, limit_bytes, ranks)
+        numbers = NumbersCallback(config, reporter or NullReporter(), folder, scorer.identity, limit_bytes, ranks)
         forget_earlier_runs()
         _fit(config, folder, scorer, numbers, resume_from, cache_dir, ranks)
         test_metrics = None

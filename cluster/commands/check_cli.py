@@ -6,10 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from cluster.machines.checks import Wanted, as_json, as_text, evaluate, exit_code
-from cluster.machines.loopback import is_loopback, keep_loopback
-from cluster.machines.tokens import AUTH_MODE
+from cluster.machines.connection import connected_to
 from common import cli
-from common.errors import RequestError
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -59,19 +57,5 @@ def connection(address: str | None) -> AbstractContextManager[object]:
     """
     if not address:
         return nullcontext()
-    os.environ.setdefault(AUTH_MODE, "token")  # read by Ray when it is imported
-    import logging
-
-    import ray
-
-    if ray.is_initialized():
-        return nullcontext()
-    if is_loopback(address):
-        keep_loopback()
-    code = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}}  # wherever one stands
-    options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": code}
-    try:
-        return ray.init(address=address, **options)  # type: ignore[no-any-return]
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        why = str(error).strip().splitlines()[0]
-        raise RequestError(f"no cluster answers at {address}: {why}", ["python -m cluster start starts one"]) from None
+    code = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}}  # for tasks on the nodes
+    return connected_to(address, runtime_env=code)

@@ -5,7 +5,8 @@ import os
 
 from cluster.commands.check_cli import connection
 from cluster.machines.hardware import Card, Inventory, Node
-from cluster.machines.inventory import Survey, ray_cluster, this_machine
+from cluster.machines.inventory import Survey, this_machine
+from cluster.machines.node_watch import ray_cluster
 from common import cli
 from common.units import format_bytes
 

@@ -60,7 +60,8 @@ class NodeFacts:
         gpus: Ray's number of GPUs there, or NVML's without Ray.
         gpus_unavailable: Why NVML sees no card; empty where it does.
         cards: As NVML sees them.
-        gpu_problems: Cards that do not answer, labels that are missing.
+        gpu_problems: Cards that do not answer.
+        gpu_notes: What is odd about how its cards are used (see inventory.node_of).
         skew_s: Its clock minus the caller's, as far as the answer's way tells.
         skew_error_s: How far that may be off.
         storage_error: Why the shared folder cannot be used; empty where it can, None where it was not asked for.
@@ -79,6 +80,7 @@ class NodeFacts:
     gpus_unavailable: str = ""
     cards: tuple[CardFacts, ...] = ()
     gpu_problems: tuple[str, ...] = ()
+    gpu_notes: tuple[str, ...] = ()
     skew_s: float = 0.0
     skew_error_s: float = 0.0
     storage_error: str | None = None
@@ -237,16 +239,19 @@ def _driver(nodes: Sequence[NodeFacts]) -> Check:
     if problems:
         remedy = "nvidia-smi shows the cards; reboot where one stays lost; start the raylet again with the right labels"
         return Check(name="gpu driver", status="failed", detail="\n".join(problems), remedy=remedy)
-    without = [f"{node.name}: {node.gpus_unavailable}" for node in nodes if not node.cards]
-    if len(without) == len(nodes):
-        simulated = sum(node.gpus for node in nodes)
-        also = f"; {simulated} logical GPUs are simulated" if simulated else ""
-        return Check(name="gpu driver", status="warning", detail="\n".join(without) + also, remedy=_NO_GPU)
+    without = [f"{node.name}: {node.gpus_unavailable}{_simulated(node)}" for node in nodes if not node.cards]
+    notes = [f"{node.name}: {note}" for node in nodes for note in node.gpu_notes]
     found = [f"{node.name}: {_cards(node)}, driver {node.driver}" for node in nodes if node.cards]
-    status: Status = "warning" if without else "ok"
-    return Check(name="gpu driver", status=status, detail="\n".join(found + without), remedy=_NO_GPU if without else "")
+    status: Status = "warning" if without or notes else "ok"
+    remedy = _NO_GPU if without else _ODD if notes else ""
+    return Check(name="gpu driver", status=status, detail="\n".join(found + without + notes), remedy=remedy)
 
 
+def _simulated(node: NodeFacts) -> str:
+    return f"; {node.gpus} logical GPUs are simulated" if node.gpus else ""
+
+
+_ODD = "start one raylet for each GPU model, with as many GPUs as there are: python -m cluster start"
 _NO_GPU = "trials run on the CPU there; with NVIDIA cards, install the driver until nvidia-smi lists them"
 
 

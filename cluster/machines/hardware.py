@@ -10,6 +10,7 @@ from common.units import parse_bytes
 
 GPU_MODEL_LABEL = "gpu-model"  # node labels in Ray: Kubernetes syntax, so letters, digits, '-', '_' and '.'
 GPU_MEMORY_LABEL = "gpu-memory-mib"
+LOGICAL_CARD_BYTES = 24 * 2**30  # of a GPU that is only a number in Ray and has no label of its memory
 SIMULATED_CARDS_PER_NODE = 8
 SIMULATED_CPUS_PER_CARD = 8
 SIMULATED_HOST_BYTES_PER_CARD = 64 * 2**30

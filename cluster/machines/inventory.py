@@ -1,4 +1,4 @@
-"""What this machine, or every node of a Ray cluster, has. Acts: asks NVML, the kernel and Ray; decides nothing.
+"""What this machine has, and what a node of a Ray cluster has. Asks NVML and the kernel; knows no Ray.
 
 Must not import ray at the top: `python -m cluster gpus` answers without it.
 """
@@ -11,14 +11,15 @@ from cluster.machines import nvml
 from cluster.machines.hardware import (
     GPU_MEMORY_LABEL,
     GPU_MODEL_LABEL,
+    LOGICAL_CARD_BYTES,
     Card,
     Inventory,
     Node,
+    label_of,
     parse_simulated,
     split_by_model,
 )
-
-ANSWER_S = 60.0  # a node that starts its first worker needs seconds; one that needs a minute is ill
+from common.units import format_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +28,7 @@ class Survey:
 
     Attributes:
         inventory: What there is.
-        problems: Cards that do not answer, nodes that do not answer, labels that are missing; each with a remedy.
+        problems: Cards and nodes that do not answer or are not used as one might expect; each with a remedy.
     """
 
     inventory: Inventory
@@ -92,76 +93,6 @@ def look(own_parent: int | None = None) -> Machine:
     )
 
 
-def ray_cluster(answer_s: float = ANSWER_S) -> Survey:
-    """Asks every node of the Ray cluster that this process is connected to, by a task that is pinned to it.
-
-    Args:
-        answer_s: How long to wait for the slowest node.
-
-    Returns:
-        One node for each raylet that lives and answers. A node whose cards are only logical is simulated from its
-        labels, and then the whole inventory says so.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    ask = ray.remote(num_cpus=0, max_retries=0)(_look_as_task)
-    alive = [entry for entry in ray.nodes() if entry["Alive"]]
-    tasks = {
-        entry["NodeID"]: ask.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=entry["NodeID"], soft=False)
-        ).remote()
-        for entry in alive
-    }
-    done, _late = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=answer_s)
-    nodes: list[Node] = []
-    problems: list[str] = []
-    simulated = False
-    for entry in sorted(alive, key=lambda item: str(item["NodeManagerAddress"])):
-        name, address = str(entry["NodeID"]), str(entry["NodeManagerAddress"])
-        task = tasks[entry["NodeID"]]
-        if task not in done:
-            problems.append(f"node {address}: no answer in {answer_s:g} s; look at it with `ray status` and ssh")
-            continue
-        try:
-            machine: Machine = ray.get(task)
-        except ray.exceptions.RayError as error:
-            problems.append(f"node {address}: {str(error).splitlines()[0]}")
-            continue
-        raylet = Raylet(
-            name=name,
-            address=address,
-            cpus=float(entry["Resources"].get("CPU", 0)),
-            memory_bytes=int(entry["Resources"].get("memory", 0)),
-            gpus=int(entry["Resources"].get("GPU", 0)),
-            labels=dict(entry.get("Labels") or {}),
-        )
-        node, found, made_up = node_of(raylet, machine)
-        nodes.append(node)
-        problems += [f"node {address}: {problem}" for problem in (*machine.problems, *found)]
-        simulated |= made_up
-    return Survey(inventory=Inventory(nodes=tuple(nodes), simulated=simulated), problems=tuple(problems))
-
-
-def free_gpus() -> dict[str, float]:
-    """Asks the Ray cluster that this process is connected to what is free now.
-
-    Returns:
-        By label of the GPU model, the most GPUs that one of its nodes has free; they may lie on several cards.
-    """
-    import ray
-    from ray._private.state import available_resources_per_node  # ray.available_resources() knows no nodes (Ray 2.60)
-
-    free: dict[str, float] = {}
-    available = available_resources_per_node()
-    for entry in ray.nodes():
-        model = (entry.get("Labels") or {}).get(GPU_MODEL_LABEL)
-        if entry["Alive"] and model is not None:
-            gpus = float(available.get(entry["NodeID"], {}).get("GPU", 0.0))
-            free[model] = max(gpus, free.get(model, 0.0))
-    return free
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Raylet:
     """What Ray says about one of its nodes.
@@ -186,52 +117,70 @@ class Raylet:
 def node_of(raylet: Raylet, machine: Machine) -> tuple[Node, tuple[str, ...], bool]:
     """Brings together what Ray says about a node and what its machine says. Pure.
 
+    No label is needed. With the label GPU_MODEL_LABEL a raylet has the machine's cards of that model. Without it a
+    machine with several models is used as if every card were its weakest. Cards that are only numbers in Ray take
+    their size from GPU_MEMORY_LABEL, or LOGICAL_CARD_BYTES.
+
     Args:
         raylet: From Ray.
         machine: From a task on that node; it sees all cards of the machine, also those of another raylet.
 
     Returns:
-        The node, its problems, and whether its cards are made up.
+        The node, what is odd about it, and whether its cards are made up.
     """
     node = replace(
         machine.node, name=raylet.name, address=raylet.address, cpus=raylet.cpus, memory_bytes=raylet.memory_bytes
     )
-    model = raylet.labels.get(GPU_MODEL_LABEL)
     if raylet.gpus == 0:
         return node, (), False
+    node = replace(node, gpus_unavailable="")
     if not machine.cards:
-        return _logical(node, raylet)
-    models = sorted({card.model for card in machine.cards})
-    problems: list[str] = []
-    if model is None:
-        several = "one raylet for each of its models" if len(models) > 1 else "it"
-        start = f"`ray start --labels {GPU_MODEL_LABEL}=MODEL`"
-        problems.append(f"no label {GPU_MODEL_LABEL}; start {several} with {start} ({', '.join(models)})")
-        model = models[0]
-    cards = [card for card in machine.cards if card.model == model]
+        cards, problems = _logical_cards(raylet, machine.node.gpus_unavailable)
+        return replace(node, cards=cards), problems, True
+    cards, problems = _equal_cards(raylet, machine.cards)
     if len(cards) < raylet.gpus:
-        problems.append(
-            f"Ray counts {raylet.gpus} GPUs, NVML sees {len(cards)} of {model}; restart it with the right number"
-        )
+        problem = f"Ray counts {raylet.gpus} GPUs, NVML sees {len(cards)}; restart it with the right number"
+        problems = (*problems, problem)
     # Which of the cards a raylet was given is not told, so the fullest ones are assumed.
     kept = sorted(cards, key=lambda card: (card.usable_bytes, card.index))[: raylet.gpus]
-    return replace(node, cards=tuple(kept), gpus_unavailable=""), tuple(problems), False
+    return replace(node, cards=tuple(kept)), problems, False
 
 
-def _look_as_task() -> Machine:
-    return look(own_parent=os.getppid())
-
-
-def _logical(node: Node, raylet: Raylet) -> tuple[Node, tuple[str, ...], bool]:
-    model, mib = raylet.labels.get(GPU_MODEL_LABEL), raylet.labels.get(GPU_MEMORY_LABEL, "")
-    if model is None or not mib.isdecimal():
-        problem = (
-            f"Ray counts {raylet.gpus} GPUs and NVML sees none ({node.gpus_unavailable}); for logical cards "
-            f"give it the labels {GPU_MODEL_LABEL} and {GPU_MEMORY_LABEL}"
+def _equal_cards(raylet: Raylet, cards: tuple[Card, ...]) -> tuple[tuple[Card, ...], tuple[str, ...]]:
+    """Returns the cards that a raylet may have, all of one model, and what is odd about them."""
+    label = raylet.labels.get(GPU_MODEL_LABEL)
+    labelled = tuple(card for card in cards if card.model == label)
+    if labelled:
+        return labelled, ()
+    models = sorted({card.model for card in cards})
+    problems = []
+    if label is not None:
+        problems.append(f"its label {GPU_MODEL_LABEL}={label} names none of its cards ({', '.join(models)})")
+    if len(models) > 1:
+        weakest = min(cards, key=lambda card: (card.usable_bytes, card.speed, card.model))
+        speed = min(card.speed for card in cards)
+        problems.append(
+            f"one raylet has {len(models)} GPU models ({', '.join(models)}), so each card is used as {weakest.model};"
+            " `python -m cluster start` starts one raylet for each model"
         )
-        return node, (problem,), False
-    cards = tuple(Card(model=model, total_bytes=int(mib) * 2**20, index=index) for index in range(raylet.gpus))
-    return replace(node, cards=cards, gpus_unavailable=""), (), True
+        cards = tuple(replace(weakest, index=card.index, uuid=card.uuid, speed=speed) for card in cards)
+    return cards, tuple(problems)
+
+
+def _logical_cards(raylet: Raylet, why: str) -> tuple[tuple[Card, ...], tuple[str, ...]]:
+    """Returns made-up cards for a raylet that counts GPUs where no driver sees any, and what is odd about them."""
+    model, mib = raylet.labels.get(GPU_MODEL_LABEL), raylet.labels.get(GPU_MEMORY_LABEL, "")
+    total_bytes = int(mib) * 2**20 if mib.isdecimal() and int(mib) > 0 else LOGICAL_CARD_BYTES
+    size = format_bytes(total_bytes)
+    problems = []
+    if not mib.isdecimal():
+        problems.append(
+            f"Ray counts {raylet.gpus} GPUs and NVML sees none ({why}); they are simulated with {size} each; another"
+            f" size: `ray start --labels {GPU_MEMORY_LABEL}=MIB`"
+        )
+    model = model or f"simulated-{label_of(f'{total_bytes / 2**30:g}GiB')}"
+    cards = tuple(Card(model=model, total_bytes=total_bytes, index=index) for index in range(raylet.gpus))
+    return cards, tuple(problems)
 
 
 def _on_real_host(described: Inventory, real: Node) -> Inventory:

@@ -7,7 +7,7 @@ PREFIX = "ray_"  # Ray puts it before every name, and `_total` behind a counter'
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
+class PrometheusMetric:
     """One metric.
 
     Attributes:
@@ -26,7 +26,7 @@ class Metric:
     def exported(self) -> str:
         """The name at Prometheus.
 
-        >>> Metric(name="tuning_retries", kind="counter", text="", tags=()).exported
+        >>> PrometheusMetric(name="tuning_retries", kind="counter", text="", tags=()).exported
         'ray_tuning_retries_total'
         """
         return f"{PREFIX}{self.name}{'_total' if self.kind == 'counter' else ''}"
@@ -37,19 +37,35 @@ _TRIAL = ("sweep", "trial", "node", "card")
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric(name="tuning_trials", kind="gauge", text="Trials of a sweep by state", tags=(*_SWEEP, "state")),
-        Metric(name="tuning_best_score", kind="gauge", text="Best value so far", tags=(*_SWEEP, "metric")),
-        Metric(name="tuning_retries", kind="counter", text="Attempts after a failure", tags=_SWEEP),
-        Metric(
+        PrometheusMetric(
+            name="tuning_trials", kind="gauge", text="Trials of a sweep by state", tags=(*_SWEEP, "state")
+        ),
+        PrometheusMetric(name="tuning_best_score", kind="gauge", text="Best value so far", tags=(*_SWEEP, "metric")),
+        PrometheusMetric(name="tuning_retries", kind="counter", text="Attempts after a failure", tags=_SWEEP),
+        PrometheusMetric(
             name="tuning_card_tenants", kind="gauge", text="Trials of a sweep on a card", tags=(*_SWEEP, *_TRIAL[2:])
         ),
-        Metric(name="tuning_out_of_memory", kind="counter", text="Attempts that outgrew their share", tags=_TRIAL),
-        Metric(name="tuning_trial_share", kind="gauge", text="GPUs that a trial holds", tags=_TRIAL),
-        Metric(name="tuning_trial_estimated_bytes", kind="gauge", text="Predicted, with its margin", tags=_TRIAL),
-        Metric(name="tuning_trial_measured_bytes", kind="gauge", text="Highest that was measured", tags=_TRIAL),
-        Metric(name="tuning_trial_tokens_per_second", kind="gauge", text="Trained, without padding", tags=_TRIAL),
-        Metric(name="tuning_member_quota_gpus", kind="gauge", text="GPUs that are a member's now", tags=("member",)),
-        Metric(name="tuning_member_held_gpus", kind="gauge", text="GPUs that a member holds", tags=("member",)),
-        Metric(name="tuning_member_waiting_gpus", kind="gauge", text="GPUs that a member waits for", tags=("member",)),
+        PrometheusMetric(
+            name="tuning_out_of_memory", kind="counter", text="Attempts that outgrew their share", tags=_TRIAL
+        ),
+        PrometheusMetric(name="tuning_trial_share", kind="gauge", text="GPUs that a trial holds", tags=_TRIAL),
+        PrometheusMetric(
+            name="tuning_trial_estimated_bytes", kind="gauge", text="Predicted, with its margin", tags=_TRIAL
+        ),
+        PrometheusMetric(
+            name="tuning_trial_measured_bytes", kind="gauge", text="Highest that was measured", tags=_TRIAL
+        ),
+        PrometheusMetric(
+            name="tuning_trial_tokens_per_second", kind="gauge", text="Trained, without padding", tags=_TRIAL
+        ),
+        PrometheusMetric(
+            name="tuning_member_quota_gpus", kind="gauge", text="GPUs that are a member's now", tags=("member",)
+        ),
+        PrometheusMetric(
+            name="tuning_member_held_gpus", kind="gauge", text="GPUs that a member holds", tags=("member",)
+        ),
+        PrometheusMetric(
+            name="tuning_member_waiting_gpus", kind="gauge", text="GPUs that a member waits for", tags=("member",)
+        ),
     )
 }

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from cluster.machines.checks import CardFacts, NodeFacts, Wanted
 from cluster.machines.hardware import GPU_MODEL_LABEL
-from cluster.machines.inventory import ANSWER_S, look
+from cluster.machines.inventory import Raylet, look, node_of
+from cluster.machines.node_watch import ANSWER_S
+from cluster.machines.ray_nodes import raylet_of
 from cluster.machines.storage import STORAGE
 from cluster.machines.tokens import AUTH_MODE, token_path, token_problem
 
@@ -54,7 +56,7 @@ def pinned(requirements: Path = ROOT / "requirements.txt") -> dict[str, str]:
 def this_machine(wanted: Wanted, name: str = "this machine") -> Answers:
     """Asks this machine alone."""
     wanted = replace(wanted, cluster=False)
-    return Answers(nodes=(_told(wanted, name, None),), silent=(), wanted=wanted)
+    return Answers(nodes=(_told(wanted, name, None, None),), silent=(), wanted=wanted)
 
 
 def every_node(wanted: Wanted, answer_s: float = ANSWER_S) -> Answers:
@@ -80,7 +82,9 @@ def every_node(wanted: Wanted, answer_s: float = ANSWER_S) -> Answers:
     clock = ray.remote(num_cpus=0, max_retries=0)(_own_clock)
     try:
         tasks = {
-            entry["NodeID"]: tell.options(**pins[entry["NodeID"]]).remote(wanted, _name(entry, alive), probe)
+            entry["NodeID"]: tell.options(**pins[entry["NodeID"]]).remote(
+                wanted, _name(entry, alive), probe, raylet_of(entry)
+            )
             for entry in alive
         }
         done, _ = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=answer_s)
@@ -104,7 +108,7 @@ def every_node(wanted: Wanted, answer_s: float = ANSWER_S) -> Answers:
     return Answers(nodes=tuple(nodes), silent=tuple(silent), wanted=wanted)
 
 
-def _told(wanted: Wanted, name: str, probe: Path | None) -> NodeFacts:
+def _told(wanted: Wanted, name: str, probe: Path | None, raylet: Raylet | None) -> NodeFacts:
     machine = look(own_parent=os.getppid())
     from cluster.machines.nvml import read
 
@@ -126,6 +130,7 @@ def _told(wanted: Wanted, name: str, probe: Path | None) -> NodeFacts:
             for card in machine.cards
         ),
         gpu_problems=machine.problems,
+        gpu_notes=() if raylet is None else node_of(raylet, machine)[1],
         storage_error=None if wanted.storage is None else _storage_error(Path(wanted.storage), probe),
         free_bytes=0 if wanted.storage is None else _free_bytes(Path(wanted.storage)),
         missing_data=tuple(path for path in wanted.data if not os.access(path, os.R_OK)),

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from cluster.machines.hardware import Inventory
 from cluster.scheduling.capacity import Capacity, Slot
+from cluster.scheduling.compute_sharing import FREE_OF_OVERHEAD, Contention
 from cluster.scheduling.events import (
     Decisions,
     Ended,
@@ -30,12 +31,16 @@ from cluster.scheduling.events import (
 )
 from cluster.scheduling.explain import Circumstances, explain_refused, explain_waiting, status_of
 from cluster.scheduling.held import Held, Sweep
-from cluster.scheduling.policy import MAX_OVERTAKEN, Granted, QueuePolicy
+from cluster.scheduling.packing import Packing
+from cluster.scheduling.policy import QueuePolicy
 from cluster.scheduling.queue import Kind, Queue
 from cluster.scheduling.quota_use import QuotaUse, choose_returns
 from cluster.scheduling.quotas import Team
 from cluster.scheduling.request import Allocation
+from cluster.scheduling.shares import MAX_TENANTS
+from cluster.scheduling.work import Granted, Pass
 
+MAX_OVERTAKEN = 4  # later requests that may get room which an earlier one could have used
 AVOID_S = 60.0  # so long a request is kept off a node on which Ray did not place it
 REFUSE_AFTER_S = 60.0  # so long a request waits for a node that is large enough: one that restarts comes back
 
@@ -50,6 +55,7 @@ class Broker:
             lets every driver report what it holds.
         refuse_after_s: How long a request waits for a node that is large enough before it is refused.
         max_overtaken: How many later requests may get room that an earlier one could have used.
+        contention: How co-tenants slow each other down, where busy parts are known.
 
     >>> from cluster.machines.hardware import parse_simulated
     >>> from cluster.scheduling.alternatives import Need, find_alternatives
@@ -71,11 +77,13 @@ class Broker:
         allocate_from_s: float = -math.inf,
         refuse_after_s: float = REFUSE_AFTER_S,
         max_overtaken: int = MAX_OVERTAKEN,
+        contention: Contention = FREE_OF_OVERHEAD,
     ) -> None:
         self._inventory, self._team = inventory, team
         self._allocate_from_s, self._refuse_after_s = allocate_from_s, refuse_after_s
         self._capacity, self._empty, self._queue = Capacity(inventory), Capacity(inventory), Queue()
-        self._policy = QueuePolicy(max_overtaken=max_overtaken)
+        self._max_overtaken = max_overtaken
+        self._policy, self._packing = QueuePolicy(), Packing(contention)
         self._sweeps: dict[str, Sweep] = {}
         self._held: dict[str, Held] = {}
         self._others_gpus: dict[str, float] = {}
@@ -99,7 +107,7 @@ class Broker:
         use = self._quota_use()
         if elapsed_s < self._allocate_from_s:
             return Decisions(pauses=tuple(self._pauses(use, ())), refusals=refusals)
-        done = self._policy.run(self._queue, self._capacity, self._sweeps, use)
+        done = self._allocate(use)
         allocations = tuple(self._hold(granted) for granted in done.granted)
         return Decisions(allocations=allocations, pauses=tuple(self._pauses(use, done.unserved)), refusals=refusals)
 
@@ -138,8 +146,6 @@ class Broker:
         for name, sweep in self._sweeps.items():
             assert sweep.count == counts[name], (name, sweep)
             assert math.isclose(sweep.gpus, gpus[name], abs_tol=1e-6), (name, sweep)
-        kinds = {kind.key for kind in self._queue.kinds()}
-        assert self._capacity.owners() <= kinds, "a reservation for nobody"
 
     def _circumstances(self) -> Circumstances:
         return Circumstances(
@@ -179,6 +185,32 @@ class Broker:
                 self._return(name, reason)
             case Withdrawn(name=name) | Ended(name=name):
                 self._forget(name)
+
+    def _allocate(self, use: QuotaUse | None) -> Pass:
+        """Packs where the durations of all that wait are known; else all go in their order."""
+        work = Pass(
+            queue=self._queue,
+            capacity=self._capacity,
+            sweeps=self._sweeps,
+            use=use,
+            max_overtaken=self._max_overtaken,
+        )
+        kinds = self._queue.kinds()
+        is_known = all(kind.key.profile or not kind.is_possible for kind in kinds)
+        packed = [kind for kind in kinds if is_known and self._is_packed(kind)]
+        chosen = {id(kind) for kind in packed}
+        self._policy.run(work, [kind for kind in kinds if id(kind) not in chosen])
+        self._packing.run(work, packed, self._elapsed_s)
+        return work
+
+    def _is_packed(self, kind: Kind) -> bool:
+        """Whether a kind is chosen by what it makes of a card; not where it goes first or was passed over for long."""
+        if kind.passed_over >= self._max_overtaken * MAX_TENANTS * self._capacity.gpus:
+            kind.overtaken = max(kind.overtaken, self._max_overtaken)
+            return False
+        is_later, *_ = kind.keys[0]
+        takes_one_card = all(footprint[2] == 1 for footprint in kind.key.footprints)
+        return bool(is_later and takes_one_card and not kind.key.avoid and kind.is_possible)
 
     def _hold(self, granted: Granted) -> Allocation:
         request, sweep = granted.request, self._sweeps[granted.request.sweep]
@@ -226,7 +258,7 @@ class Broker:
         """Counts anew on other nodes; what was reserved is reserved again when somebody is overtaken."""
         self._inventory, self._capacity, self._empty = inventory, Capacity(inventory), Capacity(inventory)
         for kind in self._queue.kinds():
-            kind.is_possible = None
+            kind.is_possible, kind.kept = None, frozenset()
         for held in self._held.values():
             held.slot = self._taken_slot(held.allocation)
         self._capacity.set_others(self._others_gpus)
@@ -235,14 +267,12 @@ class Broker:
         """Takes a request out of the queue, or takes back what it holds."""
         self._not_placed.pop(name, None)
         if name in self._queue:
-            kind = self._queue.kind(name)
             self._queue.remove(name)
-            if not kind.keys:
-                self._capacity.release(kind.key)
         held = self._held.pop(name, None)
         if held is not None:
             sweep = self._sweeps[held.request.sweep]
             sweep.count, sweep.gpus = sweep.count - 1, sweep.gpus - held.gpus
+            self._packing.ended(name, self._elapsed_s)
             if held.slot is not None:
                 self._capacity.give_back(held.allocation.alternative, held.slot)
         return held
@@ -308,18 +338,16 @@ class Broker:
         for held in self._held.values():
             if held.pause_reason and held.slot is not None:
                 freed.update(dict.fromkeys(held.slot.cards, held.card_units))
-        for kind, count in use.entitled(unserved, self._sweeps) if borrowed else ():
+        for kind, count in use.entitled(unserved, self._sweeps) if borrowed or freed else ():
             owner = self._sweeps[kind.key.sweep].member
-            for _ in range(count - self._capacity.reservations(kind.key)):
+            for _ in range(count):
                 own = [one for one in self._queue.head(kind).alternatives if use.is_own(owner, one.gpus)]
-                found = choose_returns(own, self._capacity, borrowed, owner=kind.key, freed=freed)
+                found = choose_returns(own, self._capacity, borrowed, freed)
                 if found is None:
                     break
-                alternative, slot, returned = found
-                self._capacity.reserve(kind.key, alternative, slot)
-                for held in returned:
+                kind.kept |= self._capacity.names(found[0])
+                for held in found[1]:
                     borrowed.remove(held)
-                    freed.update(dict.fromkeys(held.slot.cards, held.card_units) if held.slot else {})
                     yield _pause(held, f"{use.describe(held.member)} and {owner} asked for what is theirs{use.until()}")
 
 

@@ -1,4 +1,8 @@
-"""How a sweep's driver reaches the broker: in its own process, or the one of its cluster."""
+"""How a sweep uses a broker: it submits requests, reports what runs, and collects decisions.
+
+Two brokers are used alike: one in this process (LocalBroker), for a Ray of the sweep's own, and that of a cluster
+(cluster_broker.ClusterBroker), which all its sweeps share.
+"""
 
 import time
 from collections.abc import Callable
@@ -19,14 +23,15 @@ from cluster.scheduling.events import (
     Tick,
     Withdrawn,
 )
+from cluster.scheduling.quotas import Team
 from cluster.scheduling.request import Request
 
 
 class BrokerClient(Protocol):
-    """What a driver uses of a broker; called by one thread."""
+    """Decides which requests of one sweep run where and when. One thread calls it; no call but `open` takes long."""
 
     def open(self) -> None:
-        """Makes the sweep known; may be called again.
+        """Makes the sweep known, before its first request; may be called again.
 
         Raises:
             RequestError: When the sweep is refused.
@@ -35,46 +40,48 @@ class BrokerClient(Protocol):
         ...
 
     def submit(self, request: Request) -> None:
-        """Puts a request into the queue."""
+        """Queues a request; its name is neither queued nor held."""
         ...
 
     def withdraw(self, name: str) -> None:
-        """Takes a request back; what it was granted is free again."""
+        """Takes a request back, queued or allocated."""
         ...
 
     def started(self, name: str) -> None:
-        """Confirms that an allocated request runs."""
+        """Reports that the process of an allocation runs."""
         ...
 
     def not_placed(self, name: str, reason: str) -> None:
-        """Returns an allocation that Ray did not place; the request is queued again."""
+        """Reports that Ray did not place an allocation; its request is queued again."""
         ...
 
     def ended(self, name: str) -> None:
-        """Gives back what a request held."""
+        """Reports that an allocation is not used any more."""
         ...
 
     def poll(self) -> Decisions:
-        """Returns what was decided since the last poll; quick."""
+        """Returns what was decided since the last call; called several times a second."""
         ...
 
     def waiting_reason(self, name: str) -> str:
-        """Returns what a request waits for; empty where it does not wait."""
+        """Says what a queued request waits for, as far as is known now."""
         ...
 
     def close(self) -> None:
-        """Gives everything back."""
+        """Gives everything back: the sweep is over."""
         ...
 
 
 class LocalBroker:
-    """A broker in this process, for an embedded Ray that nobody else uses.
+    """A broker in this process, for one sweep on nodes of its own.
 
     Args:
-        inventory: The nodes; names are Ray's node ids.
-        sweep: Unique name of the sweep.
-        max_concurrent: The most of its trials that may run at a time; None for no limit.
-        watch: Returns the nodes as they are now, None where nothing has changed.
+        inventory: Its nodes.
+        sweep: Name of the sweep.
+        member: Whose quota it uses; None for nobody's.
+        team: Quotas; None where there are none.
+        max_concurrent: The most trials that may run at a time.
+        watch: Returns the nodes where they have changed since the last call; None where nobody watches them.
         elapsed_s: Seconds that only grow.
         now: Unix seconds.
     """
@@ -84,52 +91,53 @@ class LocalBroker:
         inventory: Inventory,
         *,
         sweep: str,
+        member: str | None = None,
+        team: Team | None = None,
         max_concurrent: int | None = None,
-        watch: Callable[[], Inventory | None] = lambda: None,
+        watch: Callable[[], Inventory | None] | None = None,
         elapsed_s: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._broker, self._sweep, self._max_concurrent = Broker(inventory), sweep, max_concurrent
-        self._watch, self._elapsed_s, self._now = watch, elapsed_s, now
-        self._events: list[Event] = []
+        self._broker = Broker(inventory, team=team)
+        self._events: list[Event] = [SweepJoined(sweep=sweep, member=member, max_concurrent=max_concurrent)]
+        self._sweep, self._watch = sweep, watch
+        self._elapsed_s, self._now = elapsed_s, now
 
     def open(self) -> None:
-        """Makes the sweep known."""
-        self._events.append(SweepJoined(sweep=self._sweep, max_concurrent=self._max_concurrent))
+        """Nobody is asked."""
 
     def submit(self, request: Request) -> None:
-        """Puts a request into the queue."""
+        """Takes effect with the next poll, as all that is reported."""
         self._events.append(Submitted(request=request))
 
     def withdraw(self, name: str) -> None:
-        """Takes a request back."""
+        """See BrokerClient."""
         self._events.append(Withdrawn(name=name))
 
     def started(self, name: str) -> None:
-        """Confirms that an allocated request runs."""
+        """See BrokerClient."""
         self._events.append(Started(name=name))
 
     def not_placed(self, name: str, reason: str) -> None:
-        """Returns an allocation that Ray did not place."""
+        """See BrokerClient."""
         self._events.append(NotPlaced(name=name, reason=reason))
 
     def ended(self, name: str) -> None:
-        """Gives back what a request held."""
+        """See BrokerClient."""
         self._events.append(Ended(name=name))
 
     def poll(self) -> Decisions:
         """Lets the broker decide."""
-        inventory = self._watch()
-        if inventory is not None:
-            self._events.append(NodesChanged(inventory=inventory))
-        events, self._events = self._events or [Tick()], []
+        inventory = self._watch() if self._watch is not None else None
+        changed = [NodesChanged(inventory=inventory)] if inventory is not None else []
+        events, self._events = [*changed, *self._events, Tick()], []
         return self._broker.handle(*events, elapsed_s=self._elapsed_s(), wall_s=self._now())
 
     def waiting_reason(self, name: str) -> str:
-        """Returns what a request waits for."""
+        """See BrokerClient."""
         return self._broker.waiting_reason(name)
 
     def close(self) -> None:
-        """Gives everything back."""
+        """See BrokerClient."""
         self._events.append(SweepLeft(sweep=self._sweep))
         self.poll()

@@ -6,8 +6,8 @@ that), so this model does the same.
 
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 from cluster.machines.hardware import Inventory, Node
 from cluster.scheduling.request import Allocation, Alternative
@@ -27,14 +27,35 @@ class Slot:
     cards: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """What is free of a card and of its node.
+
+    Attributes:
+        node: Name of the node.
+        free_units: Of the card.
+        cpu_units: Of the node, in 1/10,000 of a CPU.
+        host_bytes: Of the node.
+        above_units: A share must be larger than this, or Ray puts it on a fuller card of the node.
+        is_first: Whether Ray prefers it to the cards of its node of which as much is free.
+        others_units: What is free of the node's other cards.
+    """
+
+    node: str
+    free_units: int
+    cpu_units: int
+    host_bytes: int
+    above_units: int
+    is_first: bool
+    others_units: frozenset[int]
+
+
 @dataclass(slots=True)
 class _Card:
     node: int
     index: int
     free_units: int = UNITS
     others_units: int = 0
-    reserved_for: Hashable | None = None
-    reserved_units: int = 0
 
 
 @dataclass(slots=True)
@@ -44,17 +65,19 @@ class _Node:
     free_cpu_units: int
     free_host_bytes: int
     cards: tuple[int, ...]
-    reserved: dict[Hashable, list[tuple[int, int]]] = field(default_factory=dict)  # CPU units and host bytes, by owner
 
 
 class Capacity:
-    """Free room of an inventory, and what is reserved of it.
+    """Free room of an inventory.
 
     A trial gets the card on which least room would be left (best fit), so that large holes stay for large trials.
     Nothing depends on the order of nodes or cards in the inventory.
 
     Args:
         inventory: The nodes.
+
+    Attributes:
+        changed: Cards that may have more room than when somebody last emptied this set.
 
     >>> from cluster.machines.hardware import parse_simulated
     >>> from cluster.scheduling.alternatives import Need, find_alternatives
@@ -74,9 +97,9 @@ class Capacity:
         self._numbers: dict[str, int] = {}
         self._free: dict[str, list[tuple[int, int]]] = {}  # by model: free units and number of each card, sorted
         self._free_units = 0
+        self.changed: set[int] = set()
         self._nodes_of: dict[str, list[int]] = defaultdict(list)
         self._held_units: dict[str, int] = {}
-        self._reservations: dict[Hashable, list[tuple[Alternative, Slot]]] = {}
         for node in sorted(inventory.nodes, key=lambda node: (-len(node.cards), node.name)):
             self._add(node)
 
@@ -119,27 +142,45 @@ class Capacity:
         """Returns the label of a card's model."""
         return self._nodes[self._cards[card].node].model
 
-    def find(
-        self, alternative: Alternative, *, owner: Hashable | None = None, avoid: Collection[str] = ()
-    ) -> Slot | None:
+    def place(self, card: int) -> tuple[str, int]:
+        """Returns the name of a card's node and its index there, which stay when other nodes join or leave."""
+        return self._nodes[self._cards[card].node].name, self._cards[card].index
+
+    def cards_with_room(self) -> list[int]:
+        """Returns the cards of which something is free."""
+        return [key for free in self._free.values() for _, key in free[bisect_left(free, (1, -1)) :]]
+
+    def room(self, card: int) -> Room:
+        """Returns what is free of a card and of its node."""
+        state = self._cards[card]
+        node = self._nodes[state.node]
+        others = {key: self._cards[key].free_units for key in node.cards if key != card}
+        return Room(
+            node=node.name,
+            free_units=state.free_units,
+            cpu_units=node.free_cpu_units,
+            host_bytes=node.free_host_bytes,
+            above_units=max((units for units in others.values() if units < state.free_units), default=0),
+            is_first=not any(units == state.free_units and key < card for key, units in others.items()),
+            others_units=frozenset(others.values()) - {0},
+        )
+
+    def find(self, alternative: Alternative, *, avoid: Collection[str] = ()) -> Slot | None:
         """Finds where an alternative fits now; takes nothing.
 
         Args:
             alternative: What would be held.
-            owner: Whose reservations may be used.
             avoid: Names of nodes that are left out.
         """
         if alternative.share is None:
-            return self._find_cpus(alternative, owner, avoid)
+            return self._find_cpus(alternative, avoid)
         if alternative.model not in self._free:
             return None
         if alternative.share.cards > 1:
-            return self._find_cards(alternative, owner, avoid)
-        return next(self.fitting(alternative, owner=owner, avoid=avoid), None)
+            return self._find_cards(alternative, avoid)
+        return next(self.fitting(alternative, avoid=avoid), None)
 
-    def fitting(
-        self, alternative: Alternative, *, owner: Hashable | None = None, avoid: Collection[str] = ()
-    ) -> Iterator[Slot]:
+    def fitting(self, alternative: Alternative, *, avoid: Collection[str] = ()) -> Iterator[Slot]:
         """Yields for each node the card that Ray would choose for a share of one card, the fullest card first."""
         assert alternative.share is not None, alternative
         assert alternative.share.cards == 1, alternative
@@ -150,18 +191,21 @@ class Capacity:
             if card.node not in seen:
                 seen.add(card.node)
                 node = self._nodes[card.node]
-                is_open = card.reserved_for in (None, owner) and node.name not in avoid
-                if is_open and self._bundles(node, alternative, owner):
+                if node.name not in avoid and self._bundles(node, alternative):
                     yield Slot(nodes=(card.node,), cards=(key,))
 
     def has(self, alternative: Alternative, slot: Slot) -> bool:
-        """Whether a slot is free, reserved or not."""
+        """Whether a slot is free."""
         share, bundles = alternative.share, Counter(slot.nodes)
         return all(self._cards[key].free_units >= (share.units if share else 0) for key in slot.cards) and all(
             self._nodes[number].free_cpu_units >= count * alternative.bundle_cpu_units
             and self._nodes[number].free_host_bytes >= count * alternative.bundle_host_bytes
             for number, count in bundles.items()
         )
+
+    def slot_on(self, card: int) -> Slot:
+        """Returns the slot of one bundle on a card."""
+        return Slot(nodes=(self._cards[card].node,), cards=(card,))
 
     def take(self, alternative: Alternative, slot: Slot) -> None:
         """Holds a slot."""
@@ -170,60 +214,21 @@ class Capacity:
     def give_back(self, alternative: Alternative, slot: Slot) -> None:
         """Takes back what was held."""
         self._change(alternative, slot, 1)
-
-    def reserve(self, owner: Hashable, alternative: Alternative, slot: Slot) -> None:
-        """Keeps a slot, free or not yet, for requests of one owner."""
-        self._reservations.setdefault(owner, []).append((alternative, slot))
-        for key in slot.cards:
-            card = self._cards[key]
-            assert card.reserved_for in (None, owner), f"card {key} is reserved for {card.reserved_for}"
-            card.reserved_for = owner
-            card.reserved_units += alternative.units // alternative.cards
         for number in slot.nodes:
-            kept = self._nodes[number].reserved.setdefault(owner, [])
-            kept.append((alternative.bundle_cpu_units, alternative.bundle_host_bytes))
-
-    def reservations(self, owner: Hashable) -> int:
-        """Returns how many slots are reserved for an owner."""
-        return len(self._reservations.get(owner, ()))
-
-    def release(self, owner: Hashable, slot: Slot | None = None) -> None:
-        """Ends one reservation of an owner, that of the slot where it has one; all where no slot is named."""
-        kept = self._reservations.get(owner, [])
-        if slot is None:
-            ended, left = kept, []
-        else:
-            number = next((n for n, (_, one) in enumerate(kept) if set(one.cards) & set(slot.cards)), 0)
-            ended, left = kept[number : number + 1], kept[:number] + kept[number + 1 :]
-        for alternative, one in ended:
-            for key in one.cards:
-                card = self._cards[key]
-                card.reserved_units -= alternative.units // alternative.cards
-                card.reserved_for = owner if card.reserved_units else None
-            for node in one.nodes:
-                needs = self._nodes[node].reserved[owner]
-                needs.remove((alternative.bundle_cpu_units, alternative.bundle_host_bytes))
-                if not needs:
-                    del self._nodes[node].reserved[owner]
-        if left:
-            self._reservations[owner] = left
-        else:
-            self._reservations.pop(owner, None)
+            self.changed.update(self._nodes[number].cards)
 
     def soonest(
         self,
         alternative: Alternative,
         *,
-        owner: Hashable,
         freed: Mapping[int, int] | None = None,
         movable: Mapping[int, tuple[int, int]] | None = None,
     ) -> tuple[float, Slot] | None:
-        """Finds the slot on which least must still come free, among those that are not reserved for others.
+        """Finds the slot on which least must still come free.
 
         Args:
             alternative: What would be held.
-            owner: Whose reservations count as held already.
-            freed: Units of cards that will come free anyway.
+            freed: Units of cards that will come free anyway, less what is promised of them.
             movable: Units of cards that can be made free, and a rank by which equal ones are chosen, the smallest
                 first; where given, nothing else may need to come free.
 
@@ -231,21 +236,20 @@ class Capacity:
             Missing GPUs and the slot; None where there is none.
         """
         if alternative.share is None:
-            unreserved = [number for number, node in enumerate(self._nodes) if not node.reserved]
-            most = max(unreserved, key=lambda number: (self._nodes[number].free_cpu_units, -number), default=None)
+            most = max(
+                range(len(self._nodes)), key=lambda number: (self._nodes[number].free_cpu_units, -number), default=None
+            )
             return None if most is None else (0.0, Slot(nodes=(most,)))
-        share, found = alternative.share, []
-        nodes = self._nodes_of[alternative.model]
+        found, nodes = [], self._nodes_of[alternative.model]
         for numbers in [nodes] if alternative.spread else [[number] for number in nodes]:
             missing = []
             for key in (key for number in numbers for key in self._nodes[number].cards):
-                card = self._cards[key]
                 units = self.missing_units(alternative, key, freed or {})
-                most, rank = (units, 0) if movable is None else movable.get(key, (0, 0))
-                if card.reserved_for in (None, owner) and units <= most:
+                most_units, rank = (units, 0) if movable is None else movable.get(key, (0, 0))
+                if units <= most_units:
                     missing.append((units, rank, key))
-            if len(missing) >= share.cards:
-                chosen = sorted(missing)[: share.cards]
+            if len(missing) >= alternative.share.cards:
+                chosen = sorted(missing)[: alternative.share.cards]
                 found.append((sum(units for units, *_ in chosen) / UNITS, chosen))
         if not found:
             return None
@@ -254,10 +258,10 @@ class Capacity:
         return least, Slot(nodes=tuple(self._cards[key].node for key in keys), cards=tuple(keys))
 
     def missing_units(self, alternative: Alternative, card: int, freed: Mapping[int, int]) -> int:
-        """Returns what must come free of a card beyond `freed`, beside what is reserved there."""
+        """Returns what must come free of a card beyond `freed`."""
         assert alternative.share is not None, alternative
         state = self._cards[card]
-        return max(0, alternative.share.units + state.reserved_units - state.free_units - freed.get(card, 0))
+        return max(0, alternative.share.units - state.free_units - freed.get(card, 0))
 
     def set_others(self, gpus: Mapping[str, float]) -> None:
         """Takes GPUs that others hold from their nodes: whole cards first, the emptiest ones, as Ray must have."""
@@ -269,6 +273,7 @@ class Capacity:
                 taken = min(left, self._cards[key].free_units)
                 self._set_free(key, self._cards[key].free_units - taken, taken)
                 left -= taken
+        self.changed.update(range(len(self._cards)))
 
     def allocation(self, name: str, alternative: Alternative, slot: Slot) -> Allocation:
         """Names a slot's nodes and cards."""
@@ -279,6 +284,10 @@ class Capacity:
             nodes=nodes,
             cards=tuple(self._cards[key].index for key in slot.cards),
         )
+
+    def names(self, slot: Slot) -> frozenset[str]:
+        """Returns the names of a slot's nodes."""
+        return frozenset(self._nodes[number].name for number in slot.nodes)
 
     def slot_of(self, allocation: Allocation) -> Slot | None:
         """Finds the slot of an allocation; None where one of its nodes or cards is not there."""
@@ -296,10 +305,6 @@ class Capacity:
             return None
         return Slot(nodes=tuple(found), cards=tuple(keys))
 
-    def owners(self) -> set[Hashable]:
-        """Returns for whom something is reserved."""
-        return set(self._reservations)
-
     def same_use(self, other: "Capacity") -> bool:
         """Whether as much is held of every card and node as in another capacity of the same inventory."""
         cards = [card.free_units + card.others_units for card in self._cards]
@@ -316,9 +321,6 @@ class Capacity:
         for node in self._nodes:
             assert min(node.free_cpu_units, node.free_host_bytes) >= 0, node
         assert sum(map(len, self._free.values())) == len(self._cards)
-        reserved = {key: owner for owner, kept in self._reservations.items() for _, slot in kept for key in slot.cards}
-        found = {key: card.reserved_for for key, card in enumerate(self._cards) if card.reserved_for is not None}
-        assert found == reserved, (found, reserved)
 
     def _add(self, node: Node) -> None:
         number = len(self._nodes)
@@ -329,6 +331,7 @@ class Capacity:
             self._cards.append(_Card(node=number, index=card.index))
             insort(self._free.setdefault(model, []), (UNITS, keys[-1]))
             self._free_units += UNITS
+            self.changed.add(keys[-1])
         if keys:
             self._held_units.setdefault(model, 0)
             self._nodes_of[model].append(number)
@@ -343,24 +346,23 @@ class Capacity:
             )
         )
 
-    def _find_cpus(self, alternative: Alternative, owner: Hashable | None, avoid: Collection[str]) -> Slot | None:
+    def _find_cpus(self, alternative: Alternative, avoid: Collection[str]) -> Slot | None:
         """Prefers machines without cards, then the one with most CPUs left."""
         fitting = [
             (len(node.cards), -node.free_cpu_units, number)
             for number, node in enumerate(self._nodes)
-            if node.name not in avoid and self._bundles(node, alternative, owner)
+            if node.name not in avoid and self._bundles(node, alternative)
         ]
         return Slot(nodes=(min(fitting)[2],)) if fitting else None
 
-    def _find_cards(self, alternative: Alternative, owner: Hashable | None, avoid: Collection[str]) -> Slot | None:
+    def _find_cards(self, alternative: Alternative, avoid: Collection[str]) -> Slot | None:
         """Takes whole cards of the node with the fewest empty ones; where spread, of as few nodes as possible."""
         assert alternative.share is not None
         wanted, empty = alternative.share.cards, []
         for number in self._nodes_of[alternative.model]:
             node = self._nodes[number]
             keys = [key for key in node.cards if self._cards[key].free_units == UNITS]
-            keys = [key for key in keys if self._cards[key].reserved_for in (None, owner)]
-            bundles = self._bundles(node, alternative, owner) if keys and node.name not in avoid else 0
+            bundles = self._bundles(node, alternative) if keys and node.name not in avoid else 0
             if min(len(keys), bundles):
                 empty.append((number, keys[:bundles]))
         enough = [(len(keys), number, keys) for number, keys in empty if len(keys) >= wanted]
@@ -374,21 +376,16 @@ class Capacity:
             return None
         return Slot(nodes=tuple(self._cards[key].node for key in found), cards=tuple(found))
 
-    def _bundles(self, node: _Node, alternative: Alternative, owner: Hashable | None) -> int:
-        """Counts the bundles whose CPUs and host memory a node has beside what is reserved for others.
+    def _bundles(self, node: _Node, alternative: Alternative) -> int:
+        """Counts the bundles whose CPUs and host memory a node has.
 
         Without spread all of them must fit, so the answer is then all or none.
         """
-        cpu_units, host_bytes = node.free_cpu_units, node.free_host_bytes
-        for other, needs in node.reserved.items():
-            if other != owner:
-                cpu_units -= sum(units for units, _ in needs)
-                host_bytes -= sum(size for _, size in needs)
         fitting = alternative.bundles
         if alternative.bundle_cpu_units:
-            fitting = min(fitting, cpu_units // alternative.bundle_cpu_units)
+            fitting = min(fitting, node.free_cpu_units // alternative.bundle_cpu_units)
         if alternative.bundle_host_bytes:
-            fitting = min(fitting, host_bytes // alternative.bundle_host_bytes)
+            fitting = min(fitting, node.free_host_bytes // alternative.bundle_host_bytes)
         return fitting if alternative.spread or fitting == alternative.bundles else 0
 
     def _change(self, alternative: Alternative, slot: Slot, sign: int) -> None:

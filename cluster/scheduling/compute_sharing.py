@@ -2,13 +2,15 @@
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_TINY_S = 1e-6  # what rounding leaves of a trial that is done
+_MOST_STALE = 1000  # foreseen ends that did not come true and are still kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +53,8 @@ class _Card:
     read_at_s: float = 0.0
     slowdown: float = 1.0
     version: int = 0
-    ends: dict[int, float] = field(default_factory=dict)  # trial -> reading of work_s at which it is done
-    busy: dict[int, float] = field(default_factory=dict)
+    ends: dict[str, float] = field(default_factory=dict)  # trial -> reading of work_s at which it is done
+    busy: dict[str, float] = field(default_factory=dict)
 
 
 class SharedCards:
@@ -62,25 +64,44 @@ class SharedCards:
         contention: How they slow each other down.
 
     >>> cards = SharedCards(Contention())
-    >>> cards.start(7, card=0, work_s=10.0, busy=0.75, now_s=0.0)
-    >>> cards.start(8, card=0, work_s=10.0, busy=0.75, now_s=5.0)  # from here both take 1.5 times as long
-    >>> cards.next_end(), cards.next_end()  # the second is alone from 12.5 s on, with 5 s of work left
-    ((12.5, 7), (17.5, 8))
+    >>> cards.start("a", card=0, work_s=10.0, busy=0.75, now_s=0.0)
+    >>> cards.start("b", card=0, work_s=10.0, busy=0.75, now_s=5.0)  # from here both take 1.5 times as long
+    >>> cards.next_end(), cards.stop("a", 12.5)
+    ((12.5, 'a'), 0.0)
+    >>> cards.next_end()  # the second is alone from 12.5 s on, with 5 s of work left
+    (17.5, 'b')
     """
 
     def __init__(self, contention: Contention) -> None:
         self._contention = contention
-        self._cards: dict[int, _Card] = {}
-        self._events: list[tuple[float, int, int]] = []
+        self._cards: dict[Hashable, _Card] = {}
+        self._card_of: dict[str, Hashable] = {}
+        self._ends: list[tuple[float, str, int]] = []  # time and trial, as its card's version foresaw it
+        self._versions = 0
 
-    def start(self, trial: int, *, card: int, work_s: float, busy: float, now_s: float) -> None:
+    def start(self, trial: str, *, card: Hashable, work_s: float, busy: float, now_s: float) -> None:
         """Begins a trial that would take work_s alone on the card, and keep a part `busy` of it busy."""
         state = self._cards.setdefault(card, _Card())
         self._advance(state, now_s)
         state.ends[trial], state.busy[trial] = state.work_s + work_s, busy
-        self._renew(card, state, now_s)
+        self._card_of[trial] = card
+        self._renew(state, now_s)
 
-    def tenants(self, card: int, now_s: float) -> list[tuple[int, float]]:
+    def stop(self, trial: str, now_s: float) -> float:
+        """Takes a trial off its card; returns the work that it has left, in seconds alone."""
+        state = self._cards[self._card_of.pop(trial)]
+        self._advance(state, now_s)
+        left_s = max(0.0, state.ends.pop(trial) - state.work_s)
+        del state.busy[trial]
+        self._renew(state, now_s)
+        return left_s if left_s > _TINY_S else 0.0
+
+    def left_s(self, trial: str, now_s: float) -> float:
+        """Returns the work that a trial has left, in seconds alone."""
+        state = self._cards[self._card_of[trial]]
+        return max(0.0, state.ends[trial] - state.work_s - (now_s - state.read_at_s) / state.slowdown)
+
+    def tenants(self, card: Hashable, now_s: float) -> list[tuple[str, float]]:
         """Returns the trials on a card and the work left of each, in seconds alone, the least first."""
         state = self._cards.get(card)
         if state is None:
@@ -89,31 +110,28 @@ class SharedCards:
         left = [(trial, max(0.0, end_s - done_s)) for trial, end_s in state.ends.items()]
         return sorted(left, key=lambda one: (one[1], one[0]))
 
-    def peek_s(self) -> float | None:
-        """Tells when the next trial ends; None where none runs."""
-        while self._events and self._cards[self._events[0][2]].version != self._events[0][1]:
-            heapq.heappop(self._events)
-        return self._events[0][0] if self._events else None
-
-    def next_end(self) -> tuple[float, int]:
-        """Ends the trial that is done first, and returns when, and which."""
-        now_s = self.peek_s()
-        assert now_s is not None, "nothing runs"
-        card = self._events[0][2]
-        state = self._cards[card]
-        trial = min(state.ends, key=lambda trial: (state.ends[trial], trial))
-        state.work_s, state.read_at_s = state.ends[trial], now_s
-        del state.ends[trial], state.busy[trial]
-        self._renew(card, state, now_s)
-        return now_s, trial
+    def next_end(self) -> tuple[float, str] | None:
+        """Returns when the next trial ends, and which; None where none runs."""
+        while self._ends:
+            time_s, trial, version = self._ends[0]
+            if trial in self._card_of and self._cards[self._card_of[trial]].version == version:
+                return time_s, trial
+            heapq.heappop(self._ends)
+        return None
 
     def _advance(self, state: _Card, now_s: float) -> None:
         state.work_s += (now_s - state.read_at_s) / state.slowdown
         state.read_at_s = now_s
 
-    def _renew(self, card: int, state: _Card, now_s: float) -> None:
-        state.version += 1
+    def _renew(self, state: _Card, now_s: float) -> None:
+        self._versions += 1
+        state.version = self._versions
         state.slowdown = self._contention.slowdown(tuple(state.busy.values()))
         if state.ends:
-            left_s = max(0.0, min(state.ends.values()) - state.work_s)
-            heapq.heappush(self._events, (now_s + left_s * state.slowdown, state.version, card))
+            end_s, trial = min((end_s, trial) for trial, end_s in state.ends.items())
+            left_s = max(0.0, end_s - state.work_s)
+            heapq.heappush(self._ends, (now_s + left_s * state.slowdown, trial, state.version))
+        if len(self._ends) > _MOST_STALE + 2 * len(self._cards):
+            current = {state.version for state in self._cards.values()}
+            self._ends = [end for end in self._ends if end[2] in current]
+            heapq.heapify(self._ends)

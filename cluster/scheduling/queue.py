@@ -9,7 +9,8 @@ from cluster.scheduling.request import Request
 
 WaitsFor = Literal["room", "quota", "concurrency"]
 Footprints = tuple[tuple[str, int, int, int, int, bool], ...]
-Key = tuple[bool, int, str]  # not first, age and name of a request; the smallest goes first
+Key = tuple[bool, float, int, str]  # not first, minus its duration, age and name of a request; the smallest goes first
+Profile = tuple[tuple[float, float], ...]  # of each alternative: part of a card kept busy, and relative speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,26 +20,33 @@ class KindKey:
     Attributes:
         sweep: Whose they are.
         footprints: What each of their alternatives takes.
+        profile: How each of their alternatives runs; empty where nobody knows durations or busy parts.
         avoid: Names of nodes that they are kept off.
     """
 
     sweep: str
     footprints: Footprints
+    profile: Profile = ()
     avoid: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
 class Kind:
-    """Requests of one kind, in the order in which they go.
+    """Requests of one kind: in the order in which they were submitted; where durations are known, the longest first.
 
     Attributes:
         key: What they have in common.
         models: GPU models on which they can run.
         least_gpus: The fewest GPUs with which one can run.
-        overtaken: How many later requests got room on one of these models while the first of these waited for it.
+        overtaken: How many later requests got room on one of these models while these waited for it.
+        passed_over: How many requests were preferred to these by what they make of a card.
+        kept: Names of the nodes that are kept for these; later requests do not start there.
         waits_for: What the first of these waits for, as the last pass found.
+        work_s: Duration of all of them, each alone on its quickest model; 0 where nobody knows.
         is_possible: Whether a node of the cluster is large enough for one; None where nobody has checked yet.
-        is_possible: bool | None = None
+        work_s: Duration of all of them, each alone on its quickest model; 0 where nobody knows.
+        work_s: float = 0.0
+    is_possible: bool | None = None
     homeless_since_s: Since when none is.
     """
 
@@ -47,7 +55,10 @@ class Kind:
     least_gpus: float
     keys: list[Key] = field(default_factory=list)
     overtaken: int = 0
+    passed_over: int = 0
+    kept: frozenset[str] = frozenset()
     waits_for: WaitsFor = "room"
+    work_s: float = 0.0
     is_possible: bool | None = None
     homeless_since_s: float | None = None
 
@@ -94,7 +105,7 @@ class Queue:
 
     def head(self, kind: Kind) -> Request:
         """Returns the request of a kind that goes first."""
-        return self._requests[kind.keys[0][2]]
+        return self._requests[kind.keys[0][-1]]
 
     def add(self, request: Request, *, age: int | None = None, avoid: frozenset[str] = frozenset()) -> None:
         """Puts a request behind the others of its sweep, or where its age puts it.
@@ -107,12 +118,14 @@ class Queue:
         assert request.name not in self._requests, request.name
         age = self.new_age() if age is None else age
         footprints = tuple(one.footprint for one in request.alternatives)
-        key = KindKey(request.sweep, footprints, avoid)
+        key = KindKey(request.sweep, footprints, profile_of(request), avoid)
         if key not in self._kinds:
             models = frozenset(one.model for one in request.alternatives)
             self._kinds[key] = Kind(key=key, models=models, least_gpus=request.least_gpus)
-        insort(self._kinds[key].keys, (not request.first, age, request.name))
-        self._requests[request.name], self._kind_of[request.name] = request, self._kinds[key]
+        kind = self._kinds[key]
+        insort(kind.keys, _key(request, age))
+        kind.work_s += request.quickest_s or 0.0
+        self._requests[request.name], self._kind_of[request.name] = request, kind
         self._ages[request.name] = age
 
     def age(self, name: str) -> int:
@@ -127,13 +140,30 @@ class Queue:
     def pop(self, kind: Kind) -> Request:
         """Takes the first request of a kind out of the queue."""
         request = self.head(kind)
-        kind.overtaken = 0
+        kind.kept = frozenset()
         self.remove(request.name)
         return request
 
     def remove(self, name: str) -> None:
         """Takes a request out of the queue."""
         request, kind, age = self._requests.pop(name), self._kind_of.pop(name), self._ages.pop(name)
-        del kind.keys[bisect_left(kind.keys, (not request.first, age, name))]
+        del kind.keys[bisect_left(kind.keys, _key(request, age))]
+        kind.work_s -= request.quickest_s or 0.0
         if not kind.keys:
             del self._kinds[kind.key]
+
+
+def profile_of(request: Request) -> Profile:
+    """Returns how each alternative runs, relative to the quickest; empty where nobody knows."""
+    quickest_s, found = request.quickest_s, []
+    for one in request.alternatives:
+        if quickest_s is None or one.expected_s is None or one.busy is None:
+            return ()
+        speed = quickest_s / one.expected_s if one.expected_s > 0 else 1.0
+        found.append((round(min(1.0, one.busy), 2), round(speed / one.bundles, 3)))
+    return tuple(found)
+
+
+def _key(request: Request, age: int) -> Key:
+    duration_s = request.quickest_s if profile_of(request) else None
+    return (not request.first, -(duration_s or 0.0), age, request.name)

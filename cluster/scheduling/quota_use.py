@@ -1,6 +1,7 @@
 """Quotas against what members hold: who may start, who borrows, whose allocations go back. Pure."""
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from cluster.scheduling.capacity import Capacity, Slot
@@ -93,21 +94,15 @@ class QuotaUse:
 
 
 def choose_returns(
-    alternatives: Sequence[Alternative],
-    capacity: Capacity,
-    borrowed: Sequence[Held],
-    *,
-    owner: Hashable,
-    freed: Mapping[int, int],
-) -> tuple[Alternative, Slot, list[Held]] | None:
+    alternatives: Sequence[Alternative], capacity: Capacity, borrowed: Sequence[Held], freed: Counter[int]
+) -> tuple[Slot, list[Held]] | None:
     """Chooses borrowed allocations that make room in one piece for a request inside its quota.
 
     Args:
         alternatives: Of the request.
         capacity: What is free.
         borrowed: Allocations that may be paused, the youngest first.
-        owner: Whose reservations the request may use.
-        freed: Units of cards that come free anyway.
+        freed: Units of cards that come free anyway, less what is promised of them; updated by this choice.
 
     Returns:
         Where the request can then start, and what to pause for it: as little as possible, the youngest first. None
@@ -120,19 +115,22 @@ def choose_returns(
             movable[key] = (units + one.card_units, youngest)
     found = []
     for number, alternative in enumerate(alternatives):
-        soonest = capacity.soonest(alternative, owner=owner, freed=freed, movable=movable)
+        soonest = capacity.soonest(alternative, freed=freed, movable=movable)
         if soonest is not None:
             found.append((soonest[0], number, soonest[1]))
     if not found:
         return None
-    _, number, slot = min(found, key=lambda one: one[:2])
-    chosen: list[Held] = []
+    _, number, slot = min(found, key=lambda option: option[:2])
+    share, chosen = alternatives[number].share, list[Held]()
     for key in slot.cards:
         there = [one for one in borrowed if one.slot and key in one.slot.cards]
         missing = capacity.missing_units(alternatives[number], key, freed)
         missing -= sum(one.card_units for one in there if one in chosen)
         chosen += _fewest([one for one in there if one not in chosen], missing)
-    return alternatives[number], slot, chosen
+    for one in chosen:
+        freed.update(dict.fromkeys(one.slot.cards if one.slot else (), one.card_units))
+    freed.subtract(dict.fromkeys(slot.cards, share.units if share else 0))
+    return slot, chosen
 
 
 def _fewest(there: Sequence[Held], missing_units: int) -> list[Held]:

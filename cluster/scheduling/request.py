@@ -90,6 +90,12 @@ class Request:
     first: bool = False
 
     @property
+    def quickest_s(self) -> float | None:
+        """Its shortest expected duration; None where nobody knows it for every alternative."""
+        found = [one.expected_s for one in self.alternatives if one.expected_s is not None]
+        return min(found) if found and len(found) == len(self.alternatives) else None
+
+    @property
     def least_gpus(self) -> float:
         """The fewest GPUs with which it can run."""
         return min((one.gpus for one in self.alternatives), default=0.0)

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from cluster.machines.hardware import Card, Node
-from cluster.machines.inventory import Machine, Raylet, look, node_of, ray_cluster, this_machine
+from cluster.machines.inventory import Machine, Raylet, look, node_of, this_machine
+from cluster.machines.node_watch import ray_cluster
 from common.errors import RequestError
 from tests.cluster.conftest import Install
 from tests.cluster.fake_nvml import FakeCard
@@ -85,25 +86,52 @@ def test_a_raylet_that_has_some_of_the_cards_is_promised_only_what_the_fullest_h
 @pytest.mark.parametrize(
     ("raylet", "seen", "problem"),
     [
-        (replace(RAYLET, labels={}), machine("A"), r"no label gpu-model; start it with .* \(A\)"),
-        (replace(RAYLET, labels={}), machine("A", "B"), r"start one raylet for each of its models .*\(A, B\)"),
-        (replace(RAYLET, gpus=4), machine("A"), r"Ray counts 4 GPUs, NVML sees 1 of A"),
-        (RAYLET, machine(), r"Ray counts 1 GPUs and NVML sees none"),
+        (replace(RAYLET, gpus=4), machine("A"), r"Ray counts 4 GPUs, NVML sees 1; restart it"),
+        (
+            replace(RAYLET, labels={"gpu-model": "T4"}),
+            machine("A"),
+            r"its label gpu-model=T4 names none of its cards \(A\)",
+        ),
     ],
 )
-def test_what_is_wrong_with_a_raylet_is_said_with_a_remedy(raylet: Raylet, seen: Machine, problem: str) -> None:
-    _, problems, simulated = node_of(raylet, seen)
+def test_what_is_odd_about_a_raylet_is_said(raylet: Raylet, seen: Machine, problem: str) -> None:
+    node, problems, simulated = node_of(raylet, seen)
     assert len(problems) == 1
     assert re.search(problem, problems[0])
-    assert not simulated
+    assert (len(node.cards), simulated) == (1, False)
 
 
-def test_logical_cards_are_made_from_labels_and_say_so() -> None:
+def test_a_raylet_that_somebody_started_by_hand_needs_no_label() -> None:
+    node, problems, simulated = node_of(replace(RAYLET, gpus=2, labels={}), machine("A", "A"))
+    assert ([card.model for card in node.cards], problems, simulated) == (["A", "A"], (), False)
+
+
+def test_a_raylet_with_several_models_is_used_as_its_weakest_card() -> None:
+    large = Card(model="A100", total_bytes=80 * GIB, index=0, uuid="a", speed=2.0)
+    full = Card(model="A40", total_bytes=48 * GIB, index=1, uuid="b", used_by_others_bytes=40 * GIB)
+    old = Card(model="T4", total_bytes=16 * GIB, index=2, uuid="c", speed=0.4)
+    raylet = replace(RAYLET, gpus=3, labels={})
+    node, (problem,), _ = node_of(raylet, Machine(node=HOST, cards=(large, full, old), problems=()))
+    assert [(card.model, card.speed, card.index, card.uuid) for card in node.cards] == [
+        ("A40", 0.4, 0, "a"),
+        ("A40", 0.4, 1, "b"),
+        ("A40", 0.4, 2, "c"),
+    ]
+    assert {card.usable_bytes for card in node.cards} == {full.usable_bytes}
+    assert problem.startswith("one raylet has 3 GPU models (A100, A40, T4), so each card is used as A40")
+
+
+def test_logical_cards_have_the_size_of_their_label_or_a_usual_one_and_say_so() -> None:
     labels = {"gpu-model": "A", "gpu-memory-mib": str(80 * 1024)}
     node, problems, simulated = node_of(replace(RAYLET, gpus=2, labels=labels), machine())
     assert [(card.model, card.total_bytes) for card in node.cards] == [("A", 80 * GIB)] * 2
     assert (problems, simulated) == ((), True)
     assert node.labels == labels
+    node, (problem,), simulated = node_of(replace(RAYLET, gpus=2, labels={}), machine())
+    assert [(card.model, card.total_bytes) for card in node.cards] == [("simulated-24GiB", 24 * GIB)] * 2
+    assert problem.startswith("Ray counts 2 GPUs and NVML sees none ()")
+    assert "24.0 GiB each" in problem
+    assert simulated
 
 
 def test_a_node_without_gpus_in_ray_has_none_for_trials() -> None:

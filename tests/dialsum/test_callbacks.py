@@ -11,7 +11,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import dialsum.callbacks
 from common.errors import WorkError
-from dialsum.callbacks import NumbersCallback, best_of
+from dialsum.callbacks import NumbersCallback, best_numbers
+from dialsum.config import RunConfig
 from dialsum.device import OVERFLOWS_IN_FP16, precision_of
 from dialsum.metrics import ScorerIdentity
 from dialsum.reporter import RecordingReporter
@@ -28,7 +29,7 @@ class Bench:
 
     def __init__(self, folder: Path, limit_bytes: int | None = None) -> None:
         self.reporter = RecordingReporter()
-        self.numbers = NumbersCallback(self.reporter, RunFolder(folder), SCORER, limit_bytes)
+        self.numbers = NumbersCallback(RunConfig(), self.reporter, RunFolder(folder), SCORER, limit_bytes)
         self.args = TrainingArguments(output_dir=str(folder), report_to=[], use_cpu=True)
         self.state, self.control = TrainerState(), TrainerControl()
 
@@ -56,7 +57,7 @@ def test_an_evaluation_is_reported_with_the_best_so_far_and_kept_in_files(tmp_pa
     assert (last["train/loss"], last["train/epoch"], last["train/global_step"]) == (2.0, 2.0, 20.0)
     assert json.loads((tmp_path / "metrics.json").read_text())["last"]["eval/rouge_combined_f1"] == 20.0
     assert dialsum.callbacks.read_history(tmp_path / "checkpoint-20") == bench.numbers.history
-    assert best_of([]) == {}
+    assert best_numbers([], "eval/loss", "minimize") == {}
 
 
 def test_memory_near_the_limit_is_said_once(

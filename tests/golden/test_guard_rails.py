@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tune_jobs.planning.guard_rails import KnownFacts, warnings
 from tune_jobs.config.sweep_file import load_sweep
+from tune_jobs.planning.guard_rails import KnownFacts, warnings
 
 FOLDER = Path(__file__).parent / "guard_rails"
 KNOWN = KnownFacts(trial_s=600, slots=2, train_examples=10_000, evaluations=10)

@@ -17,17 +17,18 @@ from cluster.scheduling.quotas import Member, Team
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.analysis.importance import Importance
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.placing.placer import Option
 from tune_jobs.planning.guard_rails import KnownFacts, warnings
-from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.planning.impact import impacts
 from tune_jobs.planning.plan import make_plan
 from tune_jobs.planning.plan_json import as_json
 from tune_jobs.planning.plan_text import as_text
-from tune_jobs.planning.plan_values import DataSizes, SweepPlan
+from tune_jobs.planning.plan_values import SweepPlan
 from tune_jobs.planning.quota_end import end_in_quota
 from tune_jobs.planning.throughput import Observation, Throughput
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
+from tune_jobs.search.inputs import DataSizes
 
 FOLDER = Path(__file__).parent / "plans"
 NOW = datetime(2026, 11, 25, 9, 0, tzinfo=UTC)

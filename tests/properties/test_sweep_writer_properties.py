@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.strict import parse_yaml
-from tune_jobs.config.rules import Rules
 from tune_jobs.config.early_terminate import EarlyTerminate
+from tune_jobs.config.rules import Rules
 from tune_jobs.config.sections import Metric, Resources, SearchOptions, TeamSection, Tracking
 from tune_jobs.config.space import Bell, Categorical, Constant, Parameter, Range, Space
 from tune_jobs.config.sweep import Sweep

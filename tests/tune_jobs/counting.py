@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tests.tune_jobs.pretended import PretendedDevices
+from tests.tune_jobs.trial.trial_specs import LinearDevices
 from tests.waiting import wait_until
 from tune_jobs.records.trial_spec import SPEC_KEY, STARTED_KEY, TrialSpec
 from tune_jobs.trial.run_trial import attempt
@@ -17,8 +17,13 @@ from tune_jobs.trial.tune_session import last_checkpoint, location, report
 STEPS = 3
 
 
-def counting_trial(config: dict[str, object], devices: PretendedDevices | None = None) -> None:
-    """Counts to `steps` (STEPS where the trial does not sample it) with a checkpoint at each.
+def counting_trial(
+    config: dict[str, object],
+    devices: LinearDevices | None = None,
+    steps: int = STEPS,
+    score: Callable[[TrialSpec, int], float] = lambda spec, step: float(step),
+) -> None:
+    """Counts with a checkpoint at each step.
 
     It goes through the attempt, the guard and the session of a real trial. With `wait_for` among its sampled values it
     ends when that file is in the sweep's folder.
@@ -26,6 +31,8 @@ def counting_trial(config: dict[str, object], devices: PretendedDevices | None =
     Args:
         config: As Tune passes it.
         devices: What trials hold.
+        steps: To which it counts; the sampled `steps` where there is one.
+        score: Returns the value at a step.
     """
     spec = TrialSpec.from_dict(config[SPEC_KEY])  # type: ignore[arg-type]
     here = location()
@@ -38,18 +45,18 @@ def counting_trial(config: dict[str, object], devices: PretendedDevices | None =
         "trial/granted": here.gpus,
         "trial/pid": os.getpid(),
     }
-    steps = int(str(spec.sampled.get("steps", STEPS)))
+    last = int(str(spec.sampled.get("steps", steps)))
 
     def train(
         settings: RunConfig, folder: Path, *, reporter: Reporter, resume_from: Path | None, **options: object
     ) -> None:
         done = json.loads((resume_from / "step.json").read_text())["step"] if resume_from else 0
-        for step in range(done + 1, steps + 1):
+        for step in range(done + 1, last + 1):
             checkpoint = folder / f"checkpoint-{step}"
             checkpoint.mkdir(parents=True, exist_ok=True)
             (checkpoint / "step.json").write_text(json.dumps({"step": step}))
             reporter.log({"memory/reserved_bytes": float(settings.micro_batch)})
-            reporter.report({spec.metric: float(step)}, checkpoint)
+            reporter.report({spec.metric: score(spec, step)}, checkpoint)
         if "wait_for" in spec.sampled:
             come = Path(spec.sweep_folder) / str(spec.sampled["wait_for"])  # so far, another trial or the driver
             wait_until(come.exists, come.name, known=lambda: str(sorted(come.parent.iterdir())))

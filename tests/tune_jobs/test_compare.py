@@ -13,7 +13,7 @@ import pytest
 from common.errors import RequestError
 from common.files import write_json
 from common.strict import dump_yaml
-from dialsum.config import RunConfig
+from dialsum.config import COMPOSITE, RunConfig
 from dialsum.data import Example
 from dialsum.metrics import RougeScorer
 from dialsum.run_folder import write_predictions
@@ -23,7 +23,6 @@ from tune_jobs.analysis.comparison import COMBINED, Comparison, compare, judge_d
 from tune_jobs.analysis.experiments import Experiment, find_experiments
 from tune_jobs.analysis.significance import PairedDifference
 from tune_jobs.commands import compare_cli
-from tune_jobs.config.sections import COMPOSITE
 from tune_jobs.records.ledger import ExperimentFolder
 from tune_jobs.report.charts_compare import draw_curves
 from tune_jobs.report.compare_page import build_compare_page, headline

@@ -93,6 +93,7 @@ def test_the_card_tells_data_scores_settings_and_cost(experiment: Path, monkeypa
     assert (header["language"], header["pipeline_tag"]) == ("ko", "summarization")
     best = json.loads((experiment / "metrics.json").read_text())["best"]
     assert f"| dev, by which it was chosen | {best['best/rouge1_f1']:.2f} |" in text
+    assert "Of all evaluations of the training this one has the highest eval/rouge_combined_f1." in text
     assert "Scorer: kiwi " in text
     assert re.search(r"\| train \| train.jsonl \| 20 \| `[0-9a-f]{16}` \|", text)
     assert "| learning_rate | 0.01 |" in text

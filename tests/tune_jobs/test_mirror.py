@@ -18,7 +18,7 @@ from tune_jobs.records.step_log import StepLog, Tail, decoded
 from tune_jobs.tracking.mirror import ExampleRow, Mirror, MirrorProgress, MirrorSettings, example_rows
 from tune_jobs.tracking.mirror_process import QueuedRun
 from tune_jobs.tracking.mirroring import MirrorStatus, mirroring, remark
-from tune_jobs.tracking.wandb_door import TrackedRun, Wandb, WandbRun, resolved_mode
+from tune_jobs.tracking.wandb_client import TrackedRun, Wandb, WandbRun, resolved_mode
 from tune_jobs.trial.machine_load import MachineLoad, host_memory
 
 

@@ -12,7 +12,7 @@ from common import cli
 from dialsum.config import RunConfig
 from tune_jobs.__main__ import main
 from tune_jobs.placing.memory_requests import request_of
-from tune_jobs.placing.profile_run import Measured, Phase, card_here, measure_run
+from tune_jobs.placing.profile_run import Measured, MeasuredPhase, card_here, measure_run
 
 TINY = [
     "profile", "--model", "tiny-bart", "--batch-size", "4", "--gradient-accumulation-steps", "2",
@@ -74,7 +74,7 @@ def test_every_kind_of_model_runs(model: str) -> None:
 
 SEEN = Measured(
     device="NVIDIA L4",
-    phases=tuple(Phase(name=name, seconds=0.1, allocated_bytes=2**30) for name in PHASES),
+    phases=tuple(MeasuredPhase(name=name, seconds=0.1, allocated_bytes=2**30) for name in PHASES),
     train_allocated_bytes=2**30,
     train_reserved_bytes=2**30 + 2**20,
     generate_allocated_bytes=2**29,

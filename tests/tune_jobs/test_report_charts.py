@@ -14,7 +14,7 @@ from tune_jobs.report.charts import find_charts
 from tune_jobs.report.charts_space import score_axis
 from tune_jobs.report.charts_timeline import find_lanes
 from tune_jobs.report.drawing import Cross, Dot, Label, Polyline
-from tune_jobs.report.look import gpu_time
+from tune_jobs.report.formatting import gpu_time
 from tune_jobs.report.summary import tiles
 
 # axes

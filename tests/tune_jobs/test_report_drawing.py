@@ -20,13 +20,13 @@ from tune_jobs.report.charts import find_charts
 from tune_jobs.report.charts_memory import find_kinds, memory_points, memory_ratios
 from tune_jobs.report.charts_space import heat_map_pair, score_axis, thinned
 from tune_jobs.report.charts_timeline import find_lanes
-from tune_jobs.report.drawing import Box, Cross, Dot, Drawing, Label, Polyline, shorten, text_width
+from tune_jobs.report.drawing import Cross, Dot, Drawing, Label, Polyline, Rectangle, shorten, text_width
 from tune_jobs.report.svg import to_svg
 
 SPANS = st.tuples(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 ONE_OF_EACH = (
     Polyline(points=((0.0, 0.0), (10.0, 5.25)), ink="accent", dashed=True, tip="a < b", trial="7"),
-    Box(x=1.0, y=2.0, width=3.0, height=4.0, ink="ramp3", outline="surface", radius=4.0),
+    Rectangle(x=1.0, y=2.0, width=3.0, height=4.0, ink="ramp3", outline="surface", radius=4.0),
     Dot(x=5.0, y=5.0, radius=3.0, ink="stopped", hollow=True),
     Cross(x=6.0, y=6.0, radius=3.0, ink="failed"),
     Label(x=1.0, y=9.0, text="대화 & 요약", anchor="middle", bold=True, halo=True),
@@ -220,7 +220,7 @@ def test_charts_keep_inside_their_drawing(width: float) -> None:
         for shape in drawing.shapes:
             if isinstance(shape, Polyline):
                 ends = [end for point in shape.points for end in (point[0], width - point[0], point[1])]
-            elif isinstance(shape, Box):
+            elif isinstance(shape, Rectangle):
                 ends = [shape.x, width - shape.x - shape.width, shape.y, drawing.height - shape.y - shape.height]
             elif isinstance(shape, Label):
                 part = {"start": 0.0, "middle": 0.5, "end": 1.0}[shape.anchor]

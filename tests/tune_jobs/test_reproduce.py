@@ -147,16 +147,16 @@ def numbers(*scores: float, loss: float = 2.0, scorer: Mapping[str, str] = SCORE
 
 
 def test_verdicts() -> None:
-    same = judge(numbers(20.0, 21.0), numbers(20.0, 21.0), model="kobart")
+    same = judge(numbers(20.0, 21.0), numbers(20.0, 21.0), config=RunConfig(model="kobart"))
     assert (same.verdict, same.reason) == ("same", "all 4 numbers of 2 evaluations are equal bit for bit")
-    near = judge(numbers(20.0, 21.0), numbers(20.0, 21.3), model="kobart", dialogues=500)
+    near = judge(numbers(20.0, 21.0), numbers(20.0, 21.3), config=RunConfig(model="kobart"), dialogues=500)
     assert (near.verdict, near.deviation and near.deviation.evaluation) == ("within noise", 2)
     assert near.reason.startswith("0.3 apart, and 0.5 may be chance: ")
-    far = judge(numbers(20.0, 21.0), numbers(20.0, 22.0), model="kobart", dialogues=500)
+    far = judge(numbers(20.0, 21.0), numbers(20.0, 22.0), config=RunConfig(model="kobart"), dialogues=500)
     assert far.verdict == "different"
-    few = judge(numbers(20.0, 21.0), numbers(20.0, 22.0), model="kobart", dialogues=50)
+    few = judge(numbers(20.0, 21.0), numbers(20.0, 22.0), config=RunConfig(model="kobart"), dialogues=50)
     assert few.verdict == "within noise"
-    shorter = judge(numbers(20.0, 21.0), numbers(20.0), model="kobart")
+    shorter = judge(numbers(20.0, 21.0), numbers(20.0), config=RunConfig(model="kobart"))
     assert shorter.deviation is not None
     assert (shorter.deviation.before, shorter.deviation.again) == (2.0, None)
 
@@ -164,20 +164,22 @@ def test_verdicts() -> None:
 def test_models_from_scratch_are_judged_by_their_dialogues() -> None:
     one, other = numbers(20.0), numbers(21.0)
     unclear = PairedDifference(mean=1.0, low=-0.5, high=2.5, count=30)
-    assert judge(one, other, model="tiny-bart", paired=unclear).verdict == "within noise"
+    assert judge(one, other, config=RunConfig(model="tiny-bart"), paired=unclear).verdict == "within noise"
     clear = replace(unclear, low=0.5)
-    assert judge(one, other, model="tiny-bart", paired=clear).verdict == "different"
-    assert judge(one, other, model="tiny-bart").verdict == "different"
+    assert judge(one, other, config=RunConfig(model="tiny-bart"), paired=clear).verdict == "different"
+    assert judge(one, other, config=RunConfig(model="tiny-bart")).verdict == "different"
 
 
 def test_scores_of_another_scorer_are_left_out() -> None:
-    found = judge(numbers(20.0), numbers(35.0, scorer={**SCORER, "tokenizer": "porter"}), model="kobart")
+    found = judge(
+        numbers(20.0), numbers(35.0, scorer={**SCORER, "tokenizer": "porter"}), config=RunConfig(model="kobart")
+    )
     assert (found.verdict, found.metric, found.before) == ("same", "eval/loss", 2.0)
     assert found.reason.endswith("; scores are left out, as another scorer counted them")
 
 
 def test_other_summaries_with_equal_numbers_are_not_called_the_same() -> None:
-    found = judge(numbers(20.0), numbers(20.0), model="kobart", summaries=(9, 10), dialogues=10)
+    found = judge(numbers(20.0), numbers(20.0), config=RunConfig(model="kobart"), summaries=(9, 10), dialogues=10)
     assert found.verdict == "within noise"
     assert found.reason.startswith("all numbers are equal, but 1 of 10 summaries differ; ")
 

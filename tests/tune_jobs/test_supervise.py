@@ -11,7 +11,7 @@ import pytest
 from common.errors import WorkError
 from tests.waiting import ended
 from tune_jobs.jobs import supervise
-from tune_jobs.jobs.supervise import FRUITLESS, Ending, keep_running, next_step
+from tune_jobs.jobs.supervise import FRUITLESS, DriverExit, keep_running, next_step
 from tune_jobs.records.command_line import driver_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,18 +20,18 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize(
     ("endings", "step"),
     [
-        ([Ending(code=0)], "done"),
-        ([Ending(code=-9, progressed=True), Ending(code=0)], "done"),
-        ([Ending(code=2)], "refused"),
-        ([Ending(code=1, asked=True, progressed=True)], "stopped"),
-        ([Ending(code=-15, asked=True)], "stopped"),
-        ([Ending(code=-9)], "again"),
-        ([Ending(code=1, progressed=True)] * 50, "again"),
-        ([Ending(code=-9, progressed=True), *[Ending(code=-9)] * (FRUITLESS - 1)], "again"),
-        ([Ending(code=-9, progressed=True), *[Ending(code=-9)] * FRUITLESS], "give up"),
+        ([DriverExit(code=0)], "done"),
+        ([DriverExit(code=-9, progressed=True), DriverExit(code=0)], "done"),
+        ([DriverExit(code=2)], "refused"),
+        ([DriverExit(code=1, asked=True, progressed=True)], "stopped"),
+        ([DriverExit(code=-15, asked=True)], "stopped"),
+        ([DriverExit(code=-9)], "again"),
+        ([DriverExit(code=1, progressed=True)] * 50, "again"),
+        ([DriverExit(code=-9, progressed=True), *[DriverExit(code=-9)] * (FRUITLESS - 1)], "again"),
+        ([DriverExit(code=-9, progressed=True), *[DriverExit(code=-9)] * FRUITLESS], "give up"),
     ],
 )
-def test_what_follows_an_ending(endings: list[Ending], step: str) -> None:
+def test_what_follows_an_ending(endings: list[DriverExit], step: str) -> None:
     assert next_step(endings) == step
 
 
@@ -50,9 +50,9 @@ def test_drivers_are_started_again_until_one_is_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands: list[list[str]] = []
-    endings = iter([Ending(code=-9, progressed=True), Ending(code=1, progressed=True), Ending(code=0)])
+    endings = iter([DriverExit(code=-9, progressed=True), DriverExit(code=1, progressed=True), DriverExit(code=0)])
 
-    def run(command: list[str], progress: object, before: object) -> Ending:
+    def run(command: list[str], progress: object, before: object) -> DriverExit:
         commands.append(command[3:])
         return next(endings)
 
@@ -63,7 +63,7 @@ def test_drivers_are_started_again_until_one_is_done(
 
 
 def test_drivers_that_get_nowhere_are_given_up_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervise, "_run", lambda *_: Ending(code=1))
+    monkeypatch.setattr(supervise, "_run", lambda *_: DriverExit(code=1))
     monkeypatch.setattr(supervise, "WAIT_S", 0.0)
     with pytest.raises(WorkError, match=rf"the last {FRUITLESS} drivers ended \(exit code 1\)"):
         keep_running(["run", "a.yaml", "--supervise"], lambda: 0)

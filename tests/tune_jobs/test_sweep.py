@@ -11,7 +11,6 @@ from tune_jobs.config.sections import Metric
 from tune_jobs.config.space import Categorical, Range
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep
-from tune_jobs.search.stopping import BracketRule, MedianRule, NeverStop, RungRule
 
 PARAMETERS = "parameters:\n  learning_rate: {distribution: log_uniform_values, min: 1e-5, max: 1e-4}\n"
 
@@ -63,6 +62,25 @@ def test_what_a_file_leaves_out_has_our_defaults(tmp_path: Path) -> None:
     assert sweep.early_terminate == EarlyTerminate(type="asha")
     assert sweep.base == RunConfig()
     assert (sweep.search.seed, sweep.resources.share, sweep.resources.time_budget_s) == (0, "auto", None)
+
+
+@pytest.mark.parametrize(("metric", "own", "goal"), [
+    ("eval/loss", "eval/loss", "minimize"), ("best/loss", "eval/loss", "minimize"),
+    ("best/rougeL_f1", "eval/rougeL_f1", "maximize"),
+])  # fmt: skip
+def test_trials_choose_their_best_model_by_the_metric_of_the_sweep(
+    tmp_path: Path, metric: str, own: str, goal: str
+) -> None:
+    sweep = loaded(tmp_path, f"method: random\ncount: 3\nmetric: {{name: {metric}}}\n{PARAMETERS}")
+    trial = sweep.resolve({"learning_rate": 1e-4}).resolved
+    assert (trial.metric, trial.goal) == (own, goal)
+
+
+@pytest.mark.parametrize("text", ["metric: {values: [eval/loss]}", "goal: {value: minimize}"])
+def test_a_trial_cannot_have_a_metric_of_its_own(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        loaded(tmp_path, f"method: random\ncount: 3\nparameters:\n  {text}\n  num_beams: {{values: [1, 2]}}\n")
+    assert "is the same for all trials of a sweep; write `metric: {name: ..., goal: ...}`" in refused.value.problems[0]
 
 
 @pytest.mark.parametrize(("method", "stop"), [("bohb", "hyperband"), ("pbt", "none"), ("bayes", "asha")])
@@ -146,15 +164,3 @@ def test_a_wrong_phase_file_is_told_by_its_own_lines(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as caught:
         loaded(tmp_path, f"{PARAMETERS}phases: [{{name: wide, file: {tmp_path}/wide.yaml}}]\n")
     assert caught.value.problems[0] == f"{tmp_path}/wide.yaml:1: unknown key 'metod'; did you mean 'method'?"
-
-
-def test_early_termination_becomes_a_rule() -> None:
-    rule = EarlyTerminate(type="hyperband", min_iter=3, strict=True).rule("maximize", last=30)
-    assert isinstance(rule, BracketRule)
-    assert (rule.rungs, rule.strict, rule.eta) == ((3, 9, 27), True, 3)
-    assert isinstance(EarlyTerminate(type="asha").rule("maximize", last=30), RungRule)
-    assert EarlyTerminate(max_iter=9).rungs(last=27) == (1, 3)
-    median = EarlyTerminate(type="median", min_iter=2).rule("minimize", last=5)
-    assert isinstance(median, MedianRule)
-    assert (median.goal, median.min_iter, median.min_trials) == ("minimize", 2, 3)
-    assert isinstance(EarlyTerminate(type="none").rule("maximize", last=5), NeverStop)

@@ -24,6 +24,7 @@ from tune_jobs.checks.sweep_checks import (
 from tune_jobs.checks.sweep_facts import data_of, left, leftovers_of, login, quick_config, quick_run, stage_of
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
+from tune_jobs.search.inputs import configs_by_phase
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "sweep_check.txt"
@@ -174,7 +175,7 @@ def test_only_whole_paths_are_looked_for_on_every_node(tmp_path: Path) -> None:
         "name: s\nmethod: grid\nparameters:\n  learning_rate: {values: [1e-3, 1e-2]}\n"
         "  train_file: {value: /mnt/x/train.jsonl}\n  dev_file: {value: dev.jsonl}\n"
     )
-    assert data_of(load_sweep(path)) == ("/mnt/x/train.jsonl",)
+    assert data_of(configs_by_phase(load_sweep(path))[""]) == ("/mnt/x/train.jsonl",)
 
 
 @pytest.mark.slow
@@ -191,13 +192,13 @@ def test_the_quick_run_trains_on_the_sweeps_own_data_or_says_what_is_wrong(
         "name: s\nmethod: grid\nparameters:\n  learning_rate: {values: [1e-3, 1e-2]}\n  batch_size: {value: 64}\n"
         "  train_file: {value: train.jsonl}\n  dev_file: {value: dev.jsonl}\n"
     )
-    sweep = load_sweep(Path("s.yaml"))
-    assert quick_config(sweep).train_file == "train.jsonl"
-    error, duration_s = quick_run(sweep)
+    (config, *_) = configs_by_phase(load_sweep(Path("s.yaml")))[""]
+    assert quick_config(config).train_file == "train.jsonl"
+    error, duration_s = quick_run(config)
     assert error == ""
     assert pipeline_check(error, duration_s).status == "ok"
     (tmp_path / "dev.jsonl").unlink()
-    error, duration_s = quick_run(sweep)
+    error, duration_s = quick_run(config)
     assert "dev.jsonl" in error
     assert pipeline_check(error, duration_s).status == "failed"
-    assert dataclasses.replace(quick_config(sweep), seed=1).model == "tiny-bart"
+    assert dataclasses.replace(quick_config(config), seed=1).model == "tiny-bart"

@@ -303,6 +303,8 @@ def test_foreign_runs_are_read_as_far_as_they_go() -> None:
     found = week_run(mirrored)
     assert (found.model, found.outcome, found.member, found.sweep) == ("mt5-small", "running", "not named", "not named")
     assert (found.wall_s, found.gpu_s, found.score) == (60.0, 0.0, None)
+    by_loss = replace(mirrored, config={"metric": "eval/loss"}, summary={"best/loss": 1.5, "eval/loss": 1.7})
+    assert (week_run(by_loss).score, week_run(by_loss).scale) == (1.5, Scale(metric="eval/loss", goal="minimize"))
     assert datetime.fromtimestamp(found.at, UTC) == datetime(2026, 11, 20, 10, tzinfo=UTC)
     assert merged([Source(runs=(found,), remarks=("a",)), Source(runs=(found,), remarks=("b",))]) == Source(
         runs=(found,), remarks=("a", "b")

@@ -11,14 +11,14 @@ from typing import cast
 from common.errors import RequestError
 from common.files import write_text
 from dialsum.config import RunConfig, load_run_config
-from tune_jobs.after.model_card import CardFacts, DataFacts, build_card, cost_rows
+from tune_jobs.after.model_card import DataFacts, ModelCardFacts, build_card, cost_rows
 from tune_jobs.analysis.experiments import Experiment, folder_of
 from tune_jobs.analysis.sweep_analysis import find_cost
 from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder, TrialRecord
 from tune_jobs.records.redaction import Redactor
 from tune_jobs.records.snapshot import Snapshot, load_snapshot
 from tune_jobs.report.findings import Findings
-from tune_jobs.report.look import trials_text
+from tune_jobs.report.formatting import trials_text
 
 CARD = "README.md"
 _FILES = ("train_file", "dev_file", "test_file")
@@ -140,7 +140,7 @@ def _with_ledger(experiment: Experiment) -> tuple[Experiment, Ledger | None]:
     return replace(experiment, trial=trial), ledger
 
 
-def _facts(experiment: Experiment, ledger: Ledger | None) -> CardFacts:
+def _facts(experiment: Experiment, ledger: Ledger | None) -> ModelCardFacts:
     from dialsum.models import resolve
 
     folder = ExperimentFolder(experiment.folder)
@@ -156,7 +156,7 @@ def _facts(experiment: Experiment, ledger: Ledger | None) -> CardFacts:
     spec = resolve(str(folder.best_model))
     snapshot = load_snapshot(folder.snapshot)
     trial = experiment.trial
-    return CardFacts(
+    return ModelCardFacts(
         name=experiment.name,
         config=config,
         kind=spec.kind,

@@ -37,7 +37,7 @@ class DataFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardFacts:
+class ModelCardFacts:
     """What stands on a card.
 
     Attributes:
@@ -67,7 +67,7 @@ class CardFacts:
     simulated: bool = False
 
 
-def build_card(facts: CardFacts) -> str:
+def build_card(facts: ModelCardFacts) -> str:
     """Returns README.md for the folder of a model."""
     language = "Korean" if facts.config.language == "ko" else "English"
     sections = [
@@ -85,7 +85,7 @@ def build_card(facts: CardFacts) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def usage(facts: CardFacts) -> str:
+def usage(facts: ModelCardFacts) -> str:
     """Returns Python that summarizes one dialogue with transformers alone, as this program does."""
     config, causal = facts.config, facts.kind == "causal"
     auto = "AutoModelForCausalLM" if causal else "AutoModelForSeq2SeqLM"
@@ -125,7 +125,7 @@ print(summary)
 """
 
 
-def _header(facts: CardFacts) -> dict[str, object]:
+def _header(facts: ModelCardFacts) -> dict[str, object]:
     header: dict[str, object] = {
         "language": facts.config.language,
         "library_name": "transformers",
@@ -145,7 +145,7 @@ def _origin(model: str) -> str:
     return f"Fine-tuned from {named}."
 
 
-def _data(facts: CardFacts) -> str:
+def _data(facts: ModelCardFacts) -> str:
     rows = []
     for name, one in facts.data.items():
         count = "not known" if one.dialogues is None else f"{one.dialogues:,}"
@@ -155,11 +155,12 @@ def _data(facts: CardFacts) -> str:
     return markdown_table(("", "File", "Dialogues", "SHA-256"), rows) if rows else "Not known."
 
 
-def _scores(facts: CardFacts) -> str:
+def _scores(facts: ModelCardFacts) -> str:
     sets = [("dev, by which it was chosen", facts.dev), ("test", facts.test)]
     rows = [
         (name, *(f"{scores[key]:.2f}" if key in scores else "" for key in _SCORES)) for name, scores in sets if scores
     ]
+    extreme = "lowest" if facts.config.goal == "minimize" else "highest"
     weights = " / ".join(f"{weight:g}" for weight in facts.config.rouge_weights)
     scorer = facts.scorer
     if scorer is None:
@@ -171,10 +172,11 @@ def _scores(facts: CardFacts) -> str:
             f" {scorer.get('rouge_score_version', '?')}; scores of other scorers are not comparable."
         )
     combined = f"Combined: ROUGE-1 / 2 / L weighted {weights}."
-    return f"{markdown_table(('', *_SCORES.values()), rows)}\n\n{counted} {combined}"
+    chosen = f"Of all evaluations of the training this one has the {extreme} {facts.config.metric}."
+    return f"{markdown_table(('', *_SCORES.values()), rows)}\n\n{chosen} {counted} {combined}"
 
 
-def _settings(facts: CardFacts) -> str:
+def _settings(facts: ModelCardFacts) -> str:
     shown = {name: value for name, value in facts.config.to_dict().items() if name not in _NOT_SHOWN}
     if facts.config.model not in SPECS or SPECS[facts.config.model].hub_id is not None:
         shown = {name: value for name, value in shown.items() if not name.startswith("tiny_")}
@@ -196,7 +198,7 @@ def _exact(value: object) -> str:
     return str(value)
 
 
-def _cost(facts: CardFacts) -> str:
+def _cost(facts: ModelCardFacts) -> str:
     if not facts.cost:
         return "Not recorded."
     table = markdown_table(("", ""), facts.cost)
@@ -204,7 +206,7 @@ def _cost(facts: CardFacts) -> str:
     return table + simulated
 
 
-def _limits(facts: CardFacts) -> str:
+def _limits(facts: ModelCardFacts) -> str:
     config = facts.config
     lines = [
         f"* Reads the first {config.encoder_max_len} tokens of a dialogue and writes at most {config.summary_max_len}.",

@@ -21,13 +21,13 @@ from tune_jobs.records.ledger import ExperimentFolder
 from tune_jobs.records.run_numbers import RunNumbers, read_numbers
 from tune_jobs.records.snapshot import CONFIG_FILE, Snapshot, current_state, load_snapshot
 from tune_jobs.records.snapshot_changes import Change, find_changes, find_edits
-from tune_jobs.search.inputs import evaluations_of
+from tune_jobs.search.inputs import count_evaluations
 
 _FILE_FIELDS = ("train_file", "dev_file", "test_file")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Repetition:
     """What is going to be run again.
 
     Attributes:
@@ -61,12 +61,12 @@ class Reproduction:
         folder: Of the repetition.
     """
 
-    plan: Plan
+    plan: Repetition
     judgement: Judgement
     folder: Path
 
 
-def plan_reproduction(folder: Path, data_folder: Path | None = None) -> Plan:
+def plan_reproduction(folder: Path, data_folder: Path | None = None) -> Repetition:
     """Reads an experiment and looks at what has changed since; trains nothing.
 
     Args:
@@ -88,7 +88,7 @@ def plan_reproduction(folder: Path, data_folder: Path | None = None) -> Plan:
     if snapshot is not None:
         changes = (*_edits(folder, written), *find_changes(snapshot, current_state(config.to_dict())))
     evaluations, was_stopped = _evaluations(config, before)
-    return Plan(
+    return Repetition(
         folder=folder,
         config=config,
         before=before,
@@ -100,7 +100,7 @@ def plan_reproduction(folder: Path, data_folder: Path | None = None) -> Plan:
     )
 
 
-def reproduce(plan: Plan, output: Path, tell: Callable[[str], None] = lambda text: None) -> Reproduction:
+def reproduce(plan: Repetition, output: Path, tell: Callable[[str], None] = lambda text: None) -> Reproduction:
     """Trains again, in this process, and compares.
 
     Args:
@@ -131,7 +131,7 @@ def reproduce(plan: Plan, output: Path, tell: Callable[[str], None] = lambda tex
     judgement = judge(
         plan.before,
         read_numbers(output),
-        model=plan.config.model,
+        config=plan.config,
         paired=_paired(plan, output) if summaries is not None and summaries[0] < summaries[1] else None,
         dialogues=summaries[1] if summaries is not None else None,
         summaries=summaries,
@@ -174,7 +174,7 @@ def _snapshot(folder: Path) -> tuple[Snapshot | None, str]:
 class _Repetition(NullReporter):
     """Tells how far a run is, and ends it after as many evaluations as the experiment had where that was stopped."""
 
-    def __init__(self, plan: Plan, tell: Callable[[str], None]) -> None:
+    def __init__(self, plan: Repetition, tell: Callable[[str], None]) -> None:
         self._plan, self._tell = plan, tell
         self._done = 0
         self._started_s = time.monotonic()
@@ -194,7 +194,7 @@ def _evaluations(config: RunConfig, before: RunNumbers) -> tuple[int, bool]:
     """A trial that was stopped early has fewer evaluations than its configuration would make."""
     from dialsum.data import load_examples
 
-    whole = evaluations_of(config, len(load_examples(Path(config.train_file))))
+    whole = count_evaluations(config, len(load_examples(Path(config.train_file))))
     return len(before.history), before.test is None and len(before.history) < whole
 
 
@@ -226,7 +226,7 @@ def _find_files(config: RunConfig, snapshot: Snapshot | None, data_folder: Path 
     return config.with_changes(moved)
 
 
-def _paired(plan: Plan, output: Path) -> PairedDifference | None:
+def _paired(plan: Repetition, output: Path) -> PairedDifference | None:
     shared = shared_summaries([output, plan.folder], plan.config.language, plan.config.rouge_weights)
     if not shared:
         return None

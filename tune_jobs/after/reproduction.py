@@ -8,9 +8,9 @@ from typing import Literal
 
 from common.files import read_jsonl
 from common.goal import best_first
+from dialsum.config import METRIC_GOALS, RunConfig
 from tune_jobs.analysis.candidates import Candidate, Scored, find_noise
 from tune_jobs.analysis.significance import PairedDifference
-from tune_jobs.config.sections import COMPOSITE, METRIC_GOALS
 from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
 from tune_jobs.records.run_numbers import RunNumbers
 
@@ -70,7 +70,7 @@ def judge(
     before: RunNumbers,
     again: RunNumbers,
     *,
-    model: str,
+    config: RunConfig,
     paired: PairedDifference | None = None,
     dialogues: int | None = None,
     summaries: tuple[int, int] | None = None,
@@ -81,7 +81,7 @@ def judge(
     Args:
         before: The first run.
         again: The repetition.
-        model: Name of the model: how far trainings vary is published for some kinds only.
+        config: Of both: its metric is compared; how far trainings vary is published for some models only.
         paired: The repetition against the first on the same dialogues, where both have summaries.
         dialogues: How many were scored.
         summaries: How many summaries are the same, and how many there are.
@@ -90,18 +90,18 @@ def judge(
     other_scorer = before.scorer is not None and again.scorer is not None and before.scorer != again.scorer
     if other_scorer:  # scores of different scorers are never compared
         before, again, paired = _without_scores(before), _without_scores(again), None
-    metric = COMPOSITE if COMPOSITE in before.history[0] else "eval/loss"
+    metric = config.metric if config.metric in before.history[0] else "eval/loss"
     old, new = (_best(run, metric) for run in (before, again))
     deviation, numbers = first_deviation(before, again)
     if deviation is None and summaries is not None and summaries[0] < summaries[1]:
-        verdict, reason = _by_noise(metric, model, old, new, paired, dialogues)
+        verdict, reason = _by_noise(metric, config.model, old, new, paired, dialogues)
         reason = (
             f"all numbers are equal, but {summaries[1] - summaries[0]} of {summaries[1]} summaries differ; {reason}"
         )
     elif deviation is None:
         verdict, reason = "same", f"all {numbers} numbers of {_evaluations(len(before.history))} are equal bit for bit"
     else:
-        verdict, reason = _by_noise(metric, model, old, new, paired, dialogues)
+        verdict, reason = _by_noise(metric, config.model, old, new, paired, dialogues)
     if other_scorer:
         reason += "; scores are left out, as another scorer counted them"
     return Judgement(

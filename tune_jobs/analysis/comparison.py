@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from common.errors import Problems, RequestError
-from dialsum.config import RunConfig, load_run_config
+from common.goal import best_of
+from dialsum.config import COMPOSITE, RunConfig, load_run_config
 from tune_jobs.analysis.candidates import Candidate, Noise, Scored, find_noise
 from tune_jobs.analysis.experiments import Experiment
 from tune_jobs.analysis.paired_summaries import SharedSummaries, count_summaries, shared_summaries
 from tune_jobs.analysis.significance import PairedDifference, paired_bootstrap
 from tune_jobs.analysis.summaries import SCORES
-from tune_jobs.config.sections import COMPOSITE
 from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
 from tune_jobs.records.run_numbers import RunNumbers, read_numbers
 
@@ -298,7 +298,7 @@ def _side(
                 for name in SCORES
             }
     else:
-        best = max(numbers.history, key=lambda row: row.get(COMPOSITE, 0.0))
+        best = best_of(numbers.history, lambda row: row.get(config.metric), config.goal) or {}
         scores = {name: best[f"eval/{name}"] for name in SCORES if f"eval/{name}" in best}
     return Side(
         letter=_LETTERS[place],

@@ -7,6 +7,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 from common.goal import Goal, best_of
+from dialsum.config import COMPOSITE
 from tune_jobs.analysis.candidates import score_of
 from tune_jobs.config.sections import METRIC_GOALS
 from tune_jobs.records.ledger import Ledger, TrialOutcome
@@ -160,7 +161,7 @@ def runs_of(ledger: Ledger) -> tuple[list[WeekRun], int]:
             at = sweep.started_at if sweep is not None else None
         if at is None:
             continue
-        metric = sweep.metric if sweep is not None else "eval/rouge_combined_f1"
+        metric = sweep.metric if sweep is not None else COMPOSITE
         goal = sweep.goal if sweep is not None else METRIC_GOALS[metric]
         score = score_of(trial, metric, goal)
         found.append(

@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.machines import nvml
@@ -25,7 +25,6 @@ from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
 from tune_jobs.records.sweep_lock import is_held
 from tune_jobs.report.anomalies import find_anomalies
 from tune_jobs.report.findings import find_findings
-from tune_jobs.search.inputs import known_configs
 
 _ANSWER_S = 10.0
 _PIPELINE_S = 600.0
@@ -45,9 +44,8 @@ _QUICK: Mapping[str, object] = {
 }
 
 
-def data_of(sweep: Sweep) -> tuple[str, ...]:
-    """Lists the whole paths that a sweep names; relative ones travel with it."""
-    configs = [config for one in ([phase.sweep for phase in sweep.phases] or [sweep]) for config in known_configs(one)]
+def data_of(configs: Sequence[RunConfig]) -> tuple[str, ...]:
+    """Lists the whole paths that configurations name; relative ones travel with it."""
     paths = [path for config in configs for path in (config.train_file, config.dev_file, config.test_file) if path]
     return tuple(dict.fromkeys(path for path in paths if Path(path).is_absolute()))
 
@@ -79,13 +77,13 @@ def login(sweep: Sweep | None, environment: Mapping[str, str], home: Path) -> Lo
     return LoginFacts(wished=wished, has_key=True, user=str(viewer["username"]))
 
 
-def quick_run(sweep: Sweep) -> tuple[str, float]:
-    """Trains a tiny model on a few dialogues of the sweep, in a process of its own.
+def quick_run(config: RunConfig) -> tuple[str, float]:
+    """Trains a tiny model on a few dialogues of a trial, in a process of its own.
 
     Returns:
         The last lines of what went wrong, empty where nothing did; and seconds.
     """
-    config = quick_config(([phase.sweep for phase in sweep.phases] or [sweep])[0])
+    config = quick_config(config)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tune_jobs_check_") as folder:
         file = Path(folder) / "quick.yaml"
@@ -109,9 +107,9 @@ def _why(said: str) -> str:
     return "\n".join(lines[begins[-1] :][:6] if begins else lines[-3:]) or "it said nothing"
 
 
-def quick_config(sweep: Sweep) -> RunConfig:
-    """Makes the sweep's first configuration tiny; language, data and scoring stay its own."""
-    return known_configs(sweep)[0].with_changes({**_QUICK, "model": "tiny-bart", "tiny_vocab_size": 400})
+def quick_config(config: RunConfig) -> RunConfig:
+    """Makes a configuration tiny; language, data and scoring stay its own."""
+    return config.with_changes({**_QUICK, "model": "tiny-bart", "tiny_vocab_size": 400})
 
 
 def stage_of(folder: Path) -> Stage:

@@ -3,12 +3,18 @@
 import argparse
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.commands import check_cli as nodes_cli
 from cluster.machines.checks import Check, NodeFacts, Wanted, as_json, as_text, evaluate, exit_code
 from common import cli
 from common.errors import RequestError
+
+if TYPE_CHECKING:
+    from dialsum.config import RunConfig
+    from tune_jobs.config.sweep import Sweep
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,32 +56,30 @@ def _before(chosen: argparse.Namespace) -> tuple[tuple[NodeFacts, ...], list[Che
     from tune_jobs.checks.sweep_checks import login_check, pipeline_check
     from tune_jobs.checks.sweep_facts import data_of, login, quick_run
     from tune_jobs.config.sweep_file import load_sweep
+    from tune_jobs.search.inputs import configs_by_phase
 
     sweep = None if chosen.target is None else load_sweep(chosen.target)
-    data = () if sweep is None else data_of(sweep)
-    wanted = Wanted(packages=pinned(), storage=chosen.storage, data=data)
+    by_phase = {} if sweep is None else configs_by_phase(sweep)
+    configs = [config for part in by_phase.values() for config in part]
+    wanted = Wanted(packages=pinned(), storage=chosen.storage, data=data_of(configs))
     address = chosen.address or os.environ.get("RAY_ADDRESS")
     with nodes_cli.connection(address):
         answers = every_node(wanted) if address else this_machine(wanted)
     checks = evaluate(answers.nodes, answers.wanted, answers.silent)
     if sweep is not None:
-        checks.append(_inputs(sweep))
+        checks.append(_check_inputs(sweep, by_phase))
     checks.append(login_check(login(sweep, os.environ, Path.home())))
     if sweep is not None and not chosen.no_pipeline and checks[-2].status == "ok":
         cli.note("a quick training on a few dialogues of this sweep ... (--no-pipeline leaves it out)")
-        checks.append(pipeline_check(*quick_run(sweep)))
+        checks.append(pipeline_check(*quick_run(configs[0])))
     return answers.nodes, checks
 
 
-def _inputs(sweep: "object") -> Check:
-    from tune_jobs.config.sweep import Sweep
-    from tune_jobs.search.inputs import check_inputs, ensure_sample_data
+def _check_inputs(sweep: "Sweep", configs: "Mapping[str, tuple[RunConfig, ...]]") -> Check:
+    from tune_jobs.search.inputs import prepare_inputs
 
-    assert isinstance(sweep, Sweep)
     try:
-        for one in [phase.sweep for phase in sweep.phases] or [sweep]:
-            ensure_sample_data(one)
-            check_inputs(one)
+        prepare_inputs(sweep, configs)
     except RequestError as error:
         remedy = "mend the files and names above, in the sweep file or its data"
         return Check(name="sweep", status="failed", detail=str(error), remedy=remedy)

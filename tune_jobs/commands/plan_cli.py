@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +14,11 @@ from common.errors import RequestError
 if TYPE_CHECKING:
     from cluster.machines.hardware import Inventory
     from tune_jobs.config.sweep import Sweep
-    from tune_jobs.planning.guard_rails import KnownFacts
-    from tune_jobs.planning.plan_values import DataSizes, SweepPlan
+    from tune_jobs.planning.plan_values import SweepPlan
     from tune_jobs.planning.quota_end import QuotaEnd
     from tune_jobs.planning.throughput import Throughput
     from tune_jobs.records.ledger import Ledger
+    from tune_jobs.search.inputs import SweepInputs
 
 MOST_TRIALS = 10_000
 
@@ -52,21 +53,24 @@ def run(chosen: argparse.Namespace) -> int:
     from tune_jobs.driver.trained_model import with_trained_base
     from tune_jobs.planning.earlier import earlier_ledgers, importances_of
     from tune_jobs.planning.impact import impacts
-    from tune_jobs.planning.known_facts import facts_of_data, remarks_on
+    from tune_jobs.planning.known_facts import facts_of, remarks_on
     from tune_jobs.planning.plan_json import as_json
     from tune_jobs.planning.plan_text import as_text
-    from tune_jobs.search.inputs import ensure_sample_data
+    from tune_jobs.search.inputs import prepare_inputs
 
     sweep = load_sweep(chosen.sweep)
     _refuse_endless(sweep)
     if sweep.trained_model is not None:
         sweep = with_trained_base(sweep)
-    ensure_sample_data(sweep)
-    remarks_on(sweep, facts_of_data(sweep), strict=chosen.strict)  # an exploded grid is refused before it is listed
+    inputs = prepare_inputs(sweep, for_plan=True)
+    facts = facts_of(sweep, inputs)
+    remarks_on(sweep, facts, strict=chosen.strict)  # an exploded grid is refused before it is listed
     ledgers = earlier_ledgers(Path(sweep.tracking.output_dir))
     with _cards(chosen, sweep) as inventory:
-        plan = _planned(chosen, sweep, inventory, ledgers)
-    remarks = remarks_on(sweep, _known_facts(sweep, plan), strict=chosen.strict)
+        plan = _planned(chosen, sweep, inputs, inventory, ledgers)
+    if plan.timed:
+        facts = replace(facts, makespan_s=plan.makespan, makespan_at_most_s=plan.makespan_at_most)
+    remarks = remarks_on(sweep, facts, strict=chosen.strict)
     experience, parts = importances_of(ledgers, sweep.metric.name, sweep.metric.goal)
     rows = impacts(plan.phases[0].sweep if len(plan.phases) == 1 else _searching(sweep), parts)
     now = datetime.now().astimezone()
@@ -105,22 +109,24 @@ def _cards(chosen: argparse.Namespace, sweep: "Sweep") -> "Iterator[Inventory]":
 
 
 def _planned(
-    chosen: argparse.Namespace, sweep: "Sweep", inventory: "Inventory", ledgers: "Sequence[Ledger]"
+    chosen: argparse.Namespace,
+    sweep: "Sweep",
+    inputs: "SweepInputs",
+    inventory: "Inventory",
+    ledgers: "Sequence[Ledger]",
 ) -> "SweepPlan":
     from tune_jobs.placing.placer import sweep_placer
     from tune_jobs.planning.earlier import observations_of
     from tune_jobs.planning.plan import make_plan
     from tune_jobs.planning.throughput import Throughput
 
-    sizes = _sizes(sweep)
     throughput = Throughput(observations_of(ledgers))
     measured_here: tuple[str, ...] = ()
     if chosen.measure:
         from tune_jobs.planning.quick_measurement import measure_kinds
-        from tune_jobs.search.inputs import known_configs
 
-        parts = [phase.sweep for phase in sweep.phases if phase.kind != "confirm"] or [sweep]
-        throughput = Throughput(measure_kinds([config for part in parts for config in known_configs(part)]))
+        searched = inputs.of_phases(phase for phase in sweep.phases if phase.kind != "confirm")
+        throughput = Throughput(measure_kinds(searched))
         measured_here = throughput.cards
 
     def measured_as(model: str) -> list[str]:
@@ -132,7 +138,7 @@ def _planned(
         inventory,
         described=chosen.cluster is not None,
         options=sweep_placer(sweep, inventory).options,
-        sizes=sizes,
+        sizes=inputs.sizes,
         throughput=throughput,
         measured_as=measured_as,
     )
@@ -153,28 +159,6 @@ def _measured_names(model: str, inventory: "Inventory", throughput: "Throughput"
             return label
 
     return [card for card in throughput.cards if card == model or profile(card) == profile(model)]
-
-
-def _sizes(sweep: "Sweep") -> "DataSizes":
-    """Counts the dialogues of every file; a plan does without those that are not there yet, a run would not."""
-    from common.errors import Problems
-    from dialsum.data import load_examples
-    from tune_jobs.planning.plan_values import DataSizes
-    from tune_jobs.search.inputs import known_configs
-
-    parts = [phase.sweep for phase in sweep.phases if phase.kind != "confirm"] or [sweep]
-    configs = [config for part in parts for config in known_configs(part)]
-    sizes: dict[str, int] = {}
-    problems = Problems()
-    paths = sorted({path for config in configs for path in (config.train_file, config.dev_file)})
-    absent = tuple(path for path in paths if not Path(path).exists())
-    for path in [path for path in paths if path not in absent]:
-        try:
-            sizes[path] = len(load_examples(Path(path)))
-        except RequestError as error:
-            problems.add(str(error).replace("\n", "\n    "))
-    problems.raise_if_any(sweep.source)
-    return DataSizes(of=sizes, absent=absent)
 
 
 def _in_quota(sweep: "Sweep", plan: "SweepPlan", now: datetime) -> "QuotaEnd | None":
@@ -198,14 +182,3 @@ def _in_quota(sweep: "Sweep", plan: "SweepPlan", now: datetime) -> "QuotaEnd | N
 def _searching(sweep: "Sweep") -> "Sweep":
     """The phase whose parameters are looked at: the first that searches."""
     return next((phase.sweep for phase in sweep.phases if phase.kind in ("wide", "narrow")), sweep)
-
-
-def _known_facts(sweep: "Sweep", plan: "SweepPlan") -> "KnownFacts":
-    from dataclasses import replace
-
-    from tune_jobs.planning.known_facts import facts_of_data
-
-    known = facts_of_data(sweep)
-    if not plan.timed:
-        return known
-    return replace(known, makespan_s=plan.makespan, makespan_at_most_s=plan.makespan_at_most)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from common import cli
 
 if TYPE_CHECKING:
-    from tune_jobs.after.reproduce import Plan, Reproduction
+    from tune_jobs.after.reproduce import Repetition, Reproduction
     from tune_jobs.records.snapshot_changes import Change
 
 _MOST_OTHERS = 5
@@ -79,7 +79,7 @@ def _text(done: "Reproduction") -> str:
     return "\n".join([*lines, "", _changes_text(done.plan), f"repetition: {done.folder}"])
 
 
-def _changes_text(plan: "Plan") -> str:
+def _changes_text(plan: "Repetition") -> str:
     if plan.snapshot is None:
         return f"what has changed is not known: {plan.no_snapshot}"
     if not plan.changes:

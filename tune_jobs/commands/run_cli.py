@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,9 +63,9 @@ def run(chosen: argparse.Namespace) -> int:
     from tune_jobs.driver.trained_model import with_trained_base
     from tune_jobs.driver.view import view_for
     from tune_jobs.jobs.sealed_key import take_own_key
-    from tune_jobs.planning.known_facts import facts_of_data, remarks_on
+    from tune_jobs.planning.known_facts import facts_of, remarks_on
     from tune_jobs.records.redaction import Redactor
-    from tune_jobs.search.inputs import ensure_sample_data
+    from tune_jobs.search.inputs import prepare_inputs
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     options = RunOptions(
@@ -81,10 +82,11 @@ def run(chosen: argparse.Namespace) -> int:
         sweep = with_trained_base(sweep)
     if chosen.until is not None and not sweep.phases:
         raise RequestError(f"--until {chosen.until}: {chosen.sweep} has no phases; leave it out")
-    ensure_sample_data(sweep)
+    inputs = prepare_inputs(sweep)  # what is wrong is said at once, also where the sweep starts later
+    options = replace(options, inputs=inputs)
     for text in sweep.notes:
         cli.note(f"note: {text}")
-    for remark in remarks_on(sweep, facts_of_data(sweep), strict=chosen.strict):
+    for remark in remarks_on(sweep, facts_of(sweep, inputs), strict=chosen.strict):
         cli.note(f"warning: {remark}")
     if chosen.start_at is not None:
         _wait(sweep, chosen.start_at)
@@ -123,12 +125,10 @@ def _with_results_folder(sweep: "Sweep", output: Path | None) -> "Sweep":
 
 
 def _wait(sweep: "Sweep", text: str) -> None:
-    """Waits for the hour, but not before what is wrong today was said today."""
+    """Waits for the hour."""
+    from cluster.scheduling.quotas import load_team
     from tune_jobs.driver.start_at import next_moment, wait_until, zone_of
-    from tune_jobs.search.inputs import check_inputs
-    from tune_jobs.team.quotas import load_team
 
-    check_inputs(sweep)
     zone = zone_of(load_team(Path(sweep.team.file)).time_zone if sweep.team.member else None)
     wait_until(next_moment(text, datetime.now(UTC), zone), zone, cli.note)
 

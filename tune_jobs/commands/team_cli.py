@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import cast
 
 from common import cli
-from common.errors import RequestError
+from common.errors import RequestError, WorkError
 from common.units import format_duration
 
 Values = Mapping[str, object]
+ANSWER_S = 10.0
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -30,11 +31,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Shows the books.
+    """Shows what the broker says, or the team file.
 
     Raises:
-        RequestError: When a file cannot be read, or there is neither a cluster nor a file.
-        WorkError: When the books do not answer.
+        RequestError: When a file cannot be read, or there is neither a broker nor a file.
+        WorkError: When the broker does not answer.
     """
     status = _status(chosen)
     if chosen.format == "json":
@@ -45,61 +46,70 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _status(chosen: argparse.Namespace) -> Values:
+    from cluster.scheduling.broker_process import apply_team, broker_status
+    from cluster.scheduling.quotas import load_team
+    from cluster.scheduling.team_status import describe_team
     from tune_jobs.driver.ray_session import looking_at
-    from tune_jobs.team.quotas import load_team
-    from tune_jobs.team.team_actor import apply_team, books_status
-    from tune_jobs.team.team_books import team_status
 
     wanted = load_team(chosen.apply) if chosen.apply else None
     with looking_at(chosen.address) as found:
         if wanted is not None:
             if not found:
                 raise RequestError("--apply needs a cluster: give --address, `auto` on one of its machines")
-            apply_team(wanted, chosen.apply.resolve())
-        status = books_status() if found else None
-    if status is not None and status["in_force"]:
+            apply_team(wanted, str(chosen.apply.resolve()))
+        status = broker_status(ANSWER_S) if found else None
+    if status is not None:
         return status
+    if wanted is not None:
+        raise WorkError("the quotas are in force, but the broker does not answer what is held; ask it again")
     if not chosen.file.exists():
         raise RequestError(
-            f"{chosen.file} is not there, and no cluster with quotas is at hand; give --address or --file"
+            f"{chosen.file} does not exist, and no cluster with a sweep is at hand; give --address or --file"
         )
     plan = {"in_force": False, "source": str(chosen.file), "held": [], "waiting": []}
-    return plan | team_status(load_team(chosen.file), datetime.now(UTC))
+    return plan | describe_team(load_team(chosen.file), datetime.now(UTC))
 
 
 def text_of(status: Values) -> str:
     """Lays the status out for a terminal.
 
     Args:
-        status: As TeamBooks.status gives it, or team_status for a file alone.
+        status: As BrokerService.status gives it, or describe_team for a file alone.
     """
     now_s = cast("float", status["now_s"])
-    lines = [_headline(status, now_s), _cards(status), ""]
-    members = _rows(status, "members")
-    header, columns = ["member", "quota", "focus"], ["member", "quota_gpus", "focus"]
-    if status["in_force"]:
-        header[2:2], columns[2:2] = ["holds", "waits for"], ["held_gpus", "waiting_gpus"]
-    lines.append(cli.table(header, [[_cell(member[column]) for column in columns] for member in members]))
-    held, waiting = _rows(status, "held"), _rows(status, "waiting")
+    lines = [_headline(status, now_s), _cards(status)]
+    lines += [
+        f"{_cell(one['gpus'])} GPUs of {one['node']} are held by other Ray programs" for one in _rows(status, "others")
+    ]
+    lines += [f"problem: {problem}" for problem in cast("list[str]", status.get("problems", []))]
+    members, held, waiting = _rows(status, "members"), _rows(status, "held"), _rows(status, "waiting")
+    if members:
+        header, columns = ["member", "quota", "focus"], ["member", "quota_gpus", "focus"]
+        if status["in_force"]:
+            header[2:2], columns[2:2] = ["holds", "waits for"], ["held_gpus", "waiting_gpus"]
+        lines += ["", cli.table(header, [[_cell(member[column]) for column in columns] for member in members])]
     if held:
         rows = [
-            [one["member"], one["sweep"], one["trial"], _cell(one["gpus"]), _kind(one), _age(one, now_s)]
+            [one["member"], one["trial"], _cell(one["gpus"]), one["gpu_model"], _state(one), _age(one, now_s)]
             for one in sorted(held, key=lambda one: (str(one["member"]), cast("float", one["since_s"])))
         ]
-        lines += ["", cli.table(["holds", "sweep", "trial", "GPUs", "", "for"], rows)]
+        lines += ["", cli.table(["holds", "trial", "GPUs", "GPU model", "", "for"], rows)]
     if waiting:
-        rows = [
-            [one["member"], one["sweep"], _with_further(one), _cell(one["gpus"]), _age(one, now_s), one["reason"]]
-            for one in sorted(waiting, key=lambda one: cast("float", one["since_s"]))
-        ]
-        lines += ["", cli.table(["waits", "sweep", "trial", "GPUs", "for", "why"], rows)]
+        rows = [[one["member"], one["trial"], _cell(one["gpus"]), one["reason"]] for one in waiting[:_SHOWN]]
+        lines += ["", cli.table(["waits", "trial", "GPUs", "why"], rows)]
+        lines += [f"and {len(waiting) - _SHOWN} more"] if len(waiting) > _SHOWN else []
     return "\n".join(lines)
 
 
+_SHOWN = 20  # trials that wait; all of them with --format json
+
+
 def _headline(status: Values, now_s: float) -> str:
-    zone = zoneinfo.ZoneInfo(str(status["time_zone"]))
-    parts = [f"{datetime.fromtimestamp(now_s, tz=zone):%a %H:%M} ({zone})"]
-    parts.append(f"window {status['window']}" if status["window"] else "ordinary hours")
+    zone = zoneinfo.ZoneInfo(str(status["time_zone"])) if "time_zone" in status else None
+    shown = datetime.fromtimestamp(now_s, tz=zone)
+    if zone is None:
+        return f"{shown:%a %H:%M}   no quotas"
+    parts = [f"{shown:%a %H:%M} ({zone})", f"window {status['window']}" if status["window"] else "ordinary hours"]
     change_s = cast("float | None", status["next_change_s"])
     if change_s is not None:
         change = datetime.fromtimestamp(change_s, tz=zone)
@@ -108,17 +118,20 @@ def _headline(status: Values, now_s: float) -> str:
 
 
 def _cards(status: Values) -> str:
-    lends = "idle GPUs are lent" if status["lend_idle"] else "idle GPUs are not lent"
-    if not status["in_force"]:
-        return f"{status['source']}: not in force, as no cluster with a member's sweep was given (--address); {lends}"
-    settling_s = cast("float", status["settling_s"])
-    settles = f"; books were lost, full again in {format_duration(settling_s)}" if settling_s else ""
-    cards = f"{status['capacity_gpus']:g} GPUs, {status['free_gpus']:g} free"
-    return f"{cards}; {lends}; in force: {status['source']}{settles}"
+    lends = "idle GPUs are lent" if status.get("lend_idle") else "idle GPUs are not lent"
+    if "capacity_gpus" not in status:
+        return f"{status['source']}: not in force, as no cluster with a sweep was given (--address); {lends}"
+    parts = [f"{status['capacity_gpus']:g} GPUs, {status['free_gpus']:g} free"]
+    if status["in_force"]:
+        parts += [lends, f"in force: {status['source']}"]
+    closed_s = cast("float", status["closed_s"])
+    if closed_s:
+        parts.append(f"the broker was started again and allocates in {format_duration(closed_s)}")
+    return "; ".join(parts)
 
 
 def _rows(status: Values, name: str) -> list[Values]:
-    return cast("list[Values]", status[name])
+    return cast("list[Values]", status.get(name, []))
 
 
 def _cell(value: object) -> object:
@@ -127,15 +140,11 @@ def _cell(value: object) -> object:
     return int(value) if value.is_integer() else round(value, 4)
 
 
-def _kind(one: Values) -> str:
-    lent = "lent" if one["kind"] == "lent" else ""
-    return lent if one["running"] else f"{lent} not placed yet".strip()
+def _state(one: Values) -> str:
+    borrowed = "borrowed" if one["kind"] == "borrowed" else ""
+    pauses = "pauses" if one["pause_reason"] else ""
+    return " ".join(part for part in (borrowed, pauses, "" if one["running"] else "starts") if part)
 
 
 def _age(one: Values, now_s: float) -> str:
     return format_duration(max(0.0, now_s - cast("float", one["since_s"])))
-
-
-def _with_further(one: Values) -> str:
-    further = cast("int", one["further"])
-    return f"{one['trial']} and {further} more" if further else str(one["trial"])

@@ -141,7 +141,7 @@ def geometric_rungs(*, first: float, factor: float, end: int) -> tuple[int, ...]
 
 
 def hyperband_rungs(*, max_t: int, factor: float, last: int) -> tuple[int, ...]:
-    """Returns the evaluations at which any bracket of Ray's HyperBandScheduler compares its trials.
+    """Returns the evaluations at which any bracket of Ray's HyperBandScheduler compares or ends its trials.
 
     >>> hyperband_rungs(max_t=81, factor=3, last=81)
     (1, 3, 9, 27)
@@ -149,7 +149,7 @@ def hyperband_rungs(*, max_t: int, factor: float, last: int) -> tuple[int, ...]:
     found: set[int] = set()
     for bracket in range(round(math.log(max_t) / math.log(factor)) + 1):
         position = int(max_t * factor**-bracket)
-        for _ in range(bracket):
+        for _ in range(bracket + 1):
             found.add(position)
             position = int(min(position * factor, max_t))
     return tuple(sorted(rung for rung in found if 1 <= rung < min(max_t, last)))

@@ -34,6 +34,9 @@ _OTHER_WORDS = MappingProxyType(  # what other programs call our fields
     }
 )
 
+_OF_THE_SWEEP = ("metric", "goal")  # a trial gets the sweep's own
+FIELDS = tuple(name for name in FIELD_DESCRIPTIONS if name not in _OF_THE_SWEEP)  # that a sweep may search or set
+
 
 def value_problems(name: str, value: Value) -> tuple[str, ...]:
     """Says why a run configuration would refuse a value; empty when it would not.
@@ -54,9 +57,11 @@ def value_problems(name: str, value: Value) -> tuple[str, ...]:
 
 
 def unknown_field(name: str) -> str:
-    """Says that no run configuration has a field, and which one was probably meant."""
+    """Says that a sweep cannot set a field, and which one was probably meant."""
+    if name in _OF_THE_SWEEP:
+        return f"{name} is the same for all trials of a sweep; write `metric: {{name: ..., goal: ...}}` at its top"
     meant = _OTHER_WORDS.get(name)
-    hint = f"; did you mean {meant!r}?" if meant else nearest(name, list(FIELD_DESCRIPTIONS))
+    hint = f"; did you mean {meant!r}?" if meant else nearest(name, FIELDS)
     return (
         f"no field of a run configuration is called {name!r}{hint or '; `python -m dialsum train --help` lists them'}"
     )

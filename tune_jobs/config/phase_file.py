@@ -8,10 +8,9 @@ from typing import get_args
 
 from common.errors import Problems, RequestError
 from common.strict import KeyPath, Located, nearest
-from dialsum.config import FIELD_DESCRIPTIONS
 from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.early_terminate_file import read_early_terminate
-from tune_jobs.config.fields import to_value, unknown_field, value_problems
+from tune_jobs.config.fields import FIELDS, to_value, unknown_field, value_problems
 from tune_jobs.config.sections import Method
 from tune_jobs.config.space import Value
 from tune_jobs.config.sweep import Phase, PhaseKind, Sweep
@@ -176,7 +175,7 @@ def _fixed(raw: object, path: KeyPath, document: Located, problems: Problems) ->
     fixed: dict[str, Value] = {}
     for key, value in ((str(key), value) for key, value in raw.items()):
         place = document.where(*path, key)
-        if key not in FIELD_DESCRIPTIONS:
+        if key not in FIELDS:
             problems.add(f"{place}: {unknown_field(key)}")
             continue
         try:

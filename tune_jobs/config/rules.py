@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from common.errors import Problems, RequestError
-from dialsum.config import FIELD_DESCRIPTIONS, RunConfig
+from dialsum.config import RunConfig
 from tune_jobs.config.expressions import Expression, parse
-from tune_jobs.config.fields import takes_whole, to_value, unknown_field
+from tune_jobs.config.fields import FIELDS, takes_whole, to_value, unknown_field
 from tune_jobs.config.space import Value
 
 RuleValue = str | int | float | bool | None
@@ -38,7 +38,7 @@ class Rules:
             if value is not None and value < 1:
                 problems.add(f"{name} must be at least 1, but is {value}")
         for name, text in self.set.items():
-            if name not in FIELD_DESCRIPTIONS:
+            if name not in FIELDS:
                 problems.add(f"set.{name}: {unknown_field(name)}")
             elif isinstance(text, str):
                 try:
@@ -128,7 +128,7 @@ def _computed(name: str, text: RuleValue, values: Mapping[str, Value], problems:
 
 
 def _parse(text: str) -> Expression:
-    return parse(text, list(FIELD_DESCRIPTIONS), unknown_field)
+    return parse(text, list(FIELDS), unknown_field)
 
 
 def _scale_learning_rate(values: dict[str, Value], reference: int, notes: list[str]) -> None:

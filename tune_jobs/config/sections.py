@@ -8,12 +8,13 @@ from common.errors import Problems
 from common.goal import Goal
 from common.strict import nearest
 from common.units import parse_bytes, parse_duration
+from dialsum.config import COMPOSITE
+from dialsum.config import METRIC_GOALS as EVALUATED_GOALS
 
 Method = Literal["grid", "random", "bayes", "bohb", "pbt"]
-COMPOSITE = "eval/rouge_combined_f1"
-_ROUGE = ("rouge1_f1", "rouge2_f1", "rougeL_f1", "rouge_combined_f1")
-METRIC_GOALS: dict[str, Goal] = {f"{prefix}/loss": "minimize" for prefix in ("eval", "best")}
-METRIC_GOALS |= {f"{prefix}/{name}": "maximize" for prefix in ("eval", "best") for name in _ROUGE}
+METRIC_GOALS: dict[str, Goal] = {  # best/*: of the best evaluation so far
+    name: goal for own, goal in EVALUATED_GOALS.items() for name in (own, own.replace("eval/", "best/"))
+}
 READ_BY: dict[str, tuple[Method, ...]] = {  # keys of `search` that only some methods read
     "startup_trials": ("bayes", "bohb"),
     "points": ("bayes", "bohb", "grid"),
@@ -48,6 +49,15 @@ class Metric:
                 f"goal {self.goal!r} of {self.name} would choose the worst model; write {right!r} or leave it out"
             )
         problems.raise_if_any("metric")
+
+    @property
+    def evaluated(self) -> str:
+        """The metric as an evaluation reports it: a trial's best value is the best of that.
+
+        >>> Metric(name="best/rougeL_f1").evaluated
+        'eval/rougeL_f1'
+        """
+        return self.name.replace("best/", "eval/")
 
 
 @dataclass(frozen=True, kw_only=True)

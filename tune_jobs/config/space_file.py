@@ -9,8 +9,7 @@ from typing import cast
 
 from common.errors import Problems
 from common.strict import KeyPath, Located, nearest
-from dialsum.config import FIELD_DESCRIPTIONS
-from tune_jobs.config.fields import takes_whole, to_value, unknown_field, value_problems
+from tune_jobs.config.fields import FIELDS, takes_whole, to_value, unknown_field, value_problems
 from tune_jobs.config.space import (
     Bell,
     BellDistribution,
@@ -120,7 +119,7 @@ def _entries(raw: Mapping[str, object], path: KeyPath, document: Located, proble
 
 def _read(entry: _Entry) -> Parameter | None:
     before = len(entry.problems)
-    if entry.name not in FIELD_DESCRIPTIONS:
+    if entry.name not in FIELDS:
         entry.problems.add(f"{entry.document.where(*entry.path)}: {unknown_field(entry.name)}")
     distribution = _distribution(entry)
     if distribution is None:

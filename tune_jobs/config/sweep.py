@@ -82,8 +82,9 @@ class Sweep:
         return sum(math.prod(size or 0 for size in sizes) for sizes in left)
 
     def base_for(self, sampled: Mapping[str, Value]) -> RunConfig:
-        """Returns the base configuration that belongs to a sampled model."""
-        return self.base_by_model.get(str(sampled.get("model", self.base.model)), self.base)
+        """Returns the base configuration that belongs to a sampled model, with the sweep's metric and goal."""
+        base = self.base_by_model.get(str(sampled.get("model", self.base.model)), self.base)
+        return dataclasses.replace(base, metric=self.metric.evaluated, goal=self.metric.goal)
 
     def resolve(self, sampled: Mapping[str, Value]) -> ResolvedTrial:
         """Returns the whole run configuration of a trial; see rules.resolve."""

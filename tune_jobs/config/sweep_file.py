@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from common.errors import Problems, RequestError
 from common.strict import Located, load_yaml, nearest
-from dialsum.config import RunConfig, load_run_config
+from dialsum.config import COMPOSITE, RunConfig, load_run_config
 from tune_jobs.config.anomalies import Anomalies
 from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.early_terminate_file import read_early_terminate
@@ -16,7 +16,6 @@ from tune_jobs.config.phase_file import read_phases
 from tune_jobs.config.points import check_points
 from tune_jobs.config.rules import Rules
 from tune_jobs.config.sections import (
-    COMPOSITE,
     METRIC_GOALS,
     READ_BY,
     Metric,

@@ -1,38 +1,72 @@
-"""Which broker a sweep asks: the one of the cluster at hand, or one in this process."""
+"""Which broker a sweep asks: that of the cluster at hand, or one in this process for a Ray of its own."""
 
-import os
-import socket
-import time
+from pathlib import Path
 
 from cluster.machines.hardware import Inventory
+from cluster.machines.node_watch import LivingNodes
+from cluster.machines.ray_nodes import RayNodes
 from cluster.scheduling.broker_client import BrokerClient, LocalBroker
+from cluster.scheduling.broker_process import cluster_broker
+from cluster.scheduling.quotas import Team, load_team, refuse_models
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.driver.sweep_state import Clocks
-
-
-def sweep_key(sweep: Sweep) -> str:
-    """Returns a name that is unique on a cluster: two members may call their sweeps alike."""
-    return f"{sweep.name}@{socket.gethostname()}:{os.getpid()}:{time.time():.0f}"
+from tune_jobs.driver.sweep_parts import Clocks
 
 
 def open_broker(
-    sweep: Sweep, key: str, inventory: Inventory, clocks: Clocks, *, max_concurrent: int | None
+    sweep: Sweep, inventory: Inventory, clocks: Clocks, *, on_cluster: bool, max_concurrent: int | None
 ) -> BrokerClient:
-    """Opens the broker.
+    """Opens the broker; this process is connected to Ray.
 
     Args:
-        sweep: Its member and models matter where there are quotas.
-        key: See sweep_key.
-        inventory: What there is, with Ray's node ids.
-        clocks: For an embedded broker.
+        sweep: Its name, and its member and models where it names a member.
+        inventory: What there is, with Ray's node ids; the cluster's broker asks for itself.
+        clocks: For a broker in this process.
+        on_cluster: Whether Ray was there before this sweep: then all its sweeps share one broker.
         max_concurrent: Trials of the sweep that may run at a time; None for no limit.
 
     Raises:
         RequestError: When the sweep is refused.
         WorkError: When no broker answers.
     """
-    broker = LocalBroker(
-        inventory, sweep=key, max_concurrent=max_concurrent, elapsed_s=clocks.elapsed_s, now=clocks.now
-    )
+    team = _team_of(sweep)
+    broker: BrokerClient
+    if on_cluster:
+        broker = cluster_broker(
+            sweep=sweep.name,
+            member=sweep.team.member,
+            models=_models_of(sweep),
+            max_concurrent=max_concurrent,
+            team=team,
+            team_source=sweep.team.file,
+        )
+    else:
+        broker = LocalBroker(
+            inventory,
+            sweep=sweep.name,
+            member=sweep.team.member,
+            team=team,
+            max_concurrent=max_concurrent,
+            watch=LivingNodes(inventory, RayNodes()).poll,
+            elapsed_s=clocks.elapsed_s,
+            now=clocks.now,
+        )
     broker.open()
     return broker
+
+
+def _team_of(sweep: Sweep) -> Team | None:
+    """Reads the team file of a sweep that names its member.
+
+    Raises:
+        RequestError: When it does not know the member, or does not give it the sweep's models.
+    """
+    if sweep.team.member is None:
+        return None
+    team = load_team(Path(sweep.team.file))
+    refuse_models(team, sweep.team.member, _models_of(sweep))
+    return team
+
+
+def _models_of(sweep: Sweep) -> tuple[str, ...]:
+    values = next((parameter.values() for parameter in sweep.space.parameters if parameter.name == "model"), None)
+    return tuple(str(value) for value in values or (sweep.base.model,))

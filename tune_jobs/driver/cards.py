@@ -22,7 +22,8 @@ def cards_at_hand(simulate: str | None, *, cpu_only: bool = False) -> Iterator[I
         simulate: Described logical cards for this machine; what it has, or one simulated card, where None.
         cpu_only: Place by CPUs and host memory, also where cards would be simulated.
     """
-    from cluster.machines.inventory import ray_cluster, this_machine
+    from cluster.machines.inventory import this_machine
+    from cluster.machines.node_watch import ray_cluster
     from tune_jobs.driver.ray_session import attached, connected
 
     if attached():

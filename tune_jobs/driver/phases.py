@@ -18,12 +18,12 @@ from tune_jobs.config.sweep_parts import name_problems
 from tune_jobs.driver.run_sweep import RunOptions, at_hand, check_placement, run_sweep
 from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
 from tune_jobs.driver.sweep_end import reported
-from tune_jobs.driver.sweep_state import Clocks
+from tune_jobs.driver.sweep_parts import Clocks
 from tune_jobs.driver.view import View
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
 from tune_jobs.records.sweep_lock import alone, put_aside
-from tune_jobs.search.inputs import check_inputs, ensure_sample_data
+from tune_jobs.search.inputs import prepare_inputs
 from tune_jobs.search.next_sweep import NextSweep
 from tune_jobs.search.phase_decisions import SEARCHED, Done, describe, pooled, prepare, problem_of
 
@@ -137,9 +137,8 @@ class _Staged:
         for phase in self._sweep.phases:
             problems.extend([f"phase {phase.name}: {text}" for text in name_problems(phase.sweep.name)])
         problems.raise_if_any(self._sweep.source)
-        for phase in self._foreseen():
-            ensure_sample_data(phase.sweep)
-            check_inputs(phase.sweep)
+        if self._options.inputs is None:
+            prepare_inputs(self._sweep)
 
     def _foreseen(self) -> list[Phase]:
         """The phases whose trials do not depend on others' results."""
@@ -182,7 +181,9 @@ class _Staged:
         sweep = self._phase_sweep(phase)
         folder = SweepFolder.of(self._output_dir, sweep.name)
         resume = self._options.resume and (folder.path / JOURNAL_NAME).exists()
-        options = dataclasses.replace(self._options, resume=resume, group=self._sweep.name, phase=phase.name)
+        options = dataclasses.replace(
+            self._options, resume=resume, group=self._sweep.name, phase=phase.name, inputs=None
+        )
         outcome = run_sweep(sweep, options, self._view, self._clocks, inventory=inventory, stop=self._stop)
         if outcome.interrupted:
             self._hurried = outcome.hurried

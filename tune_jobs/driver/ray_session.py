@@ -7,8 +7,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from cluster.machines.connection import connected_to
 from cluster.machines.hardware import Inventory, Node
-from cluster.machines.loopback import LOOPBACK, is_loopback, keep_loopback
+from cluster.machines.loopback import LOOPBACK, keep_loopback
 from cluster.machines.tokens import make_token, token_path
 from common.errors import RequestError
 
@@ -20,27 +21,23 @@ _NUMBER_LABEL = "tuning-node"  # finds the nodes of an embedded Ray again
 
 def attached() -> bool:
     """Whether a cluster is at hand: `ray job submit` and `ray start` set RAY_ADDRESS for their drivers."""
+    if os.environ.get("RAY_ADDRESS"):  # before the import, which reads how to authenticate: see connected_to
+        return True
     import ray
 
-    return bool(os.environ.get("RAY_ADDRESS")) or ray.is_initialized()
+    return bool(ray.is_initialized())
 
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Connects to the cluster at hand, unless this process is connected already."""
-    import ray
+    """Connects to the cluster at hand, unless this process is connected already.
 
-    if ray.is_initialized():
-        yield
-        return
+    Raises:
+        RequestError: When RAY_ADDRESS leads nowhere, or the cluster refuses this process.
+    """
     _prepare()
-    if is_loopback(os.environ.get("RAY_ADDRESS")):
-        keep_loopback()
-    ray.init(**_QUIET)
-    try:
+    with connected_to(os.environ.get("RAY_ADDRESS") or "auto"):
         yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
@@ -57,25 +54,11 @@ def looking_at(address: str | None) -> Iterator[bool]:
     Raises:
         RequestError: When nothing answers there.
     """
-    import ray
-
-    if address is None or ray.is_initialized():
-        if not attached():
-            yield False
-            return
-        with connected():
-            yield True
+    if address is None and not attached():
+        yield False
         return
-    if is_loopback(address):
-        keep_loopback()
-    try:
-        ray.init(address, **_QUIET)
-    except (ConnectionError, RuntimeError) as error:
-        raise RequestError(f"no cluster answers at {address}: {error}") from None
-    try:
+    with connected_to(address) if address else connected():
         yield True
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

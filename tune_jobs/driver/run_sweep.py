@@ -16,7 +16,7 @@ from common.storage import StorageRetry
 from tune_jobs.config.points import points_of
 from tune_jobs.config.result_paths import own_places
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.driver.broker_access import open_broker, sweep_key
+from tune_jobs.driver.broker_access import open_broker
 from tune_jobs.driver.cards import cards_at_hand
 from tune_jobs.driver.inherit import inherit_into
 from tune_jobs.driver.recovery import RetryPolicy
@@ -24,11 +24,12 @@ from tune_jobs.driver.specs import SweepSpecs
 from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
 from tune_jobs.driver.storage_watch import StorageWatch
 from tune_jobs.driver.sweep_end import SweepOutcome, outcome_of
-from tune_jobs.driver.sweep_state import Clocks, Decisions, SweepLimits, SweepState
+from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
+from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.driver.trained_model import with_trained_base
 from tune_jobs.driver.view import View
 from tune_jobs.placing.placer import CALIBRATION_NAME, Option, Placer, slots, sweep_placer
-from tune_jobs.placing.submission import largest_first, starts_largest_first
+from tune_jobs.placing.submission import largest_first, starts_largest_first, submission_limits
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord
@@ -37,7 +38,7 @@ from tune_jobs.records.snapshot import keep_code
 from tune_jobs.records.sweep_lock import alone, names_in, put_aside
 from tune_jobs.records.trial_spec import STOP_FILE
 from tune_jobs.search.grid import drawn_configs, planned_trials, sampled_configs
-from tune_jobs.search.inputs import check_inputs, ensure_sample_data, longest_trial
+from tune_jobs.search.inputs import SweepInputs, prepare_inputs
 from tune_jobs.search.samplers import CompletedTrial, ListSampler, Sampled, Sampler, TpeSampler
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class RunOptions:
         group: The staged search that this sweep is a phase of; empty for a sweep of its own.
         phase: Name of that phase.
         trainable: What runs in a trial's process; None for run_trial.
+        inputs: Of the sweep, where the caller has prepared them already.
     """
 
     resume: bool = False
@@ -69,6 +71,7 @@ class RunOptions:
     group: str = ""
     phase: str = ""
     trainable: Trainable | None = None
+    inputs: SweepInputs | None = None
 
 
 def run_sweep(
@@ -97,8 +100,7 @@ def run_sweep(
     clocks = clocks or Clocks()
     if sweep.trained_model is not None:
         sweep = with_trained_base(sweep)
-    ensure_sample_data(sweep)
-    check_inputs(sweep)
+    inputs = options.inputs or prepare_inputs(sweep)
     folder = SweepFolder.of(Path(sweep.tracking.output_dir), sweep.name)
     with alone(folder):
         if options.resume and not (folder.path / JOURNAL_NAME).exists():
@@ -106,7 +108,7 @@ def run_sweep(
         with nullcontext(inventory) if inventory is not None else at_hand(sweep, options) as found:
             placer = sweep_placer(sweep, found)
             _check_placement(sweep, placer)
-            run = _Run(folder, sweep, options, view, clocks, placer)
+            run = _Run(folder, sweep, options, view, clocks, placer, inputs.longest_trial)
             return run.run(stop)
 
 
@@ -126,24 +128,33 @@ class _Run:
     """One run of a driver over one sweep: puts the parts together."""
 
     def __init__(
-        self, folder: SweepFolder, sweep: Sweep, options: RunOptions, view: View, clocks: Clocks, placer: Placer
+        self,
+        folder: SweepFolder,
+        sweep: Sweep,
+        options: RunOptions,
+        view: View,
+        clocks: Clocks,
+        placer: Placer,
+        longest: int,
     ) -> None:
         self._folder, self._sweep, self._options, self._view = folder, sweep, options, view
         self._clocks, self._placer = clocks, placer
         self._side_by_side = min(
             slots(placer.inventory, sweep.resources), sweep.resources.max_concurrent_trials or 10**6
         )
-        self._longest = longest_trial(sweep)
-        self._key = sweep_key(sweep)
+        self._submission = submission_limits(sweep, placer.inventory)
+        self._longest = longest
 
     def run(self, stop: StopRequest | None) -> SweepOutcome:
         """Runs the sweep until it is over or stopped."""
         sweep, options = self._sweep, self._options
-        from tune_jobs.driver.ray_session import session
+        from tune_jobs.driver.ray_session import attached, session
 
+        on_cluster = attached()
         with ExitStack() as stack:
             inventory = stack.enter_context(session(self._placer.inventory))
-            broker = open_broker(sweep, self._key, inventory, self._clocks, max_concurrent=self._max_concurrent())
+            limit = self._submission.running
+            broker = open_broker(sweep, inventory, self._clocks, on_cluster=on_cluster, max_concurrent=limit)
             stack.callback(broker.close)  # a refusal leaves earlier results where they are
             if stop is None:
                 stop = StopRequest()
@@ -151,11 +162,6 @@ class _Run:
             if not options.resume:
                 put_aside(self._folder)
             return self._drive(broker, stop)
-
-    def _max_concurrent(self) -> int | None:
-        """A search that learns from results, and one on logical cards, runs no more than the machine can carry."""
-        limited = self._sweep.method in ("bayes", "bohb", "pbt") or self._placer.simulated
-        return self._side_by_side if limited else self._sweep.resources.max_concurrent_trials
 
     def _drive(self, broker: "BrokerClient", stop: StopRequest) -> SweepOutcome:
         from tune_jobs.driver.callbacks import LedgerCallback, ViewCallback, WandbLoggerCallback
@@ -270,7 +276,7 @@ class _Run:
         scheduler = scheduler_for(sweep, last=self._longest, side_by_side=self._side_by_side)
         budget_s = sweep.resources.time_budget_s
         return SweepState(
-            Decisions(
+            SweepParts(
                 sampler=sampler,
                 specs=specs,
                 early_stopping=EarlyStopping(scheduler, seed=sweep.search.seed),
@@ -278,10 +284,10 @@ class _Run:
                 inherit=inherit_into(self._folder.path.resolve(), sweep.resolve),
             ),
             SweepLimits(
-                sweep=self._key,
+                sweep=sweep.name,
                 goal=sweep.metric.goal,
                 longest=self._longest,
-                side_by_side=self._side_by_side,
+                submission=self._submission,
                 ends_at_s=None if budget_s is None else self._clocks.elapsed_s() + budget_s,
                 scheduler="pbt" if sweep.method == "pbt" else sweep.early_terminate.type,
             ),

@@ -42,7 +42,8 @@ from tune_jobs.driver.events import (
 )
 from tune_jobs.driver.housekeeping import forget_checkpoints
 from tune_jobs.driver.stop_signals import StopRequest
-from tune_jobs.driver.sweep_state import Clocks, SweepState
+from tune_jobs.driver.sweep_parts import Clocks
+from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.driver.wait_notices import WaitNotices
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import STOP_FILE, TrialSpec

@@ -6,20 +6,19 @@ broker's decision; which trials go on is the decision of the sweep's scheduler (
 """
 
 import math
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Protocol, cast
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
 
 from common.errors import RequestError
-from common.goal import Goal, best_of
+from common.goal import best_of
 from common.units import format_duration
 from tune_jobs.driver.events import (
     Allocated,
     AskToSave,
     AttemptEnded,
     AttemptStarted,
-    CancelLaunch,
     CheckpointSaved,
     CloseTrial,
     ConfirmStart,
@@ -28,25 +27,22 @@ from tune_jobs.driver.events import (
     ForgetCheckpoints,
     Instruction,
     KillProcess,
-    Launch,
     Notify,
     PauseRequested,
     Release,
     Reported,
-    ReturnAllocation,
     StillWaiting,
     StopRequested,
-    Submit,
+    Tick,
     TunerDied,
     Unplaceable,
-    Withdraw,
 )
-from tune_jobs.driver.inherit import Inherit
-from tune_jobs.driver.recovery import LOST, RetryPolicy, SuspectNodes, next_bytes
+from tune_jobs.driver.recovery import LOST, SuspectNodes, next_bytes
 from tune_jobs.driver.replay import completed_trial, replay, result_for_scheduler
 from tune_jobs.driver.stall_watch import StallWatch
-from tune_jobs.placing.placer import Option
-from tune_jobs.placing.submission import request_for, request_name
+from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
+from tune_jobs.driver.trial_queue import LAUNCH_LIMIT_S, TrialQueue
+from tune_jobs.placing.submission import request_name
 from tune_jobs.records.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.records.trial_spec import (
     EVALUATION_KEY,
@@ -54,126 +50,38 @@ from tune_jobs.records.trial_spec import (
     FAILURE_MESSAGE_KEY,
     INTERRUPTED_KEY,
     LOCATION_KEYS,
-    PLACEMENT_FIELDS,
     STARTED_KEY,
     WAITING_KEY,
     FailureKind,
     TrialSpec,
 )
-from tune_jobs.search.early_stopping import EarlyStopping, Exploit, Ruling
-from tune_jobs.search.samplers import Sampled, Sampler
+from tune_jobs.search.early_stopping import Exploit, Ruling
+from tune_jobs.search.samplers import Sampled
 
-WAITING_SUGGESTIONS = 4  # trials that a sampler which learns from results may have waiting at a time
-LAUNCH_LIMIT_S = 60.0  # a granted trial that Ray has not started by then goes back to the queue
-RESUBMIT_S = 30.0  # a trial that no node can hold asks again: nodes come and go
-NO_NODE_LIMIT_S = 600.0  # with nothing running, trials that no node can hold are given up after this time
 _STOPPED = "the driver was asked to stop"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clocks:
-    """Where time comes from.
-
-    Attributes:
-        elapsed_s: Only grows; for durations.
-        now: Unix seconds; for records.
-    """
-
-    elapsed_s: Callable[[], float] = time.monotonic
-    now: Callable[[], float] = time.time
-
-
-class SpecMaker(Protocol):
-    """Turns sampled values into what a trial's process needs."""
-
-    def make(self, number: int, sampled: Sampled) -> TrialSpec:
-        """Returns the specification of a new trial.
-
-        Raises:
-            RequestError: When the values are no valid run.
-        """
-        ...
-
-    def options(self, spec: TrialSpec, least_bytes: int = 0) -> tuple[Option, ...]:
-        """Returns every way to run a trial.
-
-        Args:
-            spec: The trial.
-            least_bytes: What its cards must give together at least, whatever the estimate says.
-
-        Raises:
-            RequestError: When it can never run here; says what would make it fit.
-        """
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decisions:
-    """Who decides what in a sweep.
-
-    Attributes:
-        sampler: Which configurations are tried.
-        specs: How they run.
-        early_stopping: Which trials go on.
-        retry: What is tried again.
-        inherit: Copies a donor's checkpoint for a trial of a population.
-    """
-
-    sampler: Sampler
-    specs: SpecMaker
-    early_stopping: EarlyStopping
-    retry: RetryPolicy
-    inherit: Inherit
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepLimits:
-    """Of one sweep.
-
-    Attributes:
-        sweep: Its name.
-        goal: Whether high or low values are good.
-        longest: Evaluations of a trial that is never stopped; a trial ends by itself there.
-        side_by_side: Trials that run at a time; a sampler that learns from results suggests no more than that.
-        ends_at_s: Reading of the elapsed clock after which trials end at their next report; None for never.
-        scheduler: Name of the scheduler that stops trials, for reasons.
-    """
-
-    sweep: str
-    goal: Goal
-    longest: int
-    side_by_side: int
-    ends_at_s: float | None = None
-    scheduler: str = "the scheduler"
 
 
 class SweepState:
     """Makes every decision of one sweep.
 
     Args:
-        decisions: Who decides what.
+        parts: Who decides what.
         limits: See there.
         journal: Its events; what it holds already is replayed.
         clocks: Injected in tests.
     """
 
-    def __init__(self, decisions: Decisions, limits: SweepLimits, journal: Journal, clocks: Clocks) -> None:
-        self._sampler, self._specs, self._scheduler = decisions.sampler, decisions.specs, decisions.early_stopping
-        self._retry, self._inherit, self._limits = decisions.retry, decisions.inherit, limits
+    def __init__(self, parts: SweepParts, limits: SweepLimits, journal: Journal, clocks: Clocks) -> None:
+        self._sampler, self._scheduler = parts.sampler, parts.early_stopping
+        self._retry, self._inherit, self._limits = parts.retry, parts.inherit, limits
         self._journal, self._clocks = journal, clocks
+        self._queue = TrialQueue(parts, limits, journal, clocks)
         self._out: list[Instruction] = []
-        self._specs_of: dict[int, TrialSpec] = {}  # of trials that were suggested and are not in the journal yet
-        self._new = [number for number in self._sampler.order if number not in journal.trials]
-        self._options: dict[int, tuple[Option, ...]] = {}
-        self._queued: dict[int, None] = {}  # submitted to the broker, not granted; in that order
-        self._launching: dict[int, float] = {}  # granted, not started by Ray: since when
         self._ending: dict[int, str] = {}  # will end at its present report, as stopped: why
         self._pausing: dict[int, str] = {}  # will give its share back: why
         self._pause_requests: dict[int, str] = {}
         self._failures: dict[int, tuple[FailureKind, str]] = {}
         self._exploits: dict[int, Exploit] = {}
-        self._unplaceable: dict[int, tuple[str, float]] = {}  # reason, and when it asks again
-        self._no_node_since_s: float | None = None
         self._stalls = StallWatch(self._retry.anomalies.stall_limit_s)
         self._suspects = SuspectNodes()
         self._stopping = False
@@ -190,17 +98,17 @@ class SweepState:
     @property
     def is_over(self) -> bool:
         """Whether every trial has ended and none is left to suggest."""
-        return not self._new and not self._specs_of and not self._open()
+        return self._queue.is_empty and not self._open()
 
     @property
     def is_idle(self) -> bool:
         """Whether no attempt runs or is being launched."""
-        return not self._launching and not any(trial.running for trial in self._journal.trials.values())
+        return not self._queue.launching and not self._running()
 
     def stalled_in_queue(self, most: int) -> list[int]:
         """Returns queued trials whose waiting is news: that ran before, or all where nothing of the sweep runs."""
-        waiting = list(self._queued) if self.is_idle else [n for n in self._queued if n in self._journal.trials]
-        return waiting[:most]
+        queued = self._queue.queued
+        return (queued if self.is_idle else [number for number in queued if number in self._journal.trials])[:most]
 
     def request_name(self, number: int) -> str:
         """Returns the name of a trial's request."""
@@ -218,36 +126,32 @@ class SweepState:
         return out
 
     def _dispatch(self, event: Event) -> None:
-        if isinstance(event, Allocated):
-            self._allocated(event)
-        elif isinstance(event, PauseRequested):
-            self._pause_requests[event.number] = event.reason
-        elif isinstance(event, Unplaceable):
-            self._queued.pop(event.number, None)
-            self._unplaceable[event.number] = event.reason, self._clocks.elapsed_s() + RESUBMIT_S
-            self._wait(event.number, event.reason)
-        elif isinstance(event, StillWaiting):
-            if event.number in self._journal.trials:
-                self._journal.write("waits", event.number, reason=event.reason)
-            self._wait(event.number, event.reason)
-        elif isinstance(event, AttemptStarted):
-            self._started(event.number)
-        elif isinstance(event, Reported):
-            self._reported(event.number, event.result)
-        elif isinstance(event, CheckpointSaved):
-            earlier = self._journal.trials[event.number].checkpoint
-            self._journal.write("saved", event.number, folder=str(event.folder))
-            if earlier is not None and earlier.parent != event.folder.parent:
-                self._out.append(ForgetCheckpoints(checkpoint=earlier))
-        elif isinstance(event, AttemptEnded):
-            self._attempt_ended(event)
-        elif isinstance(event, TunerDied):
-            self._notify(f"Ray Tune ended with an error ({event.error}); the sweep goes on from its journal")
-            self._tuner_died(event)
-        elif isinstance(event, StopRequested):
-            self._stop()
-        else:
-            self._tick()
+        match event:
+            case Allocated():
+                self._out.append(self._queue.allocate(event))
+            case PauseRequested(number=number, reason=reason):
+                self._pause_requests[number] = reason
+            case Unplaceable(number=number, reason=reason):
+                self._queue.set_unplaceable(event)
+                self._wait(number, reason)
+            case StillWaiting(number=number, reason=reason):
+                if number in self._journal.trials:
+                    self._journal.write("waits", number, reason=reason)
+                self._wait(number, reason)
+            case AttemptStarted(number=number):
+                self._started(number)
+            case Reported(number=number, result=result):
+                self._reported(number, result)
+            case CheckpointSaved(number=number, folder=folder):
+                self._saved(number, folder)
+            case AttemptEnded():
+                self._attempt_ended(event)
+            case TunerDied():
+                self._tuner_died(event)
+            case StopRequested():
+                self._stop()
+            case Tick():
+                self._tick()
 
     # From a suggestion to an attempt
 
@@ -258,92 +162,34 @@ class SweepState:
                 if not self._has_attempt(number):  # else it is submitted when its attempt has ended
                     self._submit(number)
             if self._is_out_of_time():
-                self._drop_what_never_ran()
+                self._end_what_waits()
                 return
-            if not self._new or self._has_enough_suggestions():
+            suggested = self._queue.suggest(len(self._running()))
+            if suggested is None:
                 return
-            self._suggest(self._new.pop(0))
+            self._scheduler.add(*suggested)
+            self._prepare(*suggested)
 
-    def _has_enough_suggestions(self) -> bool:
-        """Whether a sampler that learns from results should wait for some."""
-        waiting = len(set(self._queued) | set(self._unplaceable))
-        running = sum(1 for trial in self._open().values() if trial.running)
-        return waiting >= WAITING_SUGGESTIONS or waiting + running + len(self._launching) >= self._limits.side_by_side
+    def _prepare(self, number: int, sampled: Sampled) -> None:
+        try:
+            self._queue.prepare(number, sampled)
+        except RequestError as error:
+            self._refuse(number, sampled, error)
+
+    def _submit(self, number: int, *, first: bool = False) -> None:
+        if self._stopping or number in self._exploits:  # with an exploit it is submitted when that is carried out
+            return
+        try:
+            self._out += self._queue.submit(number, first=first)
+        except RequestError as error:  # the cards that could hold it are gone
+            self._close(number, "failed", str(error), "wrong_request")
 
     def _has_attempt(self, number: int) -> bool:
         trial = self._journal.trials.get(number)
-        return number in self._launching or (trial is not None and trial.running)
-
-    def _suggest(self, number: int) -> None:
-        sampled = self._sampler.suggest(number)
-        if sampled is None:
-            self._new.clear()
-            return
-        self._scheduler.add(number, sampled)
-        self._prepare(number, sampled)
-
-    def _prepare(self, number: int, sampled: Sampled) -> None:
-        """Finds out how a new trial can run; it is submitted when the scheduler lets it run."""
-        try:
-            self._specs_of[number] = self._specs.make(number, sampled)
-            self._options[number] = self._specs.options(self._specs_of[number])
-        except RequestError as error:
-            self._refuse(number, sampled, error)
-            return
-        if not self._sampler.is_list:  # what a sampler suggests depends on results, so it is kept at once
-            self._write_submitted(number)
-
-    def _write_submitted(self, number: int) -> None:
-        spec = self._specs_of.pop(number)
-        spec = spec.at(self._options[number][0].placement)
-        self._journal.write("submitted", number, spec=spec.to_dict())
-
-    def _submit(self, number: int, *, first: bool = False) -> None:
-        """Asks the broker for a share; the scheduler lets the trial run."""
-        if self._stopping or number in self._queued:
-            return
-        if number in self._exploits:  # submitted when it is carried out
-            return
-        trial = self._journal.trials.get(number)
-        if number not in self._options:
-            assert trial is not None, f"trial {number} has no options and no history"
-            try:
-                self._options[number] = self._specs.options(self._spec(number), trial.least_bytes)
-            except RequestError as error:  # the cards that could hold it are gone
-                self._close(number, "failed", str(error), "wrong_request")
-                return
-        self._queued[number] = None
-        request = request_for(self._limits.sweep, number, self._options[number], first=first)
-        self._out.append(Submit(number=number, request=request))
-
-    def _allocated(self, event: Allocated) -> None:
-        number = event.number
-        if number not in self._queued or self._stopping:  # it was withdrawn meanwhile
-            self._queued.pop(number, None)
-            self._out.append(Release(number=number))
-            return
-        self._queued.pop(number, None)
-        self._unplaceable.pop(number, None)
-        if number in self._specs_of:
-            self._write_submitted(number)
-        option = next(one for one in self._options[number] if one.alternative.model == event.model)
-        spec = self._spec(number).at(option.placement, event.nodes)
-        values, before = spec.to_dict(), self._journal.trials[number].spec
-        placement = {name: values[name] for name in PLACEMENT_FIELDS}
-        if any(before.get(name) != value for name, value in placement.items()):
-            self._journal.write("allocated", number, placement=placement)
-        self._launching[number] = self._clocks.elapsed_s()
-        self._out.append(Launch(spec=spec))
-
-    def _spec(self, number: int) -> TrialSpec:
-        if number in self._specs_of:
-            return self._specs_of[number]
-        trial = self._journal.trials[number]
-        resume_from = str(trial.checkpoint) if trial.checkpoint else None
-        return TrialSpec.from_dict({**trial.spec, "resume_from": resume_from})
+        return number in self._queue.launching or (trial is not None and trial.running)
 
     def _started(self, number: int) -> None:
-        self._launching.pop(number, None)
+        self._queue.started(number)
         self.waiting.pop(number, None)
         spec = TrialSpec.from_dict(self._journal.trials[number].spec)
         trial = self._journal.write("started", number, bundle=asdict(spec.bundle), **self._times())
@@ -355,6 +201,12 @@ class SweepState:
         self._notify(f"trial {number} {verb}{_described(spec)}: {trial.name}")
 
     # While it runs
+
+    def _saved(self, number: int, folder: Path) -> None:
+        earlier = self._journal.trials[number].checkpoint
+        self._journal.write("saved", number, folder=str(folder))
+        if earlier is not None and earlier.parent != folder.parent:
+            self._out.append(ForgetCheckpoints(checkpoint=earlier))
 
     def _reported(self, number: int, result: Mapping[str, object]) -> None:
         if not self._journal.trials[number].running:  # it was given up meanwhile
@@ -423,8 +275,7 @@ class SweepState:
             trial = self._journal.trials.get(number)
             if self._has_attempt(number):
                 self._ending[number] = self._stopped_by_scheduler(number)
-                if number in self._launching:
-                    self._out.append(CancelLaunch(number=number))
+                self._out += self._queue.cancel([number])
             elif trial is not None and trial.status is None:
                 self._close(number, "stopped", self._stopped_by_scheduler(number), None)
 
@@ -436,7 +287,7 @@ class SweepState:
                 self._exploits.pop(number)
                 continue
             behind = donor.running and donor.checkpoint_evaluation < exploit.donor_evaluation
-            if trial.running or number in self._launching or behind:
+            if self._has_attempt(number) or behind:
                 continue
             self._exploits.pop(number)
             copied = self._inherit(trial, donor, exploit)
@@ -444,7 +295,7 @@ class SweepState:
                 self._scheduler.keep(number, cast("Sampled", trial.spec["sampled"]))
             else:
                 self._journal.write("copied", number, **copied)
-                self._options.pop(number, None)
+                self._queue.forget_options(number)
             if self._scheduler.is_running(number):
                 self._submit(number)
 
@@ -453,7 +304,7 @@ class SweepState:
     def _attempt_ended(self, event: AttemptEnded) -> None:
         number, trial = event.number, self._journal.trials[event.number]
         hung = self._stalls.left(number)
-        launching = self._launching.pop(number, None) is not None
+        launching = self._queue.started(number)
         if launching and event.error is None and number not in self._ending:
             self._launch_cancelled(number)
             return
@@ -473,11 +324,12 @@ class SweepState:
 
     def _tuner_died(self, event: TunerDied) -> None:
         """All attempts are gone; only those that caused it have failed."""
-        for number in list(self._launching):
-            self._launching.pop(number)
+        self._notify(f"Ray Tune ended with an error ({event.error}); the sweep goes on from its journal")
+        for number in self._queue.launching:
+            self._queue.started(number)
             self._out.append(Release(number=number))
             self._submit(number)
-        for number in [number for number, trial in self._open().items() if trial.running]:
+        for number in list(self._running()):
             if number in event.caused_by or not event.caused_by:
                 self._attempt_ended(AttemptEnded(number=number, error=event.error, kind=event.kind))
             else:
@@ -489,8 +341,7 @@ class SweepState:
             self._out.append(Release(number=number))
             return
         reason = f"Ray did not start it within {format_duration(LAUNCH_LIMIT_S)}"
-        self._queued[number] = None
-        self._out.append(ReturnAllocation(number=number, reason=reason))
+        self._out.append(self._queue.return_allocation(number, reason))
         self._wait(number, reason)
 
     def _paused(self, number: int, reason: str) -> None:
@@ -525,20 +376,18 @@ class SweepState:
 
     def _wants_more(self, number: int) -> tuple[dict[str, int], str]:
         """Finds larger alternatives after an out-of-memory; raises RequestError where no card can give more."""
-        spec = self._spec(number)
+        spec = self._queue.spec(number)
         least_bytes = next_bytes(spec.bundle.gpus, spec.usable_bytes or 0)
-        self._options[number] = self._specs.options(spec, least_bytes)
-        same = [one.placement.bundle for one in self._options[number] if one.placement.gpu_model == spec.gpu_model]
+        options = self._queue.replace_options(number, least_bytes)
+        same = [one.placement.bundle for one in options if one.placement.gpu_model == spec.gpu_model]
         change = "; a larger card is needed"
         if same:
             change = f"; {spec.bundle.gpus:g} -> {same[0].gpus:g} {'cards' if same[0].ranks > 1 else 'of a card'}"
         return {"least_bytes": least_bytes}, change
 
     def _close(self, number: int, status: EndStatus, reason: str, kind: FailureKind | None) -> None:
-        if number in self._queued:
-            self._queued.pop(number, None)
-            self._out.append(Withdraw(number=number))
-        for kept in (self.waiting, self._unplaceable, self._options, self._pause_requests, self._exploits):
+        self._out += self._queue.forget(number)
+        for kept in (self.waiting, self._pause_requests, self._exploits):
             kept.pop(number, None)
         trial = self._journal.write("ended", number, status=status, reason=reason, failure=kind, **self._times())
         self._out.append(CloseTrial(number=number))
@@ -549,7 +398,7 @@ class SweepState:
         self._apply(self._scheduler.fail(number) if kind else self._scheduler.complete(number))
 
     def _refuse(self, number: int, sampled: Sampled, error: RequestError) -> None:
-        self._specs_of.pop(number, None)
+        self._queue.forget(number)
         self._journal.write("submitted", number, spec={"name": f"trial {number}", "sampled": dict(sampled)})
         self._journal.write(
             "ended", number, status="refused", reason=str(error), failure="wrong_request", **self._times()
@@ -562,29 +411,14 @@ class SweepState:
     # Time, and the end
 
     def _tick(self) -> None:
-        now_s = self._clocks.elapsed_s()
-        for number, since_s in self._launching.items():
-            if now_s - since_s > LAUNCH_LIMIT_S:
-                self._out.append(CancelLaunch(number=number))
-        for number, reason in self._stalls.hanging(now_s).items():
+        self._out += self._queue.cancel(self._queue.overdue())
+        for number, reason in self._stalls.hanging(self._clocks.elapsed_s()).items():
             self._notify(f"trial {number} hangs: {reason}")
             self._out.append(KillProcess(number=number))
-        self._ask_again(now_s)
-
-    def _ask_again(self, now_s: float) -> None:
-        """Submits trials again that no node could hold, and gives them up when nothing else is left for long."""
-        for number, (_, again_at_s) in list(self._unplaceable.items()):
-            if now_s >= again_at_s and not self._stopping:
-                reason = self._unplaceable[number][0]
-                self._unplaceable[number] = reason, now_s + RESUBMIT_S
-                self._submit(number)
-        stuck = bool(self._unplaceable) and self.is_idle and set(self._queued) <= set(self._unplaceable)
-        self._no_node_since_s = (self._no_node_since_s or now_s) if stuck else None
-        if self._no_node_since_s is not None and now_s - self._no_node_since_s > NO_NODE_LIMIT_S:
-            for number, (reason, _) in list(self._unplaceable.items()):
-                if number in self._specs_of:
-                    self._write_submitted(number)
-                self._close(number, "failed", reason, "wrong_request")
+        for number in self._queue.due_again():
+            self._submit(number)
+        for number, reason in self._queue.given_up(is_idle=self.is_idle).items():
+            self._close(number, "failed", reason, "wrong_request")
 
     def _stop(self) -> None:
         if self._stopping:
@@ -592,30 +426,24 @@ class SweepState:
         self._stopping = True
         self._notify("asked to stop: trials save a checkpoint at their next step and end")
         self._out.append(AskToSave())
-        self._out += [Withdraw(number=number) for number in sorted(self._queued)]
-        self._queued.clear()
-        self._out += [CancelLaunch(number=number) for number in sorted(self._launching)]
+        self._out += self._queue.withdraw_all()
 
     def _is_out_of_time(self) -> bool:
         ends_at_s = self._limits.ends_at_s
         return ends_at_s is not None and self._clocks.elapsed_s() >= ends_at_s
 
-    def _drop_what_never_ran(self) -> None:
-        """Ends the sweep's window: trials that never ran are left out, those that paused end where they are."""
-        self._new.clear()
-        for number in sorted(set(self._queued) | set(self._unplaceable)):
-            if number in self._specs_of:
-                if number in self._queued:
-                    self._out.append(Withdraw(number=number))
-                self._queued.pop(number, None)
-                self._unplaceable.pop(number, None)
-        self._specs_of = {number: spec for number, spec in self._specs_of.items() if number in self._launching}
-        for number, trial in self._open().items():
-            if not trial.running and number not in self._launching:
+    def _end_what_waits(self) -> None:
+        """Leaves out trials that never ran, and ends those that paused where they are: the time is over."""
+        self._out += self._queue.drop_unwritten()
+        for number in self._open():
+            if not self._has_attempt(number):
                 self._close(number, "stopped", "the sweep's time is over", None)
 
     def _open(self) -> dict[int, TrialHistory]:
         return {number: trial for number, trial in self._journal.trials.items() if trial.status is None}
+
+    def _running(self) -> list[int]:
+        return [number for number, trial in self._journal.trials.items() if trial.running]
 
     # Another driver's journal
 
@@ -629,9 +457,8 @@ class SweepState:
                 self._journal.write("reopened", number)
                 self._notify(f"trial {number} had failed with its process and is tried again")
         if self._sampler.is_list:
-            for number in self._new:
-                self._prepare(number, self._sampler.suggest(number) or {})
-            self._new.clear()
+            for number, sampled in self._queue.take_list():
+                self._prepare(number, sampled)
 
     # Small things
 

@@ -10,7 +10,7 @@ from common.errors import Problems, RequestError
 from common.units import format_bytes
 from dialsum.models import SPECS
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.search.inputs import SAMPLE_FOLDER, known_configs
+from tune_jobs.search.inputs import SAMPLE_FOLDER, configs_by_phase
 
 CODE = ("common", "dialsum", "cluster", "tune_jobs")
 LIMIT_BYTES = 5 * 10**6
@@ -100,13 +100,10 @@ def _named(sweep: Sweep) -> list[tuple[str, str]]:
         named.append(("team file", sweep.team.file))
     sweeps = [phase.sweep for phase in sweep.phases] or [sweep]
     named += [("sweep file", one.source) for one in sweeps if one.source != sweep.source]
-    for one in sweeps:
-        for config in known_configs(one):
-            files = (config.train_file, config.dev_file, config.test_file)
-            named += [("data file", str(path)) for path in files if path is not None]
-            named += (
-                [("model folder", config.model)] if config.model not in SPECS and Path(config.model).exists() else []
-            )
+    for config in [config for configs in configs_by_phase(sweep).values() for config in configs]:
+        files = (config.train_file, config.dev_file, config.test_file)
+        named += [("data file", str(path)) for path in files if path is not None]
+        named += [("model folder", config.model)] if config.model not in SPECS and Path(config.model).exists() else []
     return list(dict.fromkeys(named))
 
 

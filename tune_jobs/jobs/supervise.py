@@ -26,7 +26,7 @@ Step = Literal["done", "stopped", "refused", "again", "give up"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ending:
+class DriverExit:
     """How a driver ended.
 
     Attributes:
@@ -40,15 +40,15 @@ class Ending:
     asked: bool = False
 
 
-def next_step(endings: Sequence[Ending]) -> Step:
+def next_step(endings: Sequence[DriverExit]) -> Step:
     """Decides what follows the last ending. Pure.
 
     Args:
         endings: Of all drivers so far, in their order; at least one.
 
-    >>> next_step([Ending(code=-9, progressed=True)]), next_step([Ending(code=2)]), next_step([Ending(code=0)])
+    >>> next_step([DriverExit(code=-9, progressed=True)]), next_step([DriverExit(code=2)]), next_step([DriverExit(code=0)])
     ('again', 'refused', 'done')
-    >>> next_step([Ending(code=-9, progressed=True), *[Ending(code=1)] * FRUITLESS])
+    >>> next_step([DriverExit(code=-9, progressed=True), *[DriverExit(code=1)] * FRUITLESS])
     'give up'
     """
     last = endings[-1]
@@ -102,7 +102,7 @@ def _wait_for_another(results: Path, sweep: str) -> None:
 
 def keep_running(arguments: Sequence[str], progress: Callable[[], object]) -> int:
     """See supervise; `progress` returns something that changes when a driver gets on."""
-    endings: list[Ending] = []
+    endings: list[DriverExit] = []
     resume = "--resume" in arguments
     while True:
         before = progress()
@@ -125,7 +125,7 @@ def keep_running(arguments: Sequence[str], progress: Callable[[], object]) -> in
             time.sleep(WAIT_S)
 
 
-def _run(command: Sequence[str], progress: Callable[[], object], before: object) -> Ending:
+def _run(command: Sequence[str], progress: Callable[[], object], before: object) -> DriverExit:
     asked: list[int] = []
     left: list[int] = []  # to pass on: a signal may come before the driver that it is for is known here
     process: subprocess.Popen[bytes] | None = None
@@ -148,4 +148,4 @@ def _run(command: Sequence[str], progress: Callable[[], object], before: object)
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
-    return Ending(code=code, progressed=progress() != before, asked=bool(asked))
+    return DriverExit(code=code, progressed=progress() != before, asked=bool(asked))

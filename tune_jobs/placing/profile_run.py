@@ -25,7 +25,7 @@ STEPS = 2  # the first makes the optimizer's states and warms up; the last is me
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Phase:
+class MeasuredPhase:
     """A part of a run.
 
     Attributes:
@@ -55,7 +55,7 @@ class Measured:
     """
 
     device: str
-    phases: tuple[Phase, ...]
+    phases: tuple[MeasuredPhase, ...]
     train_allocated_bytes: int | None
     train_reserved_bytes: int | None
     generate_allocated_bytes: int | None
@@ -115,7 +115,7 @@ class _Meter:
     """Times phases and reads torch's peaks at their ends."""
 
     def __init__(self, device: "torch.device") -> None:
-        self.phases: list[Phase] = []
+        self.phases: list[MeasuredPhase] = []
         self.train_reserved_bytes: int | None = None
         self._cuda = device.type == "cuda"
         self._reserved_bytes = 0
@@ -133,7 +133,7 @@ class _Meter:
         if self._cuda:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-        self._add(Phase(name=name, seconds=seconds, allocated_bytes=_peak_bytes() if self._cuda else None))
+        self._add(MeasuredPhase(name=name, seconds=seconds, allocated_bytes=_peak_bytes() if self._cuda else None))
 
     def forget_times(self) -> None:
         """Drops the times of the steps so far; their peaks stay."""
@@ -150,11 +150,13 @@ class _Meter:
 
         return max(self._reserved_bytes, torch.cuda.max_memory_reserved()) if self._cuda else None
 
-    def _add(self, phase: Phase) -> None:
+    def _add(self, phase: MeasuredPhase) -> None:
         for index, earlier in enumerate(self.phases):
             if earlier.name == phase.name:
                 seconds = phase.seconds + earlier.seconds
-                self.phases[index] = Phase(name=phase.name, seconds=seconds, allocated_bytes=_largest([phase, earlier]))
+                self.phases[index] = MeasuredPhase(
+                    name=phase.name, seconds=seconds, allocated_bytes=_largest([phase, earlier])
+                )
                 return
         self.phases.append(phase)
 
@@ -245,5 +247,5 @@ def _peak_bytes() -> int:
     return int(torch.cuda.max_memory_allocated())
 
 
-def _largest(phases: Sequence[Phase]) -> int | None:
+def _largest(phases: Sequence[MeasuredPhase]) -> int | None:
     return max((phase.allocated_bytes for phase in phases if phase.allocated_bytes is not None), default=None)

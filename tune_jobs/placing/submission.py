@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from cluster.machines.hardware import Inventory
 from cluster.scheduling.request import Request
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.placing.placer import Option
+from tune_jobs.placing.placer import Option, slots
 
 MOST_WAITING_BY_RESULTS = 4  # each configuration that waits was chosen without the results that come meanwhile
 
@@ -45,19 +47,44 @@ def starts_largest_first(sweep: Sweep) -> bool:
     return sweep.method in ("grid", "random") and sweep.resources.time_budget_s is None
 
 
-def most_waiting(sweep: Sweep) -> int | None:
-    """Returns how many requests of a sweep wait at the broker at a time; None for all that there are.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SubmissionLimits:
+    """How many trials of a sweep are under way at a time.
 
-    All of a list may wait, as results change nothing about them, so the broker can fill every gap. Where results choose
-    the next trial, few wait. The trials of a population take turns.
-
-    >>> from tune_jobs.config.space import Space
-    >>> [most_waiting(Sweep(name="a", source="", method=method, space=Space())) for method in ("random", "bohb", "pbt")]
-    [None, 4, 1]
+    Attributes:
+        running: The most that run; None for as many as there is room for.
+        waiting: The most whose requests wait at the broker; None for all that there are.
+        together: The most that wait or run; None for no limit.
     """
-    if sweep.method in ("grid", "random"):
-        return None
-    return 1 if sweep.method == "pbt" else MOST_WAITING_BY_RESULTS
+
+    running: int | None = None
+    waiting: int | None = None
+    together: int | None = None
+
+    def has_room(self, *, waiting: int, running: int) -> bool:
+        """Returns whether one more trial is submitted while so many wait and run."""
+        return (self.waiting is None or waiting < self.waiting) and (
+            self.together is None or waiting + running < self.together
+        )
+
+
+def submission_limits(sweep: Sweep, inventory: Inventory) -> SubmissionLimits:
+    """Returns how many trials of a sweep are under way at a time.
+
+    All of a list or a population may wait, as results change nothing about what they ask for, so the broker can fill
+    every gap. Where results choose the next trial, few wait, and no more than can run at all.
+
+    >>> from cluster.machines.hardware import parse_simulated
+    >>> from tune_jobs.config.space import Space
+    >>> sweeps = [Sweep(name="a", source="", method=method, space=Space()) for method in ("random", "bohb", "pbt")]
+    >>> [submission_limits(sweep, parse_simulated("8x24GiB")).waiting for sweep in sweeps]
+    [None, 4, None]
+    """
+    running = sweep.resources.max_concurrent_trials
+    if sweep.method in ("grid", "random", "pbt"):
+        return SubmissionLimits(running=running)
+    together = min(slots(inventory, sweep.resources), running or math.inf)
+    return SubmissionLimits(running=running, waiting=MOST_WAITING_BY_RESULTS, together=int(together))
 
 
 def largest_first(total: int, options: Mapping[int, Sequence[Option]]) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")  # bf16 shares the parts o
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TraceJob:
     """A part and how it is traced."""
 
     key: PartKey
@@ -58,19 +58,19 @@ def shipped_facts(archive: str) -> ModelFacts:
     return model_facts(name, values_of(SPECS[name]), untied=untied)
 
 
-def shipped_jobs(facts: ModelFacts) -> list[Job]:
+def shipped_jobs(facts: ModelFacts) -> list[TraceJob]:
     """Lists the parts that are shipped of a model: what its sweeps search, on every family of attention kernels.
 
     Left out, and so traced where they are asked for: no dropout with label smoothing; with eager attention whatever
     else is not usual; and T5 in half precision on cards without bf16.
     """
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, TraceJob] = {}
     for part, request in _requests(facts):
         key = key_of(request)
         wanted = part_key(key, part)
         family = next(name for name in KERNEL_FAMILIES if name == key.kernels)
         recipe = Recipe(factory=FACTORY, settings=settings_of(request))
-        jobs.setdefault(wanted.file_name, Job(key=wanted, recipe=recipe, family=family))
+        jobs.setdefault(wanted.file_name, TraceJob(key=wanted, recipe=recipe, family=family))
     return list(jobs.values())
 
 
@@ -147,7 +147,7 @@ def _title(key: PartKey) -> str:
     return " ".join((key.part, *(value for _, value in key.options)))
 
 
-def _with_progress(archive: str, jobs: Sequence[Job], note: Callable[[str], None]) -> Iterator[Job]:
+def _with_progress(archive: str, jobs: Sequence[TraceJob], note: Callable[[str], None]) -> Iterator[TraceJob]:
     begin_s = time.monotonic()
     for done, job in enumerate(jobs):
         if done and done % 10 == 0:

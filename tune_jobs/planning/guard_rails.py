@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.units import format_duration
-from dialsum.config import RunConfig
-from tune_jobs.config.sections import COMPOSITE
+from dialsum.config import COMPOSITE, RunConfig
 from tune_jobs.config.space import Categorical, Constant, Range
 from tune_jobs.config.sweep import Sweep
 

@@ -1,29 +1,21 @@
 """What is known of a sweep before it runs, and the guard rails' remarks on it for whoever starts it."""
 
-from pathlib import Path
-
 from common.errors import RequestError
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.planning.guard_rails import KnownFacts, Remark, warnings
-from tune_jobs.search.inputs import evaluations_of, known_configs
+from tune_jobs.search.inputs import SweepInputs, count_evaluations
 
 
-def facts_of_data(sweep: Sweep) -> KnownFacts:
-    """Reads what the data files tell; where one is absent, or a trial is no valid run, nothing is known.
-
-    Checking files and trials is not this function's part: whoever runs the sweep says what is wrong with them.
-    """
-    from dialsum.data import load_examples
-
-    parts = [phase.sweep for phase in sweep.phases if phase.kind in ("wide", "narrow")] or [sweep]
-    try:
-        configs = [config for part in parts for config in known_configs(part)]
-        sizes = {path: len(load_examples(Path(path))) for path in sorted({config.train_file for config in configs})}
-    except RequestError:
+def facts_of(sweep: Sweep, inputs: SweepInputs) -> KnownFacts:
+    """Returns what the data files tell; nothing where one is absent or nothing is trained."""
+    if inputs.sizes.absent or not inputs.trains:
         return KnownFacts()
-    learned = [min(sizes[config.train_file], config.max_train_samples or 10**12) for config in configs]
-    evaluations = [evaluations_of(config, sizes[config.train_file]) for config in configs]
-    return KnownFacts(train_examples=min(learned), evaluations=max(evaluations))
+    configs = inputs.of_phases(phase for phase in sweep.phases if phase.kind in ("wide", "narrow"))
+    learned = [(config, inputs.sizes.train(config)) for config in configs]
+    return KnownFacts(
+        train_examples=min(dialogues for _, dialogues in learned),
+        evaluations=max(count_evaluations(config, dialogues) for config, dialogues in learned),
+    )
 
 
 def remarks_on(sweep: Sweep, facts: KnownFacts, *, strict: bool) -> tuple[Remark, ...]:

@@ -13,13 +13,13 @@ from dialsum.config import RunConfig
 from tune_jobs.config.rules import ResolvedTrial
 from tune_jobs.config.sweep import Phase, Sweep
 from tune_jobs.placing.placer import Option
-from tune_jobs.placing.submission import largest_first, most_waiting, request_for, starts_largest_first
+from tune_jobs.placing.submission import largest_first, request_for, starts_largest_first, submission_limits
 from tune_jobs.planning.expected_stops import expected_evaluations, left_at
-from tune_jobs.planning.plan_values import DataSizes, MemoryGroup, PlannedPhase, PlannedTrial, SweepPlan
+from tune_jobs.planning.plan_values import MemoryGroup, PlannedPhase, PlannedTrial, SweepPlan
 from tune_jobs.planning.throughput import Speed, Throughput
 from tune_jobs.planning.timeline import TimedTrial, Timeline, run_timeline
 from tune_jobs.search.grid import drawn_configs, planned_trials
-from tune_jobs.search.inputs import evaluations_of
+from tune_jobs.search.inputs import DataSizes, count_evaluations
 
 FindOptions = Callable[[str, RunConfig], Sequence[Option]]  # see placer.Placer.options
 
@@ -184,7 +184,7 @@ def _planned(
     speed: Callable[[RunConfig], Speed | None],
 ) -> PlannedTrial:
     config, trains = trial.resolved, phase.sweep.trained_model is None
-    evaluations = evaluations_of(config, sizes.train(config)) if trains else 1
+    evaluations = count_evaluations(config, sizes.train(config)) if trains else 1
     group = groups.index(config)
     return PlannedTrial(
         number=number,
@@ -233,8 +233,7 @@ class _Packing:
         found = run_timeline(
             trials,
             self.inventory,
-            max_concurrent=sweep.resources.max_concurrent_trials,
-            most_waiting=most_waiting(sweep),
+            submission_limits(sweep, self.inventory),
         )
         assert found is not None, "without quotas every trial that fits runs at last"
         return found

@@ -7,9 +7,10 @@ from common.cli import table
 from common.units import format_bytes, format_duration
 from tune_jobs.planning.guard_rails import Remark
 from tune_jobs.planning.impact import Impact
-from tune_jobs.planning.plan_values import ASSUMED_DIALOGUES, MemoryGroup, PlannedPhase, PlannedTrial, SweepPlan
+from tune_jobs.planning.plan_values import MemoryGroup, PlannedPhase, PlannedTrial, SweepPlan
 from tune_jobs.planning.quota_end import QuotaEnd
 from tune_jobs.records.trial_spec import Placement
+from tune_jobs.search.inputs import ASSUMED_DIALOGUES
 
 METHODS = {
     "grid": "grid: every combination, or a random part of them",
@@ -62,12 +63,12 @@ def _phase_text(plan: SweepPlan, phase: PlannedPhase) -> str:
     lines = [title + phase_method(phase)]
     longest = max((trial.evaluations for trial in phase.trials), default=1)
     if phase.rungs:
-        word = "brackets" if stop.type == "hyperband" else "rungs"
+        name = "brackets" if stop.type == "hyperband" else "rungs"
         running = sum(1 for trial in phase.trials if not plan.groups[trial.group].refused)
         left = " -> ".join(map(str, (running, *phase.left)))
         strict = ", strict" if stop.strict else ""
         lines.append(
-            f"early termination: {stop.type}, eta {stop.reduction:g}{strict}; {word} at evaluations"
+            f"early termination: {stop.type}, eta {stop.reduction:g}{strict}; {name} at evaluations"
             f" {', '.join(map(str, phase.rungs))} of {longest}{_bracket_rule(phase)}; by chance {left} go on"
         )
     elif stop.type == "median":

@@ -1,6 +1,5 @@
 """What a sweep would be: its trials, their memory and shares, how they pack, and how long they take. Plain values."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,29 +10,6 @@ from tune_jobs.config.sweep import PhaseKind, Sweep
 from tune_jobs.placing.placer import Option
 from tune_jobs.planning.throughput import Speed
 from tune_jobs.planning.timeline import TimedTrial, Timeline
-
-ASSUMED_DIALOGUES = 10_000  # about as many as the Korean DialogSum has to learn from
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSizes:
-    """Dialogues of each file.
-
-    Attributes:
-        of: File -> dialogues.
-        absent: Files that are not there; then there are no times, and steps are counted for ASSUMED_DIALOGUES.
-    """
-
-    of: Mapping[str, int]
-    absent: tuple[str, ...] = ()
-
-    def train(self, config: RunConfig) -> int:
-        """Dialogues that a run learns from."""
-        return min(self.of.get(config.train_file, ASSUMED_DIALOGUES), config.max_train_samples or 10**12)
-
-    def dev(self, config: RunConfig) -> int:
-        """Dialogues that each evaluation scores."""
-        return min(self.of.get(config.dev_file, ASSUMED_DIALOGUES), config.max_eval_samples or 10**12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +111,7 @@ class SweepPlan:
         timed: Whether every trial's speed is known.
         basis: What the times rest on, for people.
         unknown: Runs of which nothing was measured, for people.
-        absent: Data files that are not there; see DataSizes.
+        absent: Data files that are not there; see search.inputs.DataSizes.
     """
 
     sweep: Sweep

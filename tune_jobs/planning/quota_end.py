@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from cluster.machines.hardware import Inventory
 from cluster.scheduling.quotas import Team, quota_gpus
-from tune_jobs.placing.submission import most_waiting
+from tune_jobs.placing.submission import submission_limits
 from tune_jobs.planning.plan_values import PlannedPhase, SweepPlan
 from tune_jobs.planning.timeline import LONGEST, Quota, run_timeline
 
@@ -62,8 +62,7 @@ def _phase_end(phase: PlannedPhase, inventory: Inventory, quota: Quota) -> datet
     timeline = run_timeline(
         phase.timed_trials,
         inventory,
-        max_concurrent=phase.sweep.resources.max_concurrent_trials,
-        most_waiting=most_waiting(phase.sweep),
+        submission_limits(phase.sweep, inventory),
         quota=quota,
     )
     return None if timeline is None else quota.starts_at + timedelta(seconds=timeline.makespan)

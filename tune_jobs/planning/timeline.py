@@ -12,7 +12,9 @@ from cluster.scheduling.broker import Broker
 from cluster.scheduling.events import Decisions, Ended, Event, Submitted, SweepJoined
 from cluster.scheduling.quotas import Team, next_change
 from cluster.scheduling.request import Allocation, Request
+from tune_jobs.placing.submission import SubmissionLimits
 
+NO_LIMITS = SubmissionLimits()
 LONGEST = timedelta(weeks=8)  # a plan that reaches further is no plan
 
 
@@ -103,9 +105,8 @@ class Quota:
 def run_timeline(
     trials: Sequence[TimedTrial],
     inventory: Inventory,
+    limits: SubmissionLimits = NO_LIMITS,
     *,
-    max_concurrent: int | None = None,
-    most_waiting: int | None = None,
     quota: Quota | None = None,
 ) -> Timeline | None:
     """Submits trials in their sequence to a broker and lets each run as long as it takes.
@@ -113,8 +114,7 @@ def run_timeline(
     Args:
         trials: All can run.
         inventory: The nodes.
-        max_concurrent: The most trials side by side.
-        most_waiting: The most requests that wait at the broker at a time; see placing.submission.
+        limits: How many trials are under way at a time.
         quota: None where everything may be used; else the plan's unit is seconds.
 
     Returns:
@@ -129,7 +129,7 @@ def run_timeline(
     >>> [(run.name, run.gpus, run.end) for run in found.runs]
     [('s/1', 0.5, 10.0), ('s/2', 0.5, 10.0), ('s/3', 0.5, 20.0)]
     """
-    return _Simulation(trials, inventory, max_concurrent, most_waiting, quota).run()
+    return _Simulation(trials, inventory, limits, quota).run()
 
 
 @dataclass(slots=True)
@@ -150,19 +150,17 @@ class _Simulation:
         self,
         trials: Sequence[TimedTrial],
         inventory: Inventory,
-        max_concurrent: int | None,
-        most_waiting: int | None,
+        limits: SubmissionLimits,
         quota: Quota | None,
     ) -> None:
         self._coming = deque(trials)
-        self._most_waiting = len(trials) if most_waiting is None else most_waiting
-        self._quota = quota
+        self._limits, self._quota = limits, quota
         self._speeds = {pool.model: pool.speed for pool in inventory.pools}
         self._broker = Broker(inventory, team=quota.team if quota else None)
         self._events: list[Event] = []
         if trials:
             member, sweep = (quota.member if quota else None), trials[0].request.sweep
-            self._events.append(SweepJoined(sweep=sweep, member=member, max_concurrent=max_concurrent))
+            self._events.append(SweepJoined(sweep=sweep, member=member, max_concurrent=limits.running))
         self._waiting: dict[str, TimedTrial] = {}
         self._running: dict[str, _Running] = {}
         self._ends: list[tuple[float, int, str]] = []
@@ -178,15 +176,18 @@ class _Simulation:
                 self._start(allocation)
             for pause in decisions.pauses:
                 self._pause(pause.name)
-            if self._events or (self._coming and len(self._waiting) < self._most_waiting):
+            if self._events or self._may_submit():
                 continue
             if not self._advance():
                 return None
         return Timeline(runs=tuple(run for _, run in sorted(self._runs, key=lambda one: one[0])))
 
     def _submit(self) -> None:
-        while self._coming and len(self._waiting) < self._most_waiting:
+        while self._may_submit():
             self._wait(self._coming.popleft())
+
+    def _may_submit(self) -> bool:
+        return bool(self._coming) and self._limits.has_room(waiting=len(self._waiting), running=len(self._running))
 
     def _wait(self, trial: TimedTrial) -> None:
         self._waiting[trial.request.name] = trial

@@ -12,7 +12,7 @@ from tune_jobs.config.parameters import show_value
 from tune_jobs.records.command_line import driver_arguments
 from tune_jobs.report.charts_memory import memory_points
 from tune_jobs.report.charts_space import best_box
-from tune_jobs.report.look import metric_name, show_score, trials_text
+from tune_jobs.report.formatting import metric_name, show_score, trials_text
 
 _MOST = 5
 _EDGE = 0.08  # so near to the end of a range, better values may lie beyond

@@ -25,7 +25,7 @@ from tune_jobs.report.charts_space import (
 )
 from tune_jobs.report.charts_timeline import draw_cost, draw_timeline
 from tune_jobs.report.charts_trials import MOST_CURVES, draw_curves, draw_importance, draw_leaders, find_curves
-from tune_jobs.report.look import Chart, metric_name, sentence, trials_text
+from tune_jobs.report.formatting import Chart, metric_name, sentence, trials_text
 
 _MOST_SLICES = 6
 _LEAST_SPAN_S = 1.0  # less is the time between two starts

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+from dialsum.config import COMPOSITE
 from tune_jobs.analysis.comparison import COMBINED, Comparison, Side
-from tune_jobs.config.sections import COMPOSITE
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded, spread_out
-from tune_jobs.report.drawing import Anchor, Box, Canvas, Dot, Drawing, Ink, Label, Polyline
-from tune_jobs.report.look import NARROW, Chart, inner_plot, metric_name
-from tune_jobs.report.marks import dot_swatch, lay_legend
+from tune_jobs.report.drawing import Anchor, Canvas, Dot, Drawing, Ink, Label, Polyline, Rectangle
+from tune_jobs.report.formatting import NARROW, Chart, inner_plot, metric_name
+from tune_jobs.report.symbols import dot_swatch, lay_legend
 
 SIDE_INKS: tuple[Ink, ...] = ("stopped", "accent", "oom", "refused", "running", "failed")  # the first is the ground
 _MOST_BARS = 400
@@ -58,7 +58,7 @@ def draw_gains(comparison: Comparison, width: float) -> Drawing:
         ink = SIDE_INKS[place] if gain > 0 else "stopped"
         x = plot.left + number * slot
         canvas.add(
-            Box(x=x, y=top, width=max(slot - min(1.0, slot / 4), 0.5), height=height, ink=ink, tip=f"{gain:+.2f}")
+            Rectangle(x=x, y=top, width=max(slot - min(1.0, slot / 4), 0.5), height=height, ink=ink, tip=f"{gain:+.2f}")
         )
     canvas.add(Polyline(points=((plot.left, zero), (plot.right, zero)), ink="muted"))
     better, worse = (sum(1 for gain in gains if sign * gain > 0) for sign in (1, -1))

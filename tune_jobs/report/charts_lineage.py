@@ -7,9 +7,9 @@ from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.config.parameters import Parameter, show_value
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, parameter_axis
-from tune_jobs.report.drawing import Canvas, Drawing, Label, Polyline, Shape, text_width
-from tune_jobs.report.look import inner_plot, show_score, trial_tip, trials_text
-from tune_jobs.report.marks import is_winner, outcome_mark
+from tune_jobs.report.drawing import Canvas, Drawing, DrawnShape, Label, Polyline, text_width
+from tune_jobs.report.formatting import inner_plot, show_score, trial_tip, trials_text
+from tune_jobs.report.symbols import is_winner, outcome_symbol
 
 MOST_ROWS = 24
 MOST_COPIES = 40
@@ -76,7 +76,7 @@ def draw_lineage(analysis: Analysis, width: float) -> Drawing:
             Polyline(points=ends, ink="finished", width=1.5, opacity=0.75, tip=tip, trial=trial.trial_id),
         )
         if trial.status != "finished":
-            canvas.add(outcome_mark(trial.status, ends[1][0], y, radius=3.5, tip=tip, trial=trial.trial_id))
+            canvas.add(outcome_symbol(trial.status, ends[1][0], y, radius=3.5, tip=tip, trial=trial.trial_id))
     copies = [copy for trial in trials for copy in copies_of(trial) if copy.donor_id in rows]
     for place, copy in enumerate(copies):
         canvas.extend(_arrow(copy, across, rows, aside=2.5 * (place % 3 - 1), ink="muted", width=1.2))
@@ -91,7 +91,9 @@ def draw_lineage(analysis: Analysis, width: float) -> Drawing:
     return canvas.finish(f"{trials_text(len(trials))}; {len(copies)} times one went on with another's weights.")
 
 
-def _arrow(copy: Copy, across: Axis, rows: Mapping[str, float], *, aside: float, ink: str, width: float) -> list[Shape]:
+def _arrow(
+    copy: Copy, across: Axis, rows: Mapping[str, float], *, aside: float, ink: str, width: float
+) -> list[DrawnShape]:
     x1, y1 = across.at(copy.donor_evaluation) + aside, rows[copy.donor_id]
     x2, y2 = across.at(copy.evaluation) + aside, rows[copy.trial_id]
     back = -6.0 if y2 > y1 else 6.0

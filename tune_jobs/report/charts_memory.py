@@ -7,8 +7,8 @@ from common.units import format_bytes
 from tune_jobs.config.parameters import to_number
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
-from tune_jobs.report.drawing import Box, Canvas, Cross, Dot, Drawing, Label, Polyline, shorten, text_width
-from tune_jobs.report.look import NARROW, inner_plot, plain_value, trials_text
+from tune_jobs.report.drawing import Canvas, Cross, Dot, Drawing, Label, Polyline, Rectangle, shorten, text_width
+from tune_jobs.report.formatting import NARROW, inner_plot, plain_value, trials_text
 
 MOST_KINDS = 12  # more different estimates are drawn as a cloud of points instead of bars
 _GIB = 2.0**30
@@ -100,8 +100,8 @@ def _draw_bars(kinds: Sequence[MemoryKind], width: float) -> Drawing:
         x, reach = axis.at(point.estimate / _GIB), axis.at(point.upper / _GIB)
         canvas.add(
             label,
-            Box(x=plot.left, y=y - 8, width=x - plot.left, height=16, ink="finished", opacity=0.75, tip=tip),
-            Box(x=x, y=y - 8, width=reach - x, height=16, ink="finished", opacity=0.35, tip=tip),
+            Rectangle(x=plot.left, y=y - 8, width=x - plot.left, height=16, ink="finished", opacity=0.75, tip=tip),
+            Rectangle(x=x, y=y - 8, width=reach - x, height=16, ink="finished", opacity=0.35, tip=tip),
         )
         canvas.extend(
             _measured_mark(one, axis.at((one.measured or 0.0) / _GIB), y) for one in kind.points if one.measured

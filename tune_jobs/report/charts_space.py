@@ -17,9 +17,9 @@ from tune_jobs.report.axes import (
     padded,
     parameter_axis,
 )
-from tune_jobs.report.drawing import Box, Canvas, Drawing, Label, Polyline, ramp, shorten, text_width
-from tune_jobs.report.look import NARROW, goodness, inner_plot, metric_name, show_score, trial_tip, trials_text
-from tune_jobs.report.marks import is_winner, mark
+from tune_jobs.report.drawing import Canvas, Drawing, Label, Polyline, Rectangle, ramp, shorten, text_width
+from tune_jobs.report.formatting import NARROW, goodness, inner_plot, metric_name, show_score, trial_tip, trials_text
+from tune_jobs.report.symbols import is_winner, trial_symbol
 
 MOST_LINES = 300  # parallel coordinates of more trials are a grey area
 MOST_DOTS = 600
@@ -79,7 +79,7 @@ def draw_slice(analysis: Analysis, parameter: Parameter, width: float) -> Drawin
         x = across.at(parameter.position(one.trial.sampled[parameter.name]))
         if parameter.scale == "category":
             x += _jitter(one.trial.trial_id) * min(18.0, plot.width / len(parameter.values) * 0.3)
-        canvas.add(mark(analysis, one, x, place_score(axis, one.score)))
+        canvas.add(trial_symbol(analysis, one, x, place_score(axis, one.score)))
     if beyond:
         edge = "bottom" if analysis.maximize else "top"
         text = f"{trials_text(beyond)} beyond the {edge}, drawn at its edge"
@@ -228,7 +228,9 @@ def _cell_of(parameter: Parameter, cells: Sequence[tuple[float, str]], one: Scor
 
 
 def _add_cell(canvas: Canvas, analysis: Analysis, inside: Sequence[Scored], cell: Plot) -> None:
-    frame = Box(x=cell.left + 1, y=cell.top + 1, width=cell.width - 2, height=cell.height - 2, ink="band", radius=3.0)
+    frame = Rectangle(
+        x=cell.left + 1, y=cell.top + 1, width=cell.width - 2, height=cell.height - 2, ink="band", radius=3.0
+    )
     if not inside:
         canvas.add(dataclasses.replace(frame, tip="no trial"))
         return

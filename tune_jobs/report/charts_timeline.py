@@ -10,9 +10,9 @@ from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.config.parameters import to_number
 from tune_jobs.records.ledger import OUTCOMES, TrialOutcome, TrialRecord
 from tune_jobs.report.axes import Axis, Plot, draw_x_axis, duration_ticks
-from tune_jobs.report.drawing import Box, Canvas, Drawing, Label, Shape, shorten, text_width
-from tune_jobs.report.look import NARROW, OUTCOME_TEXT, gpu_time, percent, trial_tip, trials_text
-from tune_jobs.report.marks import is_winner, legend, outcome_bar
+from tune_jobs.report.drawing import Canvas, Drawing, DrawnShape, Label, Rectangle, shorten, text_width
+from tune_jobs.report.formatting import NARROW, OUTCOME_TEXT, gpu_time, percent, trial_tip, trials_text
+from tune_jobs.report.symbols import is_winner, legend, outcome_bar
 
 _ROW, _TALL_ROW = 46.0, 76.0  # height of one card in the timeline; of a few cards
 _FEW_LANES = 3
@@ -163,7 +163,7 @@ def draw_timeline(analysis: Analysis, width: float) -> Drawing:
         canvas.add(
             Label(x=plot.left, y=top - 11, text=name, ink="ink"),
             Label(x=plot.right, y=top - 11, text=busy, anchor="end"),
-            Box(x=plot.left, y=top, width=plot.width, height=row, ink="band", radius=2.0),
+            Rectangle(x=plot.left, y=top, width=plot.width, height=row, ink="band", radius=2.0),
         )
         for bar in lane.bars:
             x1, x2 = axis.at(bar.start_at - begin), axis.at(bar.end_at - begin)
@@ -174,18 +174,18 @@ def draw_timeline(analysis: Analysis, width: float) -> Drawing:
     return canvas.finish(f"What ran where, over {format_duration(analysis.cost.span_s)}{told}.")
 
 
-def _without_tip(shape: Shape) -> Shape:
+def _without_tip(shape: DrawnShape) -> DrawnShape:
     return dataclasses.replace(shape, tip="", trial="")
 
 
-def _bar_shapes(analysis: Analysis, bar: Bar, inside: Plot) -> list[Shape]:
+def _bar_shapes(analysis: Analysis, bar: Bar, inside: Plot) -> list[DrawnShape]:
     trial = bar.trial
     share = f"\nshare {bar.share:g}" if bar.share else ""
     tip = trial_tip(analysis, trial) + share + ("\nsimulated card" if trial.simulated else "")
     place = {"x": inside.left, "y": inside.top, "width": max(inside.width - 0.6, 0.8), "height": inside.height}
     shapes = outcome_bar(bar.outcome, **place, tip=tip, trial=trial.trial_id)
     if is_winner(analysis, trial.trial_id):
-        won = Box(**place, ink="accent", outline="surface", radius=1.5, tip=tip, trial=trial.trial_id)
+        won = Rectangle(**place, ink="accent", outline="surface", radius=1.5, tip=tip, trial=trial.trial_id)
         shapes = [won, *shapes[1:]]
     return shapes
 

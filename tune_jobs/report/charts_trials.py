@@ -9,9 +9,9 @@ from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded
 from tune_jobs.report.charts_space import place_score, score_axis, thinned
-from tune_jobs.report.drawing import Box, Canvas, Dot, Drawing, Label, Polyline, Shape, shorten, text_width
-from tune_jobs.report.look import NARROW, inner_plot, metric_name, plain_value, show_score, trial_tip, trials_text
-from tune_jobs.report.marks import is_winner, legend, mark, outcome_mark
+from tune_jobs.report.drawing import Canvas, Dot, Drawing, DrawnShape, Label, Polyline, Rectangle, shorten, text_width
+from tune_jobs.report.formatting import NARROW, inner_plot, metric_name, plain_value, show_score, trial_tip, trials_text
+from tune_jobs.report.symbols import is_winner, legend, outcome_symbol, trial_symbol
 
 MOST_CURVES = 200
 _LEADERS = 10
@@ -37,7 +37,9 @@ def draw_leaders(analysis: Analysis, width: float) -> Drawing:
     axis = Axis(low=low, high=high, start=plot.left, end=plot.right)
     if band:
         x1, x2 = sorted((axis.at(edge), axis.at(best.score)))
-        canvas.add(Box(x=x1, y=plot.top, width=x2 - x1, height=plot.height, ink="band", tip=analysis.noise.source))
+        canvas.add(
+            Rectangle(x=x1, y=plot.top, width=x2 - x1, height=plot.height, ink="band", tip=analysis.noise.source)
+        )
         text = f"tie: within {show_score(band, metric)}"
         x = min(max((x1 + x2) / 2, plot.left + text_width(text) / 2), plot.right - text_width(text) / 2)
         canvas.add(Label(x=x, y=plot.top - 10, text=text, anchor="middle"))
@@ -52,7 +54,9 @@ def draw_leaders(analysis: Analysis, width: float) -> Drawing:
             canvas.add(Polyline(points=((min(ends), y), (max(ends), y)), ink="muted", width=2.0))
             canvas.extend(Dot(x=end, y=y, radius=2.5, ink="muted") for end in ends)
         canvas.add(
-            mark(analysis, Scored(trial=candidate.best.trial, score=candidate.score), axis.at(candidate.score), y)
+            trial_symbol(
+                analysis, Scored(trial=candidate.best.trial, score=candidate.score), axis.at(candidate.score), y
+            )
         )
     return canvas.finish(f"The best {len(leaders)} configurations by {metric_name(metric)}.")
 
@@ -76,7 +80,9 @@ def draw_importance(found: Importances, width: float) -> Drawing:
         ink = "accent" if one.stands_out else "stopped"
         canvas.add(
             Label(x=plot.left - 8, y=y, text=shorten(one.name, left - 12), anchor="end", ink="ink"),
-            Box(x=plot.left, y=y - 8, width=axis.at(one.part) - plot.left, height=16, ink=ink, radius=2.0, tip=tip),
+            Rectangle(
+                x=plot.left, y=y - 8, width=axis.at(one.part) - plot.left, height=16, ink=ink, radius=2.0, tip=tip
+            ),
             Polyline(points=((axis.at(one.low), y), (axis.at(one.high), y)), ink="surface", width=4.5),
             Polyline(points=((axis.at(one.low), y), (axis.at(one.high), y)), ink="ink", width=1.5),
             *(
@@ -153,7 +159,7 @@ def draw_curves(analysis: Analysis, width: float) -> Drawing:
     )
 
 
-def _curve_shapes(analysis: Analysis, curve: Curve, across: Axis, axis: Axis) -> list[Shape]:
+def _curve_shapes(analysis: Analysis, curve: Curve, across: Axis, axis: Axis) -> list[DrawnShape]:
     trial = curve.one.trial
     won = is_winner(analysis, trial.trial_id)
     points = tuple((across.at(x), place_score(axis, y)) for x, y in curve.points)
@@ -162,13 +168,13 @@ def _curve_shapes(analysis: Analysis, curve: Curve, across: Axis, axis: Axis) ->
     opacity = 1.0 if won else 0.75 if trial.status == "finished" else 0.6
     width = 3.0 if won else 1.5
     x, y = points[-1]
-    shapes: list[Shape] = []
+    shapes: list[DrawnShape] = []
     if len(points) > 1:
         shapes.append(Polyline(points=points, ink=ink, width=width, opacity=opacity, tip=tip, trial=trial.trial_id))
     if won:
         shapes.append(Dot(x=x, y=y, radius=5.0, ink="accent", tip=tip, trial=trial.trial_id))
     if trial.status != "finished" or (len(points) == 1 and not won):
-        shapes.append(outcome_mark(trial.status, x, y, radius=3.5, tip=tip, trial=trial.trial_id))
+        shapes.append(outcome_symbol(trial.status, x, y, radius=3.5, tip=tip, trial=trial.trial_id))
     return shapes
 
 

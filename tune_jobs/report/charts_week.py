@@ -6,8 +6,8 @@ from tune_jobs.analysis.weekly import Week, WeekRun
 from tune_jobs.records.ledger import OUTCOMES
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
 from tune_jobs.report.drawing import Canvas, Drawing, Label, Polyline
-from tune_jobs.report.look import NARROW, OUTCOME_TEXT, Chart, amount, inner_plot, sentence
-from tune_jobs.report.marks import bar_swatch, lay_legend, outcome_bar
+from tune_jobs.report.formatting import NARROW, OUTCOME_TEXT, Chart, amount, inner_plot, sentence
+from tune_jobs.report.symbols import bar_swatch, lay_legend, outcome_bar
 
 
 def find_week_charts(week: Week) -> list[Chart]:

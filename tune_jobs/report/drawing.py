@@ -22,7 +22,7 @@ TEXT_SIZE = 12.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class DrawnShape:
     """What all shapes share.
 
     Attributes:
@@ -35,7 +35,7 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Polyline(Shape):
+class Polyline(DrawnShape):
     """A line through points, in drawing units from the top left."""
 
     points: tuple[tuple[float, float], ...]
@@ -46,7 +46,7 @@ class Polyline(Shape):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Box(Shape):
+class Rectangle(DrawnShape):
     """A rectangle from its top left corner."""
 
     x: float
@@ -60,7 +60,7 @@ class Box(Shape):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dot(Shape):
+class Dot(DrawnShape):
     """A circle; a hollow one is drawn as a ring."""
 
     x: float
@@ -72,7 +72,7 @@ class Dot(Shape):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cross(Shape):
+class Cross(DrawnShape):
     """A small x; an upright one is a plus."""
 
     x: float
@@ -91,7 +91,7 @@ class Cross(Shape):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Label(Shape):
+class Label(DrawnShape):
     """One line of text; `y` is its middle. A halo keeps it readable upon lines."""
 
     x: float
@@ -117,7 +117,7 @@ class Drawing:
 
     width: float
     height: float
-    shapes: tuple[Shape, ...]
+    shapes: tuple[DrawnShape, ...]
     description: str
 
 
@@ -127,13 +127,13 @@ class Canvas:
 
     width: float
     height: float
-    shapes: list[Shape] = field(default_factory=list)
+    shapes: list[DrawnShape] = field(default_factory=list)
 
-    def add(self, *shapes: Shape) -> None:
+    def add(self, *shapes: DrawnShape) -> None:
         """Puts shapes on top."""
         self.shapes.extend(shapes)
 
-    def extend(self, shapes: Iterable[Shape]) -> None:
+    def extend(self, shapes: Iterable[DrawnShape]) -> None:
         """Puts many shapes on top."""
         self.shapes.extend(shapes)
 

@@ -11,7 +11,7 @@ from tune_jobs.report.advice import Advice
 from tune_jobs.report.charts_lineage import copy_rows, has_lineage, way_rows
 from tune_jobs.report.charts_memory import memory_points, memory_ratios
 from tune_jobs.report.charts_timeline import find_lanes
-from tune_jobs.report.look import OUTCOME_TEXT, amount, percent, show_score
+from tune_jobs.report.formatting import OUTCOME_TEXT, amount, percent, show_score
 from tune_jobs.report.summary import (
     SHOWN_RUNS,
     badges,

@@ -10,8 +10,8 @@ from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.charts_lineage import MOST_COPIES, copy_rows, has_lineage, way_rows
 from tune_jobs.report.drawing import shorten
-from tune_jobs.report.look import OUTCOME_TEXT, Chart, amount, show_score
-from tune_jobs.report.shell import chart_html, document, scroll, table_card, tiles_html, unbroken
+from tune_jobs.report.formatting import OUTCOME_TEXT, Chart, amount, show_score
+from tune_jobs.report.shell import chart_html, document, is_number, scroll, table_card, tiles_html, unbroken
 from tune_jobs.report.summary import (
     SHOWN_RUNS,
     badges,
@@ -88,7 +88,7 @@ def _runs(analysis: Analysis) -> str:
     if not analysis.candidates:
         return ""
     header, rows = runs_table(analysis)
-    numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(header))]
+    numeric = [all(is_number(row[i]) for row in rows) for i in range(len(header))]
     head = "".join(
         f'<th scope="col" class="sortable{" num" if is_numeric else ""}">{escape(name).replace("_", "_<wbr>")}</th>'
         for name, is_numeric in zip(header, numeric, strict=True)
@@ -115,7 +115,7 @@ def _cell(name: str, text: str, *, is_numeric: bool) -> str:
     if name == "End":
         return _end_cell(text)
     value = _sort_value(name, text)
-    attributes = f' data-value="{value:g}"' if value is not None and not _is_number(text) else ""
+    attributes = f' data-value="{value:g}"' if value is not None and not is_number(text) else ""
     attributes += ' class="num"' if is_numeric else ""
     if name == "To best" and text.endswith(" tie"):
         return f'<td{attributes}>{escape(text.removesuffix(" tie"))}<span class="tie">tie</span></td>'
@@ -143,14 +143,6 @@ def _sort_value(name: str, text: str) -> float | None:
 
 def _end_cell(text: str) -> str:
     return f'<td><span class="end {_OUTCOME_OF.get(text, "")}">{escape(text)}</span></td>'
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return text == ""
-    return True
 
 
 def _examples(examples: Sequence[Summary]) -> str:

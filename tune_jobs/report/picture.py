@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING
 
 from common.files import write_bytes
 from tune_jobs.analysis.sweep_analysis import Analysis
-from tune_jobs.report.drawing import Box, Canvas, Cross, Dot, Drawing, Label, Polyline, Shape, shorten, text_width
-from tune_jobs.report.look import Chart
+from tune_jobs.report.drawing import (
+    Canvas,
+    Cross,
+    Dot,
+    Drawing,
+    DrawnShape,
+    Label,
+    Polyline,
+    Rectangle,
+    shorten,
+    text_width,
+)
+from tune_jobs.report.formatting import Chart
 from tune_jobs.report.summary import badges, eyebrow, headline, tiles
 
 if TYPE_CHECKING:
@@ -136,7 +147,7 @@ def _tile_row(canvas: Canvas, analysis: Analysis, inner: float) -> float:
     width = (inner - 3 * _GAP) / 4
     for i, tile in enumerate(tiles(analysis)):
         x = _GAP + i * (width + _GAP)
-        canvas.add(Box(x=x, y=80, width=width, height=92, ink="surface", radius=8.0))
+        canvas.add(Rectangle(x=x, y=80, width=width, height=92, ink="surface", radius=8.0))
         canvas.add(Label(x=x + 14, y=98, text=tile.label))
         canvas.add(Label(x=x + 14, y=120, text=shorten(tile.value, width - 28, 17.0), ink="ink", size=17.0, bold=True))
         for j, line in enumerate(_wrapped(tile.detail, width - 28, 10.5, lines=2)):
@@ -161,16 +172,16 @@ def _wrapped(text: str, width: float, size: float, lines: int) -> list[str]:
 def _card(canvas: Canvas, chart: Chart, drawing: Drawing, *, x: float, y: float, width: float, height: float) -> float:
     """Adds a chart with its title on a white card; returns the room that it takes with the gap below."""
     whole = height + 40 + 2 * _PADDING - 14
-    canvas.add(Box(x=x, y=y, width=width, height=whole, ink="surface", radius=8.0))
+    canvas.add(Rectangle(x=x, y=y, width=width, height=whole, ink="surface", radius=8.0))
     canvas.add(Label(x=x + _PADDING, y=y + 22, text=chart.title, ink="ink", size=14.0, bold=True))
     canvas.extend(_moved(shape, x + _PADDING, y + 42) for shape in drawing.shapes)
     return whole + _GAP
 
 
-def _moved(shape: Shape, right: float, down: float) -> Shape:
+def _moved(shape: DrawnShape, right: float, down: float) -> DrawnShape:
     if isinstance(shape, Polyline):
         return dataclasses.replace(shape, points=tuple((x + right, y + down) for x, y in shape.points))
-    assert isinstance(shape, (Box, Dot, Cross, Label)), f"no pen for {type(shape).__name__}"
+    assert isinstance(shape, (Rectangle, Dot, Cross, Label)), f"no pen for {type(shape).__name__}"
     return dataclasses.replace(shape, x=shape.x + right, y=shape.y + down)
 
 
@@ -190,7 +201,7 @@ def _draw(sheet: Drawing, fonts: list[str], missing: set[str]) -> bytes:
     return content.getvalue()
 
 
-def _put(axes: "Axes", shape: Shape, order: int, fonts: list[str], missing: set[str]) -> None:
+def _put(axes: "Axes", shape: DrawnShape, order: int, fonts: list[str], missing: set[str]) -> None:
     from matplotlib.patches import Circle
     from matplotlib.patheffects import withStroke
 
@@ -201,7 +212,7 @@ def _put(axes: "Axes", shape: Shape, order: int, fonts: list[str], missing: set[
             xs, ys, color=_colour(shape.ink), linewidth=shape.width * _POINT, linestyle=style, alpha=shape.opacity,
             zorder=order, solid_joinstyle="round", solid_capstyle="round",
         )  # fmt: skip
-    elif isinstance(shape, Box):
+    elif isinstance(shape, Rectangle):
         axes.add_artist(_box_patch(shape, order))
     elif isinstance(shape, Dot):
         face = _COLOURS["surface"] if shape.hollow else _colour(shape.ink)
@@ -223,7 +234,7 @@ def _put(axes: "Axes", shape: Shape, order: int, fonts: list[str], missing: set[
         )  # fmt: skip
 
 
-def _box_patch(box: Box, order: int) -> "Patch":
+def _box_patch(box: Rectangle, order: int) -> "Patch":
     from matplotlib.patches import FancyBboxPatch, Rectangle
 
     corner = (box.x, box.y)

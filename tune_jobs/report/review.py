@@ -12,7 +12,7 @@ from tune_jobs.config.parameters import show_value
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.anomalies import find_anomalies
 from tune_jobs.report.findings import Findings, find_links
-from tune_jobs.report.look import metric_name, show_score, trials_text
+from tune_jobs.report.formatting import metric_name, show_score, trials_text
 from tune_jobs.report.markdown import markdown_table, plain
 from tune_jobs.report.summary import headline, notes, runs_table, tiles
 

@@ -5,7 +5,7 @@ from html import escape
 from importlib.resources import files
 
 from tune_jobs.report.drawing import INKS
-from tune_jobs.report.look import Chart
+from tune_jobs.report.formatting import Chart
 from tune_jobs.report.summary import Tile
 from tune_jobs.report.svg import to_svg
 
@@ -67,7 +67,7 @@ def table_card(
         note: How to read it.
         key: For links.
     """
-    numeric = [bool(rows) and all(_is_number(row[place]) for row in rows) for place in range(len(header))]
+    numeric = [bool(rows) and all(is_number(row[place]) for row in rows) for place in range(len(header))]
     heads = "".join(
         f"<th scope=col{' class=num' if right else ''}>{escape(name).replace('_', '_<wbr>')}</th>"
         for name, right in zip(header, numeric, strict=True)
@@ -93,7 +93,7 @@ def scroll(title: str) -> str:
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     try:
         float(text.replace(",", "").replace("−", "-").removesuffix("%"))
     except ValueError:

@@ -10,7 +10,15 @@ from tune_jobs.analysis.candidates import Candidate
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.config.parameters import show_value
 from tune_jobs.records.ledger import OUTCOMES, TrialRecord
-from tune_jobs.report.look import OUTCOME_TEXT, gpu_time, metric_name, plain_value, sentence, show_score, trials_text
+from tune_jobs.report.formatting import (
+    OUTCOME_TEXT,
+    gpu_time,
+    metric_name,
+    plain_value,
+    sentence,
+    show_score,
+    trials_text,
+)
 
 SHOWN_RUNS = 20
 

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from tune_jobs.report.drawing import TEXT_SIZE, Box, Cross, Dot, Drawing, Label, Polyline, Shape
+from tune_jobs.report.drawing import TEXT_SIZE, Cross, Dot, Drawing, DrawnShape, Label, Polyline, Rectangle
 
 
 def to_svg(drawing: Drawing, extra_class: str = "") -> str:
@@ -19,7 +19,7 @@ def to_svg(drawing: Drawing, extra_class: str = "") -> str:
     return f'{head} aria-label="{escape(drawing.description)}">{shapes}</svg>'
 
 
-def _element(shape: Shape) -> str:
+def _element(shape: DrawnShape) -> str:
     content = f"<title>{escape(shape.tip)}</title>" if shape.tip else ""
     common = f' data-trial="{escape(shape.trial)}"' if shape.trial else ""
     if isinstance(shape, Label):
@@ -28,13 +28,13 @@ def _element(shape: Shape) -> str:
     return f"<{tag}{attributes}{common}>{content}</{tag}>" if content else f"<{tag}{attributes}{common}/>"
 
 
-def _geometry(shape: Shape) -> tuple[str, str]:
+def _geometry(shape: DrawnShape) -> tuple[str, str]:
     if isinstance(shape, Polyline):
         points = " ".join(f"{_number(x)},{_number(y)}" for x, y in shape.points)
         dashes = ' stroke-dasharray="4 4"' if shape.dashed else ""
         line = f' class="s-{shape.ink}" points="{points}" stroke-width="{_number(shape.width)}"'
         return "polyline", line + dashes + _opacity(shape.opacity)
-    if isinstance(shape, Box):
+    if isinstance(shape, Rectangle):
         place = f' x="{_number(shape.x)}" y="{_number(shape.y)}"'
         place += f' width="{_number(shape.width)}" height="{_number(shape.height)}"'
         outline = f" s-{shape.outline}" if shape.outline else ""

@@ -7,7 +7,6 @@ cluster. Importing this module imports ray.tune (about one second).
 
 import contextlib
 import random
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -17,6 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from tune_jobs.config.space import Value
+from tune_jobs.search.scheduler_controller import SchedulerController
 
 Decision = Literal["continue", "pause", "stop"]
 EVALUATION = "training_iteration"  # Tune's own key; one iteration is one evaluation
@@ -57,111 +57,6 @@ class Ruling:
     exploits: tuple[Exploit, ...] = ()
 
 
-class SchedulerController:
-    """The part of Tune's TrialController that schedulers call, under Tune's names.
-
-    Attributes:
-        search_alg: None, because configurations do not come from a searcher of Tune.
-        stopped: Trials that ended in the present event.
-    """
-
-    search_alg: None = None
-
-    def __init__(self, scheduler: TrialScheduler) -> None:
-        self._scheduler = scheduler
-        self._trials: dict[str, Trial] = {}
-        self._results: dict[str, dict[str, object]] = {}
-        self._count: Counter[str] = Counter()
-        self.stopped: list[Trial] = []
-
-    def add(self, trial: Trial) -> None:
-        """Adds a stand-in; one of the same id that failed is replaced."""
-        earlier = self._trials.pop(trial.trial_id, None)
-        if earlier is not None:
-            self._count[earlier.status] -= 1
-        self._trials[trial.trial_id] = trial
-        self._count[trial.status] += 1
-        self._scheduler.on_trial_add(self, trial)
-
-    def get_trials(self) -> list[Trial]:
-        """Returns all trials, those that ended included."""
-        return list(self._trials.values())
-
-    def get_live_trials(self) -> list[Trial]:
-        """Returns the trials that have not ended."""
-        return [trial for trial in self._trials.values() if not trial.is_finished()]
-
-    @property
-    def all_paused(self) -> bool:
-        """Whether there are paused trials, and no others that have not ended."""
-        return self._count[Trial.PAUSED] > 0 and not self._count[Trial.RUNNING] + self._count[Trial.PENDING]
-
-    def report(self, trial: Trial, result: Mapping[str, object]) -> None:
-        """Passes a result to the scheduler and does to the trial what Tune would do."""
-        self._results[trial.trial_id] = dict(result)
-        decision = self._scheduler.on_trial_result(self, trial, dict(result))
-        if decision == TrialScheduler.STOP:
-            self.stop_trial(trial)
-        elif decision == TrialScheduler.PAUSE:
-            self.pause_trial(trial)
-
-    def repeat_report(self, trial: Trial) -> None:
-        """Passes a paused trial's last result again."""
-        self.set_status(trial, Trial.RUNNING)
-        self.report(trial, self._results[trial.trial_id])
-
-    def choose_trials_to_run(self) -> list[Trial]:
-        """Starts what the scheduler chooses until it chooses none, and returns that."""
-        chosen = []
-        while self._count[Trial.PENDING] + self._count[Trial.PAUSED]:
-            trial = self._scheduler.choose_trial_to_run(self)
-            if trial is None:
-                break
-            self.set_status(trial, Trial.RUNNING)
-            chosen.append(trial)
-        return chosen
-
-    def stop_trial(self, trial: Trial) -> None:
-        """Ends a trial; called by schedulers too."""
-        if trial.is_finished():
-            return
-        result = self._results.get(trial.trial_id)
-        if trial.status == Trial.RUNNING and result is not None:
-            self._scheduler.on_trial_complete(self, trial, result)
-        else:
-            self._scheduler.on_trial_remove(self, trial)
-        self.set_status(trial, Trial.TERMINATED)
-        self.stopped.append(trial)
-
-    def fail_trial(self, trial: Trial) -> None:
-        """Ends a trial that failed and will not be tried again."""
-        if trial.is_finished():
-            return
-        if trial.status == Trial.RUNNING:
-            self._scheduler.on_trial_error(self, trial)
-        else:
-            self._scheduler.on_trial_remove(self, trial)
-        self.set_status(trial, Trial.ERROR)
-
-    def pause_trial(self, trial: Trial, should_checkpoint: bool = True) -> None:
-        """Pauses a trial; called by schedulers too. Its checkpoint is the driver's matter."""
-        self.set_status(trial, Trial.PAUSED)
-
-    def set_status(self, trial: Trial, status: str) -> None:
-        """Changes a trial's status."""
-        self._count[trial.status] -= 1
-        trial.set_status(status)
-        self._count[status] += 1
-
-    def _schedule_trial_save(self, trial: Trial, result: Mapping[str, object] | None = None) -> object:
-        """Returns the trial's checkpoint.
-
-        The one private name of Tune's controller that is needed: PopulationBasedTraining calls it for a running donor.
-        A checkpoint comes with every report, so there is nothing to save.
-        """
-        return trial.checkpoint
-
-
 class EarlyStopping:
     """Hosts one scheduler for one sweep.
 
@@ -179,7 +74,7 @@ class EarlyStopping:
     def __init__(self, scheduler: TrialScheduler, *, seed: int) -> None:
         self._seed = seed
         self._controller = SchedulerController(scheduler)
-        self._exploits = isinstance(scheduler, PopulationBasedTraining)  # no other class changes configurations
+        self._can_exploit = isinstance(scheduler, PopulationBasedTraining)  # no other class changes configurations
         self._trials: dict[int, Trial] = {}
         self._evaluations: dict[int, int] = {}
         self._runnable: list[int] = []
@@ -265,9 +160,11 @@ class EarlyStopping:
     def _ruling(self, number: int) -> Ruling:
         trial = self._trials[number]
         exploits = self._new_exploits()
-        decision: Decision = "stop" if trial.is_finished() else "pause" if trial.status == Trial.PAUSED else "continue"
+        decision: Decision = "pause" if trial.status == Trial.PAUSED else "continue"
         self._choose()
         exploits += self._wake()
+        if trial.is_finished():
+            decision = "stop"
         ended = [int(one.trial_id) for one in self._controller.stopped if one is not trial]
         self._controller.stopped.clear()
         return Ruling(decision=decision, stopped=tuple(ended), exploits=tuple(exploits))
@@ -296,7 +193,7 @@ class EarlyStopping:
     def _new_exploits(self) -> list[Exploit]:
         """Finds the trials whose configuration came from another one, and gives them their own number back."""
         found = []
-        for number, trial in self._trials.items() if self._exploits else ():
+        for number, trial in self._trials.items() if self._can_exploit else ():
             donor = trial.config[_NUMBER]
             if donor == number:
                 continue

@@ -1,77 +1,124 @@
-"""What a sweep needs before anything runs: data files, models, and how long its trials are."""
+"""What a sweep needs before anything runs: the configurations of its trials, its data files and its models."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from common.cli import note
 from common.errors import Problems
 from dialsum.config import RunConfig
-from tune_jobs.config.sweep import Sweep
+from tune_jobs.config.sweep import Phase, Sweep
 from tune_jobs.search.grid import planned_trials
 
 SAMPLE_FOLDER = Path("outputs/sample_data")
+ASSUMED_DIALOGUES = 10_000  # about as many as the Korean DialogSum has to learn from
 
 
-def ensure_sample_data(sweep: Sweep) -> None:
-    """Writes the sample dialogues when a sweep trains on them and they are not there yet."""
-    for config in known_configs(sweep):
-        files = [Path(path) for path in _files(sweep, config)]
-        if all(path.parent == SAMPLE_FOLDER for path in files) and not all(path.exists() for path in files):
-            from dialsum.data import write_examples
-            from dialsum.sample_data.generate import generate
+@dataclass(frozen=True, kw_only=True)
+class DataSizes:
+    """Dialogues of each file.
 
-            for name, examples in zip(("train", "dev"), generate(seed=0), strict=True):
-                write_examples(SAMPLE_FOLDER / f"{name}.jsonl", examples)
-            note(f"sample dialogues written to {SAMPLE_FOLDER}")
+    Attributes:
+        of: File -> dialogues.
+        absent: Files that are not there; then there are no times, and steps are counted for ASSUMED_DIALOGUES.
+    """
+
+    of: Mapping[str, int]
+    absent: tuple[str, ...] = ()
+
+    def train(self, config: RunConfig) -> int:
+        """Dialogues that a run learns from."""
+        return min(self.of.get(config.train_file, ASSUMED_DIALOGUES), config.max_train_samples or 10**12)
+
+    def dev(self, config: RunConfig) -> int:
+        """Dialogues that each evaluation scores."""
+        return min(self.of.get(config.dev_file, ASSUMED_DIALOGUES), config.max_eval_samples or 10**12)
 
 
-def check_inputs(sweep: Sweep) -> None:
-    """Reads every data file and looks up every model once, before a cluster is started.
+@dataclass(frozen=True, kw_only=True)
+class SweepInputs:
+    """The configurations of a sweep's trials and the sizes of its data, resolved and read once before a run.
+
+    Attributes:
+        configs: By phase, "" for a sweep without phases: of all trials where they are known beforehand, else of one
+            for each model.
+        sizes: Of the data files.
+        trains: Whether trials train; False where they only write summaries with a trained model.
+    """
+
+    configs: Mapping[str, tuple[RunConfig, ...]]
+    sizes: DataSizes
+    trains: bool = True
+
+    def of_phases(self, phases: Iterable[Phase] = ()) -> tuple[RunConfig, ...]:
+        """Returns the configurations of some phases; of the whole sweep where none is given."""
+        names = [phase.name for phase in phases] or list(self.configs)
+        return tuple(config for name in names for config in self.configs[name])
+
+    @property
+    def longest_trial(self) -> int:
+        """Evaluations of the longest trial that the sweep can have; one where nothing is trained."""
+        if not self.trains:
+            return 1
+        return max(count_evaluations(config, self.sizes.train(config)) for config in self.of_phases())
+
+
+def prepare_inputs(
+    sweep: Sweep, configs: Mapping[str, tuple[RunConfig, ...]] | None = None, *, for_plan: bool = False
+) -> SweepInputs:
+    """Resolves the configurations of a sweep, reads every data file and looks up every model, once for all phases.
+
+    Writes the sample dialogues where the sweep uses them and they are not there yet.
+
+    Args:
+        sweep: Plain or staged.
+        configs: Of configs_by_phase, where they were resolved before.
+        for_plan: Whether files may be absent; then models are not looked up: a plan says which trials can run.
 
     Raises:
-        RequestError: With every problem of every file, and of every trial that is known beforehand.
+        RequestError: With every problem of every file and model, and of every trial that is known beforehand.
     """
     from dialsum.data import load_examples
     from dialsum.models import resolve
 
-    configs = known_configs(sweep)
+    configs = configs_by_phase(sweep) if configs is None else configs
+    every = [config for part in configs.values() for config in part]
+    trains = sweep.trained_model is None  # the training data of a trained model may be gone
+    files = sorted({path for config in every for path in _files(config, trains=trains)})
+    _write_sample_data(every, trains=trains)
+    absent = tuple(path for path in files if not Path(path).exists()) if for_plan else ()
     problems = Problems()
-    for path in sorted({path for config in configs for path in _files(sweep, config)}):
-        problems.collect(partial(load_examples, Path(path)))
-    for model in sorted({config.model for config in configs}):
+    sizes: dict[str, int] = {}
+
+    def count(path: str) -> None:
+        sizes[path] = len(load_examples(Path(path)))
+
+    for path in [path for path in files if path not in absent]:
+        problems.collect(partial(count, path))
+    for model in [] if for_plan else sorted({config.model for config in every}):
         problems.collect(partial(resolve, model))
     problems.raise_if_any(sweep.source)
+    return SweepInputs(configs=configs, sizes=DataSizes(of=sizes, absent=absent), trains=trains)
 
 
-def _files(sweep: Sweep, config: RunConfig) -> tuple[str, ...]:
-    """The training data of a trained model may be gone."""
-    return (config.dev_file,) if sweep.trained_model is not None else (config.train_file, config.dev_file)
+def configs_by_phase(sweep: Sweep) -> dict[str, tuple[RunConfig, ...]]:
+    """Returns the configurations of a sweep as far as they are known; see SweepInputs.configs.
 
-
-def longest_trial(sweep: Sweep) -> int:
-    """Counts the evaluations of the longest trial that the sweep can have; one where nothing is trained.
-
-    Each epoch has one unless eval_steps says otherwise; then the number of examples decides.
+    Raises:
+        RequestError: With every trial that is no valid run.
     """
-    from dialsum.data import load_examples
-
-    if sweep.trained_model is not None:
-        return 1
-    sizes: dict[str, int] = {}
-    longest = 1
-    for config in known_configs(sweep):
-        if config.train_file not in sizes:
-            sizes[config.train_file] = len(load_examples(Path(config.train_file)))
-        longest = max(longest, evaluations_of(config, sizes[config.train_file]))
-    return longest
+    if sweep.phases:
+        return {phase.name: _known_configs(phase.sweep) for phase in sweep.phases}
+    return {"": _known_configs(sweep)}
 
 
-def evaluations_of(config: RunConfig, num_examples: int) -> int:
+def count_evaluations(config: RunConfig, num_examples: int) -> int:
     """Counts the evaluations of a run that is never stopped early.
 
-    >>> evaluations_of(RunConfig(num_epochs=3), 100)
+    >>> count_evaluations(RunConfig(num_epochs=3), 100)
     3
-    >>> evaluations_of(RunConfig(num_epochs=2, batch_size=10, eval_steps=4), 100)
+    >>> count_evaluations(RunConfig(num_epochs=2, batch_size=10, eval_steps=4), 100)
     5
     """
     examples = min(num_examples, config.max_train_samples or num_examples)
@@ -80,15 +127,33 @@ def evaluations_of(config: RunConfig, num_examples: int) -> int:
     return max(1, steps // (config.eval_steps or steps_an_epoch))
 
 
-def known_configs(sweep: Sweep) -> list[RunConfig]:
-    """Returns the configurations of all trials where they are known beforehand, else of one trial for each model.
+def _known_configs(sweep: Sweep) -> tuple[RunConfig, ...]:
+    """Lists all trials where they are known beforehand, else one for each model.
 
-    A search that decides by results may still set epochs or files: constants are known, and what is searched is taken
-    at its largest, so that the longest trial is among them.
+    A search that decides by results, or a phase that confirms winners, may still set epochs or files: constants are
+    known, and what is searched is taken at its largest, so that the longest trial is among them.
     """
-    if sweep.method in ("grid", "random"):
-        return [trial.resolved for trial in planned_trials(sweep)]
+    is_listed = bool(sweep.search.points) or sweep.space.size is not None
+    if sweep.method == "random" or (sweep.method == "grid" and is_listed):
+        return tuple(trial.resolved for trial in planned_trials(sweep))
     almost_one = 1 - 2**-53
     sampled = {parameter.name: parameter.at(almost_one) for parameter in sweep.space.parameters}
     models = sweep.space["model"].values() if "model" in sweep.space else (sweep.base.model,)
-    return [sweep.resolve({**sampled, "model": model}).resolved for model in models]
+    return tuple(sweep.resolve({**sampled, "model": model}).resolved for model in models)
+
+
+def _files(config: RunConfig, *, trains: bool) -> tuple[str, ...]:
+    return (config.train_file, config.dev_file) if trains else (config.dev_file,)
+
+
+def _write_sample_data(configs: Sequence[RunConfig], *, trains: bool) -> None:
+    for config in configs:
+        files = [Path(path) for path in _files(config, trains=trains)]
+        if all(path.parent == SAMPLE_FOLDER for path in files) and not all(path.exists() for path in files):
+            from dialsum.data import write_examples
+            from dialsum.sample_data.generate import generate
+
+            for name, examples in zip(("train", "dev"), generate(seed=0), strict=True):
+                write_examples(SAMPLE_FOLDER / f"{name}.jsonl", examples)
+            note(f"sample dialogues written to {SAMPLE_FOLDER}")
+            return

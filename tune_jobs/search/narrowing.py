@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from common.goal import Goal, best_first
 from tune_jobs.config.fields import value_problems
-from tune_jobs.config.parameters import show_value
+from tune_jobs.config.parameters import show_value, to_number
 from tune_jobs.config.space import (
     Bell,
     BellDistribution,
@@ -141,7 +141,7 @@ def _narrow_one(
         return parameter, f"kept: {why}"
     if isinstance(parameter, Categorical):
         return _narrow_values(parameter, ranked, best)
-    values = [value for one in best if (value := _number(one.sampled.get(name))) is not None]
+    values = [value for one in best if (value := to_number(one.sampled.get(name))) is not None]
     if isinstance(parameter, Range):
         values = [value for value in values if parameter.contains(value)]
     if not values:
@@ -301,9 +301,3 @@ def _bound_bell(parameter: Bell, values: Sequence[float], margin: float) -> tupl
         return Constant(name=parameter.name, value=ends[0]), f"all of the best have {shown}"
     distribution = _RANGE_OF[parameter.distribution]
     return Range(name=parameter.name, distribution=distribution, low=ends[0], high=ends[1], q=parameter.q), reason
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return value

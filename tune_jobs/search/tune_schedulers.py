@@ -91,6 +91,7 @@ def _keep_in_space(space: Space) -> Callable[[dict[str, Value]], dict[str, Value
 def nearest_value(parameter: Parameter, value: Value) -> Value:
     """Returns the value that a parameter can take and that is nearest.
 
+    >>> from tune_jobs.config.space import Range
     >>> nearest_value(Range(name="learning_rate", distribution="uniform", low=1e-5, high=1e-4), 1.2e-4)
     0.0001
     >>> nearest_value(Range(name="dropout", distribution="q_uniform", low=0.0, high=0.3, q=0.1), 0.12)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from tune_jobs.search.early_stopping import EVALUATION, SchedulerController
+from tune_jobs.search.early_stopping import EVALUATION
+from tune_jobs.search.scheduler_controller import SchedulerController
 
 
 class WandbHyperBand(FIFOScheduler):  # type: ignore[misc]  # ray is untyped here

@@ -13,7 +13,7 @@ from common.goal import better
 from tune_jobs.records.ledger import ExperimentFolder, SweepRecord, TrialRecord
 from tune_jobs.records.step_log import FILE_NAME as STEPS_NAME
 from tune_jobs.records.step_log import Tail, decoded
-from tune_jobs.tracking.wandb_door import RunState, TrackedRun
+from tune_jobs.tracking.wandb_client import RunState, TrackedRun
 
 EXAMPLES = 10  # of the best and of the worst summaries in the table
 EXAMPLE_COLUMNS = (
@@ -76,8 +76,8 @@ class MirrorSettings:
         tags: Put on every run.
         mode: Whether runs are sent at once.
         upload_models: Whether a trial that is the best when it ends leaves its model as an artifact.
-        init_s: Patience with a server when a run is opened; see tracking.Patience.
-        finish_s: Patience with a server when a run is closed.
+        init_s: Timeouts with a server when a run is opened; see tracking.Timeouts.
+        finish_s: Timeouts with a server when a run is closed.
     """
 
     folder: str
@@ -95,7 +95,7 @@ class MirrorSettings:
 
 
 @dataclass(kw_only=True)
-class TrialProgress:
+class MirroredTrial:
     """How far a trial is mirrored: bytes of its steps, rows of its history, and whether its run is closed for good."""
 
     steps_bytes: int = 0
@@ -113,7 +113,7 @@ class MirrorProgress:
     """
 
     events: int = 0
-    trials: dict[str, TrialProgress] = field(default_factory=dict)
+    trials: dict[str, MirroredTrial] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -214,8 +214,8 @@ class Mirror:
             self._open[number] = _Open(run=self._open_run(tracked_run(order, self._settings)), steps=steps)
         return self._open[number]
 
-    def _of(self, number: str) -> TrialProgress:
-        return self._progress.trials.setdefault(number, TrialProgress())
+    def _of(self, number: str) -> MirroredTrial:
+        return self._progress.trials.setdefault(number, MirroredTrial())
 
     def _next_row(self, number: str) -> int:
         self._of(number).rows += 1

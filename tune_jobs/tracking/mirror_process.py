@@ -37,7 +37,7 @@ from tune_jobs.tracking.mirror import (
 )
 from tune_jobs.tracking.mirroring import LINGERS_S, STATUS_NAME, MirrorStatus
 from tune_jobs.tracking.report_keeper import ReportKeeper
-from tune_jobs.tracking.wandb_door import FOLDER, Patience, RunState, TrackedRun, Wandb, WandbRun, is_sent
+from tune_jobs.tracking.wandb_client import FOLDER, RunState, Timeouts, TrackedRun, Wandb, WandbRun, is_sent
 from tune_jobs.tracking.wandb_report import publish
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class SweepMirror:
         self.status = MirrorStatus.read(self._status_file)
         self.status.mode, self.status.over, self.status.not_whole = settings.mode, False, []
         self.status.unsent = [name for name in self.status.unsent if not is_sent(self._status_file.parent / name)]
-        self._wandb = Wandb(settings.mode, Patience(init_s=settings.init_s, finish_s=settings.finish_s))
+        self._wandb = Wandb(settings.mode, Timeouts(init_s=settings.init_s, finish_s=settings.finish_s))
         self._runs: list[QueuedRun] = []
         self._lock = threading.Lock()
         self._report = ReportKeeper(settings, self.status.report, publish, self._save)

@@ -17,7 +17,7 @@ from tune_jobs.config.sweep import Sweep
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.tracking.mirror import MirrorProgress, MirrorSettings
 from tune_jobs.tracking.report_keeper import ReportStatus
-from tune_jobs.tracking.wandb_door import FOLDER, mode_here, sync_command
+from tune_jobs.tracking.wandb_client import FOLDER, mode_here, sync_command
 
 STATUS_NAME = "mirror.json"
 LOG_NAME = "mirror.log"

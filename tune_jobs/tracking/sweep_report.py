@@ -17,7 +17,7 @@ _SHOWN_RUNS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Axis:
+class SearchedParameter:
     """One searched parameter.
 
     Attributes:
@@ -55,7 +55,7 @@ class SweepReport:
     metric: str
     best_metric: str
     goal: Goal
-    axes: tuple[Axis, ...]
+    axes: tuple[SearchedParameter, ...]
     text: str
     winner: str = ""
 
@@ -106,15 +106,15 @@ def final_report(
     return replace(live, text="\n\n".join(parts), winner=winner)
 
 
-def axes_of(parameters: Mapping[str, Mapping[str, object]]) -> tuple[Axis, ...]:
+def axes_of(parameters: Mapping[str, Mapping[str, object]]) -> tuple[SearchedParameter, ...]:
     """Finds the parameters that differ between trials, and which of them are searched on a logarithmic scale.
 
     >>> axes_of({"lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3}, "model": {"value": "t5"},
     ...          "batch_size": {"values": [8, 16]}, "precision": {"values": ["bf16"]}})
-    (Axis(name='lr', log=True), Axis(name='batch_size', log=False))
+    (SearchedParameter(name='lr', log=True), SearchedParameter(name='batch_size', log=False))
     """
     return tuple(
-        Axis(name=name, log="log" in str(told.get("distribution", "")))
+        SearchedParameter(name=name, log="log" in str(told.get("distribution", "")))
         for name, told in parameters.items()
         if "value" not in told and len(cast("Sequence[object]", told.get("values", (0, 1)))) > 1
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from tune_jobs.tracking.sweep_report import SweepReport
-from tune_jobs.tracking.wandb_door import STEP
+from tune_jobs.tracking.wandb_client import STEP
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr

@@ -1,4 +1,4 @@
-"""The reading door to W&B: the runs of a project, for the weekly dashboard. Writing is wandb_door.py's.
+"""The reading door to W&B: the runs of a project, for the weekly dashboard. Writing is wandb_client.py's.
 
 Everything is asked through wandb's public API (wandb 0.31: Api.runs, one GraphQL query a page), in a thread that is
 waited for only so long: wandb-core repeats a failing request for minutes.
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from common.errors import RequestError
+from dialsum.config import COMPOSITE, METRIC_GOALS
 from tune_jobs.analysis.week_sources import Source
 from tune_jobs.analysis.weekly import UNKNOWN, WeekRun, scale_of
-from tune_jobs.config.sections import COMPOSITE
+from tune_jobs.config.parameters import to_number
 from tune_jobs.records.ledger import OUTCOMES, TrialOutcome
-from tune_jobs.tracking.wandb_door import has_login
+from tune_jobs.tracking.wandb_client import has_login
 
 if TYPE_CHECKING:
     from wandb.apis.public import Run
@@ -95,10 +96,14 @@ def week_run(run: MirroredRun) -> WeekRun:
     """
     config = _mapping(run.config.get("resolved")) or run.config
     bundle = _mapping(run.config.get("bundle"))
-    wall_s = _number(_mapping(run.summary.get("_wandb")).get("runtime")) or _number(run.summary.get("_runtime")) or 0.0
-    gpu_s = wall_s * (_number(bundle.get("gpus")) or 0.0)
+    wall_s = (
+        to_number(_mapping(run.summary.get("_wandb")).get("runtime")) or to_number(run.summary.get("_runtime")) or 0.0
+    )
+    gpu_s = wall_s * (to_number(bundle.get("gpus")) or 0.0)
     simulated = bool(run.config.get("simulated", False))
-    score = _number(run.summary.get(COMPOSITE.replace("eval/", "best/"))) or _number(run.summary.get(COMPOSITE))
+    metric = str(config["metric"]) if config.get("metric") in METRIC_GOALS else COMPOSITE
+    best, last = (to_number(run.summary.get(name)) for name in (metric.replace("eval/", "best/"), metric))
+    score = last if best is None else best
     outcome = outcome_of(run.state, run.summary.get("outcome"))
     return WeekRun(
         name=run.name,
@@ -110,7 +115,7 @@ def week_run(run: MirroredRun) -> WeekRun:
         gpu_s=0.0 if simulated else gpu_s,
         simulated_gpu_s=gpu_s if simulated else 0.0,
         wall_s=wall_s,
-        scale=None if score is None else scale_of(COMPOSITE, "maximize", config),
+        scale=None if score is None else scale_of(metric, METRIC_GOALS[metric], config),
         score=score,
     )
 
@@ -151,10 +156,6 @@ def _plain(run: "Run") -> MirroredRun:
 
 def _mapping(value: object) -> Mapping[str, object]:
     return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _seconds(text: str) -> float:

@@ -5,17 +5,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from common.files import read_jsonl
+from tests.tune_jobs.counting import counting_trial
 from tests.tune_jobs.tiny import write_dialogues
 from tests.waiting import tail, wait_until
+from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.driver.run_sweep import RunOptions, run_sweep
 from tune_jobs.driver.sweep_end import SweepOutcome
 from tune_jobs.driver.view import LogView
 from tune_jobs.records.journal import Journal
+from tune_jobs.records.ledger import TrialRecord
+from tune_jobs.search.early_stopping import EVALUATION, EarlyStopping
+from tune_jobs.search.tune_schedulers import scheduler_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -83,15 +89,81 @@ def test_a_method_with_an_early_termination(
 
 
 def replayed(folder: Path, sweep: Path) -> set[str]:
-    """Goes through the journal with a fresh rule and returns the trials that it stops."""
-    journal = Journal(folder / "journal.jsonl")
-    rule = load_sweep(sweep).early_terminate.rule("minimize", 4)
-    return {
-        str(number)
-        for number, evaluation in journal.reports
-        if rule.report(str(number), evaluation, journal.trials[number].evaluations[evaluation].value).stop
-        and evaluation < 4  # there it ends by itself
-    }
+    """Goes through the journal with a fresh scheduler and returns the trials that it stops."""
+    stopping = EarlyStopping(scheduler_for(load_sweep(sweep), last=4, side_by_side=2), seed=3)
+    stopped = set()
+    for event in Journal(folder / "journal.jsonl").earlier:
+        number = cast("int", event["number"])
+        if event["event"] == "submitted":
+            stopping.add(number, {})
+        elif event["event"] == "reported" and cast("int", event["evaluation"]) < 4:  # there it ends by itself
+            result = {"eval/loss": event["value"], EVALUATION: event["evaluation"]}
+            stopped |= {str(number)} if stopping.report(number, result).decision == "stop" else set()
+    return stopped
+
+
+BRACKETS = """
+name: brackets
+method: random
+count: 12
+parameters:
+  learning_rate: {distribution: uniform, min: 0.1, max: 1.0}
+  train_file: {value: train.jsonl}
+  dev_file: {value: dev.jsonl}
+  num_epochs: {value: 9}
+metric: {name: eval/loss, goal: minimize}
+early_terminate: {type: HyperBandScheduler, max_t: 9, reduction_factor: 3}
+search: {seed: 3}
+tracking: {wandb: disabled}
+"""
+
+
+def scored_by_rate(config: dict[str, object]) -> None:
+    """Counts with a score in which large learning rates are bad."""
+    counting_trial(config, steps=9, score=lambda spec, step: float(str(spec.sampled["learning_rate"])) / step)
+
+
+def test_brackets_and_pauses_are_those_of_ray_s_hyperband(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve trials: a bracket of nine that starts with 1 evaluation, and three trials of the next, with 3."""
+    monkeypatch.chdir(tmp_path)
+    write_dialogues(tmp_path)
+    (tmp_path / "brackets.yaml").write_text(BRACKETS)
+    sweep = load_sweep(Path("brackets.yaml"))
+    outcome = run_sweep(sweep, RunOptions(cpu_only=True, trainable=scored_by_rate), LogView(io.StringIO()))
+    assert not outcome.interrupted
+    records = sorted(outcome.folder.load().trials, key=lambda record: int(record.trial_id))
+    journal = Journal(outcome.folder.path / "journal.jsonl")
+    assert [record.history[-1]["iteration"] for record in records] == ends_of_ray_s_hyperband(records, sweep)
+    paused = [event for event in journal.earlier if event["event"] == "paused"]
+    assert {event["reason"] for event in paused} == {"HyperBandScheduler paused it"}
+    assert len(paused) > 3, "synchronous brackets pause"
+    assert all(record.retries == 0 for record in records), "a pause is no failure"
+    for trial in journal.trials.values():
+        assert [number for number, _ in trial.values] == list(range(1, len(trial.values) + 1))
+
+
+def ends_of_ray_s_hyperband(records: list[TrialRecord], sweep: Sweep) -> list[int]:
+    """Runs the same scores through Ray Tune itself, with the scheduler that the file names, and returns where it ends.
+
+    One trial at a time: decisions of synchronous brackets do not depend on that.
+    """
+    from ray import tune
+
+    rates = [float(str(record.sampled["learning_rate"])) for record in records]
+
+    def trainable(config: dict[str, float]) -> None:
+        for step in range(1, 10):
+            tune.report({"eval/loss": config["rate"] / step})
+
+        results = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": 1}),
+            param_space={"rate": tune.grid_search(rates)},
+            tune_config=tune.TuneConfig(scheduler=scheduler_for(sweep, last=9, side_by_side=12)),
+            run_config=tune.RunConfig(verbose=0),
+        ).fit()
+
+    found = {result.config["rate"]: int(result.metrics["training_iteration"]) for result in results}
+    return [found[rate] for rate in rates]
 
 
 POPULATION = """

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from cluster.machines.hardware import Card, Inventory, Node
-from tests.tune_jobs.driven import Driven, Made
-from tests.tune_jobs.pretended import GIB
-from tests.tune_jobs.specs_of import METRIC, spec_of
-from tune_jobs.driver.sweep_state import Clocks
+from cluster.machines.node_watch import LivingNodes
+from cluster.machines.ray_nodes import RayNodes
+from tests.tune_jobs.driver.ray_sweep import Made, RaySweep
+from tests.tune_jobs.options_of import GIB
+from tests.tune_jobs.trial.trial_specs import METRIC, spec_of
+from tune_jobs.driver.sweep_parts import Clocks
 from tune_jobs.records.journal import TrialHistory
 from tune_jobs.records.trial_spec import EVALUATION_KEY, SPEC_KEY, STARTED_KEY, TrialSpec
 from tune_jobs.search.samplers import Sampled
@@ -106,31 +108,15 @@ def _raylet(node: Any) -> int:
     return int(process.process.pid)
 
 
-class Alive:
-    """The nodes with a card that Ray counts as alive; says once what has changed."""
+def living(nodes: Mapping[str, int]) -> Inventory:
+    """The nodes that Ray counts as alive, with a card of 24 GiB each."""
+    import ray
 
-    def __init__(self) -> None:
-        self.names = self._look()
-
-    def inventory(self) -> Inventory:
-        card = Card(model="A", total_bytes=24 * GIB)
-        return Inventory(
-            nodes=tuple(Node(name=name, cpus=2.0, memory_bytes=GIB, cards=(card,)) for name in self.names),
-            simulated=True,
-        )
-
-    def changed(self) -> Inventory | None:
-        names = self._look()
-        if names == self.names:
-            return None
-        self.names = names
-        return self.inventory()
-
-    @staticmethod
-    def _look() -> list[str]:
-        import ray
-
-        return sorted(one["NodeID"] for one in ray.nodes() if one["Alive"] and one["Resources"].get("GPU"))
+    card = Card(model="A", total_bytes=24 * GIB)
+    alive = [str(one["NodeID"]) for one in ray.nodes() if one["Alive"] and one["NodeID"] in nodes]
+    return Inventory(
+        nodes=tuple(Node(name=name, cpus=2.0, memory_bytes=64 * GIB, cards=(card,)) for name in alive), simulated=True
+    )
 
 
 @pytest.mark.parametrize("blow", ["worker hangs", "node is killed", "node hangs"])
@@ -140,16 +126,16 @@ def test_the_trial_goes_on_elsewhere_from_its_checkpoint(blow: str, nodes: dict[
     def make_spec(sampled: Sampled) -> TrialSpec:
         return spec_of(tmp_path / "results", str(sampled["name"]), sweep="faults", simulated=True)
 
-    alive, saboteur = Alive(), Saboteur(blow, nodes)
-    sweep = Driven(
+    cards, saboteur = living(nodes), Saboteur(blow, nodes)
+    sweep = RaySweep(
         folder=tmp_path,
-        specs=Made(make_spec=make_spec, inventory=alive.inventory(), upper_bytes=lambda sampled: 11 * GIB),
+        specs=Made(make_spec=make_spec, inventory=cards, upper_bytes=lambda sampled: 11 * GIB),
         trials=[{"name": "one"}, {"name": "two"}],
         trainable=trial,
-        inventory=alive.inventory(),
+        inventory=cards,
         longest=STEPS,
         watch=saboteur,
-        nodes=alive.changed,
+        nodes=LivingNodes(cards, RayNodes()).poll,
         clocks=Clocks(elapsed_s=saboteur.elapsed_s),
     ).run()
     records = sweep.records

@@ -75,7 +75,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
     monkeypatch.setattr(phases, "run_sweep", made)
     monkeypatch.setattr(phases, "at_hand", lambda *_: nullcontext(Inventory(nodes=())))
     monkeypatch.setattr(ray_session, "session", lambda *_: nullcontext(Inventory(nodes=())))
-    for name in ("check_placement", "check_inputs", "ensure_sample_data", "reported"):
+    for name in ("check_placement", "prepare_inputs", "reported"):
         monkeypatch.setattr(phases, name, lambda *_: None)
     return made
 

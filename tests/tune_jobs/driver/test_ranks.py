@@ -18,11 +18,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.machines.hardware import Card, Inventory, Node
 from dialsum.config import RunConfig
 from tests.tune_jobs.counting import counting_trial
-from tests.tune_jobs.driven import Driven, Made, once
+from tests.tune_jobs.driver.ray_sweep import Made, RaySweep, once
 from tests.tune_jobs.placing.linear_estimator import LinearEstimator
-from tests.tune_jobs.pretended import GIB, PretendedDevices, PretendedUse
-from tests.tune_jobs.specs_of import spec_of
 from tests.tune_jobs.tiny import tiny_config, write_dialogues
+from tests.tune_jobs.trial.trial_specs import LinearDevice, LinearDevices, spec_of
 from tune_jobs.config.sections import Resources
 from tune_jobs.placing.placer import Option, Placer, placer_for
 from tune_jobs.records.journal import TrialHistory
@@ -33,10 +32,10 @@ from tune_jobs.trial.run_trial import run_trial
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 TOGETHER, APART = "together", "apart"  # trials, and the GPU models that they run on
-USES = PretendedDevices(
+USES = LinearDevices(
     {
-        APART: PretendedUse(fixed_bytes=GIB, bytes_per_sample=8 * GIB),  # too much with four dialogues on a card
-        "wrong": PretendedUse(fixed_bytes=30 * GIB),
+        APART: LinearDevice(fixed_bytes=GIB, bytes_per_sample=8 * GIB),  # too much with four dialogues on a card
+        "wrong": LinearDevice(fixed_bytes=30 * GIB),
     }
 )
 
@@ -129,7 +128,7 @@ def test_trials_on_two_cards_resume_after_a_kill_are_stopped_end_and_leave_no_pr
             processes.update(processes_of(trial) if trial.evaluations else ())
         kill(trials)
 
-    sweep = Driven(
+    sweep = RaySweep(
         folder=tmp_path,
         specs=Made(
             make_spec=lambda sampled: two_cards(tmp_path, str(sampled["model"])),
@@ -183,7 +182,7 @@ class OneCardFirst:
 
 def test_a_trial_that_outgrows_a_whole_card_is_divided_among_two(raylets: Inventory, tmp_path: Path) -> None:
     cards = replace(raylets, nodes=raylets.nodes[:1])
-    sweep = Driven(
+    sweep = RaySweep(
         folder=tmp_path,
         specs=OneCardFirst(tmp_path, cards),
         trials=[{"name": "wrong"}],

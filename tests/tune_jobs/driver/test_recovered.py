@@ -3,16 +3,14 @@
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cluster.machines.hardware import Inventory, parse_simulated
-from tests.tune_jobs.driven import Driven, Made, once
-from tests.tune_jobs.pretended import GIB, PretendedDevices, PretendedUse
-from tests.tune_jobs.specs_of import spec_of
+from tests.tune_jobs.driver.one_node import two_cards
+from tests.tune_jobs.driver.ray_sweep import Made, RaySweep, once
 from tests.tune_jobs.tiny import tiny_config, write_dialogues
+from tests.tune_jobs.trial.trial_specs import LinearDevice, LinearDevices, spec_of
 from tune_jobs.config.anomalies import Anomalies
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.records.journal import TrialHistory
@@ -22,11 +20,11 @@ from tune_jobs.trial.run_trial import run_trial
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 UPPER_BYTES = 5 * GIB  # a quarter of the card, which is 5.8 GiB
-USES = PretendedDevices(
+USES = LinearDevices(
     {
-        "fits": PretendedUse(fixed_bytes=GIB, bytes_per_sample=GIB // 2),  # 5 GiB
-        "smaller": PretendedUse(fixed_bytes=2 * GIB, bytes_per_sample=920 * 2**20),  # 5.6 GiB at a micro-batch of 4
-        "larger": PretendedUse(fixed_bytes=8 * GIB, bytes_per_sample=GIB // 100),  # never in a quarter of the card
+        "fits": LinearDevice(fixed_bytes=GIB, bytes_per_sample=GIB // 2),  # 5 GiB
+        "smaller": LinearDevice(fixed_bytes=2 * GIB, bytes_per_sample=920 * 2**20),  # 5.6 GiB at a micro-batch of 4
+        "larger": LinearDevice(fixed_bytes=8 * GIB, bytes_per_sample=GIB // 100),  # never in a quarter of the card
     }
 )
 
@@ -36,16 +34,7 @@ def pretending(config: dict[str, object]) -> None:
     run_trial(config, USES)
 
 
-def two_cards() -> Inventory:
-    """The shared cluster of conftest.py."""
-    import ray
-
-    (node,) = parse_simulated("2x24GiB").nodes
-    name = str(ray.get_runtime_context().get_node_id())
-    return Inventory(nodes=(replace(node, name=name, cpus=4.0, memory_bytes=64 * GIB),), simulated=True)
-
-
-def driven(folder: Path, names: list[str], retry: RetryPolicy | None = None) -> Driven:
+def driven(folder: Path, names: list[str], retry: RetryPolicy | None = None) -> RaySweep:
     """Runs tiny trials by name in a quarter of a pretended card each; the process of "killed" is killed once."""
     write_dialogues(folder, train_count=32)
 
@@ -58,7 +47,7 @@ def driven(folder: Path, names: list[str], retry: RetryPolicy | None = None) -> 
         return next(found, None)
 
     cards = two_cards()
-    return Driven(
+    return RaySweep(
         folder=folder,
         specs=Made(make_spec=make_spec, inventory=cards, upper_bytes=lambda sampled: UPPER_BYTES),
         trials=[{"name": name} for name in names],
@@ -77,7 +66,7 @@ def test_an_out_of_memory_is_mended_in_place_and_by_a_larger_share_and_a_killed_
     sweep = driven(tmp_path, ["fits", "smaller", "larger", "killed"])
     records = sweep.records
     assert {name: record.status for name, record in records.items()} == dict.fromkeys(
-        [*USES.uses, "killed"], "finished"
+        [*USES.by_name, "killed"], "finished"
     )
     plans = {
         name: record.plan and (record.plan["micro_batch"], record.plan["accumulation"])

@@ -20,10 +20,9 @@ from cluster.machines.hardware import GPU_MODEL_LABEL, Inventory, parse_simulate
 from cluster.scheduling.policy import MAX_OVERTAKEN
 from dialsum.config import RunConfig
 from tests.tune_jobs.counting import counting_trial
-from tests.tune_jobs.driven import Driven, Made, once
-from tests.tune_jobs.pretended import GIB, PretendedDevices, PretendedUse
-from tests.tune_jobs.specs_of import spec_of
-from tune_jobs.driver import sweep_state
+from tests.tune_jobs.driver.ray_sweep import Made, RaySweep, once
+from tests.tune_jobs.trial.trial_specs import LinearDevice, LinearDevices, spec_of
+from tune_jobs.driver import trial_queue
 from tune_jobs.placing.placer import SHARE_CLASSES
 from tune_jobs.records.journal import TrialHistory
 from tune_jobs.records.trial_spec import Bundle, TrialSpec
@@ -33,13 +32,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SIZES = (24, 40, 80)
 CARDS = parse_simulated(",".join(f"1x{size}GiB" for size in SIZES))
 CPUS = 0.25
-USES = PretendedDevices(
+USES = LinearDevices(
     {
-        "fits": PretendedUse(fixed_bytes=3 * GIB, bytes_per_sample=GIB // 8),  # 4 GiB as estimated
-        "smaller": PretendedUse(fixed_bytes=GIB, bytes_per_sample=2 * GIB),  # 17 GiB; 9 GiB at a micro-batch of 4
-        "larger": PretendedUse(fixed_bytes=11 * GIB),  # whatever the micro-batch
-        "mover": PretendedUse(fixed_bytes=50 * GIB),  # more than a card of 40 GiB
-        "giant": PretendedUse(fixed_bytes=500 * GIB),  # more than any card
+        "fits": LinearDevice(fixed_bytes=3 * GIB, bytes_per_sample=GIB // 8),  # 4 GiB as estimated
+        "smaller": LinearDevice(fixed_bytes=GIB, bytes_per_sample=2 * GIB),  # 17 GiB; 9 GiB at a micro-batch of 4
+        "larger": LinearDevice(fixed_bytes=11 * GIB),  # whatever the micro-batch
+        "mover": LinearDevice(fixed_bytes=50 * GIB),  # more than a card of 40 GiB
+        "giant": LinearDevice(fixed_bytes=500 * GIB),  # more than any card
     }
 )
 LARGER_CARD = "mover needs a larger card"
@@ -62,7 +61,7 @@ def unequal_raylets() -> Iterator[Inventory]:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    from cluster.machines.inventory import ray_cluster
+    from cluster.machines.node_watch import ray_cluster
 
     assert not ray.is_initialized(), "conftest.py puts the tests that share a Ray last"
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -82,7 +81,7 @@ def pretending(config: dict[str, object]) -> None:
     counting_trial(config, USES)
 
 
-def sweep_of(folder: Path, cards: Inventory, trials: list[dict[str, object]]) -> Driven:
+def sweep_of(folder: Path, cards: Inventory, trials: list[dict[str, object]]) -> RaySweep:
     def make_spec(sampled: Sampled) -> TrialSpec:
         return spec_of(
             folder / "results",
@@ -93,7 +92,7 @@ def sweep_of(folder: Path, cards: Inventory, trials: list[dict[str, object]]) ->
             simulated=True,
         )
 
-    return Driven(
+    return RaySweep(
         folder=folder,
         specs=Made(
             make_spec=make_spec,
@@ -114,7 +113,7 @@ def gpu_models(cards: Inventory) -> dict[str, str]:
 class Starts:
     """On which models and with which shares the trials of a sweep started."""
 
-    def __init__(self, sweep: Driven, cards: Inventory) -> None:
+    def __init__(self, sweep: RaySweep, cards: Inventory) -> None:
         models = gpu_models(cards)
         self.of: dict[str, list[tuple[str, float]]] = {}
         names = {trial.number: name for name, trial in sweep.history.items()}
@@ -127,7 +126,7 @@ class Starts:
 
 
 @pytest.fixture(scope="module")
-def recovered(unequal_raylets: Inventory, tmp_path_factory: pytest.TempPathFactory) -> Driven:
+def recovered(unequal_raylets: Inventory, tmp_path_factory: pytest.TempPathFactory) -> RaySweep:
     """One sweep in which everything goes wrong that can."""
     sweep = sweep_of(tmp_path_factory.mktemp("recovered"), unequal_raylets, TRIALS)
     kill = once(
@@ -152,7 +151,7 @@ def test_the_cluster_is_seen_as_it_was_started(unequal_raylets: Inventory) -> No
     assert unequal_raylets.simulated
 
 
-def test_every_trial_ends_as_it_must(recovered: Driven) -> None:
+def test_every_trial_ends_as_it_must(recovered: RaySweep) -> None:
     outcomes = {name: record.status for name, record in recovered.records.items()}
     odd = {"trial 2": "refused", "giant": "oom"}
     assert outcomes == {str(one["name"]): "finished" for one in TRIALS if one["name"] != "impossible"} | odd
@@ -161,7 +160,7 @@ def test_every_trial_ends_as_it_must(recovered: Driven) -> None:
 
 
 def test_shares_follow_the_estimates_and_ray_grants_them_on_the_node_of_the_allocation(
-    recovered: Driven, unequal_raylets: Inventory
+    recovered: RaySweep, unequal_raylets: Inventory
 ) -> None:
     usable = {pool.model.removeprefix("simulated-"): pool.usable_bytes for pool in CARDS.pools}
     models = gpu_models(unequal_raylets)
@@ -185,7 +184,7 @@ def test_shares_follow_the_estimates_and_ray_grants_them_on_the_node_of_the_allo
     assert used == set(usable), "all models are used"
 
 
-def test_no_card_was_promised_more_than_once(recovered: Driven) -> None:
+def test_no_card_was_promised_more_than_once(recovered: RaySweep) -> None:
     held: dict[object, tuple[str, float]] = {}
     for event in recovered.events:
         if event["event"] == "started":
@@ -199,7 +198,7 @@ def test_no_card_was_promised_more_than_once(recovered: Driven) -> None:
     assert held == {}
 
 
-def test_the_impossible_is_refused_at_once_with_words(recovered: Driven) -> None:
+def test_the_impossible_is_refused_at_once_with_words(recovered: RaySweep) -> None:
     record = recovered.records["trial 2"]
     assert record.error is not None
     assert "needs 90.0 GiB on one card, found 1 x simulated-24GiB, 1 x simulated-40GiB, 1 x simulated-80GiB" in str(
@@ -209,7 +208,7 @@ def test_the_impossible_is_refused_at_once_with_words(recovered: Driven) -> None
     assert numbers[0] == 2
 
 
-def test_an_out_of_memory_is_mended_in_place_by_a_smaller_micro_batch(recovered: Driven) -> None:
+def test_an_out_of_memory_is_mended_in_place_by_a_smaller_micro_batch(recovered: RaySweep) -> None:
     record = recovered.records["smaller"]
     assert record.plan == {
         "micro_batch": 4,
@@ -224,7 +223,7 @@ def test_an_out_of_memory_is_mended_in_place_by_a_smaller_micro_batch(recovered:
     assert recovered.history["smaller"].spec["shape"] == recovered.records["fits"].plan
 
 
-def test_then_by_a_larger_share_from_its_checkpoint(recovered: Driven, unequal_raylets: Inventory) -> None:
+def test_then_by_a_larger_share_from_its_checkpoint(recovered: RaySweep, unequal_raylets: Inventory) -> None:
     starts = Starts(recovered, unequal_raylets).of["larger"]
     usable = {pool.model.removeprefix("simulated-"): pool.usable_bytes for pool in CARDS.pools}
     held = [share * usable[model] for model, share in starts]
@@ -234,7 +233,7 @@ def test_then_by_a_larger_share_from_its_checkpoint(recovered: Driven, unequal_r
     assert "failed and starts again: out of memory; " in recovered.shown
 
 
-def test_then_by_a_model_with_larger_cards(recovered: Driven, unequal_raylets: Inventory) -> None:
+def test_then_by_a_model_with_larger_cards(recovered: RaySweep, unequal_raylets: Inventory) -> None:
     starts = Starts(recovered, unequal_raylets).of["mover"]
     moved = [model for model, _ in starts].index("80GiB")
     assert starts[moved - 1] == ("40GiB", 1.0)
@@ -244,7 +243,7 @@ def test_then_by_a_model_with_larger_cards(recovered: Driven, unequal_raylets: I
     assert "out of memory; a larger card is needed" in recovered.shown
 
 
-def test_and_then_given_up_with_words(recovered: Driven, unequal_raylets: Inventory) -> None:
+def test_and_then_given_up_with_words(recovered: RaySweep, unequal_raylets: Inventory) -> None:
     record = recovered.records["giant"]
     assert record.error is not None
     assert Starts(recovered, unequal_raylets).of["giant"][-1] == ("80GiB", 1.0)
@@ -252,7 +251,7 @@ def test_and_then_given_up_with_words(recovered: Driven, unequal_raylets: Invent
     assert "would fit with a card of at least" in record.error.message
 
 
-def test_kill_9_of_a_worker_costs_the_steps_since_its_last_checkpoint(recovered: Driven) -> None:
+def test_kill_9_of_a_worker_costs_the_steps_since_its_last_checkpoint(recovered: RaySweep) -> None:
     assert recovered.records["killed"].retries == 1
     assert recovered.history["killed"].retries == ["worker_lost"]
     again = [event["evaluation"] for event in recovered.events if event["event"] == "reported" and event["number"] == 7]
@@ -281,7 +280,7 @@ def test_what_ray_does_not_start_because_others_hold_its_card_goes_where_there_i
     models = [f"simulated-{size}GiB" for size in SIZES[:2]]
     held = [placement_group([{"GPU": 1}], bundle_label_selector=[{GPU_MODEL_LABEL: model}]) for model in models]
     ray.get([group.ready() for group in held], timeout=300)
-    monkeypatch.setattr(sweep_state, "LAUNCH_LIMIT_S", 20.0)
+    monkeypatch.setattr(trial_queue, "LAUNCH_LIMIT_S", 20.0)
     trials: list[dict[str, object]] = [{"name": f"t{number}", "gib": 20} for number in range(4)]
     sweep = sweep_of(tmp_path, unequal_raylets, trials).run()
     for group in held:

@@ -8,26 +8,26 @@ from pathlib import Path
 import pytest
 
 from cluster.estimator.gpu_profile import gpu_of_size
-from cluster.machines.hardware import Inventory, Node, parse_simulated
-from cluster.scheduling.placement import Demand, Need, choose
+from cluster.machines.hardware import Inventory, parse_simulated
+from cluster.scheduling.alternatives import Need, find_alternatives
 from common import cli
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.__main__ import main
-from tune_jobs.config.sections import Method, Resources
+from tune_jobs.config.early_terminate import EarlyTerminate
+from tune_jobs.config.sections import Resources
 from tune_jobs.config.space import Categorical, Range, Space
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.memory_requests import request_of
-from tune_jobs.placing.start_order import reach_of
+from tune_jobs.placing.placer import Option
 from tune_jobs.planning.earlier import earlier_ledgers, importances_of, observations_of
-from tune_jobs.planning.likely import likely_evaluations
-from tune_jobs.planning.plan import _NO_BYTES, DataSizes, SweepPlan, make_plan
-from tune_jobs.planning.plan_clock import Job, run_clock
+from tune_jobs.planning.expected_stops import expected_evaluations
+from tune_jobs.planning.plan import NO_BYTES, make_plan
+from tune_jobs.planning.plan_values import SweepPlan
 from tune_jobs.planning.throughput import CPU, Speed, Throughput, observe
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
-from tune_jobs.records.trial_spec import Bundle, Placed
-from tune_jobs.search.stopping import RungRule
-from tune_jobs.trial.recovery import RunShape
+from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
+from tune_jobs.search.inputs import DataSizes
 
 SWEEP = """
 name: small
@@ -144,18 +144,18 @@ def test_a_plan_from_a_file_has_what_the_design_promises(
 
 
 @pytest.mark.slow
-def test_a_pilot_gives_times(
+def test_a_quick_measurement_gives_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SWEEP)
-    assert cli.run(main, ["plan", "small.yaml", "--pilot", "--format", "json"]) == 0
+    assert cli.run(main, ["plan", "small.yaml", "--measure", "--format", "json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["unit"], plan["not_measured"]) == ("s", [])
     assert 0 < plan["gpu_hours"] <= plan["gpu_hours_at_most"]
     assert 0 < plan["makespan_s"] <= plan["makespan_at_most_s"]
     assert max(stay["end_s"] for stay in plan["placements"]) == pytest.approx(plan["makespan_s"], abs=0.06)
-    assert "a pilot at the longest texts" in plan["time_basis"][0]
+    assert "a measurement at the longest texts" in plan["time_basis"][0]
 
 
 def test_a_grid_of_half_a_million_is_refused_at_once_with_the_better_line(
@@ -195,29 +195,29 @@ def test_what_trials_are_grouped_without_changes_no_memory_request() -> None:
     card = gpu_of_size("24GiB")
     base = RunConfig(model="kobart", dropout=0.1)
     other: dict[str, object] = {"lr_scheduler": "cosine", "max_steps": 7, "eval_steps": 7, "early_stopping_patience": 3}
-    for name in _NO_BYTES:
+    for name in NO_BYTES:
         value = other.get(name, 0.25 if isinstance(getattr(base, name), float) else 2)
         assert request_of(base.with_changes({name: value}), card) == request_of(base, card), name
 
 
 def planned(sweep: Sweep, cards: Inventory = CARDS) -> SweepPlan:
-    def offers(name: str, config: RunConfig) -> tuple[Demand, dict[str, Placed]]:
-        demand = Demand(name=name, needs=(Need(upper_bytes=config.batch_size * 2**29),))
+    def options(name: str, config: RunConfig) -> tuple[Option, ...]:
         shape = RunShape(micro_batch=config.batch_size, accumulation=1)
-        return demand, {
-            choice.model: Placed(bundle=Bundle(cpus=1, gpus=choice.share.gpus), shape=shape)
-            for choice in choose(demand, cards)
-        }
+        needs = (Need(upper_bytes=config.batch_size * 2**29, cpus=1),)
+        return tuple(
+            Option(alternative=one, placement=Placement(bundle=Bundle(cpus=1, gpus=one.gpus), shape=shape))
+            for one in find_alternatives(needs, cards)
+        )
 
     base = RunConfig()
     return make_plan(
         sweep,
         cards,
         described=True,
-        offers=offers,
+        options=options,
         sizes=DataSizes(of={base.train_file: 1000, base.dev_file: 100}),
         throughput=Throughput([]),
-        cards=lambda model: [],
+        measured_as=lambda model: [],
     )
 
 
@@ -230,10 +230,10 @@ def test_a_thousand_trials_in_seconds_each_placed_once_and_never_more_than_a_car
     assert time.perf_counter() - began < 10
     assert len(plan.groups) == 3
     (phase,) = plan.phases
-    assert sorted(int(stay.name) for stay in phase.timeline.stays) == list(range(1, 1001))
+    assert sorted(int(run.name) for run in phase.timeline.runs) == list(range(1, 1001))
     moves = sorted(
-        ((stay.end, stay.start)[begins], begins, (stay.node, stay.cards[0]), stay.gpus)
-        for stay in phase.timeline.stays
+        ((run.end, run.start)[begins], begins, (run.nodes[0], run.cards[0]), run.gpus)
+        for run in phase.timeline.runs
         for begins in (0, 1)
     )
     held: dict[tuple[str, int], float] = {}
@@ -249,50 +249,31 @@ def test_a_grid_is_planned_as_it_will_run_large_trials_first_unless_a_budget_may
     )
     sweep = Sweep(name="a", source="a", method="grid", space=space)  # two of 7 GiB, then two of 15 GiB
     (phase,) = planned(sweep, parse_simulated("2x24GiB")).phases
-    assert {stay.name: stay.start for stay in phase.timeline.stays} == {"1": 0, "2": 0, "3": 0, "4": 0}
+    assert {run.name: run.start for run in phase.timeline.runs} == {"1": 0, "2": 0, "3": 0, "4": 0}
     assert [trial.number for trial in phase.trials] == [1, 2, 3, 4]
     budget = dataclasses.replace(sweep, resources=Resources(time_budget="1h"))
     late = planned(budget, parse_simulated("2x24GiB"))
-    assert [stay.name for stay in late.phases[0].timeline.stays if stay.start > 0] == ["4"]
+    assert [run.name for run in late.phases[0].timeline.runs if run.start > 0] == ["4"]
     assert late.makespan_at_most == 2 * phase.at_most.makespan
 
 
 def test_chance_stops_about_one_in_eta_and_the_best_never() -> None:
-    made = likely_evaluations(RungRule(rungs=(1, 3), eta=3, goal="maximize"), [9] * 300, side_by_side=10)
+    asha = Sweep(name="a", source="", method="random", count=300, space=Space())
+    made = expected_evaluations(asha, [9] * 300, side_by_side=10)
     assert 80 < sum(1 for evaluations in made if evaluations > 1) < 140
     assert 25 < sum(1 for evaluations in made if evaluations > 3) < 70
-    assert likely_evaluations(RungRule(rungs=(), eta=3, goal="maximize"), [2, 5, 1], side_by_side=2) == [2, 5, 1]
-
-
-def test_without_cards_trials_take_turns_on_cpus_and_a_limit_holds_with_cards_too() -> None:
-    jobs = [Job(name=str(number), demand=None, length=10.0) for number in range(4)]
-    machine = Inventory(nodes=(Node(name="n", cpus=2, memory_bytes=64 * 2**30),))
-    assert run_clock(jobs, machine, Resources()).makespan == 20
-    assert run_clock(jobs, machine, Resources(max_concurrent_trials=1)).makespan == 40
-    asked = [dataclasses.replace(job, demand=Demand(name=job.name, needs=(Need(upper_bytes=2**30),))) for job in jobs]
-    assert run_clock(asked, CARDS, Resources()).most_at_once == 4
-    assert run_clock(asked, CARDS, Resources(max_concurrent_trials=3)).most_at_once == 3
-
-
-def test_a_plan_looks_as_far_down_its_line_as_the_search_lets_the_sweep() -> None:
-    jobs = [
-        Job(name=str(number), demand=Demand(name=str(number), needs=(Need(upper_bytes=gib * 2**30),)), length=10.0)
-        for number, gib in enumerate([14, 14, 14, 14, 14, 2], start=1)
-    ]
-
-    def small_starts(method: Method) -> float:
-        sweep = Sweep(name="a", source="", method=method, space=Space())
-        stays = run_clock(jobs, parse_simulated("1x24GiB"), Resources(), reach_of(sweep)).stays
-        return next(stay.start for stay in stays if stay.name == "6")
-
-    assert small_starts("random") == 0, "fills what the large ones leave"
-    assert small_starts("bayes") == 10, "is made when only three large ones wait"
-    assert small_starts("pbt") == 40, "has its turn after all of them, beside the last"
+    never = dataclasses.replace(asha, early_terminate=EarlyTerminate(type="none"))
+    assert expected_evaluations(never, [2, 5, 1], side_by_side=2) == [2, 5, 1]
 
 
 def test_a_slower_card_takes_longer() -> None:
     speed = Speed(train_s=1, evaluate_s=2, start_s=3, source="a")
     assert speed.times(0.5) == Speed(train_s=0.5, evaluate_s=1, start_s=1.5, source="a")
+
+
+def test_several_cards_are_taken_to_be_as_many_times_as_fast() -> None:
+    speed = Speed(train_s=0.01, evaluate_s=0.1, start_s=5, source="measured")
+    assert speed.trial_s(evaluations=3, dialogues=1000, dev_dialogues=50, cards=2) == 27.5
 
 
 def test_a_plan_for_a_stranger_to_the_team_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import RequestError
 from tune_jobs.planning.quota_clock import end_in_quota
-from tune_jobs.team.quotas import Member, Team, Window
+from cluster.scheduling.quotas import Member, Team, Window
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 HOUR_S = 3600.0

@@ -13,8 +13,7 @@ from common.errors import RequestError, WorkError
 from common.files import read_jsonl
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tests.tune_jobs.pretended import GIB, PretendedDevices, PretendedUse
-from tests.tune_jobs.specs_of import METRIC, spec_of
+from tests.tune_jobs.trial.trial_specs import METRIC, LinearDevice, LinearDevices, spec_of
 from tune_jobs.records.trial_spec import (
     FAILURE_KEY,
     FAILURE_MESSAGE_KEY,
@@ -25,7 +24,6 @@ from tune_jobs.records.trial_spec import (
     TrialSpec,
 )
 from tune_jobs.records.trial_state import STATE_FILE
-from tune_jobs.trial import hold as hold_module
 from tune_jobs.trial.hold import hold
 from tune_jobs.trial.reporter import POLL_S, TrialReporter
 from tune_jobs.trial.run_trial import ATTEMPTS_FILE, MOST_VANISHED, attempt
@@ -40,17 +38,12 @@ def keep_nothing(metrics: Mapping[str, float]) -> None:
 
 
 def spec_in(folder: Path, *, batch_size: int = 8) -> TrialSpec:
-    return spec_of(
-        folder,
-        "one",
-        RunConfig(batch_size=batch_size),
-        sampled={"batch_size": batch_size},
-        folder=str(folder / "one"),
-    )
+    config = RunConfig(batch_size=batch_size)
+    return spec_of(folder, "one", config, sampled={"batch_size": batch_size}, folder=str(folder / "one"))
 
 
 class Sent:
-    """What the driver would get."""
+    """What the driver would hear."""
 
     def __init__(self) -> None:
         self.reports: list[dict[str, object]] = []
@@ -105,14 +98,14 @@ def test_each_out_of_memory_halves_the_micro_batch_and_goes_on_from_the_last_che
     ]
 
 
-def test_at_the_smallest_shape_the_failure_is_sent_and_ends_the_process(tmp_path: Path) -> None:
+def test_at_the_smallest_shape_the_driver_gets_the_failure_and_the_process_ends(tmp_path: Path) -> None:
     def train(config: RunConfig, output_dir: Path, **kwargs: object) -> None:
         raise OutOfMemoryError("no bytes left")
 
     sent = Sent()
     with pytest.raises(OutOfMemoryError):
         attempt(spec_in(tmp_path, batch_size=2), train, sent, keep_nothing, None)
-    assert sent.reports == [{FAILURE_KEY: "out_of_memory", FAILURE_MESSAGE_KEY: "OutOfMemoryError: no bytes left"}]
+    assert [report[FAILURE_KEY] for report in sent.reports] == ["out_of_memory"]
     records, _ = read_jsonl(tmp_path / "one" / ATTEMPTS_FILE)
     assert [record["next_shape"] is None for record in records] == [False, False, True]
 
@@ -192,7 +185,7 @@ def test_an_exploding_loss_is_the_outcome_of_a_trial(tmp_path: Path, factor: flo
 @pytest.mark.parametrize(
     ("error", "kind"), [(RequestError("bad data"), "wrong_request"), (WorkError("no disk"), "work_failed")]
 )
-def test_a_failure_that_leaves_the_process_well_does_not_end_it(tmp_path: Path, error: Exception, kind: str) -> None:
+def test_a_failure_that_leaves_the_process_well_is_only_sent(tmp_path: Path, error: Exception, kind: str) -> None:
     def train(config: RunConfig, output_dir: Path, **kwargs: object) -> None:
         raise error
 
@@ -228,7 +221,7 @@ def test_a_report_without_a_usable_metric_ends_the_trial_with_a_reason(
 
 
 def test_a_process_that_outgrows_its_share_gets_smaller_and_with_more_of_a_card_it_would_not(tmp_path: Path) -> None:
-    devices = PretendedDevices({"one": PretendedUse(fixed_bytes=2 * GIB, bytes_per_sample=GIB)})
+    device_of = LinearDevices({"one": LinearDevice(fixed_bytes=2 * 2**30, bytes_per_sample=2**30)})
 
     def train(config: RunConfig, output_dir: Path, *, reporter: Reporter, limit_bytes: int, **options: object) -> None:
         limits.append(limit_bytes)
@@ -245,7 +238,7 @@ def test_a_process_that_outgrows_its_share_gets_smaller_and_with_more_of_a_card_
             context_bytes=2**29,
             simulated=True,
         )
-        attempt(spec, train, sent, keep_nothing, None, device_of=devices)
+        attempt(spec, train, sent, keep_nothing, None, device_of=device_of)
         assert [report["trial/micro_batch"] for report in sent.reports] == micro_batches
         assert sent.reports[0]["trial/held_bytes"] == (2 + micro_batches[0]) * 2.0**30
         assert {limit / 2**30 for limit in limits} == {share - 0.5}
@@ -268,8 +261,8 @@ def test_a_trial_waits_for_its_share_of_a_real_card_says_why_and_gives_up_with_w
         tell(f"{visible} needs {need_bytes / 2**30:g} GiB")
         raise WorkError("after an hour the card is still full")
 
-    monkeypatch.setattr(hold_module, "CudaDevice", Card)
-    monkeypatch.setattr(hold_module, "wait_for_card", wait)
+    monkeypatch.setattr("tune_jobs.trial.hold.CudaDevice", Card)
+    monkeypatch.setattr("tune_jobs.trial.hold.wait_for_card", wait)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     spec = replace(spec_in(tmp_path), usable_bytes=24 * 2**30, context_bytes=2**30, bundle=Bundle(cpus=1, gpus=0.25))
     train, _ = trainer(tmp_path, lambda config, start: [1.0])

@@ -1,44 +1,13 @@
-"""Specifications of trials that a test makes by hand, and how they can run: it names what matters to it."""
-
-from dataclasses import replace
-from pathlib import Path
+"""How trials that a test makes by hand can run: what a placer would find for an estimate of so many bytes."""
 
 from cluster.machines.hardware import Inventory
 from cluster.scheduling.alternatives import Need, explain_refusal, find_alternatives
 from cluster.scheduling.request import Alternative
 from common.errors import RequestError
-from dialsum.config import RunConfig
 from tune_jobs.placing.placer import Option
-from tune_jobs.records.trial_spec import Bundle, Placement, RunShape, TrialSpec
+from tune_jobs.records.trial_spec import Bundle, Placement, TrialSpec
 
-METRIC = "eval/rouge_combined_f1"
 GIB = 2**30
-
-
-def spec_of(sweep_folder: Path, name: str, config: RunConfig | None = None, **changes: object) -> TrialSpec:
-    """Returns the first trial of a sweep, on one CPU, with its batch in one piece.
-
-    Args:
-        sweep_folder: Experiments and caches lie in it, too.
-        name: The experiment.
-        config: The default one where None.
-        changes: Fields of the specification.
-    """
-    config = config or RunConfig()
-    spec = TrialSpec(
-        number=1,
-        name=name,
-        sweep="sample",
-        bundle=Bundle(cpus=1),
-        sampled={},
-        config=config.to_dict(),
-        shape=RunShape(micro_batch=config.batch_size, accumulation=1),
-        folder=str(sweep_folder / "experiments" / name),
-        sweep_folder=str(sweep_folder),
-        cache_dir=str(sweep_folder / "cache"),
-        metric=METRIC,
-    )
-    return replace(spec, **changes)  # type: ignore[arg-type]
 
 
 def options_of(

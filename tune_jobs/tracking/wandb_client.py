@@ -56,7 +56,7 @@ class TrackedRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class Timeouts:
     """How long the mirror waits for a W&B server; no trial ever does.
 
     Attributes:
@@ -100,11 +100,11 @@ class Wandb:
     def __init__(
         self,
         mode: Literal["online", "offline"],
-        patience: Patience | None = None,
+        patience: Timeouts | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         os.environ["WANDB_SILENT"] = "true"
-        self._mode, self._patience, self._clock = mode, patience or Patience(), clock
+        self._mode, self._patience, self._clock = mode, patience or Timeouts(), clock
         self._opening = threading.Lock()
         self._sick_since_s: float | None = None
 
@@ -132,7 +132,7 @@ class Wandb:
 class WandbRun:
     """One open W&B run; see Wandb.open."""
 
-    def __init__(self, run: TrackedRun, mode: Literal["online", "offline"], patience: Patience) -> None:
+    def __init__(self, run: TrackedRun, mode: Literal["online", "offline"], patience: Timeouts) -> None:
         import wandb
 
         self._wandb = wandb

@@ -11,16 +11,19 @@ from cluster.machines.hardware import Inventory
 from cluster.scheduling.broker_client import LocalBroker
 from common.files import read_jsonl
 from common.storage import StorageRetry
-from tests.tune_jobs.specs_of import METRIC, options_of
+from tests.tune_jobs.options_of import options_of
+from tests.tune_jobs.trial.trial_specs import METRIC
 from tune_jobs.driver.callbacks import LedgerCallback, SweepCallback
 from tune_jobs.driver.inherit import Inherit
 from tune_jobs.driver.kill_process import kill_process
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.driver.stop_signals import StopRequest
 from tune_jobs.driver.sweep_driver import SweepDriver
-from tune_jobs.driver.sweep_state import Clocks, Decisions, SpecMaker, SweepLimits, SweepState
+from tune_jobs.driver.sweep_parts import Clocks, SpecMaker, SweepLimits, SweepParts
+from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.driver.tuner import TunerSettings, run_tuner
 from tune_jobs.placing.placer import Option
+from tune_jobs.placing.submission import SubmissionLimits
 from tune_jobs.records.journal import Journal, TrialHistory
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
 from tune_jobs.records.progress import SweepFrame
@@ -65,7 +68,7 @@ def never_inherit(*_: object) -> None:
 
 
 @dataclass(kw_only=True)
-class Driven:
+class RaySweep:
     """One sweep of trials that a test lists.
 
     Attributes:
@@ -95,7 +98,7 @@ class Driven:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     inherit: Inherit = never_inherit
     watch: Watch = lambda trials: None
-    nodes: Callable[[], Inventory | None] = lambda: None
+    nodes: Callable[[], Inventory | None] | None = None
     stop: StopRequest = field(default_factory=StopRequest)
     clocks: Clocks = field(default_factory=Clocks)
     max_concurrent: int | None = None
@@ -105,28 +108,30 @@ class Driven:
         self._shown = io.StringIO()
         self.results = SweepFolder(self.folder / "results")
 
-    def run(self) -> "Driven":
+    def run(self) -> "RaySweep":
         """Runs the sweep until it is over or stopped."""
         journal = Journal(self.results.path / "journal.jsonl")
         sampler = ListSampler(self.trials)  # type: ignore[arg-type]
         scheduler = self.scheduler()
         scheduler.set_search_properties(METRIC, "max")
-        broker = LocalBroker(self.inventory, sweep="driven", max_concurrent=self.max_concurrent, watch=self.nodes)
+        broker = LocalBroker(self.inventory, sweep="made", max_concurrent=self.max_concurrent, watch=self.nodes)
         broker.open()
         state = SweepState(
-            Decisions(
+            SweepParts(
                 sampler=sampler,
                 specs=self.specs,
                 early_stopping=EarlyStopping(scheduler, seed=0),
                 retry=self.retry,
                 inherit=self.inherit,
             ),
-            SweepLimits(sweep="driven", goal="maximize", longest=self.longest, side_by_side=len(self.trials)),
+            SweepLimits(
+                sweep="made", goal="maximize", longest=self.longest, submission=SubmissionLimits(), scheduler="the test"
+            ),
             journal,
             self.clocks,
         )
         frame = SweepFrame(
-            sweep="driven", metric=METRIC, goal="maximize", total=len(self.trials), longest=self.longest, slots=1
+            sweep="made", metric=METRIC, goal="maximize", total=len(self.trials), longest=self.longest, slots=1
         )
         callbacks = (
             LedgerCallback(

@@ -5,17 +5,17 @@ from collections.abc import Callable, Collection, Sequence
 from tune_jobs.analysis.candidates import Scored
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.records.ledger import OUTCOMES, TrialOutcome
-from tune_jobs.report.drawing import Box, Cross, Dot, Ink, Label, Polyline, Shape, text_width
-from tune_jobs.report.look import OUTCOME_TEXT, trial_tip
+from tune_jobs.report.drawing import Cross, Dot, DrawnShape, Ink, Label, Polyline, Rectangle, text_width
+from tune_jobs.report.formatting import OUTCOME_TEXT, trial_tip
 
 _SIGN_ROOM = 13.0  # a bar that is narrower or lower has no room for a sign
 _PALE = 0.6
-Swatch = Callable[[float, float], Sequence[Shape]]
+Swatch = Callable[[float, float], Sequence[DrawnShape]]
 
 
-def outcome_mark(
+def outcome_symbol(
     outcome: TrialOutcome, x: float, y: float, *, radius: float = 4.0, tip: str = "", trial: str = ""
-) -> Shape:
+) -> DrawnShape:
     """Draws a trial as a small shape.
 
     A dot ran to its end, a ring was stopped, an x failed, a plus ran out of memory, a square was refused, a triangle is
@@ -29,7 +29,9 @@ def outcome_mark(
         upright = outcome == "oom"
         return Cross(x=x, y=y, radius=radius + upright * 0.8, ink=outcome, upright=upright, tip=tip, trial=trial)
     if outcome == "refused":
-        return Box(x=x - radius, y=y - radius, width=2 * radius, height=2 * radius, ink=outcome, tip=tip, trial=trial)
+        return Rectangle(
+            x=x - radius, y=y - radius, width=2 * radius, height=2 * radius, ink=outcome, tip=tip, trial=trial
+        )
     tall = 1.2 * radius
     corners = ((x - radius, y - tall), (x + tall, y), (x - radius, y + tall), (x - radius, y - tall))
     return Polyline(points=corners, ink=outcome, width=1.8, tip=tip, trial=trial)
@@ -45,11 +47,11 @@ def outcome_bar(
     opacity: float = 1.0,
     tip: str = "",
     trial: str = "",
-) -> list[Shape]:
+) -> list[DrawnShape]:
     """Draws a bar: full to the end, pale where it was stopped or is not over, with its sign where it went wrong."""
     pale = outcome in ("stopped", "running")
-    shapes: list[Shape] = [
-        Box(
+    shapes: list[DrawnShape] = [
+        Rectangle(
             x=x,
             y=y,
             width=width,
@@ -65,7 +67,7 @@ def outcome_bar(
     if outcome in ("failed", "oom", "running") and min(width, height) >= _SIGN_ROOM * 0.75 and width >= _SIGN_ROOM:
         middle_x, middle_y = x + width / 2, y + height / 2
         if outcome == "running":
-            shapes.append(outcome_mark(outcome, middle_x, middle_y, radius=3.2, tip=tip, trial=trial))
+            shapes.append(outcome_symbol(outcome, middle_x, middle_y, radius=3.2, tip=tip, trial=trial))
         else:
             shapes.append(
                 Cross(x=middle_x, y=middle_y, radius=3.5, ink="surface", upright=outcome == "oom", tip=tip, trial=trial)
@@ -73,13 +75,13 @@ def outcome_bar(
     return shapes
 
 
-def mark(analysis: Analysis, one: Scored, x: float, y: float, *, radius: float = 4.0) -> Shape:
+def trial_symbol(analysis: Analysis, one: Scored, x: float, y: float, *, radius: float = 4.0) -> DrawnShape:
     """Draws a trial with a score; the winner is a large dot."""
     trial = one.trial
     tip = trial_tip(analysis, trial, one.score)
     if is_winner(analysis, trial.trial_id):
         return Dot(x=x, y=y, radius=radius + 2.5, ink="accent", tip=tip, trial=trial.trial_id)
-    return outcome_mark(trial.status, x, y, radius=radius, tip=tip, trial=trial.trial_id)
+    return outcome_symbol(trial.status, x, y, radius=radius, tip=tip, trial=trial.trial_id)
 
 
 def is_winner(analysis: Analysis, trial_id: str) -> bool:
@@ -89,7 +91,7 @@ def is_winner(analysis: Analysis, trial_id: str) -> bool:
 
 def legend(
     analysis: Analysis, width: float, outcomes: Collection[TrialOutcome], *, bars: bool = False
-) -> tuple[list[Shape], float]:
+) -> tuple[list[DrawnShape], float]:
     """Says what the shapes of a chart mean; returns the shapes and the height that they take.
 
     Args:
@@ -102,7 +104,7 @@ def legend(
     if analysis.winner is not None:
         entries.append((_winner_bar if bars else dot_swatch("accent", 6.0), "winner"))
     drawn = [outcome for outcome in OUTCOMES if outcome in outcomes]
-    entries += [((bar_swatch if bars else mark_swatch)(outcome), OUTCOME_TEXT[outcome]) for outcome in drawn]
+    entries += [((bar_swatch if bars else symbol_swatch)(outcome), OUTCOME_TEXT[outcome]) for outcome in drawn]
     return lay_legend(entries, width)
 
 
@@ -111,9 +113,9 @@ def dot_swatch(ink: Ink, radius: float = 4.5) -> Swatch:
     return lambda x, y: [Dot(x=x, y=y, radius=radius, ink=ink)]
 
 
-def mark_swatch(outcome: TrialOutcome) -> Swatch:
-    """A trial's mark, for a legend."""
-    return lambda x, y: [outcome_mark(outcome, x, y)]
+def symbol_swatch(outcome: TrialOutcome) -> Swatch:
+    """A trial's symbol, for a legend."""
+    return lambda x, y: [outcome_symbol(outcome, x, y)]
 
 
 def bar_swatch(outcome: TrialOutcome) -> Swatch:
@@ -121,13 +123,13 @@ def bar_swatch(outcome: TrialOutcome) -> Swatch:
     return lambda x, y: outcome_bar(outcome, x=x - 7, y=y - 6, width=14.0, height=12.0)
 
 
-def _winner_bar(x: float, y: float) -> list[Shape]:
-    return [Box(x=x - 7, y=y - 6, width=14.0, height=12.0, ink="accent", radius=1.5)]
+def _winner_bar(x: float, y: float) -> list[DrawnShape]:
+    return [Rectangle(x=x - 7, y=y - 6, width=14.0, height=12.0, ink="accent", radius=1.5)]
 
 
-def lay_legend(entries: Sequence[tuple[Swatch, str]], width: float) -> tuple[list[Shape], float]:
+def lay_legend(entries: Sequence[tuple[Swatch, str]], width: float) -> tuple[list[DrawnShape], float]:
     """Lays out swatches with their texts in as many lines as they need; returns the shapes and the height they take."""
-    shapes: list[Shape] = []
+    shapes: list[DrawnShape] = []
     x, y = 4.0, 8.0
     for swatch, text in entries:
         room = text_width(text) + 38.0

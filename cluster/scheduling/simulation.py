@@ -1,0 +1,277 @@
+"""A broker under a simulated clock: when and where trials run, and how long all of it takes. Pure, deterministic.
+
+The broker is the one that serves real sweeps. Simulated is only what it hears: trials arrive, run for as long as they
+take beside their co-tenants (see compute_sharing), pause when the broker asks for it, and end.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Literal
+
+from cluster.machines.hardware import Inventory
+from cluster.scheduling.broker import Broker
+from cluster.scheduling.compute_sharing import FREE_OF_OVERHEAD, Contention, SharedCards
+from cluster.scheduling.events import Ended, Event, Refusal, Started, Submitted, SweepJoined
+from cluster.scheduling.lower_bound import Load, lower_bound_s
+from cluster.scheduling.quotas import Team, next_change
+from cluster.scheduling.request import Allocation, Alternative, Request
+from cluster.scheduling.shares import MAX_TENANTS, UNITS, Share
+
+_MOST_IDLE_S = 8 * 24 * 3600.0  # quotas repeat every week: what they forbid for so long they forbid for ever
+Policy = Literal["shares", "half", "whole"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulatedTrial:
+    """A request, and what becomes of it; the broker knows only the request.
+
+    Attributes:
+        request: What it asks for.
+        work_s: How long it really takes alone on a card of speed 1, or on CPUs.
+        busy: Part of a card's compute that it really keeps busy alone.
+        arrives_s: When it is submitted.
+    """
+
+    request: Request
+    work_s: float
+    busy: float = 0.0
+    arrives_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One trial's run, or one part of it where it paused.
+
+    Attributes:
+        allocation: What it held.
+        start_s: When it started.
+        end_s: When it ended or paused.
+    """
+
+    allocation: Allocation
+    start_s: float
+    end_s: float
+
+    @property
+    def name(self) -> str:
+        """The trial."""
+        return self.allocation.name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Simulation:
+    """What became of all trials.
+
+    Attributes:
+        runs: In the order of their starts.
+        refusals: Trials that fit nowhere.
+        makespan_s: From 0 to the last end.
+        gpu_utilisation: Part of all cards' compute that was busy until then.
+        memory_utilisation: Part of all cards' usable memory that the trials' upper bytes filled until then.
+    """
+
+    runs: tuple[Run, ...]
+    refusals: tuple[Refusal, ...]
+    makespan_s: float
+    gpu_utilisation: float
+    memory_utilisation: float
+
+
+def hold_under(policy: Policy, request: Request, inventory: Inventory) -> Request:
+    """Returns a request that holds what a policy gives.
+
+    Args:
+        policy: "shares" as asked for; "half": half a card, or a whole one where half is too small; "whole": one trial a
+            card.
+        request: As asked for.
+        inventory: Where it would run.
+
+    >>> from cluster.machines.hardware import parse_simulated
+    >>> from cluster.scheduling.alternatives import Need, find_alternatives
+    >>> cluster = parse_simulated("2x24GiB")
+    >>> small = Request(name="a", sweep="", alternatives=find_alternatives((Need(upper_bytes=5 << 30),), cluster))
+    >>> [hold_under(policy, small, cluster).least_gpus for policy in ("shares", "half", "whole")]
+    [0.25, 0.5, 1.0]
+    """
+    if policy == "shares":
+        return request
+    usable_bytes = {pool.model: pool.usable_bytes for pool in inventory.pools}
+    half = Share(units=UNITS // 2)
+
+    def held(one: Alternative) -> Alternative:
+        if one.share is None:
+            return one
+        fits_half = one.cards == 1 and one.upper_bytes <= half.cap_bytes(usable_bytes[one.model])
+        share = half if policy == "half" and fits_half else Share(units=UNITS, cards=one.cards)
+        return replace(one, share=share, cap_bytes=share.cap_bytes(usable_bytes[one.model]))
+
+    return replace(request, alternatives=tuple(held(one) for one in request.alternatives))
+
+
+def simulate(
+    trials: Sequence[SimulatedTrial],
+    inventory: Inventory,
+    *,
+    sweeps: Sequence[SweepJoined] = (),
+    team: Team | None = None,
+    starts_at_s: float = 0.0,
+    contention: Contention = FREE_OF_OVERHEAD,
+) -> Simulation:
+    """Runs trials on an inventory under a simulated clock.
+
+    Args:
+        trials: Those that arrive at the same time are submitted in this order.
+        inventory: The nodes; need not be simulated ones.
+        sweeps: Members and limits of the sweeps that have any.
+        team: Quotas; None where everybody may use everything.
+        starts_at_s: Unix seconds at second 0; quotas follow the wall clock.
+        contention: How co-tenants slow each other down.
+
+    >>> from cluster.machines.hardware import parse_simulated
+    >>> from cluster.scheduling.alternatives import Need, find_alternatives
+    >>> cluster = parse_simulated("1x24GiB")
+    >>> half = find_alternatives((Need(upper_bytes=11 << 30),), cluster)
+    >>> asked = [Request(name=name, sweep="s", alternatives=half) for name in "abc"]
+    >>> done = simulate([SimulatedTrial(request=request, work_s=60.0) for request in asked], cluster)
+    >>> [(run.name, run.allocation.alternative.gpus, run.start_s, run.end_s) for run in done.runs]
+    [('a', 0.5, 0.0, 60.0), ('b', 0.5, 0.0, 60.0), ('c', 0.5, 60.0, 120.0)]
+    """
+    broker = Broker(inventory, team=team, refuse_after_s=0.0, contention=contention)
+    run = _Clock(broker, trials, inventory, contention, team=team, starts_at_s=starts_at_s)
+    return run.go(sweeps)
+
+
+def bound_s(trials: Sequence[SimulatedTrial], inventory: Inventory, *, max_tenants: int = MAX_TENANTS) -> float:
+    """Returns a time before which nothing can have ended these trials, whatever they hold; see lower_bound.
+
+    Args:
+        trials: With the smallest shares that hold them; those without an alternative are left out.
+        inventory: The nodes.
+        max_tenants: Most trials on one card.
+    """
+    loads = []
+    for trial in trials:
+        by_model = {one.model: one for one in trial.request.alternatives if one.share}
+        parts, durations_s = [], []
+        for pool in inventory.pools:
+            one = by_model.get(pool.model)
+            part = max(one.upper_bytes / pool.usable_bytes, 1 / max_tenants) if one else math.inf
+            parts.append(float(one.cards) if one and one.cards > 1 else part)
+            durations_s.append(trial.work_s / pool.speed if one else 0.0)
+        if by_model:
+            loads.append(Load(parts=tuple(parts), durations_s=tuple(durations_s), busy=trial.busy))
+    return lower_bound_s(loads, [pool.cards for pool in inventory.pools])
+
+
+@dataclass(slots=True)
+class _Running:
+    allocation: Allocation
+    start_s: float
+
+
+@dataclass(slots=True)
+class _Clock:
+    """One simulation under way."""
+
+    broker: Broker
+    trials: Sequence[SimulatedTrial]
+    inventory: Inventory
+    contention: Contention
+    team: Team | None = field(kw_only=True)
+    starts_at_s: float = field(kw_only=True)
+    cards: SharedCards = field(init=False)
+    by_name: dict[str, SimulatedTrial] = field(init=False)
+    speeds: dict[str, float] = field(init=False)
+    left: dict[str, float] = field(init=False)  # part of its work that each trial has left
+    busy_s: float = field(default=0.0, init=False)
+    running: dict[str, _Running] = field(default_factory=dict, init=False)
+    runs: list[Run] = field(default_factory=list, init=False)
+    refusals: list[Refusal] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.cards = SharedCards(self.contention)
+        self.by_name = {trial.request.name: trial for trial in self.trials}
+        self.speeds = {pool.model: pool.speed for pool in self.inventory.pools}
+        self.left = dict.fromkeys(self.by_name, 1.0)
+
+    def go(self, sweeps: Sequence[SweepJoined]) -> Simulation:
+        """Runs until nothing runs or waits."""
+        coming = deque(sorted(self.trials, key=lambda trial: trial.arrives_s))
+        events: list[Event] = list(sweeps)
+        now_s = busy_until_s = 0.0
+        while self.left and now_s - busy_until_s < _MOST_IDLE_S:
+            end = self.cards.next_end()
+            times = [coming[0].arrives_s] if coming else []
+            times += [end[0]] if end else []
+            if times:
+                busy_until_s = max(now_s, min(times))
+            if self.team and (change := next_change(self.team, self._instant(now_s))):
+                times.append(change.timestamp() - self.starts_at_s)
+            assert times, f"{len(self.left)} trials wait on cards that are all free"
+            now_s = max(now_s, min(times))
+            while (end := self.cards.next_end()) is not None and end[0] <= now_s:
+                events.append(self._end(end[1], now_s))
+            while coming and coming[0].arrives_s <= now_s:
+                events.append(Submitted(request=coming.popleft().request))
+            while events:
+                events = self._decide(events, now_s)
+        return self._result()
+
+    def _decide(self, events: Sequence[Event], now_s: float) -> list[Event]:
+        """Lets the broker decide, does as it says, and returns what it hears at once."""
+        done = self.broker.handle(*events, elapsed_s=now_s, wall_s=self.starts_at_s + now_s)
+        for refusal in done.refusals:
+            self.refusals.append(refusal)
+            del self.left[refusal.name]
+        for allocation in done.allocations:
+            self._start(allocation, now_s)
+        answers: list[Event] = [Started(name=one.name) for one in done.allocations] if done.pauses else []
+        for pause in done.pauses:
+            answers += [self._end(pause.name, now_s), Submitted(request=self.by_name[pause.name].request)]
+        return answers
+
+    def _start(self, allocation: Allocation, now_s: float) -> None:
+        name, cards = allocation.name, allocation.cards
+        trial = self.by_name[name]
+        work_s = self.left[name] * trial.work_s / self._speed(allocation)
+        card = (allocation.nodes[0], cards[0]) if cards else name
+        self.running[name] = _Running(allocation, now_s)
+        self.cards.start(name, card=card, work_s=work_s, busy=trial.busy if cards else 0.0, now_s=now_s)
+
+    def _end(self, name: str, now_s: float) -> Ended:
+        one, trial = self.running.pop(name), self.by_name[name]
+        left_s = self.cards.stop(name, now_s)
+        if left_s:
+            self.left[name] = left_s * self._speed(one.allocation) / trial.work_s
+        else:
+            del self.left[name]
+            self.busy_s += (
+                min(1.0, trial.busy) * one.allocation.alternative.cards * trial.work_s / self._speed(one.allocation)
+            )
+        self.runs.append(Run(allocation=one.allocation, start_s=one.start_s, end_s=now_s))
+        return Ended(name=name)
+
+    def _speed(self, allocation: Allocation) -> float:
+        return self.speeds.get(allocation.alternative.model, 1.0)
+
+    def _instant(self, now_s: float) -> datetime:
+        return datetime.fromtimestamp(self.starts_at_s + now_s, tz=UTC)
+
+    def _result(self) -> Simulation:
+        runs = sorted(self.runs, key=lambda run: (run.start_s, run.name))
+        makespan_s = max((run.end_s for run in runs), default=0.0)
+        byte_s = 0.0
+        for run in runs:
+            byte_s += run.allocation.alternative.upper_bytes * len(run.allocation.cards) * (run.end_s - run.start_s)
+        usable_bytes = sum(card.usable_bytes for node in self.inventory.nodes for card in node.cards)
+        gpu_s = self.inventory.cards * makespan_s
+        return Simulation(
+            runs=tuple(runs),
+            refusals=tuple(self.refusals),
+            makespan_s=makespan_s,
+            gpu_utilisation=self.busy_s / gpu_s if gpu_s else 0.0,
+            memory_utilisation=byte_s / (usable_bytes * makespan_s) if gpu_s else 0.0,
+        )

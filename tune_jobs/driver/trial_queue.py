@@ -1,0 +1,230 @@
+"""Trials between their suggestion and the start of an attempt: queued at the broker, granted and launched."""
+
+from collections.abc import Iterable, Mapping
+
+from tune_jobs.driver.events import (
+    Allocated,
+    CancelLaunch,
+    Instruction,
+    Launch,
+    Release,
+    ReturnAllocation,
+    Submit,
+    Unplaceable,
+    Withdraw,
+)
+from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
+from tune_jobs.placing.placer import Option
+from tune_jobs.placing.submission import request_for
+from tune_jobs.records.journal import Journal
+from tune_jobs.records.trial_spec import PLACEMENT_FIELDS, TrialSpec
+from tune_jobs.search.samplers import Sampled
+
+LAUNCH_LIMIT_S = 60.0  # a granted trial that Ray has not started by then goes back to the queue
+RESUBMIT_S = 30.0  # a trial that no node can hold asks again: nodes come and go
+NO_NODE_LIMIT_S = 600.0  # with nothing running, trials that no node can hold are given up after this time
+
+
+class TrialQueue:
+    """Part of SweepState; see there for the arguments.
+
+    A trial of a list is written to the journal when it is granted for the first time, so that a list of a thousand
+    costs nothing at the start. What a sampler that learns suggests is written at once, as it cannot be suggested again.
+    """
+
+    def __init__(self, parts: SweepParts, limits: SweepLimits, journal: Journal, clocks: Clocks) -> None:
+        self._sampler, self._specs = parts.sampler, parts.specs
+        self._limits, self._journal, self._clocks = limits, journal, clocks
+        self._new = [number for number in self._sampler.order if number not in journal.trials]
+        self._unwritten: dict[int, TrialSpec] = {}  # of trials that are not in the journal yet
+        self._options: dict[int, tuple[Option, ...]] = {}
+        self._queued: dict[int, None] = {}  # submitted to the broker, not granted; in that order
+        self._launching: dict[int, float] = {}  # granted, not started by Ray: since when
+        self._unplaceable: dict[int, tuple[str, float]] = {}  # reason, and when it asks again
+        self._no_node_since_s: float | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no trial is left that never ran."""
+        return not self._new and not self._unwritten
+
+    @property
+    def launching(self) -> list[int]:
+        """Trials that were granted and that Ray has not started."""
+        return list(self._launching)
+
+    @property
+    def queued(self) -> list[int]:
+        """Trials that wait for the broker, in the order in which they were submitted."""
+        return list(self._queued)
+
+    # Suggestions
+
+    def suggest(self, running: int) -> tuple[int, Sampled] | None:
+        """Returns the next new trial; None where there is none, or where the sampler should wait for results.
+
+        Args:
+            running: Trials that run.
+        """
+        waiting = len(set(self._queued) | set(self._unplaceable))
+        running += len(self._launching)
+        if not self._new or not self._limits.submission.has_room(waiting=waiting, running=running):
+            return None
+        number = self._new.pop(0)
+        sampled = self._sampler.suggest(number)
+        if sampled is None:
+            self._new.clear()
+            return None
+        return number, sampled
+
+    def take_list(self) -> list[tuple[int, Sampled]]:
+        """Returns all new trials of a list."""
+        taken = [(number, self._sampler.suggest(number) or {}) for number in self._new]
+        self._new.clear()
+        return taken
+
+    def prepare(self, number: int, sampled: Sampled) -> None:
+        """Finds out how a new trial can run.
+
+        Raises:
+            RequestError: When it can never run here.
+        """
+        spec = self._specs.make(number, sampled)
+        self._options[number] = self._specs.options(spec)
+        self._unwritten[number] = spec
+        if not self._sampler.is_list:
+            self._write(number)
+
+    def drop_unwritten(self) -> list[Instruction]:
+        """Leaves out trials that never ran: there is no time for them."""
+        self._new.clear()
+        dropped = [number for number in self._unwritten if number not in self._launching]
+        out: list[Instruction] = []
+        for number in dropped:
+            out += self.forget(number)
+        return out
+
+    def _write(self, number: int) -> None:
+        spec = self._unwritten.pop(number).at(self._options[number][0].placement)
+        self._journal.write("submitted", number, spec=spec.to_dict())
+
+    # The broker
+
+    def submit(self, number: int, *, first: bool = False) -> list[Instruction]:
+        """Asks the broker for a share.
+
+        Raises:
+            RequestError: When the cards that could hold the trial are gone.
+        """
+        if number in self._queued:
+            return []
+        if number not in self._options:
+            self._options[number] = self._specs.options(self.spec(number), self._journal.trials[number].least_bytes)
+        self._queued[number] = None
+        return [
+            Submit(number=number, request=request_for(self._limits.sweep, number, self._options[number], first=first))
+        ]
+
+    def replace_options(self, number: int, least_bytes: int) -> tuple[Option, ...]:
+        """Finds out how a trial can run with more memory.
+
+        Raises:
+            RequestError: When no card can give more.
+        """
+        self._options[number] = self._specs.options(self.spec(number), least_bytes)
+        return self._options[number]
+
+    def forget_options(self, number: int) -> None:
+        """Has the options of a trial found again when it is submitted: its configuration has changed."""
+        self._options.pop(number, None)
+
+    def allocate(self, event: Allocated) -> Instruction:
+        """Launches a granted trial; gives the share back where the trial was withdrawn meanwhile."""
+        number = event.number
+        if number not in self._queued:
+            return Release(number=number)
+        del self._queued[number]
+        self._unplaceable.pop(number, None)
+        if number in self._unwritten:
+            self._write(number)
+        option = next(one for one in self._options[number] if one.alternative.model == event.model)
+        spec = self.spec(number).at(option.placement, event.nodes)
+        values, before = spec.to_dict(), self._journal.trials[number].spec
+        placement = {name: values[name] for name in PLACEMENT_FIELDS}
+        if any(before.get(name) != value for name, value in placement.items()):
+            self._journal.write("allocated", number, placement=placement)
+        self._launching[number] = self._clocks.elapsed_s()
+        return Launch(spec=spec)
+
+    def spec(self, number: int) -> TrialSpec:
+        """Returns the specification with which a trial runs next."""
+        if number in self._unwritten:
+            return self._unwritten[number]
+        trial = self._journal.trials[number]
+        resume_from = str(trial.checkpoint) if trial.checkpoint else None
+        return TrialSpec.from_dict({**trial.spec, "resume_from": resume_from})
+
+    def set_unplaceable(self, event: Unplaceable) -> None:
+        """Takes in that no node can hold a trial now; it asks again later."""
+        self._queued.pop(event.number, None)
+        self._unplaceable[event.number] = event.reason, self._clocks.elapsed_s() + RESUBMIT_S
+
+    def due_again(self) -> list[int]:
+        """Returns trials that no node could hold and that ask again now."""
+        now_s = self._clocks.elapsed_s()
+        due = [number for number, (_, at_s) in self._unplaceable.items() if now_s >= at_s]
+        for number in due:
+            self._unplaceable[number] = self._unplaceable[number][0], now_s + RESUBMIT_S
+        return due
+
+    def given_up(self, *, is_idle: bool) -> Mapping[int, str]:
+        """Returns trials that no node can hold, with the reason, when nothing else has been left for long.
+
+        Args:
+            is_idle: Whether no attempt runs.
+        """
+        now_s = self._clocks.elapsed_s()
+        is_stuck = bool(self._unplaceable) and is_idle and set(self._queued) <= set(self._unplaceable)
+        self._no_node_since_s = (self._no_node_since_s or now_s) if is_stuck else None
+        if self._no_node_since_s is None or now_s - self._no_node_since_s <= NO_NODE_LIMIT_S:
+            return {}
+        for number in list(self._unplaceable):
+            if number in self._unwritten:
+                self._write(number)
+        return {number: reason for number, (reason, _) in self._unplaceable.items()}
+
+    def forget(self, number: int) -> list[Instruction]:
+        """Drops everything about a trial that has ended or is left out."""
+        self._unwritten.pop(number, None)
+        self._options.pop(number, None)
+        self._unplaceable.pop(number, None)
+        if number not in self._queued:
+            return []
+        del self._queued[number]
+        return [Withdraw(number=number)]
+
+    def withdraw_all(self) -> list[Instruction]:
+        """Takes back everything that has not started."""
+        out: list[Instruction] = [Withdraw(number=number) for number in self._queued]
+        self._queued.clear()
+        return [*out, *self.cancel(self._launching)]
+
+    # Launches
+
+    def started(self, number: int) -> bool:
+        """Takes a trial out of the launches; returns whether it was one."""
+        return self._launching.pop(number, None) is not None
+
+    def cancel(self, numbers: Iterable[int]) -> list[Instruction]:
+        """Cancels launches."""
+        return [CancelLaunch(number=number) for number in numbers if number in self._launching]
+
+    def overdue(self) -> list[int]:
+        """Returns launches that Ray should have started by now."""
+        now_s = self._clocks.elapsed_s()
+        return [number for number, since_s in self._launching.items() if now_s - since_s > LAUNCH_LIMIT_S]
+
+    def return_allocation(self, number: int, reason: str) -> Instruction:
+        """Puts a trial that Ray did not start back into the broker's queue."""
+        self._queued[number] = None
+        return ReturnAllocation(number=number, reason=reason)

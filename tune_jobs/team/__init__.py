@@ -1,1 +1,0 @@
-"""Who may use how many GPUs, and when: quotas, the books of the cluster, admission."""
