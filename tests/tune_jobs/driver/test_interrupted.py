@@ -88,8 +88,8 @@ def test_a_stop_lets_trials_save_and_another_driver_goes_on(tmp_path: Path) -> N
             stop.request()
 
     first = sweep_of(tmp_path, ["one", "two", "three", "four"], watch=watch, stop=stop, max_concurrent=2)
-    first.trials = [{"name": trial["name"], "steps": 200} for trial in first.trials]
-    first.longest = 200
+    first.trials = [{"name": trial["name"], "steps": 60} for trial in first.trials]
+    first.longest = 60
     first.run()
     assert "asked to stop: trials save a checkpoint at their next step and end" in first.shown
     assert first.records == {}
@@ -98,13 +98,13 @@ def test_a_stop_lets_trials_save_and_another_driver_goes_on(tmp_path: Path) -> N
     assert all(trial.checkpoint is not None and not trial.running and trial.status is None for trial in paused.values())
 
     second = sweep_of(tmp_path, ["one", "two", "three", "four"], max_concurrent=2)
-    second.trials, second.longest, second.name = first.trials, 200, "2"
+    second.trials, second.longest, second.name = first.trials, 60, "2"
     second.run()
     assert {name: (record.status, record.retries) for name, record in second.records.items()} == dict.fromkeys(
         ("one", "two", "three", "four"), ("finished", 0)
     )
     reports = [(event["number"], event["evaluation"]) for event in second.events if event["event"] == "reported"]
-    assert len(reports) == len(set(reports)) == 800, "nothing twice"
+    assert len(reports) == len(set(reports)) == 240, "nothing twice"
 
 
 def test_an_end_at_once_does_not_wait_for_trials_that_would_not_save(tmp_path: Path) -> None:

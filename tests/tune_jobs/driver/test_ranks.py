@@ -19,6 +19,7 @@ from cluster.machines.hardware import Card, Inventory, Node
 from dialsum.config import RunConfig
 from tests.tune_jobs.counting import counting_trial
 from tests.tune_jobs.driver.ray_sweep import Made, RaySweep, once
+from tests.tune_jobs.options_of import GIB
 from tests.tune_jobs.placing.linear_estimator import LinearEstimator
 from tests.tune_jobs.tiny import tiny_config, write_dialogues
 from tests.tune_jobs.trial.trial_specs import LinearDevice, LinearDevices, spec_of

@@ -9,6 +9,7 @@ import pytest
 
 from tests.tune_jobs.driver.one_node import two_cards
 from tests.tune_jobs.driver.ray_sweep import Made, RaySweep, once
+from tests.tune_jobs.options_of import GIB
 from tests.tune_jobs.tiny import tiny_config, write_dialogues
 from tests.tune_jobs.trial.trial_specs import LinearDevice, LinearDevices, spec_of
 from tune_jobs.config.anomalies import Anomalies
