@@ -24,7 +24,7 @@ FORBIDDEN_HEAVY = {
 ONLY_IN = {  # heavy package -> the only modules that may import it
     "grpc": {"cluster/machines/connection.py"},
     "pynvml": {"cluster/machines/nvml.py"},
-    "ray._private": {"cluster/machines/ray_nodes.py", "cluster/machines/loopback.py"},
+    "ray._private": {"cluster/machines/ray_nodes.py"},
     "ray.job_submission": {"cluster/machines/jobs.py"},
     "cryptography": {"tune_jobs/jobs/sealed_key.py"},
     "ray.tune": {

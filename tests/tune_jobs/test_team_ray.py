@@ -45,7 +45,9 @@ def clock(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     def now() -> float:
         return float(path.read_text())
 
-    actor = ray.remote(BrokerProcess).options(name=NAME, namespace=NAMESPACE, lifetime="detached", num_cpus=0).remote(now)
+    actor = (
+        ray.remote(BrokerProcess).options(name=NAME, namespace=NAMESPACE, lifetime="detached", num_cpus=0).remote(now)
+    )
     yield path
     ray.kill(actor)
 
