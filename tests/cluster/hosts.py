@@ -238,7 +238,7 @@ def main(folder: Path, cluster: str) -> None:
     """Does everything; `folder` is empty and its path short, as Ray's sockets lie below it."""
     make_hosts(folder, sys.executable)
     home = folder / "home"
-    outside = {name: value for name, value in os.environ.items() if name != SINGLE_MACHINE}
+    outside = {name: value for name, value in os.environ.items() if name != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
     environment = {**outside, "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_TMPDIR": str(folder / "c")}
     plain(f"HOME={home} {sys.executable} -m cluster token")
     use(Steps(folder, environment), folder, cluster)
