@@ -74,7 +74,7 @@ class MemoryFits:
         Args:
             config: The run.
             pool: The GPU model.
-            least_bytes: What its cards must give together, whatever the estimate says.
+            least_bytes: What its cards must give together, also where the estimate is smaller.
 
         Returns:
             None where it does not, and where the run cannot be divided (see RunConfig.fsdp).

@@ -139,7 +139,7 @@ def facts_of(config: RunConfig, *, untied: bool | None = None) -> ModelFacts:
 
     Args:
         config: Gives the model, and the shape of a tiny one.
-        untied: The person's own word on the output head.
+        untied: Whether the output head is untied, where the person said so.
 
     Raises:
         RequestError: When the model is unknown, cannot be loaded, or is no language model.

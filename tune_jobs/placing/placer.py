@@ -1,4 +1,4 @@
-"""From a run configuration to what its request may ask the broker for, and what its process is told. Pure.
+"""From a run configuration to what its request may ask the broker for, and what its process gets. Pure.
 
 On cards a trial gets a share that holds its memory estimate; without cards it is placed by CPUs and host memory.
 """
@@ -43,7 +43,7 @@ class Option:
 
     Attributes:
         alternative: What the broker may allocate.
-        placement: What the trial's process is told then.
+        placement: What the trial's process gets then.
     """
 
     alternative: Alternative
@@ -74,15 +74,15 @@ class Placer:
         return self.inventory.simulated
 
     def options(self, name: str, config: RunConfig, least_bytes: int = 0) -> tuple[Option, ...]:
-        """Returns every way to run a configuration, the smallest part of the cluster first; without cards one by CPUs.
+        """Returns every option of a configuration, the smallest part of the cluster first; without cards one on CPUs.
 
         Args:
             name: Of the trial, for messages.
             config: The run.
-            least_bytes: What its cards must give together at least, whatever the estimate says.
+            least_bytes: What its cards must give together at least, also where the estimate is smaller.
 
         Raises:
-            RequestError: When it can never run here; says what was asked, what there is, and what would fit.
+            RequestError: When it can never run here: what was asked, what there is, and what would fit.
         """
         if self._known_on is not self.inventory:
             self._known, self._known_on = {}, self.inventory
