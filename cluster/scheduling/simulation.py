@@ -14,7 +14,7 @@ from typing import Literal
 from cluster.machines.hardware import Inventory
 from cluster.scheduling.broker import Broker
 from cluster.scheduling.compute_sharing import FREE_OF_OVERHEAD, Contention, SharedCards
-from cluster.scheduling.events import Ended, Event, Refusal, Started, Submitted, SweepJoined
+from cluster.scheduling.events import Ended, Event, Refusal, Started, Submitted, SweepJoined, Tick
 from cluster.scheduling.lower_bound import Load, lower_bound_s
 from cluster.scheduling.quotas import Team, next_change
 from cluster.scheduling.request import Allocation, Alternative, Request
@@ -216,6 +216,7 @@ class _Clock:
                 events.append(self._end(end[1], now_s))
             while coming and coming[0].arrives_s <= now_s:
                 events.append(Submitted(request=coming.popleft().request))
+            events.append(Tick())
             while events:
                 events = self._decide(events, now_s)
         return self._result()
