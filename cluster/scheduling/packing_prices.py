@@ -13,7 +13,7 @@ _REPRICED = 10  # times that prices are found anew, each time after as much work
 _REPRICED_ABOVE = 1.3  # times the work for which prices were found
 _HORIZON = 1.06  # times the end that prices foresee: crowding that would end later waits. Found by trying: less
 # leaves slow cards idle, more lets long requests be slowed down at the end
-_MEMORY_STEPS, _BUSY_STEPS = 60, 20  # of a card
+_MEMORY_STEPS, _BUSY_STEPS = 120, 40  # of a card; half of them costs 7 % on four GPU models
 _BUSY_ROUNDED_TO = (100, 20, 10, 5)  # steps of a card's compute, of which the first is taken that suffices
 _MANY_TYPES = 150
 _LEAST_WORTH = 1e-3  # of its fair part of a card: no request's progress is worth nothing
