@@ -1,8 +1,6 @@
 """Placement under a simulated clock: when and where each trial of a sweep would run, and how long all of it takes.
 
-What fits, and the share of each choice, are those of placement, which places real trials. Where all trials are
-known, packer starts them, under other policies line; in order of arrival arrivals does, by the
-decision of a real sweep.
+What fits, and the share of each choice, are those of placement; arrivals starts the trials in their order.
 Co-tenants share a card's compute as processes do that take turns (see compute_sharing). Pure, deterministic.
 """
 
@@ -126,7 +124,7 @@ def simulate(
 ) -> Simulation:
     """Runs trials on an inventory under a simulated clock.
 
-    Whenever something ends or arrives, waiting trials start; see packer, arrivals and line for which and where.
+    Whenever something ends or arrives, waiting trials start; see arrivals for which and where.
 
     Args:
         trials: In any order.
@@ -190,7 +188,7 @@ def _load(trial: SimulatedTrial, least: tuple[Choice, ...], inventory: Inventory
 
 
 class _Starter(Protocol):
-    """Says which trials start now, and where; see packer, arrivals and line."""
+    """Says which trials start now, and where; see arrivals."""
 
     def __len__(self) -> int: ...
 
@@ -216,7 +214,7 @@ class _Run:
         coming = deque(arrivals)
         while coming or self._running:
             end = self._cards.next_end()
-            now_s = min([coming[0][0]] * bool(coming) + ([end[0]] if end else []))
+            now_s = min(([coming[0][0]] if coming else []) + ([end[0]] if end else []))
             while (end := self._cards.next_end()) is not None and end[0] == now_s:
                 self._end(now_s, int(end[1]))
             while coming and coming[0][0] == now_s:
