@@ -19,7 +19,7 @@ from tune_jobs.driver.storage_watch import StorageWatch
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.trial.storage import TrialStorage
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 10
 
 
@@ -139,7 +139,7 @@ def test_the_driver_says_once_that_the_storage_is_full_or_gone(tmp_path: Path) -
     free[0] = 1000
     assert later()[-1] == full
     free[0] = LEAST_BYTES
-    watch.look()  # a trial ended before the next tick
+    watch.check()  # a trial ended before the next tick
     assert said[-1].endswith("the storage is well again")
     (tmp_path / "journal.jsonl").unlink()
     assert later()[-1] == "it is gone; trials wait with what they hold and go on when this is mended"
