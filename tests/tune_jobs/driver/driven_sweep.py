@@ -504,4 +504,3 @@ class DrivenSweep:
     def _take_new_cards(self) -> Inventory | None:
         found, self._new_cards = self._new_cards, None
         return found
-

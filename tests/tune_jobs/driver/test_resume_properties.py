@@ -15,8 +15,12 @@ from tune_jobs.records.journal import Journal, TrialHistory
 from tune_jobs.search.samplers import ListSampler
 
 
+class Killed(Exception):
+    """The driver is gone."""
+
+
 class KilledJournal(Journal):
-    """The driver is killed behind its so-manieth event."""
+    """Kills its driver when so many events are written."""
 
     def __init__(self, path: Path, after: int) -> None:
         super().__init__(path)
