@@ -43,7 +43,8 @@ def replay(journal: Journal, sampler: Sampler, scheduler: EarlyStopping, goal: G
         elif event["event"] == "copied":
             exploits.pop(number, None)
             sampled_of[number] = _sampled(event)
-        elif event["event"] == "started" and exploits.pop(number, None):  # it could not be carried out
+        elif event["event"] == "started" and number in exploits:  # it could not be carried out
+            del exploits[number]
             scheduler.keep(number, sampled_of[number])
         elif event["event"] == "reopened":
             scheduler.add(number, sampled_of[number])

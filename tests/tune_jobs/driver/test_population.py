@@ -112,11 +112,10 @@ def test_the_next_driver_makes_a_copy_that_was_decided_when_the_donor_has_made_i
 def test_the_next_driver_does_not_make_a_copy_that_could_not_be_made(tmp_path: Path) -> None:
     first = DrivenSweep(tmp_path, PAIR)
     exchanged(first)
-    shutil.rmtree(str(first.trials[1].checkpoint))
-    first.fail(1, "work_failed")
-    first.start(2)
-    first.report(2, 15.0)
-    first.save(2)
+    first.driver.saved(1, tmp_path / "tune" / "bs1_a" / "checkpoint_2")  # Tune has just replaced it
+    assert first.start(2).sampled == {"learning_rate": 2e-4}
+    first.run_evaluation(2, 30.0)
+    first.save(1)
     second = DrivenSweep(tmp_path, PAIR)
     spec = second.start(2)
     assert (spec.sampled, Path(str(spec.resume_from)).name) == ({"learning_rate": 2e-4}, "checkpoint_3")

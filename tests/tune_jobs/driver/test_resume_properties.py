@@ -15,7 +15,7 @@ from tune_jobs.records.journal import Journal, TrialHistory
 from tune_jobs.search.samplers import ListSampler
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The driver is gone."""
 
 
@@ -31,7 +31,7 @@ class KilledJournal(Journal):
         trial = super().write(event, number, **content)
         self._left -= 1
         if not self._left:
-            raise Killed
+            raise KilledError
         return trial
 
 
@@ -81,7 +81,7 @@ def test_whenever_a_driver_is_killed_the_next_reaches_the_same_outcome(
         for after in kills:
             try:
                 DrivenSweep(Path(name), setup, lambda path, after=after: KilledJournal(path, after)).finish(score)
-            except Killed:
+            except KilledError:
                 continue
             break
         assert outcome_of(DrivenSweep(Path(name), setup).finish(score)) == undisturbed
