@@ -215,6 +215,7 @@ class Broker:
     def _hold(self, granted: Granted) -> Allocation:
         request, sweep = granted.request, self._sweeps[granted.request.sweep]
         allocation = self._capacity.allocation(request.name, granted.alternative, granted.slot)
+        self._not_placed.pop(request.name, None)
         self._allocated += 1
         self._held[request.name] = Held(
             request=request,

@@ -89,7 +89,8 @@ def test_a_file_is_read_or_refused_with_places(raw: dict[str, object]) -> None:
         return
     for part in [phase.sweep for phase in sweep.phases if phase.kind != "confirm"] or [sweep]:
         assert part.trials >= 1
-        assert part.early_terminate.rule(part.metric.goal, last=5).rungs == part.early_terminate.rungs(last=5)
+        rungs = part.early_terminate.rungs(last=5)
+        assert list(rungs) == sorted({rung for rung in rungs if 1 <= rung <= 5})
         assert all(remark.better for remark in warnings(part, KnownFacts(trial_s=10, slots=2, evaluations=5)))
         if part.method in ("grid", "random") and part.trials < 100:
             assert runnable(part) in (part.trials, None)

@@ -156,10 +156,11 @@ class _Staged:
 
     def _phases_left(self, stack: ExitStack, inventory: Inventory) -> bool:
         """Runs what is left; returns whether all phases are over."""
-        from tune_jobs.driver.ray_session import session
+        from tune_jobs.driver.ray_session import attached, session
 
         left = self._sweep.phases[len(self._records) :]
         if left:
+            self._options = dataclasses.replace(self._options, embedded=not attached())
             inventory = stack.enter_context(session(inventory))  # one start for all phases
             stack.enter_context(stop_on_signals(self._stop))
         for phase in left:

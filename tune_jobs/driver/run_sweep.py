@@ -61,6 +61,7 @@ class RunOptions:
         group: The staged search that this sweep is a phase of; empty for a sweep of its own.
         phase: Name of that phase.
         trainable: What runs in a trial's process; None for run_trial.
+        embedded: Whether the caller started the Ray that this process is connected to, so that nobody else uses it.
         inputs: Of the sweep, where the caller has prepared them already.
     """
 
@@ -71,6 +72,7 @@ class RunOptions:
     group: str = ""
     phase: str = ""
     trainable: Trainable | None = None
+    embedded: bool = False
     inputs: SweepInputs | None = None
 
 
@@ -150,7 +152,7 @@ class _Run:
         sweep, options = self._sweep, self._options
         from tune_jobs.driver.ray_session import attached, session
 
-        on_cluster = attached()
+        on_cluster = attached() and not options.embedded
         with ExitStack() as stack:
             inventory = stack.enter_context(session(self._placer.inventory))
             limit = self._submission.running
@@ -173,13 +175,6 @@ class _Run:
         frame = self._frame(sampler)
         retry = StorageRetry(self._view.event)
         journal = Journal(self._folder.path / JOURNAL_NAME, retry)
-        state = self._state(sampler, journal, started_at)
-        storage = StorageWatch(self._folder.path, self._view.event, elapsed_s=self._clocks.elapsed_s)
-
-        def progress() -> SweepProgress:
-            storage.tick()
-            return progress_of(frame, journal.trials, self._clocks.elapsed_s(), waiting=state.waiting)
-
         ledger = LedgerCallback(
             self._folder,
             journal,
@@ -188,7 +183,14 @@ class _Run:
             retry=retry,
             to_come=lambda: _to_come(sampler, journal),
         )
-        ledger.write_missing()
+        ledger.write_missing()  # before the state closes further ones
+        state = self._state(sampler, journal, started_at)
+        storage = StorageWatch(self._folder.path, self._view.event, elapsed_s=self._clocks.elapsed_s)
+
+        def progress() -> SweepProgress:
+            storage.tick()
+            return progress_of(frame, journal.trials, self._clocks.elapsed_s(), waiting=state.waiting)
+
         shown = ViewCallback(self._view, progress, Meters(), self._sweep.team.member or "", self._clocks.elapsed_s)
         wandb = WandbLoggerCallback(self._folder, self._sweep, group=self._options.group, phase=self._options.phase)
         self._view.event(
@@ -279,7 +281,7 @@ class _Run:
             SweepParts(
                 sampler=sampler,
                 specs=specs,
-                early_stopping=EarlyStopping(scheduler, seed=sweep.search.seed),
+                early_stopping=EarlyStopping(scheduler, seed=sweep.search.seed, last=self._longest),
                 retry=RetryPolicy(retries=sweep.resources.retries, anomalies=sweep.anomalies),
                 inherit=inherit_into(self._folder.path.resolve(), sweep.resolve),
             ),

@@ -178,6 +178,8 @@ class SweepDriver:
 
     def ended(self, number: int, error: str | None) -> None:
         """Takes in that an attempt has ended; asks the broker at once, so that a warm process is used again."""
+        if any(spec.number == number for spec in self._launches):  # Tune may report the end of a lost process twice
+            return
         with self._guarded():
             self._cancelled.discard(number)
             self._apply(AttemptEnded(number=number, error=error))

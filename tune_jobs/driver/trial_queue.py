@@ -14,6 +14,7 @@ from tune_jobs.driver.events import (
     Unplaceable,
     Withdraw,
 )
+from tune_jobs.driver.replay import is_half_refused
 from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
 from tune_jobs.placing.placer import Option
 from tune_jobs.placing.submission import request_for
@@ -36,7 +37,8 @@ class TrialQueue:
     def __init__(self, parts: SweepParts, limits: SweepLimits, journal: Journal, clocks: Clocks) -> None:
         self._sampler, self._specs = parts.sampler, parts.specs
         self._limits, self._journal, self._clocks = limits, journal, clocks
-        self._new = [number for number in self._sampler.order if number not in journal.trials]
+        known = {number for number, trial in journal.trials.items() if not is_half_refused(trial)}
+        self._new = [number for number in self._sampler.order if number not in known]
         self._unwritten: dict[int, TrialSpec] = {}  # of trials that are not in the journal yet
         self._options: dict[int, tuple[Option, ...]] = {}
         self._queued: dict[int, None] = {}  # submitted to the broker, not granted; in that order

@@ -7,6 +7,7 @@ cluster. Importing this module imports ray.tune (about one second).
 
 import contextlib
 import random
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -61,18 +62,19 @@ class EarlyStopping:
     """Hosts one scheduler for one sweep.
 
     A trial that waits for resources or runs counts as running, also while it is paused for a quota. Reports of an
-    evaluation that was reported before (after a restart from an older checkpoint) change nothing. The driver reports
-    every evaluation; it ignores the decision and the trial's own exploit at the last evaluation, and then calls
-    `complete`.
+    evaluation that was reported before (after a restart from an older checkpoint) change nothing. At its last
+    evaluation a trial has ended for the scheduler, as it has for Tune's `stop`: it is not stopped or paused any more,
+    and nobody waits for it.
 
     Args:
         scheduler: Fresh, with its metric and mode.
         seed: Of the sweep. Ray's schedulers draw from the global generators of numpy and random; these are seeded per
             (seed, trial, evaluation) during each call and restored afterwards.
+        last: Evaluations of a trial that is never stopped; None where trials differ.
     """
 
-    def __init__(self, scheduler: TrialScheduler, *, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, scheduler: TrialScheduler, *, seed: int, last: int | None = None) -> None:
+        self._seed, self._last = seed, last or sys.maxsize
         self._controller = SchedulerController(scheduler)
         self._can_exploit = isinstance(scheduler, PopulationBasedTraining)  # no other class changes configurations
         self._trials: dict[int, Trial] = {}
@@ -106,14 +108,17 @@ class EarlyStopping:
         """
         trial, evaluation = self._trials[number], int(cast("int", result[EVALUATION]))
         if trial.is_finished():
-            return Ruling(decision="stop")
+            return Ruling(decision="continue" if self._evaluations[number] >= self._last else "stop")
         if trial.status == Trial.PAUSED:  # its process ran on for one more evaluation
             return Ruling(decision="pause")
         if evaluation <= self._evaluations[number]:
             return Ruling()
         self._evaluations[number] = evaluation
         with self._seeded(number):
-            self._controller.report(trial, result)
+            if evaluation >= self._last:
+                self._controller.complete_trial(trial, result)
+            else:
+                self._controller.report(trial, result)
         return self._ruling(number)
 
     def complete(self, number: int) -> Ruling:
@@ -153,6 +158,10 @@ class EarlyStopping:
         """Returns whether a trial may run: it has neither ended nor was it paused by the scheduler."""
         return bool(self._trials[number].status == Trial.RUNNING)
 
+    def is_finished(self, number: int) -> bool:
+        """Returns whether a trial has ended, by the scheduler's decision or the driver's."""
+        return bool(self._trials[number].is_finished())
+
     def _choose(self) -> None:
         """Lets the scheduler choose at once, so that decisions do not depend on when `runnable` is called."""
         self._runnable += [int(trial.trial_id) for trial in self._controller.choose_trials_to_run()]
@@ -163,7 +172,7 @@ class EarlyStopping:
         decision: Decision = "pause" if trial.status == Trial.PAUSED else "continue"
         self._choose()
         exploits += self._wake()
-        if trial.is_finished():
+        if trial.is_finished() and self._evaluations[number] < self._last:
             decision = "stop"
         ended = [int(one.trial_id) for one in self._controller.stopped if one is not trial]
         self._controller.stopped.clear()

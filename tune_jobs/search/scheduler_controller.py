@@ -55,6 +55,11 @@ class SchedulerController:
         elif decision == TrialScheduler.PAUSE:
             self.pause_trial(trial)
 
+    def complete_trial(self, trial: Trial, result: Mapping[str, object]) -> None:
+        """Ends a trial with its last result, which the scheduler may compare others with."""
+        self._results[trial.trial_id] = dict(result)
+        self.stop_trial(trial)
+
     def repeat_report(self, trial: Trial) -> None:
         """Passes a paused trial's last result again."""
         self.set_status(trial, Trial.RUNNING)

@@ -277,7 +277,7 @@ def test_a_replayed_prefix_goes_on_as_the_undisturbed_run(
 ) -> None:
     """Also: no interleaving of reports, failures and ends leaves trials that nobody lets run."""
     undisturbed = StandInDriver(
-        EarlyStopping(SCHEDULERS[name](), seed=seed),
+        EarlyStopping(SCHEDULERS[name](), seed=seed, last=9),
         lambda number, made: float(random.Random(f"{seed}/{number}/{made}").randrange(20)),
         sampled=sampled,
         side_by_side=side_by_side,
@@ -285,7 +285,7 @@ def test_a_replayed_prefix_goes_on_as_the_undisturbed_run(
         failures=failures,
     ).run(range(1, trials + 1), known=known)
 
-    again = EarlyStopping(SCHEDULERS[name](), seed=seed)
+    again = EarlyStopping(SCHEDULERS[name](), seed=seed, last=9)
     at = int(cut * len(undisturbed.events))
     for event in undisturbed.events[:at]:
         assert apply(again, event, sampled) == event.ruling
@@ -294,6 +294,7 @@ def test_a_replayed_prefix_goes_on_as_the_undisturbed_run(
     to_start = set(again.runnable())
     added = {event.number for event in undisturbed.events[:at]}
     ended = {event.number for event in undisturbed.events[:at] if event.kind in ("complete", "fail")}
+    ended |= {event.number for event in undisturbed.events[:at] if event.evaluation == 9}
     ended |= {event.number for event in undisturbed.events[:at] if event.ruling.decision == "stop"}
     assert to_start <= added - ended
     for event in undisturbed.events[at:]:
@@ -321,6 +322,20 @@ def test_a_repeated_evaluation_changes_nothing() -> None:
     assert stopping.report(1, {METRIC: 0.0, EVALUATION: 1}).decision == "continue", "from an older checkpoint"
     assert stopping.report(2, {METRIC: 4.0, EVALUATION: 1}).decision == "stop"
     assert stopping.report(2, {METRIC: 9.0, EVALUATION: 2}).decision == "stop"
+
+
+def test_a_trial_has_ended_at_its_last_evaluation_and_nobody_waits_for_it() -> None:
+    for name, make in SCHEDULERS.items():
+        stopping = EarlyStopping(make(), seed=0, last=4)
+        for number in (1, 2, 3):
+            stopping.add(number, sampled(number))
+        for number in (3, 2, 1):
+            ruling = stopping.report(number, {METRIC: float(number), EVALUATION: 4})
+            assert (ruling.decision, ruling.exploits, ruling.stopped) == ("continue", (), ()), name
+        again = stopping.report(1, {METRIC: 1.0, EVALUATION: 3})
+        assert again.decision == "continue", "from an older checkpoint, to write what is left to write"
+        assert stopping.complete(1) == stopping.complete(2), name
+        assert stopping.runnable() == [], name
 
 
 def test_a_failed_trial_that_a_resumed_sweep_takes_up_is_added_again() -> None:

@@ -71,7 +71,7 @@ def test_tune_stops_the_trials_that_the_stand_ins_stop(make: Callable[[], TrialS
         ).fit()
     in_tune = {int(result.config["number"]): result.metrics[EVALUATION] for result in grid}
 
-    stopping = EarlyStopping(make(), seed=0)
+    stopping = EarlyStopping(make(), seed=0, last=LAST)
     for number in range(TRIALS):
         stopping.add(number, {})
     ours = dict.fromkeys(range(TRIALS), 0)
@@ -80,8 +80,6 @@ def test_tune_stops_the_trials_that_the_stand_ins_stop(make: Callable[[], TrialS
         assert number not in ended, f"Tune ran trial {number} to evaluation {evaluation}, we would have ended it"
         ours[number] = evaluation
         ruling = stopping.report(number, {METRIC: value, EVALUATION: evaluation})
-        if evaluation == LAST:
-            stopping.complete(number)
         ended |= {*ruling.stopped, *([number] if ruling.decision == "stop" or evaluation == LAST else [])}
     assert ours == in_tune
     assert ended == set(range(TRIALS))

@@ -10,8 +10,8 @@ from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.rules import ResolvedTrial, Rules, resolve
 from tune_jobs.config.space import Value
-from tune_jobs.driver.exploit import copy_checkpoint, inherit
-from tune_jobs.records.journal import Journal
+from tune_jobs.driver.inherit import inherit_into
+from tune_jobs.records.journal import Journal, TrialHistory
 from tune_jobs.records.trial_spec import Bundle, RunShape, TrialSpec
 from tune_jobs.records.trial_state import INHERITED_FILE
 from tune_jobs.search.early_stopping import Exploit
@@ -59,12 +59,16 @@ def resolved(sampled: Mapping[str, Value]) -> ResolvedTrial:
     return resolve(RunConfig(), sampled, Rules(set={"warmup_ratio": "0.5"}))
 
 
+def pair(journal: Journal) -> tuple[TrialHistory, TrialHistory, Exploit]:
+    return journal.trials[1], journal.trials[4], EXPLOIT
+
+
 def test_a_copy_survives_the_donor_and_is_written_down(tmp_path: Path, journal: Journal) -> None:
-    inheritance = copy_checkpoint(journal, EXPLOIT, tmp_path, resolved)
-    assert inheritance is not None
+    copied = inherit_into(tmp_path, resolved)(*pair(journal))
+    assert copied is not None
     for file in (tmp_path / "tune" / "t4" / "checkpoint_2").iterdir():
         file.unlink()  # Tune keeps the last two only
-    spec = inherit(journal, inheritance)
+    journal.write("copied", 1, **copied)
 
     again = Journal(tmp_path / "journal.jsonl").trials[1]  # as a resumed driver reads it
     assert again.checkpoint == tmp_path / "population" / "1_2" / "checkpoint"
@@ -79,7 +83,7 @@ def test_a_copy_survives_the_donor_and_is_written_down(tmp_path: Path, journal: 
         "changes": ["learning_rate 0.0001 -> 8e-05"],
         "before": {"learning_rate": 1e-4},
     }
-    assert TrialSpec.from_dict(again.spec) == spec
+    spec = TrialSpec.from_dict(again.spec)
     assert (spec.sampled, spec.config["learning_rate"]) == ({"learning_rate": 8e-5}, 8e-5)
     assert (spec.config["train_file"], spec.config["warmup_ratio"]) == ("/data/train.jsonl", 0.5)
     assert (spec.name, spec.folder) == ("t1", str(tmp_path / "t1"))
@@ -87,7 +91,7 @@ def test_a_copy_survives_the_donor_and_is_written_down(tmp_path: Path, journal: 
 
 def test_a_donor_whose_checkpoint_is_gone_gives_nothing(tmp_path: Path, journal: Journal) -> None:
     journal.write("saved", 4, folder=str(tmp_path / "tune" / "t4" / "checkpoint_3"))
-    assert copy_checkpoint(journal, EXPLOIT, tmp_path, resolved) is None
+    assert inherit_into(tmp_path, resolved)(*pair(journal)) is None
     assert not list((tmp_path / "population").glob("*"))
 
 
@@ -95,5 +99,5 @@ def test_values_that_the_rules_refuse_are_not_taken_over(tmp_path: Path, journal
     def refuse(sampled: Mapping[str, Value]) -> ResolvedTrial:
         raise RequestError(f"{sampled} is too large")
 
-    assert copy_checkpoint(journal, EXPLOIT, tmp_path, refuse) is None
-    assert journal.trials[1].copies == []
+    assert inherit_into(tmp_path, refuse)(*pair(journal)) is None
+    assert not (tmp_path / "population").exists()

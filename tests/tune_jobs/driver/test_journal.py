@@ -1,10 +1,10 @@
-"""The journal: what is read back is what was lived through."""
+"""The journal: a second driver reads what the first wrote."""
 
 from pathlib import Path
 
 import pytest
 
-from common.storage import Patience, StorageGoneError
+from common.storage import StorageGoneError, StorageRetry
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.outcomes import record_of
 
@@ -14,9 +14,10 @@ def at(seconds: float) -> dict[str, float]:
     return {"at": 1000.0 + seconds, "elapsed_s": seconds}
 
 
-def lived(path: Path) -> Journal:
+def written(path: Path) -> Journal:
+    """Two trials, of which one has ended."""
     journal = Journal(path)
-    journal.write("ordered", 1, order={"name": "one"})
+    journal.write("submitted", 1, spec={"name": "one"})
     journal.write("started", 1, bundle={"gpus": 0.25}, **at(10))
     journal.write("reported", 1, evaluation=1, value=3.0, metrics={"eval/loss": 1.0}, **at(11))
     journal.write("saved", 1, folder="/checkpoints/1")
@@ -24,16 +25,15 @@ def lived(path: Path) -> Journal:
     journal.write("started", 1, bundle={"gpus": 0.5}, **at(20))
     journal.write("reported", 1, evaluation=1, value=4.0, metrics={}, **at(21))
     journal.write("reported", 1, evaluation=2, value=5.0, metrics={}, **at(22))
-    journal.write("ordered", 2, order={"name": "two"})
+    journal.write("submitted", 2, spec={"name": "two"})
     journal.write("ended", 1, status="finished", reason="", **at(30))
     return journal
 
 
 def test_a_second_driver_reads_what_the_first_wrote(tmp_path: Path) -> None:
-    first = lived(tmp_path / "journal.jsonl")
+    first = written(tmp_path / "journal.jsonl")
     second = Journal(tmp_path / "journal.jsonl")
     assert second.trials == first.trials
-    assert second.reports == first.reports == [(1, 1), (1, 1), (1, 2)]
     trial = second.trials[1]
     assert (trial.starts, trial.retries, trial.bundle) == (2, ["out_of_memory"], {"gpus": 0.5})
     assert (trial.values, trial.checkpoint) == ([(1, 4.0), (2, 5.0)], Path("/checkpoints/1"))
@@ -44,7 +44,7 @@ def test_a_second_driver_reads_what_the_first_wrote(tmp_path: Path) -> None:
 
 def test_a_line_torn_by_a_kill_costs_that_event_only(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    lived(path)
+    written(path)
     path.write_bytes(path.read_bytes()[:-20])
     journal = Journal(path)
     assert journal.torn_lines == 1
@@ -55,7 +55,7 @@ def test_a_line_torn_by_a_kill_costs_that_event_only(tmp_path: Path) -> None:
 
 def test_neither_a_set_clock_nor_a_dead_driver_makes_a_trial_longer(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.write("ordered", 1, order={"name": "one"})
+    journal.write("submitted", 1, spec={"name": "one"})
     journal.write("started", 1, bundle={"gpus": 0.5}, at=1000.0, elapsed_s=10.0)
     journal.write("reported", 1, evaluation=1, value=1.0, metrics={}, at=1000.0 - 3600.0, elapsed_s=15.0)  # set back
     journal.write("reported", 1, evaluation=2, value=2.0, metrics={}, at=1000.0 + 7200.0, elapsed_s=20.0)  # and forth
@@ -68,7 +68,7 @@ def test_neither_a_set_clock_nor_a_dead_driver_makes_a_trial_longer(tmp_path: Pa
 
 def test_a_pause_is_neither_run_time_nor_a_retry(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.write("ordered", 1, order={"name": "one"})
+    journal.write("submitted", 1, spec={"name": "one"})
     journal.write("started", 1, bundle={"gpus": 1.0}, **at(0))
     journal.write("reported", 1, evaluation=1, value=1.0, metrics={}, **at(10))
     journal.write("paused", 1, reason="the night is over", **at(10))
@@ -81,13 +81,50 @@ def test_a_pause_is_neither_run_time_nor_a_retry(tmp_path: Path) -> None:
 
 def test_a_journal_that_is_gone_is_not_begun_anew_below_its_mount_point(tmp_path: Path) -> None:
     path = tmp_path / "disk" / "journal.jsonl"
-    journal = lived(path)
+    journal = written(path)
     path.parent.rename(tmp_path / "elsewhere")
     with pytest.raises(StorageGoneError, match="it is gone"):
         journal.write("ended", 2, status="finished", reason="", **at(31))
     assert not path.exists()
     assert journal.trials[2].status is None
-    said: list[str] = []
-    patient = Journal(tmp_path / "elsewhere" / "journal.jsonl", Patience(said.append))
-    patient.write("ended", 2, status="finished", reason="", **at(31))
-    assert said == []
+    shown: list[str] = []
+    waiting = Journal(tmp_path / "elsewhere" / "journal.jsonl", StorageRetry(shown.append))
+    waiting.write("ended", 2, status="finished", reason="", **at(31))
+    assert shown == []
+
+
+def test_attempts_of_a_trial_are_told_apart(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write("submitted", 1, spec={"name": "one"})
+    journal.write("started", 1, bundle={"gpus": 0.5}, **at(0))
+    journal.write("located", 1, location={"node": "n1", "pid": 7})
+    journal.write("reported", 1, evaluation=1, value=1.0, metrics={"trial/card": "0", "trial/node": "n1"}, **at(5))
+    journal.write("retried", 1, kind="worker_lost", message="gone", lost_in_a_row=1, **at(6))
+    journal.write("started", 1, bundle={"gpus": 1.0}, **at(8))
+    trial = journal.write("ended", 1, status="finished", reason="", **at(9))
+    assert trial.attempts == [
+        {
+            "started_at": 1000.0,
+            "ended_at": 1006.0,
+            "share": 0.5,
+            "ended": "worker_lost",
+            "node": "n1",
+            "pid": 7,
+            "card": "0",
+        },
+        {"started_at": 1008.0, "ended_at": 1009.0, "share": 1.0, "ended": ""},
+    ]
+    assert trial.lost_in_a_row == 1
+
+
+def test_a_new_evaluation_ends_a_row_of_losses_and_one_made_again_does_not(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write("submitted", 1, spec={"name": "one"})
+    rows = []
+    for evaluation in (1, 1, 2):
+        journal.write("started", 1, bundle={}, **at(0))
+        journal.write("retried", 1, kind="worker_lost", message="gone", lost_in_a_row=len(rows) + 1, **at(0))
+        journal.write("started", 1, bundle={}, **at(0))
+        trial = journal.write("reported", 1, evaluation=evaluation, value=1.0, metrics={}, **at(0))
+        rows.append(trial.lost_in_a_row)
+    assert rows == [0, 2, 0]

@@ -1,7 +1,5 @@
-"""An embedded Ray leaves no secret open to others of the machine; SIGTERM ends a sweep cleanly."""
+"""An embedded Ray leaves no secret open to others of the machine."""
 
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pytest
 from cluster.machines.tokens import token_problem
 from tests.cluster.machine import Machine, missing
 from tests.waiting import ended, wait_until
-from tune_jobs.driver.ray_session import clean_stop, own_token
+from tune_jobs.driver.ray_session import own_token
 
 REASON = missing("ss")
 
@@ -29,28 +27,6 @@ def test_the_token_of_an_embedded_ray_is_its_owners_only(tmp_path: Path) -> None
 def test_a_home_that_cannot_be_written_stops_no_sweep(tmp_path: Path) -> None:
     (tmp_path / ".ray").write_text("a file where the folder would be")
     own_token({}, tmp_path)
-
-
-def test_the_first_sigterm_asks_and_no_later_one_ends_the_process() -> None:
-    def own(number: int, frame: object) -> None:
-        raise AssertionError("this would end the process before it says how to go on")
-
-    asked: list[str] = []
-    before = signal.signal(signal.SIGTERM, own)
-    try:
-        with clean_stop(lambda: asked.append("outer")):
-            with clean_stop(lambda: asked.append("inner")):
-                os.kill(os.getpid(), signal.SIGTERM)
-                os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert asked == ["inner"]
-        signal.signal(signal.SIGTERM, own)
-        with clean_stop(lambda: asked.append("never")):
-            pass
-        assert signal.getsignal(signal.SIGTERM) is own, "nobody asked: all is as it was"
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 SESSION = """
@@ -75,17 +51,17 @@ def test_an_embedded_ray_listens_to_its_own_machine_only_and_bears_its_address(
 ) -> None:
     machine = Machine(tmp_path_factory.mktemp("m"))
     try:
-        said = machine.home / "address"
-        driver = machine.start([sys.executable, "-c", SESSION, cards, str(said)])
+        address = machine.home / "address"
+        driver = machine.start([sys.executable, "-c", SESSION, cards, str(address)])
 
         def runs() -> None:
             assert driver.poll() is None, driver.communicate()[0]
 
-        wait_until(lambda: said.exists() and said.read_text(), "Ray has run something", alive=runs)
+        wait_until(lambda: address.exists() and address.read_text(), "Ray has run something", alive=runs)
         assert machine.sockets_beyond_loopback() == []
-        assert said.read_text() == "127.0.0.1", "as in the sweep's record of its cards"
-        said.unlink()
-        said_at_end, _ = ended(driver)
-        assert driver.returncode == 0, said_at_end
+        assert address.read_text() == "127.0.0.1", "as in the sweep's record of its cards"
+        address.unlink()
+        output, _ = ended(driver)
+        assert driver.returncode == 0, output
     finally:
         machine.stop()
