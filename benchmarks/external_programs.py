@@ -3,9 +3,10 @@
 Works with the transformers that the measured program had, too, so it imports nothing of ours that needs a newer one.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import count
 
 import torch
 import torch.nn.functional as functional
@@ -13,49 +14,27 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, NestedIOFunction
 from torch.overrides import TorchFunctionMode
 
+from benchmarks.external_runs import Row
 from cluster.estimator.workload import Region
 
-STEPS = 3  # from the second step on a step finds what the one before has kept
+STEPS = 2  # the second step finds what the first has kept
 NEW_TOKENS = 100  # of the generation benchmark
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One measured run.
+def model_of(row: Row) -> nn.Module:
+    """Builds a row's model with random weights."""
+    import transformers
 
-    Attributes:
-        model: Values of the model's configuration, with `model_type`.
-        head: Name of transformers' automatic class, for example AutoModelForCausalLM.
-        dtype: Of the weights: float32, float16 or bfloat16.
-        attention: eager or sdpa.
-        batch: Samples of one forward pass.
-        length: Tokens of each.
-        options: What else a program needs to know.
-    """
+    values = {name: value for name, value in row.model.items() if name != "model_type"}
+    config = transformers.AutoConfig.for_model(str(row.model["model_type"]), **values)
+    head = getattr(transformers, row.head)
+    made: nn.Module = head.from_config(config, attn_implementation=row.attention, torch_dtype=getattr(torch, row.dtype))
+    return made
 
-    model: Mapping[str, object]
-    head: str
-    dtype: str
-    attention: str
-    batch: int
-    length: int
-    options: Mapping[str, object]
 
-    def build(self) -> nn.Module:
-        """Builds the model with random weights of that type."""
-        import transformers
-
-        values = {name: value for name, value in self.model.items() if name != "model_type"}
-        config = transformers.AutoConfig.for_model(str(self.model["model_type"]), **values)
-        head = getattr(transformers, self.head)
-        made: nn.Module = head.from_config(
-            config, attn_implementation=self.attention, torch_dtype=getattr(torch, self.dtype)
-        )
-        return made
-
-    def tokens(self) -> Tensor:
-        """Makes a batch of token ids."""
-        return torch.empty(self.batch, self.length, dtype=torch.int64)
+def tokens_of(row: Row) -> Tensor:
+    """Makes a batch of token ids."""
+    return torch.empty(row.batch, row.length, dtype=torch.int64)
 
 
 class SumOfLogits:
@@ -69,11 +48,11 @@ class SumOfLogits:
 
     def build(self, recompute: Region) -> nn.Module:
         """Builds the model."""
-        return self._row.build().train()
+        return model_of(self._row).train()
 
     def run(self, model: nn.Module, autocast: Region) -> None:
         """Runs the steps."""
-        inputs = self._row.tokens()
+        inputs = tokens_of(self._row)
         for _ in range(STEPS):
             model.zero_grad()
             outputs = model(input_ids=inputs)
@@ -89,16 +68,20 @@ class ForwardPass:
 
     def build(self, recompute: Region) -> nn.Module:
         """Builds the model."""
-        return self._row.build().eval()
+        return model_of(self._row).eval()
 
     def run(self, model: nn.Module, autocast: Region) -> None:
         """Runs the passes; what one returns lives until the next one has returned."""
-        inputs = self._row.tokens()
+        inputs = tokens_of(self._row)
         mask = torch.ones(inputs.shape)
         with torch.no_grad():
             for _ in range(STEPS):
                 outputs = model(inputs, mask)
         del outputs
+
+
+class _Generated(Exception):  # noqa: N818  # no error
+    """All new tokens are there."""
 
 
 class GreedyGeneration:
@@ -109,19 +92,28 @@ class GreedyGeneration:
 
     def build(self, recompute: Region) -> nn.Module:
         """Builds the model."""
-        return self._row.build().eval()
+        return model_of(self._row).eval()
 
     def run(self, model: nn.Module, autocast: Region) -> None:
         """Generates once."""
         from transformers import GenerationConfig
 
-        inputs = self._row.tokens()
+        inputs = tokens_of(self._row)
         settings = GenerationConfig(
             max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, use_cache=True, pad_token_id=0, eos_token_id=None,
             num_beams=1, do_sample=False,
         )  # fmt: skip
         generate: Callable[..., Tensor] = getattr(model, "generate")  # noqa: B009  # not known of every module
-        with torch.no_grad():
+        forward, passes = model.forward, count()
+
+        @functools.wraps(forward)
+        def counted(*args: object, **kwargs: object) -> object:
+            if next(passes) == NEW_TOKENS:  # on meta nothing tells generate that it is done
+                raise _Generated
+            return forward(*args, **kwargs)
+
+        model.forward = counted
+        with torch.no_grad(), suppress(_Generated):
             generate(inputs, attention_mask=torch.ones(inputs.shape), generation_config=settings)
 
 
@@ -138,7 +130,7 @@ class OldTrainer:
 
     def build(self, recompute: Region) -> nn.Module:
         """Builds the model."""
-        model = self._row.build().train()
+        model = model_of(self._row).train()
         if self._row.options["checkpointing"]:
             enable: Callable[[Mapping[str, object]], None] = getattr(
                 model, "activation_checkpointing_enable", None
@@ -160,7 +152,10 @@ class OldTrainer:
         with WithOldSoftmax():
             for _ in range(STEPS):
                 for _ in range(self._accumulation):
-                    inputs = {"input_ids": self._row.tokens(), "labels": torch.empty(self._row.batch, dtype=torch.int64)}
+                    inputs = {
+                        "input_ids": tokens_of(self._row),
+                        "labels": torch.empty(self._row.batch, dtype=torch.int64),
+                    }
                     with region():
                         loss = model(**inputs)["loss"]
                     loss.backward()
@@ -175,13 +170,13 @@ class OldSoftmax(torch.autograd.Function):
     """torch 1.10 gave softmax's backward kernel its input beside its output, though only the type was looked at."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, scores: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx: FunctionCtx, scores: Tensor) -> Tensor:
         shares = torch.softmax(scores, -1)
         ctx.save_for_backward(scores, shares)
         return shares
 
     @staticmethod
-    def backward(ctx: NestedIOFunction, gradient: Tensor) -> Tensor:  # noqa: D102
+    def backward(ctx: NestedIOFunction, gradient: Tensor) -> Tensor:
         shares = ctx.saved_tensors[1]
         return torch.ops.aten._softmax_backward_data(gradient, shares, -1, shares.dtype)  # type: ignore[no-any-return]
 
@@ -268,7 +263,7 @@ class CrossEntropy:
 
 
 class LinearCrossEntropy(CrossEntropy):
-    """The same benchmark with the output head before the loss.
+    """The same benchmark with the output head before the loss; the head of the other implementation is there too.
 
     Options: vocabulary, hidden.
     """
@@ -277,12 +272,14 @@ class LinearCrossEntropy(CrossEntropy):
         """Builds the output head."""
         options = self._row.options
         hidden, vocabulary = int(str(options["hidden"])), int(str(options["vocabulary"]))
-        return nn.Linear(hidden, vocabulary, bias=False, dtype=getattr(torch, self._row.dtype))
+        heads = [nn.Linear(hidden, vocabulary, bias=False, dtype=getattr(torch, self._row.dtype)) for _ in range(2)]
+        return nn.ModuleList(heads)
 
     def run(self, model: nn.Module, autocast: Region) -> None:
         """Computes the loss and the gradients of weights and input, several times."""
         tokens, hidden = self._row.batch * self._row.length, int(str(self._row.options["hidden"]))
         inputs = torch.empty(tokens, hidden, dtype=getattr(torch, self._row.dtype), requires_grad=True)
         target = torch.empty(tokens, dtype=torch.int64)
+        head = next(model.children())
         for _ in range(STEPS):
-            functional.cross_entropy(model(inputs), target).backward(retain_graph=True)
+            functional.cross_entropy(head(inputs), target).backward(retain_graph=True)

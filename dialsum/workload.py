@@ -56,7 +56,7 @@ class SummarizerWorkload:
         self._kind: Kind = "seq2seq" if shape.is_encoder_decoder else "causal"
         self.causal = self._kind == "causal"
         self.precision = str(run.precision)
-        self.vocabulary = int(shape.vocab_size)
+        self.vocabulary = int(shape.get_text_config(decoder=True).vocab_size)
 
     def build_model(self, autocast: Region, recompute: Region) -> nn.Module:
         """Builds the model with random weights, wrapped as transformers' trainer and accelerate wrap it.
@@ -73,7 +73,9 @@ class SummarizerWorkload:
                 self._shape, attn_implementation=self._run.attention, dtype=torch.float32
             )
         except ValueError as error:  # for example an architecture without sdpa
-            raise RequestError(f"{self._shape.model_type}: {str(error).splitlines()[0]}") from None
+            reason = str(error).splitlines()[0].partition(" Please")[0]
+            remedy = ["take attention: eager"] if self._run.attention == "sdpa" else []
+            raise RequestError(f"{self._shape.model_type}: {reason}", remedy) from None
         if self._untied:
             _untie(model)
         if self._run.gradient_checkpointing:

@@ -211,6 +211,8 @@ class Estimator:
         """Upper bytes of requests of one kind."""
         first = alike[0]
         template = self._template(first)
+        if template.key.sizes:  # it holds for the first of them alone
+            return np.array([self.upper_bytes(request) for request in alike], dtype=np.int64)
         sizes: dict[Routine, Ints] = {
             routine: np.array([_sizes(request, routine) for request in alike], dtype=np.int64).T for routine in ROUTINES
         }
