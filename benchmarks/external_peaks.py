@@ -1,8 +1,8 @@
 """The estimator beside peaks that strangers measured on their GPUs: each program is replayed as it was written.
 
 `python -m benchmarks.external_peaks` writes external_peaks.md from external_peaks.json (published facts, each with its
-source) in some ten minutes of one quiet core, no GPU. Rows are replayed with the transformers that was measured, where it
-can be installed (into .cache/libraries, by pip), and with the installed one.
+source) in some ten minutes of one quiet core, no GPU. Rows are replayed with the transformers that was measured, where
+it can be installed (into .cache/libraries, by pip), and with the installed one.
 """
 
 import argparse
@@ -175,7 +175,7 @@ def page(found: Sequence[tuple[Source, Sequence[Compared]]]) -> str:
     lines = [
         "# The estimator beside peaks that strangers measured",
         "",
-        "Made by `python -m benchmarks.external_peaks` from `external_peaks.json`, without a GPU. Each program stands in"
+        "Made by `python -m benchmarks.external_peaks` from `external_peaks.json`, without a GPU. Each program is in"
         " `external_programs.py` as it ran: what it keeps alive, how it zeroes gradients, its loss, its optimizer. It"
         " is replayed on meta tensors with the transformers of then, some rows with the installed one too (*now*),"
         " with torch 2.13's operators and its native allocator. Errors are estimate against measurement; *above"

@@ -15,6 +15,8 @@ from cluster.estimator.template import TemplateKey
 PartName = Literal["step", "optimizer", "evaluation"]
 PART_NAMES: tuple[PartName, ...] = ("step", "optimizer", "evaluation")
 FORMAT = 1  # of files; changes with what a trace counts, so that older files are made again
+# Paged states are counted as if they stayed on the card: then these hold the same (adamw_fused a scalar more for each).
+PAGED = {"paged_adamw": "adamw_fused", "paged_adamw_8bit": "adamw_8bit"}
 DROPOUTS = re.compile(r"(dropout|dropout_rate|_pdrop|layerdrop)$")
 ABOVE_ZERO_UNLESS_SAID = frozenset({"dropout", "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop"})
 TOKENS = re.compile(r"_token_ids?$")
@@ -200,10 +202,12 @@ def part_key(key: TemplateKey, part: PartName, sizes: ExactSizes | None = None) 
 
     fp16 and bf16 share parts: what they hold is alike but for the gradient scaler's few scalars, which are counted.
     """
-    half = "fp32" if key.precision == "fp32" else "half"
+    half = {"fp32": "fp32", "bf16_pure": "bf16_pure"}.get(key.precision, "half")
     common = [("precision", half), ("attention", key.attention), ("kernels", key.kernels)]
     if part == "optimizer":
-        options = [("optimizer", key.optimizer)]
+        options = [("optimizer", PAGED.get(key.optimizer, key.optimizer))]
+        if half == "bf16_pure":
+            options = [("optimizer", key.optimizer), ("precision", half)]
     elif part == "evaluation":
         options = [*common, ("ngrams", "ngrams" if key.no_repeat_ngrams else "free")]
     else:

@@ -64,7 +64,7 @@ def settings_of(request: MemoryRequest) -> Mapping[str, object]:
     return {
         "model_config": dict(request.model.config),
         "untied": request.model.untied,
-        "precision": "fp32" if request.precision == "fp32" else "fp16",
+        "precision": request.precision if request.precision in ("fp32", "bf16_pure") else "fp16",
         "optimizer": request.optimizer,
         "attention": request.attention,
         "gradient_checkpointing": request.gradient_checkpointing,
