@@ -275,17 +275,18 @@ class _BitsAndBytesStates(Optimizer):
 
     def __init__(self, groups: list[dict[str, object]], *, eight_bit: bool) -> None:
         super().__init__(groups, {})
-        self._states = _eight_bit_states if eight_bit else _full_states
+        self._eight_bit = eight_bit
         self._code_books: list[Tensor] = []
 
     def step(self, closure: object = None) -> None:  # type: ignore[override]
         """Makes the states at the first step."""
-        if not self._code_books:
+        if self._eight_bit and not self._code_books:
             self._code_books = [torch.zeros(256, dtype=torch.float32) for _ in range(2)]
+        states = _eight_bit_states if self._eight_bit else _full_states
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and not self.state[parameter]:
-                    self.state[parameter] = dict(enumerate(self._states(parameter)))
+                    self.state[parameter] = dict(enumerate(states(parameter)))
 
 
 def _full_states(parameter: Tensor) -> list[Tensor]:

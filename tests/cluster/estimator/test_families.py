@@ -21,7 +21,9 @@ from tests.cluster.estimator.families import FAMILIES
 
 L4 = find_gpu("L4")
 WITHOUT_SDPA = frozenset({"Gemma-2", "BLOOM", "LED", "BigBird-Pegasus", "ProphetNet", "T5Gemma"})
-DECIDED_BY_VALUES = frozenset({"Kanana-2", "LED"})  # experts, global attention: sizes depend on the tokens
+# Experts and global attention take tokens by their values; block-sparse attention mixes formats under autocast; and
+# ProphetNet hands a tensor's value to a check.
+REFUSED = frozenset({"Kanana-2", "LED", "BigBird-Pegasus", "ProphetNet"})
 # In tiny models every block's rounding to 512 bytes is a large part, and an estimate bounds it.
 MOST_OVER = 0.06
 
@@ -68,15 +70,18 @@ def compare(config: Mapping[str, object], name: str, **lengths: int) -> float:
     return template.allocated_bytes(shape.batch, encoder_len, decoder_len) / direct - 1
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in DECIDED_BY_VALUES])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in REFUSED])
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of encoder-decoder pairs
 def test_the_estimate_of_a_family_is_that_of_a_direct_trace(name: str) -> None:
     assert 0 <= compare(FAMILIES[name], name) < MOST_OVER
 
 
-@pytest.mark.parametrize("name", sorted(DECIDED_BY_VALUES))
-def test_a_family_whose_sizes_depend_on_values_is_refused_in_words(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_a_family_that_cannot_be_traced_is_refused_in_words(name: str) -> None:
+    request = request_of(model_facts(name, FAMILIES[name]), name)
+    workload = summarizer_workload(**settings_of(request))  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="cannot be traced without a GPU, so it is not estimated"):
-        trained(request_of(model_facts(name, FAMILIES[name]), name))
+        build_part(workload, part_key(key_of(request), "evaluation"), family="efficient")
 
 
 @pytest.mark.parametrize("encoder_len", [300, 700])
