@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import compare_gpu_peaks, measure_gpu_peaks
 from benchmarks.compare_gpu_peaks import Row, rows_of
+from benchmarks.gpu_experiments import EXPERIMENTS
 from benchmarks.gpu_peak_grid import Case, grid
 from cluster.estimator.calibration import load_calibration
 from cluster.estimator.estimate import Estimator
@@ -119,3 +120,12 @@ def test_without_a_gpu_it_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[s
     command = ["--numbers", "0", "--output", str(tmp_path / "peaks.jsonl")]
     assert cli.run(measure_gpu_peaks.main, command) == 2
     assert "no CUDA device here" in capfd.readouterr().err
+
+
+def test_ten_experiments_are_named_and_each_has_runs_or_another_way() -> None:
+    assert len(EXPERIMENTS) == len({experiment.name for experiment in EXPERIMENTS}) == 10
+    for experiment in EXPERIMENTS:
+        runs = [case for case in grid() if experiment.belongs(case)]
+        assert bool(experiment.quantity) == bool(runs)
+        assert runs or experiment.otherwise
+        assert experiment.quantity in ("", *compare_gpu_peaks.QUANTITIES)
