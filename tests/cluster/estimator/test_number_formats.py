@@ -95,7 +95,7 @@ def test_a_plan_takes_another_number_format_only_where_it_may(make: Callable[[Me
     refused = plan_request(estimator, request, 1)
     assert isinstance(refused, NoPlan)
     at_once = estimator.upper_bytes(replace(request, gradient_checkpointing=True))  # no gradients of an earlier piece
-    least = min(refused.smallest_bytes, at_once)
+    least = min(refused.smallest_bytes, at_once, needed.upper_bytes)
     assert isinstance(plan_request(estimator, request, least - 1), NoPlan)
     found = plan_request(estimator, request, least - 1, precisions=("bf16_pure",))
     assert isinstance(found, Plan)

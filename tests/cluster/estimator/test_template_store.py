@@ -187,7 +187,7 @@ def test_a_query_imports_no_torch(cache: Path) -> None:
         "from cluster.estimator.template import TemplateKey; from cluster.estimator.workload import Recipe;"
         "from cluster.estimator.template_keys import ExactSizes;"
         f"key = TemplateKey(**{vars(KEY)!r}); folder = Path({str(cache)!r});"
-        "sizes = ExactSizes(**{dataclasses.asdict(SIZES)!r});"
+        f"sizes = ExactSizes(**{dataclasses.asdict(SIZES)!r});"
         "template = find_template(key, sizes, Recipe(factory='none:none'), cache=folder, shipped=folder);"
         "assert template.allocated_bytes(8, 512, 128) > 0;"
         "heavy = {'torch', 'transformers', 'ray'} & set(sys.modules); assert not heavy, heavy"
