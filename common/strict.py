@@ -17,10 +17,11 @@ from common.errors import Problems, RequestError
 
 T = TypeVar("T")
 KeyPath = tuple[str | int, ...]
-MOST_BYTES = 512 * 2**10  # of a file that a person writes
-MOST_VALUES = 50_000  # where each use of an alias counts anew
+MOST_BYTES = 256 * 2**10  # of a file that a person writes
+MOST_VALUES = 10_000  # where each use of an alias counts anew; PyYAML reads about as many in a second
 MOST_LEVELS = 50
 MOST_DIGITS = 18
+_TOO_MANY = f"the file has more than {MOST_VALUES} values, each use of an alias counted"
 _TOO_DEEP = f"values may lie {MOST_LEVELS} levels deep, and a value must not contain itself"
 
 _NUMBER_TAGS = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
@@ -34,6 +35,7 @@ class _Loader(yaml.SafeLoader):
     """
 
     depth = 0
+    values = 0
 
     yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's own class attribute, replaced as a whole
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBER_TAGS]
@@ -41,10 +43,12 @@ class _Loader(yaml.SafeLoader):
     }
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        """Reads one value and what is in it; refuses to go too deep."""
+        """Reads one value and what is in it; refuses to go too deep or to read too many."""
         self.depth += 1
-        if self.depth > MOST_LEVELS:
-            raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=self.peek_event().start_mark)
+        self.values += 1
+        if self.depth > MOST_LEVELS or self.values > 2 * MOST_VALUES:  # keys are values here too
+            problem = _TOO_DEEP if self.depth > MOST_LEVELS else _TOO_MANY
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -330,8 +334,7 @@ def _collect_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], pr
     if len(path) > MOST_LEVELS:  # an alias of what it lies in
         raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=node.start_mark)
     if len(lines) + len(problems) > MOST_VALUES:
-        problem = f"the file has more than {MOST_VALUES} values, each use of an alias counted"
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        raise yaml.MarkedYAMLError(problem=_TOO_MANY, problem_mark=node.start_mark)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key_node, value_node in node.value:

@@ -20,7 +20,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--output", type=Path, default=Path("monitoring"), metavar="DIR", help="where the files go")
     parser.add_argument(
-        "--temp-dir", type=Path, metavar="DIR", help="Ray's folder on the head; where `cluster start` puts it by default"
+        "--temp-dir",
+        type=Path,
+        metavar="DIR",
+        help="Ray's folder on the head; that of `cluster start` by default",
     )
     parser.add_argument(
         "--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="where Grafana will find Prometheus"
