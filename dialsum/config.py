@@ -206,6 +206,25 @@ _AT_LEAST = MappingProxyType(
 )
 
 
+_AT_MOST = MappingProxyType(
+    {
+        "encoder_max_len": 10**6,
+        "decoder_max_len": 10**6,
+        "batch_size": 10**5,
+        "num_epochs": 10**5,
+        "max_steps": 10**9,
+        "cpu_threads": 1024,
+        "dataloader_workers": 256,
+        "num_beams": 1000,
+        "generation_max_len": 10**6,
+        "generation_batch_size": 10**5,
+        "tiny_hidden_size": 8192,
+        "tiny_layers": 100,
+        "tiny_vocab_size": 10**6,
+    }
+)
+
+
 @functools.cache  # a sweep builds thousands of configurations, and reading type hints takes most of the time
 def _choices() -> Mapping[str, tuple[str, ...]]:
     hints = typing.get_type_hints(RunConfig).items()
@@ -236,6 +255,10 @@ def _check_whole_numbers(config: RunConfig, problems: Problems) -> None:
         value = getattr(config, name)
         if value is not None and value < least:
             problems.add(f"{name} must be at least {least}, but is {value}")
+    for name, most in _AT_MOST.items():
+        value = getattr(config, name)
+        if value is not None and value > most:
+            problems.add(f"{name} must be at most {most}, but is {value}")
     if not 0 <= config.seed <= MAX_SEED:
         problems.add(f"seed must be between 0 and {MAX_SEED}, but is {config.seed}")
     if config.tiny_hidden_size % TINY_HIDDEN_STEP:

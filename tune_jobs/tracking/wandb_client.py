@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from common.files import open_to_append
+
 logger = logging.getLogger(__name__)
 Mode = Literal["auto", "online", "offline", "disabled"]
 RunState = Literal["finished", "failed", "preempted"]
@@ -205,7 +207,7 @@ class WandbRun:
             return False
         if self.mode == "offline" or _has_errors(self.folder / "logs" / "debug-internal.log"):
             return False
-        (self.folder / f"run-{self._run.id}{_SYNCED}").touch()
+        os.close(open_to_append(self.folder / f"run-{self._run.id}{_SYNCED}"))
         return True
 
 
