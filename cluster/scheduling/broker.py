@@ -214,8 +214,8 @@ class Broker:
         return bool(is_later and takes_one_card and not kind.key.avoid and kind.is_possible)
 
     def _hold(self, granted: Granted) -> Allocation:
-        allocation = self._capacity.allocation(granted.request.name, granted.alternative, granted.slot)
         self._not_placed.pop(granted.request.name, None)
+        allocation = self._capacity.allocation(granted.request.name, granted.alternative, granted.slot)
         self._add_held(granted.request, allocation, granted.slot, granted.age)
         self._packing.started(granted.request, allocation, self._elapsed_s)
         return allocation

@@ -203,7 +203,7 @@ class BrokerService:
             assert own in member.submissions, own
 
     def _start_broker(self) -> None:
-        """Starts when the nodes are known; a broker that replaces a lost one hears every driver first."""
+        """Starts when the nodes are known; a broker that replaces a lost one waits for every driver's report."""
         if self._allocate_from_s > -math.inf:
             self._allocate_from_s = max(self._allocate_from_s, self._elapsed_s() + ROUND_S)
         self._broker = Broker(Inventory(nodes=()), team=self._team, allocate_from_s=self._allocate_from_s)

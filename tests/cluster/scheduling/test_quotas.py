@@ -61,7 +61,7 @@ def test_a_bad_team_file_is_refused_whole(tmp_path: Path) -> None:
         load_team(path)
     assert caught.value.problems == (
         f"{path}:1: time_zone 'Asia/Soul' is unknown; write an IANA name such as Asia/Seoul",
-        f"{path}:3: members.minji.quota_gpus must not be negative, but is -1",
+        f"{path}:3: members.minji.quota_gpus must be a number of at least 0, but is -1",
         f"{path}:5: windows.0: window 'night': end '25:00' is no time of day; write HH:MM, for example 22:00",
         f"{path}:5: windows.0: window 'night': 'mimji' is no member; known: minji",
     )

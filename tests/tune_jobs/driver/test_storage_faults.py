@@ -82,13 +82,13 @@ def test_a_full_disk_is_waited_for(sweep: "subprocess.Popen[bytes]", disk: Path,
     assert b"No space left" in filled.stderr
     wait_until(lambda: "trials wait with what they hold" in (tmp_path / "said").read_text(), "it is said")
     with suppress(AssertionError):  # the trials meet it too; a driver that waits for its journal says so later
-        wait_until(lambda: "waits with what it holds" in (tmp_path / "said").read_text(), "a trial waits", limit_s=30)
+        wait_until(lambda: "waits with its share" in (tmp_path / "said").read_text(), "a trial waits", limit_s=30)
     assert sweep.poll() is None, (tmp_path / "said").read_text()
     ballast.unlink()
     assert sweep.wait(LIMIT_S) == 0, (tmp_path / "said").read_text()
     said = (tmp_path / "said").read_text()
     assert "the storage is well again" in said
-    assert "waits with what it holds: no space left" in said
+    assert "waits with its share: no space left" in said
     assert "Traceback" not in said
     check_nothing_lost(tmp_path)
 
