@@ -6,14 +6,16 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cluster.machines.loopback import LOOPBACK, SINGLE_MACHINE
+from cluster.machines.ray_folder import private_ray, private_root
 from cluster.machines.raylets import GCS_PORT, HeadOptions, Start, raylet_starts
 from cluster.machines.tokens import token_path, token_problem
 from common import cli
 from common.errors import Problems, RequestError, WorkError
+from common.files import private_folder
 
 _START_S = 180.0
 _ELSEWHERE = "192.0.2.1"  # reserved for documentation: a route is looked up, nothing is sent
@@ -123,14 +125,21 @@ def _starts(chosen: argparse.Namespace) -> Sequence[Start]:
         )
     else:
         address = ":".join(_host_and_port(chosen.address))
+    ip = chosen.ip or own_ip(_ELSEWHERE if chosen.head else _host_and_port(chosen.address)[0])
+    if ip == LOOPBACK and len(survey.inventory.nodes) > 1:
+        models = ", ".join(pool.model for pool in survey.inventory.pools)
+        raise RequestError(
+            f"--ip {LOOPBACK}: this machine has cards of several models ({models}), which need a raylet each, and Ray"
+            " starts one on the loopback; give the machine's address, or run sweeps without a cluster"
+        )
     return raylet_starts(
         survey.inventory.nodes,
-        ip=chosen.ip or own_ip(_ELSEWHERE if chosen.head else _host_and_port(chosen.address)[0]),
+        ip=ip,
         head=head,
         head_address=address,
         spill_dir=None if chosen.spill_dir is None else str(chosen.spill_dir.expanduser().absolute()),
         token=not chosen.no_token,
-        temporary=str(Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray"),
+        temporary=str(private_root(os.environ)),
         storage=None if chosen.storage is None else str(chosen.storage.expanduser().absolute()),
     )
 
@@ -138,23 +147,28 @@ def _starts(chosen: argparse.Namespace) -> Sequence[Start]:
 def _start(start: Start, chosen: argparse.Namespace) -> None:
     for folder in (chosen.state_dir, chosen.spill_dir):
         if folder is not None:  # submitted jobs' environments are part of the state: keys among them
-            folder.expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(folder.expanduser())
     ray = Path(sys.executable).with_name("ray")
     if not ray.exists():
         raise WorkError(f"{ray} is missing; pip install -r requirements.txt")
-    program = [sys.executable, "-m", "cluster.machines.loopback"] if start.stays_inside else [str(ray)]
     try:
-        done = subprocess.run(
-            [*program, *start.arguments],
-            env={**os.environ, **start.environment, "PATH": _path(ray.parent)},
-            timeout=_START_S,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+        with private_ray():
+            done = subprocess.run(
+                [str(ray), *start.arguments],
+                env={**_outside(os.environ), **start.environment, "PATH": _path(ray.parent)},
+                timeout=_START_S,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         raise WorkError(f"no answer in {_START_S:g} s: {start.shell()}; is the head reachable from here?") from None
     if done.returncode:
         raise WorkError(f"exit code {done.returncode}: {start.shell()}")
+
+
+def _outside(environment: Mapping[str, str]) -> dict[str, str]:
+    """Leaves out what keeps Ray on the loopback; where it should stay there, the start says so itself."""
+    return {name: value for name, value in environment.items() if name != SINGLE_MACHINE}
 
 
 def _path(programs: Path) -> str:

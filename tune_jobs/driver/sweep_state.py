@@ -41,7 +41,7 @@ from tune_jobs.driver.recovery import LOST, SuspectNodes, next_bytes
 from tune_jobs.driver.replay import completed_trial, is_half_refused, replay, result_for_scheduler
 from tune_jobs.driver.stall_watch import StallWatch
 from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
-from tune_jobs.driver.trial_queue import LAUNCH_LIMIT_S, TrialQueue
+from tune_jobs.driver.trial_queue import TrialQueue
 from tune_jobs.placing.submission import request_name
 from tune_jobs.records.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.records.trial_spec import (
@@ -344,7 +344,7 @@ class SweepState:
         if self._stopping:
             self._out.append(Release(number=number))
             return
-        reason = f"Ray did not start it within {format_duration(LAUNCH_LIMIT_S)}"
+        reason = f"Ray did not start it within {format_duration(self._queue.launch_limit_s(number))}"
         self._out.append(self._queue.return_allocation(number, reason))
         self._wait(number, reason)
 

@@ -89,7 +89,7 @@ def test_what_is_no_trained_model_is_refused_with_what_would_be(tmp_path: Path) 
 def test_what_has_no_influence_beside_a_trained_model_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, said: str
 ) -> None:
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    monkeypatch.chdir(Path(__file__).resolve().parents[3])
     path = tmp_path / "beams.yaml"
     path.write_text(SWEEP.format(trained="one") + line + "\n")
     with pytest.raises(RequestError) as raised:

@@ -18,7 +18,7 @@ from tune_jobs.driver.run_sweep import RunOptions
 from tune_jobs.driver.sweep_end import SweepOutcome
 from tune_jobs.driver.view import LogView
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialOutcome, TrialRecord
-from tune_jobs.records.progress import SweepProgress
+from tune_jobs.records.progress import SweepFrame, SweepProgress
 from tune_jobs.search.grid import sampled_configs
 
 STAGED = """
@@ -60,9 +60,8 @@ class Runs:
             )  # fmt: skip
         if how == "killed":
             raise ConnectionError("the driver is gone")
-        progress = SweepProgress(
-            sweep=sweep.name, metric=METRIC, goal="maximize", total=1, longest=1, slots=1, started_s=0.0
-        )
+        frame = SweepFrame(sweep=sweep.name, metric=METRIC, goal="maximize", total=1, longest=1, slots=1)
+        progress = SweepProgress(frame=frame)
         analysis = analyse(folder.load())
         interrupted = how == "interrupted"
         return SweepOutcome(folder=folder, best=None, progress=progress, interrupted=interrupted, analysis=analysis)
@@ -75,8 +74,8 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
     made = Runs()
     monkeypatch.setattr(phases, "run_sweep", made)
     monkeypatch.setattr(phases, "at_hand", lambda *_: nullcontext(Inventory(nodes=())))
-    monkeypatch.setattr(ray_session, "session", lambda *_: nullcontext())
-    for name in ("check_places", "prepare_inputs", "reported"):
+    monkeypatch.setattr(ray_session, "session", lambda *_: nullcontext(Inventory(nodes=())))
+    for name in ("check_placement", "prepare_inputs", "reported"):
         monkeypatch.setattr(phases, name, lambda *_: None)
     return made
 

@@ -19,7 +19,7 @@ from tune_jobs.driver.storage_watch import StorageWatch
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.trial.storage import TrialStorage
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 10
 
 
@@ -82,13 +82,13 @@ def test_a_full_disk_is_waited_for(sweep: "subprocess.Popen[bytes]", disk: Path,
     assert b"No space left" in filled.stderr
     wait_until(lambda: "trials wait with what they hold" in (tmp_path / "said").read_text(), "it is said")
     with suppress(AssertionError):  # the trials meet it too; a driver that waits for its journal says so later
-        wait_until(lambda: "waits with what it holds" in (tmp_path / "said").read_text(), "a trial waits", limit_s=30)
+        wait_until(lambda: "waits with its share" in (tmp_path / "said").read_text(), "a trial waits", limit_s=30)
     assert sweep.poll() is None, (tmp_path / "said").read_text()
     ballast.unlink()
     assert sweep.wait(LIMIT_S) == 0, (tmp_path / "said").read_text()
     said = (tmp_path / "said").read_text()
     assert "the storage is well again" in said
-    assert "waits with what it holds: no space left" in said
+    assert "waits with its share: no space left" in said
     assert "Traceback" not in said
     check_nothing_lost(tmp_path)
 
@@ -139,7 +139,7 @@ def test_the_driver_says_once_that_the_storage_is_full_or_gone(tmp_path: Path) -
     free[0] = 1000
     assert later()[-1] == full
     free[0] = LEAST_BYTES
-    watch.look()  # a trial ended before the next tick
+    watch.check()  # a trial ended before the next tick
     assert said[-1].endswith("the storage is well again")
     (tmp_path / "journal.jsonl").unlink()
     assert later()[-1] == "it is gone; trials wait with what they hold and go on when this is mended"

@@ -18,7 +18,7 @@ from tests.waiting import LIMIT_S, ended, stretched, tail, wait_until
 from tune_jobs.records.ledger import SweepFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 OPEN = {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 

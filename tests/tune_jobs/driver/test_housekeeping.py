@@ -8,7 +8,7 @@ from tune_jobs.driver.housekeeping import KEPT_MODELS, keep_best_models
 from tune_jobs.records.journal import EndStatus, Evaluation, TrialHistory
 from tune_jobs.records.ledger import Ledger
 from tune_jobs.records.outcomes import record_of
-from tune_jobs.records.progress import SweepProgress
+from tune_jobs.records.progress import SweepFrame, progress_of
 from tune_jobs.search.samplers import Sampled
 
 METRIC = "eval/rouge_combined_f1"
@@ -21,24 +21,19 @@ class Sweep:
         self.folder, self.configurations, self.decides_by_results = folder, configurations, decides_by_results
         self.trials: dict[int, TrialHistory] = {}
         total = len(configurations)
-        self.progress = SweepProgress(
-            sweep="s", metric=METRIC, goal="maximize", total=total, longest=1, slots=1, started_s=0.0
-        )
+        self.frame = SweepFrame(sweep="s", metric=METRIC, goal="maximize", total=total, longest=1, slots=1)
 
     def end(self, value: float, status: EndStatus = "finished") -> None:
         number = len(self.trials) + 1
         home = self.folder / str(number)
         (home / "models" / "best_model").mkdir(parents=True)
         sampled = self.configurations[number - 1]
-        order = {"name": str(number), "sweep": "s", "sampled": sampled, "folder": str(home), "config": {}}
-        trial = TrialHistory(number=number, order=order, status=status)
+        spec = {"name": str(number), "sweep": "s", "sampled": sampled, "folder": str(home), "config": {}}
+        trial = TrialHistory(number=number, spec=spec, status=status)
         trial.evaluations[1] = Evaluation(number=1, value=value, metrics={METRIC: value}, run_s=1.0)
         self.trials[number] = trial
-        self.progress.started(number, str(number), now_s=0.0)
-        self.progress.reported(number, iteration=1, value=value, rung=None, now_s=1.0)
-        self.progress.ended(number, status=status, reason="", now_s=1.0)
         to_come = None if self.decides_by_results else self.configurations[number:]
-        keep_best_models(self.trials, self.progress, to_come)
+        keep_best_models(self.trials, progress_of(self.frame, self.trials, now_s=1.0), to_come)
 
     @property
     def kept(self) -> list[int]:

@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from common.files import read_jsonl
+from tests.tune_jobs.counting import counting_trial
 from tests.tune_jobs.tiny import write_dialogues
 from tests.waiting import tail, wait_until
 from tune_jobs.config.sweep_file import load_sweep
@@ -17,12 +18,13 @@ from tune_jobs.driver.run_sweep import RunOptions, run_sweep
 from tune_jobs.driver.sweep_end import SweepOutcome
 from tune_jobs.driver.view import LogView
 from tune_jobs.records.journal import Journal
+from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.search.early_stopping import EVALUATION, EarlyStopping
 from tune_jobs.search.tune_schedulers import scheduler_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SWEEP = """
 name: {name}
 method: {method}
@@ -97,6 +99,56 @@ def replayed(folder: Path, sweep: Path) -> set[str]:
             result = {"eval/loss": event["value"], EVALUATION: event["evaluation"]}
             stopped |= {str(number)} if stopping.report(number, result).decision == "stop" else set()
     return stopped
+
+
+BRACKETS = """
+name: brackets
+method: random
+count: 12
+parameters:
+  learning_rate: {distribution: uniform, min: 0.1, max: 1.0}
+  train_file: {value: train.jsonl}
+  dev_file: {value: dev.jsonl}
+  num_epochs: {value: 9}
+metric: {name: eval/loss, goal: minimize}
+early_terminate: {type: HyperBandScheduler, max_t: 9, reduction_factor: 3}
+search: {seed: 3}
+tracking: {wandb: disabled}
+"""
+
+
+def scored_by_rate(config: dict[str, object]) -> None:
+    """Counts with a score in which large learning rates are bad."""
+    counting_trial(config, steps=9, score=lambda spec, step: float(str(spec.sampled["learning_rate"])) / step)
+
+
+def test_brackets_and_pauses_are_those_of_ray_s_hyperband(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bracket of nine trials is compared after 1 and after 3 evaluations, that of the other three after 3.
+
+    That the decisions are Ray's for any scores is held without a cluster by tests/tune_jobs/search.
+    """
+    monkeypatch.chdir(tmp_path)
+    write_dialogues(tmp_path)
+    Path("brackets.yaml").write_text(BRACKETS)
+    options = RunOptions(cpu_only=True, trainable=scored_by_rate)
+    outcome = run_sweep(load_sweep(Path("brackets.yaml")), options, LogView(io.StringIO()))
+    assert not outcome.interrupted
+    records = sorted(outcome.folder.load().trials, key=lambda record: int(record.trial_id))
+    journal = Journal(outcome.folder.path / "journal.jsonl")
+    ends = [len(record.history) for record in records]
+    first, second = sorted(records[:9], key=rate_of), sorted(records[9:], key=rate_of)
+    assert [len(record.history) for record in first] == [9, 3, 3, *[1] * 6], ends
+    assert [len(record.history) for record in second] == [9, 3, 3], ends
+    paused = [(event["number"], event["reason"]) for event in journal.earlier if event["event"] == "paused"]
+    assert {reason for _, reason in paused} == {"HyperBandScheduler paused it"}
+    assert len(paused) >= 8 + 2 + 2, "all but the last of each comparison wait for it"
+    assert all(record.retries == 0 for record in records), "a pause is no failure"
+    for trial in journal.trials.values():
+        assert [number for number, _ in trial.values] == list(range(1, len(trial.values) + 1))
+
+
+def rate_of(record: TrialRecord) -> float:
+    return float(str(record.sampled["learning_rate"]))
 
 
 POPULATION = """

@@ -19,7 +19,7 @@ from tests.waiting import ended, stretched, tail, wait_until
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.tracking.mirroring import LOG_NAME, STATUS_NAME, MirrorStatus, remark
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def write_sweep(
@@ -166,20 +166,26 @@ def test_after_kill_9_of_the_driver_resume_repeats_nothing(tmp_path: Path) -> No
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_sigterm_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
-    write_sweep(tmp_path, epochs=40)
+@pytest.mark.parametrize("asked_by", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_cleanly_and_the_last_line_is_how_to_go_on(tmp_path: Path, asked_by: signal.Signals) -> None:
+    path = write_sweep(tmp_path, rates="1e-3", epochs=40)
+    path.write_text(path.read_text().replace("num_epochs: {value: 40}", "num_epochs: {values: [1, 40]}"))
     began = time.monotonic()
     process = command(tmp_path, "--cpu-only")
-    wait_for(tmp_path / "outputs/sweep_results/small/journal.jsonl", '"event": "reported"', 1, process)
+    folder = SweepFolder.of(tmp_path / "outputs", "small")
+    for event in ("ended", "started"):
+        wait_for(folder.path / "journal.jsonl", f'"event": "{event}"', 1 if event == "ended" else 2, process)
     asked = time.monotonic()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(asked_by)
     _, err = ended(process)
     assert process.returncode == 1
     assert time.monotonic() - asked < stretched(30, quiet_s=20, took_s=asked - began)
     assert err.rstrip().endswith("go on with: python -m tune_jobs run small.yaml --cpu-only --resume")
     assert "Traceback" not in err
     assert "asked to stop: trials save a checkpoint at their next step and end" in err
-    assert not (tmp_path / "outputs/sweep_results/small/stop").exists()
+    assert not (folder.path / "stop").exists()
+    assert folder.best_config.exists()
+    assert folder.report_html.exists() == (asked_by == signal.SIGINT), "a job server would kill what takes long"
 
 
 def test_a_wrong_request_costs_no_cluster(tmp_path: Path) -> None:

@@ -16,15 +16,15 @@ import pytest
 
 from cluster.machines.dashboard import PANELS
 from cluster.machines.metric_names import METRICS
-from tests.tune_jobs.ordered import order_of
+from tests.tune_jobs.trial.trial_specs import spec_of
 from tests.waiting import LIMIT_S, wait_until
-from tune_jobs.driver.metered_view import MeteredView
+from tune_jobs.driver.callbacks import ViewCallback
 from tune_jobs.driver.view import LogView
-from tune_jobs.records.progress import SweepProgress
-from tune_jobs.records.trial_spec import Bundle, TrialOrder
+from tune_jobs.records.progress import SweepFrame, SweepProgress, TrialProgress, TrialStatus
+from tune_jobs.records.trial_spec import Bundle, TrialSpec
 from tune_jobs.trial.meter import TrialMeter
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 GIB = float(2**30)
 
 
@@ -43,8 +43,8 @@ class Recorder:
         self.values[key] = self.values.get(key, 0.0) + by
 
 
-def order() -> TrialOrder:
-    return order_of(
+def spec() -> TrialSpec:
+    return spec_of(
         Path(),
         "one",
         sweep="wide",
@@ -54,23 +54,30 @@ def order() -> TrialOrder:
     )
 
 
-def progress_of_three() -> SweepProgress:
+def progress_of_three(first: TrialStatus = "running", second: TrialStatus = "running") -> SweepProgress:
     """Two trials on one card, one of them after a failure, and one that waits."""
-    progress = SweepProgress(
-        sweep="wide", metric="eval/loss", goal="minimize", total=3, longest=4, slots=2, started_s=0.0
-    )
-    for number in (1, 2):
-        progress.started(number, f"trial_{number}", now_s=0.0, share=0.25)
-        progress.reported(number, iteration=1, value=3.0 - number, rung=None, now_s=1.0, place=("10.0.0.2", "0"))
-    progress.trials[2].retries = 1
-    return progress
+    frame = SweepFrame(sweep="wide", metric="eval/loss", goal="minimize", total=3, longest=4, slots=2)
+    trials = {
+        number: TrialProgress(
+            number=number,
+            name=f"trial_{number}",
+            status=status,
+            iteration=1,
+            last=3.0 - number,
+            best=3.0 - number,
+            share=0.25,
+            retries=number - 1,
+            location=("10.0.0.2", "0"),
+        )
+        for number, status in ((1, first), (2, second))
+    }
+    return SweepProgress(frame=frame, trials=trials, now_s=1.0)
 
 
 def drive(meter: "Recorder | Any") -> None:
-    """Sets every metric, as driver, trial and books do."""
-    view = MeteredView(LogView(sys.stderr), meter, "minji")
-    view.refresh(progress_of_three())
-    trial = TrialMeter(meter, order(), "10.0.0.2", "0")
+    """Sets every metric, as driver, trial and broker do."""
+    ViewCallback(LogView(sys.stderr), progress_of_three, meter, "minji").update()
+    trial = TrialMeter(meter, spec(), "10.0.0.2", "0")
     trial.log({"memory/reserved_bytes": 3 * GIB, "trial/held_bytes": 4 * GIB, "train/tokens_per_second": 900.0})
     trial.out_of_memory()
     for name in ("quota", "held", "waiting"):
@@ -78,25 +85,23 @@ def drive(meter: "Recorder | Any") -> None:
 
 
 def test_what_a_sweep_and_its_trials_set() -> None:
-    meter, now_s = Recorder(), 0.0
-    view = MeteredView(LogView(sys.stderr), meter, "minji", clock=lambda: now_s)
-    progress = progress_of_three()
-    view.refresh(progress)
+    meter, now_s, progress = Recorder(), 0.0, progress_of_three()
+    view = ViewCallback(LogView(sys.stderr), lambda: progress, meter, "minji", clock=lambda: now_s)
+    view.update()
     states = {key[3]: value for key, value in meter.values.items() if key[0] == "tuning_trials"}
     assert (states["running"], states["waiting"], states["finished"]) == (2, 1, 0)
     assert meter.values["tuning_best_score", "wide", "minji", "eval/loss"] == 1.0
     assert meter.values["tuning_retries", "wide", "minji"] == 1
     assert meter.values["tuning_card_tenants", "wide", "minji", "10.0.0.2", "0"] == 2
-    progress.ended(1, status="finished", reason="", now_s=2.0)
-    now_s = 4.0
-    view.refresh(progress)
+    progress, now_s = progress_of_three("finished"), 4.0
+    view.update()
     assert meter.values["tuning_card_tenants", "wide", "minji", "10.0.0.2", "0"] == 2, "not more often than that"
-    progress.ended(2, status="finished", reason="", now_s=2.0)
+    progress = progress_of_three("finished", "finished")
     view.close(progress)
     assert meter.values["tuning_card_tenants", "wide", "minji", "10.0.0.2", "0"] == 0
     assert meter.values["tuning_retries", "wide", "minji"] == 1
 
-    trial = TrialMeter(meter, order(), "10.0.0.2", "0")
+    trial = TrialMeter(meter, spec(), "10.0.0.2", "0")
     trial.log({"memory/reserved_bytes": 3 * GIB, "trial/held_bytes": 4 * GIB, "train/tokens_per_second": 900.0})
     of_trial = {key[0]: value for key, value in meter.values.items() if key[1:] == ("wide", "one", "10.0.0.2", "0")}
     assert of_trial == {
@@ -107,6 +112,15 @@ def test_what_a_sweep_and_its_trials_set() -> None:
     }
     trial.close()
     assert {value for key, value in meter.values.items() if key[1:2] == ("wide",) and key[2] == "one"} == {0.0}
+
+
+def test_a_trial_on_two_cards_is_a_tenant_of_both() -> None:
+    frame = SweepFrame(sweep="wide", metric="eval/loss", goal="minimize", total=1, longest=4, slots=1)
+    trial = TrialProgress(number=1, name="wide", status="running", iteration=1, share=2.0, location=("10.0.0.1", "0,1"))
+    meter, progress = Recorder(), SweepProgress(frame=frame, trials={1: trial})
+    ViewCallback(LogView(sys.stderr), lambda: progress, meter, "").update()
+    tenants = [value for key, value in meter.values.items() if key[0] == "tuning_card_tenants"]
+    assert tenants == [1, 1]
 
 
 def read(url: str) -> str:
