@@ -17,7 +17,7 @@ from tune_jobs.search.samplers import ListSampler
 
 
 def outcome(sweep: DrivenSweep, number: int) -> str:
-    """What the sampler was told of a trial."""
+    """What the sampler observed of a trial."""
     assert isinstance(sweep.sampler, ObservedList)
     return sweep.sampler.completed[number].outcome
 
@@ -50,7 +50,7 @@ def test_a_second_driver_gives_more_after_an_out_of_memory(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "observed"),
     [
         ("work_failed", "failed"),
         ("diverged", "failed"),
@@ -58,7 +58,7 @@ def test_a_second_driver_gives_more_after_an_out_of_memory(tmp_path: Path) -> No
         ("wrong_request", "out_of_memory"),
     ],
 )
-def test_what_a_trial_reports_of_its_failure_is_its_outcome(tmp_path: Path, kind: FailureKind, told: str) -> None:
+def test_what_a_trial_reports_of_its_failure_is_its_outcome(tmp_path: Path, kind: FailureKind, observed: str) -> None:
     sweep = DrivenSweep(tmp_path)
     sweep.start(1)
     sweep.fail(1, kind, "WorkError: the loss became nan")
@@ -66,7 +66,7 @@ def test_what_a_trial_reports_of_its_failure_is_its_outcome(tmp_path: Path, kind
     assert record.status == "failed"
     assert record.error is not None
     assert (record.error.type, record.error.message) == (kind, "WorkError: the loss became nan")
-    assert outcome(sweep, 1) == told, "only a training that broke down tells something about its configuration"
+    assert outcome(sweep, 1) == observed, "only a training that broke down is a result of its configuration"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_by_policy_a_trial_that_lost_its_process_is_not_started_again(
     assert record.error is not None
     assert record.error.type == kind
     assert record.error.message.startswith(message)
-    assert outcome(sweep, 1) == "out_of_memory", "it tells nothing about the configuration"
+    assert outcome(sweep, 1) == "out_of_memory", "a lost process is no result of the configuration"
 
 
 def test_a_trial_that_waits_for_its_storage_is_not_taken_for_hanging(tmp_path: Path) -> None:
