@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cluster.machines.hardware import GPU_MODEL_LABEL, Inventory, parse_simulated
-from cluster.scheduling.policy import MAX_OVERTAKEN
+from cluster.scheduling.broker import MAX_OVERTAKEN
 from dialsum.config import RunConfig
 from tests.tune_jobs.counting import counting_trial
 from tests.tune_jobs.driver.ray_sweep import Made, RaySweep, once
