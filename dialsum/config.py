@@ -18,8 +18,8 @@ from common.strict import from_mapping, load_yaml, nearest
 
 Language = Literal["ko", "en"]
 LrScheduler = Literal["linear", "cosine", "constant"]
-OptimizerName = Literal["adamw_fused", "adamw", "adafactor", "adamw_8bit", "sgd"]
-Precision = Literal["auto", "fp32", "fp16", "bf16"]
+OptimizerName = Literal["adamw_fused", "adamw", "adafactor", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd"]
+Precision = Literal["auto", "fp32", "fp16", "bf16", "bf16_pure"]
 Attention = Literal["sdpa", "eager"]
 COMPOSITE = "eval/rouge_combined_f1"
 METRIC_GOALS: Mapping[str, Goal] = MappingProxyType(  # what every evaluation reports and a model can be chosen by
@@ -74,14 +74,17 @@ class RunConfig:
     label_smoothing: Annotated[float, "Probability taken from the right token and spread over all."] = 0.0
     dropout: Annotated[float | None, "Dropout of the model; the model's own when null."] = None
     max_grad_norm: Annotated[float, "Gradients longer than this are scaled down; 0 turns that off."] = 1.0
-    optimizer: Annotated[OptimizerName, "Optimizer; adamw_8bit needs bitsandbytes and CUDA."] = "adamw_fused"
+    optimizer: Annotated[OptimizerName, "Optimizer; 8-bit and paged ones need bitsandbytes and CUDA."] = "adamw_fused"
     seed: Annotated[int, "Seed of weights, order of dialogues and dropout."] = 0
     metric: Annotated[str, "What the best model is chosen by and early stopping watches."] = COMPOSITE
     goal: Annotated[Goal, "Whether high or low values of the metric are good."] = "maximize"
     early_stopping_patience: Annotated[int | None, "Stop after N evaluations without progress; null: never."] = None
     early_stopping_threshold: Annotated[float, "Smallest gain in the metric that counts as progress."] = 0.0
 
-    precision: Annotated[Precision, "Number format; auto takes the best that the device can do."] = "auto"
+    precision: Annotated[
+        Precision,
+        "Number format; auto: the best that the device can do; bf16_pure: weights too.",
+    ] = "auto"
     attention: Annotated[Attention, "Attention kernels: sdpa (fast) or eager (plain)."] = "sdpa"
     gradient_checkpointing: Annotated[bool, "Recompute activations in the backward pass: less memory, slower."] = False
     fsdp: Annotated[bool, "Divide weights, gradients and optimizer among a run's processes: less memory each."] = False
@@ -288,6 +291,8 @@ def _check_together(config: RunConfig, problems: Problems) -> None:
         )
     if config.fsdp and config.precision == "fp16":
         problems.add("fsdp: each process would scale its fp16 gradients for itself; take bf16 or fp32")
+    if config.fsdp and config.precision == "bf16_pure":
+        problems.add("fsdp keeps fp32 weights beside the bf16 ones that it gathers; take bf16 or fp32")
     if config.fsdp and config.torch_compile:
         problems.add("fsdp and torch_compile were not tried together; leave one of them out")
     weights = config.rouge_weights

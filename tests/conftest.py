@@ -9,7 +9,10 @@ import tempfile
 import pytest
 from hypothesis import HealthCheck, settings
 
+from cluster.machines.loopback import SINGLE_MACHINE
 from tests.rays import start_ray
+
+os.environ[SINGLE_MACHINE] = "0"  # before Ray is imported: what tests start stays on the loopback
 
 settings.register_profile(
     "house", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.machines.loopback import prefer_loopback
 from cluster.machines.ray_folder import restore_umask
 from common import cli
 
@@ -24,4 +25,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    prefer_loopback()
     sys.exit(cli.run(main))

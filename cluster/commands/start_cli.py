@@ -6,9 +6,10 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cluster.machines.loopback import LOOPBACK, SINGLE_MACHINE
 from cluster.machines.ray_folder import private_ray, private_root
 from cluster.machines.raylets import GCS_PORT, HeadOptions, Start, raylet_starts
 from cluster.machines.tokens import token_path, token_problem
@@ -124,9 +125,16 @@ def _starts(chosen: argparse.Namespace) -> Sequence[Start]:
         )
     else:
         address = ":".join(_host_and_port(chosen.address))
+    ip = chosen.ip or own_ip(_ELSEWHERE if chosen.head else _host_and_port(chosen.address)[0])
+    if ip == LOOPBACK and len(survey.inventory.nodes) > 1:
+        models = ", ".join(pool.model for pool in survey.inventory.pools)
+        raise RequestError(
+            f"--ip {LOOPBACK}: this machine has cards of several models ({models}), which need a raylet each, and Ray"
+            " starts one on the loopback; give the machine's address, or run sweeps without a cluster"
+        )
     return raylet_starts(
         survey.inventory.nodes,
-        ip=chosen.ip or own_ip(_ELSEWHERE if chosen.head else _host_and_port(chosen.address)[0]),
+        ip=ip,
         head=head,
         head_address=address,
         spill_dir=None if chosen.spill_dir is None else str(chosen.spill_dir.expanduser().absolute()),
@@ -143,12 +151,11 @@ def _start(start: Start, chosen: argparse.Namespace) -> None:
     ray = Path(sys.executable).with_name("ray")
     if not ray.exists():
         raise WorkError(f"{ray} is missing; pip install -r requirements.txt")
-    program = [sys.executable, "-m", "cluster.machines.loopback"] if start.stays_inside else [str(ray)]
     try:
         with private_ray():
             done = subprocess.run(
-                [*program, *start.arguments],
-                env={**os.environ, **start.environment, "PATH": _path(ray.parent)},
+                [str(ray), *start.arguments],
+                env={**_outside(os.environ), **start.environment, "PATH": _path(ray.parent)},
                 timeout=_START_S,
                 stdin=subprocess.DEVNULL,
                 check=False,
@@ -157,6 +164,11 @@ def _start(start: Start, chosen: argparse.Namespace) -> None:
         raise WorkError(f"no answer in {_START_S:g} s: {start.shell()}; is the head reachable from here?") from None
     if done.returncode:
         raise WorkError(f"exit code {done.returncode}: {start.shell()}")
+
+
+def _outside(environment: Mapping[str, str]) -> dict[str, str]:
+    """Leaves out what keeps Ray on the loopback; where it should stay there, the start says so itself."""
+    return {name: value for name, value in environment.items() if name != SINGLE_MACHINE}
 
 
 def _path(programs: Path) -> str:

@@ -1,4 +1,4 @@
-"""Connects this process to a Ray cluster that runs, or says in one sentence why it cannot."""
+"""Connects this process to a Ray cluster that runs, or raises an error with the reason in one sentence."""
 
 import logging
 import os

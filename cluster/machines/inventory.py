@@ -37,7 +37,7 @@ class Survey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What a machine says about itself; travels from a Ray node to the driver.
+    """Facts of a machine; travels from a Ray node to the driver.
 
     Attributes:
         node: Without cards.
@@ -95,7 +95,7 @@ def look(own_parent: int | None = None) -> Machine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Raylet:
-    """What Ray says about one of its nodes.
+    """Facts that Ray has of one of its nodes.
 
     Attributes:
         name: Ray's node id.
@@ -115,7 +115,7 @@ class Raylet:
 
 
 def node_of(raylet: Raylet, machine: Machine) -> tuple[Node, tuple[str, ...], bool]:
-    """Brings together what Ray says about a node and what its machine says. Pure.
+    """Combines the facts that Ray and a node's machine give. Pure.
 
     No label is needed. With the label GPU_MODEL_LABEL a raylet has the machine's cards of that model. Without it a
     machine with several models is used as if every card were its weakest. Cards that are only numbers in Ray take

@@ -1,45 +1,48 @@
 """A Ray of one machine that only this machine reaches.
 
 Ray listens to the loopback alone where a node's address is 127.0.0.1. But it puts the machine's outer address in the
-place of a 127.0.0.1 that it is given, so that other machines could join, and then listens to everybody (Ray 2.60,
-_private/services.py, resolve_ip_for_localhost). Here nobody shall join.
-
-    python -m cluster.machines.loopback start --head --node-ip-address=127.0.0.1   # as `ray start`
+place of a 127.0.0.1 that it is given, so that other machines could join, and then listens to everybody (Ray 2.60). The
+variable SINGLE_MACHINE, with which Ray runs on Windows and macOS, makes it keep the loopback. It is read when Ray is
+imported. With it `ray start` starts no second raylet.
 """
 
 import os
 import sys
 
+from common.errors import WorkError
+
 LOOPBACK = "127.0.0.1"
+SINGLE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": Ray stays on this machine's loopback
+
+
+def prefer_loopback() -> None:
+    """Sets the variable unless this process will join a cluster that others reach; call it before Ray is imported."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None or is_loopback(address):
+        os.environ[SINGLE_MACHINE] = "0"
 
 
 def keep_loopback() -> None:
-    """Makes Ray take 127.0.0.1 for what it says: as a node's address, and as that of a cluster.
+    """Makes Ray keep 127.0.0.1, in this process and in those that it starts.
 
-    In this process by what it would ask for the outer address, and in those that it starts, and that they start, by the
-    variable that says so on Windows and macOS. (Read when Ray is imported; here it would forbid a second raylet.)
+    Raises:
+        WorkError: When Ray was imported before without the variable, and this machine has an outer address.
     """
-    from ray._private import ray_constants, services
+    was_imported = "ray" in sys.modules
+    os.environ[SINGLE_MACHINE] = "0"
+    import ray
 
-    services.resolve_ip_for_localhost = _as_given
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    if was_imported and not ray.is_initialized() and ray.util.get_node_ip_address() != LOOPBACK:
+        raise WorkError(
+            "Ray was imported before it was told to stay on this machine's loopback, and would listen to the network;"
+            f" start the program with {SINGLE_MACHINE}=0"
+        )
 
 
 def is_loopback(address: str | None) -> bool:
-    """Whether a cluster's address ("IP:PORT", or "auto") names this machine's loopback.
+    """Returns whether a cluster's address ("IP:PORT", or "auto") names this machine's loopback.
 
     >>> [is_loopback(address) for address in ("127.0.0.1:6379", "10.0.0.1:6379", "auto", None)]
     [True, False, False, False]
     """
     return address is not None and address.rpartition(":")[0] == LOOPBACK
-
-
-def _as_given(host: str) -> str:
-    return host
-
-
-if __name__ == "__main__":
-    keep_loopback()
-    from ray.scripts.scripts import main
-
-    sys.exit(main())

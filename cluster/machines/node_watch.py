@@ -114,7 +114,7 @@ def ray_cluster() -> Survey:
 
     Returns:
         One node for each raylet that lives and answers. A node whose cards are only logical is simulated (see
-        inventory.node_of), and then the whole inventory says so.
+        inventory.node_of), and then the whole inventory is marked so.
     """
     return NodeWatch(RayNodes()).complete()
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.machines.hardware import Node
-from cluster.machines.loopback import LOOPBACK
+from cluster.machines.loopback import LOOPBACK, SINGLE_MACHINE
 from cluster.machines.storage import STORAGE
 
 GCS_PORT = 6379
@@ -23,18 +23,15 @@ class Start:
     Attributes:
         arguments: Without the program's name.
         environment: Beside the machine's own.
-        stays_inside: Whether it must not be reached from other machines; then cluster.machines.loopback starts it.
     """
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-    stays_inside: bool = False
 
     def shell(self) -> str:
         """The command for a person to read, or for a shell."""
         settings = [f"{name}={shlex.quote(value)}" for name, value in sorted(self.environment.items())]
-        program = "python -m cluster.machines.loopback" if self.stays_inside else "ray"
-        return " ".join([*settings, program, *(shlex.quote(argument) for argument in self.arguments)])
+        return " ".join([*settings, "ray", *(shlex.quote(argument) for argument in self.arguments)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +95,8 @@ def raylet_starts(
             "RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S,
             "RAY_TMPDIR": temporary,  # for Ray's locks; without --temp-dir a worker would take the head's
         }
+        if ip == LOOPBACK:
+            environment[SINGLE_MACHINE] = "0"
         if storage:
             environment[STORAGE] = storage
         if head and index == 0:
@@ -108,7 +107,7 @@ def raylet_starts(
         arguments += [f"--temp-dir={temporary}/ray" + (f"/raylet{index}" if index else "")]
         if len(nodes) > 1 and all(card.uuid for card in node.cards):
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(card.uuid for card in node.cards)
-        starts.append(Start(arguments=tuple(arguments), environment=environment, stays_inside=ip == LOOPBACK))
+        starts.append(Start(arguments=tuple(arguments), environment=environment))
     return tuple(starts)
 
 

@@ -4,6 +4,7 @@ It outlives the drivers (detached), is started again elsewhere when its node die
 would not report again (broker_service). Messages are plain values, as drivers may run other code than it does.
 """
 
+import logging
 import os
 import socket
 import time
@@ -20,6 +21,8 @@ from cluster.scheduling.messages import Join, Report
 from cluster.scheduling.quotas import Team
 from common.errors import RequestError, WorkError
 from common.strict import from_mapping
+
+logger = logging.getLogger(__name__)
 
 NAME, NAMESPACE = "broker", "dialogue-summarizer-tuning"
 METRICS_EVERY_S = 5.0
@@ -116,7 +119,8 @@ class BrokerLink:
             return False, None
         try:
             return True, ray.get(call)
-        except ray.exceptions.RayError:
+        except ray.exceptions.RayError as error:
+            logger.warning("the cluster's broker failed: %s", str(error).strip().splitlines()[-1])
             self._actor = None  # it may have been ended by hand: the next call finds or starts another
             return True, None
 

@@ -35,6 +35,7 @@ from common.errors import RequestError
 from common.strict import from_mapping
 
 LEASE_S = 30.0
+ROUND_S = 15.0  # by then every driver has reported, also one that had given up an answer for a while
 
 
 @dataclass(kw_only=True)
@@ -83,8 +84,8 @@ class BrokerService:
 
     def __init__(self, *, elapsed_s: Callable[[], float], now: Callable[[], float], lost: bool = False) -> None:
         self._elapsed_s, self._now = elapsed_s, now
-        allocate_from_s = elapsed_s() + LEASE_S if lost else -math.inf
-        self._broker = Broker(Inventory(nodes=()), allocate_from_s=allocate_from_s)
+        self._allocate_from_s = elapsed_s() + LEASE_S if lost else -math.inf
+        self._broker = Broker(Inventory(nodes=()), allocate_from_s=self._allocate_from_s)
         self._members: dict[str, _Member] = {}
         self._owners: dict[str, tuple[_Member, str]] = {}  # by name on the cluster: whose request, and its name there
         self._team: Team | None = None
@@ -116,8 +117,9 @@ class BrokerService:
         taken = {member.sweep for member in self._members.values()}
         names = [join.sweep, *(f"{join.sweep} ({number})" for number in range(2, len(taken) + 2))]
         sweep = next(name for name in names if name not in taken)
-        self._members[join.driver] = _Member(join=join, sweep=sweep, heard_s=self._elapsed_s())
-        self._handle(SweepJoined(sweep=sweep, member=join.member, max_concurrent=join.max_concurrent))
+        member = _Member(join=join, sweep=sweep, heard_s=self._elapsed_s())
+        self._members[join.driver] = member
+        self._handle(_joined(member))
 
     def apply(self, team: Team, source: str) -> None:
         """Puts other quotas in force, for running sweeps too.
@@ -169,8 +171,10 @@ class BrokerService:
 
     def nodes_changed(self, inventory: Inventory) -> None:
         """Takes in the nodes as they are from now on."""
-        self._has_nodes = True
         self._addresses |= {node.name: node.address for node in inventory.nodes}
+        if not self._has_nodes:
+            self._has_nodes = True
+            self._start_broker()
         self._handle(NodesChanged(inventory=inventory))
 
     def node_use(self, others: Mapping[str, float]) -> None:
@@ -197,6 +201,14 @@ class BrokerService:
         for name, (member, own) in self._owners.items():
             assert member.on_cluster(own) == name, (name, own)
             assert own in member.submissions, own
+
+    def _start_broker(self) -> None:
+        """Starts when the nodes are known; a broker that replaces a lost one waits for every driver's report."""
+        if self._allocate_from_s > -math.inf:
+            self._allocate_from_s = max(self._allocate_from_s, self._elapsed_s() + ROUND_S)
+        self._broker = Broker(Inventory(nodes=()), team=self._team, allocate_from_s=self._allocate_from_s)
+        for member in self._members.values():
+            self._handle(_joined(member))
 
     def _join_team(self, join: Join, name: str) -> None:
         team = from_mapping(Team, join.team or {})
@@ -301,6 +313,11 @@ class BrokerService:
         for refusal in decisions.refusals:
             member, name = self._owners[refusal.name]
             member.refusals[name] = replace(refusal, name=name)
+
+
+def _joined(member: _Member) -> Event:
+    join = member.join
+    return SweepJoined(sweep=member.sweep, member=join.member, max_concurrent=join.max_concurrent)
 
 
 def _refuse_without_member(member: _Member, source: str) -> None:

@@ -1,6 +1,6 @@
 """A sweep's side of a cluster's broker, which runs in a process of its own (broker_process).
 
-Each exchange says in whole what the sweep asks for and holds; none is waited for, as Tune's thread calls this.
+Each report lists all that the sweep asks for and holds; no answer is waited for, as Tune's thread calls this.
 """
 
 import time
@@ -14,8 +14,8 @@ from cluster.scheduling.request import Allocation, Request
 from common.errors import RequestError, WorkError
 from common.strict import from_mapping
 
-EVERY_S = 1.0  # so often it hears from a driver that has nothing new
-SOON_S = 0.1  # and at most so often from one that has
+EVERY_S = 1.0  # between the reports of a driver that has nothing new
+SOON_S = 0.1  # and of one that has
 ANSWER_S = 5.0  # it answers in milliseconds; an answer that takes longer is given up
 RETRY_S = 5.0  # so long it is then left alone
 JOIN_S = 60.0  # its process may have to start first

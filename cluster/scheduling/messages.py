@@ -1,6 +1,6 @@
 """What a sweep's driver and the broker's process exchange; travels as plain dictionaries (asdict, from_mapping).
 
-A report says in whole what its sweep asks for and holds, so no lost message matters: the next one says it all again.
+A report lists all that its sweep asks for and holds, so no lost message matters: the next one lists it all again.
 Names in messages are the sweep's own. A name may be submitted again after it ended; its submission number grows then.
 """
 
@@ -59,7 +59,7 @@ class Report:
         started: Those of `held` whose processes run.
         not_placed: Why Ray did not place an allocation, by the name of its request, which is queued again.
         details: In full: every request that the broker may not know.
-        explain: Names of queued requests; the reply says what they wait for.
+        explain: Names of queued requests; the reply has what they wait for.
     """
 
     queued: Mapping[str, int] = field(default_factory=dict)

@@ -1,12 +1,12 @@
 """A broker under a simulated clock: when and where trials run, and how long all of it takes. Pure, deterministic.
 
-The broker is the one that serves real sweeps. Simulated is only what it hears: trials arrive, run for as long as they
+The broker is the one that serves real sweeps. Only its events are simulated: trials arrive, run for as long as they
 take beside their co-tenants (see compute_sharing), pause when the broker asks for it, and end.
 """
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -14,7 +14,7 @@ from typing import Literal
 from cluster.machines.hardware import Inventory
 from cluster.scheduling.broker import Broker
 from cluster.scheduling.compute_sharing import FREE_OF_OVERHEAD, Contention, SharedCards
-from cluster.scheduling.events import Ended, Event, Refusal, Started, Submitted, SweepJoined
+from cluster.scheduling.events import Ended, Event, Refusal, Started, Submitted, SweepJoined, Tick
 from cluster.scheduling.lower_bound import Load, lower_bound_s
 from cluster.scheduling.quotas import Team, next_change
 from cluster.scheduling.request import Allocation, Alternative, Request
@@ -22,6 +22,7 @@ from cluster.scheduling.shares import MAX_TENANTS, UNITS, Share
 
 _MOST_IDLE_S = 8 * 24 * 3600.0  # quotas repeat every week: what they forbid for so long they forbid for ever
 Policy = Literal["shares", "half", "whole"]
+MaySubmit = Callable[[int, int], bool]  # called with how many trials wait at the broker and how many run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +67,9 @@ class Simulation:
     """What became of all trials.
 
     Attributes:
-        runs: In the order of their starts.
+        runs: In the sequence in which the broker started them.
         refusals: Trials that fit nowhere.
+        unfinished: Names of trials that quotas never let run to their end.
         makespan_s: From 0 to the last end.
         gpu_utilisation: Part of all cards' compute that was busy until then.
         memory_utilisation: Part of all cards' usable memory that the trials' upper bytes filled until then.
@@ -75,6 +77,7 @@ class Simulation:
 
     runs: tuple[Run, ...]
     refusals: tuple[Refusal, ...]
+    unfinished: tuple[str, ...]
     makespan_s: float
     gpu_utilisation: float
     memory_utilisation: float
@@ -111,6 +114,10 @@ def hold_under(policy: Policy, request: Request, inventory: Inventory) -> Reques
     return replace(request, alternatives=tuple(held(one) for one in request.alternatives))
 
 
+def _at_once(waiting: int, running: int) -> bool:
+    return True
+
+
 def simulate(
     trials: Sequence[SimulatedTrial],
     inventory: Inventory,
@@ -119,6 +126,7 @@ def simulate(
     team: Team | None = None,
     starts_at_s: float = 0.0,
     contention: Contention = FREE_OF_OVERHEAD,
+    may_submit: MaySubmit = _at_once,
 ) -> Simulation:
     """Runs trials on an inventory under a simulated clock.
 
@@ -129,6 +137,7 @@ def simulate(
         team: Quotas; None where everybody may use everything.
         starts_at_s: Unix seconds at second 0; quotas follow the wall clock.
         contention: How co-tenants slow each other down.
+        may_submit: Whether a trial that has arrived is submitted while so many wait and so many run.
 
     >>> from cluster.machines.hardware import parse_simulated
     >>> from cluster.scheduling.alternatives import Need, find_alternatives
@@ -140,7 +149,7 @@ def simulate(
     [('a', 0.5, 0.0, 60.0), ('b', 0.5, 0.0, 60.0), ('c', 0.5, 60.0, 120.0)]
     """
     broker = Broker(inventory, team=team, refuse_after_s=0.0, contention=contention)
-    run = _Clock(broker, trials, inventory, contention, team=team, starts_at_s=starts_at_s)
+    run = _Clock(broker, trials, inventory, contention, team=team, starts_at_s=starts_at_s, may_submit=may_submit)
     return run.go(sweeps)
 
 
@@ -170,6 +179,7 @@ def bound_s(trials: Sequence[SimulatedTrial], inventory: Inventory, *, max_tenan
 class _Running:
     allocation: Allocation
     start_s: float
+    sequence: int
 
 
 @dataclass(slots=True)
@@ -182,16 +192,21 @@ class _Clock:
     contention: Contention
     team: Team | None = field(kw_only=True)
     starts_at_s: float = field(kw_only=True)
+    may_submit: MaySubmit = field(kw_only=True)
+    coming: deque[SimulatedTrial] = field(init=False)
+    waiting: int = field(default=0, init=False)
+    started: int = field(default=0, init=False)
     cards: SharedCards = field(init=False)
     by_name: dict[str, SimulatedTrial] = field(init=False)
     speeds: dict[str, float] = field(init=False)
     left: dict[str, float] = field(init=False)  # part of its work that each trial has left
     busy_s: float = field(default=0.0, init=False)
     running: dict[str, _Running] = field(default_factory=dict, init=False)
-    runs: list[Run] = field(default_factory=list, init=False)
+    runs: list[tuple[int, Run]] = field(default_factory=list, init=False)
     refusals: list[Refusal] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        self.coming = deque(sorted(self.trials, key=lambda trial: trial.arrives_s))
         self.cards = SharedCards(self.contention)
         self.by_name = {trial.request.name: trial for trial in self.trials}
         self.speeds = {pool.model: pool.speed for pool in self.inventory.pools}
@@ -199,46 +214,61 @@ class _Clock:
 
     def go(self, sweeps: Sequence[SweepJoined]) -> Simulation:
         """Runs until nothing runs or waits."""
-        coming = deque(sorted(self.trials, key=lambda trial: trial.arrives_s))
-        events: list[Event] = list(sweeps)
         now_s = busy_until_s = 0.0
+        self._decide(sweeps, now_s)
         while self.left and now_s - busy_until_s < _MOST_IDLE_S:
             end = self.cards.next_end()
-            times = [coming[0].arrives_s] if coming else []
-            times += [end[0]] if end else []
+            times = [end[0]] if end else []
+            if self.coming and self.coming[0].arrives_s > now_s:
+                times.append(self.coming[0].arrives_s)
             if times:
                 busy_until_s = max(now_s, min(times))
             if self.team and (change := next_change(self.team, self._instant(now_s))):
                 times.append(change.timestamp() - self.starts_at_s)
-            assert times, f"{len(self.left)} trials wait on cards that are all free"
+            if not times:
+                break
             now_s = max(now_s, min(times))
+            ended: list[Event] = []
             while (end := self.cards.next_end()) is not None and end[0] <= now_s:
-                events.append(self._end(end[1], now_s))
-            while coming and coming[0].arrives_s <= now_s:
-                events.append(Submitted(request=coming.popleft().request))
-            while events:
-                events = self._decide(events, now_s)
+                ended.append(self._end(end[1], now_s))
+            self._decide(ended, now_s)
+        assert self.team or not self.left, f"{len(self.left)} trials wait on cards that are all free"
         return self._result()
 
-    def _decide(self, events: Sequence[Event], now_s: float) -> list[Event]:
-        """Lets the broker decide, does as it says, and returns what it hears at once."""
-        done = self.broker.handle(*events, elapsed_s=now_s, wall_s=self.starts_at_s + now_s)
-        for refusal in done.refusals:
-            self.refusals.append(refusal)
-            del self.left[refusal.name]
-        for allocation in done.allocations:
-            self._start(allocation, now_s)
-        answers: list[Event] = [Started(name=one.name) for one in done.allocations] if done.pauses else []
-        for pause in done.pauses:
-            answers += [self._end(pause.name, now_s), Submitted(request=self.by_name[pause.name].request)]
-        return answers
+    def _arrivals(self, now_s: float) -> list[Event]:
+        """Submits the trials that have arrived and may be submitted."""
+        arrived: list[Event] = []
+        while self.coming and self.coming[0].arrives_s <= now_s and self.may_submit(self.waiting, len(self.running)):
+            arrived.append(self._submit(self.coming.popleft()))
+        return arrived
+
+    def _submit(self, trial: SimulatedTrial) -> Submitted:
+        self.waiting += 1
+        return Submitted(request=trial.request)
+
+    def _decide(self, events: Sequence[Event], now_s: float) -> None:
+        """Submits who has arrived, lets the broker decide and does as it says, until nothing more follows at once."""
+        pending = [*events, *self._arrivals(now_s)] or [Tick()]
+        while pending:
+            done = self.broker.handle(*pending, elapsed_s=now_s, wall_s=self.starts_at_s + now_s)
+            self.waiting -= len(done.refusals) + len(done.allocations)
+            for refusal in done.refusals:
+                self.refusals.append(refusal)
+                del self.left[refusal.name]
+            for allocation in done.allocations:
+                self._start(allocation, now_s)
+            pending = [Started(name=one.name) for one in done.allocations] if done.pauses else []
+            for pause in done.pauses:
+                pending += [self._end(pause.name, now_s), self._submit(self.by_name[pause.name])]
+            pending += self._arrivals(now_s)
 
     def _start(self, allocation: Allocation, now_s: float) -> None:
         name, cards = allocation.name, allocation.cards
         trial = self.by_name[name]
         work_s = self.left[name] * trial.work_s / self._speed(allocation)
         card = (allocation.nodes[0], cards[0]) if cards else name
-        self.running[name] = _Running(allocation, now_s)
+        self.started += 1
+        self.running[name] = _Running(allocation, now_s, self.started)
         self.cards.start(name, card=card, work_s=work_s, busy=trial.busy if cards else 0.0, now_s=now_s)
 
     def _end(self, name: str, now_s: float) -> Ended:
@@ -251,7 +281,7 @@ class _Clock:
             self.busy_s += (
                 min(1.0, trial.busy) * one.allocation.alternative.cards * trial.work_s / self._speed(one.allocation)
             )
-        self.runs.append(Run(allocation=one.allocation, start_s=one.start_s, end_s=now_s))
+        self.runs.append((one.sequence, Run(allocation=one.allocation, start_s=one.start_s, end_s=now_s)))
         return Ended(name=name)
 
     def _speed(self, allocation: Allocation) -> float:
@@ -261,7 +291,7 @@ class _Clock:
         return datetime.fromtimestamp(self.starts_at_s + now_s, tz=UTC)
 
     def _result(self) -> Simulation:
-        runs = sorted(self.runs, key=lambda run: (run.start_s, run.name))
+        runs = [run for _, run in sorted(self.runs, key=lambda one: one[0])]
         makespan_s = max((run.end_s for run in runs), default=0.0)
         byte_s = 0.0
         for run in runs:
@@ -271,6 +301,7 @@ class _Clock:
         return Simulation(
             runs=tuple(runs),
             refusals=tuple(self.refusals),
+            unfinished=tuple(self.left),
             makespan_s=makespan_s,
             gpu_utilisation=self.busy_s / gpu_s if gpu_s else 0.0,
             memory_utilisation=byte_s / (usable_bytes * makespan_s) if gpu_s else 0.0,

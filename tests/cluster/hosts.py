@@ -46,6 +46,8 @@ print("NODES " + json.dumps([[n["NodeManagerAddress"], n["Resources"].get("GPU")
 """
 COUNTER = """
 import ray, sys
+
+from cluster.machines.loopback import SINGLE_MACHINE
 ray.init(address="auto", namespace="kept", log_to_driver=False)
 @ray.remote(num_cpus=0, max_restarts=-1)
 class Counter:
@@ -236,7 +238,8 @@ def main(folder: Path, cluster: str) -> None:
     """Does everything; `folder` is empty and its path short, as Ray's sockets lie below it."""
     make_hosts(folder, sys.executable)
     home = folder / "home"
-    environment = {**os.environ, "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_TMPDIR": str(folder / "c")}
+    outside = {name: value for name, value in os.environ.items() if name != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
+    environment = {**outside, "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_TMPDIR": str(folder / "c")}
     plain(f"HOME={home} {sys.executable} -m cluster token")
     use(Steps(folder, environment), folder, cluster)
 

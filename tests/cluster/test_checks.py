@@ -67,7 +67,13 @@ def test_a_healthy_cluster_has_no_remedies() -> None:
         ({"cuda": "12.4"}, "cuda", "failed", "the driver has CUDA 12.4"),
         ({"code": "bbbb"}, "code", "failed", "10.0.0.2: bbbb"),
         ({"gpu_problems": ("card 1: GPU is lost",)}, "gpu driver", "failed", "10.0.0.2: card 1: GPU is lost"),
-        ({"cards": (), "gpus_unavailable": "no driver"}, "gpu driver", "warning", "10.0.0.2: no driver"),
+        (
+            {"cards": (), "gpus_unavailable": "no driver"},
+            "gpu driver",
+            "warning",
+            "10.0.0.2: no driver; 1 logical",
+        ),
+        ({"gpu_notes": ("one raylet has 2 models",)}, "gpu driver", "warning", "10.0.0.2: one raylet has 2 models"),
         (
             {"cards": (dataclasses.replace(CARD, others_bytes=12 * GIB),)},
             "gpu memory",

@@ -1,4 +1,4 @@
-"""A storage in trouble: recognised in whatever a library makes of it, waited for, and never written below."""
+"""A storage in trouble is recognised in whatever a library makes of it, and waited for."""
 
 import errno
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from common import cli
 from common.errors import WorkError
 from common.files import append_jsonl, read_jsonl
-from common.storage import Patience, StorageGoneError, free_bytes, storage_trouble
+from common.storage import StorageGoneError, StorageRetry, free_bytes, storage_trouble
 
 
 class Disk:
@@ -16,8 +16,8 @@ class Disk:
 
     def __init__(self, full_for: int) -> None:
         self.left, self.now_s = full_for, 0.0
-        self.said: list[str] = []
-        self.patience = Patience(self.said.append, limit_s=60.0, elapsed_s=lambda: self.now_s, sleep=self.sleep)
+        self.shown: list[str] = []
+        self.retry = StorageRetry(self.shown.append, limit_s=60.0, elapsed_s=lambda: self.now_s, sleep=self.sleep)
 
     def sleep(self, seconds: float) -> None:
         self.now_s += seconds
@@ -29,26 +29,26 @@ class Disk:
         return "written"
 
 
-def test_a_full_disk_is_waited_for_and_said_once() -> None:
+def test_a_full_disk_is_waited_for_and_shown_once() -> None:
     disk = Disk(full_for=3)
-    assert disk.patience.insist(disk.write, Path("out/journal.jsonl")) == "written"
-    assert disk.said == [
+    assert disk.retry.run(disk.write, Path("out/journal.jsonl")) == "written"
+    assert disk.shown == [
         "out/journal.jsonl: no space left; everything waits, up to 1 min 00 s, and goes on when this is mended",
         "out/journal.jsonl: there again after 15 s; going on",
     ]
 
 
-def test_patience_ends_with_what_is_wrong() -> None:
+def test_waiting_ends_with_what_is_wrong() -> None:
     disk = Disk(full_for=1000)
     with pytest.raises(WorkError, match=r"out: no space left, for 1 min 05 s"):
-        disk.patience.insist(disk.write, Path("out"))
+        disk.retry.run(disk.write, Path("out"))
 
 
 def test_another_failure_is_not_waited_for() -> None:
     disk = Disk(full_for=0)
     with pytest.raises(ZeroDivisionError):
-        disk.patience.insist(lambda: 1 // 0, Path("out"))
-    assert disk.said == []
+        disk.retry.run(lambda: 1 // 0, Path("out"))
+    assert disk.shown == []
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_folder_that_is_gone_has_no_room(tmp_path: Path) -> None:
     assert free_bytes(tmp_path / "gone") == 0
 
 
-def test_a_command_says_what_is_wrong_with_the_disk(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_shows_what_is_wrong_with_the_disk(capsys: pytest.CaptureFixture[str]) -> None:
     def main(arguments: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "outputs/x.json")
 

@@ -14,7 +14,7 @@ from tune_jobs.records.step_log import StepLog
 
 METRIC = "eval/rouge_combined_f1"
 ESTIMATE = {"device_bytes": 4_000_000_000, "upper_bytes": 4_400_000_000, "terms": {"weights": 4_000_000_000}}
-BUNDLE = {"cpus": 1.0, "gpus": 0.25, "labels": {}}
+BUNDLE = {"cpus": 1.0, "gpus": 0.25, "nodes": [], "spread": False}
 
 
 class SweepFiles:
@@ -35,10 +35,10 @@ class SweepFiles:
         """The folder of a trial."""
         return self.experiments / f"night_{number}"
 
-    def order(self, number: int, *, batch_size: int = 8) -> None:
-        """A trial is planned and starts."""
+    def submit(self, number: int, *, batch_size: int = 8) -> None:
+        """A trial is submitted and starts."""
         config = RunConfig(model="tiny-bart", batch_size=batch_size).to_dict()
-        order = {
+        spec = {
             "number": number,
             "name": f"night_{number}",
             "sampled": {"batch_size": batch_size},
@@ -51,7 +51,7 @@ class SweepFiles:
             "folder": str(self.experiment(number)),
             "metric": METRIC,
         }
-        self.journal.write("ordered", number, order=order)
+        self.journal.write("submitted", number, spec=spec)
         self.start(number)
 
     def start(self, number: int) -> None:
@@ -88,7 +88,7 @@ class SweepFiles:
 
     def refuse(self, number: int, reason: str) -> None:
         """A trial can run nowhere."""
-        self.journal.write("ordered", number, order={"name": f"trial {number}", "sampled": {"batch_size": 512}})
+        self.journal.write("submitted", number, spec={"name": f"trial {number}", "sampled": {"batch_size": 512}})
         self.end(number, "refused", "wrong_request", reason)
 
     def summaries(self, number: int, predictions: list[str], reference: str) -> None:

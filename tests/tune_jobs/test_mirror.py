@@ -98,7 +98,7 @@ def files(tmp_path: Path) -> SweepFiles:
 
 
 def test_steps_and_evaluations_stand_in_order_each_once(files: SweepFiles) -> None:
-    files.order(1)
+    files.submit(1)
     following = Following(files)
     files.step(1, 1, 3.0)
     following.look()
@@ -115,7 +115,7 @@ def test_steps_and_evaluations_stand_in_order_each_once(files: SweepFiles) -> No
 
 
 def test_a_run_is_described_by_everything_that_is_known_before(files: SweepFiles) -> None:
-    files.order(1, batch_size=32)
+    files.submit(1, batch_size=32)
     following = Following(files)
     following.look()
     opened = following.runs[0].opened
@@ -131,7 +131,7 @@ def test_a_run_is_described_by_everything_that_is_known_before(files: SweepFiles
 
 
 def test_a_trial_that_starts_again_goes_on_in_its_run(files: SweepFiles) -> None:
-    files.order(1)
+    files.submit(1)
     following = Following(files)
     files.report(1, 1, 20.0, 2)
     following.look()
@@ -148,21 +148,21 @@ def test_a_trial_that_starts_again_goes_on_in_its_run(files: SweepFiles) -> None
 
 
 def test_values_that_are_copied_and_changed_in_the_middle_are_told(files: SweepFiles) -> None:
-    files.order(1)
-    order = dict(files.journal.trials[1].order)
-    changed = order | {"sampled": {"batch_size": 8, "learning_rate": 0.5}}
-    changed["config"] = dict(order["config"]) | {"learning_rate": 0.5}  # type: ignore[call-overload]
+    files.submit(1)
+    spec = dict(files.journal.trials[1].spec)
+    changed = spec | {"sampled": {"batch_size": 8, "learning_rate": 0.5}}
+    changed["config"] = dict(spec["config"]) | {"learning_rate": 0.5}  # type: ignore[call-overload]
     following = Following(files)
     following.look()
-    following.mirror.take_event({"event": "copied", "number": 1, "donor": 7, "order": changed})
+    following.mirror.take_event({"event": "copied", "number": 1, "donor": 7, "spec": changed})
     (run,) = following.runs
     assert (run.config["learning_rate"], run.config["copied_from_trial"]) == (0.5, 7)
     assert run.config["sampled"] == {"batch_size": 8, "learning_rate": 0.5}
 
 
 def test_the_mirror_of_a_resumed_sweep_repeats_nothing_and_counts_on(files: SweepFiles) -> None:
-    files.order(1)
-    files.order(2)
+    files.submit(1)
+    files.submit(2)
     files.step(1, 1, 3.0)
     files.report(1, 1, 20.0, 1)
     first = Following(files)
@@ -198,7 +198,7 @@ def test_the_mirror_of_a_resumed_sweep_repeats_nothing_and_counts_on(files: Swee
     ],
 )
 def test_a_run_ends_as_its_trial_did(files: SweepFiles, status: str, failure: str, outcome: str, state: str) -> None:
-    files.order(1)
+    files.submit(1)
     files.report(1, 1, 20.0, 1)
     files.report(1, 2, 19.0, 2)
     files.end(1, status, failure, "why")
@@ -227,7 +227,7 @@ def test_a_refused_trial_has_a_failed_run_that_says_why(files: SweepFiles) -> No
 
 def test_models_are_uploaded_when_asked_and_only_of_trials_that_were_the_best(files: SweepFiles) -> None:
     for number, value in ((1, 20.0), (2, 15.0), (3, 25.0)):
-        files.order(number)
+        files.submit(number)
         files.report(number, 1, value, 1)
         files.end(number, "finished")
     asked, unasked = Following(files, upload_models=True), Following(files)

@@ -136,8 +136,8 @@ def test_trials_that_are_not_over_come_from_the_journal(tmp_path: Path) -> None:
     folder = write(tmp_path, [trial(1, [20.0], sampled={"learning_rate": 1e-4})], sweep_record(trials=3))
     journal = Journal(tmp_path / FILE_NAME)
     for number in (1, 2, 3):
-        order = {"name": f"e{number}", "sweep": "s", "sampled": {"learning_rate": number * 1e-4}, "config": {}}
-        journal.write("ordered", number, order=order)
+        spec = {"name": f"e{number}", "sweep": "s", "sampled": {"learning_rate": number * 1e-4}, "config": {}}
+        journal.write("submitted", number, spec=spec)
     times = {"at": START + 5.0, "elapsed_s": 5.0}
     journal.write("started", 2, bundle={"gpus": 0.5, "labels": {}}, **times)
     metrics = {METRIC: 22.0, "trial/node": "gpu-a", "trial/card": "0"}
@@ -156,7 +156,7 @@ def test_a_sweep_of_which_nothing_was_heard_says_nothing_of_cards_or_costs(tmp_p
     folder = write(tmp_path, [], sweep_record(trials=3, command=command, source="a.yaml"))
     journal = Journal(tmp_path / FILE_NAME)
     for number in (1, 2):
-        journal.write("ordered", number, order={"name": f"e{number}", "sampled": {"learning_rate": number * 1e-4}})
+        journal.write("submitted", number, spec={"name": f"e{number}", "sampled": {"learning_rate": number * 1e-4}})
         journal.write("started", number, bundle={"gpus": 0.5}, at=START + 0.1 * number, elapsed_s=0.1 * number)
     page = build_report(folder.path).html.read_text(encoding="utf-8")
     assert "No trial has a score yet" in page

@@ -195,7 +195,7 @@ def test_unequal_cards_of_one_machine_are_two_lanes() -> None:
 
 def test_the_journal_notes_each_start_and_its_end(tmp_path: Path) -> None:
     journal = Journal(tmp_path / FILE_NAME)
-    journal.write("ordered", 1, order={"name": "e1"})
+    journal.write("submitted", 1, spec={"name": "e1"})
     for place, (kind, content) in enumerate(
         [
             ("started", {"bundle": {"gpus": 0.5}}),

@@ -53,7 +53,7 @@ def three_trials(folder: Path) -> SweepFiles:
     """One finished, one that dies and is stopped later, one that runs out of memory."""
     files = SweepFiles(folder)
     for number in (1, 2, 3):
-        files.order(number)
+        files.submit(number)
         files.step(number, 1, 3.0)
     files.step(1, 2, 2.5)
     files.report(1, 1, 20.0, 2)
@@ -97,7 +97,7 @@ def test_offline_runs_hold_what_the_ledger_holds_and_sync_sends_them(tmp_path: P
     files.summaries(
         2, [" ".join(["민수는", "사과를", "샀다."][: place % 4]) for place in range(25)], "민수는 사과를 샀다."
     )
-    files.order(5)
+    files.submit(5)
     files.report(5, 1, 5.0, 2)  # runs when the driver ends
     mirror = mirror_of(files, None, upload_models=True)
     mirror.end()
@@ -152,7 +152,7 @@ def test_online_runs_are_live_and_end_in_the_right_state(tmp_path: Path) -> None
     files = SweepFiles(tmp_path)
     with wandb_server() as server:
         mirror = mirror_of(files, server, upload_models=True)
-        files.order(1)
+        files.submit(1)
         files.step(1, 1, 3.0)
         files.report(1, 1, 20.0, 1)
         run = wait_for_run(server, "night_1")
@@ -162,9 +162,9 @@ def test_online_runs_are_live_and_end_in_the_right_state(tmp_path: Path) -> None
         files.summaries(1, ["민수는 사과를 샀다."], "민수는 사과를 샀다.")
         files.model(1)
         files.end(1, "finished")
-        files.order(2)
+        files.submit(2)
         files.report(2, 1, 10.0, 1)
-        files.order(3)
+        files.submit(3)
         files.end(3, "failed", "out_of_memory", "needed 8.2 GiB")
         mirror.end()
         said = mirror.wait(LIMIT_S)
@@ -209,7 +209,7 @@ def test_a_sweep_that_is_online_has_a_report_from_its_first_run_to_its_winner(tm
     files = SweepFiles(tmp_path, PARAMETERS)
     with wandb_server() as server:
         mirror = mirror_of(files, server)
-        files.order(1)
+        files.submit(1)
         files.report(1, 1, 20.0, 1)
         wait_until(lambda: status_of(files).report.url, "a report", known=lambda: seen_by(server))
         address = status_of(files).report.url
@@ -219,7 +219,7 @@ def test_a_sweep_that_is_online_has_a_report_from_its_first_run_to_its_winner(tm
         assert (live["displayName"], live["type"]) == ("Sweep night", "runs")
         assert "The sweep runs" in live["spec"]
         files.end(1, "finished")
-        files.order(2, batch_size=16)
+        files.submit(2, batch_size=16)
         files.report(2, 1, 24.0, 1)
         files.end(2, "finished")
         mirror.end()
@@ -263,7 +263,7 @@ def test_a_report_that_the_server_refuses_costs_a_line(tmp_path: Path) -> None:
     with wandb_server() as server:
         server.refuses.add("upsertView")
         mirror = mirror_of(files, server)
-        files.order(1)
+        files.submit(1)
         files.report(1, 1, 20.0, 1)
         files.end(1, "finished")
         mirror.end()
@@ -301,7 +301,7 @@ def test_a_server_that_dies_in_the_middle_leaves_whole_files_to_send(tmp_path: P
     files = SweepFiles(tmp_path)
     with wandb_server() as server:
         mirror = mirror_of(files, server, finish_s=2.0)
-        files.order(1)
+        files.submit(1)
         files.report(1, 1, 20.0, 1)
         run = wait_for_run(server, "night_1")
         server.mode = "errors"

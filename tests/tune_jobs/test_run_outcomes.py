@@ -27,7 +27,7 @@ def trial(
         name.replace("__", "/"): value for name, value in metrics.items()
     }
     history = TrialHistory(
-        number=1, order={"name": "one", "shape": SHAPE, "estimate": ESTIMATE, "simulated": simulated}, status="finished"
+        number=1, spec={"name": "one", "shape": SHAPE, "estimate": ESTIMATE, "simulated": simulated}, status="finished"
     )
     history.evaluations[1] = Evaluation(number=1, value=1.0, metrics=seen, run_s=10.0)
     history.retries.extend(retries)

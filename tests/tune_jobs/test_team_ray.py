@@ -34,10 +34,10 @@ Driver = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture(scope="module")
 def clock(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The books' clock: a file with the hour that they believe it is. No driver of this file makes the books."""
+    """The broker's clock: a file with the hour that it believes it is. No driver of this file starts the broker."""
     import ray
 
-    from tune_jobs.team.team_actor import NAME, NAMESPACE, BooksActor
+    from cluster.scheduling.broker_process import NAME, NAMESPACE, BrokerProcess
 
     path = tmp_path_factory.mktemp("clock") / "now"
     path.write_text(str(NOON))
@@ -45,7 +45,9 @@ def clock(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     def now() -> float:
         return float(path.read_text())
 
-    actor = ray.remote(BooksActor).options(name=NAME, namespace=NAMESPACE, lifetime="detached", num_cpus=0).remote(now)
+    actor = (
+        ray.remote(BrokerProcess).options(name=NAME, namespace=NAMESPACE, lifetime="detached", num_cpus=0).remote(now)
+    )
     yield path
     ray.kill(actor)
 
@@ -187,7 +189,7 @@ def len_before(folder: Path, paused: dict[str, object]) -> int:
 def test_a_window_closes_in_mid_trial_and_the_next_one_goes_on(clock: Path, driver: Driver, tmp_path: Path) -> None:
     import ray
 
-    from tune_jobs.team.team_actor import NAME, NAMESPACE
+    from cluster.scheduling.broker_process import NAME, NAMESPACE
 
     clock.write_text(str(NIGHT))
     carl = driver("carl", trials=2, gpus=1.0, steps=24, team=STRICT)
@@ -195,10 +197,10 @@ def test_a_window_closes_in_mid_trial_and_the_next_one_goes_on(clock: Path, driv
     wait_until(lambda: reporters(folder) == {1, 2}, "both run in the night", alive=lambda: runs(carl))
     clock.write_text(str(NIGHT + 9 * 3600))  # 08:00
     wait_until(lambda: bool(events(folder, "paused")), "one pauses in the morning", alive=lambda: runs(carl))
-    books = ray.get_actor(NAME, NAMESPACE)
+    broker = ray.get_actor(NAME, NAMESPACE)
 
     def status() -> dict[str, list[dict[str, object]]]:
-        return cast("dict[str, list[dict[str, object]]]", ray.get(books.status.remote()))
+        return cast("dict[str, list[dict[str, object]]]", ray.get(broker.status.remote()))
 
     wait_until(lambda: bool(status()["waiting"]), "and asks to go on")
     assert [(entry["trial"], entry["kind"]) for entry in status()["held"]] == [("carl_1", "own")]

@@ -34,7 +34,7 @@ def lived(output_dir: Path) -> SweepFolder:
     journal = Journal(folder.path / "journal.jsonl")
     for number in range(1, 6):
         estimate = {"estimate": {"upper_bytes": 6 * 2**30}} if number == 2 else {}
-        journal.write("ordered", number, order={"name": f"t{number}", **estimate})
+        journal.write("submitted", number, spec={"name": f"t{number}", **estimate})
     journal.write("started", 1, bundle={"gpus": 0.5}, **at(0))
     journal.write("reported", 1, evaluation=1, value=10.0, metrics=seen(), **at(10))
     journal.write("ended", 1, status="stopped", reason="low", **at(10))
@@ -102,7 +102,7 @@ def test_equal_numbers_of_two_raylets_on_one_host_are_two_cards(tmp_path: Path) 
     folder.append(SweepRecord(sweep="wide", metric=METRIC, goal="maximize", trials=2))
     journal = Journal(folder.path / "journal.jsonl")
     for number, raylet in ((1, "a"), (2, "b"), (3, "b")):
-        journal.write("ordered", number, order={"name": f"t{number}"})
+        journal.write("submitted", number, spec={"name": f"t{number}"})
         journal.write("started", number, bundle={"gpus": 0.5}, **at(0))
         told = {"trial/node": "10.0.0.2", "trial/card": "0", "trial/raylet": raylet}
         journal.write("reported", number, evaluation=1, value=1.0, metrics=told, **at(1))

@@ -31,7 +31,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Shows what the broker says, or the team file.
+    """Shows the broker's status, or the team file.
 
     Raises:
         RequestError: When a file cannot be read, or there is neither a broker nor a file.

@@ -6,7 +6,7 @@ from typing import cast
 from common.goal import Goal, best_of
 from tune_jobs.driver.recovery import LOST
 from tune_jobs.records.journal import Journal, TrialHistory
-from tune_jobs.search.early_stopping import EarlyStopping, Exploit
+from tune_jobs.search.early_stopping import EarlyStopping, Exploit, Ruling
 from tune_jobs.search.samplers import CompletedTrial, Outcome, Sampled, Sampler
 
 
@@ -23,30 +23,54 @@ def replay(journal: Journal, sampler: Sampler, scheduler: EarlyStopping, goal: G
         Exploits that were decided and not carried out.
     """
     exploits: dict[int, Exploit] = {}
+    sampled_of: dict[int, Sampled] = {}
     if sampler.is_list:  # all were added before the first report
         for number in sampler.order:
             scheduler.add(number, sampler.suggest(number) or {})
     for event in journal.earlier:
         number = cast("int", event["number"])
         trial = journal.trials.get(number)
-        if trial is None:
+        if trial is None or is_half_refused(trial):
             continue
-        if event["event"] == "submitted" and not sampler.is_list:
-            scheduler.add(number, cast("Sampled", cast("Mapping[str, object]", event["spec"])["sampled"]))
+        ruling = Ruling()
+        if event["event"] == "submitted":
+            sampled_of[number] = _sampled(event)
+            if not sampler.is_list:
+                scheduler.add(number, sampled_of[number])
         elif event["event"] == "reported":
-            result = result_for_scheduler(trial, cast("int", event["evaluation"]), cast("float", event["value"]))
-            exploits |= {exploit.number: exploit for exploit in scheduler.report(number, result).exploits}
+            evaluation = cast("int", event["evaluation"])
+            ruling = scheduler.report(number, result_for_scheduler(trial, evaluation, cast("float", event["value"])))
         elif event["event"] == "copied":
             exploits.pop(number, None)
-        elif event["event"] == "ended" and event.get("failure") not in LOST:  # those are tried again
-            sampler.observe(number, completed_trial(trial, goal))
-            if event["status"] == "refused":
-                scheduler.remove(number)
-            elif event.get("failure"):
-                scheduler.fail(number)
-            else:
-                scheduler.complete(number)
+            sampled_of[number] = _sampled(event)
+        elif event["event"] == "started" and number in exploits:  # it could not be carried out
+            del exploits[number]
+            scheduler.keep(number, sampled_of[number])
+        elif event["event"] == "reopened":
+            scheduler.add(number, sampled_of[number])
+        elif event["event"] == "ended":
+            ruling = _end(event, trial, sampler, scheduler, goal)
+        exploits |= {exploit.number: exploit for exploit in ruling.exploits}
     return exploits
+
+
+def is_half_refused(trial: TrialHistory) -> bool:
+    """Returns whether a driver was killed between the two events of a refused trial; it is suggested again."""
+    return trial.status is None and "config" not in trial.spec
+
+
+def _end(
+    event: Mapping[str, object], trial: TrialHistory, sampler: Sampler, scheduler: EarlyStopping, goal: Goal
+) -> Ruling:
+    if event.get("failure") not in LOST:  # those are tried again
+        sampler.observe(trial.number, completed_trial(trial, goal))
+    if event["status"] == "refused":
+        return scheduler.remove(trial.number)
+    return scheduler.fail(trial.number) if event.get("failure") else scheduler.complete(trial.number)
+
+
+def _sampled(event: Mapping[str, object]) -> Sampled:
+    return cast("Sampled", cast("Mapping[str, object]", event["spec"])["sampled"])
 
 
 def result_for_scheduler(trial: TrialHistory, evaluation: int, value: float) -> dict[str, object]:

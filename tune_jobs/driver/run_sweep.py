@@ -175,13 +175,6 @@ class _Run:
         frame = self._frame(sampler)
         retry = StorageRetry(self._view.event)
         journal = Journal(self._folder.path / JOURNAL_NAME, retry)
-        state = self._state(sampler, journal, started_at)
-        storage = StorageWatch(self._folder.path, self._view.event, elapsed_s=self._clocks.elapsed_s)
-
-        def progress() -> SweepProgress:
-            storage.tick()
-            return progress_of(frame, journal.trials, self._clocks.elapsed_s(), waiting=state.waiting)
-
         ledger = LedgerCallback(
             self._folder,
             journal,
@@ -190,7 +183,14 @@ class _Run:
             retry=retry,
             to_come=lambda: _to_come(sampler, journal),
         )
-        ledger.write_missing()
+        ledger.write_missing()  # before the state closes further ones
+        state = self._state(sampler, journal, started_at)
+        storage = StorageWatch(self._folder.path, self._view.event, elapsed_s=self._clocks.elapsed_s)
+
+        def progress() -> SweepProgress:
+            storage.tick()
+            return progress_of(frame, journal.trials, self._clocks.elapsed_s(), waiting=state.waiting)
+
         shown = ViewCallback(self._view, progress, Meters(), self._sweep.team.member or "", self._clocks.elapsed_s)
         wandb = WandbLoggerCallback(self._folder, self._sweep, group=self._options.group, phase=self._options.phase)
         self._view.event(

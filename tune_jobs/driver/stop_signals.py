@@ -73,5 +73,5 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
             timer.cancel()
         signal.signal(signal.SIGINT, earlier[signal.SIGINT])
         # Once asked, the driver ends by itself: no later SIGTERM may keep it from writing how to go on.
-        if not stop.requested:
+        if not stop.requested and signal.getsignal(signal.SIGTERM) is request:  # else a stop within this one was asked
             signal.signal(signal.SIGTERM, earlier[signal.SIGTERM])

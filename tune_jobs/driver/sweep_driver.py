@@ -95,7 +95,7 @@ class SweepDriver:
         self._fatal: ProductError | None = None
 
     def run(self, run_tuner: RunTuner) -> None:
-        """Runs until every trial has ended, or until a stop was requested and no trial runs.
+        """Runs until every trial has ended, until a stop was requested and no trial runs, or until it must end at once.
 
         Tune runs while there are attempts. Where its controller dies, another one goes on from the journal.
 
@@ -106,7 +106,7 @@ class SweepDriver:
             WorkError: When Tune fails again and again without any progress, or the storage is in trouble for too long.
         """
         self.tick()
-        while not (self.state.is_over or (self.state.stopping and self.state.is_idle)):
+        while not (self.state.is_over or (self.state.stopping and self.state.is_idle) or self.must_end()):
             if not self._launches:
                 time.sleep(IDLE_S)
                 self.tick()
@@ -117,6 +117,8 @@ class SweepDriver:
             except Exception as error:
                 self._tuner_died(error)
             self.tick()
+        if self._fatal is not None:  # raised within Tune, which may have taken it for the failure of a trial
+            raise self._fatal
         self.update_callbacks()
 
     def update_callbacks(self) -> None:
@@ -131,7 +133,8 @@ class SweepDriver:
         if self._deaths >= MOST_DEATHS:
             raise WorkError(f"Ray Tune failed {self._deaths} times in a row: {_last_line(error)}") from error
         is_memory = type(error).__name__ == "OutOfMemoryError" or "running low on memory" in str(error)
-        self._launches.clear()
+        for known in (self._launches, self._cancelled, self._ending):  # of attempts that are gone
+            known.clear()
         self._apply(
             TunerDied(
                 error=_last_line(error),
@@ -148,11 +151,11 @@ class SweepDriver:
 
     def has_launch(self) -> bool:
         """Returns whether an attempt can be launched now."""
-        return bool(self._launches)
+        return bool(self._launches) and not self.must_end()
 
     def next_launch(self) -> TrialSpec | None:
         """Returns the attempt to launch next, None where there is none now."""
-        return self._launches.popleft() if self._launches else None
+        return self._launches.popleft() if self.has_launch() else None
 
     def started(self, number: int) -> None:
         """Takes in that the process of an attempt runs."""
@@ -175,6 +178,8 @@ class SweepDriver:
 
     def ended(self, number: int, error: str | None) -> None:
         """Takes in that an attempt has ended; asks the broker at once, so that a warm process is used again."""
+        if any(spec.number == number for spec in self._launches):  # Tune may report the end of a lost process twice
+            return
         with self._guarded():
             self._cancelled.discard(number)
             self._apply(AttemptEnded(number=number, error=error))

@@ -38,10 +38,10 @@ from tune_jobs.driver.events import (
     Unplaceable,
 )
 from tune_jobs.driver.recovery import LOST, SuspectNodes, next_bytes
-from tune_jobs.driver.replay import completed_trial, replay, result_for_scheduler
+from tune_jobs.driver.replay import completed_trial, is_half_refused, replay, result_for_scheduler
 from tune_jobs.driver.stall_watch import StallWatch
 from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
-from tune_jobs.driver.trial_queue import LAUNCH_LIMIT_S, TrialQueue
+from tune_jobs.driver.trial_queue import TrialQueue
 from tune_jobs.placing.submission import request_name
 from tune_jobs.records.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.records.trial_spec import (
@@ -242,10 +242,8 @@ class SweepState:
         )
         ruling = self._scheduler.report(number, result_for_scheduler(trial, evaluation, value))
         self._apply(ruling)
-        if evaluation < self._limits.longest:  # else it ends by itself now: there is nothing to stop or to pause
+        if not self._made_all_evaluations(trial):  # else it ends by itself now: there is nothing to stop or to pause
             self._end_or_pause(number, ruling)
-        else:
-            self._exploits.pop(number, None)
 
     def _end_or_pause(self, number: int, ruling: Ruling) -> None:
         if ruling.decision == "stop":
@@ -286,7 +284,7 @@ class SweepState:
             if trial.status is not None:
                 self._exploits.pop(number)
                 continue
-            behind = donor.running and donor.checkpoint_evaluation < exploit.donor_evaluation
+            behind = donor.checkpoint_evaluation < exploit.donor_evaluation and self._will_save(donor)
             if self._has_attempt(number) or behind:
                 continue
             self._exploits.pop(number)
@@ -298,6 +296,11 @@ class SweepState:
                 self._queue.forget_options(number)
             if self._scheduler.is_running(number):
                 self._submit(number)
+
+    def _will_save(self, donor: TrialHistory) -> bool:
+        """Whether a donor writes another checkpoint: it runs, or makes again what was lost with an earlier driver."""
+        is_next = donor.status is None and donor.number not in self._exploits
+        return donor.running or (is_next and self._scheduler.is_running(donor.number))
 
     # When an attempt ends
 
@@ -314,6 +317,7 @@ class SweepState:
         if not launching and not trial.running:  # Tune reports the end of a lost process more than once
             return
         self._out.append(Release(number=number))
+        self._pause_requests.pop(number, None)  # the share is free now
         reason, stopped = self._pausing.pop(number, None), self._ending.pop(number, None)
         if failure is not None:
             self._failed(number, *failure)
@@ -340,15 +344,15 @@ class SweepState:
         if self._stopping:
             self._out.append(Release(number=number))
             return
-        reason = f"Ray did not start it within {format_duration(LAUNCH_LIMIT_S)}"
+        reason = f"Ray did not start it within {format_duration(self._queue.launch_limit_s(number))}"
         self._out.append(self._queue.return_allocation(number, reason))
         self._wait(number, reason)
 
     def _paused(self, number: int, reason: str) -> None:
         trial = self._journal.write("paused", number, reason=reason, **self._times())
         self._notify(f"trial {number} pauses after evaluation {len(trial.evaluations)}: {reason}")
-        if self._scheduler.is_running(number):  # else the scheduler paused it, and lets it run again later
-            self._submit(number)
+        if self._scheduler.is_running(number) or self._made_all_evaluations(trial):
+            self._submit(number)  # else the scheduler paused it, and lets it run again later
 
     def _failed(self, number: int, kind: FailureKind, message: str) -> None:
         trial = self._journal.trials[number]
@@ -442,6 +446,9 @@ class SweepState:
     def _open(self) -> dict[int, TrialHistory]:
         return {number: trial for number, trial in self._journal.trials.items() if trial.status is None}
 
+    def _made_all_evaluations(self, trial: TrialHistory) -> bool:
+        return max(trial.evaluations, default=0) >= self._limits.longest
+
     def _running(self) -> list[int]:
         return [number for number, trial in self._journal.trials.items() if trial.running]
 
@@ -455,7 +462,13 @@ class SweepState:
                 self._journal.write("interrupted", number)
             if trial.status == "failed" and trial.failure in LOST:
                 self._journal.write("reopened", number)
+                self._scheduler.add(number, cast("Sampled", trial.spec["sampled"]))
                 self._notify(f"trial {number} had failed with its process and is tried again")
+        for number, trial in self._open().items():
+            if self._made_all_evaluations(trial):
+                self._submit(number)
+            elif not is_half_refused(trial) and self._scheduler.is_finished(number):  # as decided by the last report
+                self._close(number, "stopped", self._stopped_by_scheduler(number), None)
         if self._sampler.is_list:
             for number, sampled in self._queue.take_list():
                 self._prepare(number, sampled)

@@ -1,5 +1,6 @@
 """Trials between their suggestion and the start of an attempt: queued at the broker, granted and launched."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from tune_jobs.driver.events import (
@@ -13,6 +14,7 @@ from tune_jobs.driver.events import (
     Unplaceable,
     Withdraw,
 )
+from tune_jobs.driver.replay import is_half_refused
 from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
 from tune_jobs.placing.placer import Option
 from tune_jobs.placing.submission import request_for
@@ -20,7 +22,7 @@ from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import PLACEMENT_FIELDS, TrialSpec
 from tune_jobs.search.samplers import Sampled
 
-LAUNCH_LIMIT_S = 60.0  # a granted trial that Ray has not started by then goes back to the queue
+LAUNCH_LIMIT_S = 60.0  # a granted trial that Ray has not started by then goes back to the queue; doubles each time
 RESUBMIT_S = 30.0  # a trial that no node can hold asks again: nodes come and go
 NO_NODE_LIMIT_S = 600.0  # with nothing running, trials that no node can hold are given up after this time
 
@@ -35,11 +37,13 @@ class TrialQueue:
     def __init__(self, parts: SweepParts, limits: SweepLimits, journal: Journal, clocks: Clocks) -> None:
         self._sampler, self._specs = parts.sampler, parts.specs
         self._limits, self._journal, self._clocks = limits, journal, clocks
-        self._new = [number for number in self._sampler.order if number not in journal.trials]
+        known = {number for number, trial in journal.trials.items() if not is_half_refused(trial)}
+        self._new = [number for number in self._sampler.order if number not in known]
         self._unwritten: dict[int, TrialSpec] = {}  # of trials that are not in the journal yet
         self._options: dict[int, tuple[Option, ...]] = {}
         self._queued: dict[int, None] = {}  # submitted to the broker, not granted; in that order
         self._launching: dict[int, float] = {}  # granted, not started by Ray: since when
+        self._returns: Counter[int] = Counter()  # how often Ray did not start it
         self._unplaceable: dict[int, tuple[str, float]] = {}  # reason, and when it asks again
         self._no_node_since_s: float | None = None
 
@@ -222,9 +226,14 @@ class TrialQueue:
     def overdue(self) -> list[int]:
         """Returns launches that Ray should have started by now."""
         now_s = self._clocks.elapsed_s()
-        return [number for number, since_s in self._launching.items() if now_s - since_s > LAUNCH_LIMIT_S]
+        return [number for number, at_s in self._launching.items() if now_s - at_s > self.launch_limit_s(number)]
+
+    def launch_limit_s(self, number: int) -> float:
+        """Returns how long Ray may take to start a trial; processes start slowly on a machine that is busy."""
+        return LAUNCH_LIMIT_S * 2.0 ** self._returns[number]
 
     def return_allocation(self, number: int, reason: str) -> Instruction:
         """Puts a trial that Ray did not start back into the broker's queue."""
+        self._returns[number] += 1
         self._queued[number] = None
         return ReturnAllocation(number=number, reason=reason)

@@ -7,7 +7,7 @@ from cluster.machines.hardware import Inventory
 from cluster.scheduling.quotas import Team, quota_gpus
 from tune_jobs.placing.submission import submission_limits
 from tune_jobs.planning.plan_values import PlannedPhase, SweepPlan
-from tune_jobs.planning.timeline import LONGEST, Quota, run_timeline
+from tune_jobs.planning.timeline import Quota, run_timeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class QuotaEnd:
     Attributes:
         member: Whose quota.
         now_gpus: What it is at the start.
-        ends_at: With a time zone; None where that is more than LONGEST away.
+        ends_at: With a time zone; None where it never would.
     """
 
     member: str
@@ -28,11 +28,11 @@ class QuotaEnd:
         """Writes it for a person.
 
         >>> QuotaEnd(member="minji", now_gpus=1, ends_at=None).describe()
-        "within minji's own quota (1 GPU now): not within 8 weeks; only lent GPUs would let it end"
+        "within minji's own quota (1 GPU now) it would never end; only lent GPUs would let it"
         """
         quota = f"within {self.member}'s own quota ({self.now_gpus:g} GPU{'' if self.now_gpus == 1 else 's'} now)"
         if self.ends_at is None:
-            return f"{quota}: not within {LONGEST.days // 7} weeks; only lent GPUs would let it end"
+            return f"{quota} it would never end; only lent GPUs would let it"
         return f"{quota} it would end {self.ends_at:%a %d %b %H:%M}; lent GPUs may end it sooner"
 
 

@@ -158,6 +158,10 @@ class EarlyStopping:
         """Returns whether a trial may run: it has neither ended nor was it paused by the scheduler."""
         return bool(self._trials[number].status == Trial.RUNNING)
 
+    def is_finished(self, number: int) -> bool:
+        """Returns whether a trial has ended, by the scheduler's decision or the driver's."""
+        return bool(self._trials[number].is_finished())
+
     def _choose(self) -> None:
         """Lets the scheduler choose at once, so that decisions do not depend on when `runnable` is called."""
         self._runnable += [int(trial.trial_id) for trial in self._controller.choose_trials_to_run()]

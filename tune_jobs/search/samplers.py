@@ -66,7 +66,7 @@ class ListSampler:
 
     Args:
         configurations: Trials 1, 2, ...
-        order: The numbers in which they should start, as in the list where None; see start_order.largest_numbers_first.
+        order: The numbers in which they should start, as in the list where None; see submission.largest_first.
     """
 
     is_list = True

@@ -1,4 +1,4 @@
-"""The one door to W&B: opens runs, online or offline, and says of each whether the server has taken it.
+"""Writes to W&B, alone of all modules: opens runs, online or offline, and says of each whether the server has taken it.
 
 Only the mirror's process comes through here (mirror_process); no trial does. Ray's own WandbLoggerCallback starts two
 more actors for each trial and waits for uploads when a sweep is stopped; wandb in the trial itself waits for the server

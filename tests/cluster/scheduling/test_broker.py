@@ -160,6 +160,15 @@ def test_what_ray_did_not_place_returns_with_its_age_and_is_kept_off_that_node_f
     assert (again.name, again.nodes) == ("s/1", first.nodes)
 
 
+def test_what_ray_did_not_place_and_runs_on_another_node_is_not_kept_off_any_more() -> None:
+    driven = Driven(parse_simulated("2x24GiB", cards_per_node=1))
+    (first,) = driven.send(Submitted(request=driven.request("s/1", 20))).allocations
+    (again,) = driven.send(NotPlaced(name="s/1", reason="no CPU for 10 s")).allocations
+    assert again.nodes != first.nodes
+    assert driven.wait(AVOID_S).allocations == ()
+    driven.end("s/1")
+
+
 def test_a_node_that_left_gives_a_pause_and_one_that_joined_starts_trials_at_once() -> None:
     driven = Driven(parse_simulated("2x24GiB", cards_per_node=1))
     driven.submit(("s/1", 20), ("s/2", 20), ("s/3", 20))

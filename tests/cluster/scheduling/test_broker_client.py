@@ -6,13 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.machines.hardware import Inventory
 from cluster.scheduling.broker import REFUSE_AFTER_S
-from cluster.scheduling.broker_client import BrokerClient
+from cluster.scheduling.broker_client import BrokerClient, LocalBroker
 from cluster.scheduling.cluster_broker import ANSWER_S, RETRY_S, SILENT
+from cluster.scheduling.quotas import Team
 from cluster.scheduling.request import Alternative, Request
 from cluster.scheduling.shares import UNITS, Share
 from common.errors import WorkError
-from tests.cluster.scheduling.shells import Link, Shells, names
+from tests.cluster.scheduling.shells import TEAM, Link, Shells, names
 
 Make = Callable[[Shells], BrokerClient]
 KINDS: dict[str, Make] = {"local": lambda shells: shells.local("s"), "cluster": lambda shells: shells.driver("s")}
@@ -88,6 +90,28 @@ def test_what_no_node_can_ever_hold_is_refused_once(make: Make) -> None:
     client.submit(Request(name="s/1", sweep="s", alternatives=(large,)))
     (decided,) = shells.wait(REFUSE_AFTER_S + 5, client)
     assert [(one.name, one.reason[:28]) for one in decided.refusals] == [("s/1", "needs 1 card (H100) with 1 C")]
+
+
+def test_a_sweep_with_a_broker_of_its_own_keeps_its_members_quota_and_loses_nodes() -> None:
+    shells = Shells()
+    (node,) = shells.inventory.nodes
+    left: list[Inventory | None] = [Inventory(nodes=(), simulated=True)]
+    client = LocalBroker(
+        shells.inventory,
+        sweep="s",
+        member="minji",
+        team=Team(members=TEAM.members, lend_idle=False),
+        watch=lambda: left.pop() if left and shells.elapsed_s > 105 else None,
+        elapsed_s=lambda: shells.elapsed_s,
+        now=lambda: shells.now_s,
+    )
+    for number in (1, 2):
+        client.submit(shells.request(f"s/{number}"))
+    (decided,) = shells.wait(4, client)
+    assert names(decided) == ["s/1"], "minji has one GPU"
+    (decided,) = shells.wait(4, client)
+    assert [one.name for one in decided.pauses] == ["s/1"]
+    assert decided.pauses[0].reason.startswith(f"{node.name} left the cluster")
 
 
 def test_a_broker_that_does_not_answer_starts_nothing_and_ends_nothing() -> None:

@@ -129,6 +129,21 @@ def test_a_lost_broker_allocates_nothing_before_every_driver_has_reported() -> N
     assert len(held(shells)) == 4
 
 
+def test_a_lost_broker_whose_nodes_answer_late_still_hears_every_driver_first() -> None:
+    shells = Shells()
+    first, second = shells.driver("a"), shells.driver("b")
+    fill(shells, second, "b")
+    shells.lose()
+    first.submit(shells.request("a/1"))
+    shells.wait(LEASE_S + 5, first, second)
+    shells.service.nodes_changed(shells.inventory)
+    decided, decided_for_second = shells.wait(20, first, second)
+    assert (names(decided), decided_for_second.pauses) == ([], ())
+    assert len(held(shells)) == 4
+    second.ended("b/0")
+    assert names(shells.wait(2, first, second)[0]) == ["a/1"]
+
+
 def test_two_sweeps_of_one_name_do_not_share_their_requests() -> None:
     shells = Shells()
     first, second = shells.driver("s", key="one"), shells.driver("s", key="two")

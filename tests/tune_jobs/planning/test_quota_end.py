@@ -15,10 +15,11 @@ from tune_jobs.config.space import Categorical, Space
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.placer import Option
 from tune_jobs.planning.plan import make_plan
-from tune_jobs.planning.plan_values import DataSizes, SweepPlan
+from tune_jobs.planning.plan_values import SweepPlan
 from tune_jobs.planning.quota_end import end_in_quota
 from tune_jobs.planning.throughput import Observation, Throughput
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
+from tune_jobs.search.inputs import DataSizes
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 HOUR_S = 3600.0
@@ -92,9 +93,7 @@ def test_without_any_quota_it_never_ends_and_that_is_said() -> None:
     for one in (team(0), team(0, 0)):
         found = end_in_quota(planned(1, 1), one, "jun", NOON)
         assert found.ends_at is None
-        assert found.describe() == (
-            "within jun's own quota (0 GPUs now): not within 8 weeks; only lent GPUs would let it end"
-        )
+        assert found.describe() == "within jun's own quota (0 GPUs now) it would never end; only lent GPUs would let it"
 
 
 def test_a_stranger_is_refused_with_the_members() -> None:

@@ -67,7 +67,6 @@ def test_a_plan_lets_as_many_requests_wait_as_the_search_lets_the_sweep() -> Non
 
     assert small_starts("random") == 0, "fills what the large ones leave"
     assert small_starts("bayes") == 10, "is made when only three large ones wait"
-    assert small_starts("pbt") == 40, "has its turn after all of them, beside the last"
 
 
 def test_whole_cards_are_counted() -> None:

@@ -1,0 +1,9 @@
+"""What the tests of the driver share."""
+
+import pytest
+
+
+@pytest.fixture
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are not forced to the disk: no machine loses its power in these tests."""
+    monkeypatch.setattr("common.files.os.fsync", lambda descriptor: None)

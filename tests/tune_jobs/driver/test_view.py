@@ -1,0 +1,123 @@
+"""How far a sweep is, derived from its journal, and how it is shown."""
+
+import io
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.goal import better
+from tune_jobs.driver.view import LogView, TerminalView, screen, summary_line, view_for
+from tune_jobs.records.journal import Journal
+from tune_jobs.records.progress import SweepFrame, SweepProgress, progress_of
+
+FRAME = SweepFrame(
+    sweep="sample", metric="eval/loss", goal="minimize", total=4, longest=4, slots=2, rungs=(1,), started_s=100.0
+)
+
+
+def at(seconds: float) -> dict[str, float]:
+    return {"at": 5000.0 + seconds, "elapsed_s": seconds}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    """Two of four trials have started; the second was stopped at the first rung."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    for number, name, value in ((1, "one", 3.0), (2, "two", 5.0)):
+        journal.write("submitted", number, spec={"name": name})
+        journal.write("started", number, bundle={"gpus": 0.5}, **at(100.0))
+        journal.write("reported", number, evaluation=1, value=value, metrics={}, **at(110.0))
+    journal.write("ended", 2, status="stopped", reason="asha stopped it at evaluation 1", **at(110.0))
+    return journal
+
+
+def progress(journal: Journal, now_s: float = 110.0, frame: SweepFrame = FRAME) -> SweepProgress:
+    return progress_of(frame, journal.trials, now_s)
+
+
+def test_trials_are_counted_and_the_lowest_loss_is_the_best(journal: Journal) -> None:
+    found = progress(journal)
+    assert (found.count("running"), found.count("waiting"), found.count("stopped")) == (1, 2, 1)
+    best = found.best()
+    assert best is not None
+    assert (best.number, best.best, best.rung) == (1, 3.0, 0)
+
+
+def test_time_left_is_the_evaluations_to_come_shared_among_the_slots(journal: Journal) -> None:
+    # 20 s for 2 evaluations; 3 of trial 1 and 2 x 4 of the waiting trials are to come, two trials side by side
+    assert progress(journal).left_s() == (3 + 8) * 10.0 / 2
+
+
+def test_before_the_first_report_no_time_is_promised(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write("submitted", 1, spec={"name": "one"})
+    journal.write("started", 1, bundle={}, **at(0.0))
+    frame = SweepFrame(sweep="s", metric="m", goal="maximize", total=1, longest=1, slots=1)
+    found = progress(journal, 5.0, frame)
+    assert found.left_s() is None
+    assert summary_line(found) == "0 of 1 trials ended, 1 running | 5.0 s"
+
+
+def test_a_second_attempt_adds_to_the_same_trial_and_its_run_time(journal: Journal) -> None:
+    journal.write("retried", 1, kind="out_of_memory", message="no bytes", **at(112.0))
+    assert progress(journal, 120.0).trials[1].status == "waiting"
+    journal.write("started", 1, bundle={"gpus": 1.0}, **at(130.0))
+    journal.write("reported", 1, evaluation=2, value=2.0, metrics={}, **at(133.0))
+    trial = progress(journal, 135.0).trials[1]
+    assert (trial.attempts, trial.retries, trial.share, trial.run_s, trial.best) == (2, 1, 1.0, 17.0, 2.0)
+
+
+def test_a_trial_that_runs_when_its_driver_ends_is_interrupted(journal: Journal) -> None:
+    found = progress_of(FRAME, journal.trials, 110.0, driver_ended=True)
+    assert {number: trial.status for number, trial in found.trials.items()} == {1: "interrupted", 2: "stopped"}
+
+
+def test_why_a_trial_waits_now_goes_before_what_the_journal_holds(journal: Journal) -> None:
+    journal.write("paused", 1, reason="jun asked", **at(112.0))
+    assert progress(journal).trials[1].reason == "jun asked"
+    found = progress_of(FRAME, journal.trials, 120.0, waiting={1: "for 30 s"})
+    assert (found.trials[1].status, found.trials[1].reason) == ("paused", "for 30 s")
+
+
+def test_no_number_is_never_the_best() -> None:
+    assert not better(math.nan, 1.0, "minimize")
+    assert better(1.0, math.nan, "minimize")
+
+
+def test_the_screen_shows_that_cards_are_simulated_and_why_a_trial_was_stopped(journal: Journal) -> None:
+    text = screen(progress(journal, frame=replace(FRAME, simulated=True)))
+    assert "[simulated cards]" in text
+    assert "asha stopped it at evaluation 1" in text
+    assert text.endswith("\nbest 3.000 (trial 1) | 10 s, at most 55 s left")
+
+
+def test_a_terminal_is_redrawn_in_place_and_events_scroll_above(journal: Journal) -> None:
+    stream = io.StringIO()
+    view = TerminalView(stream)
+    view.refresh(progress(journal))
+    drawn = len(screen(progress(journal)).split("\n"))
+    first = stream.getvalue()
+    view.event("trial 2 stopped")
+    assert stream.getvalue()[len(first) :] == f"\x1b[{drawn}F\x1b[Jtrial 2 stopped\n"
+    view.close(progress(journal))
+    assert stream.getvalue().endswith("left\n")
+
+
+def test_a_log_gets_events_and_summaries_as_plain_lines(journal: Journal) -> None:
+    stream = io.StringIO()
+    view = LogView(stream)
+    view.event("started")
+    view.refresh(progress(journal))
+    assert stream.getvalue() == (
+        "started\n1 of 4 trials ended, 1 stopped early, 1 running, 2 waiting | best 3.000 (trial 1) | 10 s, at most"
+        " 55 s left\n"
+    )
+    assert isinstance(view_for(stream), LogView)
+
+
+def test_when_all_trials_have_ended_no_time_is_left(journal: Journal) -> None:
+    journal.write("ended", 1, status="finished", reason="", **at(120.0))
+    text = summary_line(progress(journal, 120.0, replace(FRAME, total=2)))
+    assert text == "2 of 2 trials ended, 1 stopped early | best 3.000 (trial 1) | 20 s"

@@ -1,0 +1,58 @@
+"""A cluster that somebody started with plain `ray start`, without labels of ours, runs a sweep by shares."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.files import read_jsonl
+from tests.cluster.machine import OUTER, Machine, missing
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
+IP = OUTER.partition("/")[0]
+SWEEP = """
+name: plain
+method: grid
+parameters:
+  learning_rate: {values: [1e-3, 1e-2, 3e-2]}
+  batch_size: {value: 8}
+  num_epochs: {value: 2}
+  max_train_samples: {value: 32}
+  max_eval_samples: {value: 4}
+  decoder_max_len: {value: 16}
+  encoder_max_len: {value: 64}
+  tiny_hidden_size: {value: 16}
+  tiny_layers: {value: 1}
+  tiny_vocab_size: {value: 400}
+early_terminate: {type: none}
+resources: {cpus_per_trial: 0.5, share: 0.5}
+tracking: {wandb: disabled}
+"""
+
+
+@pytest.fixture
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    made = Machine(tmp_path_factory.mktemp("m"))
+    (made.home / ".ray").mkdir()
+    (made.home / ".ray" / "auth_token").write_text("a" * 64)
+    yield made
+    made.stop()
+
+
+def test_a_plain_cluster_runs_a_sweep_by_shares(machine: Machine, tmp_path: Path) -> None:
+    start = ["ray", "start", "--head", "--port=6379", "--num-cpus=4", "--num-gpus=2", f"--node-ip-address={IP}"]
+    started = machine.run(*start, "--include-dashboard=false")
+    assert started.returncode == 0, started.stdout
+    (tmp_path / "plain.yaml").write_text(SWEEP)
+    output = tmp_path / "outputs"
+    command = ["-m", "tune_jobs", "run", str(tmp_path / "plain.yaml"), "--output", str(output)]
+    done = machine.python(*command, RAY_ADDRESS="auto")
+    assert done.returncode == 0, done.stdout
+    assert "2 x simulated-24GiB (simulated)" in done.stdout
+    assert "they are simulated with 24.0 GiB each" in done.stdout
+    folder = output / "sweep_results" / "plain"
+    trials = [row for row in read_jsonl(folder / "all_results.jsonl")[0] if row.get("status") == "finished"]
+    assert len(trials) == 3
+    status = json.loads(machine.python("-m", "tune_jobs", "team", "--format", "json", RAY_ADDRESS="auto").stdout)
+    assert (status["capacity_gpus"], status["free_gpus"], status["held"], status["waiting"]) == (2, 2, [], [])
