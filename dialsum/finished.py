@@ -22,7 +22,7 @@ from dialsum.tokenizers import build_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
+_FORMULA = ("=", "+", "-", "@", "\t")  # how a cell begins that a spreadsheet would compute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def submission(names: Sequence[str], texts: Sequence[str]) -> str:
     A text that a spreadsheet would take for a formula begins with an apostrophe, as spreadsheets write text.
 
     >>> submission(["test_0", "test_1"], ["예약한다, 내일.", "=1+1"])
-    ',fname,summary\\n0,test_0,"예약한다, 내일."\\n1,test_1,\'=1+1\\n'
+    ',fname,summary\\n0,test_0,"예약한다, 내일."\\n1,test_1,\\'=1+1\\n'
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -104,4 +104,5 @@ def submission(names: Sequence[str], texts: Sequence[str]) -> str:
 
 
 def _as_text(cell: str) -> str:
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")  # csv does not quote a bare \r, where a new row would begin
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
