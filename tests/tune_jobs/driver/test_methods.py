@@ -80,6 +80,9 @@ def test_a_method_with_an_early_termination(
     assert outcome.best is not None
     best = outcome.best.best_metrics["eval/loss"]
     assert best == min(record.best_metrics["eval/loss"] for record in records)
+    journal = Journal(outcome.folder.path / "journal.jsonl")
+    processes = {trial.attempts[-1]["pid"] for trial in journal.trials.values()}
+    assert len(processes) < count, "a warm process serves the next trial"
     stopped = {record.trial_id for record in records if record.status == "stopped"}
     assert stopped == replayed(outcome.folder.path, tmp_path / "tiny.yaml")
     assert bool(stopped) == ("hyperband" in stop), "six learning rates over three decades"
