@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.gpu_experiments import EXPERIMENTS
 from benchmarks.gpu_peak_grid import Case, grid
 from benchmarks.measure_gpu_peaks import TABLE
 from cluster.estimator.calibration import Peak, record_peak
@@ -73,18 +74,21 @@ class Row:
         return self.status == "oom" or (seen is not None and seen > self.estimate.upper_bytes)
 
 
-def rows_of(records: Sequence[dict[str, object]], estimator: Estimator) -> list[Row]:
+def rows_of(records: Sequence[dict[str, object]], estimator: Estimator, *, rehearsed: bool = False) -> list[Row]:
     """Estimates every record that is a measurement on a GPU.
 
     Args:
         records: Lines of the table; those of a CPU, of failed runs and of another grid are passed over.
         estimator: Without measured peaks, so that none is judged by itself.
+        rehearsed: Take the lines of a rehearsal instead, which measured nothing.
     """
     rows = []
     for record in records:
         case = _case(record)
         status = str(record.get("status"))
         if case is None or status not in ("ok", "oom") or record.get("gpu") in (None, "CPU"):
+            continue
+        if (record.get("device") == "meta") != rehearsed:
             continue
         rows.append(
             Row(
@@ -125,7 +129,8 @@ def report(rows: Sequence[Row]) -> str:
     title = "# Estimates beside peaks that were measured on a GPU"
     made = "Made by `python -m benchmarks.compare_gpu_peaks` from `benchmarks/gpu_peaks.jsonl`."
     if not rows:
-        return f"{title}\n\n{made}\n\n**Not measured: no GPU was at hand.**\n\n{PROTOCOL}\n"
+        unmeasured = "**Not measured: no GPU was at hand.**"
+        return "\n\n".join([title, made, unmeasured, PROTOCOL, *_decided(())]) + "\n"
     free = [row for row in rows if not row.under_caps]
     capped = [row for row in rows if row.under_caps]
     cards = ", ".join(sorted({f"{row.gpu} with torch {row.torch}" for row in rows}))
@@ -150,8 +155,28 @@ def report(rows: Sequence[Row]) -> str:
             [_cells(row) for row in rows],
         ),
         PROTOCOL,
+        *_decided(free),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _decided(rows: Sequence[Row]) -> list[str]:
+    """Says of each experiment what it decided, or what is assumed until then."""
+    lines = []
+    for experiment in EXPERIMENTS:
+        errors = [
+            error
+            for row in rows
+            if experiment.belongs(row.case) and (error := row.error(experiment.quantity)) is not None
+        ]
+        found = "*not measured*"
+        if errors:
+            found = f"{len(errors)} runs, {min(errors):+.2%} to {max(errors):+.2%} in {experiment.quantity}"
+        runs = ",".join(str(case.number) for case in grid() if experiment.quantity and experiment.belongs(case))
+        by = experiment.otherwise or ("all runs" if runs.count(",") > 50 else f"runs {runs}")
+        lines.append((experiment.name, experiment.decides, by, experiment.until_then, found))
+    header = ("experiment", "decides", "by", "until then", "decided")
+    return ["## Ten experiments that decide what is not measured yet", _table(header, lines)]
 
 
 def _spread(rows: Sequence[Row]) -> Callable[[str], tuple[object, ...]]:
@@ -215,10 +240,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=TABLE, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=TABLE.with_suffix(".md"), help="default: %(default)s")
+    parser.add_argument("--rehearsed", action="store_true", help="compare the lines of a rehearsal (--device meta)")
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="ledger that also receives the peaks")
     chosen = parser.parse_args(arguments)
     records, torn = read_jsonl(chosen.table)
-    rows = rows_of(records, Estimator(template_finder(cli.note)))
+    rows = rows_of(records, Estimator(template_finder(cli.note)), rehearsed=chosen.rehearsed)
     if passed_over := len(records) - len(rows) + torn:
         cli.note(f"{chosen.table}: {passed_over} lines are no measurement on a GPU and were passed over")
     if chosen.calibration is not None:

@@ -24,7 +24,7 @@ from cluster.estimator.gpu_profile import find_gpu
 from cluster.estimator.model_facts import model_facts
 from cluster.estimator.request import MemoryRequest
 from cluster.estimator.template import ROUTINES, Routine, Template
-from cluster.estimator.template_requests import key_of, settings_of
+from cluster.estimator.template_requests import key_of, settings_of, sizes_of
 from cluster.estimator.template_store import find_template
 from cluster.estimator.trace import TracedPeaks, traced_peaks
 from cluster.estimator.workload import Recipe, Shape
@@ -129,7 +129,7 @@ def compare(case: Case) -> Compared:
     """Traces and estimates one case."""
     request = case.request
     recipe = Recipe(factory=FACTORY, settings=settings_of(request))
-    template = find_template(key_of(request), recipe)
+    template = find_template(key_of(request), sizes_of(request), recipe)
     # What shares a template need not be traced alike: here it is traced as it is asked.
     asked = {"precision": request.precision, "no_repeat_ngram_size": request.no_repeat_ngram_size}
     settings = {**settings_of(request), **asked}

@@ -23,7 +23,7 @@ from cluster.estimator.estimate import Estimator
 from cluster.estimator.gpu_profile import find_gpu
 from cluster.estimator.planning import plan_request
 from cluster.estimator.request import MemoryRequest
-from cluster.estimator.template_requests import key_of, settings_of
+from cluster.estimator.template_requests import key_of, settings_of, sizes_of
 from cluster.estimator.template_store import find_template
 from cluster.estimator.workload import Recipe
 from common.files import write_text
@@ -130,7 +130,7 @@ def cold_template(model: str) -> Timed:
     recipe = Recipe(factory=FACTORY, settings=settings_of(request))
     with tempfile.TemporaryDirectory() as folder:
         begin_s, begin_cpu_s = time.perf_counter(), _children_cpu_s()
-        find_template(key_of(request), recipe, cache=Path(folder), shipped=Path(folder) / "none")
+        find_template(key_of(request), sizes_of(request), recipe, cache=Path(folder), shipped=Path(folder) / "none")
         found_s, cpu_s = time.perf_counter() - begin_s, _children_cpu_s() - begin_cpu_s
         return Timed(what=f"cold template, {model}", found_s=found_s, goal_s=15, cpu_s=cpu_s)
 

@@ -3,7 +3,8 @@
 `python -m benchmarks.measure_gpu_peaks --time-limit 560` on an otherwise idle GPU: some 100 runs, each two optimizer
 steps, a dev batch and a generation with random weights (nothing is downloaded), each model in processes of its own.
 What was measured is in the file after each run, and the same command goes on where it stopped. `--under-caps` holds
-each run to the cap that the guard would set: a direct test of "never under". `--device cpu --tiny` tries the protocol.
+each run to the cap that the guard would set: a direct test of "never under". `--device cpu --tiny` tries the protocol;
+`--device meta` rehearses it whole without a GPU: runs are traced on meta tensors, the card is what NVML answers.
 """
 
 import argparse
@@ -20,13 +21,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.gpu_peak_grid import Case, grid
+from cluster.estimator.cuda_imitation import kernel_family
 from cluster.estimator.estimate import Estimator
 from cluster.estimator.gpu_profile import GpuProfile, find_gpu, gpu_of_size
+from cluster.estimator.request import MemoryRequest
+from cluster.estimator.template_requests import settings_of
+from cluster.estimator.trace import traced_peaks
+from cluster.estimator.workload import Shape
 from cluster.machines import nvml
 from common import cli
 from common.errors import RequestError
 from common.files import append_jsonl, read_jsonl
+from dialsum.workload import summarizer_workload
 from tune_jobs.placing.memory_templates import template_finder
+from tune_jobs.placing.profile_run import Measured, measure_run
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--output", type=Path, default=TABLE, help="receives one line a run (default: %(default)s)")
     made.add_argument("--time-limit", type=float, default=560.0, metavar="SECONDS", help="no run begins after it")
-    made.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    made.add_argument("--device", choices=("cuda", "cpu", "meta"), default="cuda")
     made.add_argument("--tiny", action="store_true", help="models of a few kilobytes")
     made.add_argument("--only", default="", metavar="MODEL", help="runs of one model")
     made.add_argument("--numbers", default="", metavar="N,N", help="these runs of the grid")
@@ -66,7 +74,8 @@ def chosen_cases(chosen: argparse.Namespace) -> list[Case]:
     done = {
         record.get("number")
         for record in records
-        if record.get("under_caps") == chosen.under_caps and record.get("tiny") == chosen.tiny
+        if (record.get("under_caps"), record.get("tiny"), record.get("device"))
+        == (chosen.under_caps, chosen.tiny, chosen.device)
     }
     return [case for case in asked if case.number not in done]
 
@@ -108,7 +117,7 @@ def _work(chosen: argparse.Namespace) -> int:
     if chosen.device == "cuda" and not torch.cuda.is_available():
         raise RequestError("no CUDA device here", ["--device cpu --tiny tries the protocol; it measures no memory"])
     end_s = time.monotonic() + chosen.time_limit
-    meter = _Card(chosen.device == "cuda")
+    meter = _Card(chosen.device)
     numbers = {int(text) for text in chosen.worker.split(",")}
     for case in (case for case in grid(tiny=chosen.tiny) if case.number in numbers):
         if time.monotonic() > end_s:
@@ -121,41 +130,53 @@ def _work(chosen: argparse.Namespace) -> int:
 
 
 class _Card:
-    """The first visible GPU, or none."""
+    """The first visible GPU; on meta the first card that NVML names; on the CPU none."""
 
-    def __init__(self, cuda: bool) -> None:
-        self.cuda = cuda
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.cuda = device == "cuda"
         self._idle_bytes = self.used_bytes() or 0  # before this process has touched the card
 
     @property
     def profile(self) -> GpuProfile:
-        if not self.cuda:
+        if self.total_bytes is None:
             return gpu_of_size(NO_GPU)
-        properties = self._properties()
         try:
-            return find_gpu(properties.name)
+            return find_gpu(self.name)
         except RequestError:  # a model that is not in the table: its size is known all the same
-            return gpu_of_size(properties.total_memory)
+            return gpu_of_size(self.total_bytes)
 
     @property
     def name(self) -> str:
+        if self.device == "meta":
+            return self._of_nvml().name
         return str(self._properties().name) if self.cuda else "CPU"
 
     @property
     def total_bytes(self) -> int | None:
+        if self.device == "meta":
+            return self._of_nvml().card.total_bytes
         return int(self._properties().total_memory) if self.cuda else None
 
     def used_bytes(self) -> int | None:
         """Bytes in use on the whole card; None where NVML does not answer."""
-        cards = nvml.read().cards if self.cuda else ()
+        cards = nvml.read().cards if self.device != "cpu" else ()
         return cards[0].used_bytes if cards else None
+
+    @staticmethod
+    def _of_nvml() -> nvml.CardReading:
+        cards = nvml.read().cards
+        if not cards:
+            raise RequestError("no card here that NVML names", ["--device cpu --tiny tries the protocol without one"])
+        return cards[0]
 
     def outside_bytes(self) -> int | None:
         """What this process holds now outside torch's allocator."""
         import torch
 
         used = self.used_bytes()
-        return None if used is None else used - self._idle_bytes - torch.cuda.memory_reserved()
+        reserved = torch.cuda.memory_reserved() if self.cuda else 0
+        return None if used is None else used - self._idle_bytes - reserved
 
     @staticmethod
     def _properties() -> "torch.cuda._CudaDeviceProperties":
@@ -167,17 +188,16 @@ class _Card:
 def _measured(case: Case, card: _Card, *, under_caps: bool) -> dict[str, object]:
     import torch
 
-    from tune_jobs.placing.profile_run import measure_run
-
     record: dict[str, object] = {
-        **dataclasses.asdict(case), "under_caps": under_caps, "gpu": card.name, "gpu_total_bytes": card.total_bytes,
-        "torch": version("torch"), "transformers": version("transformers"), "cuda": torch.version.cuda,
+        **dataclasses.asdict(case), "under_caps": under_caps, "device": card.device, "gpu": card.name,
+        "gpu_total_bytes": card.total_bytes, "torch": version("torch"), "transformers": version("transformers"),
+        "cuda": torch.version.cuda,
     }  # fmt: skip
     request = case.request(card.profile)
     if under_caps:
         record["cap_bytes"] = _set_cap(case, card)
     try:
-        seen = measure_run(case.config, request)
+        seen = _traced(request) if card.device == "meta" else measure_run(case.config, request)
     except (RequestError, RuntimeError) as error:  # the other runs are measured all the same
         return record | {"status": "error", "error": f"{type(error).__name__}: {str(error)[:300]}"}
     outside, reserved = card.outside_bytes(), seen.reserved_bytes
@@ -196,13 +216,36 @@ def _measured(case: Case, card: _Card, *, under_caps: bool) -> dict[str, object]
     return record
 
 
+def _traced(request: MemoryRequest) -> Measured:
+    """Stands for a measurement in a rehearsal: the same step, evaluation and generation, counted on meta tensors."""
+    workload = summarizer_workload(**settings_of(request))  # type: ignore[arg-type]
+    encoder_len, decoder_len = request.padded_lengths
+    train = Shape(batch=request.micro_batch, encoder_len=encoder_len, decoder_len=decoder_len)
+    generated = Shape(
+        batch=request.generation_batch_size, encoder_len=request.encoder_max_len, decoder_len=request.new_tokens,
+        beams=request.num_beams,
+    )  # fmt: skip
+    pieces = min(2, request.gradient_accumulation_steps)
+    peaks = traced_peaks(workload, train, family=kernel_family(request.gpu.sm), micro_steps=pieces, generated=generated)
+    blas_bytes = request.gpu.workspace_bytes
+    return Measured(
+        device="meta",
+        phases=(),
+        train_allocated_bytes=peaks.train + blas_bytes,
+        train_reserved_bytes=peaks.train + blas_bytes,
+        generate_allocated_bytes=peaks.generate + blas_bytes,
+        reserved_bytes=max(peaks.train, peaks.generate) + blas_bytes,
+        host_rss_bytes=0,
+    )
+
+
 def _set_cap(case: Case, card: _Card) -> int:
     """Caps torch's allocator at the upper estimate less what stands outside of it, as the guard does; returns it."""
     import torch
 
     found = Estimator(template_finder(cli.note)).estimate(case.request(card.profile))
     cap_bytes = found.upper_bytes - found.context_bytes
-    if card.total_bytes is not None:
+    if card.cuda and card.total_bytes is not None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap_bytes / card.total_bytes))
     return cap_bytes
 

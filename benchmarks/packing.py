@@ -1,21 +1,22 @@
-"""How much sooner a sweep ends when trials are packed by their estimates; writes packing.md beside itself.
+"""How much sooner a sweep ends when the broker packs trials by their estimates; writes packing.md beside itself.
 
-`python -m benchmarks.packing` simulates a made-up mixed sweep (cluster/scheduling/trial_mix.py) on clusters of 1 to 1,000 cards,
-under three policies, beside a bound that no placement can beat. Three minutes on one quiet core, with `--large` (1,000
-cards) ten. No GPU is used: trials per hour on a real card are not measured.
+`python -m benchmarks.packing` runs a made-up mixed sweep (cluster/scheduling/synthetic_trials.py) through the broker of
+real sweeps under a simulated clock, on clusters of 1 to 1,000 cards, under three policies, beside a bound that no
+placement can beat. Some minutes on one quiet core, with `--large` (1,000 cards) more. No GPU is used: trials per hour
+on a real card are not measured.
 """
 
 import argparse
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.machines.hardware import parse_simulated
 from cluster.scheduling.compute_sharing import Contention
-from cluster.scheduling.simulate import Policy, Simulation, simulate
-from cluster.scheduling.trial_mix import mixed_trials
+from cluster.scheduling.simulation import Policy, SimulatedTrial, Simulation, bound_s, hold_under, simulate
+from cluster.scheduling.synthetic_trials import synthetic_trials
 from common.cli import note
 from common.files import write_text
 from common.units import format_duration
@@ -30,11 +31,23 @@ COMPUTE = ((0.25, 0.0), (0.5, 0.0), (0.9, 0.0), (0.9, 0.05))
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One cluster under all policies."""
+    """One cluster under all policies.
+
+    Attributes:
+        cluster: As it was described.
+        trials: Number of trials.
+        lower_bound_s: No placement ends them sooner.
+        done: By policy, with durations known.
+        in_order: Shares by bytes alone, durations unknown.
+        wall_s: Of the policy `shares`.
+        cpu_s: Of the policy `shares`.
+    """
 
     cluster: str
     trials: int
+    lower_bound_s: float
     done: dict[Policy, Simulation]
+    in_order: Simulation
     wall_s: float
     cpu_s: float
 
@@ -71,15 +84,15 @@ class _Progress:
     """
 
     def __init__(self, clusters: Sequence[str]) -> None:
-        self._left = len(POLICIES) * sum(trials_on(cluster) for cluster in clusters)
+        self._left = (len(POLICIES) + 1) * sum(trials_on(cluster) for cluster in clusters)
         self._done = 0
         self._started_s = time.perf_counter()
 
-    def step(self, cluster: str, policy: Policy, done: Simulation) -> None:
-        """Tells of one simulation that is done."""
+    def step(self, cluster: str, what: str, above_bound: str) -> None:
+        """Counts one simulation that is done."""
         self._left, self._done = self._left - trials_on(cluster), self._done + trials_on(cluster)
         left_s = (time.perf_counter() - self._started_s) / self._done * self._left
-        note(f"{cluster}, {policy}: {above(done)} above the bound; about {format_duration(left_s)} left")
+        note(f"{cluster}, {what}: {above_bound} above the bound; about {format_duration(left_s)} left")
 
 
 def trials_on(cluster: str) -> int:
@@ -89,22 +102,36 @@ def trials_on(cluster: str) -> int:
 
 def compared(cluster: str, progress: _Progress, *, busy: float | None = None, overhead: float = 0.0) -> Compared:
     """Simulates one cluster; the times are those of the policy `shares`."""
-    inventory = parse_simulated(cluster)
-    trials = mixed_trials(trials_on(cluster), inventory, seed=0, busy=busy)
-    done: dict[Policy, Simulation] = {}
-    wall_s = cpu_s = 0.0
-    for policy in POLICIES:
-        started_s, cpu_started_s = time.perf_counter(), time.process_time()
-        done[policy] = simulate(trials, inventory, policy=policy, contention=Contention(overhead=overhead))
-        if policy == "shares":
-            wall_s, cpu_s = time.perf_counter() - started_s, time.process_time() - cpu_started_s
-        progress.step(cluster, policy, done[policy])
-    return Compared(cluster=cluster, trials=len(trials), done=done, wall_s=wall_s, cpu_s=cpu_s)
+    inventory, contention = parse_simulated(cluster), Contention(overhead=overhead)
+    count = trials_on(cluster)
+    trials = synthetic_trials(count, inventory, seed=0, busy=busy).trials
+    unknown = synthetic_trials(count, inventory, seed=0, busy=busy, known=False).trials
+    lower_bound_s = bound_s(trials, inventory)
+
+    def simulated(some: Sequence[SimulatedTrial], policy: Policy, what: str) -> Simulation:
+        held = [replace(one, request=hold_under(policy, one.request, inventory)) for one in some]
+        result = simulate(held, inventory, contention=contention)
+        progress.step(cluster, what, above(result.makespan_s, lower_bound_s))
+        return result
+
+    started_s, cpu_started_s = time.perf_counter(), time.process_time()
+    done: dict[Policy, Simulation] = {"shares": simulated(trials, "shares", "shares")}
+    wall_s, cpu_s = time.perf_counter() - started_s, time.process_time() - cpu_started_s
+    done |= {"half": simulated(trials, "half", "half"), "whole": simulated(trials, "whole", "whole")}
+    return Compared(
+        cluster=cluster,
+        trials=len(trials),
+        lower_bound_s=lower_bound_s,
+        done=done,
+        in_order=simulated(unknown, "shares", "shares, durations unknown"),
+        wall_s=wall_s,
+        cpu_s=cpu_s,
+    )
 
 
-def above(done: Simulation) -> str:
+def above(makespan_s: float, lower_bound_s: float) -> str:
     """Says how far a makespan is above its bound."""
-    return f"{done.makespan_s / done.lower_bound_s - 1:.1%}"
+    return f"{makespan_s / lower_bound_s - 1:.1%}"
 
 
 def report(
@@ -117,7 +144,7 @@ def report(
 ) -> str:
     """Lays out all tables."""
     command = "python -m benchmarks.packing" + (" --large" if large else "")
-    results = ["lower bound", "shares", "above it", "half", "whole", "gain over half", "over whole"]
+    results = ["lower bound", "shares", "above it", "half", "whole", "gain over half", "over whole", "in order"]
     head = ["cluster", "trials", *results, "wall", "CPU"]
     return "\n".join(
         [
@@ -126,14 +153,16 @@ def report(
             f"Made by `{command}` on {platform.machine()}, Python {platform.python_version()}.",
             "Everything here is **simulated**: trials per hour on a real GPU are *not measured*.",
             "",
-            "*shares*: packed by estimates of memory and by how busy each trial keeps a card, durations known; *half*:",
-            "0.5 of a card for each trial that fits it; *whole*: one trial a card. The trials are made up (every",
-            "assumption stands in `trial_mix.py`), drawn with seed 0, all known at the start. A real sweep",
-            "knows less, and Ray chooses the card: `docs/placement.md` says where the two differ.",
+            "*shares*: packed by estimates of memory and by how busy each trial keeps a card, durations known;",
+            "*half*: 0.5 of a card for each trial that fits it; *whole*: one trial a card; *in order*: shares, but",
+            "durations and busy parts unknown, so the largest start first. The trials are made up (every assumption",
+            "stands in `synthetic_trials.py`), drawn with seed 0, all known at the start. All go through the broker of",
+            "real sweeps, which chooses the node; of its cards a trial gets the fullest one that has room, as Ray",
+            "chooses.",
             "",
             "The lower bound counts bytes, the limit of eight co-tenants and compute, and what mixes of trials can",
             "make of a card (`lower_bound.py`); no policy can go below it. *Wall* and *CPU* are the time of",
-            "`shares`, with its bound, on a machine that other work shared.",
+            "`shares`, without its bound, on a machine that other work shared.",
             "",
             "## By memory alone",
             "",
@@ -171,14 +200,15 @@ def report(
 
 
 def _row(one: Compared) -> list[str]:
-    shares, half, whole = (one.done[policy] for policy in POLICIES)
+    shares_s, half_s, whole_s = (one.done[policy].makespan_s for policy in POLICIES)
     return [
         one.cluster,
         f"{one.trials:,}",
-        *(format_duration(seconds) for seconds in (shares.lower_bound_s, shares.makespan_s)),
-        above(shares),
-        *(format_duration(done.makespan_s) for done in (half, whole)),
-        *(f"{done.makespan_s / shares.makespan_s:.2f} x" for done in (half, whole)),
+        *(format_duration(seconds) for seconds in (one.lower_bound_s, shares_s)),
+        above(shares_s, one.lower_bound_s),
+        *(format_duration(seconds) for seconds in (half_s, whole_s)),
+        *(f"{seconds / shares_s:.2f} x" for seconds in (half_s, whole_s)),
+        format_duration(one.in_order.makespan_s),
         f"{one.wall_s:.1f} s",
         f"{one.cpu_s:.1f} s",
     ]

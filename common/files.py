@@ -1,11 +1,15 @@
-"""Files are written whole or not at all; ledgers only grow and survive a torn last line."""
+"""Files are written whole or not at all, and never through a link; ledgers only grow and survive a torn last line."""
 
+import contextlib
 import errno
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
+
+from common.errors import RequestError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -19,16 +23,15 @@ def write_bytes(path: Path, content: bytes) -> None:
         content: The whole content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide results from the team
         os.replace(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:  # a write knows no name, and a person needs one
             error.filename = str(path)
         raise
@@ -45,6 +48,81 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
+def open_to_append(path: Path) -> int:
+    """Opens a file that grows: a ledger, a log, a lock. Nothing in it is lost, and nothing elsewhere is touched.
+
+    Whoever can write to the folder could have put a link there, which leads to a file of this user elsewhere.
+
+    Args:
+        path: The file. It and its parent folders are made where they are absent.
+
+    Returns:
+        A descriptor for reading and appending, of a file that has no other name.
+
+    Raises:
+        RequestError: When the path is a link, a pipe, a device, or a second name of another file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise RequestError(f"{path}: is a link ({os.readlink(path)}), and is not written through; remove it") from None
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:  # 0: removed a moment ago, by whoever cleans up
+        return descriptor
+    os.close(descriptor)
+    what = "has a second name (a hard link); replace it by a copy" if stat.S_ISREG(found.st_mode) else "is no file"
+    raise RequestError(f"{path}: {what}; it is not written to")
+
+
+def private_folder(path: Path) -> Path:
+    """Makes a folder that only its owner may enter, or checks that it is one.
+
+    Args:
+        path: The folder. Missing parent folders are made.
+
+    Returns:
+        The same path.
+
+    Raises:
+        RequestError: When it belongs to another user, is a link, lets others in, or could be exchanged by others.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    problem = _exposure(path)
+    if problem:
+        raise RequestError(f"{path}: {problem}; other users of this machine could run code as you", [_PRIVATE])
+    return path
+
+
+def is_private(path: Path) -> bool:
+    """Whether a folder is there that only its owner, this user, may enter."""
+    return path.is_dir() and not _exposure(path)
+
+
+_PRIVATE = "name another folder, for example with `export RAY_TMPDIR=$HOME/ray`, or make this one yours (chmod 700)"
+
+
+def _exposure(path: Path) -> str:
+    """Says how others could get into a folder; empty where they cannot."""
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        return "is no folder"
+    if found.st_uid != os.geteuid():
+        return f"belongs to another user (uid {found.st_uid})"
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        return f"others may enter it (mode {stat.S_IMODE(found.st_mode):o})"
+    for parent in path.resolve().parents:
+        mode = parent.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            return f"others may exchange it, as {parent} can be written by everybody (mode {stat.S_IMODE(mode):o})"
+    return ""
+
+
 def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
     """Appends one record to a JSON-lines file, safely beside other writers on one machine.
 
@@ -58,9 +136,8 @@ def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
     Raises:
         OSError: With ENOSPC where only a part of the line found room; readers pass over that part.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    descriptor = open_to_append(path)
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
@@ -98,12 +175,6 @@ def read_jsonl(path: Path) -> tuple[list[dict[str, object]], int]:
         else:
             torn += 1
     return records, torn
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _flush_folder(folder: Path) -> None:

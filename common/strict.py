@@ -17,23 +17,53 @@ from common.errors import Problems, RequestError
 
 T = TypeVar("T")
 KeyPath = tuple[str | int, ...]
-
+MOST_BYTES = 256 * 2**10  # of a file that a person writes
+MOST_VALUES = 10_000  # where each use of an alias counts anew; PyYAML reads about as many in a second
+MOST_LEVELS = 50
+MOST_DIGITS = 18
+_TOO_MANY = f"the file has more than {MOST_VALUES} values, each use of an alias counted"
+_TOO_DEEP = f"values may lie {MOST_LEVELS} levels deep, and a value must not contain itself"
 
 _NUMBER_TAGS = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the numbers of YAML 1.2.
+    """SafeLoader with the numbers of YAML 1.2 and with bounds.
 
-    PyYAML follows YAML 1.1, where `1e-5` is text, `22:00` is the number 1320 and `010` is 8.
+    PyYAML follows YAML 1.1, where `1e-5` is text, `22:00` is the number 1320 and `010` is 8. It would also follow
+    brackets in brackets until Python's stack is full.
     """
+
+    depth = 0
+    values = 0
 
     yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's own class attribute, replaced as a whole
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBER_TAGS]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        """Reads one value and what is in it; refuses to go too deep or to read too many."""
+        self.depth += 1
+        self.values += 1
+        if self.depth > MOST_LEVELS or self.values > 2 * MOST_VALUES:  # keys are values here too
+            problem = _TOO_DEEP if self.depth > MOST_LEVELS else _TOO_MANY
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Reads a whole number; Python itself would be busy with one of a million digits, or refuse it."""
+        if len(node.value) > MOST_DIGITS:
+            raise yaml.MarkedYAMLError(
+                problem=f"a whole number may have {MOST_DIGITS} digits, but this one has {len(node.value)}",
+                problem_mark=node.start_mark,
+            )
+        return int(super().construct_yaml_int(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -79,10 +109,14 @@ def load_yaml(path: Path) -> Located:
     """Reads a YAML file without ever making an object other than plain data.
 
     Raises:
-        RequestError: When the file is absent, is no UTF-8 or no YAML, has two keys of one name, or asks for a tag.
+        RequestError: When the file is absent, is no UTF-8 or no YAML, has two keys of one name, asks for a tag, or is
+            too large, too deep, or would be after its aliases are followed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        _refuse_large(len(content), str(path))
+        text = content.decode("utf-8")
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file (working folder: {Path.cwd()})") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -97,8 +131,9 @@ def parse_yaml(text: str, source: str) -> Located:
     >>> document.data["parameters"]["lr"]["min"], document.where("parameters", "lr", "min")
     (1e-05, 'a.yaml:3')
     """
-    loader = _Loader(text)
+    _refuse_large(len(text), source)
     try:
+        loader = _Loader(text)  # refuses characters that YAML does not know
         node = loader.get_single_node()
         lines: dict[KeyPath, int] = {(): 1}
         problems = Problems()
@@ -106,10 +141,8 @@ def parse_yaml(text: str, source: str) -> Located:
             _collect_lines(node, (), lines, problems, source)
         problems.raise_if_any(source)
         data: object = loader.construct_document(node) if node is not None else None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-13-45
         raise RequestError(f"{source}: not valid YAML", [_yaml_problem(error, source)]) from None
-    finally:
-        loader.dispose()
     return Located(data=data, lines=lines, source=source)
 
 
@@ -292,7 +325,16 @@ def _place(located: Located | None, path: KeyPath) -> str:
     return f"{located.where(*path)}: " if located else ""
 
 
+def _refuse_large(size: int, source: str) -> None:
+    if size > MOST_BYTES:
+        raise RequestError(f"{source}: larger than {MOST_BYTES // 2**10} KiB; give large data by the name of a file")
+
+
 def _collect_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], problems: Problems, source: str) -> None:
+    if len(path) > MOST_LEVELS:  # an alias of what it lies in
+        raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=node.start_mark)
+    if len(lines) + len(problems) > MOST_VALUES:
+        raise yaml.MarkedYAMLError(problem=_TOO_MANY, problem_mark=node.start_mark)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key_node, value_node in node.value:
@@ -300,6 +342,7 @@ def _collect_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], pr
             line = key_node.start_mark.line + 1
             if key in seen:
                 problems.add(f"{source}:{line}: key {key!r} stands here a second time; the first would be lost")
+                continue
             seen.add(key)
             lines[(*path, key)] = line
             _collect_lines(value_node, (*path, key), lines, problems, source)
@@ -309,7 +352,7 @@ def _collect_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], pr
             _collect_lines(item, (*path, index), lines, problems, source)
 
 
-def _yaml_problem(error: yaml.YAMLError, source: str) -> str:
+def _yaml_problem(error: Exception, source: str) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error)
     return f"{source}:{mark.line + 1}: {problem}" if mark is not None else f"{source}: {problem}"

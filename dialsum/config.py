@@ -18,8 +18,8 @@ from common.strict import from_mapping, load_yaml, nearest
 
 Language = Literal["ko", "en"]
 LrScheduler = Literal["linear", "cosine", "constant"]
-OptimizerName = Literal["adamw_fused", "adamw", "adafactor", "adamw_8bit", "sgd"]
-Precision = Literal["auto", "fp32", "fp16", "bf16"]
+OptimizerName = Literal["adamw_fused", "adamw", "adafactor", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd"]
+Precision = Literal["auto", "fp32", "fp16", "bf16", "bf16_pure"]
 Attention = Literal["sdpa", "eager"]
 COMPOSITE = "eval/rouge_combined_f1"
 METRIC_GOALS: Mapping[str, Goal] = MappingProxyType(  # what every evaluation reports and a model can be chosen by
@@ -74,14 +74,17 @@ class RunConfig:
     label_smoothing: Annotated[float, "Probability taken from the right token and spread over all."] = 0.0
     dropout: Annotated[float | None, "Dropout of the model; the model's own when null."] = None
     max_grad_norm: Annotated[float, "Gradients longer than this are scaled down; 0 turns that off."] = 1.0
-    optimizer: Annotated[OptimizerName, "Optimizer; adamw_8bit needs bitsandbytes and CUDA."] = "adamw_fused"
+    optimizer: Annotated[OptimizerName, "Optimizer; 8-bit and paged ones need bitsandbytes and CUDA."] = "adamw_fused"
     seed: Annotated[int, "Seed of weights, order of dialogues and dropout."] = 0
     metric: Annotated[str, "What the best model is chosen by and early stopping watches."] = COMPOSITE
     goal: Annotated[Goal, "Whether high or low values of the metric are good."] = "maximize"
     early_stopping_patience: Annotated[int | None, "Stop after N evaluations without progress; null: never."] = None
     early_stopping_threshold: Annotated[float, "Smallest gain in the metric that counts as progress."] = 0.0
 
-    precision: Annotated[Precision, "Number format; auto takes the best that the device can do."] = "auto"
+    precision: Annotated[
+        Precision,
+        "Number format; auto: the best that the device can do; bf16_pure: weights too.",
+    ] = "auto"
     attention: Annotated[Attention, "Attention kernels: sdpa (fast) or eager (plain)."] = "sdpa"
     gradient_checkpointing: Annotated[bool, "Recompute activations in the backward pass: less memory, slower."] = False
     fsdp: Annotated[bool, "Divide weights, gradients and optimizer among a run's processes: less memory each."] = False
@@ -203,6 +206,25 @@ _AT_LEAST = MappingProxyType(
 )
 
 
+_AT_MOST = MappingProxyType(
+    {
+        "encoder_max_len": 10**6,
+        "decoder_max_len": 10**6,
+        "batch_size": 10**5,
+        "num_epochs": 10**5,
+        "max_steps": 10**9,
+        "cpu_threads": 1024,
+        "dataloader_workers": 256,
+        "num_beams": 1000,
+        "generation_max_len": 10**6,
+        "generation_batch_size": 10**5,
+        "tiny_hidden_size": 8192,
+        "tiny_layers": 100,
+        "tiny_vocab_size": 10**6,
+    }
+)
+
+
 @functools.cache  # a sweep builds thousands of configurations, and reading type hints takes most of the time
 def _choices() -> Mapping[str, tuple[str, ...]]:
     hints = typing.get_type_hints(RunConfig).items()
@@ -233,6 +255,10 @@ def _check_whole_numbers(config: RunConfig, problems: Problems) -> None:
         value = getattr(config, name)
         if value is not None and value < least:
             problems.add(f"{name} must be at least {least}, but is {value}")
+    for name, most in _AT_MOST.items():
+        value = getattr(config, name)
+        if value is not None and value > most:
+            problems.add(f"{name} must be at most {most}, but is {value}")
     if not 0 <= config.seed <= MAX_SEED:
         problems.add(f"seed must be between 0 and {MAX_SEED}, but is {config.seed}")
     if config.tiny_hidden_size % TINY_HIDDEN_STEP:
@@ -265,6 +291,8 @@ def _check_together(config: RunConfig, problems: Problems) -> None:
         )
     if config.fsdp and config.precision == "fp16":
         problems.add("fsdp: each process would scale its fp16 gradients for itself; take bf16 or fp32")
+    if config.fsdp and config.precision == "bf16_pure":
+        problems.add("fsdp keeps fp32 weights beside the bf16 ones that it gathers; take bf16 or fp32")
     if config.fsdp and config.torch_compile:
         problems.add("fsdp and torch_compile were not tried together; leave one of them out")
     weights = config.rouge_weights

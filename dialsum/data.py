@@ -175,8 +175,9 @@ def _json_rows(text: str, faults: list[_Fault]) -> Iterator[_Row]:
             continue
         try:
             values = json.loads(raw)
-        except json.JSONDecodeError as error:
-            detail = f"broken JSON: {error.msg} at column {error.colno}; each line must be one whole JSON object"
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits, brackets in brackets
+            at = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+            detail = f"broken JSON: {at}; each line must be one whole JSON object"
             faults.append(_Fault(line, "broken JSON", detail))
             continue
         if isinstance(values, dict):

@@ -10,11 +10,13 @@ import torch
 from common.errors import RequestError
 from dialsum.config import Precision
 
+NumberFormat = Literal["fp32", "fp16", "bf16", "bf16_pure"]
+
 logger = logging.getLogger(__name__)
 OVERFLOWS_IN_FP16 = ("t5", "mt5")  # trained in bf16: activations of their feed-forward layers pass 65,504
 
 
-def precision_of(wanted: Precision, architecture: str) -> Literal["fp32", "fp16", "bf16"]:
+def precision_of(wanted: Precision, architecture: str) -> NumberFormat:
     """Chooses the number format of a run.
 
     Args:
@@ -33,14 +35,24 @@ def precision_of(wanted: Precision, architecture: str) -> Literal["fp32", "fp16"
         return "fp32" if architecture in OVERFLOWS_IN_FP16 else "fp16"
     if wanted == "fp16" and not torch.cuda.is_available():
         raise RequestError("precision fp16 needs a CUDA device; on a CPU take fp32, bf16 or auto")
-    if wanted == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise RequestError(f"precision bf16: {torch.cuda.get_device_name()} has no bf16; take fp16, fp32 or auto")
+    half = wanted in ("bf16", "bf16_pure")
+    if half and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise RequestError(f"precision {wanted}: {torch.cuda.get_device_name()} has no bf16; take fp16, fp32 or auto")
     return wanted
 
 
-def autocast(precision: Literal["fp32", "fp16", "bf16"]) -> AbstractContextManager[object]:
+def weights_dtype(precision: Precision) -> torch.dtype:
+    """Returns the format of trained weights: bf16 in bf16_pure; else fp32, so that small updates are not rounded away.
+
+    >>> weights_dtype("bf16"), weights_dtype("bf16_pure")
+    (torch.float32, torch.bfloat16)
+    """
+    return torch.bfloat16 if precision == "bf16_pure" else torch.float32
+
+
+def autocast(precision: NumberFormat) -> AbstractContextManager[object]:
     """Returns a context in which a model computes in a number format, as in training and its evaluations."""
-    if precision == "fp32":
+    if precision in ("fp32", "bf16_pure"):  # computed in the format of the weights
         return nullcontext()
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.autocast(kind, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -1,4 +1,4 @@
-"""Korean morphemes for scoring: Kiwi with whole placeholders. The only door to kiwipiepy.
+"""Korean morphemes for scoring: Kiwi with whole placeholders. The only module that imports kiwipiepy.
 
 Kiwi takes 3 seconds and 600 MB to load, so it is loaded on first use and once for a process.
 """

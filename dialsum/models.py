@@ -186,14 +186,16 @@ def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "Pre
     Raises:
         RequestError: When the weights cannot be loaded, or the model has fewer positions than the run wants.
     """
-    import torch
     from transformers.utils.logging import disable_progress_bar
+
+    from dialsum.device import weights_dtype
 
     disable_progress_bar()
     spec = resolve(config.model)
     if spec.hub_id is None:
         shape = tiny_config(config, spec.architecture, len(tokenizer))
-        return model_class(spec.kind).from_config(shape, attn_implementation=config.attention)
+        model = model_class(spec.kind).from_config(shape, attn_implementation=config.attention)
+        return model.to(weights_dtype(config.precision))
     shape = with_dropout(_load_config(spec.hub_id), config.dropout)
     check_lengths(config, getattr(shape, "max_position_embeddings", None), spec.kind)
     try:
@@ -202,7 +204,7 @@ def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "Pre
             config=shape,
             attn_implementation=config.attention,
             use_safetensors=True,
-            dtype=torch.float32,  # else half-precision weights stay so, and small updates of them are rounded away
+            dtype=weights_dtype(config.precision),
             **hub_options(spec.hub_id),
         )
     except (OSError, ValueError) as error:

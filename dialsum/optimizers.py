@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from common.errors import RequestError
 from dialsum.config import OptimizerName
 
+BITSANDBYTES = {"adamw_8bit": "AdamW8bit", "paged_adamw": "PagedAdamW", "paged_adamw_8bit": "PagedAdamW8bit"}
 NO_DECAY = ("bias", "norm", "layernorm", "layer_norm", "ln_")  # as in BERT and GPT-2: neither biases nor norms decay
 
 
@@ -42,7 +43,7 @@ def build_optimizer(model: nn.Module, *, name: OptimizerName, learning_rate: flo
         return Adafactor(  # type: ignore[no-any-return]
             groups, lr=learning_rate, scale_parameter=False, relative_step=False, warmup_init=False
         )
-    return _adamw_8bit(groups, learning_rate)
+    return _of_bitsandbytes(BITSANDBYTES[name], name, groups, learning_rate)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -59,12 +60,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def _adamw_8bit(groups: list[dict[str, object]], learning_rate: float) -> Optimizer:
+def _of_bitsandbytes(made: str, name: str, groups: list[dict[str, object]], learning_rate: float) -> Optimizer:
     if importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available():
         raise RequestError(
-            "optimizer adamw_8bit needs the package bitsandbytes and a CUDA device; without them take adamw_fused or"
+            f"optimizer {name} needs the package bitsandbytes and a CUDA device; without them take adamw_fused or"
             " adafactor (the smallest state of the others)"
         )
     bitsandbytes = importlib.import_module("bitsandbytes")
-    optimizer: Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=learning_rate)
+    optimizer: Optimizer = getattr(bitsandbytes.optim, made)(groups, lr=learning_rate)
     return optimizer

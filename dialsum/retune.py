@@ -33,5 +33,7 @@ def retune_checkpoint(checkpoint: Path, config: RunConfig) -> None:
         group["weight_decay"] = config.weight_decay if place == 0 else 0.0  # as optimizers.parameter_groups splits them
     for name, content in ((_SCHEDULER, schedule), (_OPTIMIZER, optimizer)):
         partial = checkpoint / f"{name}.new"
-        torch.save(content, partial)
+        partial.unlink(missing_ok=True)  # of a process that died here
+        with partial.open("xb") as stream:
+            torch.save(content, stream)
         partial.replace(checkpoint / name)

@@ -5,13 +5,14 @@ config.yaml metrics.json training.log predictions.jsonl [test_predictions.jsonl 
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.files import write_json, write_text
+from common.files import open_to_append, write_json, write_text
 from common.strict import dump_yaml
 from dialsum.config import RunConfig
 from dialsum.data import Example
@@ -97,9 +98,9 @@ class RunFolder:
     @contextmanager
     def log(self) -> Iterator[None]:
         """Sends this package's log to training.log while a run lasts; a resumed run goes on in it."""
-        self.path.mkdir(parents=True, exist_ok=True)
         root = logging.getLogger("dialsum")
-        handler = logging.FileHandler(self.path / "training.log", encoding="utf-8")
+        stream = os.fdopen(open_to_append(self.path / "training.log"), "a", encoding="utf-8")
+        handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         level = root.level
         root.addHandler(handler)
@@ -110,6 +111,7 @@ class RunFolder:
             root.removeHandler(handler)
             root.setLevel(level)
             handler.close()
+            stream.close()
 
 
 def write_predictions(path: Path, examples: Sequence[Example], texts: Sequence[str]) -> None:

@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 
 from common.errors import RequestError
 from dialsum.config import Attention, OptimizerName, Precision, RunConfig
+from dialsum.device import weights_dtype
 from dialsum.generate import generate_ids
 from dialsum.models import Kind, model_class, with_dropout
-from dialsum.optimizers import build_optimizer, parameter_groups
+from dialsum.optimizers import BITSANDBYTES, build_optimizer, parameter_groups
 from dialsum.step import forward_loss
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class SummarizerWorkload:
 
     Attributes:
         causal: Whether prompt and summary are one sequence.
-        precision: fp32, fp16 or bf16.
+        precision: fp32, fp16, bf16 or bf16_pure.
         vocabulary: Width of the logits.
     """
 
@@ -56,7 +57,7 @@ class SummarizerWorkload:
         self._kind: Kind = "seq2seq" if shape.is_encoder_decoder else "causal"
         self.causal = self._kind == "causal"
         self.precision = str(run.precision)
-        self.vocabulary = int(shape.vocab_size)
+        self.vocabulary = int(shape.get_text_config(decoder=True).vocab_size)
 
     def build_model(self, autocast: Region, recompute: Region) -> nn.Module:
         """Builds the model with random weights, wrapped as transformers' trainer and accelerate wrap it.
@@ -70,10 +71,12 @@ class SummarizerWorkload:
         """
         try:
             model = model_class(self._kind).from_config(
-                self._shape, attn_implementation=self._run.attention, dtype=torch.float32
+                self._shape, attn_implementation=self._run.attention, dtype=weights_dtype(self._run.precision)
             )
         except ValueError as error:  # for example an architecture without sdpa
-            raise RequestError(f"{self._shape.model_type}: {str(error).splitlines()[0]}") from None
+            reason = str(error).splitlines()[0].partition(" Please")[0]
+            remedy = ["take attention: eager"] if self._run.attention == "sdpa" else []
+            raise RequestError(f"{self._shape.model_type}: {reason}", remedy) from None
         if self._untied:
             _untie(model)
         if self._run.gradient_checkpointing:
@@ -85,7 +88,7 @@ class SummarizerWorkload:
                     "context_fn": lambda: (nullcontext(), recompute()),
                 }
             )
-        if self.precision != "fp32":
+        if self.precision in ("fp16", "bf16"):
             model.forward = _mixed(model.forward, autocast)
         trained: nn.Module = model.train()
         return trained
@@ -93,8 +96,9 @@ class SummarizerWorkload:
     def build_optimizer(self, model: nn.Module) -> Optimizer:
         """Builds the optimizer of the run; on meta the fused and the 8-bit one need help."""
         run = self._run
-        if run.optimizer == "adamw_8bit":
-            return _EightBitStates(parameter_groups(model, run.weight_decay))
+        if run.optimizer in BITSANDBYTES:
+            eight_bit = run.optimizer != "paged_adamw"
+            return _BitsAndBytesStates(parameter_groups(model, run.weight_decay), eight_bit=eight_bit)
         optimizer = build_optimizer(
             model, name=run.optimizer, learning_rate=run.learning_rate, weight_decay=run.weight_decay
         )
@@ -166,7 +170,7 @@ def summarizer_workload(
     Args:
         model_config: Values as in config.json; `model_type` names the architecture.
         untied: Whether the output head has weights of its own.
-        precision: fp32, or autocast to fp16 or bf16.
+        precision: fp32, autocast to fp16 or bf16, or bf16_pure: all in bf16 without autocast.
         optimizer: Name of the optimizer.
         attention: sdpa or eager.
         gradient_checkpointing: Whether layers are computed again in the backward pass.
@@ -263,26 +267,35 @@ def _fuse_on_meta(optimizer: Optimizer) -> None:
                 }
 
 
-class _EightBitStates(Optimizer):
-    """Holds what bitsandbytes' AdamW8bit holds; its kernels need nothing beside. It updates nothing."""
+class _BitsAndBytesStates(Optimizer):
+    """Holds what bitsandbytes' AdamW holds, in 8 or 32 bits; its kernels need nothing beside. It updates nothing.
 
-    def __init__(self, groups: list[dict[str, object]]) -> None:
+    The states of a paged one may leave the card for the host's memory; here they never do, which is the larger case.
+    """
+
+    def __init__(self, groups: list[dict[str, object]], *, eight_bit: bool) -> None:
         super().__init__(groups, {})
+        self._eight_bit = eight_bit
         self._code_books: list[Tensor] = []
 
     def step(self, closure: object = None) -> None:  # type: ignore[override]
         """Makes the states at the first step."""
-        if not self._code_books:
+        if self._eight_bit and not self._code_books:
             self._code_books = [torch.zeros(256, dtype=torch.float32) for _ in range(2)]
+        states = _eight_bit_states if self._eight_bit else _full_states
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and not self.state[parameter]:
-                    self.state[parameter] = dict(enumerate(_eight_bit_states(parameter)))
+                    self.state[parameter] = dict(enumerate(states(parameter)))
+
+
+def _full_states(parameter: Tensor) -> list[Tensor]:
+    return [torch.zeros_like(parameter, dtype=torch.float32) for _ in range(2)]
 
 
 def _eight_bit_states(parameter: Tensor) -> list[Tensor]:
     if parameter.numel() < EIGHT_BIT_LEAST_ELEMENTS:
-        return [torch.zeros_like(parameter) for _ in range(2)]
+        return _full_states(parameter)
     scales = -(-parameter.numel() // EIGHT_BIT_BLOCK)
     codes = [torch.zeros_like(parameter, dtype=torch.uint8) for _ in range(2)]
     return codes + [torch.zeros(scales, dtype=torch.float32) for _ in range(2)]

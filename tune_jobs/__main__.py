@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.machines.loopback import prefer_loopback
+from cluster.machines.ray_folder import restore_umask
 from common import cli
 
 
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str]) -> int:
         name = ".".join(path.relative_to(Path(__file__).parent.parent).with_suffix("").parts)
         importlib.import_module(name).add_parser(commands)
     chosen = parser.parse_args(arguments)
+    restore_umask()  # of a submitted sweep's driver
     code: int = chosen.run(chosen)
     return code
 

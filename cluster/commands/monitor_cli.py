@@ -1,9 +1,11 @@
 """python -m cluster monitor: files for Prometheus and Grafana, so that sweeps can be watched over days."""
 
 import argparse
+import os
 from pathlib import Path
 
 from cluster.machines.dashboard import grafana_dashboard, grafana_datasource, grafana_provider, prometheus_config
+from cluster.machines.ray_folder import ray_folder
 from common import cli
 from common.files import write_json, write_text
 
@@ -18,7 +20,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--output", type=Path, default=Path("monitoring"), metavar="DIR", help="where the files go")
     parser.add_argument(
-        "--temp-dir", type=Path, default=Path("/tmp/ray"), metavar="DIR", help="Ray's temporary folder on the head"
+        "--temp-dir",
+        type=Path,
+        metavar="DIR",
+        help="Ray's folder on the head; that of `cluster start` by default",
     )
     parser.add_argument(
         "--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="where Grafana will find Prometheus"
@@ -33,7 +38,8 @@ def run(chosen: argparse.Namespace) -> int:
     prometheus = output / "prometheus.yml"
     dashboard = output / "dashboards" / "tuning.json"
     provisioning = output / "provisioning"
-    write_text(prometheus, prometheus_config(str(chosen.temp_dir / "prom_metrics_service_discovery.json")))
+    temporary: Path = chosen.temp_dir or ray_folder(os.environ)
+    write_text(prometheus, prometheus_config(str(temporary / "prom_metrics_service_discovery.json")))
     write_json(dashboard, grafana_dashboard())
     write_text(provisioning / "datasources" / "prometheus.yml", grafana_datasource(chosen.prometheus))
     write_text(provisioning / "dashboards" / "tuning.yml", grafana_provider(str(dashboard.parent)))

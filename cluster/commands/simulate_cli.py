@@ -2,12 +2,13 @@
 
 import argparse
 import time
+from dataclasses import dataclass, replace
 
 from cluster.machines.hardware import Inventory, parse_simulated
 from cluster.scheduling.compute_sharing import Contention
 from cluster.scheduling.shares import MAX_TENANTS
-from cluster.scheduling.simulate import Simulation, simulate
-from cluster.scheduling.trial_mix import mixed_trials
+from cluster.scheduling.simulation import Simulation, bound_s, hold_under, simulate
+from cluster.scheduling.synthetic_trials import Synthetic, synthetic_trials
 from common import cli
 from common.errors import Problems
 from common.units import format_duration
@@ -18,8 +19,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "simulate",
         help="place a made-up sweep on a described cluster under a simulated clock",
-        description="Places trials of four model families, with made-up but usual sizes and durations, by the code that"
-        " places real ones, and compares the makespan with a lower bound that no placement can beat.",
+        description="Lets the broker of real sweeps place trials of four model families, with made-up but usual sizes"
+        " and durations, and compares the makespan with a lower bound that no placement can beat.",
         epilog="example: python -m cluster simulate --cluster 64x24GiB,16x80GiB --trials 10000 --policy shares",
     )
     parser.add_argument(
@@ -35,6 +36,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--busy", type=float, metavar="PART",
         help="part of a card's compute that every trial keeps busy alone (default: by its tokens in a micro-batch)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--unknown-durations", action="store_true",
+        help="the broker knows bytes alone: trials start largest first, in their order",
+    )  # fmt: skip
+    parser.add_argument(
+        "--noise", type=float, default=0.0, metavar="PART",
+        help="by which a duration that the broker expects is at most wrong (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--overhead", type=float, default=0.0, metavar="PART",
@@ -55,34 +64,47 @@ def run(chosen: argparse.Namespace) -> int:
         RequestError: When the cluster cannot be read or a number makes no sense.
     """
     inventory = _checked(chosen)
-    trials = mixed_trials(chosen.trials, inventory, seed=chosen.seed, busy=chosen.busy)
-    started_s = time.perf_counter()
-    done = simulate(
-        trials,
+    drawn = synthetic_trials(
+        chosen.trials,
         inventory,
-        policy=chosen.policy,
+        seed=chosen.seed,
+        busy=chosen.busy,
+        known=not chosen.unknown_durations,
+        noise=chosen.noise,
         max_tenants=chosen.max_trials_per_gpu,
-        contention=Contention(overhead=chosen.overhead),
     )
+    trials = [replace(one, request=hold_under(chosen.policy, one.request, inventory)) for one in drawn.trials]
+    started_s = time.perf_counter()
+    done = simulate(trials, inventory, contention=Contention(overhead=chosen.overhead))
     wall_s = time.perf_counter() - started_s
+    lower_bound_s = bound_s(drawn.trials, inventory, max_tenants=chosen.max_trials_per_gpu)
+    result = _Result(drawn=drawn, done=done, lower_bound_s=lower_bound_s, wall_s=wall_s)
     if chosen.format == "json":
         cli.emit_json(
             {
                 "makespan_s": done.makespan_s,
-                "lower_bound_s": done.lower_bound_s,
+                "lower_bound_s": lower_bound_s,
                 "gpu_utilisation": done.gpu_utilisation,
                 "memory_utilisation": done.memory_utilisation,
                 "wall_s": wall_s,
                 "decisions_per_s": len(trials) / wall_s,
-                "refused": len(done.refusals),
-                "placed": len(done.placements),
+                "refused": len(drawn.refused),
+                "placed": len(trials),
                 "policy": chosen.policy,
                 "simulated": True,
             }
         )
     else:
-        cli.emit(_text(chosen, inventory, done, wall_s))
+        cli.emit(_text(chosen, inventory, result))
     return 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Result:
+    drawn: Synthetic
+    done: Simulation
+    lower_bound_s: float
+    wall_s: float
 
 
 def _checked(chosen: argparse.Namespace) -> Inventory:
@@ -91,6 +113,8 @@ def _checked(chosen: argparse.Namespace) -> Inventory:
         problems.add(f"--trials {chosen.trials}: at least 1")
     if chosen.busy is not None and not 0 <= chosen.busy <= 1:
         problems.add(f"--busy {chosen.busy:g}: a part of a card's compute, from 0 to 1")
+    if not 0 <= chosen.noise < 1:
+        problems.add(f"--noise {chosen.noise:g}: a part of a duration, at least 0 and below 1")
     if chosen.overhead < 0:
         problems.add(f"--overhead {chosen.overhead:g}: at least 0")
     if chosen.max_trials_per_gpu < 1:
@@ -99,18 +123,19 @@ def _checked(chosen: argparse.Namespace) -> Inventory:
     return parse_simulated(chosen.cluster)
 
 
-def _text(chosen: argparse.Namespace, inventory: Inventory, done: Simulation, wall_s: float) -> str:
-    above = f"{done.makespan_s / done.lower_bound_s - 1:.1%} above it" if done.lower_bound_s else "nothing was placed"
+def _text(chosen: argparse.Namespace, inventory: Inventory, result: _Result) -> str:
+    done, bound, refused = result.done, result.lower_bound_s, result.drawn.refused
+    above = f"{done.makespan_s / bound - 1:.1%} above it" if bound else "nothing was placed"
+    placed = len(result.drawn.trials)
     rows = [
         ("makespan", format_duration(done.makespan_s)),
-        ("lower bound", f"{format_duration(done.lower_bound_s)}; the makespan is {above}"),
+        ("lower bound", f"{format_duration(bound)}; the makespan is {above}"),
         ("compute in use", f"{done.gpu_utilisation:.1%} of all cards until the end"),
         ("memory in use", f"{done.memory_utilisation:.1%} of what trials may use"),
-        ("refused", str(len(done.refusals))),
-        ("decisions", f"{chosen.trials} in {wall_s:.1f} s, {chosen.trials / wall_s:,.0f} a second"),
+        ("refused", str(len(refused))),
+        ("decisions", f"{placed} in {result.wall_s:.1f} s, {placed / result.wall_s:,.0f} a second"),
     ]
     title = f"{chosen.trials} made-up trials (seed {chosen.seed}), policy {chosen.policy}, on {inventory.describe()}"
-    why = "".join(f"\nnot placed: {refusal}" for refusal in done.refusals[:3])
-    more = len(done.refusals) - 3
-    lines = "\n".join(f"{name:<16}{value}" for name, value in rows)
-    return f"{title}\n\n{lines}{why}" + (f"\n... and {more} more" if more > 0 else "")
+    why = "".join(f"\nnot placed: {reason}" for reason in refused[:3])
+    more = f"\n... and {len(refused) - 3} more" if len(refused) > 3 else ""
+    return f"{title}\n\n" + "\n".join(f"{name:<16}{value}" for name, value in rows) + why + more

@@ -6,15 +6,16 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.machines.loopback import LOOPBACK, SINGLE_MACHINE
+from cluster.machines.ray_folder import private_ray, private_root
 from cluster.machines.raylets import GCS_PORT, HeadOptions, Start, raylet_starts
 from cluster.machines.tokens import token_path, token_problem
 from common import cli
 from common.errors import Problems, RequestError, WorkError
+from common.files import private_folder
 
 _START_S = 180.0
 _ELSEWHERE = "192.0.2.1"  # reserved for documentation: a route is looked up, nothing is sent
@@ -138,7 +139,7 @@ def _starts(chosen: argparse.Namespace) -> Sequence[Start]:
         head_address=address,
         spill_dir=None if chosen.spill_dir is None else str(chosen.spill_dir.expanduser().absolute()),
         token=not chosen.no_token,
-        temporary=str(Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray"),
+        temporary=str(private_root(os.environ)),
         storage=None if chosen.storage is None else str(chosen.storage.expanduser().absolute()),
     )
 
@@ -146,18 +147,19 @@ def _starts(chosen: argparse.Namespace) -> Sequence[Start]:
 def _start(start: Start, chosen: argparse.Namespace) -> None:
     for folder in (chosen.state_dir, chosen.spill_dir):
         if folder is not None:  # submitted jobs' environments are part of the state: keys among them
-            folder.expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(folder.expanduser())
     ray = Path(sys.executable).with_name("ray")
     if not ray.exists():
         raise WorkError(f"{ray} is missing; pip install -r requirements.txt")
     try:
-        done = subprocess.run(
-            [str(ray), *start.arguments],
-            env={**_outside(os.environ), **start.environment, "PATH": _path(ray.parent)},
-            timeout=_START_S,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+        with private_ray():
+            done = subprocess.run(
+                [str(ray), *start.arguments],
+                env={**_outside(os.environ), **start.environment, "PATH": _path(ray.parent)},
+                timeout=_START_S,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         raise WorkError(f"no answer in {_START_S:g} s: {start.shell()}; is the head reachable from here?") from None
     if done.returncode:

@@ -220,6 +220,7 @@ def _value_questions() -> dict[Callable[..., object], Callable[["Tensor"], objec
 
     return {
         Tensor.__bool__: lambda tensor: False,
+        Tensor.__contains__: lambda tensor: False,
         Tensor.__int__: lambda tensor: 1,
         Tensor.__index__: lambda tensor: 1,
         Tensor.item: lambda tensor: 1,

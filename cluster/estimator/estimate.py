@@ -23,7 +23,6 @@ TemplateFinder = Callable[[MemoryRequest], Template]
 
 COMPILE_MARGIN = 0.15  # an assumption, not a measurement; warnings_for says so
 NCCL_BYTES = 512 * MIB  # buffers of NCCL outside torch's allocator; an assumption, likewise
-GRADIENT_BYTES = 4  # of one parameter: weights are trained in fp32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +210,8 @@ class Estimator:
         """Upper bytes of requests of one kind."""
         first = alike[0]
         template = self._template(first)
+        if template.key.sizes:  # it holds for the first of them alone
+            return np.array([self.upper_bytes(request) for request in alike], dtype=np.int64)
         sizes: dict[Routine, Ints] = {
             routine: np.array([_sizes(request, routine) for request in alike], dtype=np.int64).T for routine in ROUTINES
         }
@@ -274,10 +275,14 @@ def warnings_for(request: MemoryRequest) -> tuple[str, ...]:
             "without the lengths of the data the longest batch alone is replayed: with native segments, batches of"
             " other lengths may reserve more; give the training data, or take expandable segments"
         )
-    if request.precision == "bf16" and gpu.sm < BF16_SM:
+    if request.precision in ("bf16", "bf16_pure") and gpu.sm < BF16_SM:
         found.append(f"{gpu.name} (compute capability {gpu.sm[0]}.{gpu.sm[1]}) has no bf16; fp16 or fp32 would run")
-    if request.optimizer == "adamw_8bit":
-        found.append("8-bit Adam is modelled by its states; its kernels' temporaries are not traced")
+    if request.optimizer in ("adamw_8bit", "paged_adamw", "paged_adamw_8bit"):
+        found.append(f"{request.optimizer} is modelled by its states; its kernels' temporaries are not traced")
+    if request.optimizer.startswith("paged_"):
+        found.append(
+            "paged states may leave the card for the host's memory; they are counted as if they did not (not measured)"
+        )
     if request.model.untied_source.startswith("assumed"):
         found.append(f"output head: {request.model.untied_source}")
     if not gpu.measured:
@@ -313,7 +318,8 @@ def _parts(request: MemoryRequest) -> int:
 
 def _ddp_bytes(request: MemoryRequest, template: Template) -> int:
     """DDP copies gradients into buckets of the same size before it adds them up over the cards."""
-    return template.model_parameters * GRADIENT_BYTES if request.ranks > 1 and request.sharding is None else 0
+    gradient_bytes = 2 if request.precision == "bf16_pure" else 4
+    return template.model_parameters * gradient_bytes if request.ranks > 1 and request.sharding is None else 0
 
 
 def _terms(

@@ -69,6 +69,7 @@ class Plan:
         upper_bytes: Upper estimate of device bytes; at most the budget.
         slowdown: Predicted time of a step over that of the fastest way with unlimited memory; at least 1.
         reason: Why this one, for a person.
+        precision: Number format, where the caller plans among several; else empty.
     """
 
     micro_batch: int
@@ -77,6 +78,7 @@ class Plan:
     upper_bytes: int
     slowdown: float
     reason: str
+    precision: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

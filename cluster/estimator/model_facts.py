@@ -17,14 +17,15 @@ Kind = Literal["seq2seq", "causal"]
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")
 SEQ2SEQ_ENDINGS = ("ForConditionalGeneration", "ForSeq2SeqLM", "MTModel")
 CAUSAL_TYPES = frozenset({
-    "bloom", "codegen", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "glm", "gpt2", "gpt_bigcode",
+    "bloom", "codegen", "deepseek_v3", "exaone4",
+    "falcon", "gemma", "gemma2", "gemma3_text", "glm", "gpt2", "gpt_bigcode",
     "gpt_neo", "gpt_neox", "gptj", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "opt", "phi",
     "phi3", "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2", "xglm",
 })  # fmt: skip
 SEQ2SEQ_TYPES = frozenset({
-    "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "fsmt", "led", "longt5", "m2m_100",
+    "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "encoder-decoder", "fsmt", "led", "longt5", "m2m_100",
     "marian", "mbart", "mt5", "mvp", "nllb-moe", "pegasus", "pegasus_x", "plbart", "prophetnet",
-    "switch_transformers", "t5", "umt5",
+    "switch_transformers", "t5", "t5gemma", "umt5",
 })  # fmt: skip
 NOT_TEXT = ("image_size", "num_channels", "num_mel_bins", "vision_config", "audio_config", "patch_size")
 POSITIONS = ("max_position_embeddings", "n_positions", "max_encoder_position_embeddings", "n_ctx")
@@ -78,7 +79,7 @@ def model_facts(
     problems = Problems()
     family = str(config.get("model_type") or "")
     kind = _kind(config, problems)
-    vocab_size = config.get("vocab_size")
+    vocab_size = config.get("vocab_size", _of_decoder(config, "vocab_size"))
     if type(vocab_size) is not int or vocab_size < 2:
         problems.add(f"vocab_size must be a whole number of at least 2, but is {vocab_size!r}")
     if config.get("auto_map"):
@@ -145,10 +146,16 @@ def _kind(config: Mapping[str, object], problems: Problems) -> Kind | None:
     return None
 
 
+def _of_decoder(config: Mapping[str, object], name: str) -> object:
+    """Returns a value of the decoder's own configuration, as pairs of two models have one."""
+    decoder = config.get("decoder")
+    return decoder.get(name) if isinstance(decoder, Mapping) else None
+
+
 def _positions(family: str, config: Mapping[str, object]) -> int | None:
     if family in NO_POSITION_LIMIT:
         return None
-    return next((value for key in POSITIONS if type(value := config.get(key)) is int), None)
+    return next((value for key in POSITIONS if type(value := config.get(key, _of_decoder(config, key))) is int), None)
 
 
 def _untied(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from cluster.estimator.estimate import Estimator, MemoryEstimate
 from cluster.estimator.gpu_profile import DRIVER_PART, RESERVE_BYTES
 from cluster.estimator.memory_plan import NoPlan, Plan, plan, time_model
-from cluster.estimator.request import BF16_SM, MemoryRequest
+from cluster.estimator.request import BF16_SM, MemoryRequest, Precision
 from common.units import format_bytes
 
 LENGTH_STEP = 64  # a remedy names a length that a person would type
@@ -19,6 +19,7 @@ def plan_request(
     budget_bytes: int,
     *,
     checkpointing: Sequence[bool] = (False, True),
+    precisions: Sequence[Precision] = (),
     confirm: bool = False,
     remedies_from: UpperOf | None = None,
 ) -> Plan | NoPlan:
@@ -29,6 +30,7 @@ def plan_request(
         request: Its own accumulation and checkpointing are not kept.
         budget_bytes: What the trial may hold on the card.
         checkpointing: The choices that are allowed.
+        precisions: Other number formats that the configuration allows; the next one is tried where nothing fits.
         confirm: Whether the winner's allocator is replayed, which takes tens of milliseconds: where it then needs more
             than the budget, a smaller way is taken, and the plan's bytes are the replayed ones.
         remedies_from: Answers for other optimizers and lengths when nothing fits; the estimator when None. A caller who
@@ -37,7 +39,19 @@ def plan_request(
     Returns:
         A plan whose upper bytes are at most the budget, or why there is none, with what would make it fit.
     """
+    for tried in (request.precision, *precisions):
+        own = replace(request, precision=tried)
+        found = _plan_in_format(estimator, own, budget_bytes, checkpointing, confirm, remedies_from)
+        if isinstance(found, Plan):
+            return replace(found, precision=tried)
+    return found
 
+
+def _plan_in_format(
+    estimator: Estimator, request: MemoryRequest, budget_bytes: int, checkpointing: Sequence[bool], confirm: bool,
+    remedies_from: UpperOf | None,
+) -> Plan | NoPlan:  # fmt: skip
+    """Plans in the request's own number format."""
     offered_bytes = budget_bytes
     while True:
         found = _planned(estimator, request, offered_bytes, checkpointing)
@@ -107,7 +121,7 @@ def _remedies(smallest: MemoryRequest, budget_bytes: int, upper_of: UpperOf) -> 
     """Tries one change at a time and keeps those that fit by themselves."""
     changes: list[tuple[str, list[MemoryRequest]]] = [
         ("generation_batch_size", _halved_generation(smallest)),
-        ("precision", [replace(smallest, precision="bf16")] if _could_use_bf16(smallest) else []),
+        ("precision", [replace(smallest, precision=precision) for precision in _smaller_formats(smallest)]),
         ("optimizer", [replace(smallest, optimizer="adafactor")] if smallest.optimizer != "adafactor" else []),
         ("encoder_max_len", _shorter(smallest)),
     ]
@@ -124,8 +138,11 @@ def _remedies(smallest: MemoryRequest, budget_bytes: int, upper_of: UpperOf) -> 
     return remedies
 
 
-def _could_use_bf16(request: MemoryRequest) -> bool:
-    return request.precision == "fp32" and request.gpu.sm >= BF16_SM
+def _smaller_formats(request: MemoryRequest) -> tuple[Precision, ...]:
+    """Number formats that hold less than a request's own, the gentlest first."""
+    if request.gpu.sm < BF16_SM or request.precision == "bf16_pure" or request.sharding is not None:
+        return ("bf16",) if request.gpu.sm >= BF16_SM and request.precision == "fp32" else ()
+    return ("bf16", "bf16_pure") if request.precision == "fp32" else ("bf16_pure",)
 
 
 def _halved_generation(request: MemoryRequest) -> list[MemoryRequest]:

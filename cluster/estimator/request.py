@@ -10,10 +10,10 @@ from cluster.estimator.sharding import Sharding
 from common.errors import Problems
 from common.strict import nearest
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "bf16_pure"]
 Allocator = Literal["expandable", "native"]
-PRECISIONS = ("fp32", "fp16", "bf16")
-OPTIMIZERS = ("adamw_fused", "adamw", "adafactor", "adamw_8bit", "sgd")
+PRECISIONS = ("fp32", "fp16", "bf16", "bf16_pure")
+OPTIMIZERS = ("adamw_fused", "adamw", "adafactor", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd")
 ATTENTIONS = ("sdpa", "eager")
 ALLOCATORS = ("expandable", "native")
 PAD_MULTIPLE = 8  # on a GPU the trainer pads every batch to a multiple of it, see dialsum.encoding.Collator
@@ -31,8 +31,8 @@ class MemoryRequest:
         gradient_accumulation_steps: Pieces it is computed in; divides it.
         encoder_max_len: Longest dialogue in tokens.
         decoder_max_len: Longest summary in tokens.
-        precision: fp32, or autocast to fp16 or bf16.
-        optimizer: adamw_fused, adamw, adafactor, adamw_8bit or sgd.
+        precision: fp32, autocast to fp16 or bf16, or bf16_pure: weights, gradients and states in bf16, no autocast.
+        optimizer: A name of OPTIMIZERS.
         attention: sdpa or eager.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
         label_smoothing: 0 to 1; only whether it is 0 moves memory.
@@ -134,6 +134,8 @@ def _check_numbers(request: MemoryRequest, problems: Problems) -> None:
         problems.add(f"gradient_accumulation_steps must divide batch_size {request.batch_size}{over}, but is {pieces}")
     if request.sharding is not None and request.ranks < 2:
         problems.add(f"a model is divided among at least 2 cards, but ranks is {request.ranks}")
+    if request.sharding is not None and request.precision == "bf16_pure":
+        problems.add("a model in bf16_pure is not divided among cards; take bf16 or fp32")
     if any(encoder_len < 1 or decoder_len < 1 for encoder_len, decoder_len in request.lengths):
         problems.add("lengths must be at least 1 token each")
     for name in ("label_smoothing", "dropout"):

@@ -35,6 +35,8 @@ class TemplateKey:
         torch: Version of torch, without the build ("2.13.0").
         transformers: Version of transformers.
         no_repeat_ngrams: Whether the generation forbids repetitions, which takes a copy of the scores.
+        window: On which side of its attention window a model runs, see template_keys.window_sides; empty without one.
+        sizes: The only sizes that it holds for, see template_keys.ExactSizes; empty where it holds for all.
     """
 
     model: str
@@ -49,6 +51,8 @@ class TemplateKey:
     torch: str
     transformers: str
     no_repeat_ngrams: bool = False
+    window: str = ""
+    sizes: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,19 +23,24 @@ from cluster.estimator.template_fit import (
     GENERATED_BESIDE,
     GENERATION_SHAPES,
     ONE_SEQUENCE,
+    PASSES,
     SHAPES,
+    SHORT_SHAPES,
     TWO_SEQUENCES,
     Growth,
+    UnevenModelError,
     condense,
     constant_tape,
     fit,
+    shapes_beyond,
 )
 from cluster.estimator.template_keys import PartKey
 from cluster.estimator.template_tape import Tape
 from cluster.estimator.trace import Trace, trace
-from cluster.estimator.workload import Recipe, Workload
+from cluster.estimator.workload import Recipe, Shape, Workload
 from common import cli
 from common.errors import RequestError, WorkError
+from common.files import write_text
 
 TIME_LIMIT_S = 600.0  # for all parts; a trace takes seconds even of large models
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,22 +55,23 @@ def build_part(workload: Workload, key: PartKey, *, family: KernelFamily) -> Par
         family: Which attention kernels the GPU prefers.
 
     Raises:
-        WorkError: When the model's sizes are no products of batch and lengths.
+        UnevenModelError: When the model's sizes are no products of batch and lengths, and not given.
+        RequestError: When the model's own code cannot run on meta tensors.
     """
-    together = ONE_SEQUENCE if workload.causal else TWO_SEQUENCES
-    behind = GENERATED_BEHIND if workload.causal else GENERATED_BESIDE
-    if key.part == "optimizer":
-        traces = [trace(workload, SHAPES[0], family=family, parts=("optimizer",))]
-        tapes = {name: constant_tape(raw) for name, raw in traces[0].tapes.items()}
-    elif key.part == "step":
-        traces = [trace(workload, shape, family=family, parts=("train",)) for shape in SHAPES]
-        tapes = {name: _fitted(traces, name, together) for name in ("first", "later")}
-    else:
-        traces = [trace(workload, shape, family=family, parts=("evaluate",)) for shape in SHAPES]
-        tapes = {"evaluate": _fitted(traces, "evaluate", together)}
-        traces = [trace(workload, shape, family=family, parts=("greedy", "beam")) for shape in GENERATION_SHAPES]
-        tapes["greedy"] = _fitted(traces, "greedy", behind)
-        tapes["beam"] = _fitted(traces, "beam", replace(behind, beams=True))
+    options = dict(key.options)
+    try:
+        if "sizes" in options:
+            traces, tapes = _exact(workload, key, family, tuple(int(size) for size in options["sizes"].split("x")))
+        else:
+            traces, tapes = _general(workload, key, family, options.get("window", ""))
+    except (RequestError, WorkError):
+        raise
+    except Exception as error:  # the code of any model that transformers can build: its values decide, it has a bug
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RequestError(
+            "this model cannot be traced without a GPU, so it is not estimated",
+            [f"transformers' own code ended with {type(error).__name__}: {reason[:200]}"],
+        ) from error
     last = traces[-1]
     return Part(
         key=key,
@@ -75,6 +81,52 @@ def build_part(workload: Workload, key: PartKey, *, family: KernelFamily) -> Par
         operations=last.operations,
         weight_bytes=last.weight_bytes,
     )
+
+
+Traced = tuple[list[Trace], dict[str, Tape]]
+
+
+def _general(workload: Workload, key: PartKey, family: KernelFamily, window: str) -> Traced:
+    """Traces a part at two shapes, which are on the given sides of the model's window."""
+    together = ONE_SEQUENCE if workload.causal else TWO_SEQUENCES
+    behind = GENERATED_BEHIND if workload.causal else GENERATED_BESIDE
+    sequence, _, prompt = window.partition("-")
+    if key.part == "optimizer":
+        traces = [trace(workload, SHAPES[0], family=family, parts=("optimizer",))]
+        return traces, {name: constant_tape(raw) for name, raw in traces[0].tapes.items()}
+    shapes = _beside(sequence, SHAPES, SHORT_SHAPES)
+    if key.part == "step":
+        traces = [trace(workload, shape, family=family, parts=("train",)) for shape in shapes]
+        return traces, {name: _fitted(traces, name, together) for name in ("first", "later")}
+    traces = [trace(workload, shape, family=family, parts=("evaluate",)) for shape in shapes]
+    tapes = {"evaluate": _fitted(traces, "evaluate", together)}
+    shapes = _beside(prompt, GENERATION_SHAPES, GENERATION_SHAPES)
+    traces = [trace(workload, shape, family=family, parts=("greedy", "beam")) for shape in shapes]
+    tapes["greedy"] = _fitted(traces, "greedy", behind)
+    tapes["beam"] = _fitted(traces, "beam", replace(behind, beams=True))
+    return traces, tapes
+
+
+def _beside(side: str, usual: tuple[Shape, ...], short: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """Returns the shapes for one side of a window, for example "beyond512"; the usual ones without a window."""
+    if side.startswith("beyond"):
+        return shapes_beyond(usual, int(side.removeprefix("beyond")))
+    return short if side else usual
+
+
+def _exact(workload: Workload, key: PartKey, family: KernelFamily, sizes: tuple[int, ...]) -> Traced:
+    """Traces a part at the sizes that it is to hold for; of a generation only the number of new tokens is free."""
+    batch, encoder_len, decoder_len = sizes[:3]
+    shape = Shape(batch=batch, encoder_len=encoder_len, decoder_len=decoder_len)
+    if key.part == "step":
+        traces = [trace(workload, shape, family=family, parts=("train",))]
+        return traces, {name: constant_tape(raw) for name, raw in traces[0].tapes.items()}
+    prompt_len, beams = sizes[3:]
+    tapes = {"evaluate": constant_tape(trace(workload, shape, family=family, parts=("evaluate",)).tapes["evaluate"])}
+    behind = GENERATED_BEHIND if workload.causal else GENERATED_BESIDE
+    shapes = [Shape(batch=batch, encoder_len=prompt_len, decoder_len=passes, beams=max(2, beams)) for passes in PASSES]
+    traces = [trace(workload, shape, family=family, parts=("greedy", "beam")) for shape in shapes]
+    return traces, tapes | {name: _fitted(traces, name, behind) for name in ("greedy", "beam")}
 
 
 def build_in_subprocess(recipe: Recipe, keys: Sequence[PartKey], *, family: KernelFamily, folder: Path) -> None:
@@ -143,7 +195,13 @@ def main(arguments: Sequence[str]) -> int:
     gc.freeze()  # each trace begins with a collection, which then passes over the libraries
     for stored in job["keys"]:
         key = PartKey.from_dict(stored)
-        write_part(Path(job["folder"]), build_part(workload, key, family=family))
+        folder = Path(job["folder"])
+        try:
+            write_part(folder, build_part(workload, key, family=family))
+        except UnevenModelError as error:
+            if "sizes" in dict(key.options):
+                raise RequestError(f"{key.part}: {error}, even at given sizes; it is not estimated") from None
+            write_text(folder / key.uneven_name, f"{error}\n")
     return 0
 
 

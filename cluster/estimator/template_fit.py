@@ -6,7 +6,7 @@ as one product grows is that product. Nothing is regressed, and a block that fit
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -27,6 +27,12 @@ GENERATION_SHAPES = (
     Shape(batch=2, encoder_len=197, decoder_len=7, beams=3),
     Shape(batch=7, encoder_len=350, decoder_len=9, beams=5),
 )
+# Within a window of 512 tokens, the smallest that is in use; smaller ones are traced at the exact sizes.
+SHORT_SHAPES = (
+    Shape(batch=3, encoder_len=107, decoder_len=41, beams=4),
+    Shape(batch=5, encoder_len=294, decoder_len=118, beams=7),
+)
+PASSES = (4, 6)  # of a generation that is traced at its exact batch and prompt
 PAIRED_FORMS = ("", "-1", "+1", "^8", "^16")  # of lengths that are multiplied with each other: scores and masks
 RELATIVE_TOLERANCE = 1e-12  # sizes are whole numbers below 2^53: equal ratios are equal to the last digits
 LARGEST_INEXACT_PART = 1e-6  # of all bytes at the larger shape, that may be bounded instead of exact
@@ -65,6 +71,10 @@ GENERATED_BEHIND = Growth(
 GENERATED_BESIDE = Growth(alone=(*_all_forms("encoder"), *_of_one_query("decoder")), paired=("encoder",))
 
 
+class UnevenModelError(WorkError):
+    """A model's sizes are no products of batch and lengths: it must be traced at the exact sizes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
     """A tape and how exact it is.
@@ -87,7 +97,7 @@ def fit(tapes: Sequence[RawTape], shapes: Sequence[Shape], growth: Growth) -> Fi
         growth: What sizes can be products of.
 
     Raises:
-        WorkError: When the section runs differently at the shapes, or too much of it fits no product.
+        UnevenModelError: When the section runs differently at the shapes, or too much of it fits no product.
     """
     _check_alike(tapes)
     sizes = np.array([tape.sizes for tape in tapes], dtype=np.float64)  # (shapes, blocks)
@@ -96,8 +106,8 @@ def fit(tapes: Sequence[RawTape], shapes: Sequence[Shape], growth: Growth) -> Fi
     chosen, coefficients, exact = _match(columns, values)
     inexact_part = float((sizes[-1] * ~exact[inverse]).sum() / max(1.0, sizes[-1].sum()))
     if inexact_part > LARGEST_INEXACT_PART:
-        raise WorkError(
-            f"this model cannot be estimated: {inexact_part:.2%} of what it allocates grows neither with batch and"
+        raise UnevenModelError(
+            f"{inexact_part:.2%} of what this model allocates grows neither with batch and"
             " lengths nor with their products (windows, routing, sizes that depend on values)"
         )
     used, block_product = np.unique(chosen[inverse], return_inverse=True)
@@ -180,13 +190,22 @@ def _check_alike(tapes: Sequence[RawTape]) -> None:
     first = tapes[0]
     for other in tapes[1:]:
         if not np.array_equal(first.events, other.events) or first.phases != other.phases:
-            raise WorkError(
-                f"this model cannot be estimated: it runs differently for different lengths"
+            raise UnevenModelError(
+                f"this model runs differently for different lengths"
                 f" ({len(first.events)} and {len(other.events)} allocations and releases)"
             )
 
 
-@lru_cache(maxsize=8)
+def shapes_beyond(shapes: Sequence[Shape], window: int) -> tuple[Shape, ...]:
+    """Returns shapes whose first sequence alone is longer than a window.
+
+    >>> shapes_beyond(SHAPES, 512)[0].encoder_len
+    723
+    """
+    return tuple(replace(shape, encoder_len=shape.encoder_len + window) for shape in shapes)
+
+
+@lru_cache(maxsize=32)
 def candidates(shapes: tuple[Shape, ...], growth: Growth) -> tuple[npt.NDArray[np.int8], Floats]:
     """Returns the products that a size may be, (c, MAX_FACTORS), and their values at the shapes, (shapes, c).
 

@@ -15,6 +15,8 @@ from cluster.estimator.template import TemplateKey
 PartName = Literal["step", "optimizer", "evaluation"]
 PART_NAMES: tuple[PartName, ...] = ("step", "optimizer", "evaluation")
 FORMAT = 1  # of files; changes with what a trace counts, so that older files are made again
+# Paged states are counted as if they stayed on the card: then these hold the same (adamw_fused a scalar more for each).
+PAGED = {"paged_adamw": "adamw_fused", "paged_adamw_8bit": "adamw_8bit"}
 DROPOUTS = re.compile(r"(dropout|dropout_rate|_pdrop|layerdrop)$")
 ABOVE_ZERO_UNLESS_SAID = frozenset({"dropout", "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop"})
 TOKENS = re.compile(r"_token_ids?$")
@@ -77,6 +79,11 @@ class PartKey:
         words = "-".join(value for _, value in self.options)
         return f"{self.part}-{words}-{digest}.npz"
 
+    @property
+    def uneven_name(self) -> str:
+        """Name of the file that says that this part cannot hold for all sizes, and why."""
+        return f"{self.file_name}.uneven"
+
 
 def model_hash(config: Mapping[str, object], *, untied: bool) -> str:
     """Hashes what of a model's configuration moves memory.
@@ -133,15 +140,74 @@ def kernels_that_matter(family: KernelFamily, *, precision: str, attention: str)
     return family if precision != "fp32" and attention == "sdpa" else "efficient"
 
 
-def part_key(key: TemplateKey, part: PartName) -> PartKey:
-    """Returns the name of one part of a template.
+@dataclass(frozen=True, kw_only=True)
+class ExactSizes:
+    """What a model is traced at whose sizes are no products of batch and lengths.
+
+    Attributes:
+        micro_batch: Samples of one forward pass in training.
+        generation_batch: Samples that are scored and summarized together.
+        encoder_len: Of the longest training batch, with padding.
+        decoder_len: Likewise.
+        prompt_len: Longest dialogue that is summarized; how many tokens follow is still free.
+        beams: Of the generation.
+
+    >>> sizes = ExactSizes(
+    ...     micro_batch=4, generation_batch=8, encoder_len=512, decoder_len=128, prompt_len=512, beams=1
+    ... )
+    >>> sizes.of("step"), sizes.of("optimizer"), sizes.of("evaluation")
+    ('4x512x128', '', '8x512x128x512x1')
+    """
+
+    micro_batch: int
+    generation_batch: int
+    encoder_len: int
+    decoder_len: int
+    prompt_len: int
+    beams: int
+
+    def of(self, part: PartName) -> str:
+        """Names the sizes that a part depends on."""
+        if part == "optimizer":
+            return ""
+        lengths = f"{self.encoder_len}x{self.decoder_len}"
+        if part == "step":
+            return f"{self.micro_batch}x{lengths}"
+        return f"{self.generation_batch}x{lengths}x{self.prompt_len}x{self.beams}"
+
+
+def window_of(config: Mapping[str, object]) -> int | None:
+    """Returns the tokens that a layer with a sliding window sees; None where every layer sees all.
+
+    >>> window_of({"sliding_window": 512}), window_of({"sliding_window": 512, "use_sliding_window": False})
+    (512, None)
+    """
+    window = config.get("sliding_window")
+    used = config.get("use_sliding_window") is not False
+    return window if used and type(window) is int and window > 0 else None
+
+
+def window_sides(window: int, *, sequence_len: int, prompt_len: int) -> str:
+    """Says on which side of a window training and evaluation run, and on which side the prompt of a generation.
+
+    >>> window_sides(512, sequence_len=640, prompt_len=512)
+    'beyond512-within512'
+    """
+    sides = ("beyond" if length > window else "within" for length in (sequence_len, prompt_len))
+    return "-".join(f"{side}{window}" for side in sides)
+
+
+def part_key(key: TemplateKey, part: PartName, sizes: ExactSizes | None = None) -> PartKey:
+    """Returns the name of one part of a template; of one that holds for given sizes alone where they are given.
 
     fp16 and bf16 share parts: what they hold is alike but for the gradient scaler's few scalars, which are counted.
     """
-    half = "fp32" if key.precision == "fp32" else "half"
+    half = {"fp32": "fp32", "bf16_pure": "bf16_pure"}.get(key.precision, "half")
     common = [("precision", half), ("attention", key.attention), ("kernels", key.kernels)]
     if part == "optimizer":
-        options = [("optimizer", key.optimizer)]
+        options = [("optimizer", PAGED.get(key.optimizer, key.optimizer))]
+        if half == "bf16_pure":
+            options = [("optimizer", key.optimizer), ("precision", half)]
     elif part == "evaluation":
         options = [*common, ("ngrams", "ngrams" if key.no_repeat_ngrams else "free")]
     else:
@@ -151,6 +217,10 @@ def part_key(key: TemplateKey, part: PartName) -> PartKey:
             ("dropout", "dropout" if key.dropout else "nodropout"),
             ("smoothing", "smoothed" if key.label_smoothing else "plain"),
         ]
+    if key.window and part != "optimizer":
+        options.append(("window", key.window if part == "evaluation" else key.window.partition("-")[0]))
+    if sizes is not None and sizes.of(part):
+        options.append(("sizes", sizes.of(part)))
     return PartKey(
         part=part, model=key.model, options=tuple(options), torch=key.torch, transformers=key.transformers
     )  # fmt: skip

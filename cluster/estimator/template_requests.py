@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from cluster.estimator.cuda_imitation import kernel_family
 from cluster.estimator.request import MemoryRequest
 from cluster.estimator.template import TemplateKey
-from cluster.estimator.template_keys import has_dropout, installed_version, kernels_that_matter, model_hash
+from cluster.estimator.template_keys import (
+    ExactSizes,
+    has_dropout,
+    installed_version,
+    kernels_that_matter,
+    model_hash,
+    window_of,
+    window_sides,
+)
 
 TRACED_SMOOTHING = 0.1  # how much is smoothed moves no byte, only whether
 # How long a forbidden repetition is moves no byte of the peak: the mask of banned tokens and the copy of the scores do.
@@ -15,6 +23,7 @@ TRACED_NGRAM_SIZE = 2
 def key_of(request: MemoryRequest) -> TemplateKey:
     """Names the template that answers a request."""
     family = kernel_family(request.gpu.sm)
+    window = window_of(request.model.config) if request.model.kind == "causal" else None
     return TemplateKey(
         model=model_hash(request.model.config, untied=request.model.untied),
         precision=request.precision,
@@ -28,6 +37,22 @@ def key_of(request: MemoryRequest) -> TemplateKey:
         torch=installed_version("torch"),
         transformers=installed_version("transformers"),
         no_repeat_ngrams=request.no_repeat_ngram_size > 0,
+        window=""
+        if window is None
+        else window_sides(window, sequence_len=sum(request.padded_lengths), prompt_len=request.encoder_max_len),
+    )
+
+
+def sizes_of(request: MemoryRequest) -> ExactSizes:
+    """Returns the sizes at which a model is traced whose bytes are no products of them."""
+    encoder_len, decoder_len = request.padded_lengths
+    return ExactSizes(
+        micro_batch=request.micro_batch,
+        generation_batch=request.generation_batch_size,
+        encoder_len=encoder_len,
+        decoder_len=decoder_len,
+        prompt_len=request.encoder_max_len,
+        beams=request.num_beams,
     )
 
 
@@ -39,7 +64,7 @@ def settings_of(request: MemoryRequest) -> Mapping[str, object]:
     return {
         "model_config": dict(request.model.config),
         "untied": request.model.untied,
-        "precision": "fp32" if request.precision == "fp32" else "fp16",
+        "precision": request.precision if request.precision in ("fp32", "bf16_pure") else "fp16",
         "optimizer": request.optimizer,
         "attention": request.attention,
         "gradient_checkpointing": request.gradient_checkpointing,

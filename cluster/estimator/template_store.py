@@ -12,7 +12,7 @@ from cluster.estimator.template import Template, TemplateKey, TrainTapes
 from cluster.estimator.template_archive import read_shipped
 from cluster.estimator.template_build import build_in_subprocess
 from cluster.estimator.template_file import Part, read_part
-from cluster.estimator.template_keys import PART_NAMES, PartKey, PartName, part_key
+from cluster.estimator.template_keys import PART_NAMES, ExactSizes, PartKey, PartName, part_key
 from cluster.estimator.workload import Recipe
 from common.errors import WorkError
 
@@ -30,6 +30,7 @@ class Found:
 
 def find_template(
     key: TemplateKey,
+    sizes: ExactSizes,
     recipe: Recipe,
     *,
     cache: Path = CACHE,
@@ -42,6 +43,8 @@ def find_template(
 
     Args:
         key: See template_keys.
+        sizes: At which the model is traced, should its bytes be no products of batch and lengths; the answer's key then
+            has them too, and holds for them alone.
         recipe: Makes the workload that the key describes, should it have to be traced.
         cache: The user's folder of templates.
         shipped: The package's own archives, see template_archive.
@@ -51,24 +54,39 @@ def find_template(
         RequestError: When the workload refuses its settings.
         WorkError: When the model cannot be traced, or what was written cannot be read back.
     """
-    found = {part: _at_hand(part_key(key, part), shipped, cache) for part in PART_NAMES}
-    missing = [part_key(key, part) for part, where in found.items() if where is None]
-    if missing:
+    names = _names(key, sizes, cache)
+    found = {part: _at_hand(name, shipped, cache) for part, name in names.items()}
+    while missing := [names[part] for part, where in found.items() if where is None]:
         note(f"no template at hand: tracing {', '.join(wanted.part for wanted in missing)} (some seconds, once)")
         family = next(name for name in KERNEL_FAMILIES if name == key.kernels)
         build_in_subprocess(recipe, missing, family=family, folder=cache)
+        _remembered.cache_clear()
+        before, names = names, _names(key, sizes, cache)
         for wanted in missing:
-            _remembered.cache_clear()
             made = _at_hand(wanted, shipped, cache)
-            if made is None:
+            if made is not None:
+                found[wanted.part] = dataclasses.replace(made, source="traced now")
+            elif names[wanted.part] == before[wanted.part]:
                 raise WorkError(f"{cache / wanted.file_name} was written and cannot be read back; is the disk full?")
-            found[wanted.part] = dataclasses.replace(made, source="traced now")
-    return _assembled(key, {part: where for part, where in found.items() if where is not None})
+            else:
+                found[wanted.part] = _at_hand(names[wanted.part], shipped, cache)
+    exact = "-".join(value for name in names.values() for option, value in name.options if option == "sizes")
+    parts = {part: where for part, where in found.items() if where is not None}
+    return _assembled(dataclasses.replace(key, sizes=exact), parts)
 
 
-def has_template(key: TemplateKey, *, cache: Path = CACHE, shipped: Path = SHIPPED) -> bool:
+def has_template(key: TemplateKey, sizes: ExactSizes, *, cache: Path = CACHE, shipped: Path = SHIPPED) -> bool:
     """Says whether find_template would answer without a trace."""
-    return all(_at_hand(part_key(key, part), shipped, cache) is not None for part in PART_NAMES)
+    return all(_at_hand(name, shipped, cache) is not None for name in _names(key, sizes, cache).values())
+
+
+def _names(key: TemplateKey, sizes: ExactSizes, cache: Path) -> dict[PartName, PartKey]:
+    """Names the parts of a template: general ones, or those of the exact sizes where a general one cannot be."""
+    names = {part: part_key(key, part) for part in PART_NAMES}
+    return {
+        part: part_key(key, part, sizes) if (cache / name.uneven_name).is_file() else name
+        for part, name in names.items()
+    }
 
 
 def _at_hand(key: PartKey, shipped: Path, cache: Path) -> Found | None:

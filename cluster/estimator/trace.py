@@ -5,14 +5,17 @@ Must not import torch at the top.
 
 import gc
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
 
 from cluster.estimator.cuda_imitation import Autocast, KernelFamily, imitation, kernel_workspace_bytes
+from cluster.estimator.template import EventLog
 from cluster.estimator.template_tape import Ints
 from cluster.estimator.trace_recorder import GRADIENTS, OPTIMIZER, RawTape, Recorder, watching
-from cluster.estimator.workload import Shape, Workload
+from cluster.estimator.workload import Region, Shape, Workload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,6 +57,18 @@ class TracedPeaks:
     train: int
     evaluate: int
     generate: int
+
+
+class Program(Protocol):
+    """A program whose memory somebody measured, see trace_program. Its tensors are on the default device."""
+
+    def build(self, recompute: Region) -> "nn.Module":
+        """Builds what stays; `recompute` is for gradient checkpointing, as in Workload.build_model."""
+        ...
+
+    def run(self, model: "nn.Module", autocast: Region) -> None:
+        """Runs its steps."""
+        ...
 
 
 def trace(workload: Workload, shape: Shape, *, family: KernelFamily, parts: tuple[Part, ...] = ALL_PARTS) -> Trace:
@@ -213,29 +228,71 @@ class _Stage:
 
 @contextmanager
 def _stage(workload: Workload, family: KernelFamily) -> Iterator[_Stage]:
+    with _recording(workload.precision, family, workload.vocabulary) as recording:
+        recording.recorder.open_section("load")
+        recording.recorder.enter_phase("load")
+        model = workload.build_model(recording.autocast, recording.recompute)
+        stage = _Stage(workload, recording.recorder, model)
+        with recording.cuda:
+            yield stage
+
+
+def trace_program(program: Program, *, family: KernelFamily, precision: str = "fp32") -> EventLog:
+    """Runs a whole program on meta tensors and returns every allocation and release of it, for a replay.
+
+    For measurements of other programs than our trainer: the program says what it keeps and when it lets it go.
+
+    Args:
+        program: Builds its model and runs its steps.
+        family: Which attention kernels the GPU prefers.
+        precision: What its autocast region casts to: fp16 or bf16; fp32 casts nothing.
+    """
+    with _recording(precision, family, vocabulary=0) as recording:
+        recording.recorder.open_section("program")
+        recording.recorder.enter_phase("program")
+        model = program.build(recording.recompute)
+        with recording.cuda:
+            program.run(model, recording.autocast)
+        tape = recording.recorder.tape("program")
+    sizes = np.where(tape.events > 0, tape.sizes[np.abs(tape.events) - 1], 0)
+    return EventLog(ids=tape.events.astype(np.int64), sizes=sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recording:
+    """What a traced run is given.
+
+    Attributes:
+        recorder: Receives every allocation.
+        autocast: The region in which operations are cast.
+        recompute: To be put around the recomputation of a checkpointed layer: the backward pass has left the mode.
+        cuda: The mode that imitates CUDA's choices.
+    """
+
+    recorder: Recorder
+    autocast: Region
+    recompute: Region
+    cuda: AbstractContextManager[object]
+
+
+@contextmanager
+def _recording(precision: str, family: KernelFamily, vocabulary: int) -> Iterator[_Recording]:
     import torch
 
-    autocast = Autocast(workload.precision)
-    recorder = Recorder(vocabulary=workload.vocabulary)
+    autocast = Autocast(precision)
+    recorder = Recorder(vocabulary=vocabulary)
     cuda = imitation(autocast, family)
 
     @contextmanager
-    def recompute() -> Iterator[None]:  # the backward pass has left the function mode
+    def recompute() -> Iterator[None]:
         with cuda, autocast.region():
             yield
 
     gc.collect()
     gc.disable()  # releases come from reference counts alone, so that a trace is the same every time
     try:
-        with ExitStack() as stack:
-            stack.enter_context(watching(recorder, kernel_workspace_bytes))
-            stack.enter_context(torch.device("meta"))
-            recorder.open_section("load")
-            recorder.enter_phase("load")
-            model = workload.build_model(autocast.region, recompute)
-            stage = _Stage(workload, recorder, model)
-            stack.enter_context(cuda)
-            yield stage
+        with watching(recorder, kernel_workspace_bytes), torch.device("meta"):
+            yield _Recording(recorder=recorder, autocast=autocast.region, recompute=recompute, cuda=cuda)
     finally:
         recorder.stop()
         gc.enable()

@@ -2,12 +2,11 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from cluster.machines.loopback import is_loopback, keep_loopback
+from cluster.machines.ray_folder import own_address
 from cluster.machines.tokens import AUTH_MODE
 from common.errors import RequestError
 
@@ -34,9 +33,10 @@ def connected_to(address: str, **options: object) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    found = _own_cluster() or address if address == "auto" else address
-    if found != "auto":
-        check_head(found)
+    found = own_address() if address == "auto" else address
+    if found is None:  # Ray itself would take any head in the process list, a neighbour's too
+        raise RequestError(f"no cluster of yours runs on this machine; {_START}, and IP:PORT of a head is an address")
+    check_head(found)
     if is_loopback(found):
         keep_loopback()
     before = {name: os.environ.get(name) for name in _ONE_ATTEMPT}
@@ -44,7 +44,7 @@ def connected_to(address: str, **options: object) -> Iterator[None]:
     try:
         ray.init(found, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise RequestError(f"cannot connect to the cluster at {found}: {_reason(found, error)}") from None
+        raise RequestError(f"cannot connect to the cluster at {found}: {_reason(error)}") from None
     finally:
         for name, value in before.items():
             os.environ.pop(name)
@@ -85,17 +85,8 @@ def check_head(address: str, answer_s: float = ANSWER_S) -> None:
             raise RequestError(f"no cluster answers at {address}: {why}", [_START]) from None
 
 
-def _own_cluster() -> str | None:
-    """Reads the address that `ray start` left on this machine; Ray would wait for a head that has died."""
-    path = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
-    try:
-        return path.read_text(encoding="utf-8").strip() or None
-    except OSError:
-        return None
-
-
-def _reason(address: str, error: Exception) -> str:
+def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if text.startswith("Failed to connect to Ray cluster"):  # the head is well: it answered before
         return "it refuses this process's token; bring the cluster's ~/.ray/auth_token here (python -m cluster token)"
-    return f"no cluster runs on this machine; {_START}" if address == "auto" else text
+    return text

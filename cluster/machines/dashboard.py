@@ -114,8 +114,8 @@ def prometheus_config(discovery_file: str, interval_s: int = 10) -> str:
         discovery_file: Ray's list of the nodes' metrics endpoints; its head keeps it up to date.
         interval_s: Seconds between two readings.
 
-    >>> print(prometheus_config("/tmp/ray/prom_metrics_service_discovery.json").splitlines()[-1].strip())
-    - /tmp/ray/prom_metrics_service_discovery.json
+    >>> print(prometheus_config("/tmp/ray-1000/ray/prom_metrics_service_discovery.json").splitlines()[-1].strip())
+    - /tmp/ray-1000/ray/prom_metrics_service_discovery.json
     """
     interval = f"{interval_s}s"
     return dump_yaml(

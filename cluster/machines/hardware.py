@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cluster.estimator.gpu_profile import DRIVER_PART, RESERVE_BYTES
 from common.errors import Problems
@@ -118,19 +118,20 @@ class Inventory:
     Attributes:
         nodes: In any order; nothing that is computed from an inventory depends on it.
         simulated: Whether the cards are made up. Every output that is based on them says so.
+        pools: One pool for each GPU model, in the order of their names.
     """
 
     nodes: tuple[Node, ...]
     simulated: bool = False
+    pools: tuple[Pool, ...] = field(init=False, compare=False, repr=False)
 
-    @property
-    def pools(self) -> tuple[Pool, ...]:
-        """One pool for each GPU model, in the order of their names."""
+    def __post_init__(self) -> None:
         by_model: dict[str, list[Node]] = {}
         for node in self.nodes:
             if node.cards:
                 by_model.setdefault(node.cards[0].model, []).append(node)
-        return tuple(_pool(model, nodes) for model, nodes in sorted(by_model.items()))
+        pools = tuple(_pool(model, nodes) for model, nodes in sorted(by_model.items()))
+        object.__setattr__(self, "pools", pools)
 
     @property
     def cards(self) -> int:

@@ -59,7 +59,7 @@ def raylet_starts(
     spill_dir: str | None = None,
     token: bool = True,
     storage: str | None = None,
-    temporary: str = "/tmp/ray",
+    temporary: str,
 ) -> tuple[Start, ...]:
     """Lists the raylets of one machine.
 
@@ -71,8 +71,9 @@ def raylet_starts(
         head_address: "ip:port" of the head, on every other machine.
         spill_dir: Where objects go that do not fit into memory; Ray's session folder where None.
         token: Whether only those who have the token may use the cluster.
-        temporary: Ray's own folder for the machine's first raylet; each further one gets one below it. In a shared one
-            raylets would unpack a job's package over each other, and take away the folder that its driver works in.
+        temporary: A folder that only its owner may enter. Ray's own, `ray`, lies in it for the machine's first raylet;
+            each further one gets one below that. In a shared one raylets would unpack a job's package over each other,
+            and take away the folder that its driver works in.
         storage: Folder that every machine sees at this path; results of submitted sweeps go there.
 
     Returns:
@@ -81,7 +82,7 @@ def raylet_starts(
     >>> from cluster.machines.hardware import Card
     >>> card = Card(model="L4", total_bytes=24 * 2**30, uuid="GPU-1")
     >>> node = Node(name="a", cards=(card,), cpus=8, memory_bytes=2**34)
-    >>> raylet_starts([node], ip="10.0.0.2", head_address="10.0.0.1:6379")[0].arguments[:3]
+    >>> raylet_starts([node], ip="10.0.0.2", head_address="10.0.0.1:6379", temporary="/tmp/ray-1")[0].arguments[:3]
     ('start', '--address=10.0.0.1:6379', '--node-ip-address=10.0.0.2')
     """
     assert (head is None) != (head_address is None), "a machine is the head or joins one"
@@ -89,7 +90,11 @@ def raylet_starts(
     starts = []
     for index, node in enumerate(nodes):
         arguments = ["start", f"--address={address}"]
-        environment = {"RAY_AUTH_MODE": "token" if token else "disabled", "RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S}
+        environment = {
+            "RAY_AUTH_MODE": "token" if token else "disabled",
+            "RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S,
+            "RAY_TMPDIR": temporary,  # for Ray's locks; without --temp-dir a worker would take the head's
+        }
         if ip == LOOPBACK:
             environment[SINGLE_MACHINE] = "0"
         if storage:
@@ -99,7 +104,7 @@ def raylet_starts(
             environment |= _head_environment(head)
         arguments += [f"--node-ip-address={ip}", *_resources(node), *_ports(index), "--disable-usage-stats"]
         arguments += [f"--object-spilling-directory={spill_dir}"] if spill_dir else []
-        arguments += [f"--temp-dir={temporary}/raylet{index}"] if index else []
+        arguments += [f"--temp-dir={temporary}/ray" + (f"/raylet{index}" if index else "")]
         if len(nodes) > 1 and all(card.uuid for card in node.cards):
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(card.uuid for card in node.cards)
         starts.append(Start(arguments=tuple(arguments), environment=environment))

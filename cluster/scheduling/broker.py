@@ -36,7 +36,7 @@ from cluster.scheduling.policy import QueuePolicy
 from cluster.scheduling.queue import Kind, Queue
 from cluster.scheduling.quota_use import QuotaUse, choose_returns
 from cluster.scheduling.quotas import Team
-from cluster.scheduling.request import Allocation
+from cluster.scheduling.request import Allocation, Request
 from cluster.scheduling.shares import MAX_TENANTS
 from cluster.scheduling.work import Granted, Pass
 
@@ -86,6 +86,7 @@ class Broker:
         self._policy, self._packing = QueuePolicy(), Packing(contention)
         self._sweeps: dict[str, Sweep] = {}
         self._held: dict[str, Held] = {}
+        self._lost: list[Held] = []  # that have no room since the nodes changed
         self._others_gpus: dict[str, float] = {}
         self._not_placed: dict[str, tuple[float, str]] = {}  # until when a request avoids nodes, and why
         self._allocated = 0
@@ -196,7 +197,7 @@ class Broker:
             max_overtaken=self._max_overtaken,
         )
         kinds = self._queue.kinds()
-        is_known = all(kind.key.profile or not kind.is_possible for kind in kinds)
+        is_known = all(kind.key.type[1] or not kind.is_possible for kind in kinds)
         packed = [kind for kind in kinds if is_known and self._is_packed(kind)]
         chosen = {id(kind) for kind in packed}
         self._policy.run(work, [kind for kind in kinds if id(kind) not in chosen])
@@ -209,23 +210,14 @@ class Broker:
             kind.overtaken = max(kind.overtaken, self._max_overtaken)
             return False
         is_later, *_ = kind.keys[0]
-        takes_one_card = all(footprint[2] == 1 for footprint in kind.key.footprints)
+        takes_one_card = all(footprint[2] == 1 for footprint in kind.key.type[0])
         return bool(is_later and takes_one_card and not kind.key.avoid and kind.is_possible)
 
     def _hold(self, granted: Granted) -> Allocation:
-        request, sweep = granted.request, self._sweeps[granted.request.sweep]
-        allocation = self._capacity.allocation(request.name, granted.alternative, granted.slot)
-        self._not_placed.pop(request.name, None)
-        self._allocated += 1
-        self._held[request.name] = Held(
-            request=request,
-            allocation=allocation,
-            slot=granted.slot,
-            age=granted.age,
-            number=self._allocated,
-            member=sweep.member,
-            since_s=self._wall_s,
-        )
+        self._not_placed.pop(granted.request.name, None)
+        allocation = self._capacity.allocation(granted.request.name, granted.alternative, granted.slot)
+        self._add_held(granted.request, allocation, granted.slot, granted.age)
+        self._packing.started(granted.request, allocation, self._elapsed_s)
         return allocation
 
     def _restore(self, event: Restored) -> None:
@@ -233,20 +225,25 @@ class Broker:
         request, allocation = event.request, event.allocation
         self._forget(request.name)
         sweep = self._sweeps.setdefault(request.sweep, Sweep())
-        slot = self._taken_slot(allocation)
-        age = self._queue.new_age()
+        sweep.count, sweep.gpus = sweep.count + 1, sweep.gpus + allocation.alternative.gpus
+        held = self._add_held(request, allocation, self._taken_slot(allocation), self._queue.new_age())
+        held.started = event.started
+        if held.slot is None:
+            self._lost.append(held)
+        self._packing.started(request, allocation, self._elapsed_s)
+
+    def _add_held(self, request: Request, allocation: Allocation, slot: Slot | None, age: int) -> Held:
         self._allocated += 1
-        self._held[request.name] = Held(
+        held = self._held[request.name] = Held(
             request=request,
             allocation=allocation,
             slot=slot,
             age=age,
             number=self._allocated,
-            member=sweep.member,
+            member=self._sweeps[request.sweep].member,
             since_s=self._wall_s,
-            started=event.started,
         )
-        sweep.count, sweep.gpus = sweep.count + 1, sweep.gpus + allocation.alternative.gpus
+        return held
 
     def _taken_slot(self, allocation: Allocation) -> Slot | None:
         slot = self._capacity.slot_of(allocation)
@@ -262,6 +259,8 @@ class Broker:
             kind.is_possible, kind.kept = None, frozenset()
         for held in self._held.values():
             held.slot = self._taken_slot(held.allocation)
+            if held.slot is None:
+                self._lost.append(held)
         self._capacity.set_others(self._others_gpus)
 
     def _forget(self, name: str) -> Held | None:
@@ -323,11 +322,12 @@ class Broker:
 
     def _pauses(self, use: QuotaUse | None, unserved: Sequence[Kind]) -> Iterator[Pause]:
         """Names allocations on nodes that are gone, and borrowed ones that somebody inside a quota waits for."""
-        for held in self._held.values():
-            if held.slot is None and not held.pause_reason:
+        for held in self._lost:
+            if held.request.name in self._held and held.slot is None and not held.pause_reason:
                 yield _pause(
                     held, f"{', '.join(held.allocation.nodes)} left the cluster, or has no room for it any more"
                 )
+        self._lost.clear()
         if use is None:
             return
         borrowed = [one for one in use.borrowed(self._held.values()) if not one.pause_reason]

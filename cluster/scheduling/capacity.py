@@ -213,9 +213,11 @@ class Capacity:
 
     def give_back(self, alternative: Alternative, slot: Slot) -> None:
         """Takes back what was held."""
-        self._change(alternative, slot, 1)
         for number in slot.nodes:
-            self.changed.update(self._nodes[number].cards)
+            node = self._nodes[number]
+            was_short = node.free_cpu_units < alternative.bundle_cpu_units
+            self.changed.update(node.cards if was_short else slot.cards)
+        self._change(alternative, slot, 1)
 
     def soonest(
         self,

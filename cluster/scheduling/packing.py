@@ -13,8 +13,8 @@ import numpy as np
 from cluster.scheduling.capacity import Room
 from cluster.scheduling.compute_sharing import Contention, SharedCards
 from cluster.scheduling.mixes import Floats, Ints
-from cluster.scheduling.packing_prices import PackingPrices, Running, Table, type_of
-from cluster.scheduling.queue import Kind
+from cluster.scheduling.packing_prices import PackingPrices, Running, Table
+from cluster.scheduling.queue import Kind, type_of
 from cluster.scheduling.request import Allocation, Alternative, Request
 from cluster.scheduling.shares import UNITS, Share
 from cluster.scheduling.work import Pass
@@ -152,8 +152,11 @@ class Packing:
     def started(self, request: Request, allocation: Allocation, now_s: float) -> None:
         """Follows the progress of a trial on its card, where its duration is known."""
         one = allocation.alternative
-        if one.cards != 1 or one.expected_s is None or one.busy is None:
+        is_known = one.cards == 1 and one.expected_s is not None and one.busy is not None
+        if request.name in self._running or not is_known:
             return
+        assert one.expected_s is not None
+        assert one.busy is not None
         card, busy = (allocation.nodes[0], allocation.cards[0]), min(1.0, one.busy)
         self._running[request.name] = Running(type_of(request), one.model, card, busy)
         self._cards.start(request.name, card=card, work_s=one.expected_s, busy=one.busy, now_s=now_s)
@@ -175,10 +178,9 @@ class Packing:
             return
         models = work.capacity.models
         is_new = self._refresh(kinds, models)
-        left = [(one, self._cards.left_s(name, now_s)) for name, one in self._running.items()]
         pools = tuple((model, work.capacity.cards_of(model)) for model in models)
-        is_new |= self._prices.update(kinds, left, pools, now_s)
-        worth = self._prices.worth([type_of(work.queue.head(kind)) for kind in kinds])
+        is_new |= self._prices.update(kinds, lambda: self._left(now_s), pools, now_s)
+        worth = self._prices.worth([kind.key.type for kind in kinds])
         cards = work.capacity.cards_with_room() if is_new or self._was_limited else sorted(work.capacity.changed)
         work.capacity.changed.clear()
         self._was_limited = work.use is not None
@@ -202,6 +204,9 @@ class Packing:
             self._kinds, self._table = list(kinds), Table.of(kinds, models)
         self._heads_s = np.array(heads_s)
         return is_new
+
+    def _left(self, now_s: float) -> list[tuple[Running, float]]:
+        return [(one, self._cards.left_s(name, now_s)) for name, one in self._running.items()]
 
     def _fill(self, work: Pass, key: int, pool: int, worth: Floats, *, borrows: bool, now_s: float) -> None:
         """Starts on a card what makes most of it, until nothing does."""

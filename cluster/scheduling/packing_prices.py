@@ -1,26 +1,23 @@
 """What a second of progress of each type of request is worth on each GPU model, and when all could be over. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cluster.scheduling.mixes import Floats, Ints, Kinds, Mixes
-from cluster.scheduling.queue import Footprints, Kind, Profile, profile_of
-from cluster.scheduling.request import Request
+from cluster.scheduling.queue import Kind, Type
 from cluster.scheduling.shares import UNITS
 
-_REPRICED = 20  # times that prices are found anew, each time after as much work was started
+_REPRICED = 10  # times that prices are found anew, each time after as much work was started
 _REPRICED_ABOVE = 1.3  # times the work for which prices were found
 _HORIZON = 1.06  # times the end that prices foresee: crowding that would end later waits. Found by trying: less
 # leaves slow cards idle, more lets long requests be slowed down at the end
-_MEMORY_STEPS, _BUSY_STEPS = 120, 40  # of a card
+_MEMORY_STEPS, _BUSY_STEPS = 120, 40  # of a card; half of them costs 7 % on four GPU models
 _BUSY_ROUNDED_TO = (100, 20, 10, 5)  # steps of a card's compute, of which the first is taken that suffices
 _MANY_TYPES = 150
 _LEAST_WORTH = 1e-3  # of its fair part of a card: no request's progress is worth nothing
 _TINY = 1e-9
-
-Type = tuple[Footprints, Profile]  # requests of one type take the same and run alike, whosever they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ class Table:
     @classmethod
     def of(cls, kinds: Iterable[Kind], models: Sequence[str]) -> "Table":
         """Lays out kinds."""
-        return cls.of_types([(kind.key.footprints, kind.key.profile) for kind in kinds], models)
+        return cls.of_types([kind.key.type for kind in kinds], models)
 
     @classmethod
     def of_types(cls, types: Sequence[Type], models: Sequence[str]) -> "Table":
@@ -112,7 +109,7 @@ class PackingPrices:
     def update(
         self,
         waiting: Sequence[Kind],
-        running: Sequence[tuple[Running, float]],
+        running: Callable[[], Sequence[tuple[Running, float]]],
         pools: tuple[tuple[str, int], ...],
         now_s: float,
     ) -> bool:
@@ -120,14 +117,14 @@ class PackingPrices:
 
         Args:
             waiting: Kinds of requests that wait.
-            running: What runs, and the work left of each in seconds alone on its card.
+            running: Returns what runs, and the work left of each in seconds alone on its card.
             pools: GPU models and their numbers of cards.
             now_s: Elapsed seconds.
         """
-        types = [(kind.key.footprints, kind.key.profile) for kind in waiting]
+        types = [kind.key.type for kind in waiting]
         is_new = pools != self._pools or any(one not in self._numbers for one in types)
         if is_new:
-            self._set_types(dict.fromkeys([*types, *(one.type for one, _ in running)]), pools)
+            self._set_types(dict.fromkeys([*types, *(one.type for one, _ in running())]), pools)
         to_start_s = sum(kind.work_s for kind in waiting)
         if not is_new and self._from_s <= to_start_s <= self._to_s:
             return False
@@ -136,7 +133,7 @@ class PackingPrices:
         work_s = np.zeros(len(self._kinds.busy))
         for one, kind in zip(types, waiting, strict=True):
             work_s[self._numbers[one]] += kind.work_s
-        self._find(work_s, running, now_s)
+        self._find(work_s, running(), now_s)
         return True
 
     def _find(self, to_start_s: Floats, running: Sequence[tuple[Running, float]], now_s: float) -> None:
@@ -173,8 +170,3 @@ class PackingPrices:
         counts = np.array([cards for _, cards in pools], dtype=np.int64)
         self._mixes = Mixes(self._kinds, counts, memory_steps=_MEMORY_STEPS, busy_steps=_BUSY_STEPS)
         self._step_s = 0.0
-
-
-def type_of(request: Request) -> Type:
-    """Returns what a request takes and how it runs."""
-    return tuple(one.footprint for one in request.alternatives), profile_of(request)

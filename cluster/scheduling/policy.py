@@ -38,6 +38,7 @@ class QueuePolicy:
         """Grants what requests of these kinds get now."""
         entries: dict[str, list[_Entry]] = defaultdict(list)
         for kind in kinds:
+            kind.waits_for = "concurrency"
             entries[kind.key.sweep].append(_entry(kind, work))
         for some in entries.values():
             heapq.heapify(some)

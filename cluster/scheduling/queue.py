@@ -12,6 +12,8 @@ Footprints = tuple[tuple[str, int, int, int, int, bool], ...]
 Key = tuple[bool, float, int, str]  # not first, minus its duration, age and name of a request; the smallest goes first
 Profile = tuple[tuple[float, float], ...]  # of each alternative: part of a card kept busy, and relative speed
 
+Type = tuple[Footprints, Profile]  # requests of one type take the same and run alike, whosever they are
+
 
 @dataclass(frozen=True, slots=True)
 class KindKey:
@@ -19,14 +21,12 @@ class KindKey:
 
     Attributes:
         sweep: Whose they are.
-        footprints: What each of their alternatives takes.
-        profile: How each of their alternatives runs; empty where nobody knows durations or busy parts.
+        type: What each of their alternatives takes, and how it runs.
         avoid: Names of nodes that they are kept off.
     """
 
     sweep: str
-    footprints: Footprints
-    profile: Profile = ()
+    type: Type
     avoid: frozenset[str] = frozenset()
 
 
@@ -79,7 +79,7 @@ class Queue:
         self._requests: dict[str, Request] = {}
         self._kind_of: dict[str, Kind] = {}
         self._kinds: dict[KindKey, Kind] = {}
-        self._ages: dict[str, int] = {}
+        self._keys: dict[str, Key] = {}
         self._next_age = 0
 
     def __contains__(self, name: str) -> bool:
@@ -117,20 +117,20 @@ class Queue:
         """
         assert request.name not in self._requests, request.name
         age = self.new_age() if age is None else age
-        footprints = tuple(one.footprint for one in request.alternatives)
-        key = KindKey(request.sweep, footprints, profile_of(request), avoid)
+        key = KindKey(request.sweep, type_of(request), avoid)
         if key not in self._kinds:
             models = frozenset(one.model for one in request.alternatives)
             self._kinds[key] = Kind(key=key, models=models, least_gpus=request.least_gpus)
         kind = self._kinds[key]
-        insort(kind.keys, _key(request, age))
+        duration_s = request.quickest_s if key.type[1] else None
+        self._keys[request.name] = (not request.first, -(duration_s or 0.0), age, request.name)
+        insort(kind.keys, self._keys[request.name])
         kind.work_s += request.quickest_s or 0.0
         self._requests[request.name], self._kind_of[request.name] = request, kind
-        self._ages[request.name] = age
 
     def age(self, name: str) -> int:
         """Returns the age of a request that waits; the smaller, the older."""
-        return self._ages[name]
+        return self._keys[name][2]
 
     def new_age(self) -> int:
         """Returns an age younger than all before."""
@@ -146,14 +146,19 @@ class Queue:
 
     def remove(self, name: str) -> None:
         """Takes a request out of the queue."""
-        request, kind, age = self._requests.pop(name), self._kind_of.pop(name), self._ages.pop(name)
-        del kind.keys[bisect_left(kind.keys, _key(request, age))]
+        request, kind = self._requests.pop(name), self._kind_of.pop(name)
+        del kind.keys[bisect_left(kind.keys, self._keys.pop(name))]
         kind.work_s -= request.quickest_s or 0.0
         if not kind.keys:
             del self._kinds[kind.key]
 
 
-def profile_of(request: Request) -> Profile:
+def type_of(request: Request) -> Type:
+    """Returns what a request takes, and how it runs where durations and busy parts are known."""
+    return tuple(one.footprint for one in request.alternatives), _profile_of(request)
+
+
+def _profile_of(request: Request) -> Profile:
     """Returns how each alternative runs, relative to the quickest; empty where nobody knows."""
     quickest_s, found = request.quickest_s, []
     for one in request.alternatives:
@@ -162,8 +167,3 @@ def profile_of(request: Request) -> Profile:
         speed = quickest_s / one.expected_s if one.expected_s > 0 else 1.0
         found.append((round(min(1.0, one.busy), 2), round(speed / one.bundles, 3)))
     return tuple(found)
-
-
-def _key(request: Request, age: int) -> Key:
-    duration_s = request.quickest_s if profile_of(request) else None
-    return (not request.first, -(duration_s or 0.0), age, request.name)

@@ -1,5 +1,6 @@
 """Who may use how many GPUs, and when: members, quotas and the windows in which other quotas hold. Pure."""
 
+import math
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,8 +71,8 @@ class Team:
         if self.time_zone not in zoneinfo.available_timezones():
             problems.add(f"time_zone {self.time_zone!r} is unknown; write an IANA name such as Asia/Seoul")
         for name, member in self.members.items():
-            if member.quota_gpus < 0:
-                problems.add(f"members.{name}.quota_gpus must not be negative, but is {member.quota_gpus:g}")
+            if not 0 <= member.quota_gpus < math.inf:
+                problems.add(f"members.{name}.quota_gpus must be a number of at least 0, but is {member.quota_gpus:g}")
         for index, window in enumerate(self.windows):
             problems.extend([f"windows.{index}: {text}" for text in _window_problems(window, self.members)])
         problems.raise_if_any("team")
@@ -190,8 +191,10 @@ def _window_problems(window: Window, members: Mapping[str, Member]) -> list[str]
     for member, quota in window.quota_gpus.items():
         if member not in members:
             problems.append(f"window {window.name!r}: {member!r} is no member; known: {', '.join(sorted(members))}")
-        if quota < 0:
-            problems.append(f"window {window.name!r}: the quota of {member!r} must not be negative, but is {quota:g}")
+        if not 0 <= quota < math.inf:
+            problems.append(
+                f"window {window.name!r}: the quota of {member!r} must be a number of at least 0, but is {quota:g}"
+            )
     if not window.days:
         problems.append(f"window {window.name!r}: days is empty, so the window never opens")
     return problems

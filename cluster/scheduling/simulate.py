@@ -16,16 +16,13 @@ from cluster.machines.hardware import Inventory
 from cluster.scheduling.arrivals import ArrivalLine
 from cluster.scheduling.compute_sharing import FREE_OF_OVERHEAD, Contention, SharedCards
 from cluster.scheduling.fair_line import PATIENCE, Reach
-from cluster.scheduling.line import Line
 from cluster.scheduling.lower_bound import Load, lower_bound_s
 from cluster.scheduling.occupancy import Occupancy, Spot
-from cluster.scheduling.packer import Packer
 from cluster.scheduling.placement import Choice, Demand, Refusal, choose, refuse
 from cluster.scheduling.shares import MAX_TENANTS, UNITS, Share
 
-FEW_TRIALS = 200
 Policy = Literal["shares", "half", "whole"]
-Order = Literal["largest", "arrival"]
+Order = Literal["arrival"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +117,7 @@ def simulate(
     inventory: Inventory,
     *,
     policy: Policy = "shares",
-    order: Order = "largest",
+    order: Order = "arrival",
     max_tenants: int = MAX_TENANTS,
     contention: Contention = FREE_OF_OVERHEAD,
     cpus_per_trial: float = 0.0,
@@ -164,21 +161,10 @@ def simulate(
         loads.append(_load(trial, least, inventory, max_tenants))
     arrivals = sorted((trials[number].arrives_s, number) for number in under_policy)
 
-    def run(packed: bool) -> list[_Placed]:
-        books, cards = Occupancy(inventory, cpus_per_trial=cpus_per_trial), SharedCards(contention)
-        starter: _Starter
-        if packed:
-            starter = Packer(under_policy, [trial.busy for trial in trials], inventory, books, cards, contention)
-        elif order == "arrival":
-            starter = ArrivalLine(under_policy, books, patience=patience, reach=reach)
-        else:
-            starter = Line(under_policy, inventory, books)
-        return _Run(trials, books, cards, starter).go(arrivals)
-
-    ways = [False]
-    if policy == "shares" and order == "largest":  # the packer prices for many trials; few are tried both ways
-        ways = [True, False] if len(under_policy) <= FEW_TRIALS else [True]
-    placements = min(map(run, ways), key=_makespan_s)
+    books, cards = Occupancy(inventory, cpus_per_trial=cpus_per_trial), SharedCards(contention)
+    placements = _Run(trials, books, cards, ArrivalLine(under_policy, books, patience=patience, reach=reach)).go(
+        arrivals
+    )
     bound_s = lower_bound_s(loads, [pool.cards for pool in inventory.pools])
     return _result(placements, tuple(refusals), bound_s, inventory)
 
@@ -229,23 +215,21 @@ class _Run:
         """Runs until nothing runs or waits."""
         coming = deque(arrivals)
         while coming or self._running:
-            times = [
-                time_s for time_s in (coming[0][0] if coming else None, self._cards.peek_s()) if time_s is not None
-            ]
-            now_s = min(times)
-            while self._cards.peek_s() == now_s:
-                self._end()
+            end = self._cards.next_end()
+            now_s = min([coming[0][0]] * bool(coming) + ([end[0]] if end else []))
+            while (end := self._cards.next_end()) is not None and end[0] == now_s:
+                self._end(now_s, int(end[1]))
             while coming and coming[0][0] == now_s:
                 self._starter.add(coming.popleft()[1])
             for number, choice, spot in self._starter.start(now_s):
                 self._running[number] = (choice, spot, now_s)
                 busy = self._trials[number].busy
-                self._cards.start(number, card=spot.keys[0], work_s=choice.expected_s, busy=busy, now_s=now_s)
+                self._cards.start(str(number), card=spot.keys[0], work_s=choice.expected_s, busy=busy, now_s=now_s)
         assert not len(self._starter), "a trial that fits somewhere was left over"
         return self._placements
 
-    def _end(self) -> None:
-        now_s, number = self._cards.next_end()
+    def _end(self, now_s: float, number: int) -> None:
+        self._cards.stop(str(number), now_s)
         choice, spot, start_s = self._running.pop(number)
         self._books.give_back(spot, choice.share)
         self._starter.ended(spot)

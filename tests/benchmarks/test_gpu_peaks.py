@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import compare_gpu_peaks, measure_gpu_peaks
 from benchmarks.compare_gpu_peaks import Row, rows_of
+from benchmarks.gpu_experiments import EXPERIMENTS
 from benchmarks.gpu_peak_grid import Case, grid
 from cluster.estimator.calibration import load_calibration
 from cluster.estimator.estimate import Estimator
@@ -67,7 +68,8 @@ def test_a_table_is_compared_run_by_run(estimator: Estimator, tmp_path: Path) ->
     assert "| train_allocated_bytes | 3 | 3.00% | -20.00% | +3.00% |" in text
     assert "Runs with an error above 1% in what tensors hold: 2" in text
     assert "outgrew" in text
-    assert "not measured" not in text.lower()
+    assert "**Not measured" not in text
+    assert "| bf16 autocast with fused AdamW |" in text
     known = load_calibration(ledger)
     assert [round(peak.residual, 3) for peak in known.peaks] == [0.0, 0.25, -0.029]
     assert {(peak.family, peak.gpu) for peak in known.peaks} == {("bart", L4.name)}
@@ -119,3 +121,12 @@ def test_without_a_gpu_it_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[s
     command = ["--numbers", "0", "--output", str(tmp_path / "peaks.jsonl")]
     assert cli.run(measure_gpu_peaks.main, command) == 2
     assert "no CUDA device here" in capfd.readouterr().err
+
+
+def test_ten_experiments_are_named_and_each_has_runs_or_another_way() -> None:
+    assert len(EXPERIMENTS) == len({experiment.name for experiment in EXPERIMENTS}) == 10
+    for experiment in EXPERIMENTS:
+        runs = [case for case in grid() if experiment.belongs(case)]
+        assert bool(experiment.quantity) == bool(runs)
+        assert runs or experiment.otherwise
+        assert experiment.quantity in ("", *compare_gpu_peaks.QUANTITIES)

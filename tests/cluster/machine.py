@@ -1,4 +1,4 @@
-"""A machine for one test file: network, processes and /tmp/ray of its own, so that a cluster with fixed ports may run.
+"""A machine for one test file: network, processes and Ray's folder of its own, so that a cluster with fixed ports may run.
 
 Everything in it ends with it. Needs root (or the rights of one) and iproute2's and util-linux' programs.
 """
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.machines.ray_folder import private_root
 from tests.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +53,8 @@ class Machine:
         # An outer address and a way to it, as on any machine that is not alone: Ray would listen there.
         inside = "ip link set lo up; ip link add out0 type veth peer name out1; ip link set out1 up; "
         inside += f"ip addr add {OUTER} dev out0; ip link set out0 up; ip route add default dev out0; "
-        inside += "mkdir -p /tmp/ray; mount -t tmpfs tmpfs /tmp/ray; "
+        private = private_root({})
+        inside += f"mkdir -p -m 700 {private}; mount -t tmpfs -o mode=700 tmpfs {private}; "
         inside += f"touch {ready}; while :; do sleep 1; done"
         self._process = subprocess.Popen([*UNSHARE, "bash", "-ec", inside], env=self.environment)
         wait_until(ready.exists, "the machine starts")

@@ -24,7 +24,9 @@ def test_worked_examples_are_right() -> None:
 
 
 def test_a_mixed_box_is_one_raylet_a_model_with_its_own_cards_labels_and_ports() -> None:
-    starts = raylet_starts(split_by_model(MACHINE, CARDS), ip="10.0.0.2", head_address="10.0.0.1:6379")
+    starts = raylet_starts(
+        split_by_model(MACHINE, CARDS), ip="10.0.0.2", head_address="10.0.0.1:6379", temporary="/tmp/ray-1"
+    )
     found = {options(start.arguments)["labels"].split("gpu-model=")[1]: start for start in starts}
     assert sorted(found) == ["A100", "L4"]
     assert found["A100"].environment["CUDA_VISIBLE_DEVICES"] == "GPU-1"
@@ -37,7 +39,10 @@ def test_a_mixed_box_is_one_raylet_a_model_with_its_own_cards_labels_and_ports()
     assert len(single) == 6
     assert [name for name in single if len({options(start.arguments)[name] for start in starts}) == 1] == []
     assert [options(start.arguments)["metrics-export-port"] for start in starts] == ["8090", "8091"]
-    assert [options(start.arguments).get("temp-dir") for start in starts] == [None, "/tmp/ray/raylet1"]
+    assert [options(start.arguments).get("temp-dir") for start in starts] == [
+        "/tmp/ray-1/ray",
+        "/tmp/ray-1/ray/raylet1",
+    ]
 
 
 def test_the_head_keeps_its_state_and_its_dashboard_on_loopback() -> None:
@@ -45,6 +50,7 @@ def test_the_head_keeps_its_state_and_its_dashboard_on_loopback() -> None:
         split_by_model(MACHINE, CARDS),
         ip="10.0.0.1",
         head=HeadOptions(state_dir="/srv/ray", autoscaling_config="a.yaml"),
+        temporary="/tmp/ray-1",
     )
     assert head.arguments[:3] == ("start", "--head", "--port=6379")
     assert options(head.arguments)["dashboard-host"] == "127.0.0.1"
@@ -55,23 +61,31 @@ def test_the_head_keeps_its_state_and_its_dashboard_on_loopback() -> None:
 
 
 def test_every_raylet_asks_for_a_token_unless_told_otherwise() -> None:
-    (start,) = raylet_starts([MACHINE], ip="10.0.0.2", head_address="10.0.0.1:6379")
-    assert start.environment == {"RAY_AUTH_MODE": "token", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
+    (start,) = raylet_starts([MACHINE], ip="10.0.0.2", head_address="10.0.0.1:6379", temporary="/tmp/ray-1")
+    assert start.environment == {
+        "RAY_AUTH_MODE": "token",
+        "RAY_JOB_STOP_WAIT_TIME_S": "120",
+        "RAY_TMPDIR": "/tmp/ray-1",
+    }
     assert start.shell().startswith(
-        "RAY_AUTH_MODE=token RAY_JOB_STOP_WAIT_TIME_S=120 ray start --address=10.0.0.1:6379 "
+        "RAY_AUTH_MODE=token RAY_JOB_STOP_WAIT_TIME_S=120 RAY_TMPDIR=/tmp/ray-1 ray start --address=10.0.0.1:6379 "
     )
-    (open_start,) = raylet_starts([MACHINE], ip="10.0.0.2", head_address="10.0.0.1:6379", token=False)
+    (open_start,) = raylet_starts(
+        [MACHINE], ip="10.0.0.2", head_address="10.0.0.1:6379", token=False, temporary="/tmp/ray-1"
+    )
     assert open_start.environment["RAY_AUTH_MODE"] == "disabled"
 
 
 def test_logical_cards_hide_no_real_ones() -> None:
     cards = tuple(Card(model=model, total_bytes=24 * GIB) for model in ("a", "b"))
-    starts = raylet_starts(split_by_model(MACHINE, cards), ip="10.0.0.2", head_address="h:1", spill_dir="/scratch")
+    starts = raylet_starts(
+        split_by_model(MACHINE, cards), ip="10.0.0.2", head_address="h:1", spill_dir="/scratch", temporary="/tmp/ray-1"
+    )
     assert ["CUDA_VISIBLE_DEVICES" in start.environment for start in starts] == [False, False]
     assert {options(start.arguments)["object-spilling-directory"] for start in starts} == {"/scratch"}
 
 
 def test_a_machine_alone_is_started_so_that_ray_keeps_its_loopback() -> None:
     for ip, variable in (("127.0.0.1", "0"), ("10.0.0.2", None)):
-        (start,) = raylet_starts([MACHINE], ip=ip, head=HeadOptions(state_dir="/srv/ray"))
+        (start,) = raylet_starts([MACHINE], ip=ip, head=HeadOptions(state_dir="/srv/ray"), temporary="/tmp/ray-1")
         assert start.environment.get(SINGLE_MACHINE) == variable

@@ -165,3 +165,13 @@ def test_the_timer_splits_a_step() -> None:
         "time/backward_s": 3.5,
         "time/total_s": 6.5,
     }
+
+
+def test_bf16_pure_trains_weights_in_bf16_and_saves_them_so(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    run(tmp_path, model="tiny-t5", precision="bf16_pure", optimizer="adamw")
+    (weights,) = tmp_path.rglob("models/best_model/model.safetensors")
+    with safe_open(weights, framework="pt") as stored:
+        kinds = {str(stored.get_tensor(name).dtype) for name in stored.keys()}  # noqa: SIM118  # no mapping
+    assert kinds == {"torch.bfloat16"}

@@ -36,13 +36,16 @@ needs = st.builds(
     cards=st.sampled_from([1, 1, 1, 2]),
     spread=st.booleans(),
     cpus=st.sampled_from([0.0, 1.0, 5.0]),
+    expected_s=st.sampled_from([5.0, 20.0, 300.0]),
+    busy=st.sampled_from([0.1, 0.5, 1.0]),
 )
 
 
 class Watched:
     """A broker that is validated after every event, and what it has allocated by its own answers."""
 
-    def __init__(self, inventory: Inventory, team: Team | None = None) -> None:
+    def __init__(self, inventory: Inventory, team: Team | None = None, *, known: bool = True) -> None:
+        self.known = known  # whether the broker knows durations
         self.inventory, self.broker = inventory, Broker(inventory, team=team, refuse_after_s=0.0)
         self.held: dict[str, Allocation] = {}
         self.queued: dict[str, Request] = {}
@@ -69,6 +72,7 @@ class Watched:
         return done
 
     def submit(self, name: str, need: Need) -> None:
+        need = need if self.known else replace(need, expected_s=None)
         alternatives = find_alternatives((need,), self.inventory)
         if alternatives:
             request = Request(name=name, sweep=name.split("/")[0], alternatives=alternatives)
@@ -107,11 +111,12 @@ def drive(watched: Watched, draw: st.DataObject, steps: int) -> None:
             watched.send(NodeUse(gpus=gpus))
 
 
-@given(st.data(), st.sampled_from(CLUSTERS), st.sampled_from([None, TEAM]))
+@settings(max_examples=30)
+@given(st.data(), st.sampled_from(CLUSTERS), st.sampled_from([None, TEAM]), st.booleans())
 def test_whatever_happens_what_is_held_fits_and_nothing_is_left_held_at_the_end(
-    data: st.DataObject, cluster: str, team: Team | None
+    data: st.DataObject, cluster: str, team: Team | None, known: bool
 ) -> None:
-    watched = Watched(parse_simulated(cluster, cards_per_node=2), team)
+    watched = Watched(parse_simulated(cluster, cards_per_node=2), team, known=known)
     drive(watched, data, 25)
     watched.send(NodeUse(gpus={}), *(Withdrawn(name=name) for name in sorted(watched.held)))
     watched.send(*(SweepLeft(sweep=sweep) for sweep in "abc"))
@@ -119,11 +124,15 @@ def test_whatever_happens_what_is_held_fits_and_nothing_is_left_held_at_the_end(
     assert (status["free_gpus"], status["held"], status["waiting"]) == (watched.inventory.cards, [], [])
 
 
-@given(st.lists(st.tuples(needs, st.integers(1, 9)), min_size=1, max_size=30), st.sampled_from(CLUSTERS))
+@settings(max_examples=25)
+@given(st.lists(st.tuples(needs, st.integers(1, 9)), min_size=1, max_size=30), st.sampled_from(CLUSTERS), st.booleans())
 def test_every_request_starts_and_no_card_idles_while_one_that_fits_it_waits(
-    sized: list[tuple[Need, int]], cluster: str
+    sized: list[tuple[Need, int]], cluster: str, known: bool
 ) -> None:
-    watched = Watched(parse_simulated(cluster))
+    inventory = parse_simulated(cluster)
+    if len({pool.speed for pool in inventory.pools}) > 1:
+        known = False  # a slow card idles where a quick one ends a request sooner
+    watched = Watched(inventory, known=known)
     left = {f"s/{number:02}": length for number, (_, length) in enumerate(sized)}
     for name, (need, _) in zip(left, sized, strict=True):
         watched.submit(name, replace(need, cpus=0.0, cards=1))  # an idle card may be kept for one that needs two
@@ -141,7 +150,8 @@ def test_every_request_starts_and_no_card_idles_while_one_that_fits_it_waits(
     assert all(left[name] <= 0 for name in all_names)
 
 
-@given(st.lists(needs, min_size=1, max_size=25), st.sampled_from(CLUSTERS), st.randoms(use_true_random=False))
+@settings(max_examples=15)
+@given(st.lists(needs, min_size=1, max_size=12), st.sampled_from(CLUSTERS), st.randoms(use_true_random=False))
 def test_permuting_nodes_and_cards_changes_nothing(some: list[Need], cluster: str, shuffler: random.Random) -> None:
     straight = parse_simulated(cluster, cards_per_node=2)
     nodes = [
@@ -161,17 +171,17 @@ def test_permuting_nodes_and_cards_changes_nothing(some: list[Need], cluster: st
     assert found[0] == found[1]
 
 
-@settings(max_examples=30)
-@given(needs, st.integers(20, 60), st.sampled_from(["1x24GiB", "3x24GiB", "2x24GiB,1x80GiB"]))
+@settings(max_examples=10)
+@given(needs, st.sampled_from(["1x24GiB", "3x24GiB", "2x24GiB,1x80GiB"]), st.booleans())
 def test_a_large_request_starts_in_spite_of_an_endless_stream_of_small_ones(
-    small: Need, length: int, cluster: str
+    small: Need, cluster: str, known: bool
 ) -> None:
-    watched = Watched(parse_simulated(cluster))
-    small = Need(upper_bytes=min(small.upper_bytes, 10_000 * MIB))
+    watched = Watched(parse_simulated(cluster), known=known)
+    small = replace(small, upper_bytes=min(small.upper_bytes, 10_000 * MIB), cards=1, cpus=0.0)
     for number in range(60):
         watched.submit(f"s/{number}", small)
     large = max((pool.usable_bytes for pool in watched.inventory.pools), default=0)
-    watched.submit("s/large", Need(upper_bytes=large))
+    watched.submit("s/large", replace(small, upper_bytes=large))
     for number in range(60, 60 + 60 * 8):
         if "s/large" in watched.held:
             return
@@ -180,7 +190,8 @@ def test_a_large_request_starts_in_spite_of_an_endless_stream_of_small_ones(
     raise AssertionError("it starved")
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), needs), max_size=25), st.booleans())
+@settings(max_examples=15)  # prices are found anew for each new kind
+@given(st.lists(st.tuples(st.sampled_from("abc"), needs), max_size=12), st.booleans())
 def test_quotas_never_let_a_member_borrow_what_another_waits_for_inside_its_quota(
     asked: list[tuple[str, Need]], lend_idle: bool
 ) -> None:

@@ -86,14 +86,14 @@ def test_a_model_that_others_started_from_stays(tmp_path: Path) -> None:
 
 
 def repeated(output: Path, trial: TrialRecord, *, is_over: bool = True) -> Path:
-    """A repetition of a trial: its weights, what an end by force leaves behind, and a verdict if it is over."""
+    """A repetition of a trial: its weights, what an end by force leaves behind, and a result if it is over."""
     folder = output / "reproductions" / f"{trial.name}_1125_100000"
     for inner in ("models/best_model", "checkpoint-3", "cache"):
         (folder / inner).mkdir(parents=True)
         (folder / inner / "model.safetensors").write_bytes(b"x" * 1000)
     (folder / "metrics.json").write_text("{}")
     if is_over:
-        (folder / "reproduction.json").write_text(json.dumps({"experiment": trial.experiment_dir, "verdict": "same"}))
+        (folder / "reproduction.json").write_text(json.dumps({"experiment": trial.experiment_dir, "outcome": "same"}))
     return folder
 
 

@@ -19,7 +19,7 @@ from dialsum.metrics import RougeScorer
 from dialsum.run_folder import write_predictions
 from tests.tune_jobs.synthetic import sweep_record, wide_ledger, write
 from tune_jobs.analysis.candidates import Noise
-from tune_jobs.analysis.comparison import COMBINED, Comparison, compare, judge_difference, telling
+from tune_jobs.analysis.comparison import COMBINED, Comparison, compare, judge_difference, largest_differences
 from tune_jobs.analysis.experiments import Experiment, find_experiments
 from tune_jobs.analysis.significance import PairedDifference
 from tune_jobs.commands import compare_cli
@@ -85,7 +85,7 @@ def test_a_better_model_is_told_with_its_scores_and_settings(tmp_path: Path) -> 
     gap = second.differences[COMBINED]
     assert gap.mean == pytest.approx(second.scores[COMBINED] - first.scores[COMBINED])
     assert gap.low > 0
-    assert second.verdict == "clear"
+    assert second.certainty == "clear"
     assert found.settings == (("learning_rate", (1e-3, 2e-3)), ("num_beams", (1, 4)))
     assert headline(found) == f"B is clearly better than A, by {gap.mean:.2f} points"
     last = first.numbers.history[-1]
@@ -94,7 +94,7 @@ def test_a_better_model_is_told_with_its_scores_and_settings(tmp_path: Path) -> 
 
 def test_equal_models_are_not_told_apart(tmp_path: Path) -> None:
     found = pair(tmp_path, 0.6, 0.6)
-    assert found.sides[1].verdict == "not sure"
+    assert found.sides[1].certainty == "not sure"
     assert "which may be chance" in headline(found)
     assert found.settings == ()
 
@@ -154,20 +154,20 @@ def test_without_summaries_scores_stand_alone(tmp_path: Path) -> None:
     one, other = (Experiment(folder=experiment(tmp_path, name, q)) for name, q in (("one", 0.5), ("other", 0.7)))
     ExperimentFolder(other.folder).predictions.unlink()
     found = compare([one, other])
-    assert found.sides[1].verdict == "unknown"
+    assert found.sides[1].certainty == "unknown"
     assert found.sides[1].scores[COMBINED] > found.sides[0].scores[COMBINED]
     assert headline(found) == "B has the highest score, and how sure that is cannot be said"
-    assert telling(found, 3) == ()
+    assert largest_differences(found, 3) == ()
 
 
 def test_dialogues_to_look_at_are_gains_middles_and_losses(tmp_path: Path) -> None:
     found = pair(tmp_path, 0.5, 0.8)
-    gains = [one.scores[1][COMBINED] - one.scores[0][COMBINED] for one in telling(found, 6)]
+    gains = [one.scores[1][COMBINED] - one.scores[0][COMBINED] for one in largest_differences(found, 6)]
     every = sorted((one.scores[1][COMBINED] - one.scores[0][COMBINED] for one in found.summaries), reverse=True)
     assert gains[:2] == every[:2]
     assert gains[-2:] == every[-2:]
     assert gains == sorted(gains, reverse=True)
-    assert len({one.fname for one in telling(found, 1000)}) == 60
+    assert len({one.fname for one in largest_differences(found, 1000)}) == 60
 
 
 def test_trials_are_found_by_number_name_and_rank(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_the_command_writes_text_json_and_a_page(tmp_path: Path, capsys: pytest.
     assert compare_cli.run(arguments(*words, "--html", str(page), "--format", "json", "--examples", "0")) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["best"], answer["dialogues"], answer["examples"]) == ("<b>", 60, [])
-    assert answer["experiments"][1]["verdict"] == "clear"
+    assert answer["experiments"][1]["certainty"] == "clear"
     assert answer["experiments"][1]["differences"][COMBINED]["low"] > 0
 
 

@@ -89,7 +89,7 @@ def test_a_tiny_run_comes_out_bit_for_bit(experiment: Path, tmp_path: Path) -> N
     done = reproduce(experiment, "--output", str(tmp_path / "again"), "--format", "json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert answer["verdict"] == "same"
+    assert answer["outcome"] == "same"
     assert answer["reason"].endswith("numbers of 2 evaluations are equal bit for bit")
     assert answer["numbers"] >= 2 * 8
     assert (answer["same_weights"], answer["same_summaries"], answer["summaries"]) == (True, 4, 4)
@@ -148,14 +148,14 @@ def numbers(*scores: float, loss: float = 2.0, scorer: Mapping[str, str] = SCORE
 
 def test_verdicts() -> None:
     same = judge(numbers(20.0, 21.0), numbers(20.0, 21.0), config=RunConfig(model="kobart"))
-    assert (same.verdict, same.reason) == ("same", "all 4 numbers of 2 evaluations are equal bit for bit")
+    assert (same.outcome, same.reason) == ("same", "all 4 numbers of 2 evaluations are equal bit for bit")
     near = judge(numbers(20.0, 21.0), numbers(20.0, 21.3), config=RunConfig(model="kobart"), dialogues=500)
-    assert (near.verdict, near.deviation and near.deviation.evaluation) == ("within noise", 2)
+    assert (near.outcome, near.deviation and near.deviation.evaluation) == ("within noise", 2)
     assert near.reason.startswith("0.3 apart, and 0.5 may be chance: ")
     far = judge(numbers(20.0, 21.0), numbers(20.0, 22.0), config=RunConfig(model="kobart"), dialogues=500)
-    assert far.verdict == "different"
+    assert far.outcome == "different"
     few = judge(numbers(20.0, 21.0), numbers(20.0, 22.0), config=RunConfig(model="kobart"), dialogues=50)
-    assert few.verdict == "within noise"
+    assert few.outcome == "within noise"
     shorter = judge(numbers(20.0, 21.0), numbers(20.0), config=RunConfig(model="kobart"))
     assert shorter.deviation is not None
     assert (shorter.deviation.before, shorter.deviation.again) == (2.0, None)
@@ -164,23 +164,23 @@ def test_verdicts() -> None:
 def test_models_from_scratch_are_judged_by_their_dialogues() -> None:
     one, other = numbers(20.0), numbers(21.0)
     unclear = PairedDifference(mean=1.0, low=-0.5, high=2.5, count=30)
-    assert judge(one, other, config=RunConfig(model="tiny-bart"), paired=unclear).verdict == "within noise"
+    assert judge(one, other, config=RunConfig(model="tiny-bart"), paired=unclear).outcome == "within noise"
     clear = replace(unclear, low=0.5)
-    assert judge(one, other, config=RunConfig(model="tiny-bart"), paired=clear).verdict == "different"
-    assert judge(one, other, config=RunConfig(model="tiny-bart")).verdict == "different"
+    assert judge(one, other, config=RunConfig(model="tiny-bart"), paired=clear).outcome == "different"
+    assert judge(one, other, config=RunConfig(model="tiny-bart")).outcome == "different"
 
 
 def test_scores_of_another_scorer_are_left_out() -> None:
     found = judge(
         numbers(20.0), numbers(35.0, scorer={**SCORER, "tokenizer": "porter"}), config=RunConfig(model="kobart")
     )
-    assert (found.verdict, found.metric, found.before) == ("same", "eval/loss", 2.0)
+    assert (found.outcome, found.metric, found.before) == ("same", "eval/loss", 2.0)
     assert found.reason.endswith("; scores are left out, as another scorer counted them")
 
 
 def test_other_summaries_with_equal_numbers_are_not_called_the_same() -> None:
     found = judge(numbers(20.0), numbers(20.0), config=RunConfig(model="kobart"), summaries=(9, 10), dialogues=10)
-    assert found.verdict == "within noise"
+    assert found.outcome == "within noise"
     assert found.reason.startswith("all numbers are equal, but 1 of 10 summaries differ; ")
 
 

@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from cluster.machines.ray_folder import private_root
 from common.files import read_jsonl
 from tests.cluster.machine import Machine, missing
 from tests.rays import ATTEMPTS, TOO_SLOW
@@ -163,7 +164,7 @@ def test_two_members_submit_at_once_and_both_sweeps_end_right(machine: Machine, 
     for secret in (KEY, token):
         assert secret not in "".join(said) + told
         found = machine.run(
-            "grep", "-rlsF", secret, "/tmp/ray", str(machine.home / "shared"), str(machine.home / "state")
+            "grep", "-rlsF", secret, str(private_root({})), str(machine.home / "shared"), str(machine.home / "state")
         )
         assert found.stdout == ""
 

@@ -159,18 +159,18 @@ def _leftover(paths: Iterable[Path], kind: Kind, root: Path, kept: list[str]) ->
 def _of_repetition(folder: Path, guarded: "set[Path]", kept: list[str]) -> list[Path]:
     """What may go of an experiment that was run again: its weights, and what an end by force left behind.
 
-    Its numbers, summaries and verdict stay. So do its weights where the experiment is one of the best, or nothing is
+    Its numbers, summaries and result stay. So do its weights where the experiment is one of the best, or nothing is
     known of it, and has none of its own any more: then these are the only copy.
     """
-    verdict = folder / RESULT_FILE
-    if not verdict.exists():
-        kept.append(f"{folder} has no {verdict.name}: it runs, or was ended by force; it is left alone")
+    result = folder / RESULT_FILE
+    if not result.exists():
+        kept.append(f"{folder} has no {result.name}: it runs, or was ended by force; it is left alone")
         return []
     found = [*sorted(folder.glob("checkpoint-*")), folder / "cache"]
     try:
-        original = Path(json.loads(verdict.read_text(encoding="utf-8"))["experiment"])
+        original = Path(json.loads(result.read_text(encoding="utf-8"))["experiment"])
     except (OSError, ValueError, KeyError, TypeError):
-        kept.append(f"{verdict} cannot be read, so the weights beside it stay")
+        kept.append(f"{result} cannot be read, so the weights beside it stay")
         return found
     if folder.resolve() in guarded:  # another trial started from them
         return found

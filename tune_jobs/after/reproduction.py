@@ -16,7 +16,7 @@ from tune_jobs.records.run_numbers import RunNumbers
 
 REPETITIONS = "reproductions"  # beside experiments/
 RESULT_FILE = "reproduction.json"
-Verdict = Literal["same", "within noise", "different"]
+Outcome = Literal["same", "within noise", "different"]
 _COMPARED = ("eval/", "train/loss", "train/grad_norm", "train/learning_rate")  # times and memory always differ
 
 
@@ -42,7 +42,7 @@ class Judgement:
     """How a repetition came out.
 
     Attributes:
-        verdict: "same" is bit for bit.
+        outcome: "same" is bit for bit.
         reason: For people.
         metric: What "within noise" was judged by.
         before: Its best value then.
@@ -54,7 +54,7 @@ class Judgement:
         same_weights: Whether the best models are the same bit for bit; None where one side has no weights.
     """
 
-    verdict: Verdict
+    outcome: Outcome
     reason: str
     metric: str
     before: float
@@ -94,18 +94,18 @@ def judge(
     old, new = (_best(run, metric) for run in (before, again))
     deviation, numbers = first_deviation(before, again)
     if deviation is None and summaries is not None and summaries[0] < summaries[1]:
-        verdict, reason = _by_noise(metric, config.model, old, new, paired, dialogues)
+        outcome, reason = _by_noise(metric, config.model, old, new, paired, dialogues)
         reason = (
             f"all numbers are equal, but {summaries[1] - summaries[0]} of {summaries[1]} summaries differ; {reason}"
         )
     elif deviation is None:
-        verdict, reason = "same", f"all {numbers} numbers of {_evaluations(len(before.history))} are equal bit for bit"
+        outcome, reason = "same", f"all {numbers} numbers of {_evaluations(len(before.history))} are equal bit for bit"
     else:
-        verdict, reason = _by_noise(metric, config.model, old, new, paired, dialogues)
+        outcome, reason = _by_noise(metric, config.model, old, new, paired, dialogues)
     if other_scorer:
         reason += "; scores are left out, as another scorer counted them"
     return Judgement(
-        verdict=verdict,
+        outcome=outcome,
         reason=reason,
         metric=metric,
         before=old,
@@ -167,14 +167,14 @@ def same_weights(one: Path, other: Path) -> bool | None:
 
 def _by_noise(
     metric: str, model: str, old: float, new: float, paired: PairedDifference | None, dialogues: int | None
-) -> tuple[Verdict, str]:
+) -> tuple[Outcome, str]:
     trial = TrialRecord(trial_id="", name="", sweep="", status="finished", resolved={"model": model})
     candidate = Candidate(trials=(Scored(trial=trial, score=old),), score=old)
     noise = find_noise(metric, [candidate], dialogues=dialogues)
     apart = abs(new - old)
     if noise.band is not None:
-        verdict: Verdict = "within noise" if apart <= noise.band else "different"
-        return verdict, f"{apart:.3g} apart, and {noise.band:.2g} may be chance: {noise.source}"
+        outcome: Outcome = "within noise" if apart <= noise.band else "different"
+        return outcome, f"{apart:.3g} apart, and {noise.band:.2g} may be chance: {noise.source}"
     if paired is not None:
         told = f"on other {paired.count} dialogues it would be {paired.low:+.2f} to {paired.high:+.2f} (95%)"
         return "different" if paired.is_clear else "within noise", f"{apart:.3g} apart; {told}"

@@ -19,7 +19,7 @@ COMBINED = "rouge_combined_f1"
 MOST_SIDES = 6
 _LETTERS = "ABCDEF"
 _SAME = 0.02  # points
-Verdict = Literal["clear", "clear but for the seed", "not sure", "may be the seed", "unknown"]
+Certainty = Literal["clear", "clear but for the seed", "not sure", "may be the seed", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Side:
         numbers: Of its metrics.json.
         scores: Means over the shared dialogues by name, 0 to 100; where there are no summaries, those that it reported.
         differences: This minus the first on the same dialogues, by name; empty for the first and without summaries.
-        verdict: What to think of the difference in the combined score.
+        certainty: How sure the difference in the combined score is.
     """
 
     letter: str
@@ -42,7 +42,7 @@ class Side:
     numbers: RunNumbers
     scores: Mapping[str, float]
     differences: Mapping[str, PairedDifference]
-    verdict: Verdict
+    certainty: Certainty
 
     @property
     def name(self) -> str:
@@ -142,7 +142,7 @@ def differing_settings(configs: Sequence[Mapping[str, object]]) -> tuple[tuple[s
     return tuple((name, values) for name, values in rows if any(value != values[0] for value in values))
 
 
-def judge_difference(difference: PairedDifference | None, noise: Noise) -> Verdict:
+def judge_difference(difference: PairedDifference | None, noise: Noise) -> Certainty:
     """Says what to think of a difference: of other dialogues, and of another seed.
 
     >>> wide = PairedDifference(mean=1.0, low=-0.2, high=2.2, count=50)
@@ -158,7 +158,7 @@ def judge_difference(difference: PairedDifference | None, noise: Noise) -> Verdi
     return "may be the seed" if abs(difference.mean) <= noise.band else "clear"
 
 
-def telling(comparison: Comparison, count: int) -> tuple[SharedSummaries, ...]:
+def largest_differences(comparison: Comparison, count: int) -> tuple[SharedSummaries, ...]:
     """Chooses dialogues to look at, a third of them each: where the best of the others gains most on the first, where
     it loses most, and from the middle.
     """
@@ -307,5 +307,5 @@ def _side(
         numbers=numbers,
         scores=scores,
         differences=differences,
-        verdict=judge_difference(differences.get(COMBINED), noise),
+        certainty=judge_difference(differences.get(COMBINED), noise),
     )

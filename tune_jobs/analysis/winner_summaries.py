@@ -46,7 +46,7 @@ def read_winner_summaries(analysis: Analysis) -> WinnerSummaries:
     return WinnerSummaries(
         dialogues=len(summaries),
         against_second=_against_second(analysis),
-        examples=_telling(summaries),
+        examples=_examples(summaries),
         summaries=tuple(summaries),
         lead_score=_mean([replace(one, prediction=lead(one.dialogue)) for one in summaries], best.trial, metric),
     )
@@ -102,7 +102,7 @@ def _mean_by_dialogue(candidate: Candidate, metric: str) -> dict[str, float]:
     return {name: sum(scores[name] for scores in seeds) / len(seeds) for name in seeds[0]}
 
 
-def _telling(summaries: Sequence[Summary]) -> tuple[Summary, ...]:
+def _examples(summaries: Sequence[Summary]) -> tuple[Summary, ...]:
     ranked = sorted(summaries, key=lambda one: -one.score)
     places = dict.fromkeys((0, len(ranked) // 2, len(ranked) - 1))
     return tuple(ranked[place] for place in places)

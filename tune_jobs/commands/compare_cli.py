@@ -69,7 +69,7 @@ def page_for(output: Path, names: list[str]) -> Path:
 
 
 def _text(comparison: "Comparison", page: Path, examples: int) -> str:
-    from tune_jobs.analysis.comparison import COMBINED, telling
+    from tune_jobs.analysis.comparison import COMBINED, largest_differences
     from tune_jobs.report.compare_page import difference_rows, headline, notes, score_rows, setting_rows
 
     parts = [headline(comparison), cli.table(*score_rows(comparison))]
@@ -77,7 +77,7 @@ def _text(comparison: "Comparison", page: Path, examples: int) -> str:
         parts.append(cli.table(*difference_rows(comparison)))
     header, rows = setting_rows(comparison)
     parts.append(cli.table(header, rows) if rows else "No setting differs.")
-    for one in telling(comparison, examples) if examples > 0 else ():
+    for one in largest_differences(comparison, examples) if examples > 0 else ():
         lines = [f"{one.fname}", *(f"  people  {text}" for text in one.references)]
         lines += [
             f"  {side.letter} {scores[COMBINED]:5.1f} {text or '(nothing)'}"
@@ -90,7 +90,7 @@ def _text(comparison: "Comparison", page: Path, examples: int) -> str:
 def _summary(comparison: "Comparison", page: Path, examples: int) -> dict[str, object]:
     from dataclasses import asdict
 
-    from tune_jobs.analysis.comparison import telling
+    from tune_jobs.analysis.comparison import largest_differences
 
     return {
         "experiments": [
@@ -100,7 +100,7 @@ def _summary(comparison: "Comparison", page: Path, examples: int) -> dict[str, o
                 "folder": str(side.experiment.folder),
                 "scores": dict(side.scores),
                 "differences": {name: asdict(gap) for name, gap in side.differences.items()},
-                "verdict": None if side is comparison.sides[0] else side.verdict,
+                "certainty": None if side is comparison.sides[0] else side.certainty,
                 "evaluations": len(side.numbers.history),
             }
             for side in comparison.sides
@@ -111,6 +111,6 @@ def _summary(comparison: "Comparison", page: Path, examples: int) -> dict[str, o
         "noise": asdict(comparison.noise),
         "scorer": dict(comparison.scorer),
         "remarks": list(comparison.remarks),
-        "examples": [asdict(one) for one in telling(comparison, max(examples, 0))],
+        "examples": [asdict(one) for one in largest_differences(comparison, max(examples, 0))],
         "html": str(page),
     }

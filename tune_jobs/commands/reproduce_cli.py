@@ -60,12 +60,12 @@ def run(chosen: argparse.Namespace) -> int:
         cli.emit_json(summary(done))
     else:
         cli.emit(_text(done))
-    return 1 if done.judgement.verdict == "different" else 0
+    return 1 if done.judgement.outcome == "different" else 0
 
 
 def _text(done: "Reproduction") -> str:
     found = done.judgement
-    lines = [f"{found.verdict}: {found.reason}", f"{found.metric}: {found.before:.4f} then, {found.again:.4f} now"]
+    lines = [f"{found.outcome}: {found.reason}", f"{found.metric}: {found.before:.4f} then, {found.again:.4f} now"]
     if found.deviation is not None:
         first = found.deviation
         place = f"evaluation {first.evaluation}" if first.evaluation else "the test scores"

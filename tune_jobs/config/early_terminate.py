@@ -19,6 +19,8 @@ KEYS = MappingProxyType(  # of each type of ours, beside `type`; any other type 
     }
 )
 _ASHA_CLASSES = ("ASHAScheduler", "AsyncHyperBandScheduler")
+MOST_BRACKETS = 100
+LEAST_REDUCTION = 1.1  # closer to 1 there would be a rung at every evaluation, and millions beyond
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +51,17 @@ class EarlyTerminate:
 
     def __post_init__(self) -> None:
         problems = Problems()
-        if not 1 < self.eta <= 1000:
-            problems.add(f"eta must be above 1 (one in eta trials passes a rung), but is {self.eta:g}")
+        if not LEAST_REDUCTION <= self.eta <= 1000:
+            problems.add(
+                f"eta must be from {LEAST_REDUCTION} to 1000 (one in eta trials passes a rung), but is {self.eta:g}"
+            )
         for name in ("min_iter", "max_iter", "brackets", "s", "min_trials"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.add(f"{name} must be at least 1, but is {value}")
+        for name in ("brackets", "s"):
+            if (getattr(self, name) or 1) > MOST_BRACKETS:
+                problems.add(f"{name} must be at most {MOST_BRACKETS}, but is {getattr(self, name)}")
         if self.type == "hyperband" and not problems:
             problems.extend(self._bracket_problems())
         if self.type == "asha" and self.min_iter and self.max_iter and self.min_iter >= self.max_iter:

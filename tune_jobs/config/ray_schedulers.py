@@ -9,6 +9,7 @@ from ray.tune import schedulers
 
 from common.errors import Problems, RequestError
 from common.strict import from_mapping, nearest
+from tune_jobs.config.early_terminate import LEAST_REDUCTION, MOST_BRACKETS
 from tune_jobs.config.space import Value
 
 TIME_ATTRS = ("training_iteration", "time_total_s")  # what every report of a trial has
@@ -85,6 +86,11 @@ def check_arguments(name: str, given: Mapping[str, object]) -> dict[str, Value]:
         problems.extend(error.problems)
     if checked.get("time_attr", TIME_ATTRS[0]) not in TIME_ATTRS:
         problems.add(f"time_attr must be one of {', '.join(TIME_ATTRS)}, but is {checked['time_attr']!r}")
+    brackets, reduction = checked.get("brackets"), checked.get("reduction_factor")
+    if isinstance(brackets, int) and brackets > MOST_BRACKETS:
+        problems.add(f"brackets must be at most {MOST_BRACKETS}, but is {brackets}")
+    if isinstance(reduction, (int, float)) and not reduction >= LEAST_REDUCTION:
+        problems.add(f"reduction_factor must be at least {LEAST_REDUCTION}, but is {reduction:g}")
     problems.raise_if_any(f"early_terminate {name}")
     new_scheduler(name, checked)
     return checked

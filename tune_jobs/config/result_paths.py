@@ -3,12 +3,12 @@
 import dataclasses
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.machines.storage import results_base
 from common.errors import RequestError
+from common.files import write_bytes
 from tune_jobs.config.sweep import Sweep
 
 _INPUTS, _CACHE = "inputs", "cache"
@@ -86,12 +86,7 @@ def keep(path: Path, folder: Path) -> Path:
     content = path.read_bytes()
     target = folder / hashlib.sha256(content).hexdigest()[:16] / path.name
     if target.is_symlink() or not target.is_file() or target.read_bytes() != content:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(dir=target.parent, suffix=".part")
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-        os.chmod(part, 0o644)
-        os.replace(part, target)
+        write_bytes(target, content)
     return target
 
 

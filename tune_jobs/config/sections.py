@@ -8,9 +8,10 @@ from common.errors import Problems
 from common.goal import Goal
 from common.strict import nearest
 from common.units import parse_bytes, parse_duration
-from dialsum.config import COMPOSITE
+from dialsum.config import COMPOSITE, MAX_SEED
 from dialsum.config import METRIC_GOALS as EVALUATED_GOALS
 
+_MOST = 10_000  # cards, trials side by side, retries
 Method = Literal["grid", "random", "bayes", "bohb", "pbt"]
 METRIC_GOALS: dict[str, Goal] = {  # best/*: of the best evaluation so far
     name: goal for own, goal in EVALUATED_GOALS.items() for name in (own, own.replace("eval/", "best/"))
@@ -84,8 +85,8 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         problems = Problems()
-        if self.seed < 0:
-            problems.add(f"seed must not be negative, but is {self.seed}")
+        if not 0 <= self.seed <= MAX_SEED:
+            problems.add(f"seed must be between 0 and {MAX_SEED}, but is {self.seed}")
         for name in ("startup_trials", "perturbation_interval"):
             if getattr(self, name) < 1:
                 problems.add(f"{name} must be at least 1, but is {getattr(self, name)}")
@@ -149,8 +150,8 @@ class Resources:
             ("gpus_per_trial", 1), ("max_concurrent_trials", 1), ("max_trials_per_gpu", 1), ("retries", 0),
         ):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value < least:
-                problems.add(f"{name} must be at least {least}, but is {value}")
+            if value is not None and not least <= value <= _MOST:
+                problems.add(f"{name} must be from {least} to {_MOST}, but is {value}")
         problems.extend([*_readable(self.simulate, "simulate"), *_readable(self.time_budget, "time_budget")])
         problems.raise_if_any("resources")
 
@@ -231,9 +232,9 @@ def _readable(text: str | None, name: str) -> list[str]:
         if text is not None and name == "time_budget":
             parse_duration(text)
         for part in (text or "").split(",") if name == "simulate" and text is not None else ():
-            match = re.fullmatch(r"\s*[1-9]\d*x(.+)", part)
+            match = re.fullmatch(r"\s*[1-9]\d{0,3}x(.+)", part)
             if match is None:
-                return [f"simulate must look like 2x24GiB,1x80GiB, but {part!r} does not"]
+                return [f"simulate must look like 2x24GiB,1x80GiB, with at most 9999 cards, but {part!r} does not"]
             parse_bytes(match.group(1))
     except ValueError as error:
         return [f"{name} {error}"]

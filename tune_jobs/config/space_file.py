@@ -42,6 +42,7 @@ _KEYS = MappingProxyType(  # distribution -> (keys it needs, keys it may have)
         "q_log_normal": (set(), {"mu", "sigma", "q"}),
     }
 )
+_MOST_STEPS = 2**53  # beyond, a float no longer counts whole numbers
 _LARGEST_EXPONENT = 700  # math.exp(710) is beyond what a float holds
 _SPEC_KEYS = ("value", "values", "probabilities", "distribution", "min", "max", "q", "mu", "sigma", "parameters")
 
@@ -225,6 +226,9 @@ def _range(entry: _Entry, distribution: str) -> Range | None:
         distribution += "_values"
     if "log" in distribution and low <= 0:
         entry.add(f"{distribution} needs min above 0, but it is {low:g}", "min")
+        return None
+    if q is not None and max(abs(low), abs(high)) / q > _MOST_STEPS:
+        entry.add(f"q {q:g} is too small for numbers up to {max(abs(low), abs(high)):g}", "q")
         return None
     found = Range(name=entry.name, distribution=cast("RangeDistribution", distribution), low=low, high=high, q=q)
     if found.size is not None and found.size < 1:

@@ -12,6 +12,8 @@ from tune_jobs.config.space import Parameter
 from tune_jobs.config.sweep import Sweep
 
 T = TypeVar("T")
+MOST_TRIALS = 10_000  # of a sweep
+MOST_CONFIGURATIONS = 10**12  # of a grid of which `count` takes a part
 _LONGEST_NAME = 64
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -87,6 +89,8 @@ def check_end(sweep: Sweep, path: KeyPath, document: Located, problems: Problems
         problems: Collects what is wrong.
     """
     method = sweep.method
+    if sweep.count is not None and sweep.count > MOST_TRIALS:
+        problems.add(f"{document.where(*path)}: count may be at most {MOST_TRIALS}, but is {sweep.count}")
     if method != "grid":
         if sweep.count is None:
             problems.add(
@@ -100,6 +104,18 @@ def check_end(sweep: Sweep, path: KeyPath, document: Located, problems: Problems
                 f"{document.where('parameters', parameter.name)}: {parameter.name}: a grid needs values, but "
                 f"{_distribution(parameter)} is continuous; give `values`, a q, or `method: random`"
             )
+            return
+        if parameter.size > MOST_TRIALS:
+            problems.add(
+                f"{document.where('parameters', parameter.name)}: {parameter.name}: a grid parameter may have at most "
+                f"{MOST_TRIALS} values, but has {parameter.size}; give `values`, a larger q, or `method: random`"
+            )
+            return
+    if sweep.trials > MOST_TRIALS or (sweep.space.size or 0) > MOST_CONFIGURATIONS:
+        problems.add(
+            f"{document.where(*path)}: the grid has {sweep.space.size} configurations, and a sweep may have at most"
+            f" {MOST_TRIALS} trials; give fewer `values`, or `method: random` with a `count`"
+        )
 
 
 def _distribution(parameter: Parameter) -> str:

@@ -2,16 +2,21 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.machines.connection import connected_to
 from cluster.machines.hardware import Inventory, Node
 from cluster.machines.loopback import LOOPBACK, keep_loopback
+from cluster.machines.ray_folder import private_ray
 from cluster.machines.tokens import make_token, token_path
 from common.errors import RequestError
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 _OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange metrics and paths, no tensors; Ray's default is 30 % of the memory
 _QUIET: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -100,21 +105,10 @@ def _prepare() -> None:
 def _embedded(inventory: Inventory) -> Iterator[Inventory]:
     import ray
 
-    keep_loopback()
     nodes = sorted(inventory.nodes, key=lambda node: node.name)
-    cluster = None
-    if len(nodes) == 1:
-        # More processes than cores would start if Ray counted all it sees: the inventory is what trials may use.
-        ray.init("local", include_dashboard=False, _node_ip_address=LOOPBACK, **_QUIET, **_resources(0, nodes[0]))
-    else:  # a node carries one GPU model's label, so unequal cards need a raylet each
-        from ray.cluster_utils import Cluster
-
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        cluster = Cluster()
-        for number, node in enumerate(nodes):
-            visible = {} if inventory.simulated else {"env_vars": {"CUDA_VISIBLE_DEVICES": _indices(node)}}
-            cluster.add_node(include_dashboard=False, node_ip_address=LOOPBACK, **_resources(number, node), **visible)
-        ray.init(cluster.address, _node_ip_address=LOOPBACK, **_QUIET)
+    keep_loopback()
+    with private_ray():
+        cluster = _start(nodes, simulated=inventory.simulated)
     try:
         ids = {entry["Labels"].get(_NUMBER_LABEL): str(entry["NodeID"]) for entry in ray.nodes()}
         named = tuple(replace(node, name=ids[str(number)]) for number, node in enumerate(nodes))
@@ -123,6 +117,25 @@ def _embedded(inventory: Inventory) -> Iterator[Inventory]:
         ray.shutdown()
         if cluster is not None:
             cluster.shutdown()
+
+
+def _start(nodes: Sequence[Node], *, simulated: bool) -> "Cluster | None":
+    """Starts a raylet for each node and connects this process; one that has a raylet of its own has no Cluster."""
+    import ray
+
+    if len(nodes) == 1:
+        # More processes than cores would start if Ray counted all it sees: the inventory is what trials may use.
+        ray.init("local", include_dashboard=False, _node_ip_address=LOOPBACK, **_QUIET, **_resources(0, nodes[0]))
+        return None
+    from ray.cluster_utils import Cluster  # a node carries one GPU model's label, so unequal cards need a raylet each
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    cluster = Cluster()
+    for number, node in enumerate(nodes):
+        visible = {} if simulated else {"env_vars": {"CUDA_VISIBLE_DEVICES": _indices(node)}}
+        cluster.add_node(include_dashboard=False, node_ip_address=LOOPBACK, **_resources(number, node), **visible)
+    ray.init(cluster.address, _node_ip_address=LOOPBACK, **_QUIET)
+    return cluster
 
 
 def _resources(number: int, node: Node) -> dict[str, object]:

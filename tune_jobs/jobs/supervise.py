@@ -46,10 +46,8 @@ def next_step(endings: Sequence[DriverExit]) -> Step:
     Args:
         endings: Of all drivers so far, in their order; at least one.
 
-    >>> next_step([DriverExit(code=-9, progressed=True)]), next_step([DriverExit(code=2)])
-    ('again', 'refused')
-    >>> next_step([DriverExit(code=0)])
-    'done'
+    >>> [next_step([one]) for one in (DriverExit(code=-9, progressed=True), DriverExit(code=2), DriverExit(code=0))]
+    ['again', 'refused', 'done']
     >>> next_step([DriverExit(code=-9, progressed=True), *[DriverExit(code=1)] * FRUITLESS])
     'give up'
     """

@@ -1,1 +1,1 @@
-"""From a run configuration to its place: memory, share, card, and why a trial waits."""
+"""From a run configuration to a request: memory estimate, plan, share, alternatives, submission."""

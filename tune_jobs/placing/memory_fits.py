@@ -1,7 +1,7 @@
 """How a configuration fits a GPU model: as configured, in smaller pieces, or divided among several cards."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cluster.estimator.estimate import Estimator, MemoryEstimate
@@ -16,7 +16,6 @@ from dialsum.config import RunConfig
 from tune_jobs.placing.memory_requests import precision_on, request_of
 from tune_jobs.placing.ranks import divided
 
-_MOST_KNOWN = 10_000  # of configurations on GPU models, each a few kilobytes
 _OFTEN_TOGETHER = (2, 4, 8)  # cards of one model in machines that can be had
 
 
@@ -40,9 +39,9 @@ class MemoryFit:
         return self.request.ranks
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class MemoryFits:
-    """Finds how configurations fit GPU models, and remembers it.
+    """Finds how configurations fit GPU models.
 
     Attributes:
         estimator: Predicts device bytes.
@@ -56,7 +55,6 @@ class MemoryFits:
     share: Literal["auto"] | float = "auto"
     cards: int = 1
     spread: bool = False
-    _known: dict[tuple[RunConfig, str, int, int], MemoryFit | NoPlan] = field(default_factory=dict, init=False)
 
     def whole(self, config: RunConfig, pool: Pool) -> MemoryFit | NoPlan:
         """Returns how a run fits with the whole model on each card that its trial was given, or why it does not.
@@ -76,7 +74,7 @@ class MemoryFits:
         Args:
             config: The run.
             pool: The GPU model.
-            least_bytes: What its cards must give together, whatever the estimate says.
+            least_bytes: What its cards must give together, also where the estimate is smaller.
 
         Returns:
             None where it does not, and where the run cannot be divided (see RunConfig.fsdp).
@@ -118,15 +116,6 @@ class MemoryFits:
         return None
 
     def _fit(self, config: RunConfig, pool: Pool, cards: int) -> MemoryFit | NoPlan:
-        """Estimates once: the same trial is placed when its sweep is checked, when submitted and when retried."""
-        key = (config, pool.model, pool.usable_bytes, cards)
-        if key not in self._known:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[key] = self._estimated(config, pool, cards)
-        return self._known[key]
-
-    def _estimated(self, config: RunConfig, pool: Pool, cards: int) -> MemoryFit | NoPlan:
         """As configured where that fits, else planned: smaller micro-batches, then checkpointing."""
         request = request_of(divided(config, cards), profile_of(pool), ranks=cards)
         budget_bytes = self._budget_bytes(pool)

@@ -18,7 +18,38 @@ from cluster.estimator.sharding import Sharding
 from dialsum.config import RunConfig
 from dialsum.models import ModelSpec, hf_config, resolve
 
+# Fields that no memory estimate depends on: runs that differ in nothing else need the same memory.
+NO_BYTES = frozenset(
+    {
+        "learning_rate",
+        "num_epochs",
+        "max_steps",
+        "eval_steps",
+        "lr_scheduler",
+        "warmup_ratio",
+        "weight_decay",
+        "max_grad_norm",
+        "seed",
+        "early_stopping_patience",
+        "early_stopping_threshold",
+        "length_penalty",
+        "max_train_samples",
+        "max_eval_samples",
+    }
+)
 NEVER_FP16 = frozenset({"t5", "mt5"})  # their activations overflow; the trainer decides alike, see dialsum.device
+
+
+def memory_key(config: RunConfig) -> tuple[object, ...]:
+    """Returns what is equal for all runs that need the same memory.
+
+    >>> memory_key(RunConfig(learning_rate=3e-5, dropout=0.1)) == memory_key(RunConfig(seed=7, dropout=0.3))
+    True
+    >>> memory_key(RunConfig(dropout=0.0)) == memory_key(RunConfig(dropout=0.3))
+    False
+    """
+    switches = {name: True for name in ("dropout", "label_smoothing") if getattr(config, name)}
+    return tuple(switches.get(name, value) for name, value in vars(config).items() if name not in NO_BYTES)
 
 
 def request_of(
@@ -108,7 +139,7 @@ def facts_of(config: RunConfig, *, untied: bool | None = None) -> ModelFacts:
 
     Args:
         config: Gives the model, and the shape of a tiny one.
-        untied: The person's own word on the output head.
+        untied: Whether the output head is untied, where the person said so.
 
     Raises:
         RequestError: When the model is unknown, cannot be loaded, or is no language model.

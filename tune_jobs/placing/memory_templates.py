@@ -7,7 +7,8 @@ from cluster.estimator.estimate import TemplateFinder
 from cluster.estimator.model_facts import ModelFacts
 from cluster.estimator.request import MemoryRequest
 from cluster.estimator.template import Template
-from cluster.estimator.template_requests import key_of, settings_of
+from cluster.estimator.template_keys import ExactSizes
+from cluster.estimator.template_requests import key_of, settings_of, sizes_of
 from cluster.estimator.template_store import CACHE, find_template, has_template
 from cluster.estimator.workload import Recipe
 
@@ -26,18 +27,20 @@ def template_finder(note: Callable[[str], None], *, only_at_hand: bool = False, 
         only_at_hand: Raise NoTemplateError rather than trace.
         cache: Folder of templates that were traced here.
     """
-    by_kind: dict[tuple[object, ...], tuple[ModelFacts, Template]] = {}
+    found: dict[tuple[tuple[object, ...], ExactSizes | None], tuple[ModelFacts, Template]] = {}
 
     def find(request: MemoryRequest) -> Template:
-        kind = (id(request.model), *_kind(request))
-        if kind not in by_kind:
+        kind, sizes = (id(request.model), *_kind(request)), sizes_of(request)
+        known = found.get((kind, None)) or found.get((kind, sizes))
+        if known is None:
             key = key_of(request)
-            if only_at_hand and not has_template(key, cache=cache):
+            if only_at_hand and not has_template(key, sizes, cache=cache):
                 raise NoTemplateError(request.model.name)
             recipe = Recipe(factory=FACTORY, settings=settings_of(request))
+            template = find_template(key, sizes, recipe, cache=cache, note=note)
             # The facts are kept beside the template: as long as they live, no others have their id.
-            by_kind[kind] = (request.model, find_template(key, recipe, cache=cache, note=note))
-        return by_kind[kind][1]
+            known = found[kind, sizes if template.key.sizes else None] = (request.model, template)
+        return known[1]
 
     return find
 
@@ -45,6 +48,7 @@ def template_finder(note: Callable[[str], None], *, only_at_hand: bool = False, 
 def _kind(request: MemoryRequest) -> tuple[object, ...]:
     """What a template depends on beside the model."""
     return (
+        key_of(request).window,
         request.gpu.sm,
         request.precision,
         request.optimizer,

@@ -1,10 +1,10 @@
-"""From a run configuration to what its request may ask the broker for, and what its process is told. Pure.
+"""From a run configuration to what its request may ask the broker for, and what its process gets. Pure.
 
 On cards a trial gets a share that holds its memory estimate; without cards it is placed by CPUs and host memory.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cluster.estimator.calibration import load_calibration
@@ -28,6 +28,7 @@ from dialsum.config import RunConfig
 from tune_jobs.config.sections import Resources
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.memory_fits import MemoryFit, MemoryFits
+from tune_jobs.placing.memory_requests import memory_key
 from tune_jobs.placing.memory_templates import template_finder
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
 
@@ -42,7 +43,7 @@ class Option:
 
     Attributes:
         alternative: What the broker may allocate.
-        placement: What the trial's process is told then.
+        placement: What the trial's process gets then.
     """
 
     alternative: Alternative
@@ -64,6 +65,8 @@ class Placer:
     resources: Resources
     fits: MemoryFits
     generates_only: bool = False
+    _known: dict[tuple[object, ...], tuple[Option, ...]] = field(default_factory=dict, init=False)
+    _known_on: Inventory | None = field(default=None, init=False)
 
     @property
     def simulated(self) -> bool:
@@ -71,23 +74,26 @@ class Placer:
         return self.inventory.simulated
 
     def options(self, name: str, config: RunConfig, least_bytes: int = 0) -> tuple[Option, ...]:
-        """Returns every way to run a configuration, the smallest part of the cluster first; without cards one by CPUs.
+        """Returns every option of a configuration, the smallest part of the cluster first; without cards one on CPUs.
 
         Args:
             name: Of the trial, for messages.
             config: The run.
-            least_bytes: What its cards must give together at least, whatever the estimate says.
+            least_bytes: What its cards must give together at least, also where the estimate is smaller.
 
         Raises:
-            RequestError: When it can never run here; says what was asked, what there is, and what would fit.
+            RequestError: When it can never run here: what was asked, what there is, and what would fit.
         """
-        if self.generates_only:
-            config = without_training(config)
-        if not self.inventory.pools:
-            return (self._on_cpus(name, config),)
-        return self._on_cards(name, config, least_bytes)
+        if self._known_on is not self.inventory:
+            self._known, self._known_on = {}, self.inventory
+        key = (*memory_key(config), least_bytes)
+        if key not in self._known:
+            config = without_training(config) if self.generates_only else config
+            found = self._on_cards(name, config, least_bytes) if self.inventory.cards else self._on_cpus(name, config)
+            self._known[key] = found
+        return self._known[key]
 
-    def _on_cpus(self, name: str, config: RunConfig) -> Option:
+    def _on_cpus(self, name: str, config: RunConfig) -> tuple[Option, ...]:
         cards, cpus, found = self.resources.cards, self.resources.cpus_per_trial, self.inventory.describe()
         if cards > 1:
             raise RequestError(
@@ -99,9 +105,8 @@ class Placer:
         alternatives = find_cpu_alternatives(cpus=cpus, host_bytes=HOST_BYTES, inventory=self.inventory)
         if not alternatives:
             raise RequestError(explain_cpu_refusal(name, cpus=cpus, host_bytes=HOST_BYTES, inventory=self.inventory))
-        return Option(
-            alternative=alternatives[0], placement=Placement(bundle=Bundle(cpus=cpus), shape=shape_of(config))
-        )
+        placement = Placement(bundle=Bundle(cpus=cpus), shape=shape_of(config))
+        return tuple(Option(alternative=alternative, placement=placement) for alternative in alternatives)
 
     def _on_cards(self, name: str, config: RunConfig, least_bytes: int) -> tuple[Option, ...]:
         """Takes the GPU models that hold the whole run on each card; where there is none, divides it among cards."""
@@ -161,10 +166,11 @@ class Placer:
 
     def _pools(self, name: str) -> tuple[Pool, ...]:
         """Returns those beside whose cards a machine has the CPUs of a trial."""
-        cpus = {
-            pool.model: max(n.cpus for n in self.inventory.nodes if any(card.model == pool.model for card in n.cards))
-            for pool in self.inventory.pools
-        }
+        cpus: dict[str, float] = {}
+        for node in self.inventory.nodes:
+            if node.cards:
+                model = node.cards[0].model
+                cpus[model] = max(node.cpus, cpus.get(model, 0.0))
         resources = self.resources
         wanted = resources.cpus_per_trial / (resources.cards if resources.spread else 1)
         found = tuple(pool for pool in self.inventory.pools if cpus[pool.model] >= wanted)

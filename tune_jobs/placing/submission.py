@@ -27,7 +27,7 @@ def request_for(sweep: str, number: int, options: Sequence[Option], *, first: bo
     Args:
         sweep: Its sweep.
         number: Its number there.
-        options: Every way to run it; see placer.Placer.options.
+        options: Every option to run it; see placer.Placer.options.
         first: Whether it goes before the other requests of its sweep.
     """
     alternatives = tuple(option.alternative for option in options)
@@ -90,7 +90,7 @@ def submission_limits(sweep: Sweep, inventory: Inventory) -> SubmissionLimits:
 def largest_first(total: int, options: Mapping[int, Sequence[Option]]) -> tuple[int, ...]:
     """Sorts trials by what they take of a card (best-fit-decreasing; Johnson, Fast Algorithms for Bin Packing, 1974).
 
-    Two thirds of a card that come after two small trials wait, where the other way round all four run at once. Trials
+    Two thirds of a card that come after two small trials wait; in the reverse sequence all four run at once. Trials
     that need several cards come first of all. Numbers, and so names and the ledger, stay those of the list.
 
     Args:

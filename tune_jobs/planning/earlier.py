@@ -15,7 +15,7 @@ from tune_jobs.records.ledger import Ledger, SweepFolder
 
 
 def earlier_ledgers(output_dir: Path) -> list[Ledger]:
-    """Reads all ledgers below an output folder; one that cannot be read is told and left out."""
+    """Reads all ledgers below an output folder; one that cannot be read is named and left out."""
     found = []
     for folder in sorted(path.parent for path in SweepFolder.of(output_dir, "").path.glob("*/all_results.jsonl")):
         try:

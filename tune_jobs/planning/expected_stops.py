@@ -1,4 +1,4 @@
-"""How far trials would come under an early termination if nothing but chance told them apart. Seeded."""
+"""How far trials would come under an early termination if they differed by chance alone. Seeded."""
 
 import heapq
 import random
@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from tune_jobs.config.sweep import Sweep
 
-_MOST_SIMULATED = 200  # the median rule looks at every earlier trial at each report
+_MOST_SIMULATED = 200  # the median rule reads every earlier trial at each report
 
 
 def expected_evaluations(sweep: Sweep, longest: Sequence[int], *, side_by_side: int) -> list[int]:
-    """Lets the sweep's own scheduler decide on made-up trials: each keeps one random score all the way.
+    """Lets the sweep's own scheduler decide on made-up trials: each keeps one random score to its end.
 
     Real trials are stopped somewhat earlier or later; their number at each rung is what this is about. Asynchronous
     schedulers let more than one in eta pass while few have come, and that is counted. Of very many trials the first

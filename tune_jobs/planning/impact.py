@@ -72,7 +72,7 @@ def impacts(sweep: Sweep, earlier: Sequence[Importance] = ()) -> tuple[Impact, .
     found = {one.name: one for one in earlier}
     searched = [one.name for one in sweep.space.searched if one.name != "seed"]
     known = {name: (effect, source) for name, effect, source in _KNOWN}
-    names = [name for place, name in enumerate(known) if place < LEADING or name in searched]
+    names = [name for index, name in enumerate(known) if index < LEADING or name in searched]
     names += [name for name in searched if name not in known]
     rows = []
     for order, name in enumerate(names, start=1):

@@ -4,7 +4,7 @@ Decides from values: the sweep, the cards, the data's sizes and what was measure
 clock.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.machines.hardware import Inventory
@@ -12,6 +12,7 @@ from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.rules import ResolvedTrial
 from tune_jobs.config.sweep import Phase, Sweep
+from tune_jobs.placing.memory_requests import memory_key
 from tune_jobs.placing.placer import Option
 from tune_jobs.placing.submission import largest_first, request_for, starts_largest_first, submission_limits
 from tune_jobs.planning.expected_stops import expected_evaluations, left_at
@@ -22,24 +23,6 @@ from tune_jobs.search.grid import drawn_configs, planned_trials
 from tune_jobs.search.inputs import DataSizes, count_evaluations
 
 FindOptions = Callable[[str, RunConfig], Sequence[Option]]  # see placer.Placer.options
-
-# Fields that no memory estimate depends on: trials that differ in nothing else are estimated once.
-NO_BYTES: Mapping[str, object] = {
-    "learning_rate": 1e-3,
-    "num_epochs": 1,
-    "max_steps": None,
-    "eval_steps": None,
-    "lr_scheduler": "linear",
-    "warmup_ratio": 0.0,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "seed": 0,
-    "early_stopping_patience": None,
-    "early_stopping_threshold": 0.0,
-    "length_penalty": 1.0,
-    "max_train_samples": None,
-    "max_eval_samples": None,
-}
 
 
 def make_plan(
@@ -158,10 +141,7 @@ class _Groups:
         self._indices: dict[tuple[object, ...], int] = {}
 
     def index(self, config: RunConfig) -> int:
-        values = vars(config) | dict(NO_BYTES)
-        values["dropout"] = config.dropout if not config.dropout else 0.1
-        values["label_smoothing"] = float(config.label_smoothing > 0)
-        key = tuple(values.values())
+        key = memory_key(config)
         if key not in self._indices:
             self._indices[key] = len(self.found)
             self.found.append(self._group(config))

@@ -122,7 +122,7 @@ def _memory(plan: SweepPlan) -> str:
         config = group.config
         what = (config.model, config.batch_size, f"{config.encoder_max_len}/{config.decoder_max_len}", *also[index])
         if group.refused:
-            rows.append([count, *what, "no place", "", "", "", ""])
+            rows.append([count, *what, "does not fit", "", "", "", ""])
         rows += [[count, *what, *_placement_cells(option.placement)] for option in group.on_cards]
     if not rows:
         return f"memory: without a card trials are placed by CPUs, {plan.sweep.resources.cpus_per_trial:g} each"
@@ -138,14 +138,14 @@ def _memory(plan: SweepPlan) -> str:
         "share",
         "run as",
     ]
-    refusals = [f"no place: {group.refused}" for group in plan.groups if group.refused]
+    refusals = [f"does not fit: {group.refused}" for group in plan.groups if group.refused]
     several = "a trial on several cards is taken to be as many times as fast as on one (not measured)"
     any_several = any(group.cards > 1 for group in plan.groups)
     return "\n".join(["memory and shares:", table(header, rows), *([several] if any_several else []), *refusals])
 
 
 def _differences(groups: Sequence[MemoryGroup]) -> list[tuple[str, ...]]:
-    """What else tells groups apart, a cell for each; no cells where nothing does."""
+    """Returns in what else groups differ, a cell for each; no cells where they do not."""
     switches = ("label_smoothing", "dropout", "no_repeat_ngram_size", "gradient_checkpointing")
     values = ("num_beams", "optimizer", "precision", "generation_batch_size", "gradient_accumulation_steps")
     cells: list[list[str]] = [[] for _ in groups]
@@ -243,9 +243,7 @@ def plan_notes(plan: SweepPlan) -> list[str]:
             "trials that share a card are taken not to slow each other down: how busy they keep it is not known"
         )
     if plan.timed and len(plan.inventory.pools) > 1:
-        notes.append(
-            "a card is taken to be as fast as the one on which a trial was measured, or as the description says"
-        )
+        notes.append("a card is taken to be as fast as the one on which a trial was measured, or as described")
     return notes
 
 

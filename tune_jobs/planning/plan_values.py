@@ -18,7 +18,7 @@ class MemoryGroup:
 
     Attributes:
         config: One of them.
-        options: Every way to run them; empty where there is none.
+        options: Every option to run them; empty where there is none.
         refused: Why they can never run here; empty where they can.
     """
 
@@ -50,7 +50,7 @@ class PlannedTrial:
         known: Whether exactly this trial will run; otherwise it was drawn to stand for one that results will choose.
         group: Index of its memory group in the plan.
         evaluations: When it is never stopped.
-        expected_evaluations: When chance alone tells trials apart.
+        expected_evaluations: When trials differ by chance alone.
         epochs: Passes over the data when it is never stopped.
         speed: How fast it goes; None where nothing like it was measured.
     """

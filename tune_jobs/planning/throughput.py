@@ -72,7 +72,7 @@ def observe(record: TrialRecord, dev_size: DevSize) -> Observation | None:
     """Reads what a trial of a ledger took; None where it has no evaluation with a time.
 
     Evaluations of one trial are compared with each other, so that waiting and loading are not counted as training;
-    `time/total_s` of its last steps tells learning from scoring.
+    `time/total_s` of its last steps separates learning from scoring.
 
     Args:
         record: The trial; its configuration must be one of today's.

@@ -12,6 +12,9 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from common.errors import RequestError
+from common.files import open_to_append
+
 logger = logging.getLogger(__name__)
 FILE_NAME = "steps.jsonl"
 Numbers = Mapping[str, float]
@@ -34,13 +37,12 @@ class StepLog:
         values = {name: encoded(value) for name, value in {**metrics, **self._more()}.items()}
         line = json.dumps(values, allow_nan=False).encode() + b"\n"
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            descriptor = open_to_append(self._path)
             try:
                 os.write(descriptor, line)  # no fsync: on a slow disk it would hold up the training
             finally:
                 os.close(descriptor)
-        except OSError as error:
+        except (OSError, RequestError) as error:
             if not self._broken:
                 logger.warning("%s cannot be written (%s); steps go on without it", self._path, error)
             self._broken = True

@@ -1,6 +1,7 @@
 """The folder of a running sweep: one driver at a time, and earlier results are put aside instead of overwritten."""
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -8,14 +9,14 @@ from pathlib import Path
 
 from common.cli import note
 from common.errors import RequestError
+from common.files import open_to_append
 from tune_jobs.records.ledger import SweepFolder
 
 
 @contextmanager
 def alone(folder: SweepFolder) -> Iterator[None]:
     """Holds the sweep's folder for this process; two drivers would write one ledger."""
-    folder.path.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.path.parent / f".{folder.path.name}.lock").open("w") as lock:
+    with os.fdopen(open_to_append(folder.path.parent / f".{folder.path.name}.lock"), "rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from common.units import format_duration
-from tune_jobs.analysis.comparison import COMBINED, Comparison, Side, Verdict, telling
+from tune_jobs.analysis.comparison import COMBINED, Certainty, Comparison, Side, largest_differences
 from tune_jobs.analysis.paired_summaries import SharedSummaries
 from tune_jobs.analysis.significance import RESAMPLES, PairedDifference
 from tune_jobs.config.parameters import show_value
@@ -14,7 +14,7 @@ from tune_jobs.report.summary import Tile
 
 _NAMES = {"rouge1_f1": "R-1", "rouge2_f1": "R-2", "rougeL_f1": "R-L", COMBINED: "Combined"}
 _SHOWN_DIALOGUES = 12
-_VERDICTS: dict[Verdict, str] = {
+_CERTAINTIES: dict[Certainty, str] = {
     "clear": "clear",
     "not sure": "not sure: other dialogues may turn it round",
     "may be the seed": "may be the seed",
@@ -31,17 +31,17 @@ def headline(comparison: Comparison) -> str:
         return f"{best.letter} has the highest score, and how sure that is cannot be said"
     if best is not first:
         lead = best.differences[COMBINED].mean
-        return _lead(best.letter, first.letter, lead, best.verdict)
+        return _lead(best.letter, first.letter, lead, best.certainty)
     if all(side.differences[COMBINED].mean == 0 for side in others):
         return f"{first.letter} and the {'other' if len(others) == 1 else 'others'} score the same"
     nearest = comparison.rival
-    return _lead(first.letter, nearest.letter, -nearest.differences[COMBINED].mean, nearest.verdict)
+    return _lead(first.letter, nearest.letter, -nearest.differences[COMBINED].mean, nearest.certainty)
 
 
-def _lead(one: str, other: str, points: float, verdict: Verdict) -> str:
-    if verdict == "clear":
+def _lead(one: str, other: str, points: float, certainty: Certainty) -> str:
+    if certainty == "clear":
         return f"{one} is clearly better than {other}, by {points:.2f} points"
-    chance = "another seed was not tried" if verdict == "clear but for the seed" else "which may be chance"
+    chance = "another seed was not tried" if certainty == "clear but for the seed" else "which may be chance"
     return f"{one} is ahead of {other} by {points:.2f} points; {chance}"
 
 
@@ -58,7 +58,7 @@ def score_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
                 *(f"{side.scores[name]:.2f}" if name in side.scores else "" for name in _NAMES),
                 signed(gap.mean) if gap else "",
                 interval(gap) if gap else "",
-                "" if side is comparison.sides[0] else _VERDICTS[side.verdict],
+                "" if side is comparison.sides[0] else _CERTAINTIES[side.certainty],
                 str(len(side.numbers.history)),
                 format_duration(side.experiment.trial.wall_s) if side.experiment.trial else "",
                 side.name,
@@ -155,8 +155,8 @@ def _tiles(comparison: Comparison) -> list[Tile]:
     if gap is not None:
         letters = f"{held.letter} to {comparison.sides[0].letter}"
         found.append(Tile(label=letters, value=signed(gap.mean), detail=f"{interval(gap)} on other dialogues (95%)"))
-        value, _, reason = _VERDICTS[held.verdict].partition(": ")
-        seed = comparison.noise.source if held.verdict == "may be the seed" else ""
+        value, _, reason = _CERTAINTIES[held.certainty].partition(": ")
+        seed = comparison.noise.source if held.certainty == "may be the seed" else ""
         found.append(Tile(label="How sure", value=value, detail=reason or seed or f"on {gap.count} dialogues"))
     return found
 
@@ -169,7 +169,7 @@ def _settings(comparison: Comparison) -> str:
 
 
 def _dialogues(comparison: Comparison) -> str:
-    chosen = telling(comparison, _SHOWN_DIALOGUES)
+    chosen = largest_differences(comparison, _SHOWN_DIALOGUES)
     if not chosen:
         return ""
     every = len(chosen) == len(comparison.summaries)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from common.files import write_json
+from common.files import open_to_append, write_json
 from common.strict import from_mapping
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord, read_record
@@ -262,8 +262,7 @@ def _wait_for_end(ended: threading.Event) -> None:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """The mirror of a sweep's earlier driver may still be sending; two at a time would repeat rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    with os.fdopen(open_to_append(path), "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

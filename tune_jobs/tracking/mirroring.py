@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common.cli import note
 from common.errors import RequestError
+from common.files import open_to_append
 from common.strict import from_mapping
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.records.ledger import SweepFolder
@@ -67,10 +68,9 @@ class MirrorProcess:
 
     def __init__(self, settings: MirrorSettings, shown: Path) -> None:
         self._folder = shown / FOLDER
-        self._folder.mkdir(parents=True, exist_ok=True)
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        with (self._folder / LOG_NAME).open("ab") as log:
+        with os.fdopen(open_to_append(self._folder / LOG_NAME), "ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tune_jobs.tracking.mirror_process"],
                 stdin=subprocess.PIPE,
@@ -168,7 +168,7 @@ def mirroring(folder: SweepFolder, sweep: Sweep, *, group: str = "", phase: str 
     started_s = time.monotonic()
     try:
         process = MirrorProcess(settings, folder.path)
-    except OSError as error:  # no room, no process: the sweep is worth more than its mirror
+    except (OSError, RequestError) as error:  # no room, no process: the sweep is worth more than its mirror
         note(f"W&B: the mirror could not be started ({error}); the sweep goes on, and its own files hold everything")
         yield None
         return

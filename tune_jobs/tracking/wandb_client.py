@@ -1,4 +1,4 @@
-"""The one door to W&B: opens runs, online or offline, and says of each whether the server has taken it.
+"""Writes to W&B, alone of all modules: opens runs, online or offline, and says of each whether the server has taken it.
 
 Only the mirror's process comes through here (mirror_process); no trial does. Ray's own WandbLoggerCallback starts two
 more actors for each trial and waits for uploads when a sweep is stopped; wandb in the trial itself waits for the server
@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
+
+from common.files import open_to_append
 
 logger = logging.getLogger(__name__)
 Mode = Literal["auto", "online", "offline", "disabled"]
@@ -205,7 +207,7 @@ class WandbRun:
             return False
         if self.mode == "offline" or _has_errors(self.folder / "logs" / "debug-internal.log"):
             return False
-        (self.folder / f"run-{self._run.id}{_SYNCED}").touch()
+        os.close(open_to_append(self.folder / f"run-{self._run.id}{_SYNCED}"))
         return True
 
 

@@ -1,4 +1,4 @@
-"""The one door to wandb-workspaces: saves the report of a sweep as a page of its W&B project.
+"""Uses wandb-workspaces, alone of all modules: saves the report of a sweep as a page of its W&B project.
 
 The page is saved by one GraphQL mutation, `upsertView` (wandb-workspaces 0.4, reports/v2); its panels are drawn by W&B
 from the runs, so that a page that was saved early follows the sweep.

@@ -1,4 +1,4 @@
-"""The reading door to W&B: the runs of a project, for the weekly dashboard. Writing is wandb_client.py's.
+"""Reads from W&B, alone of all modules: the runs of a project, for the weekly dashboard. Writing is wandb_client.py's.
 
 Everything is asked through wandb's public API (wandb 0.31: Api.runs, one GraphQL query a page), in a thread that is
 waited for only so long: wandb-core repeats a failing request for minutes.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cluster.guard import Guard, OutOfMemoryError, environment
+from cluster.machines.ray_folder import restore_umask
 from common.errors import ProductError
 from common.strict import from_mapping
 from dialsum.config import RunConfig
@@ -174,6 +175,7 @@ class RankProcess:
 
 def _train(task: RankTask, ask: Callable[[RankMessage], None], device_of: DeviceOf) -> None:
     spec = task.spec
+    restore_umask()
     os.environ.update(environment(os.environ) | task.variables)  # before torch starts CUDA
     from dialsum.trainer import train
 

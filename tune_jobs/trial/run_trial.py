@@ -17,6 +17,7 @@ from typing import cast
 
 from cluster.guard import environment
 from cluster.machines.metrics import Meters
+from cluster.machines.ray_folder import restore_umask
 from common.errors import ProductError, WorkError
 from common.files import append_jsonl
 from common.storage import storage_trouble
@@ -59,6 +60,7 @@ def run_trial(config: dict[str, object], device_of: DeviceOf = card_of) -> None:
         device_of: See hold.hold.
     """
     spec = TrialSpec.from_dict(cast("Mapping[str, object]", config[SPEC_KEY]))
+    restore_umask()
     os.environ.update(environment(os.environ))  # before torch starts CUDA
     if spec.simulated:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray names the logical card 0, which may be a real one here

@@ -4,7 +4,7 @@ import pytest
 
 from cluster.estimator.gpu_profile import find_gpu
 from cluster.estimator.model_facts import model_facts
-from cluster.estimator.request import MemoryRequest
+from cluster.estimator.request import OPTIMIZERS, MemoryRequest
 from common.errors import RequestError
 
 BART = model_facts("kobart", {"model_type": "bart", "vocab_size": 30000, "max_position_embeddings": 1026})
@@ -21,8 +21,8 @@ def test_every_wrong_value_is_listed_at_once() -> None:
         )  # fmt: skip
     text = str(caught.value)
     assert "batch_size must be at least 1, but is 0" in text
-    assert "precision must be one of fp32, fp16, bf16, but is 'bf61'; did you mean 'bf16'?" in text
-    assert "optimizer must be one of adamw_fused, adamw, adafactor, adamw_8bit, sgd, but is 'adam'" in text
+    assert "precision must be one of fp32, fp16, bf16, bf16_pure, but is 'bf61'; did you mean 'bf16'?" in text
+    assert f"optimizer must be one of {', '.join(OPTIMIZERS)}, but is 'adam'" in text
 
 
 @pytest.mark.parametrize(("batch", "pieces", "ranks"), [(8, 3, 1), (8, 4, 4)])

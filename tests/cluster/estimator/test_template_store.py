@@ -15,7 +15,7 @@ from cluster.estimator.template import Template, TemplateKey
 from cluster.estimator.template_archive import write_archive
 from cluster.estimator.template_build import build_part
 from cluster.estimator.template_file import Part, read_part, write_part
-from cluster.estimator.template_keys import PART_NAMES, PartKey, model_hash, part_key
+from cluster.estimator.template_keys import PART_NAMES, ExactSizes, PartKey, model_hash, part_key
 from cluster.estimator.template_store import find_template, has_template
 from cluster.estimator.workload import Recipe
 from common.errors import RequestError, WorkError
@@ -27,6 +27,7 @@ KEY = TemplateKey(
     gradient_checkpointing=False, dropout=True, label_smoothing=False, accumulation=False, kernels="efficient",
     torch="2.13.0", transformers="5.23.0",
 )  # fmt: skip
+SIZES = ExactSizes(micro_batch=4, generation_batch=8, encoder_len=64, decoder_len=16, prompt_len=64, beams=1)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def cache(tmp_path: Path, parts: dict[str, Part]) -> Path:
 
 
 def find(cache: Path, key: TemplateKey = KEY) -> Template:
-    return find_template(key, RECIPE, cache=cache, shipped=cache / "none", note=pytest.fail)
+    return find_template(key, SIZES, RECIPE, cache=cache, shipped=cache / "none", note=pytest.fail)
 
 
 def test_docstring_examples_hold() -> None:
@@ -75,7 +76,7 @@ def test_files_are_the_same_bytes_every_time(tmp_path: Path, parts: dict[str, Pa
 def test_what_is_at_hand_is_not_traced_again(cache: Path) -> None:
     template = find(cache)
     assert template.source == str(cache)
-    assert has_template(KEY, cache=cache, shipped=cache / "none")
+    assert has_template(KEY, SIZES, cache=cache, shipped=cache / "none")
     assert template.allocated_bytes(4, 100, 20) > 16 * template.model_parameters
     more = dataclasses.replace(KEY, accumulation=True)
     assert find(cache, more).allocated_bytes(4, 100, 20) > template.allocated_bytes(4, 100, 20)
@@ -86,10 +87,10 @@ def test_shipped_archives_come_first(cache: Path, parts: dict[str, Part], tmp_pa
     archive = write_archive(shipped, "tiny", parts.values())
     assert archive.name == f"tiny-{KEY.model[:12]}.tar.xz"
     assert archive.read_bytes() == write_archive(tmp_path / "again", "tiny", parts.values()).read_bytes()
-    template = find_template(KEY, RECIPE, cache=cache, shipped=shipped, note=pytest.fail)
+    template = find_template(KEY, SIZES, RECIPE, cache=cache, shipped=shipped, note=pytest.fail)
     assert template.source == "shipped"
     assert template.allocated_bytes(4, 100, 20) == find(cache).allocated_bytes(4, 100, 20)
-    assert not has_template(dataclasses.replace(KEY, optimizer="sgd"), cache=cache / "none", shipped=shipped)
+    assert not has_template(dataclasses.replace(KEY, optimizer="sgd"), SIZES, cache=cache / "none", shipped=shipped)
 
 
 @pytest.mark.parametrize("how", ["torn", "empty", "text", "changed part"])
@@ -105,13 +106,13 @@ def test_a_shipped_archive_that_cannot_be_trusted_is_not_used(
         path.write_bytes(lzma.compress(bytes(raw)))
     else:
         path.write_bytes({"torn": content[: len(content) // 2], "empty": b"", "text": b"no archive"}[how])
-    found = find_template(KEY, RECIPE, cache=cache, shipped=path.parent, note=pytest.fail)
+    found = find_template(KEY, SIZES, RECIPE, cache=cache, shipped=path.parent, note=pytest.fail)
     assert str(cache) in found.source
 
 
 @pytest.mark.parametrize("other", [{"torch": "2.14.0"}, {"optimizer": "sgd"}, {"label_smoothing": True}])
 def test_other_jobs_have_other_files(cache: Path, other: dict[str, object]) -> None:
-    assert not has_template(dataclasses.replace(KEY, **other), cache=cache, shipped=cache / "none")  # type: ignore[arg-type]
+    assert not has_template(dataclasses.replace(KEY, **other), SIZES, cache=cache, shipped=cache / "none")  # type: ignore[arg-type]
 
 
 def corrupt(path: Path, how: str) -> None:
@@ -139,7 +140,7 @@ def test_a_file_that_cannot_be_trusted_is_made_again(
     path = cache / parts["step"].key.file_name
     corrupt(path, how)
     template_store._remembered.cache_clear()
-    assert not has_template(KEY, cache=cache, shipped=cache / "none")
+    assert not has_template(KEY, SIZES, cache=cache, shipped=cache / "none")
     asked: list[PartKey] = []
 
     def build(recipe: Recipe, keys: list[PartKey], *, family: str, folder: Path) -> None:
@@ -149,7 +150,7 @@ def test_a_file_that_cannot_be_trusted_is_made_again(
 
     monkeypatch.setattr(template_store, "build_in_subprocess", build)
     notes: list[str] = []
-    template = find_template(KEY, RECIPE, cache=cache, shipped=cache / "none", note=notes.append)
+    template = find_template(KEY, SIZES, RECIPE, cache=cache, shipped=cache / "none", note=notes.append)
     assert asked == [parts["step"].key]
     assert notes == ["no template at hand: tracing step (some seconds, once)"]
     assert template.allocated_bytes(4, 100, 20) == expected
@@ -157,7 +158,7 @@ def test_a_file_that_cannot_be_trusted_is_made_again(
 
 
 def test_a_cold_template_is_traced_in_another_process(tmp_path: Path, parts: dict[str, Part]) -> None:
-    template = find_template(KEY, RECIPE, cache=tmp_path, shipped=tmp_path / "none")
+    template = find_template(KEY, SIZES, RECIPE, cache=tmp_path, shipped=tmp_path / "none")
     assert template.source == "traced now"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(part.key.file_name for part in parts.values())
     for part in parts.values():
@@ -171,21 +172,23 @@ def test_a_cold_template_is_traced_in_another_process(tmp_path: Path, parts: dic
 def test_a_wrong_request_is_told_as_one(tmp_path: Path) -> None:
     recipe = Recipe(factory=RECIPE.factory, settings={"model_config": {"model_type": "no such model"}})
     with pytest.raises(RequestError, match="no such model"):
-        find_template(KEY, recipe, cache=tmp_path, shipped=tmp_path)
+        find_template(KEY, SIZES, recipe, cache=tmp_path, shipped=tmp_path)
 
 
 def test_a_trace_that_fails_says_why(tmp_path: Path) -> None:
     recipe = Recipe(factory=RECIPE.factory, settings={"model_config": dict(BART), "no_such_setting": 1})
     with pytest.raises(WorkError, match="no_such_setting"):
-        find_template(KEY, recipe, cache=tmp_path, shipped=tmp_path)
+        find_template(KEY, SIZES, recipe, cache=tmp_path, shipped=tmp_path)
 
 
 def test_a_query_imports_no_torch(cache: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from cluster.estimator.template_store import find_template;"
         "from cluster.estimator.template import TemplateKey; from cluster.estimator.workload import Recipe;"
+        "from cluster.estimator.template_keys import ExactSizes;"
         f"key = TemplateKey(**{vars(KEY)!r}); folder = Path({str(cache)!r});"
-        "template = find_template(key, Recipe(factory='none:none'), cache=folder, shipped=folder);"
+        f"sizes = ExactSizes(**{dataclasses.asdict(SIZES)!r});"
+        "template = find_template(key, sizes, Recipe(factory='none:none'), cache=folder, shipped=folder);"
         "assert template.allocated_bytes(8, 512, 128) > 0;"
         "heavy = {'torch', 'transformers', 'ray'} & set(sys.modules); assert not heavy, heavy"
     )

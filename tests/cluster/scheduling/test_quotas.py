@@ -1,4 +1,4 @@
-"""The team file: quotas by the hour; windows cross midnight and changes of clocks."""
+"""Quotas by the hour: windows cross midnight and clock changes; team files are refused whole."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,7 +6,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from cluster.scheduling.quotas import Member, Team, Window, load_team, next_change, open_window, quota_gpus
+from cluster.scheduling.quotas import (
+    Member,
+    Team,
+    Window,
+    load_team,
+    next_change,
+    open_window,
+    quota_gpus,
+    refuse_models,
+)
 from common.errors import RequestError
 
 SEOUL = ZoneInfo("Asia/Seoul")
@@ -52,7 +61,7 @@ def test_a_bad_team_file_is_refused_whole(tmp_path: Path) -> None:
         load_team(path)
     assert caught.value.problems == (
         f"{path}:1: time_zone 'Asia/Soul' is unknown; write an IANA name such as Asia/Seoul",
-        f"{path}:3: members.minji.quota_gpus must not be negative, but is -1",
+        f"{path}:3: members.minji.quota_gpus must be a number of at least 0, but is -1",
         f"{path}:5: windows.0: window 'night': end '25:00' is no time of day; write HH:MM, for example 22:00",
         f"{path}:5: windows.0: window 'night': 'mimji' is no member; known: minji",
     )
@@ -61,6 +70,13 @@ def test_a_bad_team_file_is_refused_whole(tmp_path: Path) -> None:
 def test_an_unknown_member_is_named() -> None:
     with pytest.raises(RequestError, match=r"member 'bo' is not in team\.yaml; known: jun, minji"):
         quota_gpus(TEAM, "bo", NOON)
+
+
+def test_models_that_are_not_a_members_are_refused() -> None:
+    team = Team(members={"minji": Member(quota_gpus=1, models=("kobart",)), "jun": Member(quota_gpus=1)})
+    refuse_models(team, "jun", ["t5"])
+    with pytest.raises(RequestError, match=r"t5: not among the models of minji; team\.yaml gives minji kobart"):
+        refuse_models(team, "minji", ["kobart", "t5"])
 
 
 def test_the_team_file_that_we_ship_is_right() -> None:

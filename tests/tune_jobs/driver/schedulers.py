@@ -17,7 +17,7 @@ COUNT = 7
 SPACE = Space(parameters=(Range(name="learning_rate", distribution="log_uniform_values", low=1e-5, high=1e-3),))
 
 
-def sweep_of(method: str, early_terminate: EarlyTerminate, interval: int = 1) -> Sweep:
+def sweep_of(method: str, early_terminate: EarlyTerminate, exploit_fraction: float = 0.25) -> Sweep:
     return Sweep(
         name="sample",
         source="",
@@ -26,7 +26,7 @@ def sweep_of(method: str, early_terminate: EarlyTerminate, interval: int = 1) ->
         count=COUNT,
         metric=Metric(name=METRIC, goal="maximize"),
         early_terminate=early_terminate,
-        search=SearchOptions(perturbation_interval=interval),
+        search=SearchOptions(exploit_fraction=exploit_fraction),
     )
 
 
@@ -42,6 +42,7 @@ SCHEDULERS: dict[str, Callable[[], TrialScheduler]] = {
     "hyperband": lambda: made(sweep_of("random", EarlyTerminate(type="hyperband", min_iter=1, eta=2))),
     "median": lambda: made(sweep_of("random", EarlyTerminate(type="median", min_iter=1, min_trials=2))),
     "pbt": lambda: made(sweep_of("pbt", EarlyTerminate(type="none"))),
+    "pbt of two": lambda: made(sweep_of("pbt", EarlyTerminate(type="none"), exploit_fraction=0.5)),
     "synchronous pbt": lambda: made(sweep_of("pbt", EarlyTerminate(type="none")), side_by_side=2),
 }
 

@@ -8,11 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.scheduling.events import Pause
-from tests.tune_jobs.driver.driven_sweep import DrivenSweep, ObservedList, Setup
+from tests.tune_jobs.driver.driven_sweep import DrivenSweep, Setup
 from tests.tune_jobs.driver.schedulers import LONGEST, SCHEDULERS, score_of
 from tune_jobs.config.anomalies import Anomalies
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.driver.sweep_driver import SweepDriver
+from tune_jobs.search.samplers import ListSampler
 
 CARDS = "1xA:24GiB,1xB:40GiB"
 NEEDS_GIB = {1: 11.0, 2: 20.0, 3: 30.0, 4: 99.0, 5: 5.0, 6: 11.0}  # the fourth is refused
@@ -35,7 +36,7 @@ class Player:
         self._folder, self._score = folder, score_of(seed)
         self._setup = Setup(
             cards=CARDS,
-            sampler=lambda: ObservedList(len(NEEDS_GIB)),
+            sampler=lambda: ListSampler([{"learning_rate": 1e-4 * number} for number in NEEDS_GIB]),
             scheduler=SCHEDULERS[scheduler],
             needs_gib=NEEDS_GIB,
             longest=LONGEST,
@@ -146,7 +147,7 @@ ACTIONS = (
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=25)
 @given(
-    scheduler=st.sampled_from(sorted(set(SCHEDULERS) - {"pbt", "synchronous pbt"})),
+    scheduler=st.sampled_from(sorted(SCHEDULERS)),
     seed=st.integers(0, 100),
     history=st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 90)), min_size=5, max_size=40),
 )

@@ -15,8 +15,12 @@ from tune_jobs.records.journal import Journal, TrialHistory
 from tune_jobs.search.samplers import ListSampler
 
 
+class KilledError(Exception):
+    """The driver is gone."""
+
+
 class KilledJournal(Journal):
-    """The driver is killed behind its so-manieth event."""
+    """Kills its driver when so many events are written."""
 
     def __init__(self, path: Path, after: int) -> None:
         super().__init__(path)
@@ -27,7 +31,7 @@ class KilledJournal(Journal):
         trial = super().write(event, number, **content)
         self._left -= 1
         if not self._left:
-            raise Killed
+            raise KilledError
         return trial
 
 
@@ -77,7 +81,7 @@ def test_whenever_a_driver_is_killed_the_next_reaches_the_same_outcome(
         for after in kills:
             try:
                 DrivenSweep(Path(name), setup, lambda path, after=after: KilledJournal(path, after)).finish(score)
-            except Killed:
+            except KilledError:
                 continue
             break
         assert outcome_of(DrivenSweep(Path(name), setup).finish(score)) == undisturbed

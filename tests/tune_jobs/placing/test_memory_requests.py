@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cluster.estimator.gpu_profile import find_gpu
+from cluster.estimator.gpu_profile import find_gpu, gpu_of_size
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from dialsum.device import OVERFLOWS_IN_FP16
-from tune_jobs.placing.memory_requests import NEVER_FP16, facts_of, hub_cache, precision_on, request_of
+from tune_jobs.placing.memory_requests import NEVER_FP16, NO_BYTES, facts_of, hub_cache, precision_on, request_of
 
 L4, T4 = find_gpu("L4"), find_gpu("T4")
 
@@ -113,3 +113,12 @@ def test_the_cache_is_where_the_hub_library_keeps_it(monkeypatch: pytest.MonkeyP
     assert hub_cache() == Path("/data/hf/hub")
     monkeypatch.delenv("HF_HOME")
     assert hub_cache() == Path.home() / ".cache" / "huggingface" / "hub"
+
+
+def test_fields_of_no_bytes_change_no_memory_request() -> None:
+    card = gpu_of_size("24GiB")
+    base = RunConfig(model="kobart", dropout=0.1)
+    other: dict[str, object] = {"lr_scheduler": "cosine", "max_steps": 7, "eval_steps": 7, "early_stopping_patience": 3}
+    for name in NO_BYTES:
+        value = other.get(name, 0.25 if isinstance(getattr(base, name), float) else 2)
+        assert request_of(base.with_changes({name: value}), card) == request_of(base, card), name

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.estimator.estimate import MemoryEstimate
+from cluster.estimator.request import MemoryRequest
 from cluster.machines.hardware import Inventory, Node, parse_simulated
 from cluster.scheduling.request import Alternative
 from common.errors import RequestError
@@ -124,6 +126,24 @@ def test_nodes_that_join_are_options_at_once() -> None:
     assert len(found.options("one", config(8))) == 1
     found.inventory = parse_simulated("1x24GiB,1x80GiB")
     assert [one.alternative.model for one in found.options("one", config(8))] == ["simulated-80GiB", "simulated-24GiB"]
+
+
+def test_runs_that_need_the_same_memory_are_estimated_once() -> None:
+    class CountingEstimator(LinearEstimator):
+        count = 0
+
+        def estimate(self, request: MemoryRequest) -> MemoryEstimate:
+            self.count += 1
+            return super().estimate(request)
+
+    estimator = CountingEstimator()
+    found = placer_for(parse_simulated("1x24GiB"), Resources(), estimator)
+    first = found.options("one", config(8))
+    assert found.options("two", config(8, learning_rate=1e-3, seed=7, label_smoothing=0.0)) == first
+    assert estimator.count == 1
+    found.options("three", config(8, label_smoothing=0.1))
+    found.options("one", config(8), 20 * GIB)
+    assert estimator.count == 3
 
 
 def test_a_share_of_several_cards_is_refused_with_the_key_for_whole_ones() -> None:

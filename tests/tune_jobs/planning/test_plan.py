@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from cluster.estimator.gpu_profile import gpu_of_size
 from cluster.machines.hardware import Inventory, parse_simulated
 from cluster.scheduling.alternatives import Need, find_alternatives
 from common import cli
@@ -18,11 +17,10 @@ from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.sections import Resources
 from tune_jobs.config.space import Categorical, Range, Space
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.placing.memory_requests import request_of
 from tune_jobs.placing.placer import Option
 from tune_jobs.planning.earlier import earlier_ledgers, importances_of, observations_of
 from tune_jobs.planning.expected_stops import expected_evaluations
-from tune_jobs.planning.plan import NO_BYTES, make_plan
+from tune_jobs.planning.plan import make_plan
 from tune_jobs.planning.plan_values import SweepPlan
 from tune_jobs.planning.throughput import CPU, Speed, Throughput, observe
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
@@ -189,15 +187,6 @@ def test_wrong_requests(
     Path("small.yaml").write_text(wide.replace("eval/rouge_combined_f1", metric))
     assert cli.run(main, ["plan", "small.yaml", *arguments]) == 2
     assert text in capsys.readouterr().err
-
-
-def test_what_trials_are_grouped_without_changes_no_memory_request() -> None:
-    card = gpu_of_size("24GiB")
-    base = RunConfig(model="kobart", dropout=0.1)
-    other: dict[str, object] = {"lr_scheduler": "cosine", "max_steps": 7, "eval_steps": 7, "early_stopping_patience": 3}
-    for name in NO_BYTES:
-        value = other.get(name, 0.25 if isinstance(getattr(base, name), float) else 2)
-        assert request_of(base.with_changes({name: value}), card) == request_of(base, card), name
 
 
 def planned(sweep: Sweep, cards: Inventory = CARDS) -> SweepPlan:

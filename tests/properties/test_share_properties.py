@@ -1,12 +1,12 @@
-"""Shares and placement, for any bytes and any cards."""
+"""Shares and alternatives, for any bytes and any cards."""
 
 import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.machines.hardware import Card, Inventory, Node, label_of, parse_simulated
-from cluster.scheduling.placement import Demand, Need, choose, largest_first, refuse
+from cluster.machines.hardware import Card, Inventory, Node, label_of
+from cluster.scheduling.alternatives import Need, explain_refusal, find_alternatives
 from cluster.scheduling.shares import CLASSES, UNITS, share_for
 
 MIB = 2**20
@@ -85,31 +85,17 @@ def test_permuting_nodes_and_cards_changes_nothing(
             for node in nodes
         )
     )
-    demand = Demand(name="t", needs=(Need(upper_bytes=mib * MIB), Need(upper_bytes=mib * MIB // 2, cards=several)))
-    assert choose(demand, straight) == choose(demand, mixed)
-    assert refuse(demand, straight) == refuse(demand, mixed)
+    needs = (Need(upper_bytes=mib * MIB), Need(upper_bytes=mib * MIB // 2, cards=several))
+    assert find_alternatives(needs, straight) == find_alternatives(needs, mixed)
+    assert explain_refusal("t", needs, straight) == explain_refusal("t", needs, mixed)
 
 
 @given(node_lists, st.integers(1, 100_000))
-def test_every_choice_fits_every_card_of_its_model(groups: list[tuple[str, int, int]], mib: int) -> None:
+def test_every_alternative_fits_every_card_of_its_model(groups: list[tuple[str, int, int]], mib: int) -> None:
     inventory = inventory_of(groups)
-    demand = Demand(name="t", needs=(Need(upper_bytes=mib * MIB),))
-    choices = choose(demand, inventory)
-    assert bool(choices) == (refuse(demand, inventory) is None)
-    for choice in choices:
-        usable = [card.usable_bytes for node in inventory.nodes for card in node.cards if card.model == choice.model]
-        assert demand.needs[0].upper_bytes <= choice.cap_bytes <= min(usable)
-
-
-@given(st.lists(st.integers(1, 40_000), min_size=1, max_size=12), st.randoms(use_true_random=False))
-def test_the_order_of_placing_does_not_depend_on_the_order_of_asking(sizes: list[int], shuffler: random.Random) -> None:
-    inventory = parse_simulated("2x24GiB,1x80GiB")
-    demands = [Demand(name=f"t{i}", needs=(Need(upper_bytes=size * MIB),)) for i, size in enumerate(sizes)]
-    mixed = shuffler.sample(demands, len(demands))
-    ordered = largest_first(tuple(demands), inventory)
-    assert ordered == largest_first(tuple(mixed), inventory)
-    bytes_in_order = [demand.needs[0].upper_bytes for demand in ordered]
-    assert bytes_in_order == sorted(bytes_in_order, reverse=True)
+    for one in find_alternatives((Need(upper_bytes=mib * MIB),), inventory):
+        usable = [card.usable_bytes for node in inventory.nodes for card in node.cards if card.model == one.model]
+        assert mib * MIB <= one.cap_bytes <= min(usable)
 
 
 @given(st.text(max_size=100))

@@ -1,0 +1,241 @@
+"""The estimator beside peaks that strangers measured on their GPUs: each program is replayed as it was written.
+
+`python -m benchmarks.external_peaks` writes external_peaks.md from external_peaks.json (published facts, each with its
+source) in some ten minutes of one quiet core, no GPU. Rows are replayed with the transformers that was measured, where
+it can be installed (into .cache/libraries, by pip), and with the installed one.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.external_runs import Answer, Run, Source, read_sources
+from cluster.estimator.calibration import DEFAULT_MARGIN
+from common import cli
+from common.errors import WorkError
+from common.files import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+FACTS = Path(__file__).with_suffix(".json")
+LIBRARIES = ROOT / ".cache" / "libraries"
+INSTALLED = ""  # stands for the installed transformers
+# What an older transformers needs beside itself; torch is the installed one.
+COMPANIONS = {
+    "4.42.4": ("tokenizers==0.19.1", "huggingface_hub==0.26.5", "numpy==1.26.4"),
+    "4.46.3": ("tokenizers==0.20.3", "huggingface_hub==0.26.5", "numpy==1.26.4"),
+}
+GIGABYTES_A_SAMPLE = 0.6  # a constant table's entry for a base model at length 512
+BYTES_A_PARAMETER = 16
+EVERY = 8  # of these rows one is replayed with the installed transformers too
+NOTABLE = 0.02  # an error that is shown row by row
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One row beside its estimates.
+
+    Attributes:
+        run: What was run.
+        measured_bytes: What the GPU reported.
+        then: Replay with the transformers of then; None where that is not at hand.
+        now: Replay with the installed one; None where it cannot build the model so.
+        parameters: Of the model.
+    """
+
+    run: Run
+    measured_bytes: int
+    then: int | None
+    now: int | None
+    parameters: int
+
+    @property
+    def estimate_bytes(self) -> int | None:
+        """The replay of what was really run, or the nearest to it."""
+        return self.then if self.then is not None else self.now
+
+    @property
+    def error(self) -> float | None:
+        """Estimate against measurement; negative where the estimate is under it."""
+        found = self.estimate_bytes
+        return None if found is None else found / self.measured_bytes - 1
+
+
+Habit = Callable[[Compared], float]
+
+
+def by_parameters(compared: Compared) -> float:
+    """So many bytes a parameter, whatever the batch."""
+    return compared.parameters * BYTES_A_PARAMETER
+
+
+def by_accelerate(compared: Compared) -> float:
+    """What `accelerate estimate-memory` says of training with Adam."""
+    from accelerate.commands.estimate import estimate_training_usage
+
+    dtype = compared.run.row.dtype
+    return float(max(estimate_training_usage(compared.parameters * 4, dtype).values()))
+
+
+def by_constant(compared: Compared) -> float:
+    """So many gigabytes a sample, in proportion to the length."""
+    return GIGABYTES_A_SAMPLE * 1e9 * compared.run.row.batch * compared.run.row.length / 512
+
+
+HABITS: dict[str, Habit] = {
+    "16 bytes a parameter": by_parameters, "accelerate": by_accelerate, "0.6 GB a sample": by_constant,
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Replays every row and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=FACTS.with_suffix(".md"), help="default: %(default)s")
+    parser.add_argument("--source", default="", metavar="NAME", help="only tables whose name begins so")
+    chosen = parser.parse_args(arguments)
+    found = []
+    for source in read_sources(FACTS):
+        if source.name.startswith(chosen.source):
+            cli.note(f"{source.name}: {len(source.runs)} rows")
+            found.append((source, compared_rows(source)))
+    write_text(chosen.output, page(found))
+    return 0
+
+
+def compared_rows(source: Source) -> list[Compared]:
+    """Replays the rows of a source with both libraries."""
+    then = replay(source.runs, source.transformers) if source.transformers else {}
+    missing = [index for index in range(len(source.runs)) if index not in then or index % EVERY == 0]
+    now = dict(zip(missing, replay([source.runs[index] for index in missing], INSTALLED).values(), strict=True))
+    return [
+        Compared(
+            run=run,
+            measured_bytes=source.measured_bytes[index],
+            then=then[index].estimate_bytes if index in then else None,
+            now=now[index].estimate_bytes if index in now else None,
+            parameters=max(answers[index].parameters for answers in (then, now) if index in answers),
+        )
+        for index, run in enumerate(source.runs)
+    ]
+
+
+def replay(runs: Sequence[Run], transformers: str) -> dict[int, Answer]:
+    """Replays runs in a process of its own.
+
+    Args:
+        runs: Of one source.
+        transformers: Version, or INSTALLED.
+
+    Returns:
+        Answers by index; empty where that version cannot be had.
+
+    Raises:
+        WorkError: When the process ends before it has answered.
+    """
+    library = _library(transformers) if transformers != INSTALLED else None
+    if transformers != INSTALLED and library is None:
+        return {}
+    paths = filter(None, [str(library or ""), str(ROOT)])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    job = json.dumps([dataclasses.asdict(run) for run in runs])
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.external_replay"],
+        input=job, capture_output=True, text=True, check=False, cwd=ROOT, env=environment,
+    )  # fmt: skip
+    if done.returncode:
+        raise WorkError("the replay failed:\n" + "\n".join(done.stderr.strip().splitlines()[-6:]))
+    answers = [Answer(**json.loads(text)) for text in done.stdout.splitlines()]
+    for problem in sorted({answer.problem for answer in answers if answer.problem}):
+        cli.note(f"transformers {transformers or 'installed'}: {problem}")
+    return dict(enumerate(answers))
+
+
+def _library(version: str) -> Path | None:
+    """Returns the folder of an older transformers, installed there if need be; None where pip cannot."""
+    folder = LIBRARIES / f"transformers-{version}"
+    if (folder / "transformers").is_dir():
+        return folder
+    cli.note(f"installing transformers {version} into {folder}")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+    wanted = (f"transformers=={version}", *COMPANIONS[version])
+    if subprocess.run([*command, *wanted], check=False, capture_output=True).returncode:
+        cli.note(f"transformers {version} cannot be installed here: its rows are replayed with the installed one alone")
+        return None
+    return folder
+
+
+def page(found: Sequence[tuple[Source, Sequence[Compared]]]) -> str:
+    """Writes the page."""
+    everything = [row for _, rows in found for row in rows]
+    lines = [
+        "# The estimator beside peaks that strangers measured",
+        "",
+        "Made by `python -m benchmarks.external_peaks` from `external_peaks.json`, without a GPU. Each program is in"
+        " `external_programs.py` as it ran: what it keeps alive, how it zeroes gradients, its loss, its optimizer. It"
+        " is replayed on meta tensors with the transformers of then, some rows with the installed one too (*now*),"
+        " with torch 2.13's operators and its native allocator. Errors are estimate against measurement; *above"
+        f" upper* counts rows that needed more than the estimate and the default margin of {DEFAULT_MARGIN:.0%}.",
+        "",
+        "| table | rows | median error | worst under | worst over | above upper | median error, now |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [_summary(f"[{source.name}]({source.url})", rows) for source, rows in found]
+    lines += [_summary("**all**", everything), "", "The habits of today on the rows of whole models:", ""]
+    lines += ["| habit | median error | worst under | worst over | above it |", "|---|---|---|---|---|"]
+    models = [row for row in everything if row.run.row.model]
+    lines += [_habit(name, habit, models) for name, habit in HABITS.items() if models]
+    lines += [
+        "",
+        "## Where each table is from",
+        "",
+        "| table | GPU | torch | transformers | note |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [f"| {s.name} | {s.gpu} | {s.torch} | {s.transformers or '-'} | {s.note} |" for s, _ in found]
+    lines += ["", f"## Rows with an error above {NOTABLE:.0%}", "", *_notable(found)]
+    return "\n".join(lines) + "\n" + NOTES
+
+
+def _summary(name: str, rows: Sequence[Compared]) -> str:
+    errors = [row.error for row in rows if row.error is not None]
+    now = [abs(row.now / row.measured_bytes - 1) for row in rows if row.now is not None]
+    above = sum(error < 0 and (1 + error) * (1 + DEFAULT_MARGIN) < 1 for error in errors)
+    median = statistics.median(abs(error) for error in errors)
+    later = f"{statistics.median(now):.2%}" if now else "not built"
+    return (
+        f"| {name} | {len(errors)} | {median:.2%} | {min(0.0, *errors):.1%} | {max(0.0, *errors):+.1%} | {above} |"
+        f" {later} |"
+    )
+
+
+def _habit(name: str, habit: Habit, rows: Sequence[Compared]) -> str:
+    errors = [habit(row) / row.measured_bytes - 1 for row in rows]
+    median = statistics.median(abs(error) for error in errors)
+    above = sum(error < 0 for error in errors)
+    return f"| {name} | {median:.0%} | {min(errors):.0%} | {max(errors):+.0%} | {above} of {len(rows)} |"
+
+
+def _notable(found: Sequence[tuple[Source, Sequence[Compared]]]) -> list[str]:
+    lines = ["| table | run | measured MB | estimate MB | error |", "|---|---|---|---|---|"]
+    for source, rows in found:
+        for row in rows:
+            if row.error is not None and row.estimate_bytes is not None and abs(row.error) > NOTABLE:
+                own = {**row.run.row.options} if len({str(run.row.options) for run in source.runs}) > 1 else {}
+                words = [row.run.row.attention, f"{row.run.row.batch} x {row.run.row.length}", *map(str, own.values())]
+                lines.append(
+                    f"| {source.name} | {' '.join(filter(None, words))} | {row.measured_bytes / 1e6:,.0f} |"
+                    f" {row.estimate_bytes / 1e6:,.0f} | {row.error:+.1%} |"
+                )
+    return lines
+
+
+NOTES = """
+"""
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,65 @@
+"""Replays programs that strangers measured, in a process of its own: it may be given an older transformers.
+
+`python -m benchmarks.external_replay` reads runs as JSON from standard input and writes their bytes to standard output.
+"""
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+
+import torch
+
+from benchmarks import external_programs as programs
+from benchmarks.external_runs import Answer, Row, Run
+from cluster.estimator.allocator import CachingAllocator
+from cluster.estimator.cuda_imitation import kernel_family
+from cluster.estimator.gpu_profile import MIB, blas_workspace_bytes
+from cluster.estimator.trace import Program, trace_program
+from common import cli
+
+PROGRAMS: dict[str, Callable[[Row], Program]] = {
+    made.__name__: made
+    for made in (
+        programs.SumOfLogits, programs.ForwardPass, programs.GreedyGeneration, programs.OldTrainer,
+        programs.CrossEntropy, programs.LinearCrossEntropy,
+    )
+}  # fmt: skip
+
+
+def replayed(run: Run) -> Answer:
+    """Replays one run through torch's native allocator, from the first allocation on."""
+    program = PROGRAMS[run.program](run.row)
+    try:
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in program.build(nullcontext).parameters())
+        log = trace_program(program, family=kernel_family(run.sm), precision=run.precision)
+    except (ValueError, RuntimeError, AttributeError, TypeError, KeyError, ImportError) as error:
+        problem = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"  # of another version of the library
+        return Answer(estimate_bytes=None, parameters=0, problem=problem)
+    allocator = CachingAllocator(expandable=False)
+    for handle in range(run.blas_handles):
+        allocator.allocate(-1 - handle, blas_workspace_bytes(run.sm))
+    for number, size in zip(log.ids.tolist(), log.sizes.tolist(), strict=True):
+        if number < 0:
+            allocator.release(-number)
+        else:
+            allocator.allocate(number, size)
+    held = allocator.peak_allocated_bytes if run.quantity == "allocated" else allocator.peak_reserved_bytes
+    return Answer(estimate_bytes=held + run.context_mib * MIB, parameters=parameters)
+
+
+def main() -> int:
+    """Answers the runs on standard input, one JSON line each."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    for stored in json.loads(sys.stdin.read()):
+        print(json.dumps(asdict(replayed(Run.from_dict(stored)))), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(lambda arguments: main()))
