@@ -197,7 +197,7 @@ class RecordedBroker(LocalBroker):
         del self.held[name]
         super().ended(name)
 
-    def poll(self) -> BrokerDecisions:
+    def poll(self, wait_s: float = 0.0) -> BrokerDecisions:
         """Lets the broker decide."""
         decisions = super().poll()
         for one in decisions.allocations:
