@@ -239,9 +239,9 @@ Explained: with another transformers than the measured one a row can be far off 
 x 2,048 as buffers, or computed attention otherwise), which is why the version of then is replayed. The one output head
 that a replay of Liger-Kernel's benchmark lacked was the other implementation's, which its script builds first.
 
-A hypothesis that was not checked: OPT with SDPA is under by one fp16 copy of the hidden states in each layer (24 x 2,048
-bytes a token). Its batches have no padding, so the GPU ran flash attention, whose output is copied once more; the
-tracer answers the question for padding with yes, and traced the memory-efficient kernel.
+A hypothesis that was not checked: OPT with SDPA is under by one fp16 copy of the hidden states in each layer (24 x
+2,048 bytes a token). Its batches have no padding, so the GPU ran flash attention, whose output is copied once more; the
+tracer takes every batch for a padded one, and traced the memory-efficient kernel.
 
 Unexplained, and standing so: masked-language models (BERT, DistilBERT, ALBERT) were measured as if their head were not
 tied; GPT-2 large is 0.1 to 1 % under, the same at all sizes; the old fp16 trainer at batch 4 is under, and Adafactor
