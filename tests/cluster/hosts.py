@@ -128,7 +128,8 @@ def make_hosts(folder: Path, python: str) -> None:
         )
         inside = (
             f"mount --bind {host}/passwd /etc/passwd; mkdir -p {folder}/t; "
-            f"mount -t tmpfs -o mode=700 tmpfs {folder}/t; mount -t tmpfs tmpfs /dev/shm; exec /usr/sbin/sshd -D -e -f {host}/sshd_config"
+            f"mount -t tmpfs -o mode=700 tmpfs {folder}/t; "
+            f"mount -t tmpfs tmpfs /dev/shm; exec /usr/sbin/sshd -D -e -f {host}/sshd_config"
         )
         subprocess.Popen(
             ["ip", "netns", "exec", f"h{index}", *UNSHARE, "bash", "-ec", inside],
