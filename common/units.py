@@ -17,7 +17,7 @@ _SECOND_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def parse_bytes(text: str) -> int:
-    """Reads a size that a person wrote.
+    """Parses a size.
 
     Args:
         text: A number and a unit: B, KiB, MiB, GiB, TiB (powers of 1024) or KB, MB, GB, TB (powers of 1000).
@@ -26,7 +26,7 @@ def parse_bytes(text: str) -> int:
         Bytes.
 
     Raises:
-        ValueError: When the text is no size; the message says what one looks like.
+        ValueError: When the text is not a size; the message shows a valid one.
 
     >>> parse_bytes("24GiB"), parse_bytes("1.5 KB")
     (25769803776, 1500)
@@ -63,7 +63,7 @@ def parse_duration(text: str) -> float:
         Seconds.
 
     Raises:
-        ValueError: When the text is no duration.
+        ValueError: When the text is not a duration.
 
     >>> parse_duration("90s"), parse_duration("1h30m")
     (90.0, 5400.0)
