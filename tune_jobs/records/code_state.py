@@ -118,7 +118,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _digest(path: Path) -> str:
-    """Returns the first digits of a small file's hash; "" for a file that may hold secrets, as its hash can be guessed."""
+    """Returns the first digits of a small file's hash; "" for a file that may hold secrets."""
     try:
         if is_secret_file(path.name) or path.is_symlink() or path.stat().st_size > _HASHED_BYTES:
             return ""

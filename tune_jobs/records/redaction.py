@@ -11,10 +11,10 @@ from pathlib import PurePosixPath
 
 HIDDEN = "<hidden>"
 _SHORTEST = 8  # shorter values of secret variables ("1", "admin") would hide half of any text
-_SECRET_NAME = (
+_SECRET_WORDS = (
     r"(?:api[_-]?key|access[_-]?key|secret|token|passw(?:or)?d|passphrase|credentials?|auth(?![a-z])|private[_-]?key)"
 )
-_SECRET_NAME = re.compile(_SECRET_NAME + "|(?:^|_)key$", re.IGNORECASE)
+_SECRET_NAME = re.compile(_SECRET_WORDS + "|(?:^|_)key$", re.IGNORECASE)
 _NOT_SECRET = re.compile(  # names that only look like one, and values that cannot be one
     r"(?:max|num|n|pad|eos|bos|sep|unk|mask|new|min|special|extra|decoder_start)[_-]?tokens?", re.IGNORECASE
 )
@@ -30,7 +30,7 @@ _PATTERNS = (
 _USER_OF_URL = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s/@'\"]+@")
 _BEARER = re.compile(r"(?P<head>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"(?P<head>(?P<name>[\w.-]*{_SECRET_NAME}[\w.-]*|\b\w+_key|\bkey)['\"]?(?P<sign>\s*[=:]\s*|\s+))"
+    rf"(?P<head>(?P<name>[\w.-]*{_SECRET_WORDS}[\w.-]*|\b\w+_key|\bkey)['\"]?(?P<sign>\s*[=:]\s*|\s+))"
     r"(?P<value>'[^'\n]*'|\"[^\"\n]*\"|[^\s'\",;)\]}]+)",
     re.IGNORECASE,
 )
