@@ -24,7 +24,7 @@ _RIEUL = 8  # ㄹ, the one final consonant after which 으로 loses its 으
 _SYLLABLES = (0xAC00, 0xD7A3)
 _FINALS = 28
 _DIGITS = "영일이삼사오육칠팔구"
-_READ_ALOUD = {  # how the last syllable of a placeholder sounds
+_READ_ALOUD = {  # pronunciation of the last syllable of a placeholder
     "#Address#": "스",
     "#CardNumber#": "버",
     "#CarNumber#": "버",
