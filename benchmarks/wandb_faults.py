@@ -4,9 +4,9 @@
 beside it, started at the same moment on the same machine, with a W&B server that works, hangs, answers 500, or dies in
 the middle. So both have the same background load, and their ratio shows the effect of the server. Offline
 with offline is the control: its spread is the noise. The order of the kinds changes each round. Measured are the whole
-command, the time from the first trial's start to the last one's end, the sum of the trials' own times, and the CPU seconds of
-the mirror (with wandb-core), which has the lowest priority and which both commands of a pair pay for. About 15 minutes
-on two quiet cores.
+command, the time from the first trial's start to the last one's end, the sum of the trials' own times, and the CPU
+seconds of the mirror (with wandb-core), which has the lowest priority and which both commands of a pair pay for. About
+15 minutes on two quiet cores.
 """
 
 import argparse

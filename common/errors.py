@@ -43,7 +43,7 @@ class DivergedError(WorkError):
 
 
 class Problems:
-    """Collects problems so that a person sees all of them at once.
+    """Collects problems, to report all of them at once.
 
     >>> problems = Problems()
     >>> problems.add("batch_size must be at least 1, but is 0")

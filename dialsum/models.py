@@ -243,8 +243,13 @@ def check_lengths(config: RunConfig, positions: int | None, kind: Kind) -> None:
 
 
 def hub_options(hub_id: str) -> dict[str, bool]:
-    """Returns arguments for from_pretrained: only the local cache where the hub is not reachable."""
-    return {"local_files_only": not Path(hub_id).is_dir() and not _hub_reachable()}
+    """Returns arguments for from_pretrained.
+
+    Uses only the local cache where the hub is not reachable. Never runs a model's own code; without the setting,
+    transformers would ask at the terminal and wait.
+    """
+    offline = not Path(hub_id).is_dir() and not _hub_reachable()
+    return {"local_files_only": offline, "trust_remote_code": False}
 
 
 @functools.cache

@@ -40,7 +40,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--predictions", type=Path, required=True, help=kinds)
     parser.add_argument("--references", type=Path, required=True, action="append", help=f"{kinds}; repeatable")
     parser.add_argument("--language", choices=("ko", "en"), required=True)
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="text for people, json for programs")
     parser.set_defaults(run=run)
 
 

@@ -197,10 +197,10 @@ def _storage_of_nodes() -> str | None:
     import ray
 
     try:
-        told: str | None = ray.get(ray.remote(num_cpus=0)(_own_storage).remote(), timeout=ANSWER_S)
+        storage: str | None = ray.get(ray.remote(num_cpus=0)(_own_storage).remote(), timeout=ANSWER_S)
     except (ray.exceptions.RayError, TimeoutError):
         return None  # reported for each node later
-    return told
+    return storage
 
 
 def _own_storage() -> str | None:

@@ -138,7 +138,7 @@ def utilisation() -> tuple[tuple[int, int], ...]:
         import pynvml
     except ImportError:
         return ()
-    told = []
+    found = []
     try:
         with _session(pynvml):
             for index in range(int(pynvml.nvmlDeviceGetCount())):
@@ -146,10 +146,10 @@ def utilisation() -> tuple[tuple[int, int], ...]:
                     rates = pynvml.nvmlDeviceGetUtilizationRates(pynvml.nvmlDeviceGetHandleByIndex(index))
                 except pynvml.NVMLError:
                     continue
-                told.append((index, int(rates.gpu)))
+                found.append((index, int(rates.gpu)))
     except pynvml.NVMLError:
         return ()
-    return tuple(told)
+    return tuple(found)
 
 
 @contextmanager

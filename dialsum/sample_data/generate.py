@@ -43,7 +43,7 @@ def generate(
 
 
 def _draw_set(
-    drawn: random.Random, name: str, count: int, dialogues: set[str], avoided: set[str], told: set[str]
+    drawn: random.Random, name: str, count: int, dialogues: set[str], avoided: set[str], stories: set[str]
 ) -> list[Example]:
     examples = []
     for number, scene in zip(range(count), _in_turn(drawn), strict=False):
@@ -57,7 +57,7 @@ def _draw_set(
                 f"topic {scene.topic!r} has no new dialogue after {number} of {count} for {name}; {remedy}"
             )
         dialogues.add(dialogue)
-        told.add(story)
+        stories.add(story)
         examples.append(Example(fname=f"{name}_{number}", dialogue=dialogue, summaries=(summary,), topic=scene.topic))
     return examples
 

@@ -17,7 +17,7 @@ WITHOUT_FINAL = {
     "이요": "요",
     "이고": "고",
 }
-"""Each particle after a final consonant and what it is after a vowel."""
+"""Each particle after a final consonant, and what it is after a vowel."""
 
 _NO_FINAL = 0
 _RIEUL = 8  # ㄹ, the one final consonant after which 으로 loses its 으
@@ -44,7 +44,7 @@ def with_particle(word: str, particle: str) -> str:
         particle: The form after a consonant, a key of WITHOUT_FINAL.
 
     Raises:
-        ValueError: When the particle is unknown or the word's last sound cannot be told.
+        ValueError: When the particle is unknown or the word's last sound is unknown.
 
     >>> [with_particle(word, "을") for word in ("노트북", "커피", "#Person1#", "#Person2#")]
     ['노트북을', '커피를', '#Person1#을', '#Person2#를']

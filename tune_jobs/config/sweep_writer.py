@@ -45,7 +45,7 @@ def sweep_text(sweep: Sweep, *, head: Sequence[str] = (), reasons: Mapping[str, 
 
 
 def _entry(name: str, value: object) -> list[str]:
-    """One line; a list of mappings has one for each, so that a person can remove one."""
+    """Returns one line, or for a list of mappings one line for each."""
     if isinstance(value, tuple) and value and all(isinstance(item, Mapping) for item in value):
         return [f"  {name}:", *(f"    - {_flow(item)}" for item in value)]
     return [f"  {name}: {_flow(value)}"]
