@@ -1,4 +1,4 @@
-"""Estimates beside measured peaks: reads what measure_gpu_peaks wrote; writes gpu_peaks.md beside itself.
+"""Compares estimates with the peaks of measure_gpu_peaks; writes gpu_peaks.md in its own folder.
 
 `python -m benchmarks.compare_gpu_peaks`, after `python -m benchmarks.measure_gpu_peaks` on a GPU. `--calibration FILE`
 also feeds the peaks to the ledger from which estimates take their margin: outputs/calibration.jsonl is what they read.
@@ -23,7 +23,7 @@ from common.files import read_jsonl, write_text
 from tune_jobs.placing.memory_templates import template_finder
 
 MIB = 2**20
-LARGEST_ALLOCATED_ERROR = 0.01  # above it something is modelled wrongly: its cause is looked for
+LARGEST_ALLOCATED_ERROR = 0.01  # a larger error needs an investigation
 QUANTITIES = ("train_allocated_bytes", "generate_allocated_bytes", "train_reserved_bytes", "device_bytes")
 PROTOCOL = """\
 How to measure, on an otherwise idle GPU (ten minutes):
@@ -51,7 +51,7 @@ class Row:
         status: ok, or oom.
         under_caps: Whether it was held to its upper estimate.
         measured: By the names of QUANTITIES; None where it was not measured.
-        estimate: What the estimator says of the same run.
+        estimate: Estimate of the same run.
     """
 
     case: Case
@@ -69,7 +69,7 @@ class Row:
 
     @property
     def outgrew(self) -> bool:
-        """Whether the run needed more than its upper bound."""
+        """Whether the run exceeded its upper bound."""
         seen = self.measured["device_bytes"]
         return self.status == "oom" or (seen is not None and seen > self.estimate.upper_bytes)
 
@@ -78,9 +78,9 @@ def rows_of(records: Sequence[dict[str, object]], estimator: Estimator, *, rehea
     """Estimates every record that is a measurement on a GPU.
 
     Args:
-        records: Lines of the table; those of a CPU, of failed runs and of another grid are passed over.
-        estimator: Without measured peaks, so that none is judged by itself.
-        rehearsed: Take the lines of a rehearsal instead, which measured nothing.
+        records: Lines of the table; those of a CPU, of failed runs and of another grid are skipped.
+        estimator: An estimator without measured peaks.
+        rehearsed: Take the lines of a rehearsal instead.
     """
     rows = []
     for record in records:
@@ -210,7 +210,7 @@ def _label(row: Row) -> str:
 
 
 def _case(record: dict[str, object]) -> Case | None:
-    """Finds the record's run in the grid; None where the grid has another one under its number."""
+    """Returns the record's run in the grid; None where the grid has another run with its number."""
     known = {case.number: case for case in grid(tiny=record.get("tiny") is True)}
     number = record.get("number")
     case = known.get(number) if isinstance(number, int) else None
@@ -236,7 +236,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compares and writes."""
+    """Compares the runs and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=TABLE, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=TABLE.with_suffix(".md"), help="default: %(default)s")
@@ -246,7 +246,7 @@ def main(arguments: Sequence[str]) -> int:
     records, torn = read_jsonl(chosen.table)
     rows = rows_of(records, Estimator(template_finder(cli.note)), rehearsed=chosen.rehearsed)
     if passed_over := len(records) - len(rows) + torn:
-        cli.note(f"{chosen.table}: {passed_over} lines are no measurement on a GPU and were passed over")
+        cli.note(f"{chosen.table}: {passed_over} lines are not measurements on a GPU and were skipped")
     if chosen.calibration is not None:
         cli.note(f"{chosen.calibration}: {teach(rows, chosen.calibration)} peaks added")
     write_text(chosen.output, report(rows))

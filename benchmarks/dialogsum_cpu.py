@@ -1,8 +1,8 @@
-"""What a small model from scratch learns from English DialogSum on two cores; writes dialogsum_cpu.md and .png.
+"""Trains a small model from scratch on English DialogSum on two cores; writes dialogsum_cpu.md and .png.
 
 First `python -m tune_jobs run tune_jobs/sweeps/dialogsum_cpu.yaml`, then `python -m benchmarks.dialogsum_cpu`: the
 winner of the sweep summarizes the 500 test dialogues (three references each), beside two baselines: the first three
-turns, and the same model with its random weights. Reads ../shared/data/dialogsum, which is no part of this project.
+turns, and the same model with its random weights. Reads ../shared/data/dialogsum, which is not a part of this project.
 """
 
 import argparse
@@ -31,20 +31,20 @@ METRIC = "eval/rouge_combined_f1"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One way to summarize, scored on the test dialogues."""
+    """One summarizer, scored on the test dialogues."""
 
     name: str
     scores: RougeScores
     combined: float
 
     def cells(self) -> list[str]:
-        """Its line of the table."""
+        """Returns its row of the table."""
         found = (self.scores.rouge1_f1, self.scores.rouge2_f1, self.scores.rougeL_f1, self.combined)
         return [self.name, *(f"{value:.2f}" for value in found), f"{self.scores.mean_summary_chars:.0f}"]
 
 
 def lead(dialogue: str, turns: int) -> str:
-    """Returns the first turns of a dialogue, the baseline that every summarizer of news is held against.
+    """Returns the first turns of a dialogue, the lead baseline.
 
     >>> lead("#Person1#: Hi.\\n#Person2#: Hello.\\n#Person1#: Bye.", 2)
     '#Person1#: Hi. #Person2#: Hello.'
@@ -79,13 +79,13 @@ def rows(folder: Path, examples: Sequence[Example]) -> list[Row]:
 
 
 def table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Lays a table out as Markdown."""
+    """Formats a table as Markdown."""
     lines = [header, ["---"] * len(header), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def curve_table(trials: Sequence[TrialRecord]) -> str:
-    """Shows what each trial tried, how it went and why it ended."""
+    """Returns a table of the trials: settings, scores and end."""
     longest = max(len(trial.history) for trial in trials)
     header = ["learning rate", "batch", "dropout", *(f"epoch {number}" for number in range(1, longest + 1)), "end"]
     body = []
@@ -126,7 +126,7 @@ def draw(trials: Sequence[TrialRecord], best: TrialRecord, path: Path) -> None:
 
 
 def page(ledger: Ledger, best: TrialRecord, found: Sequence[Row], hosts: str) -> str:
-    """Writes the whole outcome."""
+    """Returns the page."""
     config, sampled, trials = best.resolved, best.sampled, ledger.trials
     began = ledger.sweep.started_at if ledger.sweep and ledger.sweep.started_at is not None else 0.0
     took = format_duration(max(trial.ended_at for trial in trials if trial.ended_at is not None) - began)

@@ -1,8 +1,8 @@
-"""What torch's allocator adds, by its model on paper; writes estimator_allocator.md beside itself.
+"""Measures the overhead of torch's allocator in its model; writes estimator_allocator.md in its own folder.
 
-`python -m benchmarks.estimator_allocator` asks two things without a GPU. How much more is reserved than in use, for
-batches of one shape and of a data set's lengths, with native and with expandable segments? And how often does a
-replayed estimate exceed the quick one, which takes the allocator's part from a few probes? Two minutes on one core.
+`python -m benchmarks.estimator_allocator` compares reserved with allocated bytes, without a GPU: for batches of
+one shape and of a data set's lengths, with native and expandable segments. It also counts how often a replayed estimate
+exceeds the quick one, which takes the allocator's overhead from a few probes. Two minutes on one core.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def main() -> None:
-    """Replays and writes."""
+    """Runs the replays and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"))
     chosen = parser.parse_args()

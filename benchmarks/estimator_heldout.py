@@ -1,8 +1,8 @@
-"""Templates against the tracer at shapes that no template was made from; writes estimator_heldout.md beside itself.
+"""Compares templates with traces at held-out shapes; writes estimator_heldout.md in its own folder.
 
 `python -m benchmarks.estimator_heldout [--cases N]` traces each case in full (two optimizer steps, an evaluation and a
-generation in order), asks its template for the same, and compares; then three habits of today as baselines. Some
-twenty minutes on two cores; `--cases 12 --output FILE` for a look.
+generation in order), and compares it with its template and three common rules of thumb. About twenty minutes on
+two cores; `--cases 12 --output FILE` for a quick run.
 """
 
 import argparse
@@ -70,7 +70,7 @@ class Case:
 
     @property
     def request(self) -> MemoryRequest:
-        """The job as the estimator is asked."""
+        """Returns the request of the job."""
         facts = model_facts(self.model, values_of(SPECS[self.model]), untied=self.untied)
         pieces = int(str(self.options.get("gradient_accumulation_steps", 1)))
         asked = {"batch_size": self.shape.batch * pieces, **self.options}
@@ -153,14 +153,14 @@ def _estimated(template: Template, shape: Shape) -> TracedPeaks:
 
 
 def by_constant_table(compared: Compared) -> float:
-    """Error of the rule of thumb: so many GB a sample at length 512, in proportion to the longer length."""
+    """Returns the error of a rule of thumb: GB per sample at length 512, proportional to the longer length."""
     shape = compared.case.shape
     longest = max(shape.encoder_len, shape.decoder_len)
     return _gigabytes_a_sample(compared.case.model) * 1e9 * shape.batch * longest / 512 / compared.traced.train - 1
 
 
 def by_states_alone(compared: Compared) -> float:
-    """Error of "weights + gradients + optimizer", the number of calculators that know no activations."""
+    """Returns the error of "weights + gradients + optimizer", as in calculators without activations."""
     optimizer = str(compared.case.options.get("optimizer", "adamw_fused"))
     return STATE_BYTES[optimizer] * compared.parameters / compared.traced.train - 1
 
@@ -170,7 +170,7 @@ def _gigabytes_a_sample(model: str) -> float:
 
 
 def compared_cases(cases: Sequence[Case]) -> Iterator[Compared]:
-    """Compares each case and says how far it is."""
+    """Yields the comparison of each case and prints the progress."""
     begin_s = time.monotonic()
     for done, case in enumerate(cases, 1):
         yield compare(case)
@@ -182,7 +182,7 @@ def compared_cases(cases: Sequence[Case]) -> Iterator[Compared]:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracked:
-    """MemTracker beside the tracer; no bytes where it did not answer."""
+    """MemTracker's and the tracer's bytes; None where MemTracker failed."""
 
     model: str
     precision: str
@@ -309,7 +309,7 @@ def _percent(part: float) -> str:
 
 
 def main() -> None:
-    """Compares and writes."""
+    """Compares the cases and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""How fast estimates are; writes estimator_speed.md beside itself.
+"""Measures the speed of estimates; writes estimator_speed.md in its own folder.
 
 `python -m benchmarks.estimator_speed` measures a warm query, a plan, a hundred thousand different trials, `estimate`
 from a shell, and cold templates of a small and a large model. Three minutes on two cores; run it on a quiet machine.
@@ -39,7 +39,7 @@ SHELL = ["-m", "tune_jobs", "estimate", "--model", "kobart", "--batch-size", "8"
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """A measurement beside its goal; seconds. cpu_s is what processes of its own computed meanwhile."""
+    """A measurement and its goal in seconds; cpu_s is the CPU time of child processes."""
 
     what: str
     found_s: float
@@ -48,18 +48,18 @@ class Timed:
 
 
 def asked(model: str) -> MemoryRequest:
-    """A request as a sweep makes it."""
+    """Returns a request like those of a sweep."""
     config = RunConfig(model=model, batch_size=64, num_beams=4, precision="bf16")
     return request_of(config, L4, model=facts_of(config))
 
 
 def best_s(act: Callable[[], object], *, number: int) -> float:
-    """The fastest of many repetitions, as timeit advises: what is slower was disturbed."""
+    """Returns the fastest of many repetitions, as timeit advises."""
     return min(timeit.repeat(act, number=number, repeat=200)) / number
 
 
 def different_trials(base: RunConfig, count: int) -> list[RunConfig]:
-    """Draws configurations that are all different in what moves memory."""
+    """Draws configurations with different memory-relevant settings."""
     draw = random.Random(0)
     seen: dict[tuple[object, ...], RunConfig] = {}
     while len(seen) < count:
@@ -125,7 +125,7 @@ def shell() -> Timed:
 
 
 def cold_template(model: str) -> Timed:
-    """Traces a model as if nothing were shipped."""
+    """Measures a trace without a shipped template."""
     request = asked(model)
     recipe = Recipe(factory=FACTORY, settings=settings_of(request))
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +169,7 @@ def _time(found_s: float) -> str:
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measures everything and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"))
     chosen = parser.parse_args()

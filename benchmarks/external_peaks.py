@@ -1,4 +1,4 @@
-"""The estimator beside peaks that strangers measured on their GPUs: each program is replayed as it was written.
+"""Compares the estimator with published GPU peaks; replays each measured program.
 
 `python -m benchmarks.external_peaks` writes external_peaks.md from external_peaks.json (published facts, each with its
 source) in some ten minutes of one quiet core, no GPU. Rows are replayed with the transformers that was measured, where
@@ -24,7 +24,7 @@ from common.files import write_text
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = Path(__file__).with_suffix(".json")
 LIBRARIES = ROOT / ".cache" / "libraries"
-INSTALLED = ""  # stands for the installed transformers
+INSTALLED = ""  # means the installed transformers
 # What an older transformers needs beside itself; torch is the installed one.
 COMPANIONS = {
     "4.42.4": ("tokenizers==0.19.1", "huggingface_hub==0.26.5", "numpy==1.26.4"),
@@ -38,14 +38,14 @@ NOTABLE = 0.02  # an error that is shown row by row
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One row beside its estimates.
+    """One row with its estimates.
 
     Attributes:
-        run: What was run.
-        measured_bytes: What the GPU reported.
-        then: Replay with the transformers of then; None where that is not at hand.
-        now: Replay with the installed one; None where it cannot build the model so.
-        parameters: Of the model.
+        run: The run.
+        measured_bytes: Bytes that the GPU reported.
+        then: Replay with the original transformers; None where it is not available.
+        now: Replay with the installed one; None where it cannot build the model.
+        parameters: Number of the model's parameters.
     """
 
     run: Run
@@ -56,7 +56,7 @@ class Compared:
 
     @property
     def estimate_bytes(self) -> int | None:
-        """The replay of what was really run, or the nearest to it."""
+        """The replay with the original transformers, else with the installed one."""
         return self.then if self.then is not None else self.now
 
     @property
@@ -70,12 +70,12 @@ Habit = Callable[[Compared], float]
 
 
 def by_parameters(compared: Compared) -> float:
-    """So many bytes a parameter, whatever the batch."""
+    """Returns the bytes by a constant per parameter, for any batch."""
     return compared.parameters * BYTES_A_PARAMETER
 
 
 def by_accelerate(compared: Compared) -> float:
-    """What `accelerate estimate-memory` says of training with Adam."""
+    """Returns the bytes by `accelerate estimate-memory` for training with Adam."""
     from accelerate.commands.estimate import estimate_training_usage
 
     dtype = compared.run.row.dtype
@@ -83,7 +83,7 @@ def by_accelerate(compared: Compared) -> float:
 
 
 def by_constant(compared: Compared) -> float:
-    """So many gigabytes a sample, in proportion to the length."""
+    """Returns the bytes by a constant per sample, proportional to the length."""
     return GIGABYTES_A_SAMPLE * 1e9 * compared.run.row.batch * compared.run.row.length / 512
 
 
@@ -125,14 +125,14 @@ def compared_rows(source: Source) -> list[Compared]:
 
 
 def replay(runs: Sequence[Run], transformers: str) -> dict[int, Answer]:
-    """Replays runs in a process of its own.
+    """Replays runs in a separate process.
 
     Args:
-        runs: Of one source.
+        runs: Runs of one source.
         transformers: Version, or INSTALLED.
 
     Returns:
-        Answers by index; empty where that version cannot be had.
+        Answers by index; empty where that version is not available.
 
     Raises:
         WorkError: When the process ends before it has answered.
@@ -156,7 +156,7 @@ def replay(runs: Sequence[Run], transformers: str) -> dict[int, Answer]:
 
 
 def _library(version: str) -> Path | None:
-    """Returns the folder of an older transformers, installed there if need be; None where pip cannot."""
+    """Returns the folder of an older transformers, installs it where needed; None where pip cannot."""
     folder = LIBRARIES / f"transformers-{version}"
     if (folder / "transformers").is_dir():
         return folder
@@ -173,7 +173,7 @@ def page(found: Sequence[tuple[Source, Sequence[Compared]]]) -> str:
     """Writes the page."""
     everything = [row for _, rows in found for row in rows]
     lines = [
-        "# The estimator beside peaks that strangers measured",
+        "# The estimator beside published peaks",
         "",
         "Made by `python -m benchmarks.external_peaks` from `external_peaks.json`, without a GPU. Each program is in"
         " `external_programs.py` as it ran: what it keeps alive, how it zeroes gradients, its loss, its optimizer. It"

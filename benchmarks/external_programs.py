@@ -1,4 +1,4 @@
-"""Programs whose memory strangers measured, written down: what they build, keep and let go. Runs on meta tensors.
+"""Programs with published memory measurements, rewritten for meta tensors.
 
 Works with the transformers that the measured program had, too, so it imports nothing of ours that needs a newer one.
 """
@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from benchmarks.external_runs import Row
 from cluster.estimator.workload import Region
 
-STEPS = 2  # the second step finds what the first has kept
+STEPS = 2  # the second step includes the memory that the first keeps
 NEW_TOKENS = 100  # of the generation benchmark
 
 
@@ -71,7 +71,7 @@ class ForwardPass:
         return model_of(self._row).eval()
 
     def run(self, model: nn.Module, autocast: Region) -> None:
-        """Runs the passes; what one returns lives until the next one has returned."""
+        """Runs the passes; the output of a pass lives until the next one has returned."""
         inputs = tokens_of(self._row)
         mask = torch.ones(inputs.shape)
         with torch.no_grad():
@@ -81,11 +81,11 @@ class ForwardPass:
 
 
 class _Generated(Exception):  # noqa: N818  # no error
-    """All new tokens are there."""
+    """All new tokens are generated."""
 
 
 class GreedyGeneration:
-    """Inference benchmark of the same pages for models that generate: so many new tokens, greedily, with a cache."""
+    """Inference benchmark of the same pages for models that generate: greedy, with a cache."""
 
     def __init__(self, row: Row) -> None:
         self._row = row
@@ -108,7 +108,7 @@ class GreedyGeneration:
 
         @functools.wraps(forward)
         def counted(*args: object, **kwargs: object) -> object:
-            if next(passes) == NEW_TOKENS:  # on meta nothing tells generate that it is done
+            if next(passes) == NEW_TOKENS:  # on meta tensors generate does not end by itself
                 raise _Generated
             return forward(*args, **kwargs)
 
@@ -167,7 +167,7 @@ class OldTrainer:
 
 
 class OldSoftmax(torch.autograd.Function):
-    """torch 1.10 gave softmax's backward kernel its input beside its output, though only the type was looked at."""
+    """torch 1.10 kept softmax's input for its backward kernel, which only used the type."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, scores: Tensor) -> Tensor:

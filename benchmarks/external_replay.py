@@ -1,4 +1,4 @@
-"""Replays programs that strangers measured, in a process of its own: it may be given an older transformers.
+"""Replays programs with published measurements, in a separate process that may use an older transformers.
 
 `python -m benchmarks.external_replay` reads runs as JSON from standard input and writes their bytes to standard output.
 """
@@ -53,7 +53,7 @@ def replayed(run: Run) -> Answer:
 
 
 def main() -> int:
-    """Answers the runs on standard input, one JSON line each."""
+    """Replays the runs from standard input and writes one JSON line each."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     for stored in json.loads(sys.stdin.read()):

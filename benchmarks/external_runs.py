@@ -1,4 +1,4 @@
-"""Runs that strangers measured, as values: what external_peaks.json says, and what a replay answers. No torch."""
+"""Published runs from external_peaks.json, and the answers of replays, as values. Does not import torch."""
 
 import json
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a program runs.
+    """The parameters of a program.
 
     Attributes:
         model: Values of the model's configuration, with `model_type`.
         head: Name of transformers' automatic class, for example AutoModelForCausalLM.
-        dtype: Of the weights: float32, float16 or bfloat16.
+        dtype: Format of the weights: float32, float16 or bfloat16.
         attention: eager or sdpa.
         batch: Samples of one forward pass.
         length: Tokens of each.
-        options: What else the program needs to know.
+        options: Other options of the program.
     """
 
     model: Mapping[str, object]
@@ -32,16 +32,16 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What is replayed.
+    """A run to replay.
 
     Attributes:
         row: The run.
         program: A key of PROGRAMS.
-        precision: What is cast to under autocast; fp32 for none.
+        precision: Format under autocast; fp32 for none.
         sm: Compute capability of the GPU.
         blas_handles: cuBLAS workspaces inside torch's allocator.
         quantity: allocated, reserved or device.
-        context_mib: What stood outside the allocator, where the device was measured.
+        context_mib: MiB outside the allocator, where the device was measured.
     """
 
     row: Row
@@ -54,18 +54,18 @@ class Run:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Run":
-        """Reads what dataclasses.asdict gave, through JSON."""
+        """Builds a run from the JSON values of dataclasses.asdict."""
         sm = tuple(int(part) for part in stored["sm"])
         return cls(**{**stored, "row": Row(**stored["row"]), "sm": (sm[0], sm[1])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a replay came to.
+    """The result of a replay.
 
     Attributes:
         estimate_bytes: In the quantity that was measured; None where it could not run.
-        parameters: Of the model.
+        parameters: Number of the model's parameters.
         problem: Why it could not run.
     """
 
@@ -79,12 +79,12 @@ class Source:
     """A published table.
 
     Attributes:
-        name: Of the table.
-        url: Where it is.
-        gpu: On which it was measured.
-        torch: Version of then.
-        transformers: Version of then, as far as it is known; empty where none is used.
-        note: What a reader must know.
+        name: Name of the table.
+        url: Its address.
+        gpu: GPU of the measurement.
+        torch: Version of torch in the measurement.
+        transformers: Version of transformers, as far as it is known; empty where none is used.
+        note: Note for the reader.
         runs: Its rows.
         measured_bytes: One for each run.
     """

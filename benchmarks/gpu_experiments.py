@@ -1,4 +1,4 @@
-"""Ten experiments that decide what no GPU has confirmed yet: the question, the runs, and what is assumed until then.
+"""Ten experiments for questions that no GPU has confirmed yet: question, runs, and the assumption until then.
 
 Pure; the runs are those of gpu_peak_grid.
 """
@@ -16,10 +16,10 @@ class Experiment:
     Attributes:
         name: Short.
         decides: The question.
-        until_then: The conservative bound that the estimator takes, and public evidence for it.
-        quantity: Of compare_gpu_peaks.QUANTITIES: what is compared; empty where the grid cannot decide it.
-        belongs: Says whether a run of the grid takes part.
-        otherwise: What decides it where the grid cannot.
+        until_then: The conservative bound of the estimator, with public sources for it.
+        quantity: The compared quantity, one of compare_gpu_peaks.QUANTITIES; empty where the grid cannot decide it.
+        belongs: Returns whether a run of the grid takes part.
+        otherwise: Another test, where the grid cannot decide it.
     """
 
     name: str

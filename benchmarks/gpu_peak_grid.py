@@ -1,4 +1,4 @@
-"""The runs whose peaks are measured on a GPU: four families, every option that moves memory, odd sizes. Pure."""
+"""The runs whose peaks are measured on a GPU: four families, every memory-relevant option, odd sizes. Pure."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -37,12 +37,12 @@ class Case:
     """A run to measure.
 
     Attributes:
-        number: In the grid.
+        number: Number in the grid.
         model: A named model, or one of RELATIVES.
         untied: Whether the head has its own weights.
         changes: Fields of RunConfig.
         allocator: How torch's allocator is set.
-        tiny: A few kilobytes instead of the model, to try the protocol without a GPU.
+        tiny: Whether to use a tiny model, to test the protocol without a GPU.
     """
 
     number: int
@@ -54,7 +54,7 @@ class Case:
 
     @property
     def facts(self) -> ModelFacts:
-        """The model as the estimator sees it."""
+        """Returns the model's facts for the estimator."""
         spec = SPECS.get(self.model)
         values = dict(values_of(spec) if spec is not None else RELATIVES[self.model])
         if self.tiny:
@@ -67,12 +67,12 @@ class Case:
         return RunConfig.from_dict({"model": self.model, **self.changes})
 
     def request(self, gpu: GpuProfile) -> MemoryRequest:
-        """The run as the estimator is asked."""
+        """Returns the estimator's request of the run."""
         return request_of(self.config, gpu, model=self.facts, allocator=self.allocator)
 
 
 def grid(*, tiny: bool = False) -> list[Case]:
-    """Lists the runs, in the order in which they are measured."""
+    """Returns the runs in the order of measurement."""
     cases = [
         Case(number=number, model=model, untied=untied, changes=changes, allocator=allocator)
         for number, (model, untied, changes, allocator) in enumerate(_drawn())

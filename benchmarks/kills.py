@@ -1,8 +1,8 @@
 """Kills a sweep's driver at random moments and resumes it; compares the outcome with that of an undisturbed run.
 
 `python -m benchmarks.kills --kills 10` trains six tiny models one after another under ASHA, once undisturbed and once
-with so many `kill -9` of the driver and everything that it started. One trial runs at a time, so that ASHA compares the
-same trials in both. Writes kills.md beside itself.
+with repeated `kill -9` of the driver and all its child processes. One trial runs at a time, so that ASHA compares the
+same trials in both. Writes kills.md in its own folder.
 """
 
 import argparse
@@ -42,11 +42,11 @@ EARLIEST_S, LATEST_S = 4.0, 30.0  # after a driver's start
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a sweep, without times.
+    """The outcome of a sweep, without times.
 
     Attributes:
-        statuses: Of each trial, by its sampled values.
-        scores: Of each evaluation.
+        statuses: Status of each trial, by its sampled values.
+        scores: Score of each evaluation.
         winner: Sampled values of the best trial.
     """
 
@@ -65,7 +65,7 @@ def start(folder: Path, name: str, *, resume: bool) -> "subprocess.Popen[bytes]"
 
 
 def run_killed(folder: Path, name: str, kills: int, seed: int) -> list[float]:
-    """Kills the driver so many times and lets the last one finish; returns how long each killed one lived."""
+    """Kills the driver repeatedly and lets the last one finish; returns the lifetime of each killed one in seconds."""
     rng = random.Random(seed)
     journal = folder / "outputs" / "sweep_results" / name / "journal.jsonl"
     lived_s: list[float] = []
@@ -93,7 +93,7 @@ def outcome_of(folder: Path, name: str) -> Outcome:
         record = json.loads(line)
         if record["event"] == "trial":
             trials[json.dumps(record["sampled"], sort_keys=True)] = record
-    scores = {key: [row["eval/rouge_combined_f1"] for row in trial["history"]] for key, trial in trials.items()}  # type: ignore[index, attr-defined]
+    scores = {key: [row["eval/rouge_combined_f1"] for row in trial["history"]] for key, trial in trials.items()}  # type: ignore[attr-defined]
     winner = max(scores, key=lambda key: max(scores[key], default=-1.0))
     statuses = {key: str(trial["status"]) for key, trial in sorted(trials.items())}
     return Outcome(statuses=statuses, scores=dict(sorted(scores.items())), winner=winner)

@@ -1,8 +1,8 @@
-"""Measures peaks on a GPU: the ground truth of the memory estimator. One JSON line a run, then compare_gpu_peaks.
+"""Measures peaks on a GPU, the reference for the memory estimator; writes one JSON line per run.
 
 `python -m benchmarks.measure_gpu_peaks --time-limit 560` on an otherwise idle GPU: some 100 runs, each two optimizer
 steps, a dev batch and a generation with random weights (nothing is downloaded), each model in processes of its own.
-What was measured is in the file after each run, and the same command goes on where it stopped. `--under-caps` holds
+Each run is written to the file at once, and the same command continues where it stopped. `--under-caps` holds
 each run to the cap that the guard would set: a direct test of "never under". `--device cpu --tiny` tries the protocol;
 `--device meta` rehearses it whole without a GPU: runs are traced on meta tensors, the card is what NVML answers.
 """
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_name("gpu_peaks.jsonl")
-START_S = 25.0  # a worker needs about so long before its first run is done
-NO_GPU = "24GiB"  # the card whose estimates a trial of the protocol on a CPU stands for
+START_S = 25.0  # time of a worker until its first run is done
+NO_GPU = "24GiB"  # the assumed card of a test on a CPU
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--output", type=Path, default=TABLE, help="receives one line a run (default: %(default)s)")
+    made.add_argument("--output", type=Path, default=TABLE, help="receives one line per run (default: %(default)s)")
     made.add_argument("--time-limit", type=float, default=560.0, metavar="SECONDS", help="no run begins after it")
     made.add_argument("--device", choices=("cuda", "cpu", "meta"), default="cuda")
     made.add_argument("--tiny", action="store_true", help="models of a few kilobytes")
@@ -60,10 +60,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def chosen_cases(chosen: argparse.Namespace) -> list[Case]:
-    """Returns the runs that are asked for and not yet measured.
+    """Returns the requested runs that are not measured yet.
 
     Raises:
-        RequestError: When none is left or a number is none of the grid's.
+        RequestError: When none is left or a number is not in the grid.
     """
     numbers = {int(text) for text in chosen.numbers.split(",") if text.strip()}
     cases = [case for case in grid(tiny=chosen.tiny) if chosen.only in case.model]
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measures in workers, one for each model and allocator.
 
     Raises:
-        RequestError: When there is no GPU, or nothing that could be measured.
+        RequestError: When there is no GPU, or nothing to measure.
     """
     chosen = parser().parse_args(arguments)
     if chosen.worker:
@@ -130,12 +130,12 @@ def _work(chosen: argparse.Namespace) -> int:
 
 
 class _Card:
-    """The first visible GPU; on meta the first card that NVML names; on the CPU none."""
+    """The first visible GPU; on meta the first card of NVML; on the CPU none."""
 
     def __init__(self, device: str) -> None:
         self.device = device
         self.cuda = device == "cuda"
-        self._idle_bytes = self.used_bytes() or 0  # before this process has touched the card
+        self._idle_bytes = self.used_bytes() or 0  # before this process uses the card
 
     @property
     def profile(self) -> GpuProfile:
@@ -143,7 +143,7 @@ class _Card:
             return gpu_of_size(NO_GPU)
         try:
             return find_gpu(self.name)
-        except RequestError:  # a model that is not in the table: its size is known all the same
+        except RequestError:  # a model that is not in the table: use its size
             return gpu_of_size(self.total_bytes)
 
     @property
@@ -171,7 +171,7 @@ class _Card:
         return cards[0]
 
     def outside_bytes(self) -> int | None:
-        """What this process holds now outside torch's allocator."""
+        """Returns the bytes of this process outside torch's allocator."""
         import torch
 
         used = self.used_bytes()
@@ -198,7 +198,7 @@ def _measured(case: Case, card: _Card, *, under_caps: bool) -> dict[str, object]
         record["cap_bytes"] = _set_cap(case, card)
     try:
         seen = _traced(request) if card.device == "meta" else measure_run(case.config, request)
-    except (RequestError, RuntimeError) as error:  # the other runs are measured all the same
+    except (RequestError, RuntimeError) as error:  # continue with the other runs
         return record | {"status": "error", "error": f"{type(error).__name__}: {str(error)[:300]}"}
     outside, reserved = card.outside_bytes(), seen.reserved_bytes
     record |= {
@@ -217,7 +217,7 @@ def _measured(case: Case, card: _Card, *, under_caps: bool) -> dict[str, object]
 
 
 def _traced(request: MemoryRequest) -> Measured:
-    """Stands for a measurement in a rehearsal: the same step, evaluation and generation, counted on meta tensors."""
+    """Replaces a measurement in a rehearsal: counts the same step, evaluation and generation on meta tensors."""
     workload = summarizer_workload(**settings_of(request))  # type: ignore[arg-type]
     encoder_len, decoder_len = request.padded_lengths
     train = Shape(batch=request.micro_batch, encoder_len=encoder_len, decoder_len=decoder_len)
@@ -240,7 +240,7 @@ def _traced(request: MemoryRequest) -> Measured:
 
 
 def _set_cap(case: Case, card: _Card) -> int:
-    """Caps torch's allocator at the upper estimate less what stands outside of it, as the guard does; returns it."""
+    """Caps torch's allocator at the upper estimate minus the bytes outside of it, as the guard does; returns it."""
     import torch
 
     found = Estimator(template_finder(cli.note)).estimate(case.request(card.profile))

@@ -1,4 +1,4 @@
-"""What torch's own MemTracker says of a training step: a baseline of estimator_heldout.py, in a process of its own.
+"""Measures a training step with torch's MemTracker, a baseline of estimator_heldout.py, in a separate process.
 
 `python -m benchmarks.memtracker_baseline '{"model": "kobart", "batch": 8, "encoder_len": 512, "decoder_len": 128,
 "precision": "fp32"}'` prints the peak in bytes over two optimizer steps on fake CPU tensors: MemTracker follows real

@@ -1,4 +1,4 @@
-"""How much sooner a sweep ends when the broker packs trials by their estimates; writes packing.md beside itself.
+"""Measures how much earlier a sweep ends when the broker packs trials by estimates; writes packing.md.
 
 `python -m benchmarks.packing` runs a made-up mixed sweep (cluster/scheduling/synthetic_trials.py) through the broker of
 real sweeps under a simulated clock, on clusters of 1 to 1,000 cards, under three policies, beside a bound that no
@@ -34,10 +34,10 @@ class Compared:
     """One cluster under all policies.
 
     Attributes:
-        cluster: As it was described.
+        cluster: Description of the cluster.
         trials: Number of trials.
-        lower_bound_s: No placement ends them sooner.
-        done: By policy, with durations known.
+        lower_bound_s: Lower bound of the makespan for any placement.
+        done: Results by policy, with known durations.
         in_order: Shares by bytes alone, durations unknown.
         wall_s: Of the policy `shares`.
         cpu_s: Of the policy `shares`.
@@ -77,10 +77,10 @@ def main() -> None:
 
 
 class _Progress:
-    """Says how far the simulations are; those of as many trials are taken to last as long.
+    """Prints the progress of the simulations; simulations with equally many trials should take equally long.
 
     Args:
-        clusters: All that will be simulated.
+        clusters: All clusters to simulate.
     """
 
     def __init__(self, clusters: Sequence[str]) -> None:
@@ -89,14 +89,14 @@ class _Progress:
         self._started_s = time.perf_counter()
 
     def step(self, cluster: str, what: str, above_bound: str) -> None:
-        """Counts one simulation that is done."""
+        """Counts one finished simulation."""
         self._left, self._done = self._left - trials_on(cluster), self._done + trials_on(cluster)
         left_s = (time.perf_counter() - self._started_s) / self._done * self._left
         note(f"{cluster}, {what}: {above_bound} above the bound; about {format_duration(left_s)} left")
 
 
 def trials_on(cluster: str) -> int:
-    """Returns how many trials a cluster gets."""
+    """Returns the number of trials for a cluster."""
     return min(10_000, TRIALS_PER_CARD * parse_simulated(cluster).cards)
 
 
@@ -130,7 +130,7 @@ def compared(cluster: str, progress: _Progress, *, busy: float | None = None, ov
 
 
 def above(makespan_s: float, lower_bound_s: float) -> str:
-    """Says how far a makespan is above its bound."""
+    """Returns how far a makespan is above its bound, as text."""
     return f"{makespan_s / lower_bound_s - 1:.1%}"
 
 
@@ -142,7 +142,7 @@ def report(
     *,
     large: bool,
 ) -> str:
-    """Lays out all tables."""
+    """Returns all tables."""
     command = "python -m benchmarks.packing" + (" --large" if large else "")
     results = ["lower bound", "shares", "above it", "half", "whole", "gain over half", "over whole", "in order"]
     head = ["cluster", "trials", *results, "wall", "CPU"]

@@ -1,4 +1,4 @@
-"""What each process holds when a model is divided among several; writes sharded_peaks.md beside itself.
+"""Measures the memory of each process of a sharded model; writes sharded_peaks.md in its own folder.
 
 `python -m benchmarks.sharded_peaks` lets one process of 1, 2, 4 and 8 make two optimizer steps of some models on a CPU
 and asks torch's profiler for the most that its allocator held. The others are imagined (torch's fake process group,
@@ -44,7 +44,7 @@ class Case:
 
     Attributes:
         name: For the table.
-        values: As in config.json.
+        values: Values as in config.json.
         micro_batch: Dialogues of one process.
         encoder_len: Tokens of a dialogue.
         decoder_len: Tokens of a summary.
@@ -89,9 +89,9 @@ class Row:
 
     Attributes:
         case: The case.
-        processes: How many.
-        measured_bytes: Most that one of them held.
-        estimated_bytes: Of tensors, by the estimate for a GPU.
+        processes: Number of processes.
+        measured_bytes: Peak bytes of one process.
+        estimated_bytes: Tensor bytes of the estimate for a GPU.
     """
 
     case: Case
@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def measured(index: int, processes: int) -> Row:
-    """Measures a case in a process of its own and asks the estimator for the same."""
+    """Measures a case in a separate process and estimates it."""
     command = [sys.executable, "-m", "benchmarks.sharded_peaks", "--child", str(index), str(processes)]
     done = subprocess.run(command, check=True, timeout=LIMIT_S, stdout=subprocess.PIPE, text=True)
     estimate = estimated_bytes(CASES[index], processes)
@@ -128,7 +128,7 @@ def measured(index: int, processes: int) -> Row:
 
 
 def estimated_bytes(case: Case, processes: int) -> int:
-    """Returns the most that the estimate sees in tensors in training, without cuBLAS."""
+    """Returns the estimated peak of tensors in training, without cuBLAS."""
     facts = model_facts(case.name, case.values)
     gpu = find_gpu("L4")
     request = MemoryRequest(
@@ -147,7 +147,7 @@ def estimated_bytes(case: Case, processes: int) -> int:
 
 
 def peak_bytes(case: Case, processes: int) -> int:
-    """Makes optimizer steps as one of some processes and returns the most that torch's CPU allocator held."""
+    """Runs optimizer steps as one of several processes and returns the peak of torch's CPU allocator."""
     torch.set_num_threads(1)
     if processes > 1:
         from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -203,7 +203,7 @@ def _batch(case: Case) -> dict[str, torch.Tensor]:
 
 
 def _most_bytes(profiler: torch.profiler.profile) -> int:
-    """The highest count of allocated bytes behind the mark."""
+    """Returns the highest count of allocated bytes after the _READY event."""
     ready, counts = 0, list[tuple[int, int]]()
     assert profiler.profiler is not None
     assert profiler.profiler.kineto_results is not None

@@ -1,12 +1,12 @@
-"""Whether a W&B server in trouble makes a sweep slower; writes wandb_faults.md beside itself.
+"""Measures whether a failing W&B server slows down a sweep; writes wandb_faults.md in its own folder.
 
-`python -m benchmarks.wandb_faults` runs one tiny sweep again and again, always twice at a time: with W&B offline, and
+`python -m benchmarks.wandb_faults` runs one tiny sweep repeatedly, always two at a time: with W&B offline, and
 beside it, started at the same moment on the same machine, with a W&B server that works, hangs, answers 500, or dies in
-the middle. So both see the same load of other work, and their ratio says what the server does. Offline beside offline
-is the control: its spread is the noise. Kinds take turns, in another order each round. Measured are the whole command,
-the time from the first trial's start to the last one's end, the sum of the trials' own times, and the CPU seconds of
-the mirror (with wandb-core), which has the lowest priority and which both commands of a pair pay for. About 15 minutes
-on two quiet cores.
+the middle. So both have the same background load, and their ratio shows the effect of the server. Offline
+with offline is the control: its spread is the noise. The order of the kinds changes each round. Measured are the whole
+command, the time from the first trial's start to the last one's end, the sum of the trials' own times, and the CPU
+seconds of the mirror (with wandb-core), which has the lowest priority and which both commands of a pair pay for. About
+15 minutes on two quiet cores.
 """
 
 import argparse
@@ -57,7 +57,7 @@ early_terminate: {type: none}
 base_config: tiny.yaml
 resources: {cpus_per_trial: 1}
 """
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h: what a dead child leaves behind becomes ours, so that it can be ended
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h: adopt orphaned grandchildren, to end them
 _LINGERS_S = 2.0  # the mirror of a server in trouble goes on for minutes; the next run must not share the cores with it
 _LOOK_S = 0.25
 _MIRROR = ("tune_jobs.tracking.mirror_process", "wandb-core", "wandb-xpu", "gpu_stats")
@@ -68,11 +68,11 @@ class Measured:
     """One run of the sweep.
 
     Attributes:
-        wall_s: Of the whole command.
+        wall_s: Wall time of the whole command.
         span_s: From the first trial's start to the last one's end.
         trials_s: Sum of the trials' own times.
-        mirror_cpu_s: CPU time of the mirror and what it started.
-        said: What the command said of W&B.
+        mirror_cpu_s: CPU time of the mirror and its child processes.
+        said: The command's output about W&B.
     """
 
     wall_s: float
@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def in_turn(kinds: Sequence[str], number: int) -> list[str]:
-    """Another order in each round, so that nobody is always first.
+    """Returns the order of a round; the first kind changes.
 
     >>> in_turn(("a", "b", "c"), 0), in_turn(("a", "b", "c"), 1), in_turn(("a", "b", "c"), 2)
     (['a', 'b', 'c'], ['a', 'c', 'b'], ['c', 'a', 'b'])
@@ -132,7 +132,7 @@ def in_turn(kinds: Sequence[str], number: int) -> list[str]:
 
 
 def prepare(folder: Path) -> None:
-    """Writes the sweep and the data that it reads, and runs it once: caches fill."""
+    """Writes the sweep and the data that it reads, and runs it once, to fill caches."""
     folder.mkdir()
     text = (ROOT / "configs/tiny.yaml").read_text(encoding="utf-8")
     (folder / "tiny.yaml").write_text(text, encoding="utf-8")
@@ -187,7 +187,7 @@ def start(folder: Path, variables: Mapping[str, str]) -> "subprocess.Popen[bytes
 
 
 def measured(home: Path, wall_s: float, mirror_cpu_s: float) -> Measured:
-    """Reads what a run left behind."""
+    """Reads the results of a run."""
     records = SweepFolder.of(home / "outputs", "faults").load().trials
     if any(record.status != "finished" for record in records):
         raise WorkError(f"a trial failed; see {home}")
@@ -204,7 +204,7 @@ def measured(home: Path, wall_s: float, mirror_cpu_s: float) -> Measured:
 
 
 class MirrorWatch:
-    """Adds up the CPU time of mirrors, by the folder that they work in; looks at /proc now and then."""
+    """Adds up the CPU time of mirrors, by their working folders; polls /proc."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[int, str], float] = {}
@@ -212,7 +212,7 @@ class MirrorWatch:
         self._looked_s = 0.0
 
     def look(self, commands: Mapping[int, str]) -> None:
-        """Takes in what processes have used so far; `commands` are those to follow, with their folders."""
+        """Updates the CPU times; `commands` are the processes to follow, with their folders."""
         self._homes |= commands
         if time.monotonic() - self._looked_s < _LOOK_S:
             return
@@ -228,13 +228,13 @@ class MirrorWatch:
                 self._seen[(int(path.name), home)] = ticks / os.sysconf("SC_CLK_TCK")
 
     def cpu_s(self, home: str) -> float:
-        """CPU seconds of the mirror of a folder."""
+        """Returns the CPU seconds of a folder's mirror."""
         return sum(used for (_, where), used in self._seen.items() if where == str(Path(home).resolve()))
 
 
 @contextmanager
 def serving(kind: str) -> Iterator[Mapping[str, str]]:
-    """A W&B server of this kind, and the variables that lead a sweep to it."""
+    """Runs a W&B server of this kind; yields the environment variables for a sweep."""
     if kind == "offline":
         yield {"WANDB_MODE": "offline"}
         return
@@ -255,7 +255,7 @@ def serving(kind: str) -> Iterator[Mapping[str, str]]:
 
 
 def die_after_first_row(server: WandbServer, stack: ExitStack, over: threading.Event) -> None:
-    """Closes the port as soon as a run has sent a row with an evaluation."""
+    """Closes the port when a run has sent a row with an evaluation."""
     while not over.wait(0.05):
         if any("eval/loss" in row for run in list(server.runs.values()) for row in run.rows()):
             break
@@ -263,14 +263,14 @@ def die_after_first_row(server: WandbServer, stack: ExitStack, over: threading.E
 
 
 def plain_environment(folder: Path) -> dict[str, str]:
-    """This environment without anybody's W&B account."""
+    """Returns this environment without W&B accounts."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HOME": str(folder)}
     return {**kept, **threads, "WANDB_ERROR_REPORTING": "false"}
 
 
 def end_leftovers(patience_s: float, look: Callable[[], None] = lambda: None) -> None:
-    """Waits for what the command left running (its mirror), then ends it."""
+    """Waits for remaining child processes (the mirror), then ends them."""
     until_s = time.monotonic() + patience_s
     while own_children():
         look()
@@ -285,13 +285,13 @@ def end_leftovers(patience_s: float, look: Callable[[], None] = lambda: None) ->
 
 
 def own_children() -> list[int]:
-    """Processes whose parent is this one."""
+    """Returns the child processes of this process."""
     path = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     return [int(one) for one in path.read_text().split()]
 
 
 def ratios(pairs: Sequence[Pair], measure: str) -> list[float]:
-    """A kind against the offline run beside it, pair by pair."""
+    """Returns the ratios of a kind to its parallel offline run, pair by pair."""
     return [getattr(pair.other, measure) / getattr(pair.offline, measure) for pair in pairs]
 
 
@@ -305,7 +305,7 @@ def cell(values: Sequence[float]) -> str:
 
 
 def report(pairs: Mapping[str, Sequence[Pair]], loads: Sequence[float], *, alone: bool) -> str:
-    """The page."""
+    """Returns the page."""
     counts = [len(found) for found in pairs.values()]
     several = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     python, today = platform.python_version(), f"{datetime.now(UTC):%d %B %Y}"

@@ -1,8 +1,7 @@
-"""Holds a trial's process to its share: an allocator cap from inside, NVML from outside, a check of room before.
+"""Limits a trial's process to its share: a cap in torch's allocator, checks by NVML, a wait for free memory before.
 
-`environment` must reach the process before torch touches CUDA; `hold` comes before the model is built. A trial that
-outgrows its share then fails alone, and its neighbours on the card never notice. Without CUDA the same path runs over
-host memory, or over a meter that a test brings.
+`environment` must reach the process before torch uses CUDA; the Guard comes before the model. A trial that exceeds its
+share then fails alone, without harm to other trials on the card.
 """
 
 import os
@@ -15,10 +14,10 @@ from cluster.machines import nvml
 from common.errors import RequestError, WorkError
 from common.units import format_bytes, format_duration
 
-ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the new name of torch, and the old one
-EXPANDABLE = "expandable_segments:True"  # pages instead of fixed segments: little is lost between tensors
-ROOM_S = 3600.0  # a stranger's process on a card is a reason to wait, not to lose a sweep's trials one by one
-ROOM_SAID_AFTER_S = 5.0  # a stopped neighbour has given everything back by then
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's new and old name
+EXPANDABLE = "expandable_segments:True"  # pages instead of fixed segments: little fragmentation
+ROOM_S = 3600.0  # wait for other users' processes before trials fail
+ROOM_NOTICE_AFTER_S = 5.0  # a stopped trial has released its memory by then
 OUTSIDE_TOLERANCE_BYTES = 64 * 2**20  # NVML counts in pages of 2 MiB, and a context grows a little with new kernels
 
 
@@ -28,11 +27,11 @@ class OutOfMemoryError(WorkError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limit:
-    """What one process may hold on one card.
+    """The memory limit of one process on one card.
 
     Attributes:
-        cap_bytes: Device bytes in all; those of all co-tenants add up to at most the usable bytes of the card.
-        context_bytes: The part of it that lies outside torch's allocator: CUDA context, kernels, libraries.
+        cap_bytes: Total device bytes; the sum over all trials on a card is at most its usable bytes.
+        context_bytes: The part outside torch's allocator: CUDA context, kernels, libraries.
 
     Raises:
         RequestError: When nothing is left for the allocator.
@@ -53,25 +52,25 @@ class Limit:
 
     @property
     def allocator_bytes(self) -> int:
-        """What torch may reserve."""
+        """Bytes that torch may reserve."""
         return self.cap_bytes - self.context_bytes
 
 
 class Device(Protocol):
-    """What a guard can do to a device, and ask it."""
+    """The device operations of a guard."""
 
     def cap(self, allocator_bytes: int) -> None:
-        """Makes any allocation beyond so many bytes of this process fail."""
+        """Limits this process's allocator to a number of bytes."""
 
     def held_bytes(self) -> int | None:
-        """Device bytes of this process as an outsider sees them; None where nobody tells."""
+        """Returns the device bytes of this process by NVML; None where they are unknown."""
 
 
 class CudaDevice:
     """The current CUDA device of this process."""
 
     def cap(self, allocator_bytes: int) -> None:
-        """Sets torch's limit. In a process that is used again, the cache of the trial before is given back first."""
+        """Sets torch's limit; first releases the cache of an earlier trial in this process."""
         import torch
 
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -80,14 +79,14 @@ class CudaDevice:
         torch.cuda.set_per_process_memory_fraction(min(1.0, allocator_bytes / total_bytes))
 
     def held_bytes(self) -> int | None:
-        """Asks NVML; None in a container whose process numbers the driver does not share."""
+        """Reads NVML; None in a container with its own process ids."""
         return nvml.process_bytes(os.getpid())
 
     def left_bytes(self, context_bytes: int) -> int:
-        """What a process that is used again still holds of the trial before; by torch's own books where NVML is silent.
+        """Returns the bytes that a reused process still holds from the earlier trial; by torch's count without NVML.
 
         Args:
-            context_bytes: What it then counts for the part outside torch's allocator.
+            context_bytes: Assumed bytes outside torch's allocator, without NVML.
         """
         import torch
 
@@ -99,13 +98,13 @@ class CudaDevice:
 
 
 class Guard:
-    """Holds this process to a limit.
+    """Limits this process.
 
     Args:
-        limit: What it may hold.
-        device: Where.
-        interval_s: NVML is asked at most once in this time, as asking takes a millisecond or more.
-        clock: Seconds, rising.
+        limit: The limit.
+        device: The device.
+        interval_s: Shortest time between two NVML queries, each of which takes a millisecond or more.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(
@@ -120,10 +119,10 @@ class Guard:
         device.cap(limit.allocator_bytes)
 
     def check(self) -> None:
-        """Looks from outside at what the process holds; call it as often as you like.
+        """Compares the process's device bytes with the limit; cheap to call often.
 
         Raises:
-            OutOfMemoryError: When it is more than the share and the tolerance: the context was larger than expected.
+            OutOfMemoryError: When they exceed the share plus the tolerance: the context is larger than expected.
         """
         now_s = self._clock()
         if now_s < self._next_s:
@@ -140,19 +139,19 @@ class Guard:
 
 
 def environment(current: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables that torch must find before it starts CUDA.
+    """Returns the variables to set before torch starts CUDA.
 
-    What a person set stays; `max_split_size_mb` is refused beside expandable segments, as both together leak reserved
+    Keeps the user's settings; `max_split_size_mb` is refused beside expandable segments, as both together leak reserved
     memory (facts of torch 2.13, pull request 193400).
 
     Args:
-        current: The environment as it is.
+        current: The current environment.
 
     Returns:
-        Only what is to be added or changed.
+        Only the added or changed variables.
 
     Raises:
-        RequestError: When the allocator is already set in a way that contradicts.
+        RequestError: When the user's allocator settings contradict.
 
     >>> environment({})
     {'PYTORCH_ALLOC_CONF': 'expandable_segments:True'}
@@ -173,31 +172,31 @@ def environment(current: Mapping[str, str]) -> dict[str, str]:
 def wait_for_card(
     need_bytes: int,
     visible: str,
-    tell: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
     *,
     timeout_s: float = ROOM_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> float:
-    """Waits until the card of this process has room; see wait_for_room.
+    """Waits until this process's card has free memory; see wait_for_room.
 
     Args:
-        need_bytes: What its share may still grow by.
-        visible: CUDA_VISIBLE_DEVICES of the process; the first card is its own.
-        tell: Hears why it waits.
+        need_bytes: Bytes that its share still needs.
+        visible: CUDA_VISIBLE_DEVICES of the process, which uses the first card.
+        notify: Called with the reason of the wait.
         timeout_s: Longest wait.
-        sleep: Waits so many seconds.
+        sleep: Sleeps for a number of seconds.
 
     Returns:
-        Seconds waited; 0 where nobody tells what is free.
+        Seconds waited; 0 where the free memory is unknown.
 
     Raises:
-        WorkError: When there is no room in time.
+        WorkError: When the memory is not free in time.
     """
     device = visible.split(",")[0].strip()
     return wait_for_room(
         need_bytes,
         lambda: nvml.free_bytes(device),
-        tell,
+        notify,
         timeout_s=timeout_s,
         sleep=sleep,
     )
@@ -206,32 +205,32 @@ def wait_for_card(
 def wait_for_room(
     need_bytes: int,
     free_bytes: Callable[[], int | None],
-    tell: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
     *,
     timeout_s: float,
     pause_s: float = 1.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> float:
-    """Waits until the card has room for the whole share: a trial that was just stopped gives memory back late.
+    """Waits until the card has free memory for the share: a stopped trial releases its memory with a delay.
 
-    It looks at bytes and not at utilisation, so it also passes on a card that neighbours keep busy (Ray's own
-    tune.utils.wait_for_gpu waits for an idle card, and never ends on a shared one).
+    It checks bytes, not utilisation, so it also succeeds on a busy card (Ray's tune.utils.wait_for_gpu waits for an
+    idle card and would never end on a shared one).
 
     Args:
-        need_bytes: What is still to be had.
-        free_bytes: Asks the card; None where nobody tells, which ends the wait.
-        tell: Hears why, when it has waited for ROOM_SAID_AFTER_S, and then every minute.
+        need_bytes: Required free bytes.
+        free_bytes: Returns the card's free bytes; None (unknown) ends the wait.
+        notify: Called with the reason after ROOM_NOTICE_AFTER_S and then every minute.
         timeout_s: Longest wait.
-        pause_s: Between two questions.
-        sleep: Waits so many seconds.
+        pause_s: Seconds between two checks.
+        sleep: Sleeps for a number of seconds.
 
     Returns:
         Seconds waited.
 
     Raises:
-        WorkError: When there is no room in time; somebody outside of Ray uses the card.
+        WorkError: When the memory is not free in time: a process outside of Ray uses the card.
     """
-    waited_s, next_said_s = 0.0, ROOM_SAID_AFTER_S
+    waited_s, next_said_s = 0.0, ROOM_NOTICE_AFTER_S
     while True:
         free = free_bytes()
         if free is None or free >= need_bytes:
@@ -243,7 +242,7 @@ def wait_for_room(
         if waited_s >= timeout_s:
             raise WorkError(f"after {format_duration(waited_s)} {why}")
         if waited_s >= next_said_s:
-            tell(why)
+            notify(why)
             next_said_s = waited_s + 60.0
         sleep(pause_s)
         waited_s += pause_s

@@ -1,1 +1,1 @@
-"""What every package needs and none owns: errors, files, units, strict YAML, command lines."""
+"""Shared by every package: errors, files, units, strict YAML, command lines."""

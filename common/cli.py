@@ -21,15 +21,15 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
         arguments: Without the program's name; those of this process when None.
 
     Returns:
-        The exit code. A ProductError, and a storage in trouble, are printed on standard error without a traceback;
-        any other exception is our own bug and passes.
+        The exit code. ProductErrors and storage errors are printed on standard error without a traceback;
+        any other exception is a bug of ours and is raised.
     """
     try:
         return main(sys.argv[1:] if arguments is None else arguments)
     except ProductError as error:
         note(f"error: {error}")
         return error.exit_code
-    except BrokenPipeError:  # `... | head` closed the pipe: no reader is left, so there is nothing to say
+    except BrokenPipeError:  # `... | head` closed the pipe: nobody reads the output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -41,33 +41,33 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
 
 
 def emit(text: str) -> None:
-    """Prints text for a person."""
+    """Prints text for a user."""
     print(visible(text), flush=True)
 
 
 def redraw(text: str) -> None:
-    """Clears the terminal and prints text for a person."""
+    """Clears the terminal and prints text for a user."""
     print(f"\x1b[H\x1b[J{visible(text)}", flush=True)
 
 
 def pass_on(text: str) -> None:
-    """Prints a piece of what another program printed, as it comes."""
+    """Prints a piece of another program's output, without a final newline."""
     sys.stdout.write(visible(text.replace("\r", "\n")))
     sys.stdout.flush()
 
 
 def emit_json(content: object) -> None:
-    """Prints one JSON document for a program."""
+    """Prints one JSON document for a program to read."""
     print(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
 
 
 def note(text: str) -> None:
-    """Prints a remark on standard error, so that it never mixes with output that a program reads."""
+    """Prints a remark on standard error, apart from the output that a program reads."""
     print(visible(text), file=sys.stderr, flush=True)
 
 
 def visible(text: str) -> str:
-    """Shows control characters instead of sending them: in a file's name or a summary they could drive a terminal.
+    """Escapes control characters: in a file's name or a summary they could control the terminal.
 
     >>> visible("a\\tb\\n\\x1b[2Jc\\x9b")
     'a\\tb\\n\\\\x1b[2Jc\\\\x9b'
@@ -84,7 +84,7 @@ class VisibleFormatter(logging.Formatter):
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Lays out a table for a terminal: numbers to the right, text to the left, Hangul two columns wide.
+    """Formats a table for a terminal: numbers align right, text left; Hangul counts two columns.
 
     >>> print(table(["model", "GiB"], [["kobart", 3.5], ["t5", 12]]))
     model    GiB
@@ -92,17 +92,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     t5        12
     """
     texts = [[str(cell) for cell in row] for row in rows]
-    widths = [max(_columns(line[i]) for line in [list(header), *texts]) for i in range(len(header))]
+    widths = [max(_columns(row[i]) for row in [list(header), *texts]) for i in range(len(header))]
     right = [bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
 
-    def line(cells: Sequence[str]) -> str:
+    def join(cells: Sequence[str]) -> str:
         padded = [
             " " * (width - _columns(cell)) + cell if to_right else cell + " " * (width - _columns(cell))
             for cell, width, to_right in zip(cells, widths, right, strict=True)
         ]
         return "   ".join(padded).rstrip()
 
-    return "\n".join([line(list(header)), *(line(row) for row in texts)])
+    return "\n".join([join(list(header)), *(join(row) for row in texts)])
 
 
 def _columns(text: str) -> int:

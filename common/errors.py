@@ -1,11 +1,11 @@
-"""The errors a person may see. Commands turn them into an exit code: a wrong request is 2, failed work is 1."""
+"""Errors for users. Commands turn them into exit codes: 2 for a wrong request, 1 for failed work."""
 
 from collections.abc import Callable, Sequence
 from typing import Self
 
 
 class ProductError(Exception):
-    """Base of every error that a person may see; printed without a traceback."""
+    """Base of all errors for users; printed without a traceback."""
 
     exit_code = 1
 
@@ -15,7 +15,7 @@ class RequestError(ProductError):
 
     Args:
         message: What was asked and what was found, in one sentence.
-        problems: Every single problem with its place and remedy; all of them, not the first.
+        problems: Every problem with its location and remedy.
 
     >>> print(RequestError("sweep.yaml has 2 problems", ["line 3: unknown key 'metod'", "line 9: empty range"]))
     sweep.yaml has 2 problems
@@ -39,11 +39,11 @@ class WorkError(ProductError):
 
 
 class DivergedError(WorkError):
-    """A training broke down: its loss is no number any more, or far above where it was."""
+    """A training diverged: its loss is NaN, infinite, or far above its lowest value."""
 
 
 class Problems:
-    """Collects problems so that a person sees all of them at once.
+    """Collects problems, to report all of them at once.
 
     >>> problems = Problems()
     >>> problems.add("batch_size must be at least 1, but is 0")
@@ -55,7 +55,7 @@ class Problems:
         self._texts: list[str] = []
 
     def add(self, text: str) -> None:
-        """Adds one problem, with its place and its remedy."""
+        """Adds one problem, with its location and remedy."""
         self._texts.append(text)
 
     def extend(self, texts: Sequence[str]) -> Self:
@@ -64,7 +64,7 @@ class Problems:
         return self
 
     def collect(self, check: Callable[[], object]) -> None:
-        """Runs a check and adds what it refuses, so that the next check can say its part too.
+        """Runs a check and collects the problems of its RequestError instead of raising it.
 
         >>> def check() -> None:
         ...     raise RequestError("train.csv: 1 fault", ["line 3: the summary is empty"])

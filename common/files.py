@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and never through a link; ledgers only grow and survive a torn last line."""
+"""Atomic file writes that never follow a link, and append-only JSON lines that tolerate a torn last line."""
 
 import contextlib
 import errno
@@ -13,10 +13,10 @@ from common.errors import RequestError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old content or the new, never a part.
+    """Writes a file atomically: a reader sees the old content or the new, never a part.
 
-    A temporary file in the same folder is filled, flushed to disk and moved over the target (`os.replace` is atomic
-    on one file system), then the folder entry is flushed.
+    Writes and flushes a temporary file in the same folder, moves it over the target (`os.replace` is atomic on one
+    file system), then flushes the folder entry.
 
     Args:
         path: The target. Missing parent folders are made.
@@ -32,7 +32,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a write knows no name, and a person needs one
+        if isinstance(error, OSError) and error.filename is None:  # `os.write` does not name the file
             error.filename = str(path)
         raise
     _flush_folder(path.parent)
@@ -49,15 +49,15 @@ def write_json(path: Path, content: object) -> None:
 
 
 def open_to_append(path: Path) -> int:
-    """Opens a file that grows: a ledger, a log, a lock. Nothing in it is lost, and nothing elsewhere is touched.
+    """Opens a ledger, log or lock for appending, without following a link.
 
-    Whoever can write to the folder could have put a link there, which leads to a file of this user elsewhere.
+    Another user who can write to the folder could have put a link there that leads to a file of this user.
 
     Args:
-        path: The file. It and its parent folders are made where they are absent.
+        path: The file. Creates it and its parent folders where they are absent.
 
     Returns:
-        A descriptor for reading and appending, of a file that has no other name.
+        A descriptor for reading and appending, of a regular file with one name.
 
     Raises:
         RequestError: When the path is a link, a pipe, a device, or a second name of another file.
@@ -71,7 +71,7 @@ def open_to_append(path: Path) -> int:
             raise
         raise RequestError(f"{path}: is a link ({os.readlink(path)}), and is not written through; remove it") from None
     found = os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:  # 0: removed a moment ago, by whoever cleans up
+    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:  # 0: a clean-up has just removed it
         return descriptor
     os.close(descriptor)
     what = "has a second name (a hard link); replace it by a copy" if stat.S_ISREG(found.st_mode) else "is no file"
@@ -79,7 +79,7 @@ def open_to_append(path: Path) -> int:
 
 
 def private_folder(path: Path) -> Path:
-    """Makes a folder that only its owner may enter, or checks that it is one.
+    """Creates a folder that only its owner may enter; checks an existing one.
 
     Args:
         path: The folder. Missing parent folders are made.
@@ -88,7 +88,7 @@ def private_folder(path: Path) -> Path:
         The same path.
 
     Raises:
-        RequestError: When it belongs to another user, is a link, lets others in, or could be exchanged by others.
+        RequestError: When it belongs to another user, is a link, or others may enter or replace it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -100,7 +100,7 @@ def private_folder(path: Path) -> Path:
 
 
 def is_private(path: Path) -> bool:
-    """Whether a folder is there that only its owner, this user, may enter."""
+    """Returns whether the folder exists and only this user, its owner, may enter it."""
     return path.is_dir() and not _exposure(path)
 
 
@@ -108,7 +108,7 @@ _PRIVATE = "name another folder, for example with `export RAY_TMPDIR=$HOME/ray`,
 
 
 def _exposure(path: Path) -> str:
-    """Says how others could get into a folder; empty where they cannot."""
+    """Returns how others could get into a folder; empty where they cannot."""
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):
         return "is no folder"
@@ -124,17 +124,17 @@ def _exposure(path: Path) -> str:
 
 
 def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
-    """Appends one record to a JSON-lines file, safely beside other writers on one machine.
+    """Appends one record to a JSON-lines file; safe with several writers on one machine.
 
-    One `write` on a descriptor opened with O_APPEND goes to the end of the file as one piece (POSIX write(2)). When an
-    earlier writer died inside a line, a newline is put first, so that only the torn line is lost.
+    One `write` on a descriptor opened with O_APPEND is atomic (POSIX write(2)). When an earlier writer died inside a
+    line, a newline is written first, and only the torn line is lost.
 
     Args:
         path: The ledger. Missing parent folders are made.
         record: A JSON object.
 
     Raises:
-        OSError: With ENOSPC where only a part of the line found room; readers pass over that part.
+        OSError: With ENOSPC where the disk took only a part of the line; readers skip that part.
     """
     line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
     descriptor = open_to_append(path)
@@ -142,7 +142,7 @@ def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
-        if os.write(descriptor, line) < len(line):  # a disk that fills up takes a part and says nothing
+        if os.write(descriptor, line) < len(line):  # a full disk takes a part without an error
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(descriptor)
     finally:
@@ -156,7 +156,7 @@ def read_jsonl(path: Path) -> tuple[list[dict[str, object]], int]:
         path: The ledger; a missing file is an empty ledger.
 
     Returns:
-        The records in order, and how many torn lines were passed over (the caller says so to the person).
+        The records in order, and the number of torn lines that were skipped.
     """
     if not path.exists():
         return [], 0

@@ -1,4 +1,4 @@
-"""Which of two values is better, for a metric that is maximized or minimized. Pure."""
+"""Compares values of a metric that is maximized or minimized. Pure."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 
 
 def better(value: float, other: float | None, goal: Goal) -> bool:
-    """Returns whether a value is better than another; what is not finite is never better than anything.
+    """Returns whether a value is better than another; a value that is not finite is never better.
 
     >>> better(2.0, 1.0, "maximize"), better(2.0, 1.0, "minimize"), better(float("nan"), None, "maximize")
     (True, False, False)
@@ -22,7 +22,7 @@ def better(value: float, other: float | None, goal: Goal) -> bool:
 
 
 def best_first(items: Iterable[Item], value: Callable[[Item], float | None], goal: Goal) -> list[Item]:
-    """Sorts items by value, the best first; equals keep their order, items without a finite value come last.
+    """Sorts items by value, best first. Equal items keep their order; items without a finite value come last.
 
     >>> best_first([2.0, None, 3.0, 1.0], lambda item: item, "minimize")
     [1.0, 2.0, 3.0, None]

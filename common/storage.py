@@ -1,4 +1,4 @@
-"""Storage in trouble: a full disk, a share that is gone. Work waits for it instead of failing."""
+"""Recognizes storage errors (a full disk, a lost mount) and retries until the storage is back."""
 
 import errno
 import os
@@ -11,8 +11,8 @@ from common.errors import WorkError
 from common.units import format_duration
 
 T = TypeVar("T")
-LEAST_BYTES = 4 * 2**20  # room for logs and numbers; checkpoints are counted by their own size
-LIMIT_S = 3600.0  # nobody mends a disk in minutes, and nobody wants to pay for days
+LEAST_BYTES = 4 * 2**20  # for logs and numbers; checkpoints are counted by their own size
+LIMIT_S = 3600.0  # time to repair a disk, without paying for idle GPUs for days
 _EVERY_S = 5.0
 _TROUBLE = {
     errno.ENOSPC: "no space left",
@@ -23,7 +23,7 @@ _TROUBLE = {
     errno.ENOTCONN: "it is gone (not connected)",
     errno.EHOSTDOWN: "its host does not answer",
 }
-# What torch's, safetensors' and Arrow's writers make of the same errors.
+# Texts of the same errors from the writers of torch, safetensors and Arrow.
 _TEXTS = {
     "No space left on device": "no space left",
     "Disk quota exceeded": "the disk quota is used up",
@@ -38,7 +38,7 @@ _TEXTS = {
 
 
 class StorageGoneError(OSError):
-    """A file that must be there is not: the storage is not mounted.
+    """A required file is missing because the storage is not mounted.
 
     Args:
         path: The file.
@@ -49,13 +49,13 @@ class StorageGoneError(OSError):
 
 
 def storage_trouble(error: BaseException) -> str | None:
-    """Says what is wrong with the storage, where that is what an error is about.
+    """Returns the storage problem that an error reports, if any.
 
     Args:
-        error: Anything; its causes are looked at too.
+        error: Anything; its causes are checked too.
 
     Returns:
-        A few words for people; None for every other error.
+        A short description; None for every other error.
 
     >>> storage_trouble(OSError(28, "No space left on device")), storage_trouble(ValueError("x"))
     ('no space left', None)
@@ -74,13 +74,13 @@ def storage_trouble(error: BaseException) -> str | None:
 
 
 class StorageRetry:
-    """Repeats what fails because of the storage until it is there again.
+    """Repeats an action that fails on a storage error until the storage is back.
 
     Args:
-        notify: Is called when it begins to wait and when it goes on.
-        limit_s: How long it waits.
-        elapsed_s: Seconds that only grow.
-        sleep: Sleeps for seconds.
+        notify: Called with a message when it begins to wait and when it continues.
+        limit_s: Longest wait, in seconds.
+        elapsed_s: A monotonic clock, in seconds.
+        sleep: Sleeps for a number of seconds.
     """
 
     def __init__(
@@ -94,14 +94,14 @@ class StorageRetry:
         self._notify, self._limit_s, self._elapsed_s, self._sleep = notify, limit_s, elapsed_s, sleep
 
     def run(self, action: Callable[[], T], where: Path) -> T:
-        """Runs an action, again and again while the storage is in trouble.
+        """Runs an action and repeats it on storage errors.
 
         Args:
-            action: May be repeated.
-            where: What it works on, for people.
+            action: Must be safe to repeat.
+            where: The path that it works on, for messages.
 
         Raises:
-            WorkError: When the storage was in trouble for too long.
+            WorkError: When the storage stayed unavailable longer than the limit.
         """
         begun_s: float | None = None
         while True:
@@ -128,7 +128,7 @@ class StorageRetry:
 
 
 def free_bytes(folder: Path) -> int:
-    """Returns the space that a person without privileges may still use; 0 where the folder is gone."""
+    """Returns the bytes that an unprivileged user may still write; 0 where the folder is gone."""
     try:
         stats = os.statvfs(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""Strict YAML: safe loading, file and line for every value, unknown keys refused, all problems at once."""
+"""Strict YAML: safe loading, file and line of every value, unknown keys refused, all problems at once."""
 
 import dataclasses
 import difflib
@@ -17,8 +17,8 @@ from common.errors import Problems, RequestError
 
 T = TypeVar("T")
 KeyPath = tuple[str | int, ...]
-MOST_BYTES = 256 * 2**10  # of a file that a person writes
-MOST_VALUES = 10_000  # where each use of an alias counts anew; PyYAML reads about as many in a second
+MOST_BYTES = 256 * 2**10  # of a YAML file
+MOST_VALUES = 10_000  # each use of an alias counts; PyYAML reads about as many in a second
 MOST_LEVELS = 50
 MOST_DIGITS = 18
 _TOO_MANY = f"the file has more than {MOST_VALUES} values, each use of an alias counted"
@@ -30,8 +30,8 @@ _NUMBER_TAGS = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the numbers of YAML 1.2 and with bounds.
 
-    PyYAML follows YAML 1.1, where `1e-5` is text, `22:00` is the number 1320 and `010` is 8. It would also follow
-    brackets in brackets until Python's stack is full.
+    PyYAML follows YAML 1.1, where `1e-5` is text, `22:00` is the number 1320 and `010` is 8. It also has no limit on
+    nesting and would overflow Python's stack.
     """
 
     depth = 0
@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Reads one value and what is in it; refuses to go too deep or to read too many."""
+        """Reads one value with its children; refuses too many values or levels."""
         self.depth += 1
         self.values += 1
         if self.depth > MOST_LEVELS or self.values > 2 * MOST_VALUES:  # keys are values here too
@@ -54,7 +54,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """Reads a whole number; Python itself would be busy with one of a million digits, or refuse it."""
+        """Reads a whole number; refuses one with so many digits that Python would be slow or fail."""
         if len(node.value) > MOST_DIGITS:
             raise yaml.MarkedYAMLError(
                 problem=f"a whole number may have {MOST_DIGITS} digits, but this one has {len(node.value)}",
@@ -74,12 +74,12 @@ _Loader.add_implicit_resolver(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Located:
-    """A YAML document and where each of its values stands.
+    """A YAML document with the line number of each of its values.
 
     Attributes:
         data: Plain dicts, lists and scalars.
         lines: Line number (from 1) by path, for example `("parameters", "lr", "min")`.
-        source: The file's name, as the person gave it.
+        source: The file's name, as the user gave it.
     """
 
     data: object
@@ -87,7 +87,7 @@ class Located:
     source: str
 
     def where(self, *path: str | int) -> str:
-        """Names the place of a value: `file:line`, of its nearest known parent where it is absent."""
+        """Returns `file:line` of a value, or of its nearest known parent where it is absent."""
         keys: KeyPath = tuple(path)
         while keys and keys not in self.lines:
             keys = keys[:-1]
@@ -106,11 +106,11 @@ class Located:
 
 
 def load_yaml(path: Path) -> Located:
-    """Reads a YAML file without ever making an object other than plain data.
+    """Reads a YAML file into plain data.
 
     Raises:
-        RequestError: When the file is absent, is no UTF-8 or no YAML, has two keys of one name, asks for a tag, or is
-            too large, too deep, or would be after its aliases are followed.
+        RequestError: When the file is absent, is not UTF-8 or not YAML, has a duplicate key or a tag, or is too large
+            or too deep, with its aliases expanded.
     """
     try:
         with path.open("rb") as stream:
@@ -133,7 +133,7 @@ def parse_yaml(text: str, source: str) -> Located:
     """
     _refuse_large(len(text), source)
     try:
-        loader = _Loader(text)  # refuses characters that YAML does not know
+        loader = _Loader(text)  # refuses characters that YAML does not allow
         node = loader.get_single_node()
         lines: dict[KeyPath, int] = {(): 1}
         problems = Problems()
@@ -149,17 +149,17 @@ def parse_yaml(text: str, source: str) -> Located:
 def from_mapping(
     cls: type[T], values: Mapping[str, object], *, where: str = "", located: Located | None = None, prefix: KeyPath = ()
 ) -> T:
-    """Builds a dataclass from a mapping and refuses everything it does not know.
+    """Builds a dataclass from a mapping; refuses unknown keys and wrong types.
 
     Args:
-        cls: A dataclass; nested dataclasses, Literal, unions, tuples, lists and dicts are understood.
+        cls: A dataclass; its fields may be dataclasses, Literals, unions, tuples, lists and dicts.
         values: Keys are field names.
-        where: What is being read, for the title of the error.
-        located: The document that holds the values, for file and line.
+        where: The name of the input, for the title of the error.
+        located: The document of the values, for file and line.
         prefix: Path of `values` in the document.
 
     Returns:
-        The instance; `int` is accepted for `float`, a list for a tuple.
+        The instance. An `int` is accepted for a `float`, a list for a tuple.
 
     Raises:
         RequestError: With every unknown key (and its nearest valid name), every wrong type and every missing field.
@@ -181,17 +181,17 @@ def dump_yaml(content: object) -> str:
     return text
 
 
-def nearest(word: str, words: Sequence[str]) -> str:
-    """Says which valid word was probably meant, as the end of a sentence; empty where none is near.
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Returns "; did you mean ...?" with the closest known name; empty where none is close.
 
     >>> nearest("metod", ["method", "metric"])
     "; did you mean 'method'?"
     """
-    found = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
-@functools.cache  # reading them takes longer than checking the values
+@functools.cache  # slow to read
 def _hints(cls: type[object]) -> dict[str, object]:
     return typing.get_type_hints(cls)
 
@@ -204,26 +204,28 @@ def _build(
     before = len(problems)
     arguments: dict[str, object] = {}
     for key, value in values.items():
-        place = _place(located, (*path, key))
+        location = _location(located, (*path, key))
         if key not in fields:
-            problems.add(f"{place}unknown key {key!r}{nearest(key, list(fields)) or '; known: ' + ', '.join(fields)}")
+            problems.add(
+                f"{location}unknown key {key!r}{nearest(key, list(fields)) or '; known: ' + ', '.join(fields)}"
+            )
             continue
         arguments[key] = _convert(value, hints[key], (*path, key), located, problems)
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
-            problems.add(f"{_place(located, path)}missing key {name!r}")
+            problems.add(f"{_location(located, path)}missing key {name!r}")
     if len(problems) > before:
         return None
     try:
         return cls(**arguments)
     except RequestError as error:
-        texts = error.problems or (error.message,)  # a problem that begins with a field's name stands at its line
+        texts = error.problems or (error.message,)  # a problem that begins with a field's name gets its line
         names = [
             [int(part) if part.isdigit() else part for part in text.split(" ", 1)[0].rstrip(":").split(".")]
             for text in texts
         ]
-        problems.extend([_place(located, (*path, *name)) + text for name, text in zip(names, texts, strict=True)])
+        problems.extend([_location(located, (*path, *name)) + text for name, text in zip(names, texts, strict=True)])
         return None
 
 
@@ -233,7 +235,7 @@ def _convert(value: object, hint: object, path: KeyPath, located: Located | None
     if result is _MISMATCH:
         if len(problems) == before:
             name = ".".join(str(part) for part in path)
-            problems.add(f"{_place(located, path)}{name} must be {_describe(hint)}, but is {value!r}")
+            problems.add(f"{_location(located, path)}{name} must be {_describe(hint)}, but is {value!r}")
         return None
     return result
 
@@ -321,7 +323,7 @@ def _describe(hint: object) -> str:
     return "a mapping" if origin in (dict, Mapping) else str(hint)
 
 
-def _place(located: Located | None, path: KeyPath) -> str:
+def _location(located: Located | None, path: KeyPath) -> str:
     return f"{located.where(*path)}: " if located else ""
 
 
@@ -331,7 +333,7 @@ def _refuse_large(size: int, source: str) -> None:
 
 
 def _collect_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], problems: Problems, source: str) -> None:
-    if len(path) > MOST_LEVELS:  # an alias of what it lies in
+    if len(path) > MOST_LEVELS:  # an alias of its own parent
         raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=node.start_mark)
     if len(lines) + len(problems) > MOST_VALUES:
         raise yaml.MarkedYAMLError(problem=_TOO_MANY, problem_mark=node.start_mark)
@@ -341,7 +343,7 @@ def _collect_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], pr
             key = str(key_node.value)
             line = key_node.start_mark.line + 1
             if key in seen:
-                problems.add(f"{source}:{line}: key {key!r} stands here a second time; the first would be lost")
+                problems.add(f"{source}:{line}: key {key!r} is a duplicate; the first value would be lost")
                 continue
             seen.add(key)
             lines[(*path, key)] = line

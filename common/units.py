@@ -17,7 +17,7 @@ _SECOND_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def parse_bytes(text: str) -> int:
-    """Reads a size that a person wrote.
+    """Parses a size.
 
     Args:
         text: A number and a unit: B, KiB, MiB, GiB, TiB (powers of 1024) or KB, MB, GB, TB (powers of 1000).
@@ -26,7 +26,7 @@ def parse_bytes(text: str) -> int:
         Bytes.
 
     Raises:
-        ValueError: When the text is no size; the message says what one looks like.
+        ValueError: When the text is not a size; the message shows a valid one.
 
     >>> parse_bytes("24GiB"), parse_bytes("1.5 KB")
     (25769803776, 1500)
@@ -39,7 +39,7 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(size_bytes: float) -> str:
-    """Writes a size for a person, with three significant digits.
+    """Formats a size for people, with three significant digits.
 
     >>> format_bytes(25769803776), format_bytes(512), format_bytes(-1610612736)
     ('24.0 GiB', '512 B', '-1.50 GiB')
@@ -54,7 +54,7 @@ def format_bytes(size_bytes: float) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Reads a duration that a person wrote.
+    """Parses a duration.
 
     Args:
         text: One or more numbers with units s, m (or min), h, d.
@@ -63,7 +63,7 @@ def parse_duration(text: str) -> float:
         Seconds.
 
     Raises:
-        ValueError: When the text is no duration.
+        ValueError: When the text is not a duration.
 
     >>> parse_duration("90s"), parse_duration("1h30m")
     (90.0, 5400.0)
@@ -75,7 +75,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(duration_s: float) -> str:
-    """Writes a duration for a person.
+    """Formats a duration for people.
 
     >>> [format_duration(s) for s in (0.25, 42, 61, 5400, 93600)]
     ['0.2 s', '42 s', '1 min 01 s', '1 h 30 min', '1 d 2 h']

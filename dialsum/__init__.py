@@ -1,1 +1,1 @@
-"""Train, score and run one dialogue summarizer. Knows torch and transformers; knows no Ray and no W&B."""
+"""Train, score and run one dialogue summarizer. Uses torch and transformers, not Ray or W&B."""

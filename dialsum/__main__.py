@@ -60,10 +60,10 @@ def _train(chosen: argparse.Namespace) -> int:
     _check_quickly(config)
     from dialsum.trainer import train
 
-    speaks = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun one
-    reporter = _Progress() if chosen.format == "text" and speaks else None
+    is_first = os.environ.get("RANK", "0") == "0"  # one of the processes under torchrun
+    reporter = _Progress() if chosen.format == "text" and is_first else None
     result = train(config, chosen.output, reporter=reporter, resume_from=start, cache_dir=CACHE_DIR)
-    if not speaks:
+    if not is_first:
         return 0
     numbers = {**result.metrics, **result.best_metrics, **result.test_metrics}
     if chosen.format == "json":
@@ -74,7 +74,7 @@ def _train(chosen: argparse.Namespace) -> int:
 
 
 def _check_quickly(config: RunConfig) -> None:
-    """Refuses an unknown model or a faulty file before torch and transformers take their seconds to load."""
+    """Refuses an unknown model or a faulty file before the slow import of torch and transformers."""
     from dialsum.data import load_examples
     from dialsum.models import SPECS, resolve
 
@@ -133,7 +133,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--run", dest="folder", type=Path, required=True, help="folder of a finished run")
     parser.add_argument("--data", type=Path, required=True, help="dialogues, with summaries or without")
-    parser.add_argument("--output", type=Path, required=True, help="FILE.jsonl, or FILE.csv as a submission wants it")
+    parser.add_argument("--output", type=Path, required=True, help="FILE.jsonl, or FILE.csv for a submission")
     _add_common(parser)
     parser.set_defaults(run=_generate)
 
@@ -169,11 +169,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="replace one value of the configuration; repeatable",
     )
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="text for people, json for programs")
 
 
 def _changes(settings: Sequence[str]) -> dict[str, object]:
-    """Reads KEY=VALUE settings; values are YAML, so that numbers and null are what they look like."""
+    """Parses KEY=VALUE settings; values are YAML."""
     wrong = [setting for setting in settings if "=" not in setting]
     if wrong:
         raise RequestError("--set takes KEY=VALUE", [f"{setting!r} has no '='" for setting in wrong])

@@ -1,4 +1,4 @@
-"""A run configuration in the words of transformers' trainer."""
+"""Converts a run configuration to transformers' training arguments."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ from dialsum.ranks import piece_of
 def training_arguments(
     config: RunConfig, output_dir: Path, num_examples: int, architecture: str, ranks: int = 1
 ) -> Seq2SeqTrainingArguments:
-    """Translates a run configuration into transformers' arguments.
+    """Converts a run configuration to transformers' arguments.
 
     Args:
         config: The run.

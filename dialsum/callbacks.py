@@ -1,4 +1,4 @@
-"""What a run measures while it trains: times of a step, memory, and its numbers for the reporter."""
+"""Measurements of a training: step times, memory, and metrics for the reporter."""
 
 import json
 import logging
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 logger = logging.getLogger(__name__)
-HISTORY_FILE = "history.json"  # in each checkpoint, so that a resumed run knows its past
-NEAR_LIMIT = 0.9  # of the memory a run may use: above it a longer batch may fail
-_WHOLE = 1e-6  # nearer to a whole epoch is its end
+HISTORY_FILE = "history.json"  # in each checkpoint, for resumed runs
+NEAR_LIMIT = 0.9  # fraction of the memory limit above which a longer batch may fail
+_WHOLE = 1e-6  # tolerance for the end of an epoch
 _TRAIN_NAMES = ("loss", "learning_rate", "grad_norm", "epoch")
 
 
 class StepTimer:
-    """Adds up the seconds of each part of a step and gives the mean since it was last asked.
+    """Measures the seconds of each part of a step; `mean` returns the means since its last call.
 
-    On a GPU kernels run behind the host: the parts are the host's times, and only `total_s` is the step's. Evaluation
-    and saving are in none of them.
+    On a GPU, kernels run asynchronously: the parts are host times, and only `total_s` is the time of the step.
+    Evaluation and saving are not counted.
 
     Args:
-        clock: Seconds that only grow.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -60,11 +60,11 @@ class StepTimer:
         self._sums[name] += self._clock() - start
 
     def step_begun(self) -> None:
-        """Marks the start of an optimizer step, behind its data."""
+        """Starts the time of an optimizer step, after its data."""
         self._begun = self._clock()
 
     def count_tokens(self, tokens: torch.Tensor) -> None:
-        """Counts the tokens of a micro-batch, without padding; the sum stays on the device until `mean` is asked."""
+        """Counts the tokens of a micro-batch, without padding; the sum stays on the device until `mean` is called."""
         self._tokens.append(tokens)
 
     def step_done(self) -> None:
@@ -73,7 +73,7 @@ class StepTimer:
         self._steps += 1
 
     def mean(self) -> dict[str, float]:
-        """Returns the seconds of one step and the tokens of one second, and starts anew.
+        """Returns the mean seconds per step and tokens per second, and resets.
 
         Returns:
             `time/data_s`, `time/forward_s`, `time/backward_s`, `time/total_s`; `train/tokens_per_second` where tokens
@@ -96,7 +96,7 @@ def memory_metrics() -> dict[str, float]:
 
     Returns:
         On a GPU `memory/allocated_bytes` and `memory/reserved_bytes` (peaks of torch's allocator),
-        `memory/device_bytes` (used on the card, by everybody) and `train/gpu_memory_used` (percent of the card).
+        `memory/device_bytes` (used on the card, by all processes) and `train/gpu_memory_used` (percent of the card).
         Always `memory/host_rss_bytes` (peak).
     """
     metrics = {"memory/host_rss_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
@@ -113,16 +113,16 @@ def memory_metrics() -> dict[str, float]:
 
 
 class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers publishes no types
-    """Gives a run's numbers to its reporter, under the names of a W&B run.
+    """Sends a run's metrics to its reporter, under the names of a W&B run.
 
     Args:
-        config: The run; names the metric that the best evaluation is found by.
-        reporter: Who listens.
+        config: The run; its metric selects the best evaluation.
+        reporter: Receives the metrics.
         folder: Receives metrics.json at each evaluation: a run may be stopped at any time.
-        scorer: What counts the scores.
-        limit_bytes: What the allocator may use; None where nobody limits it. Near it a warning is logged once.
-        ranks: The processes of this run: the first one's reporter hears the evaluations and decides about checkpoints;
-            each one's own hears its steps, as each is held to its own card.
+        scorer: Names and versions of the scorer.
+        limit_bytes: Limit of the allocator; None without a limit. A warning is logged once near it.
+        ranks: The processes of this run: the first one's reporter gets the evaluations and decides on checkpoints; each
+            process's own reporter gets its steps.
     """
 
     def __init__(
@@ -149,15 +149,15 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
     def on_step_begin(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
     ) -> None:
-        """Marks the start of the step for the timer."""
+        """Starts the time of the step."""
         self.timer.step_begun()
 
     def on_step_end(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
     ) -> None:
-        """Counts the step for the timer, and has a checkpoint saved where the reporter wants one.
+        """Counts the step for the timer, and saves a checkpoint where the reporter requests one.
 
-        Not where an evaluation is due, which has a checkpoint of its own: the resumed run would leave it out.
+        Not where an evaluation is due, which saves a checkpoint itself: a resumed run would skip the evaluation.
         """
         self.timer.step_done()
         epoch = state.epoch or 0.0
@@ -176,11 +176,11 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
         """Renames the trainer's numbers, adds times and memory, and passes them on.
 
         Raises:
-            DivergedError: When the loss is no number any more.
+            DivergedError: When the loss is NaN or infinite.
         """
         if not logs or "loss" not in logs:
             return
-        refuse_no_number("training loss", logs["loss"], state.global_step, args.learning_rate)
+        check_finite("training loss", logs["loss"], state.global_step, args.learning_rate)
         metrics = {f"train/{name}": float(logs[name]) for name in _TRAIN_NAMES if name in logs}
         if not math.isfinite(metrics.get("train/grad_norm", 0.0)):
             # fp16: the scaler skipped this step and halves its scale; JSON and the reporters take numbers only.
@@ -232,7 +232,7 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
         self._reporter.report(row | best, checkpoint)
 
     def _note_evaluation(self, state: "TrainerState") -> dict[str, float]:
-        """Puts what was evaluated, if anything, into the history."""
+        """Adds the last evaluation, if any, to the history."""
         row = self._last_train | self._evaluated
         row |= {"train/global_step": float(state.global_step), "train/epoch": float(state.epoch or 0.0)}
         if self._evaluated:
@@ -250,10 +250,10 @@ class NumbersCallback(TrainerCallback):  # type: ignore[misc]  # transformers pu
 
 
 class EpochCallback(TrainerCallback):  # type: ignore[misc]  # transformers publishes no types
-    """Names the epoch to the sampler at its start.
+    """Sets the epoch of the sampler at its start.
 
-    accelerate does that too, but not through the two wrappers that a run of several processes has when it goes on from
-    the middle of an epoch (accelerate 1.15, DataLoaderShard.set_epoch).
+    accelerate does that too, but not through the two wrappers of a multi-process run that resumes in the middle of an
+    epoch (accelerate 1.15, DataLoaderShard.set_epoch).
     """
 
     def __init__(self, sampler: GroupedSampler) -> None:
@@ -262,15 +262,15 @@ class EpochCallback(TrainerCallback):  # type: ignore[misc]  # transformers publ
     def on_epoch_begin(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
     ) -> None:
-        """Passes it on."""
+        """Sets the epoch."""
         self._sampler.set_epoch(int((state.epoch or 0.0) + _WHOLE))
 
 
-def refuse_no_number(name: str, value: float, step: int, learning_rate: float) -> None:
-    """Ends a run whose loss became NaN or infinite.
+def check_finite(name: str, value: float, step: int, learning_rate: float) -> None:
+    """Ends a run with a NaN or infinite loss.
 
     Raises:
-        DivergedError: With the step and what would help.
+        DivergedError: With the step and a remedy.
     """
     if not math.isfinite(value):
         raise DivergedError(
@@ -293,8 +293,8 @@ def best_numbers(history: Sequence[Mapping[str, float]], metric: str, goal: Goal
 
     Args:
         history: One row for each evaluation; of equals the first is the best.
-        metric: What evaluations are compared by.
-        goal: Whether high or low values of it are good.
+        metric: The metric that ranks evaluations.
+        goal: Whether the metric is maximized or minimized.
 
     >>> best_numbers([{"eval/loss": 3.0, "eval/rouge1_f1": 1.0}, {"eval/loss": 4.0}], "eval/loss", "minimize")
     {'best/loss': 3.0, 'best/rouge1_f1': 1.0}

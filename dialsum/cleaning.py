@@ -1,7 +1,4 @@
-"""Text as the models see it: one kind of line break, no markup, placeholders such as #Person1# spelled one way.
-
-Knows no model and no file.
-"""
+"""Cleans text: one kind of line break, no markup, one spelling of placeholders such as #Person1#."""
 
 import re
 import unicodedata
@@ -28,16 +25,16 @@ _DIRTY_PLACEHOLDER = re.compile(rf"[#＃][ \t]*({'|'.join(PLACEHOLDER_NAMES)})[ 
 _LINE_BREAK = re.compile(
     r"\r\n|\r|\\r\\n|\\n|<br[^\S\r\n]*/?>", re.IGNORECASE
 )  # `\\n`: a backslash and an n, from bad exports
-_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))  # zero-width characters: they only split tokens
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))  # zero-width characters, which split tokens
 _BLANKS = re.compile(r"[^\S\n]+")
 
 
 def clean_text(text: str) -> str:
-    """Removes the noise of exported dialogue files; cleaning twice changes nothing more.
+    """Removes the noise of exported dialogue files; idempotent.
 
-    Line breaks written as a backslash and an n, or as `<br>`, become line breaks. Known placeholders get their right
-    spelling. Hangul is composed (NFC), as files from macOS come decomposed. Runs of blanks, empty lines and invisible
-    characters go.
+    Line breaks written as a backslash and an n, or as `<br>`, become line breaks. Known placeholders get their correct
+    spelling. Hangul is composed (NFC), as files from macOS are decomposed. Repeated blanks, empty lines and invisible
+    characters are removed.
 
     >>> clean_text(r"#Person1#: 안녕하세요.<br>#PErson2#:  네,  안녕하세요.\\n")
     '#Person1#: 안녕하세요.\\n#Person2#: 네, 안녕하세요.'

@@ -1,6 +1,6 @@
-"""One run in one flat, frozen configuration: the words that the trainer, the estimator and a sweep share.
+"""The flat, frozen configuration of one run, shared by the trainer, the estimator and sweeps.
 
-Must not import torch or transformers: the tuner reads configurations before anything heavy is loaded.
+Must not import torch or transformers: the tuner reads configurations before heavy imports.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ OptimizerName = Literal["adamw_fused", "adamw", "adafactor", "adamw_8bit", "page
 Precision = Literal["auto", "fp32", "fp16", "bf16", "bf16_pure"]
 Attention = Literal["sdpa", "eager"]
 COMPOSITE = "eval/rouge_combined_f1"
-METRIC_GOALS: Mapping[str, Goal] = MappingProxyType(  # what every evaluation reports and a model can be chosen by
+METRIC_GOALS: Mapping[str, Goal] = MappingProxyType(  # metrics of every evaluation, usable for model selection
     {
         "eval/loss": "minimize",
         "eval/rouge1_f1": "maximize",
@@ -32,19 +32,19 @@ METRIC_GOALS: Mapping[str, Goal] = MappingProxyType(  # what every evaluation re
     }
 )
 MAX_SEED = 2**32 - 1  # the largest that numpy takes
-DIVISIBLE = ("adamw_fused", "adamw", "sgd")  # optimizers whose states can be divided: each element is for itself
+DIVISIBLE = ("adamw_fused", "adamw", "sgd")  # element-wise optimizers, whose states can be sharded
 TINY_HIDDEN_STEP = 16  # so that every tiny model splits evenly into attention heads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides how one summarizer is trained, scored and run.
+    """All settings of training, scoring and running one summarizer.
 
-    The defaults train `tiny-bart` on the sample data within a minute or two on one CPU core. Each field's description
-    stands beside its type; help texts are made from it (FIELD_DESCRIPTIONS). Checked when built.
+    The defaults train `tiny-bart` on the sample data within a minute or two on one CPU core. Each field's type
+    carries its description, for help texts (FIELD_DESCRIPTIONS). Values are checked on construction.
 
     Raises:
-        RequestError: With every field that is out of its range.
+        RequestError: With every invalid field.
 
     >>> config = RunConfig(batch_size=32, gradient_accumulation_steps=4)
     >>> config.micro_batch, config.summary_max_len
@@ -52,33 +52,33 @@ class RunConfig:
     """
 
     model: Annotated[str, "A named family (kobart, kogpt2, t5, mt5, tiny-*), a hub id or a local folder."] = "tiny-bart"
-    train_file: Annotated[str, "Dialogues with summaries to learn from."] = "outputs/sample_data/train.jsonl"
-    dev_file: Annotated[str, "Dialogues with summaries to choose the best model by."] = "outputs/sample_data/dev.jsonl"
-    test_file: Annotated[str | None, "Dialogues that are summarized once, with the best model."] = None
+    train_file: Annotated[str, "Dialogues with summaries for training."] = "outputs/sample_data/train.jsonl"
+    dev_file: Annotated[str, "Dialogues with summaries for choosing the best model."] = "outputs/sample_data/dev.jsonl"
+    test_file: Annotated[str | None, "Dialogues that the best model summarizes at the end."] = None
     language: Annotated[Language, "How ROUGE splits text: ko (Kiwi morphemes) or en (Porter stems)."] = "ko"
 
     encoder_max_len: Annotated[int, "Longest dialogue in tokens; the rest is cut off and counted."] = 512
     decoder_max_len: Annotated[int, "Longest summary in tokens."] = 128
-    max_train_samples: Annotated[int | None, "Learn from the first N dialogues only; all when null."] = None
+    max_train_samples: Annotated[int | None, "Train on the first N dialogues only; all when null."] = None
     max_eval_samples: Annotated[int | None, "Evaluate on the first N dialogues only; all when null."] = None
 
     learning_rate: Annotated[float, "Peak learning rate."] = 1e-3
-    batch_size: Annotated[int, "Effective batch: dialogues behind one optimizer step."] = 16
-    gradient_accumulation_steps: Annotated[int, "Pieces that an effective batch is computed in; must divide it."] = 1
+    batch_size: Annotated[int, "Effective batch: dialogues per optimizer step."] = 16
+    gradient_accumulation_steps: Annotated[int, "Forward passes per effective batch; must divide it."] = 1
     num_epochs: Annotated[int, "Passes over the training data."] = 3
-    max_steps: Annotated[int | None, "Stop after so many optimizer steps, whatever num_epochs says."] = None
+    max_steps: Annotated[int | None, "Stop after this many optimizer steps, regardless of num_epochs."] = None
     eval_steps: Annotated[int | None, "Optimizer steps between evaluations; each epoch when null."] = None
     lr_scheduler: Annotated[LrScheduler, "How the learning rate falls after the warm-up."] = "linear"
-    warmup_ratio: Annotated[float, "Part of all steps in which the learning rate rises from zero."] = 0.1
+    warmup_ratio: Annotated[float, "Fraction of all steps in which the learning rate rises from zero."] = 0.1
     weight_decay: Annotated[float, "Decoupled weight decay."] = 0.01
     label_smoothing: Annotated[float, "Probability taken from the right token and spread over all."] = 0.0
     dropout: Annotated[float | None, "Dropout of the model; the model's own when null."] = None
     max_grad_norm: Annotated[float, "Gradients longer than this are scaled down; 0 turns that off."] = 1.0
     optimizer: Annotated[OptimizerName, "Optimizer; 8-bit and paged ones need bitsandbytes and CUDA."] = "adamw_fused"
     seed: Annotated[int, "Seed of weights, order of dialogues and dropout."] = 0
-    metric: Annotated[str, "What the best model is chosen by and early stopping watches."] = COMPOSITE
-    goal: Annotated[Goal, "Whether high or low values of the metric are good."] = "maximize"
-    early_stopping_patience: Annotated[int | None, "Stop after N evaluations without progress; null: never."] = None
+    metric: Annotated[str, "Metric that selects the best model and drives early stopping."] = COMPOSITE
+    goal: Annotated[Goal, "Whether the metric is maximized or minimized."] = "maximize"
+    early_stopping_patience: Annotated[int | None, "Stop after N evaluations without progress; never when null."] = None
     early_stopping_threshold: Annotated[float, "Smallest gain in the metric that counts as progress."] = 0.0
 
     precision: Annotated[
@@ -87,7 +87,7 @@ class RunConfig:
     ] = "auto"
     attention: Annotated[Attention, "Attention kernels: sdpa (fast) or eager (plain)."] = "sdpa"
     gradient_checkpointing: Annotated[bool, "Recompute activations in the backward pass: less memory, slower."] = False
-    fsdp: Annotated[bool, "Divide weights, gradients and optimizer among a run's processes: less memory each."] = False
+    fsdp: Annotated[bool, "Shard weights, gradients and optimizer over a run's processes: less memory each."] = False
     torch_compile: Annotated[bool, "Compile the model; pays on long runs on a GPU."] = False
     cpu_threads: Annotated[int, "Threads of torch in this process."] = 1
     dataloader_workers: Annotated[int, "Processes that prepare batches; 0 prepares them in this process."] = 0
@@ -95,7 +95,7 @@ class RunConfig:
 
     num_beams: Annotated[int, "Beams of the search for a summary; 1 is greedy."] = 1
     length_penalty: Annotated[float, "Above 1 prefers longer summaries; only with beams."] = 1.0
-    no_repeat_ngram_size: Annotated[int, "No run of so many tokens may come twice; 0 allows it."] = 0
+    no_repeat_ngram_size: Annotated[int, "N-grams of this many tokens must not repeat; 0 allows it."] = 0
     generation_max_len: Annotated[int | None, "Longest generated summary in tokens; decoder_max_len when null."] = None
     generation_batch_size: Annotated[int, "Dialogues that are summarized together."] = 32
 
@@ -127,12 +127,12 @@ class RunConfig:
         return self.generation_max_len or self.decoder_max_len
 
     def to_dict(self) -> dict[str, object]:
-        """Returns plain values for JSON and YAML; from_dict reads them back."""
+        """Returns plain values for JSON, YAML and from_dict."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object], *, where: str = "run configuration") -> "RunConfig":
-        """Builds a configuration from plain values; unknown keys, wrong types and bad values are refused together.
+        """Builds a configuration from plain values; reports unknown keys, wrong types and bad values together.
 
         Raises:
             RequestError: With every problem.
@@ -163,7 +163,7 @@ def load_run_config(path: Path, overrides: Mapping[str, object] | None = None) -
 
     Args:
         path: A YAML file of `field: value` lines; absent fields keep their defaults.
-        overrides: Values that win over the file, for example from the command line.
+        overrides: Values that replace those of the file, for example from the command line.
 
     Raises:
         RequestError: When the file cannot be read, and with every unknown key, wrong type and bad value, by line.
@@ -176,7 +176,7 @@ def load_run_config(path: Path, overrides: Mapping[str, object] | None = None) -
         RunConfig,
         located.mapping() | changed,
         where=where,
-        located=dataclasses.replace(located, lines=file_lines),  # a value from elsewhere has no line in the file
+        located=dataclasses.replace(located, lines=file_lines),  # an override has no line in the file
     )
 
 
@@ -266,7 +266,7 @@ def _check_whole_numbers(config: RunConfig, problems: Problems) -> None:
 
 
 def _check_fractions(config: RunConfig, problems: Problems) -> None:
-    if not 0 < config.learning_rate <= 1:  # NaN fails every comparison and so is refused, here and below
+    if not 0 < config.learning_rate <= 1:  # NaN fails every comparison, here and below
         problems.add(f"learning_rate must be above 0 and at most 1, but is {config.learning_rate}")
     for name in ("warmup_ratio", "label_smoothing", "dropout"):
         value = getattr(config, name)
@@ -290,7 +290,7 @@ def _check_together(config: RunConfig, problems: Problems) -> None:
             f" {DIVISIBLE[-1]}"
         )
     if config.fsdp and config.precision == "fp16":
-        problems.add("fsdp: each process would scale its fp16 gradients for itself; take bf16 or fp32")
+        problems.add("fsdp: each process would scale its fp16 gradients separately; take bf16 or fp32")
     if config.fsdp and config.precision == "bf16_pure":
         problems.add("fsdp keeps fp32 weights beside the bf16 ones that it gathers; take bf16 or fp32")
     if config.fsdp and config.torch_compile:

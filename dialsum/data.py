@@ -1,6 +1,6 @@
-"""Dialogue files: CSV and JSON lines with `fname, dialogue, summary[, topic]`, read whole or refused whole.
+"""Reads dialogue files: CSV and JSON lines with `fname, dialogue, summary[, topic]`.
 
-Knows no model. A file with a fault is refused with every fault and its line; no row is ever left out silently.
+A file with faults is refused, with every fault and its line; no row is skipped silently.
 """
 
 import csv
@@ -18,7 +18,7 @@ from common.strict import nearest
 from dialsum.cleaning import clean_text
 
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
-SHOWN_PER_KIND = 5  # a file of 10,000 rows with one fault each must not fill a hundred screens
+SHOWN_PER_KIND = 5  # bounds the message for a file with many faults
 MAX_CELL_CHARS = 10_000_000
 _SUMMARY_COLUMN = re.compile(r"summary\d*")
 _TOPIC_COLUMN = re.compile(r"topic\d*")
@@ -27,11 +27,11 @@ _WHAT_WORKS = "columns or keys `fname, dialogue, summary[, topic]`, or `summary1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-    """One dialogue and what people wrote about it.
+    """One dialogue with its reference summaries.
 
     Attributes:
         fname: Name, unique in its file.
-        dialogue: Cleaned turns, one a line.
+        dialogue: Cleaned turns, one per line.
         summaries: Cleaned references; empty where the file has none and none is needed.
         topic: A few words, or None.
     """
@@ -59,15 +59,15 @@ def load_examples(path: Path, *, require_summary: bool = True) -> list[Example]:
     """Reads and cleans a dialogue file.
 
     Args:
-        path: `.csv` (UTF-8, comma, a header line; an unnamed index column is passed over) or `.jsonl`.
-        require_summary: False for dialogues that are only to be summarized.
+        path: `.csv` (UTF-8, comma, a header line; an unnamed index column is ignored) or `.jsonl`.
+        require_summary: False for dialogues without references.
 
     Returns:
         The examples in the order of the file.
 
     Raises:
         RequestError: When the file cannot be read, has no row, lacks a column, or has a fault in any row: broken JSON,
-            an empty dialogue or summary, a name that comes twice. All faults, with their lines.
+            an empty dialogue or summary, a duplicate name. Lists all faults with their lines.
     """
     text = _read_text(path)
     faults: list[_Fault] = []
@@ -88,9 +88,9 @@ def load_examples(path: Path, *, require_summary: bool = True) -> list[Example]:
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """Returns the SHA-256 of what was read, so that results name their data and caches know when to be made anew.
+    """Returns the SHA-256 of examples, as the identity of data in results and caches.
 
-    The same dialogues give the same fingerprint from CSV and from JSON lines; any change of text or order another one.
+    The same dialogues give the same fingerprint from CSV and JSON lines; any change of text or order changes it.
 
     >>> fingerprint([Example(fname="a", dialogue="#Person1#: 네.", summaries=("끝.",))])[:16]
     'ac82748f6358036a'
@@ -102,7 +102,7 @@ def fingerprint(examples: Sequence[Example]) -> str:
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
-    """Writes JSON lines that load_examples reads back: `summary` for one reference, `summary1..n` for several."""
+    """Writes JSON lines for load_examples: `summary` for one reference, `summary1..n` for several."""
     write_text(path, "".join(json.dumps(_record(example), ensure_ascii=False) + "\n" for example in examples))
 
 
@@ -143,7 +143,7 @@ def _csv_rows(path: Path, text: str, require_summary: bool, faults: list[_Fault]
                 return
             except csv.Error as error:
                 faults.append(_Fault(line, "broken CSV", f"broken CSV: {error}; is a quotation mark not closed?"))
-                return  # behind a broken quotation no row can be told from another
+                return  # rows after a broken quotation cannot be separated
             if not cells:
                 continue
             if len(cells) != len(header):
@@ -163,7 +163,7 @@ def _check_header(path: Path, header: list[str], require_summary: bool) -> None:
             problems.append(f"{path}:1: column {needed!r} is missing{nearest(needed, named)}")
     if require_summary and not any(_SUMMARY_COLUMN.fullmatch(name) for name in named):
         problems.append(f"{path}:1: the label column 'summary' is missing{nearest('summary', named)}")
-    problems += [f"{path}:1: column {name!r} comes twice" for name in sorted({n for n in named if named.count(n) > 1})]
+    problems += [f"{path}:1: column {name!r} is repeated" for name in sorted({n for n in named if named.count(n) > 1})]
     if problems:
         found = ", ".join(named) or "nothing"
         raise RequestError(f"{path}: wrong columns (found: {found}); needed: {_WHAT_WORKS}", problems)
@@ -175,7 +175,7 @@ def _json_rows(text: str, faults: list[_Fault]) -> Iterator[_Row]:
             continue
         try:
             values = json.loads(raw)
-        except (ValueError, RecursionError) as error:  # also a number of thousands of digits, brackets in brackets
+        except (ValueError, RecursionError) as error:  # also huge numbers and deep nesting
             at = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             detail = f"broken JSON: {at}; each line must be one whole JSON object"
             faults.append(_Fault(line, "broken JSON", detail))
@@ -224,11 +224,11 @@ def _repeated_names(rows: Sequence[_Row]) -> Iterator[_Fault]:
         value = row.values.get("fname")
         name = clean_text(value) if isinstance(value, str) else ""
         if name and first.setdefault(name, row.line) != row.line:
-            yield _Fault(row.line, "repeated fname", f"fname {name!r} stands already in line {first[name]}")
+            yield _Fault(row.line, "repeated fname", f"fname {name!r} is already in line {first[name]}")
 
 
 def _describe(path: Path, faults: Sequence[_Fault]) -> list[str]:
-    """Lists faults by line; of a kind with many, the first few and then their number, so that one screen holds all."""
+    """Lists faults by line; of each kind only the first few, then the number of the others."""
     kinds: dict[str, list[_Fault]] = {}
     for fault in sorted(faults, key=lambda one: one.line):
         kinds.setdefault(fault.kind, []).append(fault)

@@ -1,4 +1,4 @@
-"""What the device at hand can do, and what it holds."""
+"""Abilities and memory of the device of this process."""
 
 import gc
 import logging
@@ -13,11 +13,11 @@ from dialsum.config import Precision
 NumberFormat = Literal["fp32", "fp16", "bf16", "bf16_pure"]
 
 logger = logging.getLogger(__name__)
-OVERFLOWS_IN_FP16 = ("t5", "mt5")  # trained in bf16: activations of their feed-forward layers pass 65,504
+OVERFLOWS_IN_FP16 = ("t5", "mt5")  # trained in bf16: activations of their feed-forward layers exceed 65,504
 
 
 def precision_of(wanted: Precision, architecture: str) -> NumberFormat:
-    """Chooses the number format of a run.
+    """Returns the number format of a run.
 
     Args:
         wanted: "auto" takes bf16 where the GPU has it (compute capability 8.0 and above); on an older GPU fp16, but
@@ -25,7 +25,7 @@ def precision_of(wanted: Precision, architecture: str) -> NumberFormat:
         architecture: bart, gpt2, t5, mt5 or another model type.
 
     Raises:
-        RequestError: When a half precision is asked for where it cannot be trained.
+        RequestError: When the device cannot train in the requested precision.
     """
     if wanted == "auto":
         if not torch.cuda.is_available():
@@ -42,7 +42,7 @@ def precision_of(wanted: Precision, architecture: str) -> NumberFormat:
 
 
 def weights_dtype(precision: Precision) -> torch.dtype:
-    """Returns the format of trained weights: bf16 in bf16_pure; else fp32, so that small updates are not rounded away.
+    """Returns the format of trained weights: bf16 in bf16_pure; else fp32, which keeps small updates.
 
     >>> weights_dtype("bf16"), weights_dtype("bf16_pure")
     (torch.float32, torch.bfloat16)
@@ -59,7 +59,7 @@ def autocast(precision: NumberFormat) -> AbstractContextManager[object]:
 
 
 def forget_earlier_runs() -> None:
-    """Frees what an earlier run of this process left on the GPU; peaks measured from now on are of this run alone."""
+    """Frees GPU memory of an earlier run of this process and resets the measured peaks."""
     gc.collect()  # trainer and model refer to each other
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -67,16 +67,16 @@ def forget_earlier_runs() -> None:
 
 
 def allowed_bytes() -> int | None:
-    """Returns what this process may reserve on its GPU: the card, or the part that a guard left it; None on a CPU."""
+    """Returns the bytes that this process may reserve on its GPU (the card, or the guard's limit); None on a CPU."""
     if not torch.cuda.is_available():
         return None
     return int(torch.cuda.mem_get_info()[1] * torch.cuda.get_per_process_memory_fraction())
 
 
 def gpu_utilization() -> float | None:
-    """Returns the percent of the last moments in which the GPU was busy; None where the driver does not say (MIG)."""
+    """Returns the GPU utilization in percent; None where the driver does not report it (MIG)."""
     try:
         return float(torch.cuda.utilization())
-    except Exception as error:  # NVML's own classes, which this package does not import; a number is no reason to stop
+    except Exception as error:  # NVML's own classes, which this package does not import
         logger.debug("no GPU utilization: %s", error)
         return None

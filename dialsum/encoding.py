@@ -1,4 +1,4 @@
-"""Dialogues and summaries as token ids: encoded once, cached by content, padded batch by batch."""
+"""Encodes dialogues and summaries as token ids: cached by content, padded per batch."""
 
 import hashlib
 import io
@@ -37,10 +37,10 @@ class Encoding:
     """Token ids of a data file.
 
     Attributes:
-        sources: What the model reads: the dialogue, for a causal model with the prompt behind it.
-        targets: What it is to write: the summary and the end token; the first where there are several.
-        cut_dialogues: How many dialogues were longer than encoder_max_len.
-        cut_summaries: How many summaries were longer than decoder_max_len.
+        sources: Model input: the dialogue; for a causal model followed by the prompt.
+        targets: The summary with the end token; the first of several summaries.
+        cut_dialogues: Number of dialogues longer than encoder_max_len.
+        cut_summaries: Number of summaries longer than decoder_max_len.
     """
 
     sources: tuple[tuple[int, ...], ...]
@@ -52,13 +52,13 @@ class Encoding:
 def encode(
     examples: Sequence["Example"], tokenizer: "PreTrainedTokenizerBase", config: RunConfig, cache_dir: Path
 ) -> Encoding:
-    """Encodes examples, or reads them from the cache when the same texts were encoded the same way before.
+    """Encodes examples, or reads them from the cache.
 
     Args:
         examples: Dialogues, with summaries or without.
         tokenizer: See tokenizers.build_tokenizer.
         config: Gives the lengths and, for a causal model, the language of the prompt.
-        cache_dir: Holds one .npz by content; a file that cannot be read is made again.
+        cache_dir: Holds one .npz per content; an unreadable file is replaced.
     """
     spec = resolve(config.model)
     texts = [(example.dialogue, example.summaries[0] if example.summaries else "") for example in examples]
@@ -111,8 +111,8 @@ def _ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[lis
 class EncodedDataset(Dataset[Item]):
     """Items for the trainer: `input_ids` and `labels`.
 
-    For a causal model one sequence holds prompt and summary, and the prompt carries no loss. The item FILLER carries
-    no loss at all: it keeps processes that share a batch in step.
+    For a causal model one sequence holds prompt and summary, and the prompt has no loss. The item FILLER has no loss:
+    it gives processes that share a batch the same number of items.
     """
 
     def __init__(self, encoding: Encoding, kind: Kind) -> None:
@@ -123,13 +123,13 @@ class EncodedDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         if index == FILLER:
-            start = (self._items[0]["input_ids"] * 2)[:2]  # a causal model's loss looks one position ahead
+            start = (self._items[0]["input_ids"] * 2)[:2]  # a causal model's loss needs two positions
             return {"input_ids": start, "labels": [IGNORED_LABEL] * len(start)}
         return self._items[index]
 
 
 def longest_first(encoding: Encoding) -> Encoding:
-    """Orders the examples by falling length, for batches with little padding where the order does not matter."""
+    """Sorts the examples by descending length, for little padding."""
     pairs = sorted(zip(encoding.sources, encoding.targets, strict=True), key=lambda pair: -len(pair[0]))
     return replace(encoding, sources=tuple(a for a, _ in pairs), targets=tuple(b for _, b in pairs))
 
@@ -146,7 +146,7 @@ class Collator:
 
     Attributes:
         pad_id: Fills `input_ids`; labels are filled with -100.
-        multiple: Lengths are rounded up to a multiple (8 uses tensor cores fully).
+        multiple: Lengths are rounded up to a multiple of it (8 suits tensor cores).
 
     >>> batch = Collator(pad_id=0)([{"input_ids": [5, 6], "labels": [7]}, {"input_ids": [5], "labels": [7, 8]}])
     >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist(), batch["labels"].tolist()
@@ -167,13 +167,13 @@ class Collator:
 
 
 def pad(rows: Sequence[Sequence[int]], filler: int, *, multiple: int = 1, left: bool = False) -> Tensor:
-    """Makes a rectangle of rows.
+    """Pads rows to one width.
 
     Args:
         rows: Token ids of different lengths.
-        filler: Fills the rest.
-        multiple: The width is rounded up to it.
-        left: Whether the rest stands before the tokens, as generation with a causal model needs.
+        filler: Padding value.
+        multiple: The width is rounded up to a multiple of it.
+        left: Whether padding comes before the tokens, for generation with a causal model.
 
     Returns:
         An int64 tensor (rows, width).
@@ -206,5 +206,5 @@ def _read(path: Path) -> Encoding | None:
             )
             cut_dialogues, cut_summaries = arrays["cut"].tolist()
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # absent, or damaged: made again
+        return None  # absent or damaged
     return Encoding(sources=source, targets=target, cut_dialogues=cut_dialogues, cut_summaries=cut_summaries)

@@ -1,4 +1,4 @@
-"""A finished run's best model, loaded again to summarize and to be scored."""
+"""Loads a finished run's best model, to summarize and to score."""
 
 import csv
 import io
@@ -40,16 +40,16 @@ def load_finished(folder: Path, cache_dir: Path, changes: Mapping[str, object] |
     """Loads the best model of an experiment folder.
 
     Args:
-        folder: What `python -m dialsum train` or a trial left: config.yaml and models/best_model.
-        cache_dir: For encodings.
-        changes: Replace values of the run's configuration, for example num_beams.
+        folder: Output of `python -m dialsum train` or of a trial: config.yaml and models/best_model.
+        cache_dir: Folder of encodings.
+        changes: New values for the run's configuration, for example num_beams.
 
     Raises:
         RequestError: When the folder holds no finished run.
     """
     model_dir = folder / "models" / "best_model"
     if not (model_dir / "config.json").exists():
-        raise RequestError(f"{folder} holds no finished run: {model_dir}/config.json is not there")
+        raise RequestError(f"{folder} holds no finished run: {model_dir}/config.json is missing")
     config = load_run_config(folder / "config.yaml", {"model": str(model_dir), **(changes or {})})
     torch.set_num_threads(config.cpu_threads)
     tokenizer = build_tokenizer(config, [], cache_dir)
@@ -60,7 +60,7 @@ def load_finished(folder: Path, cache_dir: Path, changes: Mapping[str, object] |
 
 
 def predict(run: FinishedRun, examples: Sequence[Example]) -> list[str]:
-    """Writes one summary per dialogue, in their order and in the number format that the model was chosen in."""
+    """Returns one summary per dialogue, in order, computed in the number format of the training's evaluations."""
     encoding = encode(examples, run.tokenizer, run.config, run.cache_dir)
     with autocast(precision_of(run.config.precision, run.model.config.model_type)):
         return summarize(run.model, run.tokenizer, encoding.sources, run.config, run.kind)
@@ -72,7 +72,7 @@ def score(run: FinishedRun, examples: Sequence[Example], texts: Sequence[str]) -
 
 
 def score_metrics(scores: RougeScores, config: RunConfig) -> dict[str, float]:
-    """Names scores as every evaluation does; ROUGE is 0 to 100.
+    """Returns scores under the metric names of evaluations; ROUGE is 0 to 100.
 
     Returns:
         `rouge1_f1`, `rouge2_f1`, `rougeL_f1`, `rouge_combined_f1`, `rouge_mean_f1`, `mean_summary_chars`.
@@ -88,7 +88,7 @@ def score_metrics(scores: RougeScores, config: RunConfig) -> dict[str, float]:
 
 
 def submission(names: Sequence[str], texts: Sequence[str]) -> str:
-    """Lays summaries out as the Korean task's submission file: an unnamed index column, fname, summary.
+    """Formats summaries as the Korean task's submission file: an unnamed index column, fname, summary.
 
     A text that a spreadsheet would take for a formula begins with an apostrophe, as spreadsheets write text.
 

@@ -1,4 +1,4 @@
-"""Summaries from a model: batches of similar length, beams, the order of the input kept."""
+"""Generates summaries with beam search in batches of similar length, in input order."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,19 +21,21 @@ def summarize(
     config: RunConfig,
     kind: Kind,
 ) -> list[str]:
-    """Writes one summary for each encoded dialogue.
+    """Returns one summary for each encoded dialogue.
 
     Args:
         model: Any causal or seq2seq model; its mode (training or not) is restored.
-        tokenizer: The one that encoded.
+        tokenizer: The tokenizer of the encoding.
         sources: Token ids; see encoding.Encoding.
-        config: Beams, penalties, lengths and batch of the generation.
+        config: Beams, penalties, lengths and batch size of the generation.
         kind: A causal model is padded on the left, so that its prompt ends where the summary begins.
 
     Returns:
         Summaries in the order of the sources.
     """
-    order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))  # the longest first: memory errs early
+    order = sorted(
+        range(len(sources)), key=lambda index: -len(sources[index])
+    )  # longest first: an out-of-memory comes early
     written = [""] * len(sources)
     training = model.training
     model.eval()
@@ -72,7 +74,7 @@ def generate_ids(
     Args:
         model: A causal or seq2seq model.
         inputs: (batch, length) int64.
-        mask: (batch, length), 1 where a token stands.
+        mask: (batch, length), 1 for tokens, 0 for padding.
         config: Beams, penalties and the longest summary.
         pad_id: Fills sequences that ended early.
 
@@ -89,7 +91,7 @@ def generate_ids(
             no_repeat_ngram_size=config.no_repeat_ngram_size,
             early_stopping=config.num_beams > 1,
             do_sample=False,
-            # A checkpoint's own settings (bart-large-cnn: no summary under 56 tokens) must not act unseen.
+            # A checkpoint's own settings (bart-large-cnn: no summary under 56 tokens) must have no effect.
             min_length=0,
             repetition_penalty=1.0,
             use_cache=True,

@@ -1,6 +1,6 @@
 """Korean morphemes for scoring: Kiwi with whole placeholders. The only module that imports kiwipiepy.
 
-Kiwi takes 3 seconds and 600 MB to load, so it is loaded on first use and once for a process.
+Kiwi takes 3 seconds and 600 MB to load, so it is loaded on first use, once per process.
 """
 
 import functools
@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 from dialsum.cleaning import PLACEHOLDER
 
-KIWI_MODEL_TYPE = "cong"  # pinned: another model splits other words, and scores would not compare
+KIWI_MODEL_TYPE = "cong"  # pinned: another model gives other tokens and incomparable scores
 _loading = threading.Lock()
 
 
@@ -25,8 +25,8 @@ class _Kiwi(Protocol):
 class KiwiTokenizer:
     """Splits Korean text into the surface forms of its morphemes.
 
-    Without help Kiwi reads `#Person1#은` as two hashtags, `#Person1` and `#은`; so the places of placeholders are given
-    to it. Forms may hold blanks: use the list as it is, never joined by blanks.
+    By default Kiwi reads `#Person1#은` as two hashtags, `#Person1` and `#은`, so this class passes it the positions of
+    placeholders. Forms may contain blanks: do not join the list by blanks.
 
     >>> KiwiTokenizer().tokenize("#Person1#은 병원에 갔다.")
     ['#Person1#', '은', '병원', '에', '가', '었', '다', '.']
@@ -39,7 +39,7 @@ class KiwiTokenizer:
 
 
 def kiwi_version() -> str:
-    """Version of the analyser and of its dictionary and model; known without loading them."""
+    """Returns the version of the analyser, its dictionary and model, without loading them."""
     return f"{importlib.metadata.version('kiwipiepy')}/model-{importlib.metadata.version('kiwipiepy_model')}"
 
 

@@ -1,6 +1,6 @@
 """ROUGE as in Google's reference implementation, with a tokenizer that fits the language. ROUGE is in 0..100.
 
-Scores of different scorers are never compared: each result carries the identity of its scorer. Knows no torch.
+Scores of different scorers are never compared: each result carries the identity of its scorer. Does not import torch.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _SHOWN_PROBLEMS = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScorerIdentity:
-    """What made a score. Two scores compare only where this is equal."""
+    """The identity of a scorer. Only scores with equal identities are comparable."""
 
     language: Language
     tokenizer: str
@@ -38,7 +38,7 @@ class PairScores:
 
     rouge1_f1: float
     rouge2_f1: float
-    rougeL_f1: float  # noqa: N815  # the name that everybody knows
+    rougeL_f1: float  # noqa: N815  # the usual name
     best_rouge1_f1: float
     best_rouge2_f1: float
     best_rougeL_f1: float  # noqa: N815
@@ -49,11 +49,11 @@ class RougeScores:
     """Means over a set of predictions, 0..100.
 
     Attributes:
-        best_rouge1_f1: Mean of the best reference's score, as some papers report it; so for the other two.
-        count: Predictions.
-        empty_predictions: How many of them were blank (they score 0).
+        best_rouge1_f1: Mean of the best reference's score, as in some papers; likewise the other two.
+        count: Number of predictions.
+        empty_predictions: Number of blank predictions (they score 0).
         mean_summary_chars: Mean length of a prediction in characters.
-        scorer: What made these scores.
+        scorer: Identity of the scorer.
     """
 
     rouge1_f1: float
@@ -70,12 +70,12 @@ class RougeScores:
     def combined(
         self, weights: tuple[float, float, float] = DEFAULT_WEIGHTS, summary_length_floor_chars: int = 0
     ) -> float:
-        """Returns the one number that trials are ranked by, 0..100.
+        """Returns the combined score that ranks trials, 0..100.
 
         Args:
-            weights: Of ROUGE-1, ROUGE-2 and ROUGE-L.
-            summary_length_floor_chars: Where the mean summary is shorter, the number is multiplied by 0.9: very short
-                summaries can score well and say little.
+            weights: Weights of ROUGE-1, ROUGE-2 and ROUGE-L.
+            summary_length_floor_chars: Where the mean summary is shorter, the score is multiplied by 0.9: very short
+                summaries can score well with little content.
         """
         plain = sum(weight * score for weight, score in zip(weights, self._three(), strict=True))
         return plain * (SHORT_SUMMARY_FACTOR if self.mean_summary_chars < summary_length_floor_chars else 1.0)
@@ -99,7 +99,7 @@ class RougeScores:
 class RougeScorer:
     """Scores summaries of one language: Kiwi morphemes for Korean, Porter stems for English.
 
-    The tokens of references are kept from one call to the next, as a trainer scores the same references each time.
+    Caches the tokens of references between calls, as a trainer scores the same references each time.
 
     >>> scorer = RougeScorer("en")
     >>> scores = scorer.score(["#Person1# buys apples."], [["#Person1# bought an apple.", "#Person1# buys apples."]])
@@ -116,7 +116,7 @@ class RougeScorer:
 
     @property
     def identity(self) -> ScorerIdentity:
-        """Names the tokenizer with its version and model, and the ROUGE implementation."""
+        """The tokenizer with its version and model, and the ROUGE implementation."""
         if self.language == "ko":
             name, version, model = "kiwi", kiwi_version(), KIWI_MODEL_TYPE
         else:
@@ -138,7 +138,7 @@ class RougeScorer:
 
         Raises:
             RequestError: When there is nothing to score, the numbers differ, a prediction has no reference, or English
-                text holds Hangul, which the English tokenizer would drop without a word.
+                text has Hangul, which the English tokenizer would drop silently.
         """
         pairs = self.score_pairs(predictions, references)
         return RougeScores(
@@ -157,8 +157,8 @@ class RougeScorer:
         self._reference_tokens = {text: known.get(text) or self._tokenizer.tokenize(text) for text in sorted(wanted)}
         tokens = _Tokens({text: self._tokenizer.tokenize(text) for text in set(predictions) - wanted})
         tokens.known |= self._reference_tokens
-        judge = _reference_scorer(tokens)
-        return [_pair(judge, text, texts) for text, texts in zip(predictions, references, strict=True)]
+        scorer = _reference_scorer(tokens)
+        return [_pair(scorer, text, texts) for text, texts in zip(predictions, references, strict=True)]
 
 
 class _Tokenizer(Protocol):
@@ -177,7 +177,7 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(PairScores))
 
 
 class _Tokens:
-    """Hands tokens that were already made to the reference implementation."""
+    """Passes cached tokens to the reference implementation."""
 
     def __init__(self, known: dict[str, list[str]]) -> None:
         self.known = known
@@ -200,8 +200,8 @@ def _reference_scorer(tokens: _Tokens) -> _ReferenceScorer:
     return scorer
 
 
-def _pair(judge: _ReferenceScorer, prediction: str, references: Sequence[str]) -> PairScores:
-    scores = [judge.score(target=reference, prediction=prediction) for reference in references]
+def _pair(scorer: _ReferenceScorer, prediction: str, references: Sequence[str]) -> PairScores:
+    scores = [scorer.score(target=reference, prediction=prediction) for reference in references]
     by_kind = {kind: [100 * score[kind].fmeasure for score in scores] for kind in _KINDS}
     means = {f"{kind}_f1": fmean(values) for kind, values in by_kind.items()}
     return PairScores(**means, **{f"best_{kind}_f1": max(values) for kind, values in by_kind.items()})

@@ -1,4 +1,4 @@
-"""Models by name: the families that Korean teams use, any hub id or folder, and tiny ones without a hub."""
+"""Models by name: common families for Korean, any hub id or folder, and tiny models without a hub."""
 
 import functools
 import socket
@@ -22,17 +22,17 @@ Kind = Literal["seq2seq", "causal"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model that is known by name.
+    """A named model.
 
     Attributes:
-        name: What a person writes in a configuration.
-        architecture: The family's word in run names and calibration: bart, gpt2, t5 or mt5.
+        name: Name in a configuration.
+        architecture: Name of the family in run names and calibration: bart, gpt2, t5 or mt5.
         kind: Encoder-decoder, or decoder only (prompt and summary in one sequence).
-        hub_id: Where the weights are; None for a tiny model, which starts from random weights.
+        hub_id: Hub id of the weights; None for a tiny model, which starts from random weights.
         shape: Hugging Face configuration values; enough to estimate memory without the hub.
-        learning_rates: The range worth searching (see benchmarks and the notes of published runs).
-        special_tokens: Given to the tokenizer where its repository does not name them.
-        source: Where the shape is from.
+        learning_rates: A good search range (see benchmarks and the notes of published runs).
+        special_tokens: Special tokens that the tokenizer's repository lacks.
+        source: Source of the shape.
     """
 
     name: str
@@ -67,7 +67,7 @@ def _seq2seq(name: str, architecture: str, hub_id: str, shape: Shape, source: st
 
 
 def _t5_shape(size: Literal["small", "base"], vocab_size: int, **changes: object) -> Shape:
-    """The shape of T5 1.1 and mT5 (t5x gin files): gated GELU, heads of 64."""
+    """Returns the shape of T5 1.1 and mT5 (t5x gin files): gated GELU, heads of 64."""
     layers, width, heads, ffn = (8, 512, 6, 1024) if size == "small" else (12, 768, 12, 2048)
     shape: Shape = {
         "num_layers": layers, "num_decoder_layers": layers, "d_model": width, "num_heads": heads, "d_ff": ffn,
@@ -123,7 +123,7 @@ def resolve(name: str) -> ModelSpec:
         The specification; for a hub id or folder, kind and architecture are read from its configuration.
 
     Raises:
-        RequestError: When it is neither; the message lists the names.
+        RequestError: When it is none of these; the message lists the names.
 
     >>> resolve("kobart").hub_id
     'gogamza/kobart-base-v2'
@@ -144,7 +144,7 @@ def hf_config(name: str, *, dropout: float | None = None) -> "PretrainedConfig":
     """Builds a model's configuration without its weights and, for a named model, without the hub.
 
     Args:
-        name: As for resolve; the tiny models need a tokenizer first, see tiny_models.
+        name: See resolve; tiny models need a tokenizer first, see tiny_models.
         dropout: Replaces the model's dropout; None keeps it.
 
     Raises:
@@ -162,7 +162,7 @@ def hf_config(name: str, *, dropout: float | None = None) -> "PretrainedConfig":
 
 
 def with_dropout(config: "PretrainedConfig", dropout: float | None) -> "PretrainedConfig":
-    """Sets every dropout of a configuration that is called so by its family; None changes nothing."""
+    """Sets the dropout attributes of the family; None changes nothing."""
     if dropout is not None:
         for key in ("dropout", "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
             if hasattr(config, key):
@@ -179,9 +179,9 @@ def model_class(kind: Kind) -> type["PreTrainedModel"]:
 
 
 def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
-    """Loads (or, for a tiny model, makes) the model of a run, fitted to its tokenizer; set the seed first.
+    """Loads the model of a run (or creates a tiny one) and resizes its embedding for the tokenizer; set the seed first.
 
-    Weights come from safetensors only and no code of a repository is run. New tokens get new rows of the embedding.
+    Loads only safetensors and runs no code of a repository.
 
     Raises:
         RequestError: When the weights cannot be loaded, or the model has fewer positions than the run wants.
@@ -217,11 +217,11 @@ def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "Pre
 
 
 def check_lengths(config: RunConfig, positions: int | None, kind: Kind) -> None:
-    """Refuses texts that are longer than a model's table of positions; on a GPU they would end in a CUDA assertion.
+    """Refuses lengths beyond a model's table of positions, which would fail with a CUDA assertion on a GPU.
 
     Args:
-        config: Gives the lengths in tokens.
-        positions: Rows of the table; None for relative positions (T5), which have no end.
+        config: The lengths in tokens.
+        positions: Rows of the table; None for relative positions (T5), which have no limit.
         kind: A causal model holds dialogue and summary in one sequence.
 
     Raises:
@@ -243,10 +243,10 @@ def check_lengths(config: RunConfig, positions: int | None, kind: Kind) -> None:
 
 
 def hub_options(hub_id: str) -> dict[str, bool]:
-    """Returns what every call of from_pretrained needs.
+    """Returns arguments for from_pretrained.
 
-    Without a route to the hub, its local cache alone. A model's own code is never run, and nobody is asked whether it
-    may be: transformers would wait for an answer at the terminal.
+    Uses only the local cache where the hub is not reachable. Never runs a model's own code; without the setting,
+    transformers would ask at the terminal and wait.
     """
     offline = not Path(hub_id).is_dir() and not _hub_reachable()
     return {"local_files_only": offline, "trust_remote_code": False}
@@ -254,11 +254,11 @@ def hub_options(hub_id: str) -> dict[str, bool]:
 
 @functools.cache
 def _hub_reachable() -> bool:
-    """Whether the hub's name can be found; without this, half a minute of retries comes before the error."""
+    """Returns whether the hub's host name resolves; avoids half a minute of retries before the error."""
     from huggingface_hub import constants
 
     if "https" in urllib.request.getproxies():
-        return True  # the proxy finds names, not this machine
+        return True  # the proxy resolves names
     try:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
     except OSError:

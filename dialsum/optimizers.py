@@ -10,7 +10,7 @@ from common.errors import RequestError
 from dialsum.config import OptimizerName
 
 BITSANDBYTES = {"adamw_8bit": "AdamW8bit", "paged_adamw": "PagedAdamW", "paged_adamw_8bit": "PagedAdamW8bit"}
-NO_DECAY = ("bias", "norm", "layernorm", "layer_norm", "ln_")  # as in BERT and GPT-2: neither biases nor norms decay
+NO_DECAY = ("bias", "norm", "layernorm", "layer_norm", "ln_")  # as in BERT and GPT-2: no decay of biases and norms
 
 
 def build_optimizer(model: nn.Module, *, name: OptimizerName, learning_rate: float, weight_decay: float) -> Optimizer:
@@ -26,7 +26,7 @@ def build_optimizer(model: nn.Module, *, name: OptimizerName, learning_rate: flo
         The optimizer; its states are made at the first step.
 
     Raises:
-        RequestError: When the optimizer needs a package or a device that is not here.
+        RequestError: When the optimizer needs a missing package or device.
     """
     groups = parameter_groups(model, weight_decay)
     device = next(model.parameters()).device.type
@@ -47,7 +47,7 @@ def build_optimizer(model: nn.Module, *, name: OptimizerName, learning_rate: flo
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Splits trainable parameters into those that decay and those that do not.
+    """Splits trainable parameters into groups with and without weight decay.
 
     >>> [len(group["params"]) for group in parameter_groups(nn.Linear(2, 2), 0.01)]
     [1, 1]

@@ -1,4 +1,4 @@
-"""What a run needs in memory before its first step: texts read and encoded, tokenizer and model built."""
+"""Prepares a run: reads and encodes the data, builds tokenizer and model."""
 
 import logging
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ class Prepared:
     Attributes:
         kind: seq2seq or causal.
         architecture: bart, gpt2, t5, mt5 or another model type.
-        tokenizer: With the placeholders of the training data.
-        model: On the CPU.
+        tokenizer: Includes the placeholders of the training data.
+        model: The model, on the CPU.
         train: Encoded training data.
         dev: Encoded dev data, in the order of dev_examples.
-        dev_examples: For the references of ROUGE.
+        dev_examples: The dev data, for the references of ROUGE.
     """
 
     kind: Kind
@@ -57,7 +57,7 @@ def prepare(config: RunConfig, cache_dir: Path) -> Prepared:
     dev_examples = load_examples(Path(config.dev_file))[: config.max_eval_samples]
     texts = [text for example in train_examples for text in (example.dialogue, *example.summaries)]
     tokenizer = build_tokenizer(config, texts, cache_dir)
-    set_seed(config.seed)  # weights of a tiny model depend on the seed alone, not on what was cached before
+    set_seed(config.seed)  # weights of a tiny model must depend on the seed only, not on the cache
     spec = resolve(config.model)
     prepared = Prepared(
         kind=spec.kind,

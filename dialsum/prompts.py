@@ -1,4 +1,4 @@
-"""What stands between dialogue and summary of a causal model, by language. Knows no model."""
+"""The prompt between dialogue and summary of a causal model, by language."""
 
 from collections.abc import Mapping
 

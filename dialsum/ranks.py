@@ -1,9 +1,8 @@
-"""The processes that train one model together, each on a card of its own: how they agree, add up and share work.
+"""The processes that train one model together, each on its own card: shared decisions, sums and work.
 
 transformers' trainer becomes data-parallel by the variables that `torchrun` sets (RANK, WORLD_SIZE, LOCAL_RANK,
-MASTER_ADDR, MASTER_PORT) and averages the gradients by itself. What is left for us lies here: evaluation is shared,
-numbers are added up, and what one process decides, all do. This goes over gloo also where gradients go over NCCL, so
-that no word between the processes waits for a kernel.
+MASTER_ADDR, MASTER_PORT) and averages the gradients by itself. This module shares the evaluation, adds up
+numbers and broadcasts decisions. It uses gloo also where gradients use NCCL, so that no message waits for a kernel.
 """
 
 import os
@@ -20,18 +19,18 @@ from common.errors import RequestError
 from dialsum.config import RunConfig
 
 T = TypeVar("T")
-LONGEST_WAIT = timedelta(hours=2)  # of one process for another, which may have to wait for room on its card
-MEETING_FILE = "DIALSUM_RANKS_FILE"  # names a file by which processes of one machine find each other, without a port
+LONGEST_WAIT = timedelta(hours=2)  # one process may wait for memory on its card
+MEETING_FILE = "DIALSUM_RANKS_FILE"  # path of a file for the rendezvous on one machine, without a port
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """The processes of a run, as one of them sees them. One alone agrees with itself at once.
+    """The process group of a run, from one process. A single process needs no communication.
 
     Attributes:
-        rank: Its number, from 0.
-        size: How many there are.
-        group: Over which they speak; None where there is one alone.
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        group: Their process group; None for a single process.
 
     >>> alone = Ranks()
     >>> alone.is_first, alone.together(alone.part_of("abc")), alone.total(2.0), alone.agree(True)
@@ -48,11 +47,11 @@ class Ranks:
         return self.rank == 0
 
     def part_of(self, items: Sequence[T]) -> list[T]:
-        """Returns this process's part of some work: every size-th item, so that neighbours of like length are split."""
+        """Returns this process's part of some work: every size-th item, which balances lengths in sorted items."""
         return list(items[self.rank :: self.size])
 
     def missing(self, total: int) -> int:
-        """Returns how much less of some work this process has than the first one.
+        """Returns how many fewer items of some work this process has than the first.
 
         >>> [Ranks(rank=rank, size=3).missing(7) for rank in range(3)]
         [0, 1, 1]
@@ -60,7 +59,7 @@ class Ranks:
         return -(-total // self.size) - len(range(self.rank, total, self.size))
 
     def together(self, part: Sequence[T]) -> list[T]:
-        """Returns what all made of their parts, in the order that part_of was given."""
+        """Gathers the results of all processes, in the order of the items before part_of."""
         if self.size == 1:
             return list(part)
         parts: list[list[T] | None] = [None] * self.size
@@ -71,37 +70,37 @@ class Ranks:
         return [whole[place] for place in sorted(whole)]
 
     def total(self, number: float) -> float:
-        """Returns the sum of everybody's number."""
+        """Returns the sum of a number over all processes."""
         return float(sum(self.together([number])))
 
     def highest(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """Returns the highest of everybody's numbers, name by name."""
+        """Returns the maximum of each number over all processes."""
         everybody = self.together([dict(numbers)])
         return {name: max(one[name] for one in everybody if name in one) for name in numbers}
 
     def agree(self, value: bool) -> bool:
-        """Returns what the first process decided; is asked after each step, so it sends one byte."""
+        """Returns the first process's value; sends only one byte, as it is called after each step."""
         if self.size == 1:
             return value
         said = torch.tensor([value], dtype=torch.uint8)
         distributed.broadcast(said, src=0, group=self.group)
         return bool(said.item())
 
-    def told(self, value: T) -> T:
-        """Returns what the first process knows; the others' own is not looked at."""
+    def from_first(self, value: T) -> T:
+        """Returns the first process's value; ignores the others'."""
         return self.together([value])[0]
 
     def wait(self) -> None:
-        """Waits until all have come here."""
+        """Waits until all processes have called this."""
         if self.size > 1:
             distributed.barrier(group=self.group)
 
 
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """Joins the other processes of this run, where the environment names any.
+    """Joins the process group of this run, where the environment defines one.
 
-    A process that fails leaves without a farewell: the others would wait for it, and whoever started them ends them.
+    A failing process leaves without a barrier, as the others would wait; their launcher ends them.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size <= 1:
@@ -116,7 +115,7 @@ def joined_ranks() -> Iterator[Ranks]:
         init_method=f"file://{meeting}" if meeting else "env://",
         rank=int(os.environ["RANK"]),
         world_size=size,
-        timeout=LONGEST_WAIT,  # whoever started the processes ends them all when one is gone
+        timeout=LONGEST_WAIT,  # the launcher ends all processes when one is gone
     )
     yield Ranks(
         rank=distributed.get_rank(), size=size, group=distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
@@ -132,7 +131,7 @@ def piece_of(config: RunConfig, ranks: int) -> int:
         ranks: Processes that share its batch.
 
     Raises:
-        RequestError: When the batch cannot be divided so.
+        RequestError: When the batch cannot be divided evenly.
 
     >>> piece_of(RunConfig(batch_size=16, gradient_accumulation_steps=2), 2)
     4

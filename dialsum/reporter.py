@@ -1,4 +1,4 @@
-"""How a run speaks to whoever started it."""
+"""The interface through which a run reports its metrics and checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Protocol
 
 
 class Reporter(Protocol):
-    """Receives a run's numbers. Names are those of a W&B run: train/*, eval/*, best/*, time/*, memory/*."""
+    """Receives a run's metrics. Names are those of a W&B run: train/*, eval/*, best/*, time/*, memory/*."""
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Takes numbers between evaluations (loss, learning rate, times, memory). Must be quick.
 
-        May raise what should end the run, for example when it holds more memory than its share.
+        May raise an exception to end the run, for example when it holds more memory than its share.
         """
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
@@ -21,14 +21,14 @@ class Reporter(Protocol):
         """
 
     def wants_checkpoint(self) -> bool:
-        """Is asked after every optimizer step; True saves a checkpoint there and hands it to `interrupted`."""
+        """Called after every optimizer step; True saves a checkpoint and passes it to `interrupted`."""
 
     def interrupted(self, checkpoint: Path) -> None:
-        """Takes a checkpoint between two evaluations. May raise SystemExit: the run loses no step by that."""
+        """Takes a checkpoint between two evaluations. May raise SystemExit: the run loses no step."""
 
 
 class NullReporter:
-    """Listens to nothing."""
+    """Ignores everything."""
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Does nothing."""
@@ -37,7 +37,7 @@ class NullReporter:
         """Does nothing."""
 
     def wants_checkpoint(self) -> bool:
-        """Never."""
+        """Returns False."""
         return False
 
     def interrupted(self, checkpoint: Path) -> None:
@@ -45,16 +45,16 @@ class NullReporter:
 
 
 class RecordingReporter(NullReporter):
-    """Keeps everything, for tests and notebooks."""
+    """Records everything, for tests and notebooks."""
 
     def __init__(self) -> None:
         self.logs: list[dict[str, float]] = []
         self.reports: list[dict[str, float]] = []
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Keeps a copy."""
+        """Records a copy."""
         self.logs.append(dict(metrics))
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        """Keeps a copy."""
+        """Records a copy."""
         self.reports.append(dict(metrics))

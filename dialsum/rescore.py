@@ -1,4 +1,4 @@
-"""Summarizes and scores the dev dialogues again with a trained model and other generation settings. Trains nothing."""
+"""Summarizes and scores the dev dialogues with a trained model and other generation settings, without training."""
 
 import logging
 import time
@@ -28,15 +28,15 @@ def rescore(
     """Writes and scores the summaries of the dev dialogues with a finished run's best model.
 
     Args:
-        config: The finished run's, with the generation settings to try.
+        config: The finished run's configuration, with the generation settings to test.
         output_dir: Receives config.yaml, metrics.json, predictions.jsonl and training.log.
         trained: The finished run.
-        cache_dir: For encodings.
-        reporter: Hears of the one evaluation; it has no checkpoint.
+        cache_dir: Folder of encodings.
+        reporter: Receives the one evaluation, without a checkpoint.
 
     Returns:
-        eval/* as an evaluation of a training names them (without the loss, on which generation has no influence),
-        best/* alike, time/generation_s and memory/*.
+        eval/* as in a training (without the loss, which generation does not change), best/*, time/generation_s and
+        memory/*.
 
     Raises:
         RequestError: When the run is not finished, or the dialogues cannot be read.

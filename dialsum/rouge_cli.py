@@ -13,7 +13,7 @@ from pathlib import Path
 from common import cli
 from common.errors import Problems, RequestError
 
-_PREDICTION_KEYS = ("prediction", "summary", "text")  # where a record keeps its text, in this order
+_PREDICTION_KEYS = ("prediction", "summary", "text")  # keys of a record's text, in this order
 _REFERENCE_KEYS = ("references", "reference", "summary", "text")
 _NUMBERED = re.compile(r"summary\d+")
 _SHOWN_NAMES = 3
@@ -21,7 +21,7 @@ _SHOWN_NAMES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One line of a file: its texts, and the name by which files are paired, None in plain text."""
+    """One record of a file: its texts, and its name for pairing files; None in plain text."""
 
     fname: str | None
     texts: tuple[str, ...]
@@ -36,19 +36,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         " Files are paired by fname where all have one, else line by line.",
         epilog="example: python -m dialsum rouge --predictions p.txt --references r1.txt --language ko",
     )
-    kinds = "one text a line, JSON lines, or CSV"
+    kinds = "one text per line, JSON lines, or CSV"
     parser.add_argument("--predictions", type=Path, required=True, help=kinds)
     parser.add_argument("--references", type=Path, required=True, action="append", help=f"{kinds}; repeatable")
     parser.add_argument("--language", choices=("ko", "en"), required=True)
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="text for people, json for programs")
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Scores and prints.
+    """Scores the files and prints the result.
 
     Raises:
-        RequestError: When a file cannot be read or the files do not fit together.
+        RequestError: When a file cannot be read or the files do not match.
     """
     predictions = read_entries(chosen.predictions, _PREDICTION_KEYS)
     references = pair(chosen.predictions, predictions, {path: read_entries(path) for path in chosen.references})
@@ -76,7 +76,7 @@ def pair(path: Path, predictions: Sequence[Entry], files: Mapping[Path, Sequence
         For each prediction the texts of all files.
 
     Raises:
-        RequestError: When files differ in length, or a prediction's name is missing or comes twice in one of them.
+        RequestError: When files differ in length, or a prediction's name is missing or repeated in one of them.
     """
     problems = Problems()
     found: list[list[str]] = [[] for _ in predictions]
@@ -100,7 +100,7 @@ def _unmatched(path: Path, predictions: Sequence[Entry], file: Path, entries: Se
     for where, names in ((path, [entry.fname for entry in predictions]), (file, [entry.fname for entry in entries])):
         twice = sorted(str(name) for name, count in Counter(names).items() if count > 1)
         if twice:
-            problems.append(f"{where}: fname comes twice: {_some(twice)}")
+            problems.append(f"{where}: fname is repeated: {_some(twice)}")
     wanted, known = ({str(entry.fname) for entry in group} for group in (predictions, entries))
     if wanted - known:
         problems.append(f"{file}: has no reference for {_some(sorted(wanted - known))} of {path}")
@@ -118,9 +118,9 @@ def read_entries(path: Path, keys: Sequence[str] = _REFERENCE_KEYS) -> list[Entr
     """Reads texts to score.
 
     Args:
-        path: UTF-8. A `.csv` file with a header; JSON objects, one a line; or one text a line, where a blank line is an
-            empty summary.
-        keys: Where an object or a row keeps its text; the first that is there counts. For references also
+        path: UTF-8. A `.csv` file with a header; JSON objects, one per line; or one text per line, where a blank line
+            is an empty summary.
+        keys: Keys of the text in an object or row; the first that exists counts. For references also
             `summary1, summary2, ...`.
 
     Raises:
@@ -133,7 +133,7 @@ def read_entries(path: Path, keys: Sequence[str] = _REFERENCE_KEYS) -> list[Entr
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: cannot be read: {error}") from None
     problems = Problems()
-    lines = text.removesuffix("\n").split("\n")  # splitlines() would also cut at characters that stand inside texts
+    lines = text.removesuffix("\n").split("\n")  # splitlines() would also split at characters inside texts
     if path.suffix.lower() == ".csv":
         entries = _csv_entries(path, text, keys, problems)
     elif lines[0].lstrip().startswith("{"):
@@ -142,7 +142,7 @@ def read_entries(path: Path, keys: Sequence[str] = _REFERENCE_KEYS) -> list[Entr
         entries = [Entry(None, (line.rstrip("\r"),)) for line in lines]
     problems.raise_if_any(str(path))
     if not text.strip() or not entries:
-        raise RequestError(f"{path}: is empty; write one text a line")
+        raise RequestError(f"{path}: is empty; write one text per line")
     return entries
 
 

@@ -1,4 +1,4 @@
-"""The folder of one run: what is in it and how it is written. Knows no model; saving weights is given to it.
+"""The folder of one run and its files.
 
 config.yaml metrics.json training.log predictions.jsonl [test_predictions.jsonl submission.csv] models/best_model/
 """
@@ -18,7 +18,7 @@ from dialsum.config import RunConfig
 from dialsum.data import Example
 from dialsum.metrics import ScorerIdentity
 
-BEST_FILE = "best.json"  # beside the weights: whose numbers they have
+BEST_FILE = "best.json"  # beside the weights: the best model's metrics
 CHECKPOINTS = "checkpoint-*"
 
 
@@ -27,18 +27,18 @@ class RunFolder:
     """Files of a run.
 
     Attributes:
-        path: The folder; made when needed.
+        path: The folder; created when needed.
     """
 
     path: Path
 
     @property
     def best_model(self) -> Path:
-        """Holds the best model and its tokenizer; loads with transformers alone."""
+        """Folder of the best model and its tokenizer, for transformers' from_pretrained."""
         return self.path / "models" / "best_model"
 
     def begin(self, config: RunConfig, *, resumed: bool) -> None:
-        """Writes the configuration; a new run forgets the best model of an earlier one, a resumed run keeps it."""
+        """Writes the configuration; a new run removes the best model of an earlier one, a resumed run keeps it."""
         if not resumed:
             shutil.rmtree(self.path / "models", ignore_errors=True)
         write_text(self.path / "config.yaml", dump_yaml(config.to_dict()))
@@ -50,10 +50,10 @@ class RunFolder:
         examples: Sequence[Example],
         texts: Sequence[str],
     ) -> None:
-        """Replaces the best model and its summaries; a run that dies in between leaves the old one or the new one.
+        """Replaces the best model and its summaries atomically.
 
         Args:
-            save: Writes model and tokenizer to the folder that it is given.
+            save: Writes model and tokenizer to a given folder.
             numbers: best/* of this model.
             examples: The dev dialogues.
             texts: The model's summaries of them.
@@ -64,7 +64,7 @@ class RunFolder:
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
         save(str(fresh))
-        (fresh / "training_args.bin").unlink(missing_ok=True)  # a pickle of transformers' own that no loader needs
+        (fresh / "training_args.bin").unlink(missing_ok=True)  # a pickle that no loader needs
         write_json(fresh / BEST_FILE, dict(numbers))
         if folder.exists():
             folder.rename(old)
@@ -83,7 +83,7 @@ class RunFolder:
     def write_metrics(
         self, history: Sequence[Mapping[str, float]], scorer: ScorerIdentity, test: Mapping[str, float] | None = None
     ) -> None:
-        """Writes metrics.json: the last and the best evaluation, all of them, what counted the scores, test scores."""
+        """Writes metrics.json: the last, the best and all evaluations, the scorer, test scores."""
         content: dict[str, object] = {"last": history[-1], "best": self.best(), "history": history}
         content["scorer"] = asdict(scorer)
         if test is not None:
@@ -91,13 +91,13 @@ class RunFolder:
         write_json(self.path / "metrics.json", content)
 
     def drop_checkpoints(self) -> None:
-        """Removes what only an unfinished run needs."""
+        """Removes the checkpoints, which a finished run does not need."""
         for checkpoint in self.path.glob(CHECKPOINTS):
             shutil.rmtree(checkpoint)
 
     @contextmanager
     def log(self) -> Iterator[None]:
-        """Sends this package's log to training.log while a run lasts; a resumed run goes on in it."""
+        """Writes this package's log to training.log during a run; a resumed run appends."""
         root = logging.getLogger("dialsum")
         stream = os.fdopen(open_to_append(self.path / "training.log"), "a", encoding="utf-8")
         handler = logging.StreamHandler(stream)

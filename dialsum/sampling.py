@@ -1,25 +1,25 @@
-"""The order of an epoch: batches of similar length, shuffled, and the same for a seed wherever a run was cut."""
+"""The order of examples in an epoch: shuffled batches of similar length, the same after a resume."""
 
 import random
 from collections.abc import Iterator, Sequence
 
 from torch.utils.data import Sampler
 
-FILLER = -1  # in place of an example where a last batch does not divide evenly; see EncodedDataset
-POOL_BATCHES = 50  # batches that are sorted together: more waste less padding, fewer mix better
+FILLER = -1  # replaces an example where a last batch does not divide evenly; see EncodedDataset
+POOL_BATCHES = 50  # batches that are sorted together: more reduce padding, fewer mix better
 
 
 def grouped_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[int]:
-    """Orders examples so that each slice of `batch_size` holds examples of similar length.
+    """Orders examples so that each slice of `batch_size` has examples of similar length.
 
     Examples are shuffled, sorted by length inside pools of batches, and the batches are shuffled. In the first epoch
-    the longest batch goes first, so that memory runs out early or not at all. A batch that is not full stays last.
+    the longest batch comes first, so that an out-of-memory comes early. A partial batch stays last.
 
     Args:
         lengths: Tokens of each example.
-        batch_size: The effective batch: pieces of one batch then hold what the whole would hold.
+        batch_size: The effective batch size, so that the order does not depend on accumulation.
         seed: Seed of the run.
-        epoch: Counts from 0; each has its own order.
+        epoch: Number from 0; each epoch has its own order.
 
     Returns:
         A permutation of the examples' indices.
@@ -44,17 +44,17 @@ def grouped_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
 
 
 class GroupedSampler(Sampler[int]):
-    """Gives a data loader the order of the epoch that `set_epoch` named.
+    """Yields the order of the epoch that `set_epoch` has set.
 
-    transformers' own sampler draws from the global generator, whose state at the start of an epoch no checkpoint
-    holds: a run that is cut within its second epoch would go on with other batches.
+    transformers' own sampler draws from the global generator, whose state at the start of an epoch is in no checkpoint:
+    a run that resumes within its second epoch would continue with other batches.
 
     Args:
         lengths: Tokens of each example.
         batch_size: See grouped_order.
         seed: Seed of the run.
-        multiple: The number of examples is filled up to a multiple of it: processes that share a batch must each make
-            as many pieces of it as the others, and as large ones.
+        multiple: The number of examples is padded to a multiple of it: processes that share a batch need equally many
+            micro-batches of the same size.
 
     >>> list(GroupedSampler([9, 1, 8], 2, seed=0, multiple=2))
     [0, 2, 1, -1]
@@ -68,7 +68,7 @@ class GroupedSampler(Sampler[int]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Is called by the trainer at the start of each epoch."""
+        """Sets the epoch; the trainer calls it at the start of each epoch."""
         self._epoch = epoch
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The trainer of a run whose model is divided among its processes; see sharding."""
+"""The trainer of a sharded model; see sharding."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class ShardedTrainer(SummarizerTrainer):
-    """SummarizerTrainer of a divided model.
+    """SummarizerTrainer for a sharded model.
 
-    transformers divides models by itself, but through accelerate on accelerators alone (accelerate 1.15 leaves its
-    FSDP plugin out on CPUs, without a word), or when they are loaded, without checkpoints to resume from. So it is told
-    that the model is divided already, and what reads or writes state is done here.
+    transformers can shard models, but only through accelerate on accelerators (accelerate 1.15 silently skips its FSDP
+    plugin on CPUs), or while loading, without checkpoints to resume from. So this class shards the model itself, marks
+    it as sharded for transformers, and reads and writes the state.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ShardedTrainer(SummarizerTrainer):
         self.is_distributed_loading_by_transformers = True  # accelerate must not put it into DDP
 
     def weights(self) -> "dict[str, Tensor] | None":
-        """Gathers all weights on the first process's host; all take part."""
+        """Gathers all weights on the first process's host; a collective call."""
         return whole_weights(self.model, keep=self._ranks.is_first)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -55,15 +55,15 @@ class ShardedTrainer(SummarizerTrainer):
             self._save(output_dir, state_dict=weights)
 
     def _move_model_to_device(self, model: "nn.Module", device: torch.device) -> None:
-        """Not before it is divided: the whole of it might not fit there."""
+        """Does nothing: the whole model might not fit on the device before sharding."""
 
     def _prepare_for_training(self, *args: object) -> object:
-        """Divides the model: its weights are there by now, a checkpoint's too, and its optimizer is made next."""
+        """Shards the model, after its weights are loaded and before its optimizer is built."""
         shard(self.model, self.args.device.type, self._precision)
         return super()._prepare_for_training(*args)
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
-        """Never: between the pieces of a batch each process would hold all gradients."""
+        """Never defers: each process would hold all gradients between micro-batches."""
         return nullcontext()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -1,8 +1,8 @@
-"""Divides a model among the processes of a run, so that one too large for a card trains on several.
+"""Shards a model over the processes of a run, for models that are too large for one card.
 
-torch's fully_shard (FSDP2, torch 2.13; ZeRO stage 3 of Rajbhandari et al. 2020): each process keeps its part of every
-weight, gradient and optimizer state, and gathers the weights of a layer when it computes that layer. Checkpoints and
-models are written whole, the same files as those of a run on one card: either goes on from the other's.
+torch's fully_shard (FSDP2, torch 2.13; ZeRO stage 3 of Rajbhandari et al. 2020): each process keeps its shard of
+every weight, gradient and optimizer state, and gathers the weights of a layer to compute it. Checkpoints and models are
+written unsharded, in the same files as by a run on one card: each can resume from the other's.
 """
 
 import warnings
@@ -20,11 +20,11 @@ from common.errors import RequestError
 
 @dataclass(frozen=True, kw_only=True)
 class Pieces:
-    """What is gathered together, in elements.
+    """Sizes of the gathered units, in elements.
 
     Attributes:
-        layer: The largest layer: gathered when it is computed.
-        rest: All that is in no layer, such as embeddings and the output head: gathered for a whole step.
+        layer: The largest layer, gathered for its computation.
+        rest: Everything outside the layers, such as embeddings and the output head, gathered for a whole step.
         table: The largest weight of the rest.
     """
 
@@ -34,7 +34,7 @@ class Pieces:
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
-    """Lists the layers that are gathered one at a time: those that transformers recomputes one at a time.
+    """Returns the layers that are gathered one at a time: the units of transformers' gradient checkpointing.
 
     Raises:
         RequestError: When the model has none.
@@ -48,10 +48,10 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 
 
 def pieces_of(model: nn.Module) -> Pieces:
-    """Counts what a process gathers of a model; its parameters may be on the meta device.
+    """Returns the sizes of a model's gathered units; its parameters may be on the meta device.
 
     Raises:
-        RequestError: When the model cannot be divided.
+        RequestError: When the model cannot be sharded.
     """
     layers = layers_of(model)
     inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
@@ -64,14 +64,14 @@ def pieces_of(model: nn.Module) -> Pieces:
 
 
 def check_divisible(processes: int, precision: str) -> None:
-    """Refuses what cannot be trained divided, beside what RunConfig refuses.
+    """Refuses settings that cannot be sharded, beyond the checks of RunConfig.
 
     Args:
-        processes: How many share the run.
-        precision: The number format that "auto" became.
+        processes: Number of processes of the run.
+        precision: The number format, resolved from "auto".
 
     Raises:
-        RequestError: With what would do.
+        RequestError: With a remedy.
 
     >>> check_divisible(2, "bf16")
     """
@@ -86,7 +86,7 @@ def check_divisible(processes: int, precision: str) -> None:
 
 
 def shard(model: nn.Module, device: str, precision: str) -> None:
-    """Divides a model's weights among all processes, in place; each keeps its part in fp32 on its device.
+    """Shards a model's weights over all processes, in place; each keeps its shard in fp32 on its device.
 
     In bf16 the weights are gathered in bf16: autocast alone would keep a copy of all of them for the backward pass.
     The residual stream is then in bf16 too, and gradients are added up in fp32.
@@ -97,27 +97,27 @@ def shard(model: nn.Module, device: str, precision: str) -> None:
         precision: fp32 or bf16.
     """
     world = distributed.group.WORLD
-    assert world is not None, "the processes have met"
+    assert world is not None, "the process group is initialized"
     mesh = DeviceMesh.from_group(world, device)
     policy = MixedPrecisionPolicy()
     if precision == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    # T5's blocks hand a view of the position bias on, to which nothing is added in place.
+    # T5's blocks return a view of the position bias, which nothing changes in place.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     for layer in layers_of(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    register_fsdp_forward_method(model, "generate")  # it calls an encoder past the model's own forward
-    # What transformers itself sets where it divides: its generation then keeps all processes in step.
+    register_fsdp_forward_method(model, "generate")  # it calls an encoder without the model's own forward
+    # Set by transformers where it shards itself: generation then synchronizes all processes.
     model._is_fsdp_managed_module = True  # type: ignore[assignment]
 
 
 def whole_weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
-    """Gathers a divided model's weights on the host, one at a time; all processes take part.
+    """Gathers a sharded model's weights on the host, one at a time; a collective call.
 
     Args:
         model: The model.
-        keep: Whether this process wants them.
+        keep: Whether this process keeps them.
 
     Returns:
         By the names of the model's state; tied weights are one tensor. Empty where they are not kept.
@@ -132,11 +132,11 @@ def whole_weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
 
 
 def whole_state(state: Mapping[str, object], *, keep: bool) -> dict[str, object]:
-    """Gathers a divided optimizer's state on the host, as an optimizer of one process writes it; all take part.
+    """Gathers a sharded optimizer's state on the host, in the format of a single process; a collective call.
 
     Args:
         state: Optimizer.state_dict() of this process.
-        keep: Whether this process wants it.
+        keep: Whether this process keeps it.
     """
     of_parameters = state["state"]
     assert isinstance(of_parameters, Mapping)
@@ -150,10 +150,10 @@ def whole_state(state: Mapping[str, object], *, keep: bool) -> dict[str, object]
 
 
 def divided_state(state: Mapping[str, object], parameters: Iterable[Tensor]) -> dict[str, object]:
-    """Takes this process's part of a whole optimizer state.
+    """Returns this process's shard of an unsharded optimizer state.
 
     Args:
-        state: As whole_state returns it, or as an optimizer of one process wrote it.
+        state: From whole_state, or from an optimizer of a single process.
         parameters: Those of the optimizer, in its order.
     """
     of_parameters = state["state"]

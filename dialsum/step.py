@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-IGNORED_LABEL = -100  # positions that carry no loss: padding and the prompt of a causal model
+IGNORED_LABEL = -100  # positions without loss: padding and the prompt of a causal model
 
 
 def forward_loss(model: nn.Module, batch: Mapping[str, Tensor], *, label_smoothing: float, causal: bool) -> Tensor:
@@ -19,8 +19,8 @@ def forward_loss(model: nn.Module, batch: Mapping[str, Tensor], *, label_smoothi
         model: A Hugging Face causal or seq2seq language model.
         batch: `input_ids` and `attention_mask` (batch, encoder length), `labels` (batch, decoder length); a causal
             model has labels of the same length as its input.
-        label_smoothing: Part of the probability that is taken from the right token, 0 to 1.
-        causal: Whether labels are to be shifted by one position against the logits.
+        label_smoothing: Probability taken from the right token, 0 to 1.
+        causal: Whether labels are shifted by one position against the logits.
 
     Returns:
         The mean loss over positions whose label is not -100; a scalar.
@@ -31,7 +31,7 @@ def forward_loss(model: nn.Module, batch: Mapping[str, Tensor], *, label_smoothi
         loss: Tensor = outputs["loss"]
         return loss
     labels = inputs.pop("labels")
-    if not causal:  # without labels the model does not make the decoder's input by itself
+    if not causal:  # without labels the model does not create the decoder's input
         inputs["decoder_input_ids"] = shifted_right(model, labels)
     logits: Tensor = model(**inputs, use_cache=False)["logits"]
     if causal:
@@ -40,13 +40,13 @@ def forward_loss(model: nn.Module, batch: Mapping[str, Tensor], *, label_smoothi
 
 
 def shifted_right(model: nn.Module, labels: Tensor) -> Tensor:
-    """Returns the decoder's input for given labels, by the model's own rule (start token, padding).
+    """Returns the decoder's input for labels, by the model's own rule (start token, padding).
 
     Args:
         model: A seq2seq model.
         labels: (batch, decoder length).
     """
-    model = getattr(model, "module", model)  # a data-parallel wrapper shows none of the model's methods
+    model = getattr(model, "module", model)  # a data-parallel wrapper hides the model's methods
     prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if prepare is None:
         raise TypeError(f"{type(model).__name__} makes no decoder input from labels; label smoothing needs that")
@@ -55,7 +55,7 @@ def shifted_right(model: nn.Module, labels: Tensor) -> Tensor:
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """Cross-entropy against labels of which a part is spread over the vocabulary.
+    """Returns the cross-entropy with label smoothing.
 
     Args:
         logits: (batch, length, vocabulary).

@@ -10,7 +10,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Seq2SeqTrainer
 
 from common.goal import better
 from dialsum.arguments import training_arguments
-from dialsum.callbacks import EpochCallback, NumbersCallback, refuse_no_number
+from dialsum.callbacks import EpochCallback, NumbersCallback, check_finite
 from dialsum.config import RunConfig
 from dialsum.encoding import Collator, EncodedDataset, longest_first
 from dialsum.finished import score_metrics
@@ -66,8 +66,8 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
             ),
             callbacks=callbacks,
         )
-        # compute_loss below weighs micro-batches itself, so the trainer must count tokens and must not divide again,
-        # whatever the model's forward takes (it does the opposite of both where forward has no **kwargs).
+        # compute_loss weighs micro-batches itself: the trainer must count tokens and must not divide the loss again,
+        # whatever arguments forward takes (by default it does the opposite where forward has no **kwargs).
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)  # numbers go to the log file and to the reporter
@@ -79,13 +79,13 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
         return_outputs: bool = False,
         num_items_in_batch: "Tensor | int | None" = None,
     ) -> "Tensor":
-        """Returns the micro-batch's loss from the function that the memory tracer calls too.
+        """Returns the micro-batch's loss, from the function that the memory tracer also calls.
 
-        Each micro-batch counts by its summary tokens, so that the pieces of a batch add up to its mean over all tokens.
+        Weighs each micro-batch by its summary tokens, so that the sum over a batch is its mean over all tokens.
         """
         with self._timer.part("forward_s"):
             counted = (inputs["labels"] != IGNORED_LABEL).sum()
-            if self._ranks.size > 1:  # fillers alone have no mean loss; with labels they have one, and weigh nothing
+            if self._ranks.size > 1:  # fillers alone have no mean loss; give them labels and weight 0
                 inputs = inputs | {"labels": torch.where(counted > 0, inputs["labels"], 0)}
             loss = forward_loss(
                 model, inputs, label_smoothing=self._config.label_smoothing, causal=self._prepared.kind == "causal"
@@ -110,7 +110,7 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
         return loss
 
     def create_optimizer(self, model: "nn.Module | None" = None) -> "Optimizer":
-        """Builds the optimizer from the function that the memory tracer calls too."""
+        """Builds the optimizer, from the function that the memory tracer also calls."""
         if self.optimizer is None:
             self.optimizer = build_optimizer(
                 self.model,
@@ -153,14 +153,14 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
             references = [list(example.summaries) for example in self._prepared.dev_examples]
             scores = score_metrics(self._scorer.score(texts, references), self._config)
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
-        metrics = self._ranks.told(metrics)
+        metrics = self._ranks.from_first(metrics)
         self._keep_if_best(metrics, texts, metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def summarize_dev(self) -> list[str]:
-        """Writes a summary of every dev dialogue of this process's part with the model as it is now."""
+        """Summarizes this process's part of the dev dialogues with the current model."""
         prepared = self._prepared
         model = self.accelerator.unwrap_model(self.model)
         with self.compute_loss_context_manager():
@@ -170,15 +170,15 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
             return texts[: len(sources)]
 
     def weights(self) -> "dict[str, Tensor] | None":
-        """Returns the weights that a file is to hold; None where they are the model's own, as it is here."""
+        """Returns the weights to save; None means the model's own."""
         return None
 
     def _missing(self, total: int) -> int:
-        """How much this process must do beside its part of some work, so that all compute as often as the others."""
+        """Returns the number of fillers this process needs to run as many forward passes as the others."""
         return self._ranks.missing(total) if self._config.fsdp else 0
 
     def _keep_if_best(self, metrics: dict[str, float], texts: Sequence[str], prefix: str) -> None:
-        """Saves model and summaries at once when they are the best so far: a run may be stopped at any time."""
+        """Saves model and summaries when they are the best so far: a run may be stopped at any time."""
         best = {"best/" + name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
         best["best/global_step"] = float(self.state.global_step)
         if not self._ranks.agree(self._ranks.is_first and self._is_better(best)):
@@ -193,7 +193,7 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
         return better(best[name], self._folder.best().get(name), self._config.goal)
 
     def _dev_batches(self) -> "DataLoader[dict[str, Tensor]]":
-        """This process's part: transformers would fill it up with dialogues that then count twice."""
+        """Returns this process's part of the dev data; transformers would pad it with repeated dialogues."""
         dataset = self.eval_dataset
         if self._ranks.size > 1:
             fillers = [FILLER] * self._missing(len(dataset))
@@ -207,7 +207,7 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
 
     @torch.no_grad()
     def _mean_loss(self) -> float:
-        """The dev loss: every summary token counts the same, whatever the batch."""
+        """Returns the dev loss, the mean over all summary tokens."""
         was_training, total, tokens = self.model.training, 0.0, 0
         self.model.eval()
         for batch in self._dev_batches():
@@ -219,5 +219,5 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
             tokens += counted
         self.model.train(was_training)
         total, tokens = self._ranks.total(total), int(self._ranks.total(tokens))
-        refuse_no_number("dev loss", total / tokens, self.state.global_step, self._config.learning_rate)
+        check_finite("dev loss", total / tokens, self.state.global_step, self._config.learning_rate)
         return total / tokens

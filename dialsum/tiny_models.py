@@ -1,4 +1,4 @@
-"""Small models with random weights and a tokenizer learned from the data, for machines without a model hub."""
+"""Small models with random weights and a tokenizer trained on the data, for machines without a model hub."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ MAX_POSITIONS = 1024
 
 
 def train_tokenizer(texts: Iterable[str], placeholders: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
-    """Learns a byte-pair tokenizer whose decoding gives back the text, blanks included.
+    """Trains a lossless byte-pair tokenizer: decoding restores the text with its blanks.
 
     Placeholders become whole tokens that are *not* special, so that no decoder drops them.
 
@@ -47,7 +47,7 @@ def tiny_config(config: RunConfig, architecture: str, vocab_size: int) -> "Pretr
     """Returns the shape of a tiny model.
 
     Args:
-        config: Gives width, layers and dropout (0.1 where it names none).
+        config: Width, layers and dropout (default 0.1).
         architecture: bart, gpt2 or t5.
         vocab_size: Length of the tokenizer.
     """
@@ -63,7 +63,7 @@ def tiny_config(config: RunConfig, architecture: str, vocab_size: int) -> "Pretr
             vocab_size=vocab_size, d_model=width, encoder_layers=layers, decoder_layers=layers,
             encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=4 * width,
             decoder_ffn_dim=4 * width, max_position_embeddings=positions, dropout=dropout, attention_dropout=0.0,
-            init_std=width**-0.5, scale_embedding=True,  # 0.02 suits a width of 768 and leaves this one deaf
+            init_std=width**-0.5, scale_embedding=True,  # 0.02 suits a width of 768 but is too small here
             decoder_start_token_id=1, forced_eos_token_id=None, **tokens,
         )  # fmt: skip
     if architecture == "gpt2":

@@ -1,4 +1,4 @@
-"""Tokenizers: placeholders stay whole, and decoding gives back the text that was encoded."""
+"""Tokenizers that keep placeholders whole and decode losslessly."""
 
 import hashlib
 import json
@@ -30,15 +30,15 @@ _CHECKED_TEXTS = 100
 
 
 def build_tokenizer(config: RunConfig, texts: Sequence[str], cache_dir: Path) -> "PreTrainedTokenizerBase":
-    """Loads a model's tokenizer, or learns that of a tiny model, and makes every placeholder of the data one token.
+    """Loads a model's tokenizer, or trains that of a tiny model, and adds every placeholder of the data as one token.
 
     Args:
         config: Names the model.
-        texts: Dialogues and summaries of the training data; none for a finished model, which knows its placeholders.
-        cache_dir: Learned tokenizers are kept here, so that the trials of a sweep learn one once.
+        texts: Dialogues and summaries of the training data; none for a finished model, which has its placeholders.
+        cache_dir: Folder of trained tokenizers, shared by the trials of a sweep.
 
     Raises:
-        RequestError: When the tokenizer cannot be loaded, or cannot write the language of the texts.
+        RequestError: When the tokenizer cannot be loaded, or cannot represent the language of the texts.
     """
     spec = resolve(config.model)
     placeholders = find_placeholders(texts)
@@ -51,7 +51,7 @@ def build_tokenizer(config: RunConfig, texts: Sequence[str], cache_dir: Path) ->
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RequestError(f"the tokenizer of {spec.hub_id!r} cannot be loaded", [reason]) from None
-    # Special tokens would be dropped from predictions and references by skip_special_tokens; so these are not special.
+    # Not special tokens: skip_special_tokens would drop them from predictions and references.
     tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in placeholders])
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -66,10 +66,10 @@ def build_tokenizer(config: RunConfig, texts: Sequence[str], cache_dir: Path) ->
 
 
 def _load(hub_id: str, special_tokens: Mapping[str, str]) -> "PreTrainedTokenizerBase":
-    """Loads a tokenizer so that decoding gives back the text around placeholders, blank by blank.
+    """Loads a tokenizer that keeps the blanks around placeholders.
 
-    The repository's tokenizer.json is taken as it is: transformers 5 rebuilds some families (GPT2Tokenizer) by their
-    usual rules and then loses every Hangul letter of KoGPT2's.
+    Uses the repository's tokenizer.json unchanged: transformers 5 rebuilds some families (GPT2Tokenizer) by their usual
+    rules and then loses every Hangul letter of KoGPT2.
     """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -98,8 +98,8 @@ def _load(hub_id: str, special_tokens: Mapping[str, str]) -> "PreTrainedTokenize
 def _prefix_only_the_start(backend: "Tokenizer") -> None:
     """Keeps a SentencePiece-like tokenizer from reading `#Person1#은` as `#Person1# 은`.
 
-    Such tokenizers put a blank before every piece of text, also behind an added token; texts without placeholders are
-    encoded as before. Other kinds (byte level) keep blanks by themselves.
+    Such tokenizers add a blank before every piece of text, also after an added token. Texts without placeholders are
+    encoded as before. Other kinds (byte level) keep blanks anyway.
     """
     from tokenizers import pre_tokenizers
 
@@ -108,7 +108,7 @@ def _prefix_only_the_start(backend: "Tokenizer") -> None:
 
 
 def kept_letters(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> float:
-    """Measures how much of some texts survives encoding and decoding.
+    """Measures how much of some texts is preserved by encoding and decoding.
 
     Returns:
         The share of letters and digits that come back, 0 to 1; 1 for no texts.
@@ -125,10 +125,10 @@ def _letters(text: str) -> list[str]:
 
 
 def decode(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
-    """Turns generated tokens into text: markers such as `</s>` and `<usr>` go, placeholders and smileys stay.
+    """Decodes generated tokens: removes markers such as `</s>` and `<usr>`, keeps placeholders and smileys.
 
     Args:
-        tokenizer: The one that encoded.
+        tokenizer: The tokenizer of the encoding.
         ids: Generated tokens, with start, end and padding.
     """
     named = set(tokenizer.all_special_ids)
@@ -142,12 +142,12 @@ def decode(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
 
 
 def _is_marker(token: "AddedToken") -> bool:
-    # KoBART's smileys are "special" too, and its start token <usr> is not among the named ones.
+    # KoBART's smileys are special tokens too, and its start token <usr> is not a named one.
     return bool(token.special and _MARKER.fullmatch(token.content))
 
 
 def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Identifies a tokenizer by what it does: vocabulary, merges, added tokens, which token ends a text (SHA-256)."""
+    """Returns a SHA-256 of a tokenizer's behaviour: vocabulary, merges, added tokens and end token."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     content += json.dumps(tokenizer.special_tokens_map, default=str, sort_keys=True)
@@ -168,11 +168,11 @@ def _learned(
 
 
 def save_folder(folder: Path, save: Callable[[str], object]) -> None:
-    """Writes a folder whole, by renaming a temporary one. When another process was first, its folder stays.
+    """Writes a folder atomically, by renaming a temporary one. When another process was first, its folder stays.
 
     Args:
         folder: The target.
-        save: Takes the folder to write to.
+        save: Writes into a given folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))

@@ -1,4 +1,4 @@
-"""Trains one summarizer, alone or together with other processes, and leaves its files."""
+"""Trains one summarizer, in one or several processes, and writes its files."""
 
 import logging
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ CACHE_DIR = Path(".cache/dialsum")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a run leaves.
+    """The result of a run.
 
     Attributes:
         metrics: The last evaluation's numbers, with train/*, time/* and memory/*.
         best_metrics: The best evaluation's numbers, as best/*.
-        best_model_dir: Loads with transformers alone.
+        best_model_dir: Folder of the best model, for transformers' from_pretrained.
         history: One row per evaluation.
         test_metrics: test/* of the best model; empty where there is no test file or it has no references.
     """
@@ -59,19 +59,19 @@ def train(
 
     Args:
         config: The run.
-        output_dir: Receives the files that run_folder names, and checkpoints.
-        reporter: Hears of every evaluation and its checkpoint; may raise SystemExit to end the run. Of several
-            processes only the first one's hears evaluations; each one's own hears its steps.
+        output_dir: Receives the files of RunFolder, and checkpoints.
+        reporter: Receives every evaluation with its checkpoint; may raise SystemExit to end the run. With several
+            processes, only the first one's gets evaluations; each one's own gets its steps.
         resume_from: A checkpoint folder of an earlier, interrupted run of the same configuration.
         cache_dir: Tokenizers and encodings, shared by the trials of a sweep.
-        limit_bytes: What the run may reserve on the device, for a warning near it; the device's own limit when None.
+        limit_bytes: Memory limit on the device, for a warning near it; the device's own limit when None.
 
     Returns:
-        The numbers and where the best model is.
+        The metrics and the folder of the best model.
 
     Raises:
         RequestError: When data, model or configuration cannot be used.
-        DivergedError: When the loss is no number any more.
+        DivergedError: When the loss is NaN or infinite.
     """
     folder = RunFolder(output_dir)
     with joined_ranks() as ranks, folder.log() if ranks.is_first else nullcontext():
@@ -84,7 +84,7 @@ def train(
         _fit(config, folder, scorer, numbers, resume_from, cache_dir, ranks)
         test_metrics = None
         if test_examples and ranks.is_first:
-            forget_earlier_runs()  # the trained model makes room for the best one
+            forget_earlier_runs()  # frees the trained model before the best one is loaded
             test_metrics = _summarize_test(folder, test_examples, cache_dir)
         if ranks.is_first:
             folder.write_metrics(numbers.history, scorer.identity, test_metrics)
@@ -110,14 +110,18 @@ def _fit(
     kind = ShardedTrainer if config.fsdp else SummarizerTrainer
     trainer = kind(config, prepare(config, cache_dir), folder, scorer, numbers, ranks)
     if ranks.size > 1:
-        torch.set_num_threads(config.cpu_threads)  # accelerate has set its own number
-        set_seed(config.seed + ranks.rank)  # each drops out other activations; the weights are there already
+        torch.set_num_threads(config.cpu_threads)  # accelerate sets another number
+        set_seed(config.seed + ranks.rank)  # different dropout per process; the weights exist already
     if ranks.is_first:
-        folder.begin(config, resumed=resume_from is not None)  # a wrong request was refused before, and loses nothing
+        folder.begin(
+            config, resumed=resume_from is not None
+        )  # after the checks: a wrong request must not remove an earlier run
     if resume_from is not None:
         numbers.history.extend(read_history(resume_from))
         if ranks.is_first and numbers.history and not folder.best():
-            logger.warning("the best model before this resume is gone; the best is chosen among what comes now")
+            logger.warning(
+                "the best model before this resume is missing; the best is chosen among the evaluations from now on"
+            )
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
 
 

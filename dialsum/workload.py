@@ -1,6 +1,6 @@
-"""One training job for the memory tracer, made of the functions that the trainer calls.
+"""One training job for the memory tracer, built from the functions that the trainer calls.
 
-Fits the protocol of the tracer by its shape alone; nothing of the tracer is imported here.
+Implements the tracer's protocol structurally, without importing the tracer.
 """
 
 import functools
@@ -29,7 +29,7 @@ EIGHT_BIT_BLOCK = 256  # elements behind one scale (bitsandbytes 0.44 and later,
 
 
 class Shape(Protocol):
-    """Sizes of a batch, see the tracer's own words for them."""
+    """Sizes of a batch; see the tracer's Shape."""
 
     @property
     def batch(self) -> int: ...
@@ -63,11 +63,11 @@ class SummarizerWorkload:
         """Builds the model with random weights, wrapped as transformers' trainer and accelerate wrap it.
 
         Args:
-            autocast: Put around the forward pass where the precision is a half one.
-            recompute: Put around the recomputation of a checkpointed layer.
+            autocast: Context of the forward pass in half precision.
+            recompute: Context of the recomputation of a checkpointed layer.
 
         Raises:
-            RequestError: When transformers cannot build it so.
+            RequestError: When transformers cannot build the model.
         """
         try:
             model = model_class(self._kind).from_config(
@@ -80,7 +80,7 @@ class SummarizerWorkload:
         if self._untied:
             _untie(model)
         if self._run.gradient_checkpointing:
-            # The state of random numbers lives on the CPU and is not saved here: meta tensors draw none.
+            # No saving of the random state: meta tensors draw no random numbers.
             model.activation_checkpointing_enable(
                 {
                     "use_reentrant": False,
@@ -94,7 +94,7 @@ class SummarizerWorkload:
         return trained
 
     def build_optimizer(self, model: nn.Module) -> Optimizer:
-        """Builds the optimizer of the run; on meta the fused and the 8-bit one need help."""
+        """Builds the optimizer of the run, with substitutes for fused and 8-bit ones on meta tensors."""
         run = self._run
         if run.optimizer in BITSANDBYTES:
             eight_bit = run.optimizer != "paged_adamw"
@@ -107,7 +107,7 @@ class SummarizerWorkload:
         return optimizer
 
     def batch(self, shape: Shape) -> Mapping[str, Tensor]:
-        """Makes one micro-batch as the collator does, on the default device."""
+        """Returns one micro-batch in the collator's format, on the default device."""
         size = shape.batch
         if self.causal:
             length = shape.encoder_len + shape.decoder_len
@@ -138,13 +138,13 @@ class SummarizerWorkload:
         Args:
             model: The model.
             shape: `decoder_len` new tokens by `beams` beams.
-            on_forward: Told the number of each forward pass before it runs; may raise.
+            on_forward: Called with the number of each forward pass before it runs; may raise.
         """
         run = self._run.with_changes({"num_beams": shape.beams, "generation_max_len": max(2, shape.decoder_len)})
         language_model = cast("PreTrainedModel", model)
         forward = language_model.forward
         language_model.forward = _counted(forward, on_forward)
-        # Meta tensors cannot say whether a beam is finished; none is.
+        # Meta tensors have no values to decide whether a beam is finished: none is.
         language_model._beam_search_has_unfinished_sequences = lambda *args, **kwargs: True
         inputs = _tokens(shape.batch, shape.encoder_len)
         try:
@@ -165,7 +165,7 @@ def summarizer_workload(
     label_smoothing: float = 0.0,
     no_repeat_ngram_size: int = 0,
 ) -> SummarizerWorkload:
-    """Makes the workload of a model that is known by its configuration; all arguments are plain values.
+    """Returns the workload of a model configuration; all arguments are plain values.
 
     Args:
         model_config: Values as in config.json; `model_type` names the architecture.
@@ -176,10 +176,10 @@ def summarizer_workload(
         gradient_checkpointing: Whether layers are computed again in the backward pass.
         dropout: None keeps the model's own.
         label_smoothing: 0 to 1.
-        no_repeat_ngram_size: Of the generation.
+        no_repeat_ngram_size: Setting of the generation.
 
     Raises:
-        RequestError: When transformers knows no such model.
+        RequestError: When transformers has no such model.
     """
     run = RunConfig(
         precision=precision, optimizer=optimizer, attention=attention, gradient_checkpointing=gradient_checkpointing,
@@ -189,10 +189,10 @@ def summarizer_workload(
 
 
 def empty_model(values: Mapping[str, object], *, untied: bool) -> "PreTrainedModel":
-    """Builds a model without its weights (on the meta device), to count what it is made of.
+    """Builds a model on the meta device, without weights, to count its parameters.
 
     Args:
-        values: Of its configuration, as in config.json.
+        values: Values of its config.json.
         untied: Whether the output head has weights of its own.
 
     Raises:
@@ -215,7 +215,7 @@ def _configuration(values: Mapping[str, object]) -> "PretrainedConfig":
     except ValueError as error:
         raise RequestError(f"model_type {values.get('model_type')!r}: {str(error).splitlines()[0]}") from None
     for name, fallback in (("decoder_start_token_id", 0), ("eos_token_id", 1), ("bos_token_id", 0)):
-        if getattr(config, name, None) is None:  # a generation needs them; their values move no bytes
+        if getattr(config, name, None) is None:  # generation needs them; their values do not change the bytes
             setattr(config, name, fallback)
     return config
 
@@ -255,7 +255,7 @@ def _counted(forward: Callable[..., object], on_forward: Callable[[int], None]) 
 
 
 def _fuse_on_meta(optimizer: Optimizer) -> None:
-    """Turns the fused kernel on where torch has none: with its states made, torch does not look at the device."""
+    """Enables the fused kernel on meta tensors: torch does not check the device once the states exist."""
     for group in optimizer.param_groups:
         group["fused"], group["foreach"] = True, False
         for parameter in group["params"]:
@@ -268,9 +268,9 @@ def _fuse_on_meta(optimizer: Optimizer) -> None:
 
 
 class _BitsAndBytesStates(Optimizer):
-    """Holds what bitsandbytes' AdamW holds, in 8 or 32 bits; its kernels need nothing beside. It updates nothing.
+    """Allocates the states of bitsandbytes' AdamW, in 8 or 32 bits, without updates; its kernels need no other memory.
 
-    The states of a paged one may leave the card for the host's memory; here they never do, which is the larger case.
+    A paged optimizer may move states to host memory; here they stay on the card, the larger case.
     """
 
     def __init__(self, groups: list[dict[str, object]], *, eight_bit: bool) -> None:
@@ -279,7 +279,7 @@ class _BitsAndBytesStates(Optimizer):
         self._code_books: list[Tensor] = []
 
     def step(self, closure: object = None) -> None:  # type: ignore[override]
-        """Makes the states at the first step."""
+        """Allocates the states at the first step."""
         if self._eight_bit and not self._code_books:
             self._code_books = [torch.zeros(256, dtype=torch.float32) for _ in range(2)]
         states = _eight_bit_states if self._eight_bit else _full_states

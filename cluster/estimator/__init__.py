@@ -1,1 +1,1 @@
-"""What a trial will need on a GPU, known before it runs and without one."""
+"""Estimates the GPU memory of a trial before it runs, without a GPU."""

@@ -1,9 +1,9 @@
-"""torch's CUDA caching allocator on paper: what is reserved from the device when events are replayed. Pure Python.
+"""A model of torch's CUDA caching allocator: replays events and counts reserved bytes. Pure Python.
 
 Written from the documented rules of c10/cuda/CUDACachingAllocator.cpp: sizes are rounded to 512 bytes, small and large
-requests live in pools of their own, the best fit is taken and split, neighbours merge, and where the device refuses,
-what is free is given back and the request tried once more. Two backends: segments of a fixed size each (`native`), and
-`expandable_segments:True`, where each pool is one range of addresses whose pages are mapped as they are needed.
+requests have separate pools, the best fit is taken and split, neighbours merge, and where the device has no memory
+left, free segments are released and the request is retried. Two backends: segments of a fixed size each (`native`), and
+`expandable_segments:True`, where each pool is one range of addresses whose pages are mapped on demand.
 """
 
 import dataclasses
@@ -16,20 +16,20 @@ MIB = 2**20
 SMALL_REQUEST_BYTES = MIB  # kSmallSize: up to this from the small pool
 SMALL_SEGMENT_BYTES = 2 * MIB  # kSmallBuffer
 LARGE_SEGMENT_BYTES = 20 * MIB  # kLargeBuffer: for requests up to kMinLargeAlloc, and the page of a large range
-OWN_SEGMENT_BYTES = 10 * MIB  # kMinLargeAlloc: from here on a segment fits its request
+OWN_SEGMENT_BYTES = 10 * MIB  # kMinLargeAlloc: from this size, one segment per request
 SEGMENT_ROUND_BYTES = 2 * MIB  # kRoundLarge
 ADDRESS_SPACE_BYTES = LARGE_SEGMENT_BYTES * 2**30  # of an expandable range: whole pages, more than any device has
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """What a replay came to.
+    """The result of a replay.
 
     Attributes:
-        peak_allocated_bytes: torch.cuda.max_memory_allocated: blocks in use, tails that were not split off included.
+        peak_allocated_bytes: torch.cuda.max_memory_allocated: blocks in use, including unsplit tails.
         peak_reserved_bytes: torch.cuda.max_memory_reserved.
-        flushes: How often everything free was given back because the capacity was reached.
-        fits: Whether every request could be served; where not, the peaks are those up to the failure.
+        flushes: Number of releases of all free memory because the capacity was reached.
+        fits: Whether every request was served; where not, the peaks are those before the failure.
     """
 
     peak_allocated_bytes: int
@@ -39,16 +39,16 @@ class Replayed:
 
 
 class OutOfCapacityError(Exception):
-    """A request does not fit, even after everything free was given back."""
+    """A request does not fit, even after a release of all free memory."""
 
 
 def replay(log: EventLog, *, expandable: bool, capacity_bytes: int | None = None) -> Replayed:
     """Replays allocations and releases.
 
     Args:
-        log: From Template.events.
+        log: Events from Template.events.
         expandable: Whether expandable_segments is on.
-        capacity_bytes: The cap of set_per_process_memory_fraction; None for a device without end.
+        capacity_bytes: The cap of set_per_process_memory_fraction; None for no limit.
 
     >>> import numpy as np
     >>> log = EventLog(ids=np.array([1, 2, -1, 3]), sizes=np.array([3 * MIB, 100, 0, 2 * MIB]))
@@ -75,7 +75,7 @@ def replay(log: EventLog, *, expandable: bool, capacity_bytes: int | None = None
 
 
 class _Block:
-    """A piece of a segment: in use, free, or (expandable only) addresses without memory behind them."""
+    """A piece of a segment: in use, free, or (expandable only) unmapped addresses."""
 
     __slots__ = ("address", "following", "free", "mapped", "preceding", "size")
 
@@ -137,11 +137,11 @@ class CachingAllocator:
                 self._next_address += ADDRESS_SPACE_BYTES
 
     def allocate(self, number: int, size_bytes: int) -> None:
-        """Serves one request.
+        """Allocates a block.
 
         Args:
-            number: Names the block until its release.
-            size_bytes: As asked for.
+            number: Identifies the block until its release.
+            size_bytes: The requested size.
 
         Raises:
             OutOfCapacityError: When the capacity does not allow it.
@@ -160,7 +160,7 @@ class CachingAllocator:
         self.peak_allocated_bytes = max(self.peak_allocated_bytes, self.allocated_bytes)
 
     def release(self, number: int) -> None:
-        """Gives a block back to its pool, merged with free neighbours."""
+        """Returns a block to its pool, merged with free neighbours."""
         block, pool = self._used.pop(number)
         self.allocated_bytes -= block.size
         pool.put(_merge(pool, block))
@@ -169,7 +169,7 @@ class CachingAllocator:
         index = bisect_left(pool.free, (size,))
         if index == len(pool.free):
             return None
-        if self._expandable:  # a block that could grow counts with all it could become: kept for later
+        if self._expandable:  # prefer blocks that cannot grow
             while index + 1 < len(pool.free) and _room(pool.free[index + 1][2]) < _room(pool.free[index][2]):
                 index += 1
         block = pool.free.pop(index)[2]
@@ -207,7 +207,7 @@ class CachingAllocator:
         return True
 
     def _map_range(self, pool: _Pool, size: int) -> _Block | None:
-        """Maps pages at the lowest address where free and unmapped neighbours have room together."""
+        """Maps pages at the lowest address where free and unmapped neighbours together are large enough."""
         for _, unmapped in pool.unmapped:
             before = unmapped.preceding
             first = before if before is not None and before.free else unmapped
@@ -231,7 +231,7 @@ class CachingAllocator:
         return block
 
     def _map(self, pool: _Pool, block: _Block, size: int) -> _Block | None:
-        """Puts whole pages behind the first addresses of an unmapped block; the result is free and merged."""
+        """Maps whole pages at the start of an unmapped block; the result is free and merged."""
         pages = min(block.size, round_up(size, pool.page_bytes))
         if not self._reserve(pages):
             return None
@@ -247,7 +247,7 @@ class CachingAllocator:
         return merged
 
     def _flush(self) -> None:
-        """Gives back whatever is free as a whole: segments, or pages of an expandable range."""
+        """Releases all free segments, or free pages of an expandable range."""
         self.flushes += 1
         for pool in (self._small, self._large):
             for _, _, block in list(pool.free):
@@ -280,7 +280,7 @@ class CachingAllocator:
 
 
 def _link(block: _Block, fresh: _Block) -> None:
-    """Puts a fresh block behind another one."""
+    """Inserts a fresh block after another one."""
     fresh.preceding, fresh.following = block, block.following
     if block.following is not None:
         block.following.preceding = fresh
@@ -295,7 +295,7 @@ def _absorb(block: _Block, following: _Block) -> None:
 
 
 def _merge(pool: _Pool, block: _Block) -> _Block:
-    """Joins a block, which is in no list, with its free neighbours."""
+    """Merges a block, which is in no list, with its free neighbours."""
     before, behind = block.preceding, block.following
     if behind is not None and behind.free:
         pool.take(behind)

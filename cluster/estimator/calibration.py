@@ -1,7 +1,6 @@
-"""How far estimates were from measured peaks, and the margin that follows: a conformal upper quantile.
+"""Computes the margin of estimates from measured peaks: a conformal upper quantile of their residuals.
 
-Every trial reports its measured peak; the margin moves with what was seen. No number here is a guess that pretends to
-be a measurement: a margin says on how many peaks it rests.
+Every trial reports its measured peak, and the margin adapts. Each margin has the number of peaks behind it.
 """
 
 import dataclasses
@@ -13,11 +12,11 @@ from typing import Final, Literal, get_args
 from common.errors import RequestError
 from common.files import append_jsonl, read_jsonl
 
-MISCOVERAGE = 0.05  # one trial in twenty may outgrow its upper estimate; it then fails alone and is placed again
-SMALL_SAMPLE_SLACK = 0.02  # added to the largest residual where there are too few for a quantile (facts-memory §7)
-LEAST_PEAKS = 5  # fewer measured peaks than this say too little to go below the wider pool or the default
-OUTGROWN_STEP = 0.05  # a trial that hit its cap needed more than the cap, nobody knows how much; we take 5 %
-PLAUSIBLE_RATIO = (0.2, 5.0)  # measured / predicted outside of this is a wrong unit or a shared card, not a residual
+MISCOVERAGE = 0.05  # one trial in twenty may exceed its upper estimate; it fails alone and is placed again
+SMALL_SAMPLE_SLACK = 0.02  # added to the largest residual where there are too few for a quantile
+LEAST_PEAKS = 5  # with fewer measured peaks the wider pool or the default applies
+OUTGROWN_STEP = 0.05  # a trial that hit its cap needed more than the cap, by an unknown amount: assume 5 %
+PLAUSIBLE_RATIO = (0.2, 5.0)  # measured / predicted; outside, a wrong unit or a shared card is likely
 DEFAULT_MARGIN = 0.08
 DEFAULT_MARGIN_SOURCE = (
     "no measured peak yet: 2.8 % by which torch's own count exceeded ours in allocator replays without a GPU, plus"
@@ -29,19 +28,19 @@ ONE_CARD: Final = "one card"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Peak:
-    """One measured peak beside its prediction.
+    """One measured peak with its prediction.
 
     Attributes:
         family: Architecture, for example "bart".
         gpu: The model as NVML prints it.
         precision: fp32, fp16 or bf16.
-        torch_version: Of the trial's process.
+        torch_version: Version in the trial's process.
         predicted_device_bytes: Estimate without margin.
         measured_device_bytes: Largest use of the device by this process; the cap where outgrew is true.
-        outgrew: The process hit its cap, so that the measurement is only a lower bound.
-        run: Names the trial; of several peaks of one run the largest counts. Empty: counts by itself.
-        layout: Whether it ran on one card, or on several that each held all of its model or a part. Estimates of the
-            latter are bounds, so their residuals say nothing about the others, nor the others' about them.
+        outgrew: The process hit its cap: the measurement is only a lower bound.
+        run: Identifies the trial; only the largest peak of a run counts. Empty: counts separately.
+        layout: Whether it ran on one card, or on several with the whole model or a shard each. Estimates for several
+            cards are bounds, so residuals are not shared between layouts.
     """
 
     family: str
@@ -68,12 +67,12 @@ class Peak:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Margin:
-    """A margin and what it rests on.
+    """A margin and its basis.
 
     Attributes:
         fraction: upper = device · (1 + fraction); never negative.
-        count: Measured peaks behind it.
-        basis: For a person: which peaks, which rule.
+        count: Number of measured peaks behind it.
+        basis: Its peaks and rule, for people.
     """
 
     fraction: float
@@ -86,8 +85,8 @@ class Calibration:
     """The peaks of one ledger.
 
     Attributes:
-        peaks: In the order in which they were written.
-        unreadable: Lines that were passed over: torn, incomplete or implausible.
+        peaks: Peaks in file order.
+        unreadable: Number of skipped lines: torn, incomplete or implausible.
         source: The ledger's path, for messages.
     """
 
@@ -101,7 +100,7 @@ class Calibration:
 
 
 def record_peak(path: Path, peak: Peak) -> None:
-    """Appends one measured peak; safe beside other writers.
+    """Appends one measured peak; safe with several writers.
 
     Args:
         path: A JSON-lines ledger, shared by sweeps.
@@ -113,11 +112,10 @@ def record_peak(path: Path, peak: Peak) -> None:
 def load_calibration(path: Path) -> Calibration:
     """Reads a ledger; an absent one is empty.
 
-    Lines that are torn, lack a value or are implausible never stop an estimate: they are counted, and whoever shows the
-    margin shows the count.
+    Torn, incomplete or implausible lines are skipped and counted; the count is shown with the margin.
 
     Raises:
-        RequestError: When there is something that cannot be read at all, for example a folder.
+        RequestError: When the path cannot be read, for example a folder.
     """
     try:
         records, torn = read_jsonl(path)
@@ -140,10 +138,10 @@ def margin_for(
     layout: Layout = ONE_CARD,
     miscoverage: float = MISCOVERAGE,
 ) -> Margin:
-    """Chooses the margin for a family on a GPU model in a precision, from peaks of trials in the same layout.
+    """Returns the margin for a family, GPU model and precision, from peaks of the same layout.
 
     With 19 or more peaks of the cell: their conformal upper quantile. With 5 to 18: the largest residual plus 2 %, but
-    not less than all cells together say. With fewer: the pool of all cells; without a pool, the default.
+    at least the margin of all cells together. With fewer: the pool of all cells; without a pool, the default.
 
     Args:
         peaks: All measured peaks.
@@ -151,23 +149,23 @@ def margin_for(
         gpu: Model as NVML prints it.
         precision: fp32, fp16 or bf16.
         layout: See Peak.
-        miscoverage: Part of future trials that may exceed the bound.
+        miscoverage: Fraction of future trials that may exceed the bound.
     """
     kept = _largest_of_each_run(peak for peak in peaks if peak.layout == layout)
     wanted = (family, gpu, precision)
     cell = [peak.residual for peak in kept if (peak.family, peak.gpu, peak.precision) == wanted]
     pooled = _pooled_margin([peak.residual for peak in kept], miscoverage)
-    place = f"{family} in {precision} on {gpu}" + ("" if layout == ONE_CARD else f", {layout}")
+    cell_name = f"{family} in {precision} on {gpu}" + ("" if layout == ONE_CARD else f", {layout}")
     quantile = conformal_quantile(cell, miscoverage)
     if quantile is not None:
-        basis = f"{1 - miscoverage:.0%} conformal quantile of {len(cell)} measured peaks of {place}"
+        basis = f"{1 - miscoverage:.0%} conformal quantile of {len(cell)} measured peaks of {cell_name}"
         return Margin(fraction=max(0.0, quantile), count=len(cell), basis=basis)
     if not cell:
         return pooled
     largest = max(0.0, max(cell) + SMALL_SAMPLE_SLACK)
     enough = len(cell) >= LEAST_PEAKS and (pooled.count < least_count(miscoverage) or pooled.fraction <= largest)
     if enough or largest > pooled.fraction:
-        basis = f"largest residual of {len(cell)} measured peaks of {place}, plus {SMALL_SAMPLE_SLACK:.0%}"
+        basis = f"largest residual of {len(cell)} measured peaks of {cell_name}, plus {SMALL_SAMPLE_SLACK:.0%}"
         return Margin(fraction=largest, count=len(cell), basis=basis)
     return pooled
 
@@ -195,7 +193,7 @@ def conformal_quantile(residuals: Sequence[float], miscoverage: float) -> float 
 
 
 def least_count(miscoverage: float) -> int:
-    """Returns how many peaks a conformal bound needs.
+    """Returns the number of peaks that a conformal bound needs.
 
     >>> least_count(0.05), least_count(0.1)
     (19, 9)
@@ -215,7 +213,7 @@ def _pooled_margin(residuals: Sequence[float], miscoverage: float) -> Margin:
 
 
 def _largest_of_each_run(peaks: Iterable[Peak]) -> list[Peak]:
-    """A trial that was restarted reports again; equal runs would not be exchangeable."""
+    """Keeps the largest peak of each run: repeated reports of a run are not exchangeable."""
     largest: dict[object, Peak] = {}
     for index, peak in enumerate(peaks):
         key: object = (peak.run, peak.family, peak.gpu, peak.precision, peak.layout) if peak.run else index

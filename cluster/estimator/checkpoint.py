@@ -1,6 +1,6 @@
-"""What a checkpoint's safetensors header says of a model: its tensors, and whether the output head is its own.
+"""Reads a checkpoint's safetensors headers: its tensors, and whether the output head is untied.
 
-Reads a few kilobytes and no weights; must not import torch or safetensors: `estimate` answers without them.
+Reads a few kilobytes and no weights; must not import torch or safetensors: `estimate` works without them.
 """
 
 import json
@@ -18,7 +18,7 @@ _CHUNK_BYTES = 4 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """One tensor of a checkpoint: where its bytes are."""
+    """One tensor of a checkpoint: the location of its bytes."""
 
     file: Path
     dtype: str
@@ -32,8 +32,8 @@ class Checkpoint:
     """A checkpoint's tensors by name.
 
     Attributes:
-        folder: Where it is.
-        tensors: Name to place; empty where the folder holds no safetensors file.
+        folder: Its folder.
+        tensors: Tensors by name; empty where the folder has no safetensors file.
     """
 
     folder: Path
@@ -41,18 +41,18 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """Numbers stored in all tensors, buffers included."""
+        """Number of elements in all tensors, including buffers."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
 
     def untied(self) -> bool | None:
-        """Says whether the output head has its own weights, by transformers' rule.
+        """Returns whether the output head has its own weights, by transformers' rule.
 
         transformers 5 ties the head to the input embeddings unless the checkpoint holds both and they differ
-        (`PreTrainedModel.tie_weights`), whatever the configuration says. The values are compared, up to the first
-        difference, because files made from torch's own format hold tied weights twice.
+        (`PreTrainedModel.tie_weights`), regardless of the configuration. Compares the values up to the first
+        difference, because files converted from torch's format hold tied weights twice.
 
         Returns:
-            True, False, or None where the checkpoint holds no weights to decide by.
+            True, False, or None where the checkpoint has no such weights.
         """
         embedding = next((self.tensors[name] for name in INPUT_EMBEDDINGS if name in self.tensors), None)
         head = next((self.tensors[name] for name in HEADS if name in self.tensors), None)
@@ -67,10 +67,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Reads the headers of a local checkpoint, whole or in shards.
 
     Args:
-        folder: With `*.safetensors`; a folder without any gives a checkpoint without tensors.
+        folder: Folder of `*.safetensors`; without any, the checkpoint has no tensors.
 
     Raises:
-        RequestError: When a safetensors file is torn or none.
+        RequestError: When a file is truncated or not in safetensors format.
     """
     tensors: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
@@ -83,7 +83,7 @@ def find_in_hub_cache(hub_id: str, cache: Path) -> Path | None:
 
     Args:
         hub_id: `owner/model`.
-        cache: The cache's root, `~/.cache/huggingface/hub` unless HF_HUB_CACHE or HF_HOME say otherwise.
+        cache: The cache's root, `~/.cache/huggingface/hub` unless HF_HUB_CACHE or HF_HOME is set.
 
     Returns:
         The snapshot that `main` points to (or the only one), or None.

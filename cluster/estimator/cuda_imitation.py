@@ -1,9 +1,9 @@
-"""What torch would choose on CUDA, imitated on meta tensors: autocast, fused dropout and optimizer, attention kernels.
+"""Imitates CUDA's choices on meta tensors: autocast, fused dropout and optimizer, attention kernels.
 
-Meta tensors take the paths of no device, so whatever CUDA decides before the dispatcher sees it is decided here. Read
-in the sources of torch 2.13: ATen/autocast_mode.h (lists of operations), native/transformers/cuda/sdp_utils.cpp (choice
+Meta tensors use no device's code paths, so this module makes the choices that CUDA makes before the dispatcher. From
+the sources of torch 2.13: ATen/autocast_mode.h (lists of operations), native/transformers/cuda/sdp_utils.cpp (choice
 of the attention kernel), native/transformers/attention.cpp (masks), cuda/attention_backward.cu and
-cuda/flash_attn/flash_api.cpp (what backward kernels hold). Must not import torch at the top.
+cuda/flash_attn/flash_api.cpp (workspaces of backward kernels). Must not import torch at the top.
 """
 
 import math
@@ -35,7 +35,7 @@ _SORT_BYTES = 32  # per index: two int64 arrays of keys and values, in and out (
 
 
 def kernel_family(compute_capability: tuple[int, int]) -> KernelFamily:
-    """Says which attention kernels a GPU prefers.
+    """Returns the attention kernels that a GPU prefers.
 
     From compute capability 9.0 to below 11.0 cuDNN comes first (with cuDNN above 9.15.0, which torch 2.13 brings); from
     8.0 on flash, then the memory-efficient kernel; older ones have only the latter.
@@ -61,7 +61,7 @@ def choose_kernel(
     dropout: float,
     learned_mask: bool = False,
 ) -> Kernel:
-    """Chooses the attention kernel by the rules of sdp_utils.cpp.
+    """Returns the attention kernel by the rules of sdp_utils.cpp.
 
     Args:
         family: See kernel_family.
@@ -95,20 +95,20 @@ def choose_kernel(
 
 
 def kernel_workspace_bytes(name: str, args: tuple[object, ...]) -> int:
-    """Returns what a CUDA kernel holds beside its outputs while it runs.
+    """Returns the workspace bytes of a CUDA kernel, beside its outputs.
 
-    Known are those that can matter: sorting the indices of an embedding's gradient, and the fp32 helpers of attention's
-    backward kernels. Not known are cuDNN's own workspace and the split accumulators of the memory-efficient kernel.
+    Covers the sorted indices of an embedding's gradient and the fp32 buffers of attention's backward kernels, not
+    cuDNN's own workspace and the split accumulators of the memory-efficient kernel.
 
     Args:
-        name: Of the ATen operation.
+        name: Name of the ATen operation.
         args: Its arguments.
     """
     import torch
 
     if name == "embedding_dense_backward":
         indices = args[1]
-        # Below 3,072 indices no sort is needed; it is counted all the same, as it is small then.
+        # No sort below 3,072 indices; counted anyway, as it is small.
         return indices.numel() * _SORT_BYTES if isinstance(indices, torch.Tensor) else 0
     if name not in ("_scaled_dot_product_flash_attention_backward", "_scaled_dot_product_efficient_attention_backward"):
         return 0
@@ -137,12 +137,12 @@ class Autocast:
 
     @property
     def active(self) -> bool:
-        """Whether operations are cast now."""
+        """Whether operations are currently cast."""
         return self._depth > 0 and self._half is not None
 
     @contextmanager
     def region(self) -> Iterator[None]:
-        """The body runs under autocast; the cache is dropped where the outermost region ends."""
+        """Runs its body under autocast; the end of the outermost region drops the cache."""
         self._depth += 1
         try:
             yield
@@ -176,9 +176,9 @@ def raised(value: object) -> object:
 
 
 def imitation(autocast: Autocast, family: KernelFamily) -> "AbstractContextManager[object]":
-    """Returns a function mode under which meta tensors go the way of CUDA.
+    """Returns a function mode under which meta tensors follow CUDA's choices.
 
-    Where a value decides (`if mask.all():`), the answer is False: batches are padded, nothing is finished.
+    Conditions on values (`if mask.all():`) are False: batches are padded, no sequence is finished.
 
     Args:
         autocast: Its state.
@@ -229,7 +229,7 @@ def _value_questions() -> dict[Callable[..., object], Callable[["Tensor"], objec
 
 
 def _named(names: tuple[str, ...]) -> frozenset[Callable[..., object]]:
-    """Collects the Python functions and methods of torch that have these names."""
+    """Returns the Python functions and methods of torch with these names."""
     import torch
     import torch.nn.functional as functional
 
@@ -262,12 +262,12 @@ def _replacements(family: KernelFamily) -> dict[Callable[..., object], Callable[
         return _attend(kernel, query, key, value, _additive(attn_mask, query), dropout_p, is_causal, scale)
 
     def full(size: object, fill_value: object, **rest: object) -> object:
-        if isinstance(fill_value, torch.Tensor):  # its value is not known and does not matter
+        if isinstance(fill_value, torch.Tensor):  # its value is unknown and irrelevant
             return torch.zeros(size, **{"dtype": fill_value.dtype, **rest})  # type: ignore[call-overload]
         return torch.full(size, fill_value, **rest)  # type: ignore[call-overload]
 
     def fused_optimizer(*args: object, **kwargs: object) -> None:
-        """Works in place and holds nothing beside its arguments."""
+        """Works in place, without more memory."""
 
     return {
         functional.dropout: dropout,
@@ -279,7 +279,7 @@ def _replacements(family: KernelFamily) -> dict[Callable[..., object], Callable[
 
 
 def _additive(mask: "Tensor | None", query: "Tensor") -> "Tensor | None":
-    """Turns a mask of bools into one to be added (attention.cpp, convert_boolean_attn_mask)."""
+    """Converts a bool mask to an additive one (attention.cpp, convert_boolean_attn_mask)."""
     import torch
 
     if mask is None or mask.dtype != torch.bool:
@@ -317,7 +317,7 @@ def _attend(
 
 
 def _aligned(mask: "Tensor") -> "Tensor":
-    """Pads rows of a mask to whole steps and cuts the view back (attention.cpp, pad_bias)."""
+    """Pads rows of a mask to the alignment and slices the view (attention.cpp, pad_bias)."""
     import torch.nn.functional as functional
 
     if all(stride % _MASK_ALIGNMENT == 0 for stride in mask.stride()[:-1]) and mask.stride(-1) == 1:
@@ -349,7 +349,7 @@ def _attend_by_math(
 def _autocast_cross_entropy(
     cross_entropy: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
 ) -> object:
-    """The C++ function asks log_softmax for the logits' own type, so only nll_loss is raised to fp32."""
+    """Imitates the C++ function: log_softmax keeps the logits' type, only nll_loss runs in fp32."""
     import torch
     import torch.nn.functional as functional
 

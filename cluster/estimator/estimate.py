@@ -1,7 +1,7 @@
-"""From a request to bytes: what training and generation hold at their fullest, in what, and what is placed.
+"""Estimates the device bytes of a request: peaks of training and generation, their terms, and the upper bound.
 
-Adds up what others know: the template (tensors), the allocator on paper (segments), the GPU profile (context, cuBLAS)
-and the calibration (margin). Imports numpy only.
+Combines the template (tensors), the allocator's replay (segments), the GPU profile (context, cuBLAS) and the
+calibration (margin). Imports numpy only.
 """
 
 import math
@@ -21,32 +21,32 @@ from cluster.estimator.template_tape import Ints
 TemplateFinder = Callable[[MemoryRequest], Template]
 """Finds (or makes) the template of a request."""
 
-COMPILE_MARGIN = 0.15  # an assumption, not a measurement; warnings_for says so
-NCCL_BYTES = 512 * MIB  # buffers of NCCL outside torch's allocator; an assumption, likewise
+COMPILE_MARGIN = 0.15  # assumed, not measured; see warnings_for
+NCCL_BYTES = 512 * MIB  # buffers of NCCL outside torch's allocator; assumed, not measured
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """What a trial will need on one card.
+    """The estimated memory of a trial on one card.
 
     Attributes:
-        train_allocated_bytes: Peak that torch counts for tensors in training, cuBLAS workspaces included.
-        train_reserved_bytes: What its allocator then holds of the device.
+        train_allocated_bytes: Peak of torch's allocated bytes in training, including cuBLAS workspaces.
+        train_reserved_bytes: Peak of its reserved bytes in training.
         evaluate_allocated_bytes: Peak for the loss of a dev batch, without gradients.
         generate_allocated_bytes: Peak for the summaries of a dev batch, beside weights and optimizer.
-        generate_reserved_bytes: What the allocator then holds, were nothing left over from training.
-        context_bytes: Held outside torch's allocator.
+        generate_reserved_bytes: Peak of reserved bytes in generation, without leftovers of training.
+        context_bytes: Bytes outside torch's allocator.
         device_bytes: The whole process at its peak: reserved + context.
-        upper_bytes: device · (1 + margin), rounded up: what is placed and enforced.
-        margin: The margin and what it rests on.
-        peak_phase: routine/phase in which most is held, for example "train/backward".
-        terms: device_bytes by what they are for; they add up to it.
-        model_parameters: Elements of all parameters, a tied one once.
+        upper_bytes: device · (1 + margin), rounded up: placed and enforced.
+        margin: The margin and its basis.
+        peak_phase: routine/phase of the peak, for example "train/backward".
+        terms: device_bytes by purpose; the sum is device_bytes.
+        model_parameters: Number of elements of all parameters, tied ones once.
         operations: Tensor operations of one forward and backward pass.
         gpu: The card that was assumed.
         gpu_fraction: upper ÷ usable bytes of the card; above 1 where the card is too small.
-        template: Where the template is from.
-        warnings: What is bounded or assumed rather than modelled.
+        template: Source of the template.
+        warnings: Parts that are bounded or assumed instead of modelled.
     """
 
     train_allocated_bytes: int
@@ -75,7 +75,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """What the time of a step depends on.
+    """The model size that determines the time of a step.
 
     Attributes:
         parameters: Elements of all parameters, a tied one once.
@@ -87,11 +87,11 @@ class ModelSize:
 
 
 class Estimator:
-    """Answers requests; keeps the replays that it has made.
+    """Estimates requests; caches its replays.
 
     Args:
-        templates: Finds a request's template.
-        calibration: Measured peaks; none when None.
+        templates: Returns a request's template.
+        calibration: Measured peaks; None for none.
     """
 
     def __init__(self, templates: TemplateFinder, calibration: Calibration | None = None) -> None:
@@ -103,20 +103,17 @@ class Estimator:
         self._margins: dict[tuple[str, str, str, Layout], Margin] = {}
 
     def estimate(self, request: MemoryRequest) -> MemoryEstimate:
-        """Estimates one trial with the allocator replayed: the first time tens of milliseconds, then a few.
-
-        The same input gives the same bytes.
-        """
+        """Estimates one trial with a replay of the allocator, in tens of milliseconds the first time; deterministic."""
         template = self._template(request)
         peaks = {routine: _peak(template, request, routine) for routine in ROUTINES}
         blas_bytes, ddp_bytes = request.gpu.workspace_bytes, _ddp_bytes(request, template)
         process = self._replay(template, request, _sizes(request, "train"))
         generation = self._replay(template, request, None)
-        # The loss without gradients is in no replay; it is given the slack of training.
+        # The loss without gradients is not replayed: use the slack of training.
         slack = max(1.0, process.train_reserved_bytes / process.train_allocated_bytes)
         evaluate_bytes = math.ceil((peaks["evaluate"].allocated_bytes + blas_bytes) * slack)
         context_bytes = _outside_bytes(request)
-        # Exact counts are replayed and bounds are added up: where nothing is lost, the bound can be the larger.
+        # A sum of bounds can exceed an exact replay.
         tensor_bytes = max(self._alone_bytes(request), *(peak.allocated_bytes for peak in peaks.values())) + blas_bytes
         torch_bytes = max(process.reserved_bytes, evaluate_bytes, tensor_bytes) + ddp_bytes
         device_bytes = torch_bytes + context_bytes
@@ -153,10 +150,10 @@ class Estimator:
         return math.ceil(max(train, evaluate, generate, self._alone_bytes(request)) * slope + offset)
 
     def upper_bytes_many(self, requests: Sequence[MemoryRequest]) -> Ints:
-        """Estimates the upper bytes of many different trials at once.
+        """Estimates the upper bytes of many trials at once.
 
-        Trials of one template are computed together. What the allocator adds is the most that it added in replays of
-        that template at a few sizes; so this differs from estimate by several percent, and is mostly the larger
+        Computes trials of one template together. The allocator's overhead is the largest in replays of that template
+        at a few sizes, so the result differs from estimate by several percent and is mostly larger
         (benchmarks/estimator_allocator.md).
 
         Returns:
@@ -198,7 +195,7 @@ class Estimator:
         return self._divided[key]
 
     def _alone_bytes(self, request: MemoryRequest) -> int:
-        """Tensors of the first process when it summarizes with the whole model at the end; only a divided one is."""
+        """Returns the first process's bytes for the final generation with an unsharded model; 0 without sharding."""
         if request.sharding is None:
             return 0
         whole = self._templates(request)
@@ -207,10 +204,10 @@ class Estimator:
         return held_bytes - whole.state_bytes
 
     def _uppers(self, alike: Sequence[MemoryRequest]) -> Ints:
-        """Upper bytes of requests of one kind."""
+        """Returns the upper bytes of requests of one kind."""
         first = alike[0]
         template = self._template(first)
-        if template.key.sizes:  # it holds for the first of them alone
+        if template.key.sizes:  # valid only for the first of them
             return np.array([self.upper_bytes(request) for request in alike], dtype=np.int64)
         sizes: dict[Routine, Ints] = {
             routine: np.array([_sizes(request, routine) for request in alike], dtype=np.int64).T for routine in ROUTINES
@@ -226,7 +223,7 @@ class Estimator:
         return upper
 
     def _slope_and_offset(self, template: Template, request: MemoryRequest) -> tuple[float, float]:
-        """Returns how the upper bytes grow with the tensors of a request's kind: slope · tensors + offset."""
+        """Returns slope and offset of the upper bytes for a request's kind: slope · tensor bytes + offset."""
         factor = 1 + self.margin(request).fraction
         slack = self._slack(template, request)
         beside_bytes = _ddp_bytes(request, template) + _outside_bytes(request)
@@ -252,7 +249,7 @@ class Estimator:
 
 
 def warnings_for(request: MemoryRequest) -> tuple[str, ...]:
-    """Says what an estimate bounds or assumes rather than models; for a person."""
+    """Returns what an estimate bounds or assumes instead of modelling, for people."""
     found = []
     gpu = request.gpu
     if request.torch_compile:
@@ -291,7 +288,7 @@ def warnings_for(request: MemoryRequest) -> tuple[str, ...]:
 
 
 def _sizes(request: MemoryRequest, routine: Routine) -> Sizes:
-    """Returns batch, encoder length and decoder length of a routine at its longest."""
+    """Returns the largest batch, encoder length and decoder length of a routine."""
     if routine == "generate":
         return request.generation_batch_size, request.encoder_max_len, request.new_tokens
     encoder_len, decoder_len = request.padded_lengths
@@ -307,17 +304,17 @@ def _setting(request: MemoryRequest) -> Setting:
 
 
 def _outside_bytes(request: MemoryRequest) -> int:
-    """Bytes that the process holds outside torch's allocator."""
+    """Returns the process's bytes outside torch's allocator."""
     return request.gpu.context_bytes + (NCCL_BYTES if request.ranks > 1 else 0)
 
 
 def _parts(request: MemoryRequest) -> int:
-    """Into how many parts the model is divided."""
+    """Returns the number of shards of the model."""
     return 1 if request.sharding is None else request.ranks
 
 
 def _ddp_bytes(request: MemoryRequest, template: Template) -> int:
-    """DDP copies gradients into buckets of the same size before it adds them up over the cards."""
+    """Returns the bytes of DDP's gradient buckets, a copy of all gradients."""
     gradient_bytes = 2 if request.precision == "bf16_pure" else 4
     return template.model_parameters * gradient_bytes if request.ranks > 1 and request.sharding is None else 0
 
@@ -325,7 +322,7 @@ def _ddp_bytes(request: MemoryRequest, template: Template) -> int:
 def _terms(
     routine: Routine, peak: Peak, blas_bytes: int, ddp_bytes: int, context_bytes: int, device_bytes: int
 ) -> dict[str, int]:
-    """Splits the device's bytes at the fullest moment; what no tensor explains is the allocator's fragmentation."""
+    """Splits the peak into terms; the rest beyond tensors is the allocator's fragmentation."""
     held = dict(peak.terms)
     generation = 0
     if routine == "generate":
@@ -346,7 +343,7 @@ def _terms(
 
 
 def _kind(request: MemoryRequest) -> tuple[object, ...]:
-    """Requests of one kind have the same template, card, margin and beams."""
+    """Returns a key of requests with the same template, card, margin and beams."""
     return (
         id(request.model),
         id(request.gpu),

@@ -1,7 +1,7 @@
-"""GPU models: how much memory a card has and what a process holds on it beside its tensors.
+"""GPU models: memory of a card, and the bytes of a process beside its tensors.
 
-Must not import torch at the top: `estimate` answers without it. Sizes are read from gpu_profiles.json, which names the
-source of each; a value that nobody on this project measured says so.
+Must not import torch at the top: `estimate` works without it. gpu_profiles.json has the sizes with their sources; a
+source "not measured" means an assumption.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from common.strict import nearest
 from common.units import format_bytes, parse_bytes
 
 MIB = 2**20
-GENERIC_SM = (8, 0)  # a card known only by its size: Ampere, the oldest on which bf16 runs at full speed
+GENERIC_SM = (8, 0)  # for a card known only by its size: Ampere, the oldest with full bf16 speed
 BLAS_HANDLES = 2  # the forward thread and autograd's own thread each hold a cuBLAS handle with a workspace
 LARGE_WORKSPACE_BYTES = 32 * MIB
 SMALL_WORKSPACE_BYTES = 8_519_680
-RESERVE_BYTES = 256 * MIB  # left free on every card: display, driver, other people's small processes
-DRIVER_PART = 0.02  # part of the NVML total that the driver keeps from processes; see driver_bytes
+RESERVE_BYTES = 256 * MIB  # kept free on every card: display, driver, small processes of others
+DRIVER_PART = 0.02  # fraction of the NVML total that the driver reserves; see driver_bytes
 NOT_MEASURED = "not measured"
-PROFILES_FILE = Path("outputs/gpu_profiles.jsonl")  # what was measured on this team's machines
+PROFILES_FILE = Path("outputs/gpu_profiles.jsonl")  # measured profiles of this team's machines
 _DATA = Path(__file__).with_name("gpu_profiles.json")
 
 
@@ -36,11 +36,11 @@ class GpuProfile:
         name: As NVML prints it, or "GPU with 24.0 GiB" for a card known only by its size.
         total_bytes: NVML's total.
         sm: Compute capability, for example (9, 0).
-        context_bytes: What a process holds outside torch's allocator: CUDA context, cuBLAS and cuDNN modules.
+        context_bytes: Bytes of a process outside torch's allocator: CUDA context, cuBLAS and cuDNN modules.
         workspace_bytes: cuBLAS workspaces inside torch's allocator.
-        total_source: Where total_bytes is from.
-        context_source: Where context_bytes is from; begins with "not measured" where it is an assumption.
-        workspace_source: Where workspace_bytes is from, likewise.
+        total_source: Source of total_bytes.
+        context_source: Source of context_bytes; begins with "not measured" where it is an assumption.
+        workspace_source: Source of workspace_bytes, likewise.
     """
 
     name: str
@@ -54,7 +54,7 @@ class GpuProfile:
 
     @property
     def driver_bytes(self) -> int:
-        """Bytes that NVML counts in the total and no process can take.
+        """Bytes that NVML counts in the total but no process can use.
 
         torch reports less than NVML: published out-of-memory messages give 79.1 of 79.6 GiB for an H100 80 GB, 23.7 of
         24.0 GiB for an RTX 3090, 14.7 of 15.0 GiB for a T4, so at most 2 % of the total.
@@ -82,7 +82,7 @@ def known_gpus() -> tuple[GpuProfile, ...]:
 
 
 def find_gpu(name: str) -> GpuProfile:
-    """Finds a GPU model by its NVML name or by enough words of it.
+    """Finds a GPU model by its NVML name or a unique part of it.
 
     Args:
         name: "NVIDIA GeForce RTX 3090", "rtx 3090" or "3090"; case and punctuation do not matter.
@@ -91,7 +91,7 @@ def find_gpu(name: str) -> GpuProfile:
         The shipped profile.
 
     Raises:
-        RequestError: When no model or more than one has these words; the message lists what would work.
+        RequestError: When no model or several match; the message lists the candidates.
 
     >>> find_gpu("a100 sxm4 40gb").name, find_gpu("3090").name
     ('NVIDIA A100-SXM4-40GB', 'NVIDIA GeForce RTX 3090')
@@ -102,7 +102,7 @@ def find_gpu(name: str) -> GpuProfile:
         raise RequestError("GPU name is empty", [_remedy(list(shipped))])
     same = [gpu for gpu in shipped.values() if _words(gpu.name) == asked]
     near = same or [gpu for gpu in shipped.values() if set(asked) <= set(_words(gpu.name))]
-    # "rtx 3090" fits "RTX 3090" and "RTX 3090 Ti": the name with nothing but a brand beside the asked words wins.
+    # "rtx 3090" fits "RTX 3090" and "RTX 3090 Ti": the name with only a brand besides the given words wins.
     exact = [gpu for gpu in near if set(_words(gpu.name)) - set(asked) <= _BRANDS]
     chosen = exact if len(exact) == 1 else near
     if len(chosen) == 1:
@@ -117,13 +117,13 @@ def find_gpu(name: str) -> GpuProfile:
 
 
 def gpu_of_size(size: str | int) -> GpuProfile:
-    """Describes a card that is known only by its memory: any vendor name, a MIG slice, a share.
+    """Returns a profile of a card that is known only by its memory, for example a MIG slice.
 
     Args:
-        size: "24GiB" as a person writes it, or bytes.
+        size: Text such as "24GiB", or bytes.
 
     Raises:
-        RequestError: When the text is no size, or the card is too small for a CUDA context.
+        RequestError: When the text is not a size, or the card is too small for a CUDA context.
 
     >>> gpu_of_size("24GiB").name
     'GPU with 24.0 GiB'
@@ -152,7 +152,7 @@ def gpu_of_size(size: str | int) -> GpuProfile:
 
 
 def blas_workspace_bytes(sm: tuple[int, int]) -> int:
-    """Bytes of one cuBLAS workspace that torch takes from its own pool.
+    """Returns the bytes of one cuBLAS workspace, which torch allocates from its own pool.
 
     Source: torch's aten/src/ATen/cuda/CublasHandlePool.cpp (":4096:2:16:8" before Hopper, 32 MiB from Hopper on).
 
@@ -166,9 +166,9 @@ def record_measured(path: Path, profile: GpuProfile, *, torch_version: str) -> N
     """Appends a measured profile to a node's or a team's ledger of profiles.
 
     Args:
-        path: A JSON-lines file; later lines win over earlier ones.
-        profile: With sources that say where and when it was measured.
-        torch_version: Kernels and so the context differ between torch builds.
+        path: A JSON-lines file; later lines replace earlier ones.
+        profile: A profile whose sources have place and date of the measurement.
+        torch_version: Version of torch, as the context differs between builds.
     """
     append_jsonl(path, {**dataclasses.asdict(profile), "sm": list(profile.sm), "torch": torch_version})
 
@@ -176,7 +176,7 @@ def record_measured(path: Path, profile: GpuProfile, *, torch_version: str) -> N
 def with_measured(profile: GpuProfile, path: Path, *, torch_version: str) -> GpuProfile:
     """Returns the last measured profile of the same GPU model and torch build, or the given one.
 
-    A line that is torn or lacks a value is passed over: an assumption that says so is better than half a measurement.
+    Skips torn or incomplete lines.
     """
     records, _ = read_jsonl(path)
     for record in reversed(records):
@@ -198,11 +198,11 @@ def measure(shipped: GpuProfile, used_bytes: Callable[[], int], *, where: str) -
 
     Args:
         shipped: The model's shipped profile.
-        used_bytes: Bytes in use on the whole device now (from NVML); nobody else may start or stop meanwhile.
-        where: Host and date, kept as the source.
+        used_bytes: Returns the bytes in use on the device (from NVML); no other process may start or stop meanwhile.
+        where: Host and date, stored as the source.
 
     Returns:
-        The profile with context and workspace replaced by what was seen.
+        The profile with the measured context and workspace.
 
     Raises:
         RequestError: When there is no CUDA device.

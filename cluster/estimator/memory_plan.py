@@ -1,6 +1,6 @@
-"""How to run an effective batch inside a budget of bytes: micro-batch, accumulation, checkpointing. Pure.
+"""Plans how to run an effective batch within a memory budget: micro-batch, accumulation, checkpointing. Pure.
 
-The plan never changes what is learned, only how it is run: micro-batch x accumulation is always the effective batch.
+A plan does not change the training: micro-batch x accumulation is always the effective batch.
 """
 
 import bisect
@@ -23,12 +23,12 @@ RECOMPUTED_PART = 1 / 3  # checkpointing runs the forward pass once more: 4/3 of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimeModel:
-    """Seconds of one optimizer step. A micro-step is bound by launching kernels or by computing, whichever is longer.
+    """Seconds of one optimizer step. A micro-step is bound by kernel launches or by computing.
 
     Attributes:
-        launch_s: Shortest time of one micro-step, however small the micro-batch.
+        launch_s: Minimum time of one micro-step, for any micro-batch.
         sample_s: Compute time of one sample, forward and backward.
-        recomputed_part: What checkpointing adds to both.
+        recomputed_part: Additional fraction of both with checkpointing.
     """
 
     launch_s: float
@@ -47,11 +47,11 @@ class TimeModel:
 
 
 def time_model(*, model_parameters: int, tokens: int, operations: int) -> TimeModel:
-    """Builds the time model of a training step from the model's size; see the constants for what is assumed.
+    """Returns the time model of a training step from the model's size and the assumed constants.
 
     Args:
-        model_parameters: Parameters that take part in every token.
-        tokens: Of one sample, encoder and decoder together.
+        model_parameters: Number of parameters used for every token.
+        tokens: Tokens of one sample, encoder and decoder together.
         operations: Tensor operations of one forward and backward pass.
     """
     flops = FLOPS_PER_PARAMETER_AND_TOKEN * model_parameters * tokens
@@ -60,16 +60,16 @@ def time_model(*, model_parameters: int, tokens: int, operations: int) -> TimeMo
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A way to run an effective batch.
+    """How to run an effective batch.
 
     Attributes:
         micro_batch: Samples in one forward pass.
-        accumulation: Micro-steps behind one optimizer step.
+        accumulation: Micro-steps per optimizer step.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
         upper_bytes: Upper estimate of device bytes; at most the budget.
-        slowdown: Predicted time of a step over that of the fastest way with unlimited memory; at least 1.
-        reason: Why this one, for a person.
-        precision: Number format, where the caller plans among several; else empty.
+        slowdown: Predicted time of a step relative to the fastest plan with unlimited memory; at least 1.
+        reason: Reason of the choice, for people.
+        precision: Number format, where the caller allows several; else empty.
     """
 
     micro_batch: int
@@ -86,10 +86,10 @@ class NoPlan:
     """Why nothing fits.
 
     Attributes:
-        budget_bytes: What was offered.
-        smallest_bytes: What the smallest way needs: micro-batch 1, checkpointed where that is allowed and smaller.
-        gradient_checkpointing: Whether that smallest way uses checkpointing.
-        remedies: What would make it fit, in words.
+        budget_bytes: The budget.
+        smallest_bytes: Bytes of the smallest plan: micro-batch 1, with checkpointing where it is allowed and smaller.
+        gradient_checkpointing: Whether the smallest plan uses checkpointing.
+        remedies: Changes that would make it fit, as text.
     """
 
     budget_bytes: int
@@ -98,9 +98,10 @@ class NoPlan:
     remedies: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        way = "micro-batch 1" + (" with gradient checkpointing" if self.gradient_checkpointing else "")
+        smallest = "micro-batch 1" + (" with gradient checkpointing" if self.gradient_checkpointing else "")
         text = (
-            f"nothing fits in {format_bytes(self.budget_bytes)}: even {way} needs {format_bytes(self.smallest_bytes)},"
+            f"nothing fits in {format_bytes(self.budget_bytes)}: even {smallest} needs"
+            f" {format_bytes(self.smallest_bytes)},"
             f" {format_bytes(self.smallest_bytes - self.budget_bytes)} too much"
         )
         return f"{text}; would fit with {', or '.join(self.remedies)}" if self.remedies else text
@@ -114,20 +115,20 @@ def plan(
     *,
     checkpointing: Sequence[bool] = (False, True),
 ) -> Plan | NoPlan:
-    """Finds the fastest way to run an effective batch inside a budget.
+    """Finds the fastest plan for an effective batch within a budget.
 
-    Time falls with the micro-batch, so for each choice of checkpointing the largest micro-batch that fits is the
-    fastest; it is found by bisection over the divisors, in a few calls of upper_bytes.
+    Larger micro-batches are faster, so with and without checkpointing the largest micro-batch that fits is best; a
+    bisection over the divisors finds it with a few calls of upper_bytes.
 
     Args:
-        effective_batch: Samples behind one optimizer step.
-        budget_bytes: What the trial may hold on the device.
+        effective_batch: Samples per optimizer step.
+        budget_bytes: Memory limit of the trial on the device.
         upper_bytes: Upper estimate of device bytes.
         model: Time of a step.
-        checkpointing: The choices that are allowed, for example (True,) where the person asked for it.
+        checkpointing: Allowed values, for example (True,) where the user requires it.
 
     Returns:
-        The plan, or why there is none (without remedies: the caller knows what else can change).
+        The plan, or the reason why there is none (without remedies, which the caller adds).
 
     Raises:
         RequestError: When the effective batch or the budget is below 1.

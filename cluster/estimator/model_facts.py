@@ -1,6 +1,6 @@
-"""What an estimate must know of a model before it is traced: kind, vocabulary, longest input, own or tied head.
+"""Facts of a model from its configuration: kind, vocabulary, longest input, tied or untied head.
 
-Plain values from a configuration; must not import transformers or torch.
+Must not import transformers or torch.
 """
 
 import json
@@ -35,17 +35,17 @@ NO_POSITION_LIMIT = frozenset({"t5", "mt5", "umt5", "switch_transformers", "bloo
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """A language model as far as its configuration tells.
+    """The facts of a language model in its configuration.
 
     Attributes:
-        name: As the person gave it.
-        family: `model_type` of the configuration: the word of the calibration.
+        name: Name, as given.
+        family: `model_type` of the configuration, for the calibration.
         kind: Encoder-decoder, or decoder only.
         config: The configuration's values.
         vocab_size: Rows of the output head.
         positions: Longest sequence the model can take; None where there is no limit.
         untied: Whether the output head has its own weights.
-        untied_source: How that is known.
+        untied_source: Source of `untied`.
     """
 
     name: str
@@ -64,13 +64,13 @@ def model_facts(
     """Reads a configuration.
 
     Args:
-        name: For messages.
+        name: Name for messages.
         config: Values as in config.json; `model_type` is required.
-        checkpoint: The model's weights, where they are at hand: they decide whether the head is tied.
-        untied: The person's own word on that; wins.
+        checkpoint: The model's weights, where available: they decide whether the head is tied.
+        untied: The user's setting for that; takes precedence.
 
     Raises:
-        RequestError: When this is no language model that can be estimated; with every reason.
+        RequestError: When this is not a language model that can be estimated; with every reason.
 
     >>> facts = model_facts("kogpt2", {"model_type": "gpt2", "vocab_size": 51200, "n_positions": 1024})
     >>> facts.kind, facts.positions, facts.untied
@@ -108,7 +108,7 @@ def read_model_folder(folder: Path, *, untied: bool | None = None) -> ModelFacts
     """Reads a local model: config.json and, where there are any, the headers of its weights.
 
     Raises:
-        RequestError: When config.json is absent or no JSON, or the model cannot be estimated.
+        RequestError: When config.json is absent or not JSON, or the model cannot be estimated.
     """
     path = folder / "config.json"
     try:
@@ -168,8 +168,8 @@ def _untied(
         return stored, f"the weights in {checkpoint.folder}"
     written = config.get("tie_word_embeddings")
     gated_t5 = family in ("mt5", "umt5") or (family == "t5" and "gated" in str(config.get("feed_forward_proj", "")))
-    # transformers 5 writes and reads "tied" for every T5, so that word decides nothing there; but the checkpoints of
-    # T5 1.1 and mT5 (gated feed-forward) hold a head of their own, which is kept: the larger case is assumed.
+    # transformers 5 writes and reads "tied" for every T5, so the setting decides nothing there. Checkpoints of T5 1.1
+    # and mT5 (gated feed-forward) have an untied head, which is kept: assume the larger case.
     if gated_t5 and written is not False:
         return True, "assumed: published checkpoints of T5 1.1 and mT5 have a head of their own; no weights at hand"
     if isinstance(written, bool):

@@ -1,4 +1,4 @@
-"""A plan for a request: how to run it inside a budget, or why nothing fits and what would."""
+"""Plans how to run a request within a memory budget; with remedies where nothing fits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from cluster.estimator.memory_plan import NoPlan, Plan, plan, time_model
 from cluster.estimator.request import BF16_SM, MemoryRequest, Precision
 from common.units import format_bytes
 
-LENGTH_STEP = 64  # a remedy names a length that a person would type
+LENGTH_STEP = 64  # lengths in remedies are multiples of it
 UpperOf = Callable[[MemoryRequest], int]
 
 
@@ -23,21 +23,21 @@ def plan_request(
     confirm: bool = False,
     remedies_from: UpperOf | None = None,
 ) -> Plan | NoPlan:
-    """Plans how to run a request's effective batch inside a budget; see memory_plan.plan.
+    """Plans a request's effective batch within a budget; see memory_plan.plan.
 
     Args:
-        estimator: Answers without a replay, so a plan takes milliseconds once its templates are at hand.
-        request: Its own accumulation and checkpointing are not kept.
-        budget_bytes: What the trial may hold on the card.
-        checkpointing: The choices that are allowed.
+        estimator: Gives estimates without a replay: a plan takes milliseconds when its templates exist.
+        request: The request; its own accumulation and checkpointing are ignored.
+        budget_bytes: Memory limit of the trial on the card.
+        checkpointing: Allowed values.
         precisions: Other number formats that the configuration allows; the next one is tried where nothing fits.
-        confirm: Whether the winner's allocator is replayed, which takes tens of milliseconds: where it then needs more
-            than the budget, a smaller way is taken, and the plan's bytes are the replayed ones.
-        remedies_from: Answers for other optimizers and lengths when nothing fits; the estimator when None. A caller who
-            must not wait for a new trace gives one that raises LookupError where there is no template yet.
+        confirm: Whether to replay the allocator of the result, in tens of milliseconds: where it then exceeds the
+            budget, a smaller plan is taken, and the plan has the replayed bytes.
+        remedies_from: Estimates other optimizers and lengths when nothing fits; None: the estimator. To avoid new
+            traces, pass one that raises LookupError where a template is missing.
 
     Returns:
-        A plan whose upper bytes are at most the budget, or why there is none, with what would make it fit.
+        A plan whose upper bytes are at most the budget, or the reason why there is none, with remedies.
     """
     for tried in (request.precision, *precisions):
         own = replace(request, precision=tried)
@@ -56,13 +56,13 @@ def _plan_in_format(
     while True:
         found = _planned(estimator, request, offered_bytes, checkpointing)
         if isinstance(found, NoPlan):
-            smallest = _way(request, request.batch_size // request.ranks, found.gradient_checkpointing)
+            smallest = _variant(request, request.batch_size // request.ranks, found.gradient_checkpointing)
             remedies = _remedies(smallest, budget_bytes, remedies_from or estimator.upper_bytes)
             remedies.append(_larger_card(max(found.smallest_bytes, budget_bytes + 1)))
             return replace(found, budget_bytes=budget_bytes, remedies=tuple(remedies))
         if not confirm:
             return found
-        way = _way(request, found.accumulation, found.gradient_checkpointing)
+        way = _variant(request, found.accumulation, found.gradient_checkpointing)
         replayed_bytes = estimator.estimate(way).upper_bytes
         if replayed_bytes <= budget_bytes:
             return replace(found, upper_bytes=replayed_bytes)
@@ -71,11 +71,11 @@ def _plan_in_format(
 
 @dataclass(frozen=True, kw_only=True)
 class Lighter:
-    """A smaller batch of dialogues that are scored and summarized together, with which training sets the peak.
+    """A smaller generation batch, with which the peak is in training.
 
     Attributes:
-        generation_batch_size: The batch.
-        upper_bytes: What the trial then needs.
+        generation_batch_size: The batch size.
+        upper_bytes: Upper bytes of the trial with it.
     """
 
     generation_batch_size: int
@@ -83,13 +83,13 @@ class Lighter:
 
 
 def lighter_generation(estimator: Estimator, request: MemoryRequest, found: MemoryEstimate) -> Lighter | None:
-    """Says what a trial would need, were its dev batch no larger than training allows; None where it is not.
+    """Returns a generation batch that does not exceed the training peak; None where the current one does not.
 
-    A dev batch changes no score, so bytes that it needs beyond training buy nothing but speed of the evaluation.
+    The generation batch does not change scores, only the speed of the evaluation.
 
     Args:
-        estimator: Made the estimate.
-        request: Of the estimate.
+        estimator: The estimator.
+        request: The request of the estimate.
         found: The estimate.
     """
     if found.peak_phase.startswith("train/"):
@@ -105,7 +105,7 @@ def _planned(
     estimator: Estimator, request: MemoryRequest, budget_bytes: int, checkpointing: Sequence[bool]
 ) -> Plan | NoPlan:
     def upper_bytes(micro_batch: int, accumulation: int, checkpointed: bool) -> int:
-        return estimator.upper_bytes(_way(request, accumulation, checkpointed))
+        return estimator.upper_bytes(_variant(request, accumulation, checkpointed))
 
     size = estimator.model_size(request)
     tokens = request.encoder_max_len + request.decoder_max_len
@@ -113,12 +113,12 @@ def _planned(
     return plan(request.batch_size // request.ranks, budget_bytes, upper_bytes, model, checkpointing=checkpointing)
 
 
-def _way(request: MemoryRequest, accumulation: int, checkpointed: bool) -> MemoryRequest:
+def _variant(request: MemoryRequest, accumulation: int, checkpointed: bool) -> MemoryRequest:
     return replace(request, gradient_accumulation_steps=accumulation, gradient_checkpointing=checkpointed)
 
 
 def _remedies(smallest: MemoryRequest, budget_bytes: int, upper_of: UpperOf) -> list[str]:
-    """Tries one change at a time and keeps those that fit by themselves."""
+    """Returns the single changes that would fit."""
     changes: list[tuple[str, list[MemoryRequest]]] = [
         ("generation_batch_size", _halved_generation(smallest)),
         ("precision", [replace(smallest, precision=precision) for precision in _smaller_formats(smallest)]),
@@ -139,14 +139,14 @@ def _remedies(smallest: MemoryRequest, budget_bytes: int, upper_of: UpperOf) -> 
 
 
 def _smaller_formats(request: MemoryRequest) -> tuple[Precision, ...]:
-    """Number formats that hold less than a request's own, the gentlest first."""
+    """Returns number formats with less memory than the request's own, the most precise first."""
     if request.gpu.sm < BF16_SM or request.precision == "bf16_pure" or request.sharding is not None:
         return ("bf16",) if request.gpu.sm >= BF16_SM and request.precision == "fp32" else ()
     return ("bf16", "bf16_pure") if request.precision == "fp32" else ("bf16_pure",)
 
 
 def _halved_generation(request: MemoryRequest) -> list[MemoryRequest]:
-    """Smaller generation batches, largest first."""
+    """Returns requests with smaller generation batches, largest first."""
     sizes = []
     size = request.generation_batch_size // 2
     while size >= 1:
@@ -156,7 +156,7 @@ def _halved_generation(request: MemoryRequest) -> list[MemoryRequest]:
 
 
 def _shorter(request: MemoryRequest) -> list[MemoryRequest]:
-    """Shorter dialogues, longest first."""
+    """Returns requests with shorter dialogues, longest first."""
     longest = (request.encoder_max_len - 1) // LENGTH_STEP * LENGTH_STEP
     return [replace(request, encoder_max_len=length) for length in range(longest, 0, -LENGTH_STEP)]
 

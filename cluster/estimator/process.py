@@ -1,4 +1,4 @@
-"""A trial's process on paper: training, then generation, replayed through the allocator beside cuBLAS's workspaces."""
+"""Replays a trial's process through the allocator model: training, then generation, with cuBLAS's workspaces."""
 
 import random
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from cluster.estimator.template import EventLog, Template
 
 Sizes = tuple[int, int, int]
 """Batch, encoder length, decoder length."""
-DYNAMIC_BATCHES = 40  # after so many of different lengths the allocator asks the device for little more
-STEPS = 3  # what is reserved at one shape stops growing after one or two steps (facts-memory §5)
+DYNAMIC_BATCHES = 40  # after this many different lengths the reserved bytes hardly grow
+STEPS = 3  # reserved bytes at one shape stop growing after one or two steps
 
-# Where a replay of each trial would take too long, the allocator's part is taken from replays at these sizes:
-# (micro-batch, encoder length, decoder length, generation batch). How many of 240 random shapes of four families need
-# more than the largest of these stands in benchmarks/estimator_allocator.md.
+# Where a replay of each trial would take too long, replays at these sizes give the allocator's overhead: (micro-batch,
+# encoder length, decoder length, generation batch). benchmarks/estimator_allocator.md counts how many of 240 random
+# shapes of four families exceed the largest of these.
 _PROBES = ((1, 512, 128, 1), (8, 300, 30, 1), (16, 700, 60, 1), (64, 512, 64, 8), (64, 200, 100, 32))
 _PROBE_BEAMS = 4
 _PROBE_STEPS = 2
@@ -23,11 +23,11 @@ _PROBE_STEPS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How torch's allocator is set, and what stands in it before everything else.
+    """Settings and initial content of torch's allocator.
 
     Attributes:
         expandable: Whether expandable_segments is on.
-        workspace_bytes: cuBLAS workspaces, which stay for good.
+        workspace_bytes: cuBLAS workspaces, which are never released.
     """
 
     expandable: bool
@@ -36,12 +36,12 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessPeaks:
-    """What a replay came to.
+    """Peaks of a replay.
 
     Attributes:
-        train_allocated_bytes: Peak of blocks in use in training.
-        train_reserved_bytes: What was reserved at the end of training.
-        reserved_bytes: What was reserved after the generation that followed.
+        train_allocated_bytes: Peak of allocated bytes in training.
+        train_reserved_bytes: Reserved bytes at the end of training.
+        reserved_bytes: Reserved bytes after the following generation.
     """
 
     train_allocated_bytes: int
@@ -62,11 +62,11 @@ def replay_process(
     """Replays optimizer steps of one shape, then of others, and a generation after them.
 
     Args:
-        template: Of the run.
-        setting: Of the allocator.
+        template: Template of the run.
+        setting: Setting of the allocator.
         train: The longest micro-batch; None for a process that only generates.
         generate: The longest batch that is summarized.
-        beams: Of the generation.
+        beams: Beams of the generation.
         steps: Optimizer steps with the longest micro-batch.
         others: Micro-batches of other lengths that follow, see dynamic_batches.
     """
@@ -90,13 +90,13 @@ def replay_process(
 def dynamic_batches(
     lengths: Sequence[tuple[int, int]], batch: int, *, count: int = DYNAMIC_BATCHES, seed: int = 0
 ) -> list[Sizes]:
-    """Draws micro-batches of a data set as a trainer orders them: dialogues of similar length together, shuffled.
+    """Returns micro-batches of a data set in a trainer's order: dialogues of similar length together, shuffled.
 
     Args:
         lengths: (encoder, decoder) tokens of each dialogue.
         batch: Dialogues of a micro-batch.
-        count: At most so many.
-        seed: Of the order.
+        count: Maximum number of micro-batches.
+        seed: Seed of the order.
 
     Returns:
         (batch, longest encoder length, longest decoder length) of each, not yet padded to whole steps.

@@ -1,4 +1,4 @@
-"""What is asked of the estimator: a model, how it is trained and scored, on which card. Checked when built."""
+"""The estimator's request: a model, its training and scoring, and the card. Checked on construction."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,35 +22,34 @@ BF16_SM = (8, 0)  # older cards emulate bf16
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryRequest:
-    """One trial as far as memory is concerned.
+    """The memory-relevant settings of one trial.
 
     Attributes:
         model: See model_facts.
         gpu: The card.
         batch_size: Effective batch.
-        gradient_accumulation_steps: Pieces it is computed in; divides it.
+        gradient_accumulation_steps: Micro-batches per effective batch; divides it.
         encoder_max_len: Longest dialogue in tokens.
         decoder_max_len: Longest summary in tokens.
         precision: fp32, autocast to fp16 or bf16, or bf16_pure: weights, gradients and states in bf16, no autocast.
         optimizer: A name of OPTIMIZERS.
         attention: sdpa or eager.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
-        label_smoothing: 0 to 1; only whether it is 0 moves memory.
-        dropout: None keeps the model's own; only whether it is 0 moves memory.
-        num_beams: Of the generation.
+        label_smoothing: 0 to 1; only whether it is 0 changes memory.
+        dropout: None keeps the model's own; only whether it is 0 changes memory.
+        num_beams: Beams of the generation.
         generation_batch_size: Dialogues that are scored and summarized together.
         generation_max_len: Longest generated summary; decoder_max_len when None.
-        no_repeat_ngram_size: Of the generation; only whether it is 0 moves memory.
+        no_repeat_ngram_size: Setting of the generation; only whether it is 0 changes memory.
         allocator: expandable (expandable_segments:True, as the guard sets it) or native (torch's default).
         torch_compile: Bounded, not modelled.
         ranks: Data-parallel processes, each on a card of its own. Above 1 the estimate is of one of these cards,
             bounded and not modelled: one more copy of all gradients for DDP's buckets, and NCCL's buffers.
-        sharding: What is gathered of a model that is divided among these processes (FSDP); None where each holds all.
-        lengths: (encoder, decoder) tokens of each dialogue of the training data: with them an estimate replays batches
-            as they come, not the longest one alone.
+        sharding: Gathered units of a sharded model (FSDP); None where each process holds the whole model.
+        lengths: (encoder, decoder) tokens of each training dialogue: an estimate then also replays shorter batches.
 
     Raises:
-        RequestError: With every value that cannot be.
+        RequestError: With every invalid value.
     """
 
     model: ModelFacts
@@ -78,7 +77,7 @@ class MemoryRequest:
     def __post_init__(self) -> None:
         problems = Problems()
         _check_numbers(self, problems)
-        _check_words(self, problems)
+        _check_names(self, problems)
         if not problems:
             _check_positions(self, problems)
         problems.raise_if_any("memory estimate")
@@ -90,7 +89,7 @@ class MemoryRequest:
 
     @property
     def layout(self) -> Layout:
-        """How the model lies on its cards; see calibration.Peak."""
+        """The layout of the model on its cards; see calibration.Peak."""
         if self.ranks == 1:
             return ONE_CARD
         return "data-parallel" if self.sharding is None else "divided"
@@ -109,7 +108,7 @@ class MemoryRequest:
         return self.padded(self.encoder_max_len, self.decoder_max_len)
 
     def padded(self, encoder_len: int, decoder_len: int) -> tuple[int, int]:
-        """Returns the lengths of a batch whose longest texts are so long, as the trainer's collator pads it."""
+        """Returns the lengths of a batch with these longest texts, as the trainer's collator pads it."""
         if self.model.kind == "causal":
             return encoder_len, _whole_steps(encoder_len + decoder_len) - encoder_len
         return _whole_steps(encoder_len), _whole_steps(decoder_len)
@@ -144,17 +143,17 @@ def _check_numbers(request: MemoryRequest, problems: Problems) -> None:
             problems.add(f"{name} must be at least 0 and below 1, but is {value}")
 
 
-def _check_words(request: MemoryRequest, problems: Problems) -> None:
+def _check_names(request: MemoryRequest, problems: Problems) -> None:
     choices = (
         ("precision", PRECISIONS),
         ("optimizer", OPTIMIZERS),
         ("attention", ATTENTIONS),
         ("allocator", ALLOCATORS),
     )
-    for name, words in choices:
+    for name, known in choices:
         value = str(getattr(request, name))
-        if value not in words:
-            problems.add(f"{name} must be one of {', '.join(words)}, but is {value!r}{nearest(value, words)}")
+        if value not in known:
+            problems.add(f"{name} must be one of {', '.join(known)}, but is {value!r}{nearest(value, known)}")
 
 
 def _check_positions(request: MemoryRequest, problems: Problems) -> None:

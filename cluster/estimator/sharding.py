@@ -1,7 +1,7 @@
-"""What a process holds of a model that is divided among several (FSDP, ZeRO stage 3): a template made from another.
+"""Converts a template to that of one process of a sharded model (FSDP, ZeRO stage 3).
 
-Bounded, not modelled: every block of a size that depends on the model alone becomes its part, and what torch's
-fully_shard gathers beside (torch 2.13, torch.distributed.fsdp) is put around each routine. Imports numpy only.
+Bounded, not modelled: every block whose size depends only on the model shrinks to its shard, and the buffers that
+torch's fully_shard gathers (torch 2.13, torch.distributed.fsdp) are added to each routine. Imports numpy only.
 """
 
 import dataclasses
@@ -12,18 +12,18 @@ import numpy as np
 from cluster.estimator.template import Template, TrainTapes
 from cluster.estimator.template_tape import MAX_FACTORS, ONE, TERMS, Ints, Tape
 
-MASTER_BYTES = 4  # of one element: weights are kept, and gradients added up over the cards, in fp32
+MASTER_BYTES = 4  # of one element: weights are stored, and gradients reduced, in fp32
 _BACKWARD = "backward"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sharding:
-    """What is gathered together of a divided model, in elements.
+    """Sizes of the gathered units of a sharded model, in elements.
 
     Attributes:
-        layer_parameters: Of the largest layer: gathered when it is computed, one ahead.
-        rest_parameters: Of all that is in no layer (embeddings, output head): gathered for a whole step.
-        table_parameters: Of the largest weight among these: where it is used twice, each use makes a gradient of it.
+        layer_parameters: The largest layer, gathered one layer ahead of its computation.
+        rest_parameters: Everything outside the layers (embeddings, output head), gathered for a whole step.
+        table_parameters: The largest weight of the rest; where it is used twice, each use has a gradient.
     """
 
     layer_parameters: int
@@ -33,7 +33,7 @@ class Sharding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Gathered:
-    """A block beside a tape's own: held from before one of its events until behind another."""
+    """A block to add to a tape: held from before one of its events until after another."""
 
     elements_bytes: int
     term: str
@@ -42,15 +42,15 @@ class _Gathered:
 
 
 def divided(template: Template, ranks: int, sharding: Sharding) -> Template:
-    """Returns the template of one of the processes that a job's model is divided among.
+    """Returns the template of one process of a sharded job.
 
     Gathered in a forward pass: the rest, and of layers one that is computed, one that comes next, and the buffer it
     arrives in. In a backward pass also the gradients of the rest, one more of its largest table, and two layers' with
     the copies in which they are added up; at its end, when all layers are gone, the copy of the rest's.
 
     Args:
-        template: Of the whole job on one card.
-        ranks: Processes.
+        template: Template of the whole job on one card.
+        ranks: Number of processes.
         sharding: See Sharding.
     """
     train = template.train
@@ -95,12 +95,12 @@ def _forward_only(tape: Tape, template: Template, ranks: int, sharding: Sharding
 
 
 def _element_bytes(template: Template) -> int:
-    """Of one gathered element: weights are gathered, and their gradients made, in the format that is computed in."""
+    """Returns the bytes of a gathered element: weights and gradients have the format of the computation."""
     return MASTER_BYTES if template.key.precision == "fp32" else 2
 
 
 def _divided(tape: Tape, ranks: int) -> Tape:
-    """Blocks whose size no batch moves are a model's own: weights in another format, gradients, states, temporaries."""
+    """Shrinks the blocks whose size does not depend on the batch: cast weights, gradients, states, temporaries."""
     constant = (tape.products[tape.block_product] == ONE).all(axis=1)
     return dataclasses.replace(
         tape, block_coefficient=np.where(constant, np.ceil(tape.block_coefficient / ranks), tape.block_coefficient)
@@ -112,7 +112,7 @@ def _part(sizes: Ints, ranks: int) -> Ints:
 
 
 def _with(tape: Tape, gathered: Sequence[_Gathered]) -> Tape:
-    """Puts blocks beside a tape's own."""
+    """Adds blocks to a tape."""
     constant = np.full((1, MAX_FACTORS), ONE, dtype=tape.products.dtype)
     first = len(tape.block_product)
     before: dict[int, list[int]] = {}
@@ -121,10 +121,10 @@ def _with(tape: Tape, gathered: Sequence[_Gathered]) -> Tape:
         before.setdefault(block.start, []).append(number)
         behind.setdefault(block.end, []).append(-number)
     events: list[int] = []
-    places = []  # of each old event among the new ones
+    positions = []  # index of each old event among the new ones
     for index in range(len(tape.events) + 1):
         events += before.get(index, [])
-        places.append(len(events))
+        positions.append(len(events))
         events += tape.events[index : index + 1].tolist()
         events += behind.get(index, [])
     added = len(gathered)
@@ -140,11 +140,11 @@ def _with(tape: Tape, gathered: Sequence[_Gathered]) -> Tape:
         ),
         events=np.array(events, dtype=tape.events.dtype),
         phase_starts=np.array(
-            [_moved(int(start), places, tape, before) for start in tape.phase_starts], dtype=tape.phase_starts.dtype
+            [_moved(int(start), positions, tape, before) for start in tape.phase_starts], dtype=tape.phase_starts.dtype
         ),
     )
 
 
-def _moved(start: int, places: Sequence[int], tape: Tape, before: dict[int, list[int]]) -> int:
-    """A phase begins with what is gathered for it."""
-    return places[start] - len(before.get(start, []))
+def _moved(start: int, positions: Sequence[int], tape: Tape, before: dict[int, list[int]]) -> int:
+    """Returns the new start of a phase, before the blocks gathered for it."""
+    return positions[start] - len(before.get(start, []))

@@ -1,6 +1,6 @@
-"""A template: what one training job holds on the device, as an exact function of its batch and lengths.
+"""A template: the device bytes of one training job as an exact function of batch and lengths.
 
-Made once from a few traces (template_fit), kept as a file (template_file), answered in microseconds. Imports numpy
+Built once from a few traces (template_fit), stored as a file (template_file), evaluated in microseconds. Imports numpy
 only.
 """
 
@@ -20,7 +20,7 @@ ROUTINES: tuple[Routine, ...] = ("train", "evaluate", "generate")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TemplateKey:
-    """Everything beside batch and lengths that changes what a job holds.
+    """Everything except batch and lengths that changes a job's memory.
 
     Attributes:
         model: sha256 of the model's configuration, see model_hash; tied and untied heads differ.
@@ -30,13 +30,13 @@ class TemplateKey:
         gradient_checkpointing: Whether activations are computed again in the backward pass.
         dropout: Whether any dropout is above 0.
         label_smoothing: Whether it is above 0.
-        accumulation: Whether more than one micro-batch stands behind an optimizer step.
+        accumulation: Whether an optimizer step has more than one micro-batch.
         kernels: Which attention kernels the GPU prefers, see cuda_imitation.kernel_family.
         torch: Version of torch, without the build ("2.13.0").
         transformers: Version of transformers.
         no_repeat_ngrams: Whether the generation forbids repetitions, which takes a copy of the scores.
-        window: On which side of its attention window a model runs, see template_keys.window_sides; empty without one.
-        sizes: The only sizes that it holds for, see template_keys.ExactSizes; empty where it holds for all.
+        window: Sides of the attention window, see template_keys.window_sides; empty without one.
+        sizes: The only valid sizes, see template_keys.ExactSizes; empty where all sizes are valid.
     """
 
     model: str
@@ -57,12 +57,12 @@ class TemplateKey:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Peak:
-    """The fullest moment of a routine.
+    """The memory peak of a routine.
 
     Attributes:
-        allocated_bytes: What torch holds for tensors then; never below the traced count.
+        allocated_bytes: Torch's bytes for tensors at the peak; never below the traced count.
         phase: forward, backward, optimizer, prefill or decode.
-        terms: The same bytes by what they are for; they add up to allocated_bytes. Every name of TERMS is there.
+        terms: The same bytes by purpose, with every name of TERMS; the sum is allocated_bytes.
     """
 
     allocated_bytes: int
@@ -75,8 +75,8 @@ class EventLog:
     """Allocations and releases in order, for a replay.
 
     Attributes:
-        ids: A positive number where a block is allocated, the same number negative where it is released.
-        sizes: Bytes that are asked for; 0 at a release.
+        ids: A positive number for the allocation of a block, the same number negative for its release.
+        sizes: Requested bytes; 0 at a release.
     """
 
     ids: Ints
@@ -88,9 +88,9 @@ class TrainTapes:
     """One optimizer step: micro-steps, then the optimizer.
 
     Attributes:
-        first: The first micro-step; what it keeps (the gradients) stays until the optimizer has stepped.
+        first: The first micro-step, whose gradients stay until the optimizer's step.
         later: Any further micro-step, which adds to those gradients.
-        optimizer_first: The optimizer's first step; what it keeps are its states.
+        optimizer_first: The optimizer's first step, which creates its states.
         optimizer_later: Any further step.
     """
 
@@ -102,10 +102,10 @@ class TrainTapes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Template:
-    """Answers for one key.
+    """The memory of all jobs of one key.
 
     Attributes:
-        key: What it holds for.
+        key: The jobs for which it is valid.
         causal: Prompt and summary are one sequence.
         model_parameters: Elements of all parameters, a tied one once.
         operations: Tensor operations of one forward and backward pass.
@@ -114,7 +114,7 @@ class Template:
         evaluate: Tape of the loss without gradients.
         greedy: Tape of a generation with one beam.
         beam: Tape of a generation with several.
-        source: Where the template is from: "shipped", a file, "traced now".
+        source: Source of the template: "shipped", a file, "traced now".
     """
 
     key: TemplateKey
@@ -147,7 +147,7 @@ class Template:
         routine: Routine = "train",
         beams: int = 1,
     ) -> int | Ints:
-        """Returns the most bytes that torch holds for tensors in a routine, the optimizer's states included.
+        """Returns the peak of torch's allocated bytes in a routine, including the optimizer's states.
 
         Args:
             batch: Samples in one forward pass (the micro-batch, or the generation's batch); a number, or an array of
@@ -155,7 +155,7 @@ class Template:
             encoder_len: Tokens of the longest dialogue, with padding; for a causal model those of the prompt.
             decoder_len: Tokens of the longest summary; for a generation the new tokens.
             routine: train, evaluate (loss of a dev batch) or generate (summaries of a dev batch).
-            beams: Of the generation.
+            beams: Beams of the generation.
 
         Returns:
             Bytes; never below the tracer's count for the same sizes.
@@ -176,7 +176,7 @@ class Template:
     def peak(
         self, batch: int, encoder_len: int, decoder_len: int, *, routine: Routine = "train", beams: int = 1
     ) -> Peak:
-        """Returns the fullest moment with its phase and terms; arguments as for allocated_bytes."""
+        """Returns the peak with its phase and terms; arguments as for allocated_bytes."""
         allocated_bytes, index, event = self._fullest(batch, encoder_len, decoder_len, routine, beams)
         atoms = self._atoms(batch, encoder_len, decoder_len, routine, beams)
         if index < 0:
@@ -190,19 +190,19 @@ class Template:
                 terms["gradients"] += self._gradient_bytes
         terms["weights"] += self._weights
         terms["optimizer"] += self.state_bytes
-        terms["workspace"] += allocated_bytes - sum(terms.values())  # what rounding may add
+        terms["workspace"] += allocated_bytes - sum(terms.values())  # rounding
         return Peak(allocated_bytes=allocated_bytes, phase=tape.phase_at(event), terms=terms)
 
     def terms(
         self, batch: int, encoder_len: int, decoder_len: int, *, routine: Routine = "train", beams: int = 1
     ) -> dict[str, int]:
-        """Returns the bytes at the fullest moment by term; they add up to allocated_bytes of the same arguments."""
+        """Returns the bytes at the peak by term; the sum is allocated_bytes of the same arguments."""
         return self.peak(batch, encoder_len, decoder_len, routine=routine, beams=beams).terms
 
     def peak_phase(
         self, batch: int, encoder_len: int, decoder_len: int, *, routine: Routine = "train", beams: int = 1
     ) -> str:
-        """Returns the phase of the fullest moment: forward, backward, optimizer, prefill or decode."""
+        """Returns the phase of the peak: forward, backward, optimizer, prefill or decode."""
         return self.peak(batch, encoder_len, decoder_len, routine=routine, beams=beams).phase
 
     def events(
@@ -213,11 +213,11 @@ class Template:
         generate: Sequence[tuple[int, int, int]] = (),
         beams: int = 1,
     ) -> EventLog:
-        """Returns what an allocator is asked for: the weights, then optimizer steps, then generations.
+        """Returns the requests to an allocator: the weights, then optimizer steps, then generations.
 
         Args:
             shapes: (batch, encoder_len, decoder_len) of each micro-batch in order.
-            micro_steps: Micro-batches behind one optimizer step; 2 for a key with accumulation, else 1, when None.
+            micro_steps: Micro-batches per optimizer step; 2 for a key with accumulation, else 1, when None.
             generate: (batch, encoder_len, new tokens) of each batch that is summarized after training.
             beams: Of the generation.
         """
@@ -230,7 +230,7 @@ class Template:
             begins = index % pieces == 0
             script.play(self.train.first if begins else self.train.later, atoms, keep="step")
             if index % pieces == pieces - 1 or index == len(shapes) - 1:
-                # A later step keeps what replaces a state of the same size; the old one stays in the books.
+                # A later step replaces a state by one of the same size: count the old one.
                 script.play(optimizer, atoms, keep="always" if optimizer is self.train.optimizer_first else "step")
                 script.release("step")
                 optimizer = self.train.optimizer_later
@@ -241,12 +241,12 @@ class Template:
         return script.log()
 
     def _atoms(self, batch: Sizes, encoder_len: Sizes, decoder_len: Sizes, routine: Routine, beams: int) -> Floats:
-        if self.causal and routine != "generate":  # one sequence: only the sum counts
+        if self.causal and routine != "generate":  # one sequence: only the sum matters
             encoder_len, decoder_len = encoder_len + decoder_len, decoder_len * 0 + 1
         return atom_values(batch, beams, encoder_len, decoder_len)
 
     def _tapes(self, routine: Routine, beams: int) -> list[tuple[Tape, int]]:
-        """Returns the tapes whose fullest moments count, each with the bytes that are held beside it."""
+        """Returns the tapes that may have the peak, each with the bytes held in addition."""
         base = self._weights + self.state_bytes
         if routine == "evaluate":
             return [(self.evaluate, base)]
@@ -258,7 +258,7 @@ class Template:
     def _fullest(
         self, batch: int, encoder_len: int, decoder_len: int, routine: Routine, beams: int
     ) -> tuple[int, int, int]:
-        """Returns the most bytes, the index of the tape (-1: the optimizer's) and the event after which they are."""
+        """Returns the peak bytes, the index of their tape (-1: the optimizer's) and the event before them."""
         _check(min(batch, encoder_len, decoder_len), beams)
         atoms = self._atoms(batch, encoder_len, decoder_len, routine, beams)
         found = []
@@ -281,7 +281,7 @@ class Template:
 
     @cached_property
     def _gradient_bytes(self) -> int:
-        """Bytes that the first micro-step keeps: the gradients."""
+        """Bytes of the gradients, which the first micro-step keeps."""
         tape = self.train.first
         return int(tape.block_bytes(_NO_SIZES)[tape.kept].sum())
 
@@ -304,7 +304,7 @@ _NO_SIZES: Floats = atom_values(1, 1, 1, 1)  # for blocks of constant size
 
 
 class _Script:
-    """Puts tapes behind each other, with numbers of their own for the blocks of each."""
+    """Concatenates tapes, with unique block numbers."""
 
     def __init__(self) -> None:
         self._ids: list[Ints] = []
@@ -313,13 +313,13 @@ class _Script:
         self._held: dict[str, list[Ints]] = {}
 
     def add(self, sizes: Ints) -> None:
-        """Allocates blocks that stay for good."""
+        """Allocates blocks that are never released."""
         self._ids.append(np.arange(self._next, self._next + len(sizes), dtype=np.int64))
         self._sizes.append(sizes)
         self._next += len(sizes)
 
     def play(self, tape: Tape, atoms: Floats, *, keep: str) -> None:
-        """Plays a tape; what it keeps is held under a name until release of that name."""
+        """Appends a tape; the blocks that it keeps are stored under a name for release."""
         exact = np.rint(tape.block_coefficient * tape.values(atoms)[tape.block_product]).astype(np.int64)
         events = tape.events.astype(np.int64)
         self._ids.append(np.where(events > 0, events + self._next - 1, events - self._next + 1))
@@ -328,13 +328,13 @@ class _Script:
         self._next += len(tape.block_product)
 
     def release(self, name: str) -> None:
-        """Releases what was kept under a name."""
+        """Releases the blocks that are stored under a name."""
         for ids in self._held.pop(name, []):
             self._ids.append(-ids)
             self._sizes.append(np.zeros_like(ids))
 
     def log(self) -> EventLog:
-        """Returns everything in order."""
+        """Returns all events in order."""
         return EventLog(ids=np.concatenate(self._ids), sizes=np.concatenate(self._sizes))
 
 

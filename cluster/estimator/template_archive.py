@@ -1,6 +1,6 @@
-"""Templates that are shipped: all parts of one model in one compressed file, found by the hash of its configuration.
+"""Shipped templates: all parts of one model in one compressed file, found by the hash of its configuration.
 
-Parts of a model are alike, so that packed together they take a tenth of what they take alone. Imports numpy only.
+Parts of a model are similar, so packing them together takes a tenth of the space. Imports numpy only.
 """
 
 import io
@@ -22,9 +22,9 @@ def write_archive(folder: Path, name: str, parts: Iterable[Part]) -> Path:
     """Writes the parts of one model as one file; the same parts give the same bytes.
 
     Args:
-        folder: Where it goes.
-        name: Of the model, for people.
-        parts: All with the same model hash.
+        folder: Target folder.
+        name: Name of the model, for people.
+        parts: Parts with the same model hash.
 
     Returns:
         The file.
@@ -47,7 +47,7 @@ def read_shipped(folder: Path, key: PartKey) -> Part | None:
     """Reads one part of the archive that a key's model has.
 
     Returns:
-        The part, or None where there is no archive of the model, no such part in it, or none that can be trusted.
+        The part, or None where there is no archive of the model or no valid such part in it.
     """
     for path in sorted(folder.glob(f"*-{key.model[:_HASH_CHARACTERS]}{SUFFIX}")):
         content = _remembered(path).get(key.file_name)
@@ -57,7 +57,7 @@ def read_shipped(folder: Path, key: PartKey) -> Part | None:
 
 
 def archived_parts(path: Path) -> list[Part]:
-    """Returns all parts of an archive that can be trusted, whatever versions they were made with."""
+    """Returns all valid parts of an archive, of any versions."""
     parts = [part_from(content) for content in _content(path).values()]
     return [part for part in parts if part is not None]
 

@@ -1,4 +1,4 @@
-"""Makes parts of templates by tracing, in a process of its own: torch stays out of the caller's.
+"""Builds parts of templates by tracing, in a separate process: the caller does not import torch.
 
 `python -m cluster.estimator.template_build` reads one job as JSON from standard input.
 Must not import torch at the top.
@@ -47,15 +47,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def build_part(workload: Workload, key: PartKey, *, family: KernelFamily) -> Part:
-    """Traces what a part needs and fits its tapes.
+    """Traces and fits the tapes of a part.
 
     Args:
-        workload: Makes what the key says; nobody checks that here.
+        workload: Must match the key; not checked here.
         key: The part.
         family: Which attention kernels the GPU prefers.
 
     Raises:
-        UnevenModelError: When the model's sizes are no products of batch and lengths, and not given.
+        UnevenModelError: When the model's sizes are not products of batch and lengths, and the key has no sizes.
         RequestError: When the model's own code cannot run on meta tensors.
     """
     options = dict(key.options)
@@ -66,7 +66,7 @@ def build_part(workload: Workload, key: PartKey, *, family: KernelFamily) -> Par
             traces, tapes = _general(workload, key, family, options.get("window", ""))
     except (RequestError, WorkError):
         raise
-    except Exception as error:  # the code of any model that transformers can build: its values decide, it has a bug
+    except Exception as error:  # any model's code: it may depend on values or have a bug
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RequestError(
             "this model cannot be traced without a GPU, so it is not estimated",
@@ -87,7 +87,7 @@ Traced = tuple[list[Trace], dict[str, Tape]]
 
 
 def _general(workload: Workload, key: PartKey, family: KernelFamily, window: str) -> Traced:
-    """Traces a part at two shapes, which are on the given sides of the model's window."""
+    """Traces a part at two shapes, on the given sides of the model's window."""
     together = ONE_SEQUENCE if workload.causal else TWO_SEQUENCES
     behind = GENERATED_BEHIND if workload.causal else GENERATED_BESIDE
     sequence, _, prompt = window.partition("-")
@@ -115,7 +115,7 @@ def _beside(side: str, usual: tuple[Shape, ...], short: tuple[Shape, ...]) -> tu
 
 
 def _exact(workload: Workload, key: PartKey, family: KernelFamily, sizes: tuple[int, ...]) -> Traced:
-    """Traces a part at the sizes that it is to hold for; of a generation only the number of new tokens is free."""
+    """Traces a part at exact sizes; only the number of new tokens of a generation stays variable."""
     batch, encoder_len, decoder_len = sizes[:3]
     shape = Shape(batch=batch, encoder_len=encoder_len, decoder_len=decoder_len)
     if key.part == "step":
@@ -130,17 +130,17 @@ def _exact(workload: Workload, key: PartKey, family: KernelFamily, sizes: tuple[
 
 
 def build_in_subprocess(recipe: Recipe, keys: Sequence[PartKey], *, family: KernelFamily, folder: Path) -> None:
-    """Makes parts and writes them into a folder; takes seconds. Two processes share the work where there is enough.
+    """Builds parts and writes them into a folder, in seconds. Uses two processes where there is enough work.
 
     Args:
-        recipe: How the other processes make the workload.
+        recipe: Recipe of the workload for the other processes.
         keys: The parts.
         family: Which attention kernels the GPU prefers.
-        folder: Where the files go.
+        folder: Target folder of the files.
 
     Raises:
         RequestError: When the workload refuses its settings.
-        WorkError: When the trace fails; with the last lines of what it said.
+        WorkError: When the trace fails; with the last lines of its output.
     """
 
     def build(group: Sequence[PartKey]) -> None:
@@ -172,10 +172,10 @@ def _build_group(recipe: Recipe, keys: Sequence[PartKey], *, family: KernelFamil
         raise WorkError(f"tracing the model took longer than {TIME_LIMIT_S:.0f} s and was ended") from None
     if done.returncode == 0:
         return
-    said = done.stderr.strip()
+    output = done.stderr.strip()
     if done.returncode == RequestError.exit_code:
-        raise RequestError(said.removeprefix("error: "))
-    raise WorkError("the model could not be traced:\n" + "\n".join(said.splitlines()[-6:]))
+        raise RequestError(output.removeprefix("error: "))
+    raise WorkError("the model could not be traced:\n" + "\n".join(output.splitlines()[-6:]))
 
 
 def _fitted(traces: Sequence[Trace], name: str, growth: Growth) -> Tape:
@@ -186,13 +186,13 @@ def _fitted(traces: Sequence[Trace], name: str, growth: Growth) -> Tape:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Does the job that stands on standard input."""
+    """Runs the job from standard input."""
     job = json.loads(sys.stdin.read())
     warnings.filterwarnings("ignore")  # of models that are never trained here
     logging.disable(logging.WARNING)
     workload = Recipe(factory=job["factory"], settings=job["settings"]).make()
     family = next(name for name in KERNEL_FAMILIES if name == job["family"])
-    gc.freeze()  # each trace begins with a collection, which then passes over the libraries
+    gc.freeze()  # excludes the libraries from the collection before each trace
     for stored in job["keys"]:
         key = PartKey.from_dict(stored)
         folder = Path(job["folder"])

@@ -1,4 +1,4 @@
-"""What a new trace sees otherwise than a template that was made before. Pure."""
+"""Compares a new trace with an earlier template. Pure."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ def differences(before: Part, now: Part) -> list[str]:
         now: Traced now.
 
     Returns:
-        What differs, the first place of each tape, in words; nothing when both answer alike.
+        The differences as text, the first one of each tape; empty when both are equal.
     """
     found = []
     for name in ("causal", "model_parameters", "operations"):

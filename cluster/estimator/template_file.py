@@ -24,8 +24,8 @@ class Part:
     """A part of a template.
 
     Attributes:
-        key: What it holds for.
-        tapes: By name.
+        key: The jobs for which it is valid.
+        tapes: Tapes by name.
         causal: Prompt and summary are one sequence.
         model_parameters: Elements of all parameters.
         operations: Tensor operations of one forward and backward pass; 0 in parts that have none.
@@ -41,10 +41,10 @@ class Part:
 
 
 def write_part(folder: Path, part: Part) -> Path:
-    """Writes a part whole or not at all.
+    """Writes a part atomically.
 
     Args:
-        folder: Where it goes, under the name of its key.
+        folder: Target folder; the key gives the file name.
         part: The part.
 
     Returns:
@@ -59,11 +59,11 @@ def read_part(folder: Path, key: PartKey) -> Part | None:
     """Reads a part.
 
     Args:
-        folder: Where it may be.
-        key: What it must hold for.
+        folder: Folder of parts.
+        key: The expected key.
 
     Returns:
-        The part, or None where there is none, or none that can be trusted: torn, changed or made for another key.
+        The part, or None where it is missing or invalid: torn, changed or made for another key.
     """
     try:
         content = (folder / key.file_name).read_bytes()
@@ -77,7 +77,7 @@ def part_bytes(part: Part, *, compressed: bool = True) -> bytes:
 
     Args:
         part: The part.
-        compressed: False where many are packed together and compressed then.
+        compressed: False where many are packed and compressed together.
     """
     arrays: dict[str, Array] = {"weight_bytes": part.weight_bytes}
     for name, tape in part.tapes.items():
@@ -100,11 +100,11 @@ def part_from(content: bytes, key: PartKey | None = None) -> Part | None:
     """Unpacks a part.
 
     Args:
-        content: Of a file.
-        key: What it must hold for; anything when None.
+        content: Content of a file.
+        key: The expected key; None accepts any.
 
     Returns:
-        The part, or None where it cannot be trusted: torn, changed or made for another key.
+        The part, or None where it is invalid: torn, changed or made for another key.
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
@@ -137,7 +137,7 @@ def _digest(arrays: Mapping[str, Array]) -> bytes:
 
 
 def _packed(tape: Tape) -> dict[str, Array]:
-    """Packs a tape for compression: layers that repeat become bytes that repeat.
+    """Packs a tape for compression: repeated layers become repeated bytes.
 
     A block is an index into the table of kinds (product, coefficient, term); a release is the block's age in
     allocations, and an allocation is age 0.

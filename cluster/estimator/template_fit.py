@@ -1,7 +1,7 @@
-"""From traces at two shapes to a tape: every block's size as an exact product of batch, beams and lengths. Pure.
+"""Fits a tape to traces at two shapes: every block's size becomes an exact product of batch, beams and lengths. Pure.
 
-The shapes are chosen so that no two products grow by the same ratio between them (a test holds that): a block that grew
-as one product grows is that product. Nothing is regressed, and a block that fits none is said to.
+No two products grow by the same ratio between the shapes (a test checks that), so a block's growth identifies its
+product. There is no regression; blocks without a product are bounded and counted.
 """
 
 import itertools
@@ -40,10 +40,10 @@ LARGEST_INEXACT_PART = 1e-6  # of all bytes at the larger shape, that may be bou
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """What sizes of a section can be products of.
+    """The factors of sizes in a section.
 
     Attributes:
-        alone: Atoms that stand alone.
+        alone: Atoms that are single factors.
         paired: Lengths that are multiplied with each other and with themselves, in each of PAIRED_FORMS.
         joint: Prompt and summary are one sequence: the encoder length is their sum, the decoder length 1.
         beams: Several beams are searched.
@@ -72,16 +72,16 @@ GENERATED_BESIDE = Growth(alone=(*_all_forms("encoder"), *_of_one_query("decoder
 
 
 class UnevenModelError(WorkError):
-    """A model's sizes are no products of batch and lengths: it must be traced at the exact sizes."""
+    """A model's sizes are not products of batch and lengths: it must be traced at the exact sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A tape and how exact it is.
+    """A tape and its exactness.
 
     Attributes:
         tape: The tape.
-        inexact_part: Part of all bytes, at the larger shape, in blocks that are bounded instead of exact.
+        inexact_part: Fraction of bytes, at the larger shape, in blocks that are bounded instead of exact.
     """
 
     tape: Tape
@@ -93,11 +93,11 @@ def fit(tapes: Sequence[RawTape], shapes: Sequence[Shape], growth: Growth) -> Fi
 
     Args:
         tapes: The same section at each shape.
-        shapes: At which they were traced, the larger last.
-        growth: What sizes can be products of.
+        shapes: Shapes of the traces, the larger last.
+        growth: The possible factors of sizes.
 
     Raises:
-        UnevenModelError: When the section runs differently at the shapes, or too much of it fits no product.
+        UnevenModelError: When the section differs between the shapes, or too many bytes fit no product.
     """
     _check_alike(tapes)
     sizes = np.array([tape.sizes for tape in tapes], dtype=np.float64)  # (shapes, blocks)
@@ -124,7 +124,7 @@ def fit(tapes: Sequence[RawTape], shapes: Sequence[Shape], growth: Growth) -> Fi
 
 
 def constant_tape(raw: RawTape) -> Tape:
-    """Makes a tape of a section whose sizes depend on the model alone (the optimizer)."""
+    """Returns the tape of a section whose sizes depend only on the model (the optimizer)."""
     return Tape(
         products=np.full((1, MAX_FACTORS), len(ATOMS), dtype=np.int8),
         block_product=np.zeros(len(raw.sizes), dtype=np.int16),
@@ -137,11 +137,11 @@ def constant_tape(raw: RawTape) -> Tape:
 
 
 def condense(raw: RawTape) -> RawTape:
-    """Keeps the first and the last pass of a generation, with what is held between them.
+    """Reduces a generation to its first and last pass.
 
-    Every pass holds at least what the one before holds, so the first (the prompt) and the last decide. Between them
-    stands what the passes left out have changed: first what they release of the first pass, then what they leave
-    behind. So tapes of generations of different lengths are alike, and their sizes can be compared.
+    Memory never shrinks from pass to pass, so the first (the prompt) and the last pass decide. Between them come the
+    net changes of the other passes: their releases of blocks of the first pass, then their remaining allocations. So
+    tapes of generations of different lengths have the same events, and their sizes are comparable.
 
     Args:
         raw: Phases start, pass 0, pass 1, ..., end.
@@ -173,7 +173,7 @@ def _held(events: Ints) -> set[int]:
 
 
 def _renumbered(raw: RawTape, events: Ints, *, phases: tuple[str, ...], phase_starts: tuple[int, ...]) -> RawTape:
-    """Numbers blocks in the order of their allocation and drops those that no event names."""
+    """Renumbers blocks in order of allocation and drops unused ones."""
     order = events[events > 0]
     fresh = np.zeros(len(raw.sizes) + 1, dtype=np.int64)
     fresh[order] = np.arange(1, len(order) + 1)
@@ -197,7 +197,7 @@ def _check_alike(tapes: Sequence[RawTape]) -> None:
 
 
 def shapes_beyond(shapes: Sequence[Shape], window: int) -> tuple[Shape, ...]:
-    """Returns shapes whose first sequence alone is longer than a window.
+    """Returns shapes whose first sequence is longer than a window.
 
     >>> shapes_beyond(SHAPES, 512)[0].encoder_len
     723
@@ -209,7 +209,7 @@ def shapes_beyond(shapes: Sequence[Shape], window: int) -> tuple[Shape, ...]:
 def candidates(shapes: tuple[Shape, ...], growth: Growth) -> tuple[npt.NDArray[np.int8], Floats]:
     """Returns the products that a size may be, (c, MAX_FACTORS), and their values at the shapes, (shapes, c).
 
-    The last one bounds what is none of the others, see _match.
+    The last product bounds sizes that fit no other, see _match.
     """
     one = len(ATOMS)
     alone = [ATOMS.index(name) for name in growth.alone]
@@ -231,7 +231,7 @@ def _shape_atoms(shape: Shape, joint: bool) -> Floats:
 
 
 def _match(columns: Floats, values: Floats) -> tuple[Ints, Floats, npt.NDArray[np.bool_]]:
-    """Finds for each column of sizes the product that grows alike.
+    """Finds for each column of sizes the product with the same growth.
 
     Returns:
         Index of the product, coefficient, and whether it is exact. A column that fits none gets the last product, which

@@ -1,4 +1,4 @@
-"""Names of templates: what each holds for, hashed so that equal jobs find the same file. Imports nothing heavy."""
+"""Keys of template parts, hashed to file names so that equal jobs share a file. Imports nothing heavy."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ from cluster.estimator.template import TemplateKey
 
 PartName = Literal["step", "optimizer", "evaluation"]
 PART_NAMES: tuple[PartName, ...] = ("step", "optimizer", "evaluation")
-FORMAT = 1  # of files; changes with what a trace counts, so that older files are made again
+FORMAT = 1  # of files; increase it when the content of traces changes
 # Paged states are counted as if they stayed on the card: then these hold the same (adamw_fused a scalar more for each).
 PAGED = {"paged_adamw": "adamw_fused", "paged_adamw_8bit": "adamw_8bit"}
 DROPOUTS = re.compile(r"(dropout|dropout_rate|_pdrop|layerdrop)$")
 ABOVE_ZERO_UNLESS_SAID = frozenset({"dropout", "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop"})
 TOKENS = re.compile(r"_token_ids?$")
-NOT_MEMORY = re.compile(  # keys of config.json that move no byte
+NOT_MEMORY = re.compile(  # keys of config.json that do not change memory
     r"^(_.*|architectures|transformers_version|(torch_)?dtype|id2label|label2id|num_labels|task_specific_params|"
     r"tokenizer_class|init_std|initializer_.*|auto_map|author|name_or_path|model_type_name|is_encoder_decoder|"
     r"use_cache|output_.*|return_dict|tie_word_embeddings|tie_encoder_decoder|attn_implementation|problem_type|"
@@ -30,12 +30,12 @@ NOT_MEMORY = re.compile(  # keys of config.json that move no byte
 
 @dataclass(frozen=True, kw_only=True)
 class PartKey:
-    """A part of a template, shared by all templates that agree in what it depends on.
+    """The key of a template part, which templates with equal options share.
 
     Attributes:
         part: step (micro-steps), optimizer or evaluation (loss and generation).
         model: See model_hash.
-        options: What else it depends on, in a fixed order.
+        options: Other options of the part, in a fixed order.
         torch: Version.
         transformers: Version.
     """
@@ -55,10 +55,10 @@ class PartKey:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, object]) -> "PartKey":
-        """Reads what to_dict gave.
+        """Builds a key from the values of to_dict.
 
         Raises:
-            ValueError: When it is none, or of another format.
+            ValueError: When it is not a key, or of another format.
         """
         options = stored.get("options")
         part = next((name for name in PART_NAMES if name == stored.get("part")), None)
@@ -74,7 +74,7 @@ class PartKey:
 
     @property
     def file_name(self) -> str:
-        """Name of its file: readable where it is short, told apart by a hash."""
+        """Name of its file, readable where short, unique by a hash."""
         digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
         words = "-".join(value for _, value in self.options)
         return f"{self.part}-{words}-{digest}.npz"
@@ -86,9 +86,9 @@ class PartKey:
 
 
 def model_hash(config: Mapping[str, object], *, untied: bool) -> str:
-    """Hashes what of a model's configuration moves memory.
+    """Hashes the memory-relevant part of a model's configuration.
 
-    Names and versions do not; token ids do by being there; a dropout does by being 0 or not, where that is unusual.
+    Ignores names and versions; token ids count only by their presence, a dropout only by being 0 or not.
 
     Args:
         config: Values as in config.json.
@@ -116,11 +116,11 @@ def model_hash(config: Mapping[str, object], *, untied: bool) -> str:
 
 
 def has_dropout(config: Mapping[str, object], dropout: float | None) -> bool:
-    """Says whether any dropout is above 0.
+    """Returns whether any dropout is above 0.
 
     Args:
-        config: Values as in config.json; a value that is not there is taken for one above 0, as in most models.
-        dropout: What replaces the model's own; None keeps it.
+        config: Values as in config.json; a missing value counts as above 0, as in most models.
+        dropout: Replaces the model's own; None keeps it.
 
     >>> has_dropout({"dropout_rate": 0.0}, None), has_dropout({}, None), has_dropout({}, 0.0)
     (False, True, False)
@@ -132,7 +132,7 @@ def has_dropout(config: Mapping[str, object], dropout: float | None) -> bool:
 
 
 def kernels_that_matter(family: KernelFamily, *, precision: str, attention: str) -> KernelFamily:
-    """Returns the family under which a job's kernels are filed: in fp32 and with eager attention all are alike.
+    """Returns the kernel family in a job's key: in fp32 and with eager attention all families are equal.
 
     >>> kernels_that_matter("cudnn", precision="fp32", attention="sdpa")
     'efficient'
@@ -142,15 +142,15 @@ def kernels_that_matter(family: KernelFamily, *, precision: str, attention: str)
 
 @dataclass(frozen=True, kw_only=True)
 class ExactSizes:
-    """What a model is traced at whose sizes are no products of batch and lengths.
+    """The sizes at which a model is traced, where they are not products of batch and lengths.
 
     Attributes:
         micro_batch: Samples of one forward pass in training.
         generation_batch: Samples that are scored and summarized together.
-        encoder_len: Of the longest training batch, with padding.
-        decoder_len: Likewise.
-        prompt_len: Longest dialogue that is summarized; how many tokens follow is still free.
-        beams: Of the generation.
+        encoder_len: Encoder length of the longest training batch, with padding.
+        decoder_len: Its decoder length.
+        prompt_len: Longest dialogue of the generation; the number of new tokens stays variable.
+        beams: Beams of the generation.
 
     >>> sizes = ExactSizes(
     ...     micro_batch=4, generation_batch=8, encoder_len=512, decoder_len=128, prompt_len=512, beams=1
@@ -167,7 +167,7 @@ class ExactSizes:
     beams: int
 
     def of(self, part: PartName) -> str:
-        """Names the sizes that a part depends on."""
+        """Returns the sizes that a part depends on, as text."""
         if part == "optimizer":
             return ""
         lengths = f"{self.encoder_len}x{self.decoder_len}"
@@ -198,9 +198,9 @@ def window_sides(window: int, *, sequence_len: int, prompt_len: int) -> str:
 
 
 def part_key(key: TemplateKey, part: PartName, sizes: ExactSizes | None = None) -> PartKey:
-    """Returns the name of one part of a template; of one that holds for given sizes alone where they are given.
+    """Returns the key of one part of a template, or of its version for exact sizes.
 
-    fp16 and bf16 share parts: what they hold is alike but for the gradient scaler's few scalars, which are counted.
+    fp16 and bf16 share parts: they differ only by the gradient scaler's few scalars, which are counted.
     """
     half = {"fp32": "fp32", "bf16_pure": "bf16_pure"}.get(key.precision, "half")
     common = [("precision", half), ("attention", key.attention), ("kernels", key.kernels)]

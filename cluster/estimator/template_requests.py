@@ -1,4 +1,4 @@
-"""From a memory request to the name of its template and the settings of its workload. Imports nothing heavy."""
+"""Converts a memory request to its template key and its workload settings. Imports nothing heavy."""
 
 from collections.abc import Mapping
 
@@ -15,13 +15,13 @@ from cluster.estimator.template_keys import (
     window_sides,
 )
 
-TRACED_SMOOTHING = 0.1  # how much is smoothed moves no byte, only whether
-# How long a forbidden repetition is moves no byte of the peak: the mask of banned tokens and the copy of the scores do.
+TRACED_SMOOTHING = 0.1  # only whether there is smoothing changes memory
+# The length of a forbidden n-gram does not change the peak: the mask of banned tokens and the copy of the scores do.
 TRACED_NGRAM_SIZE = 2
 
 
 def key_of(request: MemoryRequest) -> TemplateKey:
-    """Names the template that answers a request."""
+    """Returns the key of a request's template."""
     family = kernel_family(request.gpu.sm)
     window = window_of(request.model.config) if request.model.kind == "causal" else None
     return TemplateKey(
@@ -44,7 +44,7 @@ def key_of(request: MemoryRequest) -> TemplateKey:
 
 
 def sizes_of(request: MemoryRequest) -> ExactSizes:
-    """Returns the sizes at which a model is traced whose bytes are no products of them."""
+    """Returns the exact sizes of a request, for models whose bytes are not products of them."""
     encoder_len, decoder_len = request.padded_lengths
     return ExactSizes(
         micro_batch=request.micro_batch,
@@ -57,9 +57,9 @@ def sizes_of(request: MemoryRequest) -> ExactSizes:
 
 
 def settings_of(request: MemoryRequest) -> Mapping[str, object]:
-    """Returns the keyword arguments of the workload that a request describes (dialsum.workload.summarizer_workload).
+    """Returns the keyword arguments of a request's workload (dialsum.workload.summarizer_workload).
 
-    What shares a template is traced alike, whichever comes first: fp16 for both half precisions, one smoothing.
+    Requests that share a template get the same settings: fp16 for both half precisions, one smoothing.
     """
     return {
         "model_config": dict(request.model.config),

@@ -1,4 +1,4 @@
-"""Where templates are: shipped with the package, else in the user's cache, else traced now. Imports no torch."""
+"""Finds templates: shipped with the package, in the user's cache, or traced now. Does not import torch."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,7 +22,7 @@ CACHE = Path(".cache/dialsum/templates")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """A part and where it was."""
+    """A part and its source."""
 
     part: Part
     source: str
@@ -37,25 +37,25 @@ def find_template(
     shipped: Path = SHIPPED,
     note: Callable[[str], None] = lambda text: None,
 ) -> Template:
-    """Returns the template of a key: shipped, from the cache, or traced now and put into the cache.
+    """Returns the template of a key: shipped, from the cache, or traced now and cached.
 
-    A file that is torn, was changed or holds for another key is made again, never trusted.
+    Rebuilds files that are torn, changed or for another key.
 
     Args:
         key: See template_keys.
-        sizes: At which the model is traced, should its bytes be no products of batch and lengths; the answer's key then
-            has them too, and holds for them alone.
-        recipe: Makes the workload that the key describes, should it have to be traced.
+        sizes: Exact sizes for a model whose bytes are not products of batch and lengths; the template is then valid
+            only for them and has them in its key.
+        recipe: Recipe of the key's workload, for a trace.
         cache: The user's folder of templates.
         shipped: The package's own archives, see template_archive.
-        note: Told before a trace begins, which takes seconds.
+        note: Called before a trace, which takes seconds.
 
     Raises:
         RequestError: When the workload refuses its settings.
-        WorkError: When the model cannot be traced, or what was written cannot be read back.
+        WorkError: When the model cannot be traced, or a written file cannot be read.
     """
     names = _names(key, sizes, cache)
-    found = {part: _at_hand(name, shipped, cache) for part, name in names.items()}
+    found = {part: _existing(name, shipped, cache) for part, name in names.items()}
     while missing := [names[part] for part, where in found.items() if where is None]:
         note(f"no template at hand: tracing {', '.join(wanted.part for wanted in missing)} (some seconds, once)")
         family = next(name for name in KERNEL_FAMILIES if name == key.kernels)
@@ -63,25 +63,25 @@ def find_template(
         _remembered.cache_clear()
         before, names = names, _names(key, sizes, cache)
         for wanted in missing:
-            made = _at_hand(wanted, shipped, cache)
+            made = _existing(wanted, shipped, cache)
             if made is not None:
                 found[wanted.part] = dataclasses.replace(made, source="traced now")
             elif names[wanted.part] == before[wanted.part]:
                 raise WorkError(f"{cache / wanted.file_name} was written and cannot be read back; is the disk full?")
             else:
-                found[wanted.part] = _at_hand(names[wanted.part], shipped, cache)
+                found[wanted.part] = _existing(names[wanted.part], shipped, cache)
     exact = "-".join(value for name in names.values() for option, value in name.options if option == "sizes")
     parts = {part: where for part, where in found.items() if where is not None}
     return _assembled(dataclasses.replace(key, sizes=exact), parts)
 
 
 def has_template(key: TemplateKey, sizes: ExactSizes, *, cache: Path = CACHE, shipped: Path = SHIPPED) -> bool:
-    """Says whether find_template would answer without a trace."""
-    return all(_at_hand(name, shipped, cache) is not None for name in _names(key, sizes, cache).values())
+    """Returns whether find_template needs no trace."""
+    return all(_existing(name, shipped, cache) is not None for name in _names(key, sizes, cache).values())
 
 
 def _names(key: TemplateKey, sizes: ExactSizes, cache: Path) -> dict[PartName, PartKey]:
-    """Names the parts of a template: general ones, or those of the exact sizes where a general one cannot be."""
+    """Returns the keys of a template's parts: general ones, or those of exact sizes for uneven models."""
     names = {part: part_key(key, part) for part in PART_NAMES}
     return {
         part: part_key(key, part, sizes) if (cache / name.uneven_name).is_file() else name
@@ -89,7 +89,7 @@ def _names(key: TemplateKey, sizes: ExactSizes, cache: Path) -> dict[PartName, P
     }
 
 
-def _at_hand(key: PartKey, shipped: Path, cache: Path) -> Found | None:
+def _existing(key: PartKey, shipped: Path, cache: Path) -> Found | None:
     part = _remembered_shipped(shipped, key)
     if part is not None:
         return Found(part=part, source="shipped")

@@ -1,7 +1,6 @@
 """A tape: the allocations and releases of one routine, each size an exact product of batch, beams and lengths.
 
-A tape answers how many bytes are held at most, of what they consist and, event by event, what an allocator would be
-asked for. Imports numpy only: a query needs no torch.
+A tape gives the peak bytes, their terms and the requests to an allocator. Imports numpy only.
 """
 
 import dataclasses
@@ -19,9 +18,9 @@ TERMS = ("weights", "gradients", "optimizer", "activations", "logits", "workspac
 LENGTHS = ("encoder", "decoder", "both")
 LENGTH_FORMS = ("", "-1", "-2", "+1", "^8", "^16", "^32", "^128")
 ATOMS = ("batch", "beams", *(length + form for length in LENGTHS for form in LENGTH_FORMS))
-"""What sizes are products of. both is encoder + decoder length; ^8 is rounded up to a multiple of 8, and so on."""
+"""The factors of sizes. both is encoder + decoder length; ^8 is rounded up to a multiple of 8, and so on."""
 MAX_FACTORS = 5
-ONE = len(ATOMS)  # index behind the last atom: the factor 1
+ONE = len(ATOMS)  # index after the last atom: the factor 1
 _CHUNK = 2048  # queries evaluated together: rows x queries must stay small
 
 
@@ -69,12 +68,12 @@ def _forms(length: Sizes) -> list[Sizes]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Moments of a tape that can be its fullest: held bytes as a linear function of the products.
+    """The possible peaks of a tape: held bytes as a linear function of the products.
 
     Attributes:
         coefficients: (r, p); never negative.
-        slack_bytes: (r) what rounding every block to 512 bytes can add at most.
-        event: (r) the event after which a row holds.
+        slack_bytes: (r) upper bound of the rounding of every block to 512 bytes.
+        event: (r) the event before each row's moment.
     """
 
     coefficients: Floats
@@ -82,17 +81,17 @@ class Rows:
     event: npt.NDArray[np.int32]
 
     def fullest(self, values: Floats) -> tuple[int, int]:
-        """Returns the most bytes held, never below the exact count, and the event after which they are.
+        """Returns the peak bytes, never below the exact count, and the event before the peak.
 
         Args:
-            values: (p) from Tape.values.
+            values: (p) of Tape.values.
         """
         held = self.coefficients @ values + self.slack_bytes
         best = int(held.argmax())
         return int(held[best]), int(self.event[best])
 
     def peak_bytes(self, values: Floats) -> Ints:
-        """Returns the most bytes held for many queries at once.
+        """Returns the peak bytes of many queries at once.
 
         Args:
             values: (p, q).
@@ -137,7 +136,7 @@ class Tape:
 
     @cached_property
     def rows(self) -> Rows:
-        """The moments that can be the fullest, see Rows."""
+        """The possible peaks, see Rows."""
         return peak_rows(self)
 
     def block_bytes(self, atoms: Floats) -> Ints:
@@ -160,7 +159,7 @@ class Tape:
         return {name: int(total) for name, total in zip(TERMS, sums, strict=True)}
 
     def phase_at(self, event: int) -> str:
-        """Returns the name of the phase that an event lies in."""
+        """Returns the name of an event's phase."""
         return self.phases[int(np.searchsorted(self.phase_starts, event, side="right")) - 1]
 
     @property
@@ -170,10 +169,10 @@ class Tape:
 
 
 def peak_rows(tape: Tape) -> Rows:
-    """Finds the moments that can be the fullest at some batch and lengths.
+    """Returns the moments that can be the peak at some batch and lengths.
 
-    Between two releases the last moment is the fullest, and a moment that holds at most as much of every product as
-    another one can be left out, as every product is at least 0: what stays is the Pareto front.
+    Between two releases the last moment is the largest. As every product is at least 0, a moment with at most as much
+    of every product as another one can be dropped: the Pareto front remains.
     """
     moments = _candidate_moments(tape.events)
     coefficients, slack = _held(tape, moments)
@@ -200,7 +199,7 @@ def _candidate_moments(events: npt.NDArray[np.int32]) -> Ints:
 
 
 def _held(tape: Tape, moments: Ints) -> tuple[Floats, Floats]:
-    """Sums what is held at given moments, by product; blocks of constant size are rounded exactly."""
+    """Returns the held bytes at given moments, by product; blocks of constant size are rounded exactly."""
     constant = (tape.products[tape.block_product] == ONE).all(axis=1)
     rounded = np.where(constant, round_up(np.rint(tape.block_coefficient).astype(np.int64), BLOCK_BYTES), 0)
     coefficient = np.where(constant, rounded, tape.block_coefficient)
@@ -211,13 +210,13 @@ def _held(tape: Tape, moments: Ints) -> tuple[Floats, Floats]:
     steps[np.arange(len(block)), tape.block_product[block]] = sign * coefficient[block]
     steps[:, -1] = sign * slack[block]
     held = np.cumsum(steps, axis=0)[moments]
-    # Coefficients are whole numbers of bytes or simple fractions; what a cancelled sum leaves behind is no byte.
+    # Coefficients are whole numbers of bytes or simple fractions; what a cancelled sum leaves behind is not a byte.
     held[np.abs(held) < 1e-6] = 0.0
     return held[:, :-1], held[:, -1]
 
 
 def rounding_slack(coefficient: Floats) -> Floats:
-    """Returns what rounding `coefficient · whole number` up to 512 bytes can add at most.
+    """Returns the most that rounding `coefficient · whole number` up to 512 bytes can add.
 
     >>> rounding_slack(np.array([1024.0, 8.0, 2.5])).tolist()
     [0.0, 504.0, 511.0]

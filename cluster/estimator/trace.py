@@ -1,4 +1,4 @@
-"""Runs a workload on meta tensors and writes down what it would allocate on a GPU. No weights, no GPU, about a second.
+"""Runs a workload on meta tensors and records its allocations on a GPU, without weights or a GPU, in about a second.
 
 Must not import torch at the top.
 """
@@ -27,7 +27,7 @@ ALL_PARTS: tuple[Part, ...] = ("train", "optimizer", "evaluate", "greedy", "beam
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What a workload allocates at one shape.
+    """The allocations of a workload at one shape.
 
     Attributes:
         shape: The shape.
@@ -46,7 +46,7 @@ class Trace:
 
 @dataclass(frozen=True, kw_only=True)
 class TracedPeaks:
-    """The most that is held at once when a workload is run in order, as its trainer runs it; bytes.
+    """Peak bytes of a workload in its trainer's order.
 
     Attributes:
         train: Over optimizer steps.
@@ -60,10 +60,10 @@ class TracedPeaks:
 
 
 class Program(Protocol):
-    """A program whose memory somebody measured, see trace_program. Its tensors are on the default device."""
+    """A program with published memory measurements, see trace_program. Its tensors are on the default device."""
 
     def build(self, recompute: Region) -> "nn.Module":
-        """Builds what stays; `recompute` is for gradient checkpointing, as in Workload.build_model."""
+        """Builds the model; `recompute` is for gradient checkpointing, as in Workload.build_model."""
         ...
 
     def run(self, model: "nn.Module", autocast: Region) -> None:
@@ -72,13 +72,13 @@ class Program(Protocol):
 
 
 def trace(workload: Workload, shape: Shape, *, family: KernelFamily, parts: tuple[Part, ...] = ALL_PARTS) -> Trace:
-    """Traces parts of a workload, each standing alone on the weights (some on gradients and states too).
+    """Traces parts of a workload, each with only the weights (some also gradients and states) in memory.
 
     Args:
-        workload: What is run.
+        workload: The workload.
         shape: Batch, lengths and beams; a generation runs `decoder_len` forward passes.
         family: Which attention kernels the GPU prefers.
-        parts: What is traced.
+        parts: The parts to trace.
     """
     names: list[str] = []
     operations = 0
@@ -123,15 +123,15 @@ def traced_peaks(
     steps: int = 2,
     generated: Shape | None = None,
 ) -> TracedPeaks:
-    """Runs optimizer steps, an evaluation and a generation in order, and counts: what templates are checked against.
+    """Returns the peaks of optimizer steps, an evaluation and a generation in order, as a reference for templates.
 
     Args:
         workload: What is run.
         shape: Batch, lengths and beams.
         family: Which attention kernels the GPU prefers.
-        micro_steps: Micro-batches behind one optimizer step.
+        micro_steps: Micro-batches per optimizer step.
         steps: Optimizer steps; states exist from the second on.
-        generated: The generation's own sizes; those of shape when None.
+        generated: Sizes of the generation; None: those of shape.
     """
     with _stage(workload, family) as stage:
         train = stage.train(shape, micro_steps=micro_steps, steps=steps)
@@ -141,12 +141,12 @@ def traced_peaks(
         return TracedPeaks(train=train, evaluate=evaluate, generate=stage.recorder.peak_bytes)
 
 
-class _StopGeneration(Exception):  # noqa: N818  # no error: the tracer has seen enough
-    """Ends a generation after the last forward pass that counts."""
+class _StopGeneration(Exception):  # noqa: N818  # not an error
+    """Ends a generation after its last required forward pass."""
 
 
 class _Stage:
-    """A model on meta under the modes, and the steps that can be played with it."""
+    """A model on meta tensors under the modes, and its steps."""
 
     def __init__(self, workload: Workload, recorder: Recorder, model: "nn.Module") -> None:
         self._workload = workload
@@ -168,7 +168,7 @@ class _Stage:
         del loss, batch
 
     def make_gradients(self) -> None:
-        """Gives every parameter a gradient that has none."""
+        """Creates the missing gradients of parameters."""
         import torch
 
         self._begin("gradients", "backward", training=True)
@@ -183,14 +183,14 @@ class _Stage:
             parameter.grad = None
 
     def optimizer_step(self, section: str) -> None:
-        """Steps; the first time the optimizer is built and makes its states, which stay."""
+        """Runs an optimizer step; the first one builds the optimizer and its states."""
         self._begin(section, "optimizer", training=True)
         if self._optimizer is None:
             self._optimizer = self._workload.build_optimizer(self._model)
         self._workload.optimizer_step(self._model, self._optimizer)
 
     def train(self, shape: Shape, *, micro_steps: int, steps: int) -> int:
-        """Runs whole optimizer steps and returns the most bytes held in any of them."""
+        """Runs whole optimizer steps and returns their peak bytes."""
         found = []
         for step in range(steps):
             for micro_step in range(micro_steps):
@@ -207,7 +207,7 @@ class _Stage:
         self._workload.evaluate(self._model, shape)
 
     def generate(self, section: str, shape: Shape) -> None:
-        """Generation of `decoder_len` forward passes; one phase each, and one for what is released at the end."""
+        """Generation of `decoder_len` forward passes; one phase each, and one for the releases at the end."""
         self._begin(section, "start", training=False)
 
         def on_forward(number: int) -> None:
@@ -240,12 +240,12 @@ def _stage(workload: Workload, family: KernelFamily) -> Iterator[_Stage]:
 def trace_program(program: Program, *, family: KernelFamily, precision: str = "fp32") -> EventLog:
     """Runs a whole program on meta tensors and returns every allocation and release of it, for a replay.
 
-    For measurements of other programs than our trainer: the program says what it keeps and when it lets it go.
+    For measurements of other programs than our trainer.
 
     Args:
-        program: Builds its model and runs its steps.
+        program: The program.
         family: Which attention kernels the GPU prefers.
-        precision: What its autocast region casts to: fp16 or bf16; fp32 casts nothing.
+        precision: Format of its autocast region: fp16 or bf16; fp32 casts nothing.
     """
     with _recording(precision, family, vocabulary=0) as recording:
         recording.recorder.open_section("program")
@@ -260,12 +260,12 @@ def trace_program(program: Program, *, family: KernelFamily, precision: str = "f
 
 @dataclass(frozen=True, kw_only=True)
 class _Recording:
-    """What a traced run is given.
+    """The context of a traced run.
 
     Attributes:
         recorder: Receives every allocation.
         autocast: The region in which operations are cast.
-        recompute: To be put around the recomputation of a checkpointed layer: the backward pass has left the mode.
+        recompute: Context of the recomputation of a checkpointed layer, as the backward pass runs outside of the mode.
         cuda: The mode that imitates CUDA's choices.
     """
 

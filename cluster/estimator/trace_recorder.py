@@ -1,6 +1,6 @@
-"""The books of a trace: which storage is allocated and released when, for what, in which section.
+"""Records a trace: allocations and releases of storages, with purpose and section.
 
-Recorder is plain Python; `watching` puts it under torch as a dispatch mode. Must not import torch at the top.
+Recorder is plain Python; `watching` connects it to torch as a dispatch mode. Must not import torch at the top.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class RawTape:
     """A section of a trace at one shape; see template_tape.Tape for its events.
 
     Attributes:
-        sizes: (n) bytes of each block as asked for.
+        sizes: (n) requested bytes of each block.
         terms: (n) index into TERMS.
         events: (m) block + 1 where it is allocated, -(block + 1) where it is released.
         phase_starts: Index of the first event of each phase.
@@ -40,7 +40,7 @@ class RawTape:
 
     @property
     def peak_bytes(self) -> int:
-        """Most bytes held at once by this section's blocks, each rounded as torch rounds it."""
+        """Peak bytes of this section's blocks, each rounded as in torch."""
         rounded = round_up(self.sizes, BLOCK_BYTES)
         steps = np.sign(self.events) * rounded[np.abs(self.events) - 1]
         return int(np.cumsum(steps).max(initial=0))
@@ -55,12 +55,12 @@ class _Section:
 
 
 class Recorder:
-    """Writes down allocations and releases; one section is open at a time.
+    """Records allocations and releases; one section is open at a time.
 
     Attributes:
-        held_bytes: Held now by all sections together, each block rounded as torch rounds it.
-        peak_bytes: The most that was held at once since the current section began.
-        operations: Tensor operations that were seen.
+        held_bytes: Current bytes of all sections together, each block rounded as in torch.
+        peak_bytes: Peak of held_bytes since the start of the current section.
+        operations: Number of tensor operations.
         phase: Name of the current phase.
     """
 
@@ -77,28 +77,28 @@ class Recorder:
         self.phase = ""
 
     def open_section(self, name: str) -> None:
-        """Begins a section; the one before it ends."""
+        """Starts a section and ends the one before."""
         self._sections.append(_Section(name=name, first_block=len(self._sizes)))
         self.phase = ""
         self.peak_bytes = self.held_bytes
 
     def enter_phase(self, name: str) -> None:
-        """Begins a phase of the open section."""
+        """Starts a phase of the open section."""
         if name != self.phase:
             section = self._sections[-1]
             section.phases.append((name, len(section.events)))
             self.phase = name
 
     def know_parameters(self, shapes: Iterable[tuple[int, ...]]) -> None:
-        """Tells which shapes parameters have: copies of them are weights, in the backward pass gradients."""
+        """Sets the shapes of parameters: copies with these shapes are weights, in the backward pass gradients."""
         self._parameter_shapes = frozenset(shape for shape in shapes if len(shape) > 1)
 
     def saw(self, outputs: Iterable["Tensor"], workspace_bytes: int) -> None:
-        """Takes an operation's outputs into the books.
+        """Records an operation's outputs.
 
         Args:
-            outputs: Tensors; those whose storage is known already are views or in place.
-            workspace_bytes: What the kernel holds beside its outputs, and only while it runs.
+            outputs: Tensors; those with a known storage are views or in place.
+            workspace_bytes: The kernel's memory beside its outputs, released at its end.
         """
         self.operations += 1
         for tensor in outputs:
@@ -109,7 +109,7 @@ class Recorder:
             self._release(block)
 
     def mark_kept(self, section: str, term: str) -> None:
-        """Says what the blocks are for that a section has allocated and that are still held."""
+        """Sets the purpose of the blocks that a section has allocated and still holds."""
         begin, end = self._block_range(section)
         for block, _ in self._live.values():
             if begin <= block < end:
@@ -118,8 +118,8 @@ class Recorder:
     def tape(self, name: str) -> RawTape:
         """Returns a section, without its releases of blocks that an earlier section has allocated.
 
-        The optimizer's later steps have such releases, where a state is replaced (Adafactor's scalars): left out, they
-        make the section a little larger than it is.
+        The optimizer's later steps have such releases, where a state is replaced (Adafactor's scalars); without them
+        the section is slightly overestimated.
         """
         section = next(section for section in self._sections if section.name == name)
         begin, end = self._block_range(name)
@@ -136,13 +136,13 @@ class Recorder:
         )
 
     def live_sizes(self, section: str) -> Ints:
-        """Returns the sizes of blocks that a section has allocated and that are still held, in that order."""
+        """Returns the sizes of blocks that a section has allocated and still holds, in order of allocation."""
         begin, end = self._block_range(section)
         blocks = sorted(block for block, _ in self._live.values() if begin <= block < end)
         return np.array([self._sizes[block] for block in blocks], dtype=np.int64)
 
     def stop(self) -> None:
-        """Lets go of every storage that is still held."""
+        """Drops every storage that is still held."""
         for _, forget in self._live.values():
             forget()
         self._live.clear()
@@ -192,11 +192,11 @@ class Recorder:
 def watching(
     recorder: Recorder, workspace: Callable[[str, tuple[object, ...]], int]
 ) -> "AbstractContextManager[object]":
-    """Returns a dispatch mode that shows every operation's outputs to a recorder.
+    """Returns a dispatch mode that passes every operation's outputs to a recorder.
 
     Args:
-        recorder: Where they are written down.
-        workspace: Bytes that a kernel holds while it runs, from its name and arguments.
+        recorder: Records them.
+        workspace: Returns the workspace bytes of a kernel, from its name and arguments.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode

@@ -1,7 +1,7 @@
-"""What the tracer runs: a model and one training step, evaluation and generation of it. Only the shape of that.
+"""The protocol of traced jobs: a model with one training step, evaluation and generation.
 
-Whoever trains provides the workload from the same functions that its trainer calls, so that an estimate is of the code
-that runs. Must not import torch at the top.
+The training package implements it with the functions of its trainer, so that an estimate is of the code that runs.
+Must not import torch at the top.
 """
 
 import importlib
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 Region = Callable[[], "AbstractContextManager[object]"]
 """Makes a context manager, for example one in which operations are cast."""
 OnForward = Callable[[int], None]
-"""Told the number of each forward pass of a generation before it runs, from 0; may raise to end the generation."""
+"""Called with the number of each forward pass of a generation, from 0; may raise to end the generation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """The sizes that one trace is taken at.
+    """The sizes of one trace.
 
     Attributes:
         batch: Samples in one forward pass.
-        encoder_len: Tokens that the model reads; for a causal model those of the prompt.
+        encoder_len: Tokens of the input; for a causal model those of the prompt.
         decoder_len: Tokens of the summary, with padding; in a generation the new tokens.
-        beams: Of the generation; 1 is greedy.
+        beams: Beams of the generation; 1 is greedy.
     """
 
     batch: int
@@ -38,7 +38,7 @@ class Shape:
 
 
 class Workload(Protocol):
-    """A training job as the tracer sees it. Every tensor that it makes is on the current default device."""
+    """A training job for the tracer. It creates every tensor on the current default device."""
 
     @property
     def causal(self) -> bool:
@@ -52,15 +52,15 @@ class Workload(Protocol):
 
     @property
     def vocabulary(self) -> int:
-        """Width of the logits; tells them from other activations."""
+        """Width of the logits, which identifies them among activations."""
         ...
 
     def build_model(self, autocast: Region, recompute: Region) -> "nn.Module":
         """Builds the model in training mode, without weights.
 
         Args:
-            autocast: To be put around its forward pass, as the trainer does.
-            recompute: To be put around the recomputation of a checkpointed layer in the backward pass.
+            autocast: Context of its forward pass, as in the trainer.
+            recompute: Context of the recomputation of a checkpointed layer in the backward pass.
         """
         ...
 
@@ -91,7 +91,7 @@ class Workload(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How another process makes a workload: by name, so that this package imports none.
+    """Describes how another process builds a workload, by name, so that this package imports none.
 
     Attributes:
         factory: "module:callable", for example "dialsum.workload:summarizer_workload".

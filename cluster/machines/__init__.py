@@ -1,1 +1,1 @@
-"""What there is: GPUs, nodes, inventory, node start, tokens, jobs, checks and metrics."""
+"""The machines of a cluster: GPUs, nodes, inventory, node start, tokens, jobs, checks and metrics."""

@@ -1,4 +1,4 @@
-"""Whether a cluster is fit for a sweep: what every node told is judged here. Pure: facts in, checks out."""
+"""Checks whether a cluster is ready for a sweep, from the facts of its nodes. Pure."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,21 +8,21 @@ from typing import Literal
 from common.units import format_bytes
 
 Status = Literal["ok", "warning", "failed", "skipped"]
-SKEW_WARNING_S, SKEW_S = 0.5, 2.0  # ledgers, windows and names carry times of several machines
-TAKEN_PART = 0.05  # of a card, by others; a little is held by desktops
-LOW_DISK_BYTES = 5 * 10**9  # a handful of checkpoints of a small model
+SKEW_WARNING_S, SKEW_S = 0.5, 2.0  # ledgers, windows and names contain times of several machines
+TAKEN_PART = 0.05  # fraction of a card held by others; desktops hold a little
+LOW_DISK_BYTES = 5 * 10**9  # a few checkpoints of a small model
 PYTHONS = ((3, 11), (3, 13))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One line of a check.
+    """The result of one check.
 
     Attributes:
-        name: What was looked at.
-        status: `warning` runs, but not as one would wish; `skipped` could not be looked at here.
-        detail: What was found.
-        remedy: How to mend it; empty where nothing is to be mended.
+        name: Name of the check.
+        status: `warning`: a sweep runs, with a disadvantage; `skipped`: not possible here.
+        detail: The findings.
+        remedy: How to fix it; empty where nothing is wrong.
     """
 
     name: str
@@ -38,7 +38,7 @@ class CardFacts:
     Attributes:
         name: The driver's name.
         total_bytes: Device memory.
-        others_bytes: In use by processes that are not of this cluster.
+        others_bytes: In use by processes outside this cluster.
     """
 
     name: str
@@ -48,26 +48,26 @@ class CardFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeFacts:
-    """What one node told.
+    """The facts of one node.
 
     Attributes:
         name: Its address, and the GPU model where a machine has several raylets.
         python: Version.
-        packages: Installed versions of the packages asked for; absent ones are missing.
+        packages: Installed versions of the requested packages, without absent ones.
         code: Hash of the code that trials would run there.
-        cuda: Newest CUDA version that the driver supports; empty without one.
-        driver: Its version; empty without one.
-        gpus: Ray's number of GPUs there, or NVML's without Ray.
-        gpus_unavailable: Why NVML sees no card; empty where it does.
-        cards: As NVML sees them.
+        cuda: Newest CUDA version that the driver supports; empty without a driver.
+        driver: Version of the driver; empty without one.
+        gpus: Ray's number of GPUs, or NVML's without Ray.
+        gpus_unavailable: Why NVML finds no card; empty where it finds some.
+        cards: The cards that NVML finds.
         gpu_problems: Cards that do not answer.
-        gpu_notes: What is odd about how its cards are used (see inventory.node_of).
-        skew_s: Its clock minus the caller's, as far as the answer's way tells.
-        skew_error_s: How far that may be off.
-        storage_error: Why the shared folder cannot be used; empty where it can, None where it was not asked for.
-        free_bytes: On the disk of the shared folder.
-        missing_data: Files that trials would read and that are not there.
-        token_error: What is wrong with the token; empty where nothing is, None where the cluster has none.
+        gpu_notes: Peculiarities in the use of its cards (see inventory.node_of).
+        skew_s: Its clock minus the caller's, estimated.
+        skew_error_s: Possible error of skew_s.
+        storage_error: Why the shared folder cannot be used; empty where it can, None without a check.
+        free_bytes: Free space on the disk of the shared folder.
+        missing_data: Files that trials would read and that do not exist.
+        token_error: The problem with the token; empty where there is none, None where the cluster has no token.
     """
 
     name: str
@@ -91,12 +91,12 @@ class NodeFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What nodes are asked about.
+    """The parameters of a check.
 
     Attributes:
-        packages: Pinned versions by name, of requirements.txt; empty where that file is not at hand.
-        storage: The shared folder; None looks at none.
-        data: Whole paths of files that trials would read.
+        packages: Pinned versions by name, from requirements.txt; empty without that file.
+        storage: The shared folder; None skips its check.
+        data: Absolute paths of files that trials would read.
         cluster: Whether these are nodes of a running cluster; an embedded Ray needs no token.
     """
 
@@ -107,12 +107,12 @@ class Wanted:
 
 
 def evaluate(nodes: Sequence[NodeFacts], wanted: Wanted, silent: Sequence[str] = ()) -> list[Check]:
-    """Judges what the nodes told.
+    """Returns the checks of the nodes' facts.
 
     Args:
-        nodes: Those that answered; at least one.
-        wanted: What they were asked.
-        silent: What is known of nodes that did not answer, one sentence each.
+        nodes: The nodes that answered; at least one.
+        wanted: The parameters of the check.
+        silent: One sentence on each node that did not answer.
 
     >>> [check.name for check in evaluate([NodeFacts(name="a", python="3.11.7")], Wanted())][:3]
     ['nodes', 'python', 'packages']
@@ -133,7 +133,7 @@ def evaluate(nodes: Sequence[NodeFacts], wanted: Wanted, silent: Sequence[str] =
 
 
 def worst(checks: Iterable[Check]) -> Status:
-    """Returns the status of all checks together.
+    """Returns the worst status of all checks.
 
     >>> worst([Check(name="a", status="ok", detail=""), Check(name="b", status="failed", detail="")])
     'failed'
@@ -144,12 +144,12 @@ def worst(checks: Iterable[Check]) -> Status:
 
 
 def exit_code(checks: Iterable[Check]) -> int:
-    """0 where nothing failed, 1 otherwise: warnings are no reason to stop a script."""
+    """Returns 0 where nothing failed, else 1; warnings do not count."""
     return 1 if worst(checks) == "failed" else 0
 
 
 def as_text(checks: Sequence[Check]) -> str:
-    """Lays checks out for a person, each remedy under what it mends.
+    """Formats checks for a terminal, each with its remedy.
 
     >>> print(as_text([Check(name="clock", status="failed", detail="b is 9.0 s ahead", remedy="run chrony on b")]))
     failed    clock   b is 9.0 s ahead
@@ -171,7 +171,7 @@ def as_text(checks: Sequence[Check]) -> str:
 
 
 def as_json(nodes: Sequence[NodeFacts], checks: Sequence[Check]) -> dict[str, object]:
-    """The same for a program."""
+    """Returns the checks as JSON values."""
     return {
         "status": worst(checks),
         "nodes": [asdict(node) for node in nodes],
@@ -182,7 +182,7 @@ def as_json(nodes: Sequence[NodeFacts], checks: Sequence[Check]) -> dict[str, ob
 def _nodes(nodes: Sequence[NodeFacts], silent: Sequence[str]) -> Check:
     detail = f"{len(nodes)} answered: {', '.join(node.name for node in nodes)}"
     if silent:
-        remedy = "look at it with ssh; start its raylets again: python -m cluster start --address HEAD"
+        remedy = "inspect it with ssh; start its raylets again: python -m cluster start --address HEAD"
         return Check(name="nodes", status="failed", detail="\n".join([detail, *silent]), remedy=remedy)
     return Check(name="nodes", status="ok", detail=detail)
 
@@ -193,11 +193,11 @@ def _python(nodes: Sequence[NodeFacts]) -> Check:
     wrong = [version for version in versions if not PYTHONS[0] <= _minor(version) <= PYTHONS[1]]
     if wrong:
         remedy = f"install Python {least} to {most} there and run the set-up commands of ray_cluster.yaml again"
-        return Check(name="python", status="failed", detail=_told(versions, wrong), remedy=remedy)
+        return Check(name="python", status="failed", detail=_listed(versions, wrong), remedy=remedy)
     if len({_minor(version) for version in versions}) > 1:
-        remedy = "Ray needs the same Python on every node: make the environments anew from one version"
-        return Check(name="python", status="failed", detail=_told(versions), remedy=remedy)
-    return Check(name="python", status="ok", detail=_told(versions))
+        remedy = "Ray needs the same Python on every node: recreate the environments with one version"
+        return Check(name="python", status="failed", detail=_listed(versions), remedy=remedy)
+    return Check(name="python", status="ok", detail=_listed(versions))
 
 
 def _packages(nodes: Sequence[NodeFacts], pins: Mapping[str, str]) -> Check:
@@ -222,7 +222,7 @@ def _packages(nodes: Sequence[NodeFacts], pins: Mapping[str, str]) -> Check:
     if not pins:
         return Check(name="packages", status="skipped", detail="no requirements.txt beside this code to compare with")
     return Check(
-        name="packages", status="ok", detail=f"{len(pins)} pinned packages as requirements.txt says, everywhere"
+        name="packages", status="ok", detail=f"{len(pins)} pinned packages as in requirements.txt, on every node"
     )
 
 
@@ -230,7 +230,7 @@ def _code(nodes: Sequence[NodeFacts]) -> Check:
     versions = _by(nodes, lambda node: node.code)
     if len(versions) > 1:
         remedy = "bring the same code to every node: ray up -y ray_cluster.yaml, or submit (a job carries its code)"
-        return Check(name="code", status="failed", detail=_told(versions), remedy=remedy)
+        return Check(name="code", status="failed", detail=_listed(versions), remedy=remedy)
     return Check(name="code", status="ok", detail=f"the same everywhere ({next(iter(versions))})")
 
 
@@ -354,7 +354,7 @@ def _of(nodes: Sequence[NodeFacts], name: str) -> NodeFacts:
     return next(node for node in nodes if node.name == name)
 
 
-def _told(values: Mapping[str, Sequence[str]], only: Sequence[str] = ()) -> str:
+def _listed(values: Mapping[str, Sequence[str]], only: Sequence[str] = ()) -> str:
     shown = {value: names for value, names in values.items() if not only or value in only}
     if len(shown) == 1 and not only:
         return next(iter(shown))
@@ -378,7 +378,7 @@ def _without_build(version: str) -> str:
 
 
 def _cuda_of(torch: str) -> str | None:
-    """2.13.0+cu128 was built for 12.8; a CPU build for none; PyPI's own build for Linux does not say."""
+    """Returns the CUDA version of a torch build: 12.8 for 2.13.0+cu128; None for CPU builds and PyPI's Linux build."""
     build = torch.partition("+")[2]
     if build.startswith("cu") and build[2:].isdecimal():
         return f"{build[2:-1]}.{build[-1]}"

@@ -1,4 +1,4 @@
-"""Connects this process to a Ray cluster that runs, or raises an error with the reason in one sentence."""
+"""Connects this process to a running Ray cluster, or raises an error with the reason in one sentence."""
 
 import logging
 import os
@@ -10,33 +10,33 @@ from cluster.machines.ray_folder import own_address
 from cluster.machines.tokens import AUTH_MODE
 from common.errors import RequestError
 
-ANSWER_S = 8.0  # a head answers in milliseconds; Ray itself would ask for two minutes and then end the process
-_HEALTH_CHECK = "/grpc.health.v1.Health/Check"  # gRPC's health checking protocol, which Ray's head speaks
-_ONE_ATTEMPT = {"RAY_gcs_server_port_wait_time_s": "1"}  # Ray tries a token that the head refused for 20 s otherwise
+ANSWER_S = 8.0  # a head answers in milliseconds; Ray would retry for two minutes and then end the process
+_HEALTH_CHECK = "/grpc.health.v1.Health/Check"  # gRPC's health checking protocol, which Ray's head supports
+_ONE_ATTEMPT = {"RAY_gcs_server_port_wait_time_s": "1"}  # otherwise Ray retries a refused token for 20 s
 _START = "python -m cluster start starts one"
 
 
 @contextmanager
 def connected_to(address: str, **options: object) -> Iterator[None]:
-    """Connects to a cluster; a process that is connected already stays so.
+    """Connects to a cluster, unless this process is already connected.
 
     Args:
         address: "IP:PORT" of the head; "auto" for the cluster of this machine.
-        options: More arguments of `ray.init`.
+        options: Other arguments of `ray.init`.
 
     Raises:
         RequestError: When nothing answers there, or the cluster refuses this process.
     """
-    os.environ.setdefault(AUTH_MODE, "token")  # read by Ray when it is imported
+    os.environ.setdefault(AUTH_MODE, "token")  # Ray reads it on import
     import ray
 
     if ray.is_initialized():
         yield
         return
     found = own_address() if address == "auto" else address
-    if found is None:  # Ray itself would take any head in the process list, a neighbour's too
+    if found is None:  # Ray would take any head in the process list, also of another user
         raise RequestError(
-            f"no cluster runs on this machine that you started; {_START}; for another's give IP:PORT of its head"
+            f"no cluster of this user runs on this machine; {_START}; for another cluster give IP:PORT of its head"
         )
     check_head(found)
     if is_loopback(found):
@@ -59,14 +59,14 @@ def connected_to(address: str, **options: object) -> Iterator[None]:
 
 
 def check_head(address: str, answer_s: float = ANSWER_S) -> None:
-    """Asks a cluster's head whether it is well.
+    """Checks that a cluster's head is healthy.
 
     Args:
         address: "IP:PORT".
-        answer_s: How long to wait for its answer.
+        answer_s: Longest wait for its answer, in seconds.
 
     Raises:
-        RequestError: When the address cannot be read, or no head answers there.
+        RequestError: When the address is invalid, or no head answers.
     """
     import grpc
 
@@ -89,6 +89,6 @@ def check_head(address: str, answer_s: float = ANSWER_S) -> None:
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if text.startswith("Failed to connect to Ray cluster"):  # the head is well: it answered before
+    if text.startswith("Failed to connect to Ray cluster"):  # the head is healthy: it has answered
         return "it refuses this process's token; bring the cluster's ~/.ray/auth_token here (python -m cluster token)"
     return text

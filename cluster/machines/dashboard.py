@@ -6,20 +6,20 @@ from cluster.machines.metric_names import METRICS
 from common.strict import dump_yaml
 
 DATASOURCE_UID = "tuning-prometheus"
-_WIDTH, _HEIGHT = 12, 8  # of 24 columns: two panels a row
+_WIDTH, _HEIGHT = 12, 8  # of 24 columns: two panels per row
 _FILTER = 'sweep=~"$sweep"'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One picture of the dashboard.
+    """One panel of the dashboard.
 
     Attributes:
         title: For people.
-        queries: PromQL and the legend of its lines.
-        unit: As Grafana calls it.
-        text: What one sees there; shown at the panel's corner.
-        stacked: Whether lines are put on top of each other.
+        queries: PromQL and legend of each query.
+        unit: Grafana's name of the unit.
+        text: Description, shown at the panel's corner.
+        stacked: Whether the series are stacked.
     """
 
     title: str
@@ -63,7 +63,7 @@ PANELS = (
             (f"max by (trial) ({_name('tuning_trial_measured_bytes')}{{{_FILTER}}}) > 0", "{{trial}} measured"),
         ),
         unit="bytes",
-        text="The estimate has its margin in it: a measured line above it outgrows its share.",
+        text="The estimate includes its margin: a measured value above it exceeds the share.",
     ),
     Panel(
         title="Memory of each card, estimated and measured",
@@ -108,10 +108,10 @@ PANELS = (
 
 
 def prometheus_config(discovery_file: str, interval_s: int = 10) -> str:
-    """Writes prometheus.yml.
+    """Returns the text of prometheus.yml.
 
     Args:
-        discovery_file: Ray's list of the nodes' metrics endpoints; its head keeps it up to date.
+        discovery_file: Ray's list of the nodes' metrics endpoints; the head updates it.
         interval_s: Seconds between two readings.
 
     >>> print(prometheus_config("/tmp/ray-1000/ray/prom_metrics_service_discovery.json").splitlines()[-1].strip())
@@ -127,7 +127,7 @@ def prometheus_config(discovery_file: str, interval_s: int = 10) -> str:
 
 
 def grafana_dashboard() -> dict[str, object]:
-    """Makes the dashboard (Grafana's JSON model, schema version 39) with every panel of PANELS."""
+    """Returns the dashboard (Grafana's JSON model, schema version 39) with every panel of PANELS."""
     return {
         "uid": "dialogue-summarizer-tuning",
         "title": "Tuning of dialogue summarizers",
@@ -143,7 +143,7 @@ def grafana_dashboard() -> dict[str, object]:
 
 
 def grafana_datasource(prometheus_url: str) -> str:
-    """Writes the provisioning file that tells Grafana where Prometheus is."""
+    """Returns the provisioning file with the address of Prometheus."""
     source = {
         "name": "Tuning",
         "uid": DATASOURCE_UID,
@@ -156,7 +156,7 @@ def grafana_datasource(prometheus_url: str) -> str:
 
 
 def grafana_provider(folder: str) -> str:
-    """Writes the provisioning file that tells Grafana where dashboards lie."""
+    """Returns the provisioning file with the folder of dashboards."""
     provider = {"name": "tuning", "type": "file", "options": {"path": folder}}
     return dump_yaml({"apiVersion": 1, "providers": [provider]})
 

@@ -1,4 +1,4 @@
-"""What a cluster has: cards, nodes, pools of equal cards. Plain values; must not import Ray, NVML or torch."""
+"""Cards, nodes and pools of equal cards as plain values; must not import Ray, NVML or torch."""
 
 import re
 from collections import Counter
@@ -10,7 +10,7 @@ from common.units import parse_bytes
 
 GPU_MODEL_LABEL = "gpu-model"  # node labels in Ray: Kubernetes syntax, so letters, digits, '-', '_' and '.'
 GPU_MEMORY_LABEL = "gpu-memory-mib"
-LOGICAL_CARD_BYTES = 24 * 2**30  # of a GPU that is only a number in Ray and has no label of its memory
+LOGICAL_CARD_BYTES = 24 * 2**30  # of a GPU that only Ray counts, without a memory label
 SIMULATED_CARDS_PER_NODE = 8
 SIMULATED_CPUS_PER_CARD = 8
 SIMULATED_HOST_BYTES_PER_CARD = 64 * 2**30
@@ -23,8 +23,8 @@ class Card:
     Attributes:
         model: Label of the GPU model (see label_of), for example "NVIDIA-H100-80GB-HBM3".
         total_bytes: Device memory as the driver reports it.
-        used_by_others_bytes: Device memory that was in use when the card was looked at, by processes that are not ours.
-        uuid: The driver's name for the card; empty where it is simulated.
+        used_by_others_bytes: Device memory in use by other processes at the time of reading.
+        uuid: The driver's identifier of the card; empty where it is simulated.
         index: The driver's number of the card on its host.
         mig: Whether this is a slice of a partitioned GPU.
         speed: Speed of training relative to a card of speed 1; used for expected durations only.
@@ -40,10 +40,10 @@ class Card:
 
     @property
     def usable_bytes(self) -> int:
-        """Bytes that all our trials on this card may hold together; 0 where others hold it all.
+        """Bytes that all our trials on this card may hold together; 0 where others hold everything.
 
-        A part of the total belongs to the driver. NVML counts it as used on most cards, and not on all, nor is it seen
-        where a card is simulated, so at least that part is taken off.
+        The driver reserves a part of the total. NVML counts it as used on most but not all cards, so at least that part
+        is subtracted.
 
         >>> round(Card(model="a", total_bytes=24 * 2**30).usable_bytes / 2**30, 2)
         23.27
@@ -58,12 +58,12 @@ class Node:
 
     Attributes:
         name: Unique in the inventory; Ray's node id where there is one.
-        address: Where the machine is, for people.
+        address: Address of the machine, for people.
         cards: Its cards, all of one model.
         cpus: Logical CPUs that trials may use.
         memory_bytes: Host memory that trials may use.
         driver: Version of the NVIDIA driver, where there is one.
-        gpus_unavailable: Why no card is seen; empty where cards are seen or the node is simulated.
+        gpus_unavailable: Why no card is found; empty where cards are found or the node is simulated.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Node:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels for `ray start --labels`, by which a trial is sent to the model that its share was computed for."""
+        """Labels for `ray start --labels`: the GPU model of this node."""
         if not self.cards:
             return {}
         mib = min(card.total_bytes for card in self.cards) // 2**20
@@ -95,7 +95,7 @@ class Pool:
         model: Label of the GPU model.
         node_cards: Number of cards on each node, largest first.
         total_bytes: Memory of the smallest card.
-        usable_bytes: Usable memory of the card that has least.
+        usable_bytes: Usable memory of the fullest card.
         speed: Relative speed of the model.
     """
 
@@ -113,11 +113,11 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inventory:
-    """Everything that trials may use.
+    """All nodes that trials may use.
 
     Attributes:
-        nodes: In any order; nothing that is computed from an inventory depends on it.
-        simulated: Whether the cards are made up. Every output that is based on them says so.
+        nodes: In any order; no result depends on it.
+        simulated: Whether the cards are simulated; every output based on them states it.
         pools: One pool for each GPU model, in the order of their names.
     """
 
@@ -139,7 +139,7 @@ class Inventory:
         return sum(len(node.cards) for node in self.nodes)
 
     def describe(self) -> str:
-        """Names the cards in one line, for messages.
+        """Returns the cards as one line, for messages.
 
         >>> parse_simulated("2x24GiB,1x80GiB").describe()
         '2 x simulated-24GiB, 1 x simulated-80GiB (simulated)'
@@ -160,7 +160,7 @@ def total_bytes_for(upper_bytes: int) -> int:
 
 
 def label_of(name: str) -> str:
-    """Turns a GPU's name into a label value that Ray accepts.
+    """Converts a GPU's name to a valid label value of Ray.
 
     >>> label_of("NVIDIA A100-SXM4-80GB MIG 3g.40gb")
     'NVIDIA-A100-SXM4-80GB-MIG-3g.40gb'
@@ -169,16 +169,16 @@ def label_of(name: str) -> str:
 
 
 def split_by_model(node: Node, cards: tuple[Card, ...]) -> tuple[Node, ...]:
-    """Makes one node of each GPU model of a machine, as one raylet can carry only one model's label.
+    """Splits a machine into one node per GPU model, as a raylet has the label of only one model.
 
-    CPUs and host memory are divided by the number of cards, as the raylets share one machine.
+    Divides CPUs and host memory by the number of cards.
 
     Args:
         node: The machine, without cards.
         cards: All its cards.
 
     Returns:
-        The machine itself where it has one model or none.
+        One node per model; the machine itself where it has one model or none.
     """
     models = sorted({card.model for card in cards})
     if len(models) <= 1:
@@ -194,17 +194,17 @@ def split_by_model(node: Node, cards: tuple[Card, ...]) -> tuple[Node, ...]:
 
 
 def parse_simulated(text: str, *, cards_per_node: int = SIMULATED_CARDS_PER_NODE) -> Inventory:
-    """Reads a described cluster: `COUNTxSIZE` or `COUNTxNAME:SIZE[@SPEED]`, with commas between.
+    """Parses a cluster description: `COUNTxSIZE` or `COUNTxNAME:SIZE[@SPEED]`, separated by commas.
 
     Args:
         text: For example "2x24GiB,1x80GiB" or "64xT4:16GiB@0.5,16xA100:80GiB@2".
-        cards_per_node: Cards of one model are put on nodes of at most so many.
+        cards_per_node: Maximum number of cards per node.
 
     Returns:
         A simulated inventory, one pool for each part.
 
     Raises:
-        RequestError: With every part that cannot be read.
+        RequestError: With every invalid part.
 
     >>> [(pool.cards, pool.total_bytes >> 30) for pool in parse_simulated("2x24GiB,1x80GiB").pools]
     [(2, 24), (1, 80)]
@@ -218,7 +218,7 @@ def parse_simulated(text: str, *, cards_per_node: int = SIMULATED_CARDS_PER_NODE
             continue
         count, card = parsed
         if card.model in seen:
-            problems.add(f"{part!r}: {card.model} stands there twice; add the counts or give them names")
+            problems.add(f"{part!r}: {card.model} is there twice; add the counts or give them names")
         seen.add(card.model)
         nodes += _simulated_nodes(card, count, cards_per_node)
     problems.raise_if_any(f"cluster {text!r}")

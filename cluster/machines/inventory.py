@@ -1,6 +1,6 @@
-"""What this machine has, and what a node of a Ray cluster has. Asks NVML and the kernel; knows no Ray.
+"""Reads the hardware of this machine from NVML and the kernel, and combines it with Ray's facts of a node.
 
-Must not import ray at the top: `python -m cluster gpus` answers without it.
+Must not import ray at the top: `python -m cluster gpus` works without it.
 """
 
 import os
@@ -24,11 +24,11 @@ from common.units import format_bytes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Survey:
-    """An inventory and what is wrong with it.
+    """An inventory and its problems.
 
     Attributes:
-        inventory: What there is.
-        problems: Cards and nodes that do not answer or are not used as one might expect; each with a remedy.
+        inventory: The inventory.
+        problems: Cards and nodes that do not answer or are used unusually; each with a remedy.
     """
 
     inventory: Inventory
@@ -37,10 +37,10 @@ class Survey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """Facts of a machine; travels from a Ray node to the driver.
+    """Facts of a machine; sent from a Ray node to the driver.
 
     Attributes:
-        node: Without cards.
+        node: The machine, without cards.
         cards: All cards of the machine.
         problems: Cards that do not answer.
     """
@@ -51,20 +51,20 @@ class Machine:
 
 
 def this_machine(simulate: str | None = None) -> Survey:
-    """Looks at this machine, or puts described cards into it.
+    """Reads this machine, or simulates described cards on it.
 
     Args:
-        simulate: A described cluster such as "2x24GiB,1x80GiB" (see hardware.parse_simulated); None looks at NVML.
+        simulate: A described cluster such as "2x24GiB,1x80GiB" (see hardware.parse_simulated); None reads NVML.
 
     Returns:
-        One node, or one of each GPU model. With simulated cards, CPUs and host memory are still this machine's own.
+        One node per GPU model, at least one. CPUs and host memory are this machine's own also with simulated cards.
 
     Raises:
-        RequestError: When the description cannot be read.
+        RequestError: When the description is invalid.
     """
     if simulate is not None:
         return Survey(inventory=_on_real_host(parse_simulated(simulate), host()))
-    machine = look()
+    machine = read_machine()
     return Survey(
         inventory=Inventory(nodes=split_by_model(machine.node, machine.cards)),
         problems=machine.problems,
@@ -77,11 +77,12 @@ def host() -> Node:
     return Node(name="this-machine", cpus=float(len(os.sched_getaffinity(0))), memory_bytes=memory_bytes)
 
 
-def look(own_parent: int | None = None) -> Machine:
-    """Asks the kernel and NVML.
+def read_machine(own_parent: int | None = None) -> Machine:
+    """Reads this machine from the kernel and NVML.
 
     Args:
-        own_parent: Processes under this one (Ray's node manager) are ours: what they hold is not used by others.
+        own_parent: Descendants of this process (Ray's node manager) are ours: their memory does not count as used by
+            others.
     """
     reading = nvml.read(frozenset() if own_parent is None else _children(own_parent))
     missing = reading.unavailable
@@ -95,15 +96,15 @@ def look(own_parent: int | None = None) -> Machine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Raylet:
-    """Facts that Ray has of one of its nodes.
+    """Ray's facts of one of its nodes.
 
     Attributes:
         name: Ray's node id.
-        address: Of the machine.
+        address: Address of the machine.
         cpus: Resource CPU.
         memory_bytes: Resource memory.
         gpus: Resource GPU.
-        labels: Given at `ray start --labels`, and Ray's own.
+        labels: Labels from `ray start --labels`, and Ray's own.
     """
 
     name: str
@@ -115,18 +116,18 @@ class Raylet:
 
 
 def node_of(raylet: Raylet, machine: Machine) -> tuple[Node, tuple[str, ...], bool]:
-    """Combines the facts that Ray and a node's machine give. Pure.
+    """Combines Ray's facts of a node with those of its machine. Pure.
 
-    No label is needed. With the label GPU_MODEL_LABEL a raylet has the machine's cards of that model. Without it a
-    machine with several models is used as if every card were its weakest. Cards that are only numbers in Ray take
-    their size from GPU_MEMORY_LABEL, or LOGICAL_CARD_BYTES.
+    Labels are optional. With the label GPU_MODEL_LABEL a raylet has the machine's cards of that model. Without it, all
+    cards of a machine with several models count as its weakest card. Logical GPUs take their size from
+    GPU_MEMORY_LABEL, or LOGICAL_CARD_BYTES.
 
     Args:
-        raylet: From Ray.
-        machine: From a task on that node; it sees all cards of the machine, also those of another raylet.
+        raylet: Ray's facts.
+        machine: Facts from a task on that node, with all cards of the machine, also those of another raylet.
 
     Returns:
-        The node, what is odd about it, and whether its cards are made up.
+        The node, its peculiarities, and whether its cards are simulated.
     """
     node = replace(
         machine.node, name=raylet.name, address=raylet.address, cpus=raylet.cpus, memory_bytes=raylet.memory_bytes
@@ -141,13 +142,13 @@ def node_of(raylet: Raylet, machine: Machine) -> tuple[Node, tuple[str, ...], bo
     if len(cards) < raylet.gpus:
         problem = f"Ray counts {raylet.gpus} GPUs, NVML sees {len(cards)}; restart it with the right number"
         problems = (*problems, problem)
-    # Which of the cards a raylet was given is not told, so the fullest ones are assumed.
+    # Ray does not report which cards a raylet has: assume the fullest ones.
     kept = sorted(cards, key=lambda card: (card.usable_bytes, card.index))[: raylet.gpus]
     return replace(node, cards=tuple(kept)), problems, False
 
 
 def _equal_cards(raylet: Raylet, cards: tuple[Card, ...]) -> tuple[tuple[Card, ...], tuple[str, ...]]:
-    """Returns the cards that a raylet may have, all of one model, and what is odd about them."""
+    """Returns the cards that a raylet may have, all of one model, and their peculiarities."""
     label = raylet.labels.get(GPU_MODEL_LABEL)
     labelled = tuple(card for card in cards if card.model == label)
     if labelled:
@@ -168,7 +169,7 @@ def _equal_cards(raylet: Raylet, cards: tuple[Card, ...]) -> tuple[tuple[Card, .
 
 
 def _logical_cards(raylet: Raylet, why: str) -> tuple[tuple[Card, ...], tuple[str, ...]]:
-    """Returns made-up cards for a raylet that counts GPUs where no driver sees any, and what is odd about them."""
+    """Returns simulated cards for a raylet with GPUs that no driver finds, and a note on them."""
     model, mib = raylet.labels.get(GPU_MODEL_LABEL), raylet.labels.get(GPU_MEMORY_LABEL, "")
     total_bytes = int(mib) * 2**20 if mib.isdecimal() and int(mib) > 0 else LOGICAL_CARD_BYTES
     size = format_bytes(total_bytes)
@@ -184,7 +185,7 @@ def _logical_cards(raylet: Raylet, why: str) -> tuple[tuple[Card, ...], tuple[st
 
 
 def _on_real_host(described: Inventory, real: Node) -> Inventory:
-    """Spreads this machine's CPUs and memory over simulated nodes: each gets a whole number, and at least one."""
+    """Divides this machine's CPUs and memory among simulated nodes: each gets a whole number of at least one."""
     nodes = []
     for node in described.nodes:
         part = len(node.cards) / described.cards
@@ -197,14 +198,14 @@ def _on_real_host(described: Inventory, real: Node) -> Inventory:
 
 
 def _children(parent: int) -> frozenset[int]:
-    """Lists the processes that a process started, and theirs, from /proc."""
+    """Returns all descendants of a process, from /proc."""
     by_parent: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal():
             continue
         try:
             after_name = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
-        except OSError:  # it ended meanwhile
+        except OSError:  # it has ended
             continue
         by_parent.setdefault(int(after_name.split()[1]), []).append(int(folder.name))
     found: set[int] = set()

@@ -1,6 +1,6 @@
-"""The one door to Ray's jobs: submit, follow, stop, list, over the head's dashboard address.
+"""Ray's jobs: submit, follow, stop, list, over the head's dashboard address. No other module uses Ray's job client.
 
-Nothing secret passes here: no environment variables, no metadata beside names; the token is read by Ray from its file.
+Sends no secrets: no environment variables, no metadata except names; Ray reads the token from its file.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from cluster.machines.tokens import AUTH_MODE, token_path, token_problem
 from common.errors import RequestError, WorkError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-PATIENCE_S = 600.0  # how long a head may be away while a job is followed
+PATIENCE_S = 600.0  # longest time without the head while following a job
 _POLL_S = 1.0
-_STOP_S = 180.0  # more than a clean stop is given (raylets._STOP_WAIT_S)
+_STOP_S = 180.0  # longer than raylets._STOP_WAIT_S
 JobStatus = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 T = TypeVar("T")
 
@@ -29,12 +29,12 @@ class Job:
 
     Attributes:
         name: Its submission id.
-        status: Ray's word.
+        status: Ray's status.
         entrypoint: The command.
         message: Ray's explanation of the status.
         started_at: Unix seconds; None before it started.
         ended_at: Unix seconds; None while it runs.
-        exit_code: Of the command; None while it runs, and where its process or machine was lost.
+        exit_code: Exit code of the command; None while it runs, and where its process or machine was lost.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of it will run any more."""
+        """Whether it has ended."""
         return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
 
     @property
     def was_lost(self) -> bool:
-        """Whether it ended because its machine or its supervisor did, not by its own exit."""
+        """Whether it ended with its machine or supervisor instead of by its own exit."""
         return self.status == "FAILED" and self.exit_code is None
 
 
@@ -63,7 +63,7 @@ class Jobs:
         address: The head's dashboard, for example http://127.0.0.1:8265 through an SSH tunnel.
 
     Raises:
-        RequestError: When there is no safe token, no cluster answers there, or it does not take the token.
+        RequestError: When there is no safe token, no cluster answers, or the cluster refuses the token.
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
@@ -86,7 +86,7 @@ class Jobs:
             ) from None
 
     def submit(self, name: str, entrypoint: str, folder: Path) -> None:
-        """Starts a command on the cluster, with a copy of the folder as its working folder.
+        """Submits a command to the cluster, with a copy of the folder as its working folder.
 
         Raises:
             RequestError: When Ray refuses.
@@ -100,7 +100,7 @@ class Jobs:
         """Returns a job.
 
         Raises:
-            RequestError: When there is none of this name; says which there are.
+            RequestError: When no job has this name; the message lists the latest.
         """
         for job in self.list():
             if job.name == name:
@@ -115,11 +115,11 @@ class Jobs:
             WorkError: When the cluster does not answer.
         """
         entries = self._asked(self._client.list_jobs)
-        jobs = [_job(entry) for entry in entries if entry.submission_id]  # plain drivers have none
+        jobs = [_job(entry) for entry in entries if entry.submission_id]  # drivers that were not submitted have none
         return sorted(jobs, key=lambda job: (job.started_at or time.time(), job.name))
 
     def logs(self, name: str) -> str:
-        """Returns what a job has said so far.
+        """Returns the output of a job so far.
 
         Raises:
             WorkError: When the cluster does not answer.
@@ -128,10 +128,10 @@ class Jobs:
         return str(self._asked(lambda: self._client.get_job_logs(name)))
 
     def stop(self, name: str) -> Job:
-        """Asks a job to end cleanly and waits until it has; one that is over stays as it is.
+        """Stops a job cleanly and waits for its end; does nothing for an ended job.
 
         Raises:
-            WorkError: When it has not ended after the time that a clean stop is given.
+            WorkError: When it has not ended after the time for a clean stop.
         """
         job = self.find(name)
         if job.is_over:
@@ -143,25 +143,25 @@ class Jobs:
             if job.is_over:
                 return job
             time.sleep(_POLL_S / 2)
-        raise WorkError(f"{name} has not ended within {_STOP_S:g} s; look at it: python -m tune_jobs jobs logs {name}")
+        raise WorkError(f"{name} has not ended within {_STOP_S:g} s; see its log: python -m tune_jobs jobs logs {name}")
 
-    def follow(self, name: str, say: Callable[[str], None]) -> Job:
-        """Passes on what a job says until it is over; goes on where it was when the head was away for a while.
+    def follow(self, name: str, write: Callable[[str], None]) -> Job:
+        """Passes on the output of a job until it ends; continues after an outage of the head.
 
         Args:
             name: The job.
-            say: Gets pieces of text, each once.
+            write: Receives the output in pieces.
 
         Returns:
-            The job as it ended.
+            The ended job.
 
         Raises:
-            WorkError: When the head stays away for longer than PATIENCE_S.
+            WorkError: When the head does not answer for PATIENCE_S.
         """
-        return asyncio.run(self._follow(name, say))
+        return asyncio.run(self._follow(name, write))
 
-    async def _follow(self, name: str, say: Callable[[str], None]) -> Job:
-        import aiohttp  # which Ray's client speaks with
+    async def _follow(self, name: str, write: Callable[[str], None]) -> Job:
+        import aiohttp  # used by Ray's client
 
         said, lost_at = 0, None
         while True:
@@ -170,7 +170,7 @@ class Jobs:
                 async for piece in self._client.tail_job_logs(name):
                     seen += len(piece)
                     if seen > said:
-                        say(piece[-(seen - said) :])
+                        write(piece[-(seen - said) :])
                         said = seen
                     lost_at = None
                 job = self.find(name)
@@ -196,7 +196,7 @@ _TUNNEL = "from another machine, through a tunnel: ssh -N -L 8265:127.0.0.1:8265
 
 
 def _use_token() -> None:
-    """Ray reads the mode when it is imported, so it is set before."""
+    """Sets the token mode, before Ray is imported and reads it."""
     if os.environ.get(AUTH_MODE, "token") != "token":
         return
     trouble = token_problem(token_path(os.environ, Path.home()))

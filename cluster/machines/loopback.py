@@ -1,9 +1,9 @@
-"""A Ray of one machine that only this machine reaches.
+"""Keeps a Ray of one machine on the loopback.
 
-Ray listens to the loopback alone where a node's address is 127.0.0.1. But it puts the machine's outer address in the
-place of a 127.0.0.1 that it is given, so that other machines could join, and then listens to everybody (Ray 2.60). The
-variable SINGLE_MACHINE, with which Ray runs on Windows and macOS, makes it keep the loopback. It is read when Ray is
-imported. With it `ray start` starts no second raylet.
+Ray listens only to the loopback where a node's address is 127.0.0.1. But it replaces a given 127.0.0.1 by the machine's
+outer address, so that other machines can join, and then listens to the network (Ray 2.60). The variable SINGLE_MACHINE,
+meant for Windows and macOS, makes it keep the loopback. Ray reads it on import. With it `ray start` starts no second
+raylet.
 """
 
 import os
@@ -16,17 +16,17 @@ SINGLE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": Ray stays on this m
 
 
 def prefer_loopback() -> None:
-    """Sets the variable unless this process will join a cluster that others reach; call it before Ray is imported."""
+    """Sets the variable unless this process will join a multi-machine cluster; call it before importing Ray."""
     address = os.environ.get("RAY_ADDRESS")
     if address is None or is_loopback(address):
         os.environ[SINGLE_MACHINE] = "0"
 
 
 def keep_loopback() -> None:
-    """Makes Ray keep 127.0.0.1, in this process and in those that it starts.
+    """Makes Ray keep 127.0.0.1, in this process and its child processes.
 
     Raises:
-        WorkError: When Ray was imported before without the variable, and this machine has an outer address.
+        WorkError: When Ray was imported without the variable and this machine has an outer address.
     """
     was_imported = "ray" in sys.modules
     os.environ[SINGLE_MACHINE] = "0"
@@ -34,13 +34,13 @@ def keep_loopback() -> None:
 
     if was_imported and not ray.is_initialized() and ray.util.get_node_ip_address() != LOOPBACK:
         raise WorkError(
-            "Ray was imported before it was told to stay on this machine's loopback, and would listen to the network;"
+            "Ray was imported before it was limited to this machine's loopback, and would listen to the network;"
             f" start the program with {SINGLE_MACHINE}=0"
         )
 
 
 def is_loopback(address: str | None) -> bool:
-    """Returns whether a cluster's address ("IP:PORT", or "auto") names this machine's loopback.
+    """Returns whether a cluster's address ("IP:PORT", or "auto") is this machine's loopback.
 
     >>> [is_loopback(address) for address in ("127.0.0.1:6379", "10.0.0.1:6379", "auto", None)]
     [True, False, False, False]

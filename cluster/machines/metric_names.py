@@ -1,9 +1,9 @@
-"""The metrics that sweeps export: one list for those who set them, for the dashboard and for the tests. Pure."""
+"""The list of metrics that sweeps export. Pure."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-PREFIX = "ray_"  # Ray puts it before every name, and `_total` behind a counter's
+PREFIX = "ray_"  # Ray adds it before every name, and `_total` after a counter's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,9 +11,9 @@ class PrometheusMetric:
     """One metric.
 
     Attributes:
-        name: As the code sets it.
+        name: Name in the code.
         kind: A gauge is set, a counter only grows.
-        text: For people.
+        text: Description for people.
         tags: Labels beside Ray's own (node, worker, session).
     """
 
@@ -24,7 +24,7 @@ class PrometheusMetric:
 
     @property
     def exported(self) -> str:
-        """The name at Prometheus.
+        """The name in Prometheus.
 
         >>> PrometheusMetric(name="tuning_retries", kind="counter", text="", tags=()).exported
         'ray_tuning_retries_total'

@@ -1,4 +1,4 @@
-"""Sets metrics through ray.util.metrics; they are on the metrics endpoint of the node some seconds later."""
+"""Sets metrics through ray.util.metrics; they reach the node's metrics endpoint some seconds later."""
 
 import logging
 from typing import TYPE_CHECKING, Protocol
@@ -25,7 +25,7 @@ class Meter(Protocol):
 
 
 class Meters:
-    """Sets metrics of METRICS in this process, which must be connected to Ray; never a reason for work to fail."""
+    """Sets metrics of METRICS in this process, which must be connected to Ray; errors never stop the work."""
 
     def __init__(self) -> None:
         self._meters: dict[str, Counter | Gauge] = {}
@@ -51,6 +51,6 @@ class Meters:
                 kind = Gauge if metric.kind == "gauge" else Counter
                 self._meters[name] = kind(name, description=metric.text, tag_keys=metric.tags)
             getattr(self._meters[name], verb)(value, tags=tags)
-        except Exception as error:  # numbers for people are worth less than the work that they are about
+        except Exception as error:  # metrics must not stop the work
             self._is_broken = True
             logger.warning("no metrics from this process any more: %s: %s", type(error).__name__, error)

@@ -1,4 +1,4 @@
-"""Asks this machine, or every node of the cluster at hand, what checks.evaluate judges. Acts, decides nothing."""
+"""Collects the facts for checks.evaluate from this machine or from every node of the cluster."""
 
 import hashlib
 import importlib.metadata
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cluster.machines.checks import CardFacts, NodeFacts, Wanted
 from cluster.machines.hardware import GPU_MODEL_LABEL
-from cluster.machines.inventory import Raylet, look, node_of
+from cluster.machines.inventory import Raylet, node_of, read_machine
 from cluster.machines.node_watch import ANSWER_S
 from cluster.machines.ray_nodes import raylet_of
 from cluster.machines.storage import STORAGE
@@ -32,12 +32,12 @@ _PROBE = ".check-"
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What came back.
+    """The collected facts.
 
     Attributes:
-        nodes: Those that answered.
-        silent: One sentence on each of the others.
-        wanted: What was asked, with the shared folder that the nodes know.
+        nodes: Facts of the nodes that answered.
+        silent: One sentence on each node that did not.
+        wanted: The parameters of the check, with the nodes' shared folder.
     """
 
     nodes: tuple[NodeFacts, ...]
@@ -46,7 +46,7 @@ class Answers:
 
 
 def pinned(requirements: Path = ROOT / "requirements.txt") -> dict[str, str]:
-    """Reads the pins; empty where the file is not there, as in a job's package."""
+    """Returns the pinned versions; empty without the file, as in a job's package."""
     if not requirements.exists():
         return {}
     found = re.findall(r"^([\w.-]+)(?:\[[^]]*\])?==([^\s#]+)", requirements.read_text(encoding="utf-8"), re.MULTILINE)
@@ -54,17 +54,17 @@ def pinned(requirements: Path = ROOT / "requirements.txt") -> dict[str, str]:
 
 
 def this_machine(wanted: Wanted, name: str = "this machine") -> Answers:
-    """Asks this machine alone."""
+    """Collects the facts of this machine."""
     wanted = replace(wanted, cluster=False)
-    return Answers(nodes=(_told(wanted, name, None, None),), silent=(), wanted=wanted)
+    return Answers(nodes=(_facts(wanted, name, None, None),), silent=(), wanted=wanted)
 
 
 def every_node(wanted: Wanted, answer_s: float = ANSWER_S) -> Answers:
-    """Asks every node of the Ray cluster that this process is connected to, by tasks that are pinned to it.
+    """Collects the facts of every node of the connected Ray cluster, by a task on each node.
 
     Args:
-        wanted: What to ask; without a storage, the nodes' own is taken.
-        answer_s: How long to wait for the slowest node.
+        wanted: The parameters of the check; without a storage, the nodes' own is checked.
+        answer_s: Longest wait for all nodes, in seconds.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -78,11 +78,11 @@ def every_node(wanted: Wanted, answer_s: float = ANSWER_S) -> Answers:
         entry["NodeID"]: {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=entry["NodeID"], soft=False)}
         for entry in alive
     }
-    tell = ray.remote(num_cpus=0, max_retries=0)(_told)
+    task = ray.remote(num_cpus=0, max_retries=0)(_facts)
     clock = ray.remote(num_cpus=0, max_retries=0)(_own_clock)
     try:
         tasks = {
-            entry["NodeID"]: tell.options(**pins[entry["NodeID"]]).remote(
+            entry["NodeID"]: task.options(**pins[entry["NodeID"]]).remote(
                 wanted, _name(entry, alive), probe, raylet_of(entry)
             )
             for entry in alive
@@ -108,8 +108,8 @@ def every_node(wanted: Wanted, answer_s: float = ANSWER_S) -> Answers:
     return Answers(nodes=tuple(nodes), silent=tuple(silent), wanted=wanted)
 
 
-def _told(wanted: Wanted, name: str, probe: Path | None, raylet: Raylet | None) -> NodeFacts:
-    machine = look(own_parent=os.getppid())
+def _facts(wanted: Wanted, name: str, probe: Path | None, raylet: Raylet | None) -> NodeFacts:
+    machine = read_machine(own_parent=os.getppid())
     from cluster.machines.nvml import read
 
     reading = read()
@@ -139,7 +139,7 @@ def _told(wanted: Wanted, name: str, probe: Path | None, raylet: Raylet | None) 
 
 
 def code_hash(root: Path = ROOT) -> str:
-    """Hashes the code that runs here, without what only tests or people need."""
+    """Returns a hash of the running code, without tests and documents."""
     digest = hashlib.sha256()
     for package in _PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
@@ -158,7 +158,7 @@ def _installed(wanted: Wanted) -> dict[str, str]:
 
 
 def _storage_error(folder: Path, probe: Path | None) -> str:
-    """Whether this node can write to the shared folder, and sees what another wrote there."""
+    """Returns why this node cannot use the shared folder or misses another node's file in it; empty where it can."""
     if not folder.is_dir():
         return f"{folder} is not there"
     if probe is not None and not probe.exists():
@@ -181,7 +181,7 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _place_probe(folder: str | None) -> Path | None:
-    """Writes what the other nodes must see; None where this machine has no such folder, as a person's own may not."""
+    """Writes a probe file that the other nodes must find; None where this machine lacks the folder."""
     if folder is None or not Path(folder).is_dir():
         return None
     probe = Path(folder) / f"{_PROBE}{uuid.uuid4().hex}"
@@ -193,14 +193,14 @@ def _place_probe(folder: str | None) -> Path | None:
 
 
 def _storage_of_nodes() -> str | None:
-    """The shared folder that the raylets were started with."""
+    """Returns the shared folder of the raylets."""
     import ray
 
     try:
-        told: str | None = ray.get(ray.remote(num_cpus=0)(_own_storage).remote(), timeout=ANSWER_S)
+        storage: str | None = ray.get(ray.remote(num_cpus=0)(_own_storage).remote(), timeout=ANSWER_S)
     except (ray.exceptions.RayError, TimeoutError):
-        return None  # why a node does not answer is said of each, later
-    return told
+        return None  # reported for each node later
+    return storage
 
 
 def _own_storage() -> str | None:
@@ -219,7 +219,7 @@ def _own_clock() -> float:
 
 
 def _skew(ask: Callable[[], float]) -> tuple[float, float]:
-    """Asks a clock several times, as the quickest answer tells most: seconds ahead, and how far that may be off."""
+    """Returns the skew of a clock and its possible error in seconds, from the fastest of several answers."""
     best = (0.0, float("inf"))
     for _ in range(4):
         sent = time.time()

@@ -1,4 +1,4 @@
-"""Follows a cluster: which nodes join, die or are drained, and who else uses their GPUs. Never waits for a node."""
+"""Watches a cluster for nodes that join, die or are drained, and for other users of their GPUs. Never blocks."""
 
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -10,23 +10,23 @@ from cluster.machines.inventory import Machine, Raylet, Survey, node_of
 from cluster.machines.ray_nodes import GpuUse, RayNodes
 
 EVERY_S = 2.0
-ANSWER_S = 60.0  # a node that starts its first worker needs seconds; one that needs a minute is ill
-ASK_AGAIN_S = 60.0  # a node whose machine could not be asked
+ANSWER_S = 60.0  # a node needs seconds to start its first worker
+ASK_AGAIN_S = 60.0  # retry interval for a node that failed to answer
 
 
 class Nodes(Protocol):
-    """Where nodes are asked for; ray_nodes.RayNodes outside of tests."""
+    """Source of nodes; ray_nodes.RayNodes outside of tests."""
 
     def raylets(self) -> tuple[Raylet, ...]:
-        """Lists the nodes that trials may use."""
+        """Returns the nodes that trials may use."""
         ...
 
     def ask(self, name: str) -> object:
-        """Asks a node's machine what it has; waits for nothing."""
+        """Starts to read a node's machine, without waiting."""
         ...
 
     def answer(self, asked: object, wait_s: float) -> Machine | str | None:
-        """Returns the machine, why it could not be asked, or None while that is under way."""
+        """Returns the machine, the reason of a failure, or None before the answer."""
         ...
 
 
@@ -42,8 +42,8 @@ class NodeWatch:
     """Keeps a survey of the nodes up to date.
 
     Args:
-        nodes: Where to ask.
-        elapsed_s: Seconds that only grow.
+        nodes: Source of nodes.
+        elapsed_s: A monotonic clock, in seconds.
     """
 
     def __init__(self, nodes: Nodes, elapsed_s: Callable[[], float] = time.monotonic) -> None:
@@ -53,9 +53,9 @@ class NodeWatch:
         self._last: Survey | None = None
 
     def poll(self) -> Survey | None:
-        """Returns the survey where it has changed since the last call; asks Ray at most every EVERY_S.
+        """Returns the survey where it has changed since the last call; queries Ray at most every EVERY_S.
 
-        The first one is whole: it is returned when every node has answered, or had ANSWER_S to do so.
+        The first survey comes when every node has answered or ANSWER_S have passed.
         """
         now_s = self._elapsed_s()
         if now_s - self._read_s < EVERY_S:
@@ -89,11 +89,11 @@ class NodeWatch:
         self._asked = {name: asked for name, asked in self._asked.items() if name in present}
 
     def _collect(self, asked: _Asked, *, wait_s: float, is_late: bool) -> None:
-        """Takes in a node's answer; where it is late, that is the answer."""
+        """Records a node's answer, or that it is late."""
         if asked.found is None:
             asked.found = self._nodes.answer(asked.pending, wait_s)
         if asked.found is None and is_late:
-            asked.found = f"no answer in {ANSWER_S:g} s; look at it with `ray status` and ssh"
+            asked.found = f"no answer in {ANSWER_S:g} s; check it with `ray status` and ssh"
 
     def _survey(self) -> Survey:
         nodes, problems, simulated = [], [], False
@@ -110,22 +110,22 @@ class NodeWatch:
 
 
 def ray_cluster() -> Survey:
-    """Asks every node of the Ray cluster that this process is connected to, by a task that is pinned to it.
+    """Reads every node of the connected Ray cluster, by a task on each node.
 
     Returns:
-        One node for each raylet that lives and answers. A node whose cards are only logical is simulated (see
-        inventory.node_of), and then the whole inventory is marked so.
+        One node per raylet that answers. A node with logical cards is simulated (see inventory.node_of), and then the
+        whole inventory counts as simulated.
     """
     return NodeWatch(RayNodes()).complete()
 
 
 class LivingNodes:
-    """An inventory of which nodes can only be lost: those of a Ray that one sweep has started for itself.
+    """An inventory that only loses nodes: that of a Ray that one sweep has started for itself.
 
     Args:
-        inventory: Named by Ray's node ids.
-        nodes: Where to ask which of them live.
-        elapsed_s: Seconds that only grow.
+        inventory: Its nodes are named by Ray's node ids.
+        nodes: Source of living nodes.
+        elapsed_s: A monotonic clock, in seconds.
     """
 
     def __init__(self, inventory: Inventory, nodes: Nodes, elapsed_s: Callable[[], float] = time.monotonic) -> None:
@@ -133,7 +133,7 @@ class LivingNodes:
         self._read_s = elapsed_s()
 
     def poll(self) -> Inventory | None:
-        """Returns what is left where a node was lost since the last call; asks Ray at most every EVERY_S."""
+        """Returns the remaining inventory where a node was lost since the last call; queries Ray every EVERY_S."""
         now_s = self._elapsed_s()
         if now_s - self._read_s < EVERY_S:
             return None
@@ -147,11 +147,11 @@ class LivingNodes:
 
 
 class OthersUse:
-    """Which GPUs are held by programs that do not ask the broker. Pure.
+    """GPUs in use by programs that do not ask the broker. Pure.
 
-    What Ray has given away, less what lies in placement groups of the sweeps' own jobs: so a warm process that a sweep
-    keeps for its next trial is not taken for a stranger's. Ray's numbers arrive one after another, so only what two
-    readings in a row agree on counts.
+    They are Ray's used GPUs minus the placement groups of the sweeps' own jobs: a warm process that a sweep keeps for
+    its next trial belongs to the sweep. Ray's numbers are not updated at once, so only the minimum of two consecutive
+    readings counts.
     """
 
     def __init__(self) -> None:

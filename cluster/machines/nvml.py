@@ -1,7 +1,7 @@
-"""The door to NVML, NVIDIA's management library: the only module that imports pynvml.
+"""Reads NVML, NVIDIA's management library; the only module that imports pynvml.
 
-Nothing is asked at import, and nothing stays open: each function starts NVML, asks and shuts it down. A machine without
-NVIDIA hardware is a normal answer with a reason, not an error.
+Each function starts NVML, queries it and shuts it down. A machine without NVIDIA hardware is a normal result with a
+reason, not an error.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from cluster.machines.hardware import Card, label_of
 
 
 class Unavailable(Enum):
-    """Why NVML answers nothing; the value says it to a person, with a remedy."""
+    """Reasons why NVML gives no cards; the values are texts for users, with a remedy."""
 
     NO_PACKAGE = "the Python package nvidia-ml-py is not installed; pip install -r requirements.txt"
     NO_LIBRARY = "no NVIDIA driver on this machine (libnvidia-ml.so.1 is absent)"
@@ -31,8 +31,8 @@ class Process:
     """A process that holds device memory.
 
     Attributes:
-        pid: In the name space of the driver, which inside a container is not ours.
-        held_bytes: Device bytes; None where the driver does not tell.
+        pid: Process id in the driver's name space, which differs inside a container.
+        held_bytes: Device bytes; None where the driver does not report them.
     """
 
     pid: int
@@ -41,13 +41,13 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardReading:
-    """A card and who uses it at this moment.
+    """A card and its current use.
 
     Attributes:
-        card: Its `used_by_others_bytes` leaves out the processes that the caller named as its own.
-        name: The driver's name for the model.
-        used_bytes: Device memory in use by anybody, with what the driver itself holds.
-        processes: Those that compute; empty where the driver does not tell.
+        card: The card; its `used_by_others_bytes` excludes the caller's own processes.
+        name: The driver's name of the model.
+        used_bytes: Device memory in use by all processes and the driver.
+        processes: Compute processes; empty where the driver does not report them.
     """
 
     card: Card
@@ -58,15 +58,15 @@ class CardReading:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """All that NVML says about this machine.
+    """NVML's information on this machine.
 
     Attributes:
-        cards: Whole cards, and the slices in place of a partitioned card.
+        cards: Whole cards, and the slices of partitioned cards.
         driver: Version of the driver; empty where there is none.
         cuda: Newest CUDA version that the driver supports, such as "12.8".
         unavailable: Why there are no cards; None where there are some.
-        detail: The driver's own words for that.
-        problems: Cards that are there and do not answer, each with the driver's words.
+        detail: The driver's message for that.
+        problems: Cards that do not answer, each with the driver's message.
     """
 
     cards: tuple[CardReading, ...] = ()
@@ -78,13 +78,13 @@ class Reading:
 
 
 def read(own_pids: frozenset[int] = frozenset()) -> Reading:
-    """Asks NVML for every card of this machine.
+    """Reads every card of this machine.
 
     Args:
-        own_pids: Processes of ours; what they hold is not counted as used by others.
+        own_pids: Our processes; their memory does not count as used by others.
 
     Returns:
-        Never raises for a missing driver or a broken card: both stand in the reading.
+        The reading; a missing driver or a broken card is part of it and raises nothing.
     """
     try:
         import pynvml
@@ -98,13 +98,13 @@ def read(own_pids: frozenset[int] = frozenset()) -> Reading:
 
 
 def process_bytes(pid: int) -> int | None:
-    """Asks how much device memory one process holds, on all cards together.
+    """Returns the device memory of one process, on all cards together.
 
     Args:
-        pid: In the name space of the driver.
+        pid: Process id in the driver's name space.
 
     Returns:
-        Bytes, with the CUDA context; None where the driver does not know the process or does not tell.
+        Bytes, with the CUDA context; None where the driver does not report the process.
     """
     held = [process.held_bytes for reading in read().cards for process in reading.processes if process.pid == pid]
     known = [size for size in held if size is not None]
@@ -112,13 +112,13 @@ def process_bytes(pid: int) -> int | None:
 
 
 def free_bytes(device: str) -> int | None:
-    """Asks how much memory of one card nobody holds.
+    """Returns the free memory of one card.
 
     Args:
-        device: As it stands in CUDA_VISIBLE_DEVICES: a number, or a UUID or its beginning.
+        device: An entry of CUDA_VISIBLE_DEVICES: a number, or a UUID or its beginning.
 
     Returns:
-        Bytes; None where there is no such card or no NVML.
+        Bytes; None without such a card or without NVML.
     """
     for reading in read().cards:
         by_number = device == str(reading.card.index) and not reading.card.mig
@@ -128,17 +128,17 @@ def free_bytes(device: str) -> int | None:
 
 
 def utilisation() -> tuple[tuple[int, int], ...]:
-    """Asks how busy the cards are.
+    """Returns the utilization of the cards.
 
     Returns:
-        (index, percent of the last sampling period, a second at most, in which a kernel ran) of each card that tells;
-        partitioned cards do not.
+        (index, percent of the last sampling period, a second at most, in which a kernel ran) of each card that
+        reports it; partitioned cards do not.
     """
     try:
         import pynvml
     except ImportError:
         return ()
-    told = []
+    found = []
     try:
         with _session(pynvml):
             for index in range(int(pynvml.nvmlDeviceGetCount())):
@@ -146,10 +146,10 @@ def utilisation() -> tuple[tuple[int, int], ...]:
                     rates = pynvml.nvmlDeviceGetUtilizationRates(pynvml.nvmlDeviceGetHandleByIndex(index))
                 except pynvml.NVMLError:
                     continue
-                told.append((index, int(rates.gpu)))
+                found.append((index, int(rates.gpu)))
     except pynvml.NVMLError:
         return ()
-    return tuple(told)
+    return tuple(found)
 
 
 @contextmanager
@@ -171,7 +171,7 @@ def _read_all(pynvml: ModuleType, own_pids: frozenset[int]) -> Reading:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             for part, mig in _parts(pynvml, handle):
                 cards.append(_read_card(pynvml, part, index, mig, own_pids))
-        except pynvml.NVMLError as error:  # one lost card must not hide the others
+        except pynvml.NVMLError as error:  # continue with the other cards
             problems.append(f"card {index}: {error}")
     return Reading(
         cards=tuple(cards),
@@ -195,7 +195,7 @@ def _parts(pynvml: ModuleType, handle: object) -> list[tuple[object, bool]]:
         try:
             slices.append((pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index), True))
         except (pynvml.NVMLError_NotFound, pynvml.NVMLError_InvalidArgument):
-            continue  # numbers of slices have gaps
+            continue  # slice numbers may have gaps
     return slices
 
 
@@ -221,7 +221,7 @@ def _processes(pynvml: ModuleType, handle: object) -> tuple[Process, ...]:
         found = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_NoPermission):
         return ()
-    except pynvml.NVMLLibraryMismatchError:  # a driver older than 510 knows only the call before
+    except pynvml.NVMLLibraryMismatchError:  # drivers before 510 have only the older call
         found = pynvml.nvmlDeviceGetComputeRunningProcesses_v2(handle)
     return tuple(
         Process(pid=int(item.pid), held_bytes=None if item.usedGpuMemory is None else int(item.usedGpuMemory))
@@ -241,5 +241,5 @@ def _reason(pynvml: ModuleType, error: Exception) -> Unavailable:
 
 
 def _text(value: str | bytes) -> str:
-    """Some versions of the binding answer in bytes."""
+    """Returns text; some versions of the binding return bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,6 +1,6 @@
-"""Ray's files on this machine lie below a folder that only its owner may enter.
+"""Keeps Ray's files on this machine in a folder that only its owner may enter.
 
-Ray makes its own folders writable for every user (mode 777), runs code from them and unpickles what lies in them.
+Ray makes its own folders writable for every user (mode 777), runs code from them and unpickles files in them.
 """
 
 import os
@@ -11,15 +11,15 @@ from pathlib import Path
 
 from common.files import is_private, private_folder
 
-VARIABLE = "RAY_TMPDIR"  # Ray's own: it puts its folder `ray` below
+VARIABLE = "RAY_TMPDIR"  # Ray's variable: it creates its folder `ray` inside
 UMASK = 0o077  # of Ray's processes
 _OWN_UMASK = "TUNE_JOBS_UMASK"
 
 
 def private_root(environment: Mapping[str, str]) -> Path:
-    """Returns the folder for Ray's files; makes nothing.
+    """Returns the folder for Ray's files, without creating it.
 
-    It is the temporary folder itself where that is private, else one below it. Its name is short, as the path of a
+    It is the temporary folder where that is private, else a folder in it. Its name is short, as the path of a
     socket may have 107 characters and Ray needs about 70 of them.
 
     >>> private_root({"RAY_TMPDIR": "/tmp"}).as_posix() == f"/tmp/ray-{os.geteuid()}"
@@ -36,10 +36,10 @@ def ray_folder(environment: Mapping[str, str]) -> Path:
 
 @contextmanager
 def private_ray() -> Iterator[None]:
-    """Whatever Ray is started in this block keeps its files to their owner.
+    """Makes a Ray that is started in this block keep its files private.
 
     Raises:
-        RequestError: When the folder is not this user's alone.
+        RequestError: When other users can enter the folder.
     """
     os.environ[VARIABLE] = str(private_folder(private_root(os.environ)))
     before = os.umask(UMASK)
@@ -51,22 +51,22 @@ def private_ray() -> Iterator[None]:
 
 
 def own_umask(mask: int) -> dict[str, str]:
-    """Returns the variable that hands a person's umask on to what Ray runs for them; see restore_umask."""
+    """Returns the variable that passes the user's umask to Ray's processes; see restore_umask."""
     return {_OWN_UMASK: f"{mask:03o}"}
 
 
 def restore_umask() -> None:
-    """Gives a process that Ray started the umask of the person who started Ray: results may be the team's to read."""
+    """Restores the user's umask in a process that Ray started: the team may read results."""
     mask = os.environ.get(_OWN_UMASK)
     if mask is not None:
         os.umask(int(mask, 8))
 
 
 def own_address() -> str | None:
-    """Returns the address of the cluster that this user started on this machine; None where there is none.
+    """Returns the address of the cluster that this user started on this machine, or None.
 
-    Reads what `ray start` left in the private folder, or in Ray's usual one where the file belongs to this user: a
-    neighbour's would lead to a cluster that gets this user's token and runs code here.
+    Reads the file of `ray start` in the private folder, or in Ray's usual one where this user owns the file: another
+    user's cluster would receive this user's token and could run code here.
     """
     usual = Path(os.environ.get(VARIABLE) or tempfile.gettempdir()) / "ray"
     for folder in (ray_folder(os.environ), usual):

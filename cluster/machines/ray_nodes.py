@@ -1,19 +1,19 @@
-"""The nodes of the Ray cluster that this process is connected to, as Ray and their machines describe them."""
+"""Reads the nodes of the connected Ray cluster, from Ray and from tasks on the nodes."""
 
 import os
 from dataclasses import dataclass
 from typing import TypedDict
 
-from cluster.machines.inventory import Machine, Raylet, look
+from cluster.machines.inventory import Machine, Raylet, read_machine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuUse:
-    """GPUs that Ray has given away, at one moment.
+    """GPUs in use, by Ray's accounting at one moment.
 
     Attributes:
-        used: By node id, to anybody.
-        by_job: By node id and job id, in placement groups that are in place.
+        used: Used GPUs by node id.
+        by_job: GPUs of created placement groups, by node id and job id.
     """
 
     used: dict[str, float]
@@ -21,7 +21,7 @@ class GpuUse:
 
 
 class NodeEntry(TypedDict):
-    """What is used of an entry of `ray.nodes()`."""
+    """The used fields of an entry of `ray.nodes()`."""
 
     NodeID: str
     NodeManagerAddress: str
@@ -30,7 +30,7 @@ class NodeEntry(TypedDict):
 
 
 def raylet_of(entry: NodeEntry) -> Raylet:
-    """Reads an entry of `ray.nodes()`."""
+    """Converts an entry of `ray.nodes()`."""
     resources = entry["Resources"]
     return Raylet(
         name=entry["NodeID"],
@@ -43,28 +43,28 @@ def raylet_of(entry: NodeEntry) -> Raylet:
 
 
 class RayNodes:
-    """Asks Ray and the nodes; see node_watch.Nodes."""
+    """Reads nodes from Ray; see node_watch.Nodes."""
 
     def raylets(self) -> tuple[Raylet, ...]:
-        """Lists the nodes that live and are not being drained."""
+        """Returns the living nodes that are not being drained."""
         import ray
-        from ray._private.state import state  # ray.nodes() does not say which nodes are being drained (Ray 2.60)
+        from ray._private.state import state  # ray.nodes() does not report draining (Ray 2.60)
 
         alive = [entry for entry in ray.nodes() if entry["Alive"]]
         draining = state.get_draining_nodes()
         return tuple(raylet_of(entry) for entry in alive if entry["NodeID"] not in draining)
 
     def ask(self, name: str) -> object:
-        """Starts a task on a node that describes its machine; waits for nothing."""
+        """Starts a task that reads a node's machine, without waiting."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         pinned = NodeAffinitySchedulingStrategy(node_id=name, soft=False)
         options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": pinned}
-        return ray.remote(**options)(_look_as_task).remote()
+        return ray.remote(**options)(_read_machine_task).remote()
 
     def answer(self, asked: object, wait_s: float) -> Machine | str | None:
-        """Returns what a task found, or why it failed; None where it is still under way after `wait_s`."""
+        """Returns the task's result, or why it failed; None where it still runs after `wait_s`."""
         import ray
 
         done, _ = ray.wait([asked], timeout=wait_s)
@@ -78,9 +78,9 @@ class RayNodes:
 
 
 def gpu_use() -> GpuUse:
-    """Asks Ray which GPUs it has given away, and in which jobs' placement groups."""
+    """Returns Ray's used GPUs, in total and by job."""
     import ray
-    from ray._private.state import state  # ray.available_resources() knows no nodes (Ray 2.60)
+    from ray._private.state import state  # ray.available_resources() has no nodes (Ray 2.60)
     from ray.util import placement_group_table
 
     available = state.available_resources_per_node()
@@ -101,11 +101,11 @@ def gpu_use() -> GpuUse:
 
 
 def ended_jobs() -> frozenset[str]:
-    """Lists the ids of the jobs whose drivers have ended, or died."""
+    """Returns the ids of the jobs whose drivers have ended."""
     from ray._private.state import state  # Ray's public list of jobs needs the dashboard (Ray 2.60)
 
     return frozenset(str(job["JobID"]) for job in state.job_table() if job["IsDead"])
 
 
-def _look_as_task() -> Machine:
-    return look(own_parent=os.getppid())
+def _read_machine_task() -> Machine:
+    return read_machine(own_parent=os.getppid())

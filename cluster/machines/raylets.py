@@ -1,4 +1,4 @@
-"""How a machine joins a cluster: one raylet for each GPU model in it, as Ray's labels are those of a node. Pure."""
+"""The `ray start` commands of a machine: one raylet per GPU model, as Ray's labels belong to a node. Pure."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,13 @@ from cluster.machines.storage import STORAGE
 
 GCS_PORT = 6379
 METRICS_PORT = 8090  # of the machine's first raylet; the next ones count up
-FIRST_PORT, PORTS_A_RAYLET = 20000, 1000  # every port of a machine's first raylet beside the metrics'; then the next's
+FIRST_PORT, PORTS_A_RAYLET = (
+    20000,
+    1000,
+)  # port range of the first raylet, without its metrics port; then the next one's
 _AGENT_PORT = 52365
 _STOP_WAIT_S = "120"  # `ray job stop` kills after 3 s by default; a clean stop of a sweep writes its state and report
-_OBJECT_STORE_PART = 0.1  # trials exchange metrics and paths, not tensors; Ray's default is 0.3
+_OBJECT_STORE_PART = 0.1  # of the memory; trials exchange metrics and paths, not tensors; Ray's default is 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,28 +24,28 @@ class Start:
     """One `ray start`.
 
     Attributes:
-        arguments: Without the program's name.
-        environment: Beside the machine's own.
+        arguments: Arguments, without the program's name.
+        environment: Variables to add to the machine's environment.
     """
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def shell(self) -> str:
-        """The command for a person to read, or for a shell."""
+        """The command as a line for a shell."""
         settings = [f"{name}={shlex.quote(value)}" for name, value in sorted(self.environment.items())]
         return " ".join([*settings, "ray", *(shlex.quote(argument) for argument in self.arguments)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOptions:
-    """What only the head needs.
+    """Options of the head.
 
     Attributes:
-        state_dir: A folder on a disk that survives: Ray's embedded RocksDB keeps the cluster's state there, so that a
-            head that is started again finds its trials.
-        dashboard_host: Loopback, so that nothing listens beyond the machine; reach it through an SSH tunnel.
-        autoscaling_config: Given by `ray up`; None without it.
+        state_dir: A folder on a persistent disk: Ray's embedded RocksDB stores the cluster's state there for a restart
+            of the head.
+        dashboard_host: The loopback by default: use an SSH tunnel from other machines.
+        autoscaling_config: From `ray up`; None without it.
     """
 
     state_dir: str
@@ -61,23 +64,23 @@ def raylet_starts(
     storage: str | None = None,
     temporary: str,
 ) -> tuple[Start, ...]:
-    """Lists the raylets of one machine.
+    """Returns the `ray start` commands of one machine.
 
     Args:
-        nodes: The machine's inventory, one node for each GPU model (hardware.split_by_model), each with its part of
-            CPUs and memory; one node without cards where there is no GPU.
+        nodes: The machine's inventory, one node per GPU model (hardware.split_by_model), each with its part of CPUs and
+            memory; one node without cards where there is no GPU.
         ip: Address of the machine in the cluster's network.
         head: Options of the head, on the head's machine.
         head_address: "ip:port" of the head, on every other machine.
-        spill_dir: Where objects go that do not fit into memory; Ray's session folder where None.
-        token: Whether only those who have the token may use the cluster.
-        temporary: A folder that only its owner may enter. Ray's own, `ray`, lies in it for the machine's first raylet;
-            each further one gets one below that. In a shared one raylets would unpack a job's package over each other,
-            and take away the folder that its driver works in.
+        spill_dir: Folder for objects that do not fit into memory; None: Ray's session folder.
+        token: Whether the cluster requires the token.
+        temporary: A folder that only its owner may enter. The first raylet uses its subfolder `ray`, each further one a
+            subfolder of that: in a shared folder, raylets would overwrite each other's unpacked job packages and remove
+            the working folder of a driver.
         storage: Folder that every machine sees at this path; results of submitted sweeps go there.
 
     Returns:
-        The head's raylet first. Each sees only its own cards, carries their labels and has its own ports.
+        The commands, the head's first. Each raylet has only its own cards, their labels and its own ports.
 
     >>> from cluster.machines.hardware import Card
     >>> card = Card(model="L4", total_bytes=24 * 2**30, uuid="GPU-1")
@@ -93,7 +96,7 @@ def raylet_starts(
         environment = {
             "RAY_AUTH_MODE": "token" if token else "disabled",
             "RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S,
-            "RAY_TMPDIR": temporary,  # for Ray's locks; without --temp-dir a worker would take the head's
+            "RAY_TMPDIR": temporary,  # for Ray's locks; without --temp-dir a worker would use the head's
         }
         if ip == LOOPBACK:
             environment[SINGLE_MACHINE] = "0"
@@ -135,7 +138,7 @@ def _resources(node: Node) -> list[str]:
 
 
 def _ports(index: int) -> list[str]:
-    """Fixed ports, so that a firewall can name them, and none that two raylets of a machine would both take."""
+    """Returns fixed ports, for firewall rules; different for each raylet of a machine."""
     first = FIRST_PORT + index * PORTS_A_RAYLET
     return [
         f"--metrics-export-port={METRICS_PORT + index}",

@@ -1,15 +1,15 @@
-"""The folder that every machine of a cluster sees at the same path: where results of submitted sweeps go. Pure."""
+"""The shared folder, at the same path on every machine of a cluster, for results of submitted sweeps. Pure."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 STORAGE = "TUNE_JOBS_STORAGE"  # set for every process of a raylet by `python -m cluster start --storage`
-_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray 2.60's job supervisor gives this to what it starts
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray 2.60's job supervisor
 _AT_HOME = "dialogue-summarizers"
 
 
 def is_submitted(environment: Mapping[str, str]) -> bool:
-    """Whether this process is the driver of a submitted job: its working folder is a copy that Ray removes.
+    """Returns whether this process is the driver of a submitted job: its working folder is a copy that Ray removes.
 
     >>> is_submitted({}), is_submitted({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"})
     (False, True)
@@ -18,7 +18,7 @@ def is_submitted(environment: Mapping[str, str]) -> bool:
 
 
 def results_base(environment: Mapping[str, str], home: Path) -> Path | None:
-    """Returns the folder below which a relative output folder lies; None for the working folder.
+    """Returns the base of a relative output folder; None for the working folder.
 
     >>> results_base({"TUNE_JOBS_STORAGE": "/nfs/team"}, Path("/home/a")).as_posix()
     '/nfs/team'

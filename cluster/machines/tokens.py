@@ -1,4 +1,4 @@
-"""The cluster's token: who has it can run code on every machine, so it lies in a file that only its owner reads."""
+"""The cluster's token. Its owner can run code on every machine, so its file must be private."""
 
 import os
 import secrets
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from common.errors import RequestError
 
-AUTH_MODE = "RAY_AUTH_MODE"  # read by Ray when it is imported
+AUTH_MODE = "RAY_AUTH_MODE"  # Ray reads it on import
 _PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 _SHORTEST = 32  # characters; Ray's own have 64
 
 
 def token_path(environment: Mapping[str, str], home: Path) -> Path:
-    """Tells where Ray looks for the token.
+    """Returns the path from which Ray reads the token.
 
     >>> token_path({}, Path("/home/a")).as_posix(), token_path({"RAY_AUTH_TOKEN_PATH": "/etc/t"}, Path("/")).as_posix()
     ('/home/a/.ray/auth_token', '/etc/t')
@@ -24,7 +24,7 @@ def token_path(environment: Mapping[str, str], home: Path) -> Path:
 
 
 def token_problem(path: Path) -> str | None:
-    """Says what is wrong with a token file, and how to mend it; None where nothing is. Never shows the token."""
+    """Returns the problem of a token file with its remedy, or None. Never shows the token."""
     try:
         found = path.stat()
         length = len(path.read_text(encoding="utf-8", errors="replace").strip())
@@ -45,7 +45,7 @@ def make_token(path: Path) -> None:
     """Writes a new random token that only its owner may read.
 
     Raises:
-        RequestError: When a file is there already: the machines that share it would be locked out.
+        RequestError: When the file exists: a new token would lock out the machines that share the old one.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:

@@ -1,4 +1,4 @@
 """Korean everyday dialogues and summaries of our own, so that every command runs without any outside data.
 
-The sentences stand in `scenes/*.yaml`; values, wording and side remarks are drawn by a seed.
+The sentences are in `scenes/*.yaml`; a seed decides values, wording and small talk.
 """

@@ -21,7 +21,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (default 0)")
     parser.add_argument("--train-count", type=int, default=TRAIN_COUNT, help=f"default {TRAIN_COUNT}")
     parser.add_argument("--dev-count", type=int, default=DEV_COUNT, help=f"default {DEV_COUNT}")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="text for people, json for programs")
     parser.set_defaults(run=run)
 
 

@@ -14,25 +14,25 @@ TRAIN_COUNT = 480
 DEV_COUNT = 80
 OPTIONAL_CHANCE = 0.5
 SMALL_TALK_CHANCE = 0.35
-MAX_TRIES = 400  # draws of one scene without a new dialogue, after which it counts as exhausted
+MAX_TRIES = 400  # draws without a new dialogue after which a scene is exhausted
 _BRACES = re.compile(r"\{(\w+)(?::(\w+))?\}")
 
 
 def generate(
     *, seed: int, train_count: int = TRAIN_COUNT, dev_count: int = DEV_COUNT
 ) -> tuple[list[Example], list[Example]]:
-    """Makes a training and a development set.
+    """Draws a training and a development set.
 
-    Every topic comes equally often in both. No dialogue comes twice, and no development dialogue tells what a training
-    dialogue tells (same topic, ending and values), so copying a known summary does not help.
+    Both have every topic equally often. No dialogue repeats, and no development dialogue has the story of a training
+    dialogue (same topic, ending and values), so copying a known summary does not help.
 
     Args:
-        seed: Decides everything that is drawn.
+        seed: Seed of all draws.
         train_count: Training dialogues.
         dev_count: Development dialogues.
 
     Raises:
-        RequestError: When the scenes do not hold so many different dialogues.
+        RequestError: When the scenes do not have enough different dialogues.
     """
     drawn = random.Random(f"sample-data {seed}")  # a text seed gives the same numbers everywhere
     dialogues: set[str] = set()
@@ -43,12 +43,12 @@ def generate(
 
 
 def _draw_set(
-    drawn: random.Random, name: str, count: int, dialogues: set[str], avoided: set[str], told: set[str]
+    drawn: random.Random, name: str, count: int, dialogues: set[str], avoided: set[str], stories: set[str]
 ) -> list[Example]:
     examples = []
     for number, scene in zip(range(count), _in_turn(drawn), strict=False):
         for _ in range(MAX_TRIES):
-            dialogue, summary, story = tell(scene, drawn)
+            dialogue, summary, story = draw_dialogue(scene, drawn)
             if dialogue not in dialogues and story not in avoided:
                 break
         else:
@@ -57,7 +57,7 @@ def _draw_set(
                 f"topic {scene.topic!r} has no new dialogue after {number} of {count} for {name}; {remedy}"
             )
         dialogues.add(dialogue)
-        told.add(story)
+        stories.add(story)
         examples.append(Example(fname=f"{name}_{number}", dialogue=dialogue, summaries=(summary,), topic=scene.topic))
     return examples
 
@@ -68,23 +68,23 @@ def _in_turn(drawn: random.Random) -> Iterator[Scene]:
     return cycle(scenes)
 
 
-def tell(scene: Scene, drawn: random.Random) -> tuple[str, str, str]:
+def draw_dialogue(scene: Scene, drawn: random.Random) -> tuple[str, str, str]:
     """Draws one dialogue of a scene.
 
     Returns:
-        The dialogue, one turn a line; its summary; and the story: the summary with speakers by role, equal where two
-        dialogues tell the same thing in other words.
+        The dialogue, one turn per line; its summary; and the story: the summary with speakers by role, equal where two
+        dialogues have the same content in other words.
     """
     values = _draw_values(scene, drawn)
     ending = drawn.choice(scene.endings)
     turns = list(_draw_turns(scene, ending, drawn))
     speakers: dict[str, str] = {}
-    for turn in turns:  # #Person1# is whoever speaks first
+    for turn in turns:  # #Person1# is the first speaker
         speakers.setdefault(turn.speaker, f"#Person{len(speakers) + 1}#")
     lines: list[tuple[str, str]] = []
     for turn in turns:
         text = fill(turn.wordings[0], values | speakers)
-        if lines and lines[-1][0] == turn.speaker:  # something between was left out: one turn, not two
+        if lines and lines[-1][0] == turn.speaker:  # an optional turn between was left out: merge the two
             lines[-1] = (turn.speaker, f"{lines[-1][1]} {text}")
         else:
             lines.append((turn.speaker, text))

@@ -17,14 +17,14 @@ WITHOUT_FINAL = {
     "이요": "요",
     "이고": "고",
 }
-"""Each particle after a final consonant and what it is after a vowel."""
+"""Each particle after a final consonant, and what it is after a vowel."""
 
 _NO_FINAL = 0
 _RIEUL = 8  # ㄹ, the one final consonant after which 으로 loses its 으
 _SYLLABLES = (0xAC00, 0xD7A3)
 _FINALS = 28
 _DIGITS = "영일이삼사오육칠팔구"
-_READ_ALOUD = {  # how the last syllable of a placeholder sounds
+_READ_ALOUD = {  # pronunciation of the last syllable of a placeholder
     "#Address#": "스",
     "#CardNumber#": "버",
     "#CarNumber#": "버",
@@ -44,7 +44,7 @@ def with_particle(word: str, particle: str) -> str:
         particle: The form after a consonant, a key of WITHOUT_FINAL.
 
     Raises:
-        ValueError: When the particle is unknown or the word's last sound cannot be told.
+        ValueError: When the particle is unknown or the word's last sound is unknown.
 
     >>> [with_particle(word, "을") for word in ("노트북", "커피", "#Person1#", "#Person2#")]
     ['노트북을', '커피를', '#Person1#을', '#Person2#를']

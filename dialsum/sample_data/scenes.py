@@ -1,6 +1,6 @@
-"""Scenes: what people talk about, in several wordings and with several endings, written in `scenes/*.yaml`.
+"""Scenes of dialogues, with several wordings and endings, from `scenes/*.yaml`.
 
-A script is text with one turn a line:
+A script is text with one turn per line:
 
     A 안녕하세요. | 어서 오세요.      speaker A says one of the wordings
     ?B 네, 처음이에요.               may be left out; neighbouring `?` lines stay or go together
@@ -28,7 +28,7 @@ _LINE = re.compile(r"(?P<optional>\??)(?P<speaker>[ABC]) (?P<text>.+)|~ (?P<firs
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ending:
-    """One way in which a scene goes on, and its summary."""
+    """One ending of a scene, and its summary."""
 
     dialogue: str
     summary: str
@@ -54,20 +54,20 @@ class _SceneFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Common:
-    """Pools of values, and small talk by register: one exchange a line, its two parts divided by `|`."""
+    """Pools of values, and small talk by register: one exchange per line, its two parts separated by `|`."""
 
     pools: dict[str, list[str]]
     small_talk: dict[Register, str]
 
     def exchanges(self, register: Register) -> list[tuple[str, str]]:
-        """Returns the small talk of a register as pairs of what one says and the other answers."""
+        """Returns the small talk of a register as pairs of remark and answer."""
         pairs = (line.split(" | ") for line in self.small_talk[register].splitlines())
         return [(first, second) for first, second in pairs]
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """What one speaker says, in several wordings."""
+    """One turn of a speaker, in several wordings."""
 
     speaker: str
     wordings: tuple[str, ...]
@@ -75,7 +75,7 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Turns that stay or go together; without wordings they are filled by small talk."""
+    """Turns that are kept or left out together; without wordings, small talk fills them."""
 
     turns: tuple[Turn, ...]
     optional: bool = False
@@ -88,7 +88,7 @@ class Step:
 
 @cache
 def parse_script(text: str) -> tuple[Step, ...]:
-    """Reads a script; see this module's text.
+    """Parses a script; see this module's docstring.
 
     >>> [(len(step.turns), step.optional) for step in parse_script("A 안녕. | 야.\\n?B 응.\\n?A 왜?\\n~ A B\\nB 그래.")]
     [(1, False), (2, True), (2, True), (1, False)]
@@ -114,7 +114,7 @@ def parse_script(text: str) -> tuple[Step, ...]:
 
 @cache
 def load_scenes() -> tuple[Scene, ...]:
-    """Reads every scene that ships with the package, in the order of the files' names."""
+    """Reads every scene of the package, in the order of the files' names."""
     files = sorted(path for path in FOLDER.glob("*.yaml") if path.name != COMMON)
     return tuple(scene for path in files for scene in _read(path))
 

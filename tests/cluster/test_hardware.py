@@ -26,7 +26,7 @@ def test_every_wrong_part_of_a_described_cluster_is_named() -> None:
     problems = raised.value.problems
     assert len(problems) == 6
     assert "'24GB x' is no size" in problems[0]
-    assert "stands there twice" in problems[2]
+    assert "is there twice" in problems[2]
     assert "COUNTxSIZE" in problems[3]
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.machines.hardware import Card, Node
-from cluster.machines.inventory import Machine, Raylet, look, node_of, this_machine
+from cluster.machines.inventory import Machine, Raylet, node_of, read_machine, this_machine
 from cluster.machines.node_watch import ray_cluster
 from common.errors import RequestError
 from tests.cluster.conftest import Install
@@ -63,8 +63,8 @@ def test_what_processes_of_a_parent_hold_is_ours(fake_nvml: Install) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         fake_nvml([FakeCard(used=5 * GIB, processes=[(child.pid, 3 * GIB)])])
-        assert look().cards[0].used_by_others_bytes == 5 * GIB
-        assert look(own_parent=os.getpid()).cards[0].used_by_others_bytes == 2 * GIB
+        assert read_machine().cards[0].used_by_others_bytes == 5 * GIB
+        assert read_machine(own_parent=os.getpid()).cards[0].used_by_others_bytes == 2 * GIB
     finally:
         child.communicate(b"\n", timeout=300)
 

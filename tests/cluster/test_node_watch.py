@@ -84,7 +84,7 @@ def test_a_node_that_never_answers_holds_up_nobody_for_ever() -> None:
     survey = cluster.poll(watch, ANSWER_S)
     assert names(survey) == ["a"]
     assert survey is not None
-    assert survey.problems == ("node ip-b: no answer in 60 s; look at it with `ray status` and ssh",)
+    assert survey.problems == ("node ip-b: no answer in 60 s; check it with `ray status` and ssh",)
 
 
 def test_a_survey_for_people_names_the_nodes_that_do_not_answer() -> None:
@@ -92,7 +92,7 @@ def test_a_survey_for_people_names_the_nodes_that_do_not_answer() -> None:
     cluster.answers["b"] = None
     survey = cluster.watch().complete()
     assert names(survey) == ["a"]
-    assert survey.problems == ("node ip-b: no answer in 60 s; look at it with `ray status` and ssh",)
+    assert survey.problems == ("node ip-b: no answer in 60 s; check it with `ray status` and ssh",)
 
 
 def test_of_a_sweeps_own_ray_nodes_can_only_be_lost() -> None:

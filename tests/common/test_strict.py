@@ -62,7 +62,7 @@ def test_a_whole_number_beyond_every_float_is_no_number() -> None:
 
 
 def test_a_key_that_stands_twice_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"a.yaml:2: key 'a' stands here a second time"):
+    with pytest.raises(RequestError, match=r"a.yaml:2: key 'a' is a duplicate"):
         parse_yaml("a: 1\na: 2\n", "a.yaml")
 
 

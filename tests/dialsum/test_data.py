@@ -99,7 +99,7 @@ def test_every_fault_of_a_json_lines_file_is_named_with_its_line(tmp_path: Path)
     assert [problem.removeprefix(f"{path}:") for problem in error.problems] == [
         "2: broken JSON: Expecting value at column 44; each line must be one whole JSON object",
         "3: summary is empty",
-        "4: fname 'a' stands already in line 1",
+        "4: fname 'a' is already in line 1",
         "5: must be a JSON object, but is list",
         "6: dialogue must be text, but is int",
         "7: the label 'summary' is missing; did you mean 'summery'?",

@@ -90,7 +90,7 @@ def test_names_that_do_not_match_are_all_listed(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as caught:
         pair(Path("p"), predictions, {Path("r"): [Entry("a", ("text",)), Entry("z", ("text",))]})
     assert caught.value.problems == (
-        "p: fname comes twice: b",
+        "p: fname is repeated: b",
         "r: has no reference for b, c, d and 2 more of p",
         "p: has no prediction for z of r",
     )

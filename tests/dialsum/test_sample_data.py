@@ -15,7 +15,7 @@ from common.errors import RequestError
 from dialsum.cleaning import PLACEHOLDER, PLACEHOLDER_NAMES, clean_text
 from dialsum.data import Example, fingerprint, load_examples
 from dialsum.sample_data import command
-from dialsum.sample_data.generate import generate, tell
+from dialsum.sample_data.generate import draw_dialogue, generate
 from dialsum.sample_data.particles import WITHOUT_FINAL, with_particle
 from dialsum.sample_data.scenes import FOLDER, Ending, Scene, load_common, load_scenes, parse_script, pool_of
 
@@ -82,7 +82,7 @@ def test_many_kinds_of_placeholders_occur(sets: tuple[list[Example], list[Exampl
 def test_the_summary_depends_on_the_dialogue() -> None:
     """Same topic, other ending or values: another summary. Same story in other words: the same summary by roles."""
     drawn = random.Random(5)
-    told = [tell(SCENES["병원 예약"], drawn) for _ in range(200)]
+    told = [draw_dialogue(SCENES["병원 예약"], drawn) for _ in range(200)]
     by_story = Counter(story for _, _, story in told)
     assert len(by_story) > 80
     assert len({dialogue for dialogue, _, _ in told}) > 190
@@ -134,7 +134,7 @@ def test_every_ending_of_every_scene_can_be_told(topic: str) -> None:
     assert len(scene.endings) >= 2
     for ending in scene.endings:
         only = dataclasses.replace(scene, endings=(ending,))
-        turns = {tell(only, drawn)[0].count("\n") + 1 for _ in range(100)}
+        turns = {draw_dialogue(only, drawn)[0].count("\n") + 1 for _ in range(100)}
         assert min(turns) >= 6
         assert max(turns) <= 12
 
@@ -145,7 +145,7 @@ def test_slot_values_of_a_summary_stand_in_its_dialogue(topic: str) -> None:
     pools = {value for slot in scene.slots for value in pool_of(scene, slot)}
     drawn = random.Random(topic)
     for _ in range(100):
-        dialogue, summary, _ = tell(scene, drawn)
+        dialogue, summary, _ = draw_dialogue(scene, drawn)
         assert [value for value in pools if value in summary and value not in dialogue] == []
 
 

@@ -268,5 +268,5 @@ def test_the_page_lies_in_the_output_folder_of_what_is_compared(
 def test_a_sweep_without_scores_is_told_in_words(tmp_path: Path) -> None:
     failed = [replace(one, status="failed", history=[], metrics={}, best_metrics={}) for one in wide_ledger(2)]
     folder = write(tmp_path / "s", failed).path
-    with pytest.raises(RequestError, match="none of its configurations has a score; what became of its trials"):
+    with pytest.raises(RequestError, match="none of its configurations has a score; see the state of its trials"):
         find_experiments([str(folder)])

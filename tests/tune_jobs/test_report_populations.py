@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.tune_jobs.analysed import analysed, chart, titles, trial
 from tests.tune_jobs.synthetic import METRIC, SPACE, sweep_record, write
-from tune_jobs.analysis.lineage import best_evaluation, copies_of, way_of
+from tune_jobs.analysis.lineage import best_evaluation, copies_of, weight_history
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.build import build_report
 from tune_jobs.report.charts_lineage import copy_rows, way_rows, winners_way
@@ -41,7 +41,7 @@ def test_a_population_is_shown_with_the_values_of_its_best_evaluation(tmp_path: 
     assert "these alone do not train it again" in text
 
 
-def test_the_way_of_the_winners_weights_is_traced_through_other_trials() -> None:
+def test_the_weight_history_the_winners_weights_is_traced_through_other_trials() -> None:
     found = analysed(population(), method="pbt")
     legs = [(leg.trial_id, leg.first, leg.last, leg.values["learning_rate"]) for leg in winners_way(found)]
     assert legs == [("2", 0, 1, 5e-4), ("1", 1, 2, 4e-4), ("3", 2, 3, 3.2e-4)]
@@ -75,8 +75,8 @@ def test_a_way_through_a_torn_ledger_ends() -> None:
         trial(1, [1.0, 2.0], lineage=[copied(2, 2, 1e-3, 1e-4) | {"evaluation": 1}]),
         trial(2, [1.0, 2.0], lineage=[copied(1, 2, 1e-3, 1e-4) | {"evaluation": 1}]),
     ]
-    assert len(way_of("1", 2, {one.trial_id: one for one in round_about})) <= 3
-    assert [leg.trial_id for leg in way_of("1", 2, {"1": round_about[0]})] == ["1"]
+    assert len(weight_history("1", 2, {one.trial_id: one for one in round_about})) <= 3
+    assert [leg.trial_id for leg in weight_history("1", 2, {"1": round_about[0]})] == ["1"]
     assert best_evaluation(trial(1, [3.0, 5.0, 5.0]), METRIC, "maximize") == 2
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import RequestError
-from tune_jobs.config.result_paths import places_of, with_output_folder
+from tune_jobs.config.result_paths import shared_folders_of, with_output_folder
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.jobs.package import LIMIT_BYTES, pieces_of, write_package
 from tune_jobs.jobs.sealed_key import FILE, opened, own_key, seal, take_key
@@ -177,23 +177,23 @@ def test_results_of_a_submitted_sweep_go_to_the_shared_folder(project: Path) -> 
 
 
 def test_data_that_came_with_a_job_is_kept_under_its_content_where_every_node_finds_it(project: Path) -> None:
-    places = places_of(project / "shared", {"TUNE_JOBS_STORAGE": str(project)}, project)
-    first = places.whole(Path("data/train.jsonl"))
+    folders = shared_folders_of(project / "shared", {"TUNE_JOBS_STORAGE": str(project)}, project)
+    first = folders.permanent_path(Path("data/train.jsonl"))
     assert first.is_relative_to(project / "shared" / "inputs")
     assert first.read_text() == "{}\n"
-    assert places.whole(Path("data/train.jsonl")) == first
+    assert folders.permanent_path(Path("data/train.jsonl")) == first
     Path("data/train.jsonl").write_text("{} \n")
-    other = places.whole(Path("data/train.jsonl"))
+    other = folders.permanent_path(Path("data/train.jsonl"))
     assert other != first
     assert first.read_text() == "{}\n"
-    assert places.whole(first) == first
+    assert folders.permanent_path(first) == first
     other.unlink()
     other.symlink_to(first)  # what somebody planted under the hash of another content is replaced
-    assert places.whole(Path("data/train.jsonl")).read_text() == "{} \n"
+    assert folders.permanent_path(Path("data/train.jsonl")).read_text() == "{} \n"
     assert not other.is_symlink()
     assert first.read_text() == "{}\n"
-    at_home = places_of(project, {}, project)
-    assert at_home.whole(Path("data/train.jsonl")) == project / "data" / "train.jsonl"
+    at_home = shared_folders_of(project, {}, project)
+    assert at_home.permanent_path(Path("data/train.jsonl")) == project / "data" / "train.jsonl"
 
 
 def test_the_member_of_the_command_line_goes_before_the_files(project: Path) -> None:

@@ -1,1 +1,1 @@
-"""What the results say: winners and ties, importance, comparisons, a week of a team. Pure."""
+"""Analysis of results: winners and ties, importance, comparisons, a team's week. Pure."""

@@ -1,4 +1,4 @@
-"""Trials with their scores, trials of one configuration put together, and when two of them are a tie. Pure."""
+"""Trials with scores, grouped by configuration, and ties between them. Pure."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from common.goal import Goal, best_first, best_of
 from tune_jobs.records.ledger import TrialRecord
 
 # KoBART on Korean dialogues, 500 examples: four seeds of one configuration differ by sd 0.31 points of ROUGE-L, 13
-# configurations trained twice by sd 0.23 and at most 0.65 points. Below half a point an order says nothing.
+# configurations trained twice by sd 0.23 and at most 0.65 points. Differences below half a point are noise.
 ROUGE_NOISE_POINTS = 0.5
 _NOISE_DIALOGUES = 500
 # 97.5 % quantiles of Student's t by degrees of freedom, for sd's that come from a few repeated trainings.
@@ -25,12 +25,12 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One configuration; trials that differ only in their seed are one candidate.
+    """One configuration, with all trials that differ only in their seed.
 
     Attributes:
-        trials: The best first.
+        trials: Its trials, best first.
         score: Mean over the trials.
-        spread: Standard deviation over the trials; None for a single one, and where all have the same seed.
+        spread: Standard deviation over the trials; None for one trial or one seed.
     """
 
     trials: tuple[Scored, ...]
@@ -44,7 +44,7 @@ class Candidate:
 
     @property
     def runs_text(self) -> str:
-        """How many runs the score is the mean of, for people; empty for one."""
+        """The number of runs behind the mean score, for people; empty for one."""
         count = len(self.trials)
         if count == 1:
             return ""
@@ -53,18 +53,18 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """How far two single trainings of one configuration may lie apart.
+    """The difference that chance can make between two trainings of one configuration.
 
     Attributes:
-        band: In units of the metric; None where it is not known.
-        source: Where the number comes from, for people.
+        band: In units of the metric; None where it is unknown.
+        source: The source of the number, for people.
     """
 
     band: float | None
     source: str
 
     def between(self, one: Candidate, other: Candidate) -> float | None:
-        """The band for two means over several seeds: it narrows with the root of their number."""
+        """Returns the band for two means over several seeds, which narrows with the root of their number."""
         if self.band is None:
             return None
         return self.band * math.sqrt((1 / len(one.trials) + 1 / len(other.trials)) / 2)
@@ -87,24 +87,23 @@ def score_of(trial: TrialRecord, metric: str, goal: Goal) -> float | None:
 
 
 def group_seeds(scored: Iterable[Scored], goal: Goal) -> tuple[Candidate, ...]:
-    """Puts trials together that differ only in their seed.
+    """Groups trials that differ only in their seed.
 
-    Only trials that ran to their end are averaged where a candidate has any: one that was stopped early would pull the
-    mean down for having had less time.
+    Averages only finished trials where a candidate has any: trials that were stopped early had less time.
 
     Returns:
-        Candidates, the best first; of equals the one that came first.
+        Candidates, best first; equal ones in order of appearance.
     """
     groups: dict[str, list[Scored]] = {}
     for one in scored:
-        alone = not one.trial.sampled or one.trial.lineage  # a schedule (pbt) is no configuration that others share
+        alone = not one.trial.sampled or one.trial.lineage  # a pbt trial changes its values: it shares no configuration
         groups.setdefault(one.trial.trial_id if alone else without_seed(one.trial.sampled), []).append(one)
     candidates = [_candidate(group, goal) for group in groups.values()]
     return tuple(best_first(candidates, lambda one: one.score, goal))
 
 
 def without_seed(sampled: Mapping[str, object]) -> str:
-    """What trials of one configuration have in common, as a key.
+    """Returns a key that trials of one configuration share.
 
     >>> without_seed({"seed": 1, "lr": 1e-3, "batch_size": 8}) == without_seed({"batch_size": 8, "lr": 1e-3, "seed": 2})
     True
@@ -113,16 +112,16 @@ def without_seed(sampled: Mapping[str, object]) -> str:
 
 
 def find_noise(metric: str, candidates: Sequence[Candidate], *, dialogues: int | None = None) -> Noise:
-    """Says when two trainings are a tie.
+    """Returns the noise between two trainings.
 
     Args:
-        metric: Of the sweep.
-        candidates: Those with several seeds measure the noise of this very sweep.
-        dialogues: How many the scores come from; fewer than 500 widen the published noise with their root.
+        metric: The sweep's metric.
+        candidates: Candidates with several seeds measure the noise of this sweep.
+        dialogues: Number of scored dialogues; fewer than 500 widen the published noise with their root.
 
     Returns:
         With at least two degrees of freedom: the 95 % band of a difference of two runs. Else the published noise of
-        fine-tuned models, or nothing: for other metrics and for models trained from scratch nobody has measured it.
+        fine-tuned models; None for other metrics and for models trained from scratch, where none is published.
     """
     repeated = [one for one in candidates if one.spread is not None]
     freedom = sum(len(one.trials) - 1 for one in repeated)
@@ -134,13 +133,13 @@ def find_noise(metric: str, candidates: Sequence[Candidate], *, dialogues: int |
         return Noise(band=band, source=f"{runs} runs of this sweep differ only in their seed, with sd {spread:.2g}")
     if candidates and candidates[0].best.trial.trained is not None:
         return Noise(
-            band=None, source="one trained model wrote all summaries: only other dialogues could turn them round"
+            band=None, source="one trained model wrote all summaries: only other dialogues could change the ranking"
         )
     if candidates and str(candidates[0].best.trial.resolved.get("model", "")).startswith("tiny-"):
         return Noise(band=None, source="how far models trained from scratch vary between seeds was not measured")
     if "rouge" in metric:
         band, few = ROUGE_NOISE_POINTS, dialogues is not None and dialogues < _NOISE_DIALOGUES
-        source = f"on {_NOISE_DIALOGUES} dialogues, runs that differ only in their seed lie so far apart"
+        source = f"on {_NOISE_DIALOGUES} dialogues, runs that differ only in their seed differ this much"
         if few and dialogues:
             source = f"seeds alone make {band:.2f} on {_NOISE_DIALOGUES} dialogues, and these are {dialogues}"
             band *= math.sqrt(_NOISE_DIALOGUES / dialogues)
@@ -159,12 +158,12 @@ def _candidate(group: Sequence[Scored], goal: Goal) -> Candidate:
     scores = [one.score for one in ordered]
     mean = sum(scores) / len(scores)
     spread = None
-    if len(_seeds(ordered)) > 1:  # runs with one seed say nothing of others: their spread is often zero
+    if len(_seeds(ordered)) > 1:  # runs with one seed often have no spread
         spread = math.sqrt(sum((s - mean) ** 2 for s in scores) / (len(scores) - 1))
     return Candidate(trials=tuple(ordered), score=mean, spread=spread)
 
 
 def _seeds(trials: Sequence[Scored]) -> set[object]:
-    """Different seeds of trials; one that is not known is taken to be another."""
+    """Returns the different seeds of trials; an unknown seed counts as different."""
     known = [one.trial.sampled.get("seed", one.trial.seed) for one in trials]
-    return {place if seed is None else (seed,) for place, seed in enumerate(known)}
+    return {index if seed is None else (seed,) for index, seed in enumerate(known)}

@@ -1,4 +1,4 @@
-"""Experiments beside each other: scores by one scorer, what differs in their settings, how sure a difference is."""
+"""Compares experiments: scores by one scorer, different settings, and the certainty of each difference."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,16 +24,16 @@ Certainty = Literal["clear", "clear but for the seed", "not sure", "may be the s
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the experiments.
+    """One experiment of a comparison.
 
     Attributes:
-        letter: A for the first, which the others are held against.
-        experiment: See there.
-        config: As it was run.
-        numbers: Of its metrics.json.
-        scores: Means over the shared dialogues by name, 0 to 100; where there are no summaries, those that it reported.
+        letter: A for the first, the reference for the others.
+        experiment: See Experiment.
+        config: Its run configuration.
+        numbers: The numbers in its metrics.json.
+        scores: Means over the shared dialogues by name, 0 to 100; without summaries, the reported scores.
         differences: This minus the first on the same dialogues, by name; empty for the first and without summaries.
-        certainty: How sure the difference in the combined score is.
+        certainty: Certainty of the difference in the combined score.
     """
 
     letter: str
@@ -46,21 +46,21 @@ class Side:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return self.experiment.name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything that text, JSON and page show.
+    """The content of the text, JSON and page.
 
     Attributes:
-        sides: In the order in which they were named.
-        settings: Those that differ: name and one value for each side.
-        summaries: On the dialogues that all have.
-        noise: What two trainings of one configuration may differ by.
-        scorer: What counted the scores.
-        remarks: What a reader must know.
+        sides: The experiments, in the given order.
+        settings: Different settings: name and one value for each side.
+        summaries: Summaries of the shared dialogues.
+        noise: The noise between two trainings of one configuration.
+        scorer: Names and versions of the scorer.
+        remarks: Remarks for the reader.
     """
 
     sides: tuple[Side, ...]
@@ -77,16 +77,16 @@ class Comparison:
 
     @property
     def rival(self) -> Side:
-        """The side that is held against the first: the best of the others."""
+        """The best of the sides after the first."""
         return max(self.sides[1:], key=lambda side: side.scores.get(COMBINED, 0.0))
 
 
 def compare(experiments: Sequence[Experiment], *, rescore: bool = False) -> Comparison:
-    """Holds experiments against the first of them.
+    """Compares experiments with the first of them.
 
     Args:
         experiments: At least two, at most MOST_SIDES.
-        rescore: Count all summaries anew with the scorer at hand, whatever counted the scores that were reported.
+        rescore: Score all summaries again with the installed scorer, whichever scorer the reports used.
 
     Raises:
         RequestError: When there are too few or too many, one has no evaluation, their scores come from different
@@ -103,24 +103,24 @@ def compare(experiments: Sequence[Experiment], *, rescore: bool = False) -> Comp
         shared = shared_summaries([one.folder for one in experiments], configs[0].language, weights)
         if not shared:
             raise RequestError(
-                "the experiments were evaluated on different dialogues, so their scores say nothing about each other",
+                "the experiments were evaluated on different dialogues, so their scores cannot be compared",
                 ["score them on the same file: python -m dialsum evaluate --run FOLDER --data FILE, one after another"],
             )
         remarks += _coverage(counts, len(shared))
         remarks += _other_evaluations(experiments, numbers, shared, rescore=rescore)
     else:
         remarks += [
-            f"{one.name} has no summaries in predictions.jsonl, so how sure the difference is cannot be said"
+            f"{one.name} has no summaries in predictions.jsonl, so the certainty of its difference is unknown"
             for one, count in zip(experiments, counts, strict=True)
             if not count
         ]
     noise = _noise(configs[0], len(shared) or None)
     sides = [
-        _side(place, one, config, number, shared, noise)
-        for place, (one, config, number) in enumerate(zip(experiments, configs, numbers, strict=True))
+        _side(index, one, config, number, shared, noise)
+        for index, (one, config, number) in enumerate(zip(experiments, configs, numbers, strict=True))
     ]
     if len(sides) > 3:
-        remarks.append("Each interval holds by itself; of many comparisons one is easily lucky.")
+        remarks.append("Each interval is for one comparison; among many comparisons, one may be significant by chance.")
     return Comparison(
         sides=tuple(sides),
         settings=differing_settings([config.to_dict() for config in configs]),
@@ -132,7 +132,7 @@ def compare(experiments: Sequence[Experiment], *, rescore: bool = False) -> Comp
 
 
 def differing_settings(configs: Sequence[Mapping[str, object]]) -> tuple[tuple[str, tuple[object, ...]], ...]:
-    """Returns the settings that are not the same everywhere, with their values.
+    """Returns the settings that differ, with their values.
 
     >>> differing_settings([{"seed": 0, "model": "t5"}, {"seed": 1, "model": "t5"}])
     (('seed', (0, 1)),)
@@ -143,7 +143,7 @@ def differing_settings(configs: Sequence[Mapping[str, object]]) -> tuple[tuple[s
 
 
 def judge_difference(difference: PairedDifference | None, noise: Noise) -> Certainty:
-    """Says what to think of a difference: of other dialogues, and of another seed.
+    """Returns whether a difference would hold on other dialogues and with another seed.
 
     >>> wide = PairedDifference(mean=1.0, low=-0.2, high=2.2, count=50)
     >>> judge_difference(wide, Noise(band=0.5, source=""))
@@ -159,9 +159,7 @@ def judge_difference(difference: PairedDifference | None, noise: Noise) -> Certa
 
 
 def largest_differences(comparison: Comparison, count: int) -> tuple[SharedSummaries, ...]:
-    """Chooses dialogues to look at, a third of them each: where the best of the others gains most on the first, where
-    it loses most, and from the middle.
-    """
+    """Selects example dialogues: where the rival gains most, where it loses most, and between."""
     other = comparison.sides.index(comparison.rival)
     ranked = sorted(comparison.summaries, key=lambda one: -(one.scores[other][COMBINED] - one.scores[0][COMBINED]))
     if len(ranked) <= count:
@@ -169,8 +167,8 @@ def largest_differences(comparison: Comparison, count: int) -> tuple[SharedSumma
     top, end = -(-count // 3), count // 3
     middle = count - top - end
     start = max(top, (len(ranked) - middle) // 2)
-    places = dict.fromkeys([*range(top), *range(start, start + middle), *range(len(ranked) - end, len(ranked))])
-    return tuple(ranked[place] for place in places)
+    chosen = dict.fromkeys([*range(top), *range(start, start + middle), *range(len(ranked) - end, len(ranked))])
+    return tuple(ranked[index] for index in chosen)
 
 
 def _check_number(experiments: Sequence[Experiment]) -> None:
@@ -186,7 +184,7 @@ def _check_number(experiments: Sequence[Experiment]) -> None:
     folders = [one.folder.resolve() for one in experiments]
     twice = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
     if twice:
-        raise RequestError(f"{', '.join(twice)} is named twice; an experiment does not differ from itself")
+        raise RequestError(f"{', '.join(twice)} is named twice; name different experiments")
     problems = Problems()
     for one in experiments:
         if not ExperimentFolder(one.folder).config.exists():
@@ -204,9 +202,9 @@ def _one_scorer(
 ) -> Mapping[str, str]:
     """Scores of different scorers are never compared (design, section 9)."""
     if len({config.language for config in configs}) > 1:
-        told = [f"{one.name}: {config.language}" for one, config in zip(experiments, configs, strict=True)]
-        raise RequestError("the experiments are scored in different languages, so no scale is common to them", told)
-    at_hand = _scorer_at_hand(configs[0])
+        details = [f"{one.name}: {config.language}" for one, config in zip(experiments, configs, strict=True)]
+        raise RequestError("the experiments are scored in different languages, so no scale is common to them", details)
+    at_hand = _installed_scorer(configs[0])
     if rescore:
         without = [one.name for one, count in zip(experiments, counts, strict=True) if not count]
         if without:
@@ -216,21 +214,24 @@ def _one_scorer(
     known = {name: scorer for name, scorer in stored.items() if scorer is not None}
     wanted = at_hand if all(counts) else next(iter(known.values()), at_hand)
     if any(scorer != wanted for scorer in known.values()):
-        told = [f"{name}: {_scorer_text(scorer)}" for name, scorer in known.items()]
+        details = [f"{name}: {_scorer_text(scorer)}" for name, scorer in known.items()]
         if all(counts):
-            told += [f"at hand: {_scorer_text(at_hand)}", "--rescore counts all summaries anew with the scorer at hand"]
-        raise RequestError("scores of different scorers are never compared, and these come from several", told)
+            details += [
+                f"installed: {_scorer_text(at_hand)}",
+                "--rescore scores all summaries again with the installed scorer",
+            ]
+        raise RequestError("scores of different scorers are never compared, and these come from several", details)
     return wanted
 
 
-def _scorer_at_hand(config: RunConfig) -> Mapping[str, str]:
+def _installed_scorer(config: RunConfig) -> Mapping[str, str]:
     from dialsum.metrics import RougeScorer
 
     return {name: str(value) for name, value in asdict(RougeScorer(config.language).identity).items()}
 
 
 def _scorer_text(scorer: Mapping[str, str]) -> str:
-    """Says a scorer in one line.
+    """Returns a scorer as one line of text.
 
     >>> _scorer_text({"tokenizer": "kiwi", "tokenizer_version": "0.24.1", "rouge_score_version": "0.1.2"})
     'kiwi 0.24.1, rouge_score 0.1.2'
@@ -246,7 +247,7 @@ def _weights(configs: Sequence[RunConfig]) -> tuple[tuple[float, float, float], 
         shown = " / ".join(f"{weight:g}" for weight in weights)
         remarks.append(f"The experiments weigh ROUGE differently; here all are combined as the first is: {shown}.")
     if any(config.summary_length_floor_chars for config in configs):
-        remarks.append("The combined score stands here without the factor for short summaries.")
+        remarks.append("The combined score is shown without the factor for short summaries.")
     return weights, remarks
 
 
@@ -264,10 +265,10 @@ def _other_evaluations(
     *,
     rescore: bool,
 ) -> list[str]:
-    """A file that a dying run left from another evaluation than its best must not pass for it."""
+    """Returns remarks on summaries that are not of the best evaluation, for example after a crash."""
     found = []
-    for place, (one, number) in enumerate(zip(experiments, numbers, strict=True)):
-        counted = sum(row.scores[place]["rouge1_f1"] for row in shared) / len(shared)
+    for index, (one, number) in enumerate(zip(experiments, numbers, strict=True)):
+        counted = sum(row.scores[index]["rouge1_f1"] for row in shared) / len(shared)
         reported = [row["eval/rouge1_f1"] for row in number.history if "eval/rouge1_f1" in row]
         if rescore or not reported or len(shared) < count_summaries(one.folder):
             continue
@@ -282,7 +283,7 @@ def _noise(config: RunConfig, dialogues: int | None) -> Noise:
 
 
 def _side(
-    place: int,
+    index: int,
     experiment: Experiment,
     config: RunConfig,
     numbers: RunNumbers,
@@ -291,17 +292,17 @@ def _side(
 ) -> Side:
     differences: dict[str, PairedDifference] = {}
     if shared:
-        scores = {name: sum(one.scores[place][name] for one in shared) / len(shared) for name in SCORES}
-        if place:
+        scores = {name: sum(one.scores[index][name] for one in shared) / len(shared) for name in SCORES}
+        if index:
             differences = {
-                name: paired_bootstrap([o.scores[place][name] for o in shared], [o.scores[0][name] for o in shared])
+                name: paired_bootstrap([o.scores[index][name] for o in shared], [o.scores[0][name] for o in shared])
                 for name in SCORES
             }
     else:
         best = best_of(numbers.history, lambda row: row.get(config.metric), config.goal) or {}
         scores = {name: best[f"eval/{name}"] for name in SCORES if f"eval/{name}" in best}
     return Side(
-        letter=_LETTERS[place],
+        letter=_LETTERS[index],
         experiment=experiment,
         config=config,
         numbers=numbers,

@@ -1,4 +1,4 @@
-"""Finds experiments by what a person types: their folders, or a sweep's folder with the names of its trials."""
+"""Finds experiments by command-line arguments: their folders, or a sweep's folder with names of its trials."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Experiment:
 
     Attributes:
         folder: outputs/experiments/<experiment>.
-        trial: Its line in a sweep's ledger; None where it was named by its own folder.
+        trial: Its record in a sweep's ledger; None where its own folder was given.
     """
 
     folder: Path
@@ -24,44 +24,48 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return self.folder.resolve().name
 
 
-def find_experiments(words: Sequence[str]) -> list[Experiment]:
-    """Reads what stands on a command line.
+def find_experiments(arguments: Sequence[str]) -> list[Experiment]:
+    """Finds the experiments that a command line names.
 
     Args:
-        words: Folders of experiments; folders of sweeps, each followed by names or numbers of its trials. A sweep
-            without any stands for its winner, and where it is all there is, for its two best configurations.
+        arguments: Folders of experiments; folders of sweeps, each followed by names or numbers of its trials. A sweep
+            without trials means its winner, or its two best configurations where it is the only argument.
 
     Raises:
-        RequestError: With every word that names nothing.
+        RequestError: With every argument that names nothing.
     """
     problems = Problems()
     groups: list[tuple[Path, list[str]]] = []
-    for word in words:
-        path = Path(word)
+    for argument in arguments:
+        path = Path(argument)
         if SweepFolder(path).ledger.exists() or ExperimentFolder(path).config.exists():
             groups.append((path, []))
         elif groups and SweepFolder(groups[-1][0]).ledger.exists():
-            groups[-1][1].append(word)
+            groups[-1][1].append(argument)
         else:
             state = "holds neither config.yaml nor all_results.jsonl" if path.is_dir() else "is not there"
-            problems.add(f"{word} {state}; give outputs/experiments/NAME, or outputs/sweep_results/NAME and its trials")
+            problems.add(
+                f"{argument} {state}; give outputs/experiments/NAME, or outputs/sweep_results/NAME and its trials"
+            )
     found: list[Experiment] = []
     for path, names in groups:
         if not SweepFolder(path).ledger.exists():
             found.append(Experiment(folder=path))
             continue
         ledger = SweepFolder(path).load()
-        found += _named(path, ledger, names, problems) if names else _best(path, ledger, 2 if len(words) == 1 else 1)
+        found += (
+            _named(path, ledger, names, problems) if names else _best(path, ledger, 2 if len(arguments) == 1 else 1)
+        )
     problems.raise_if_any("which experiments?")
     return found
 
 
 def output_of(experiment: Experiment) -> Path:
-    """The output folder that an experiment lies in, for what is made of it.
+    """Returns the output folder that contains an experiment.
 
     >>> output_of(Experiment(folder=Path("/nas/outputs/experiments/a"))).as_posix()
     '/nas/outputs'
@@ -74,21 +78,23 @@ def output_of(experiment: Experiment) -> Path:
     return output.relative_to(Path.cwd()) if output.is_relative_to(Path.cwd()) else output
 
 
-def find_winner_or_one(words: Sequence[str]) -> Experiment:
-    """Reads a command line that names one experiment; a sweep without a trial stands for its winner.
+def find_winner_or_one(arguments: Sequence[str]) -> Experiment:
+    """Finds the one experiment that a command line names; a sweep without a trial means its winner.
 
     Raises:
         RequestError: When it names none, or several.
     """
-    alone = len(words) == 1 and SweepFolder(Path(words[0])).ledger.exists()
-    found = _best(Path(words[0]), SweepFolder(Path(words[0])).load(), 1) if alone else find_experiments(words)
+    first = Path(arguments[0]) if len(arguments) == 1 else None
+    if first is not None and SweepFolder(first).ledger.exists():
+        return _best(first, SweepFolder(first).load(), 1)[0]
+    found = find_experiments(arguments)
     if len(found) > 1:
         raise RequestError(f"{len(found)} experiments are named; give one")
     return found[0]
 
 
 def folder_of(sweep: Path, trial: TrialRecord) -> Path:
-    """The folder of a trial: where the ledger says, or beside the sweep where all of it was moved."""
+    """Returns the folder of a trial: the ledger's path, or beside the sweep where the output folder was moved."""
     written = Path(trial.experiment_dir)
     if trial.experiment_dir and written.is_dir():
         return written
@@ -113,5 +119,5 @@ def _best(sweep: Path, ledger: Ledger, count: int) -> list[Experiment]:
     best = [candidate.best.trial for candidate in analyse(ledger).candidates[:count]]
     if len(best) < count:
         have = "none of its configurations has a score" if not best else "only one of its configurations has a score"
-        raise RequestError(f"{sweep}: {have}; what became of its trials: python -m tune_jobs report {sweep}")
+        raise RequestError(f"{sweep}: {have}; see the state of its trials: python -m tune_jobs report {sweep}")
     return [Experiment(folder=folder_of(sweep, trial), trial=trial) for trial in best]

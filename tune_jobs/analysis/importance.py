@@ -1,9 +1,9 @@
-"""Which parameters made the difference, by Optuna's PED-ANOVA, with how much of that may be chance.
+"""Parameter importances by Optuna's PED-ANOVA, with their uncertainty.
 
-PED-ANOVA (Watanabe, Bansal and Hutter, https://arxiv.org/abs/2304.10255) asks how far the settings of the good trials
-differ from those of all trials. It is Optuna's default and needs no package beside it; fANOVA would need scikit-learn.
-An importance from a dozen trials is a rough number, so it comes with two others: an interval from resampled trials,
-and what shuffled scores reach, in which no parameter can matter.
+PED-ANOVA (Watanabe, Bansal and Hutter, https://arxiv.org/abs/2304.10255) measures how far the settings of the good
+trials differ from those of all trials. It is Optuna's default and needs no other package; fANOVA needs scikit-learn.
+An importance from a dozen trials is rough, so two numbers come with it: an interval from resampled trials, and
+the level that shuffled scores reach, where no parameter matters.
 """
 
 import random
@@ -15,20 +15,20 @@ from tune_jobs.analysis.candidates import Scored
 from tune_jobs.config.parameters import Parameter
 
 LEAST_TRIALS = 8
-_GOOD_TRIALS = 5  # Optuna's advice: at least so many among the "good" ones
-_MOST_TRIALS = 200  # more would make resampling slow and the intervals no narrower than a pixel
+_GOOD_TRIALS = 5  # Optuna's minimum number of "good" trials
+_MOST_TRIALS = 200  # more trials slow down the resampling without visibly narrower intervals
 _RESAMPLES = 60
 _SEED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """One parameter's part in what made good trials good.
+    """The importance of one parameter.
 
     Attributes:
         name: The parameter.
-        part: 0 to 1; all parameters together have 1.
-        low: Lower end of the interval in which 90 % of resampled sweeps lie.
+        part: 0 to 1; the sum over all parameters is 1.
+        low: Lower end of the interval that contains 90 % of resampled sweeps.
         high: Upper end.
         chance: 95 % of sweeps with shuffled scores stay below this.
     """
@@ -41,18 +41,18 @@ class Importance:
 
     @property
     def stands_out(self) -> bool:
-        """Whether it is more than chance would give."""
+        """Whether it is above the level of chance."""
         return self.part > self.chance
 
 
 @dataclass(frozen=True, kw_only=True)
 class Importances:
-    """Parameters, the most important first, or the reason why there is nothing to say.
+    """Importances, highest first, or the reason why there are none.
 
     Attributes:
         parameters: Empty where a reason is given.
-        trials: How many trials they come from.
-        reason: For people; empty where there are importances.
+        trials: Number of trials behind them.
+        reason: Text for people; empty where there are importances.
     """
 
     parameters: tuple[Importance, ...] = ()
@@ -61,12 +61,12 @@ class Importances:
 
 
 def find_importances(scored: Sequence[Scored], parameters: Sequence[Parameter], *, maximize: bool) -> Importances:
-    """Estimates importances with their uncertainty; same trials, same numbers.
+    """Estimates importances with their uncertainty; deterministic.
 
     Args:
-        scored: Trials with a score. Those that were stopped early count with their best so far: the scheduler has
-            judged that they are not among the good ones, which is all that this method asks.
-        parameters: Searched parameters. Those that not every trial has are left out.
+        scored: Trials with a score. Stopped trials count with their best score so far: the method only needs to know
+            that they are not among the good ones.
+        parameters: Searched parameters. Those that some trials lack are left out.
         maximize: Whether high scores are good.
     """
     common = [one for one in parameters if all(one.name in scored_one.trial.sampled for scored_one in scored)]
@@ -80,17 +80,17 @@ def find_importances(scored: Sequence[Scored], parameters: Sequence[Parameter], 
         return Importances(reason="all trials have the same score, so no parameter made a difference")
     chance_source = random.Random(_SEED)
     rows = [[_axis_value(one, scored_one.trial.sampled[one.name]) for one in common] for scored_one in scored]
-    places = list(range(len(rows)))
-    if len(places) > _MOST_TRIALS:
-        places = chance_source.sample(places, _MOST_TRIALS)
-    parts = _parts(common, rows, losses, places, places)
+    chosen = list(range(len(rows)))
+    if len(chosen) > _MOST_TRIALS:
+        chosen = chance_source.sample(chosen, _MOST_TRIALS)
+    parts = _parts(common, rows, losses, chosen, chosen)
     resampled = [
         _parts(common, rows, losses, again, again)
-        for again in (chance_source.choices(places, k=len(places)) for _ in range(_RESAMPLES))
+        for again in (chance_source.choices(chosen, k=len(chosen)) for _ in range(_RESAMPLES))
     ]
     shuffled = [
-        _parts(common, rows, losses, places, mixed)
-        for mixed in (chance_source.sample(places, len(places)) for _ in range(_RESAMPLES))
+        _parts(common, rows, losses, chosen, mixed)
+        for mixed in (chance_source.sample(chosen, len(chosen)) for _ in range(_RESAMPLES))
     ]
     found = [
         Importance(
@@ -102,7 +102,7 @@ def find_importances(scored: Sequence[Scored], parameters: Sequence[Parameter], 
         )
         for i, parameter in enumerate(common)
     ]
-    return Importances(parameters=tuple(sorted(found, key=lambda one: -one.part)), trials=len(places))
+    return Importances(parameters=tuple(sorted(found, key=lambda one: -one.part)), trials=len(chosen))
 
 
 def _why_too_few(parameters: Sequence[Parameter], common: Sequence[Parameter]) -> str:
@@ -125,7 +125,7 @@ def _parts(
     settings_of: Sequence[int],
     losses_of: Sequence[int],
 ) -> list[float]:
-    """Returns each parameter's part; the k-th trial has the settings and the loss of the k-th places given."""
+    """Returns each parameter's part; the k-th trial has the settings and the loss at the k-th given indices."""
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
     from optuna.importance import PedAnovaImportanceEvaluator

@@ -1,4 +1,4 @@
-"""Population based training looked back on: who took whose weights, and which values were in force when. Pure."""
+"""The history of population based training: copies of weights, and the values of each trial over time. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+(?:e[+-]?\d+)?|e[+-]?\d+)(?!\w)")  #
 
 @dataclass(frozen=True, kw_only=True)
 class Copy:
-    """A trial went on with another's weights and with changed values.
+    """A trial's copy of another trial's weights, with changed values.
 
     Attributes:
-        trial_id: Who copied.
-        donor_id: From whom.
-        evaluation: The copier's evaluations until then.
-        donor_evaluation: The donor's at the copied checkpoint.
-        before: The copier's values until then.
-        after: Its values from then on.
-        changes: What was done to the donor's values, for people.
+        trial_id: The trial that copied.
+        donor_id: The trial that it copied from.
+        evaluation: The copier's evaluation at the copy.
+        donor_evaluation: The donor's evaluation of the copied checkpoint.
+        before: The copier's values before the copy.
+        after: The copier's values after the copy.
+        changes: Changes of the donor's values, for people.
     """
 
     trial_id: str
@@ -46,7 +46,7 @@ def copies_of(trial: TrialRecord) -> tuple[Copy, ...]:
     """
     befores = [cast("Mapping[str, object]", copy.get("before", {})) for copy in trial.lineage]
     afters = [*befores[1:], trial.sampled]
-    stage, dash, _ = trial.trial_id.rpartition("-")  # a staged search puts the phase before a trial's number
+    stage, dash, _ = trial.trial_id.rpartition("-")  # a staged search prefixes the trial number with the phase
     return tuple(
         Copy(
             trial_id=trial.trial_id,
@@ -62,7 +62,7 @@ def copies_of(trial: TrialRecord) -> tuple[Copy, ...]:
 
 
 def values_at(trial: TrialRecord, evaluation: int) -> Mapping[str, object]:
-    """Returns the values with which a trial came to an evaluation."""
+    """Returns the values of a trial at an evaluation."""
     return next((copy.before for copy in copies_of(trial) if evaluation <= copy.evaluation), trial.sampled)
 
 
@@ -79,10 +79,9 @@ def best_evaluation(trial: TrialRecord, metric: str, goal: Goal) -> int | None:
 
 
 def as_it_scored(trial: TrialRecord, metric: str, goal: Goal) -> TrialRecord:
-    """Returns a trial with the values that were in force when it had its best score.
+    """Returns a trial with its values at its best score.
 
-    The ledger has those of its end, which may be another trial's changed since. Any other trial than one of pbt stays
-    as it is.
+    The ledger has its values at the end, which may differ after a copy. Only pbt trials change.
     """
     evaluation = best_evaluation(trial, metric, goal) if trial.lineage else None
     if evaluation is None:
@@ -94,13 +93,13 @@ def as_it_scored(trial: TrialRecord, metric: str, goal: Goal) -> TrialRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Leg:
-    """A stretch of evaluations in which one trial trained the weights that the winner has.
+    """Consecutive evaluations in which one trial trained the weights of the winner.
 
     Attributes:
-        trial_id: Who trained them.
-        first: The evaluation before the stretch; 0 at the start.
-        last: Its last evaluation.
-        values: Those in force.
+        trial_id: The trial that trained them.
+        first: The evaluation before; 0 at the start.
+        last: The last evaluation.
+        values: The trial's values then.
     """
 
     trial_id: str
@@ -109,22 +108,23 @@ class Leg:
     values: Mapping[str, object]
 
 
-def way_of(trial_id: str, evaluation: int, trials: Mapping[str, TrialRecord]) -> tuple[Leg, ...]:
-    """Returns through which trials, and with which values, a trial's weights at an evaluation came about.
+def weight_history(trial_id: str, evaluation: int, trials: Mapping[str, TrialRecord]) -> tuple[Leg, ...]:
+    """Returns the trials and values that trained a trial's weights up to an evaluation.
 
     Args:
-        trial_id: Whose weights.
-        evaluation: At which.
-        trials: All of the population, by trial_id.
+        trial_id: The trial with the weights.
+        evaluation: Its evaluation.
+        trials: All trials of the population, by trial_id.
 
     >>> past = [{"donor": 2, "evaluation": 3, "donor_evaluation": 4, "changes": [], "before": {"dropout": 0.5}}]
     >>> one = TrialRecord(trial_id="1", name="a", sweep="s", status="finished", sampled={"dropout": 0.2}, lineage=past)
     >>> two = TrialRecord(trial_id="2", name="b", sweep="s", status="finished", sampled={"dropout": 0.1})
-    >>> [(leg.trial_id, leg.first, leg.last, leg.values["dropout"]) for leg in way_of("1", 6, {"1": one, "2": two})]
+    >>> legs = weight_history("1", 6, {"1": one, "2": two})
+    >>> [(leg.trial_id, leg.first, leg.last, leg.values["dropout"]) for leg in legs]
     [('2', 0, 4, 0.1), ('1', 3, 6, 0.2)]
     """
     legs: list[Leg] = []
-    steps = 1 + sum(len(trial.lineage) for trial in trials.values())  # a way is never longer, also in a torn ledger
+    steps = 1 + sum(len(trial.lineage) for trial in trials.values())  # an upper bound, also for a torn ledger
     while trial_id in trials and len(legs) < steps:
         trial = trials[trial_id]
         copy = next((one for one in reversed(copies_of(trial)) if one.evaluation < evaluation), None)
@@ -137,15 +137,15 @@ def way_of(trial_id: str, evaluation: int, trials: Mapping[str, TrialRecord]) ->
 
 
 def describe_copy(copy: Copy) -> str:
-    """Says how the values changed, for people.
+    """Returns the changes of a copy as text.
 
     >>> copy = Copy(trial_id="1", donor_id="2", evaluation=3, donor_evaluation=3, before={"dropout": 0.1},
     ...             after={"dropout": 0.12}, changes=("dropout 0.15 -> 0.12: x 0.8",))
     >>> describe_copy(copy)
     'dropout 0.15 → 0.12: x 0.8'
     """
-    told = [_NUMBER.sub(lambda found: show_value(float(found[0])), text) for text in copy.changes]
-    return "; ".join(told).replace("->", "→") or "values unchanged"
+    changes = [_NUMBER.sub(lambda found: show_value(float(found[0])), text) for text in copy.changes]
+    return "; ".join(changes).replace("->", "→") or "values unchanged"
 
 
 def _whole(value: object, default: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""Summaries of several experiments, scored one by one with one scorer, side by side where the dialogue is the same."""
+"""Summaries of several experiments on the same dialogues, each scored with one scorer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from tune_jobs.records.ledger import ExperimentFolder
 
 @dataclass(frozen=True, kw_only=True)
 class SharedSummaries:
-    """One dialogue and what each experiment wrote about it.
+    """One dialogue with the summary of each experiment.
 
     Attributes:
         fname: Name of the dialogue.
         dialogue: Its turns.
-        references: What people wrote.
-        predictions: What the experiments wrote, in their order.
+        references: Reference summaries.
+        predictions: Summaries by the experiments, in their order.
         scores: For each experiment, its scores by name; 0 to 100.
     """
 
@@ -32,14 +32,14 @@ class SharedSummaries:
 def shared_summaries(
     folders: Sequence[Path], language: Language, weights: tuple[float, float, float]
 ) -> list[SharedSummaries]:
-    """Scores the summaries of those dialogues that all experiments have, in the order of the first.
+    """Scores the summaries of the dialogues that all experiments share, in the order of the first.
 
-    Dialogues are the same where name, turns and references are.
+    Dialogues are the same where name, turns and references are equal.
 
     Args:
-        folders: Of experiments.
-        language: Of the scorer.
-        weights: Of the combined score.
+        folders: Folders of experiments.
+        language: Language of the scorer.
+        weights: Weights of the combined score.
 
     Raises:
         RequestError: When an experiment has no summaries.
@@ -55,9 +55,9 @@ def shared_summaries(
             dialogue=sets[0][key].dialogue,
             references=sets[0][key].references,
             predictions=tuple(one[key].prediction for one in sets),
-            scores=tuple(rows[place] for rows in scored),
+            scores=tuple(rows[index] for rows in scored),
         )
-        for place, key in enumerate(shared)
+        for index, key in enumerate(shared)
     ]
 
 

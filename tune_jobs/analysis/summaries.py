@@ -1,4 +1,4 @@
-"""The summaries that an experiment wrote of its dev dialogues, and their scores."""
+"""An experiment's summaries of its dev dialogues, and their scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ SCORES = ("rouge1_f1", "rouge2_f1", "rougeL_f1", "rouge_combined_f1")
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A dialogue, what people wrote about it, what a model wrote, and its score, 0 to 100."""
+    """A dialogue with its reference summaries, a model's summary, and its score, 0 to 100."""
 
     fname: str
     dialogue: str
@@ -22,7 +22,7 @@ class Summary:
 
 
 def read_summaries(path: Path) -> list[Summary]:
-    """Reads predictions.jsonl; an absent file, or one of another shape, holds no summaries."""
+    """Reads predictions.jsonl; an absent or malformed file gives no summaries."""
     found = []
     for row in read_jsonl(path)[0]:
         texts, references = (row.get("dialogue"), row.get("prediction")), row.get("references")
@@ -46,8 +46,8 @@ def score_summaries(
 
     Args:
         summaries: With their references.
-        language: Of the scorer.
-        weights: Of ROUGE-1, ROUGE-2 and ROUGE-L in the combined score.
+        language: Language of the scorer.
+        weights: Weights of ROUGE-1, ROUGE-2 and ROUGE-L in the combined score.
 
     Returns:
         For each summary its scores by the names of SCORES, 0 to 100.

@@ -1,4 +1,4 @@
-"""What a ledger says: who won and how sure that is, what it cost, what failed. Pure: draws and writes nothing."""
+"""Analyses a ledger: the winner and its certainty, cost, failures. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ Sureness = Literal["nothing", "single", "tied", "uncertain", "clear", "unknown"]
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a sweep used.
+    """The cost of a sweep.
 
     Attributes:
         span_s: From the first start to the last end.
         trial_s: Seconds in which trials ran, by outcome.
         gpu_s: Share times seconds, by outcome; all zero on a machine without GPUs.
         evaluations: Over all trials.
-        saved_s: Trial seconds that stopping early spared: what stopped trials would still have taken at their own
-            pace to as many evaluations as the longest finished trial made. An estimate; 0 where nothing was stopped.
+        saved_s: Estimated trial seconds saved by early stopping: the time of stopped trials, at their own speed, up to
+            the number of evaluations of the longest finished trial. 0 where nothing was stopped.
     """
 
     span_s: float
@@ -43,7 +43,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseSummary:
-    """One stage of a staged search: its trials, its best score and its seconds."""
+    """One phase of a staged search: its trials, best score and seconds."""
 
     name: str
     trials: int
@@ -54,26 +54,26 @@ class PhaseSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """Everything that the reports show.
+    """The content of the reports.
 
     Attributes:
-        sweep: Description; the default metric stands in where the ledger has none.
-        ledger: As it was read.
-        candidates: By score, the best first. Where a staged search has confirmed some, only those: the best single run
-            of a search was partly lucky, and would win against means over seeds.
-        noise: What counts as a tie.
-        tied: Candidates that the noise does not tell from the best; the best itself is the first.
-        sureness: "uncertain" where the lead is above the noise of trainings, but other dialogues might turn it round;
-            "unknown" where the noise is not known.
+        sweep: Description; with the default metric where the ledger has none.
+        ledger: The ledger.
+        candidates: By score, best first. Where a staged search has confirmed some, only those: the best single run of
+            a search is partly luck and would beat means over seeds.
+        noise: The noise between two trainings, which decides ties.
+        tied: Candidates within the noise of the best; the best itself is the first.
+        sureness: "uncertain" where the lead is above the noise, but other dialogues might reverse it; "unknown" where
+            the noise is unknown.
         paired: The best against the second on the same dialogues; None where there are no summaries of both.
-        scored: Every trial with a score, the best first; without quick checks where there is more than those.
+        scored: Every trial with a score, best first; without quick checks where other trials have scores.
         parameters: Searched parameters with at least two values.
         fixed: Searched parameters that had one value in all trials.
         failures: Trials that failed, ran out of memory or were refused.
-        unscored: Trials that came to their end, or were stopped, without a score.
-        is_running: Whether a driver runs it now.
-        cost: What it used.
-        phases: Stages in order; empty where there is one.
+        unscored: Trials that finished or were stopped without a score.
+        is_running: Whether a driver runs the sweep now.
+        cost: Its cost.
+        phases: Phases in order; empty where there is only one.
     """
 
     sweep: SweepRecord
@@ -104,19 +104,19 @@ class Analysis:
 
     @property
     def band(self) -> float | None:
-        """By how much the best and the second may differ by chance; None where that is not known."""
+        """Difference that chance can make between the best and the second; None where it is unknown."""
         if not self.candidates:
             return None
         return self.noise.between(self.candidates[0], self.candidates[min(1, len(self.candidates) - 1)])
 
     @property
     def missing(self) -> int:
-        """How many trials of the sweep have no end yet."""
+        """Number of trials of the sweep that have not ended."""
         ended = len(self.ledger.trials) - self.count("running")
         return max((self.sweep.trials or 0) - ended, self.count("running"))
 
     def count(self, *outcomes: TrialOutcome) -> int:
-        """How many trials came to these ends."""
+        """Returns the number of trials with these outcomes."""
         return sum(1 for trial in self.ledger.trials if trial.status in outcomes)
 
 
@@ -127,13 +127,13 @@ def analyse(
     paired: PairedDifference | None = None,
     is_running: bool = False,
 ) -> Analysis:
-    """Sums up a ledger.
+    """Analyses a ledger.
 
     Args:
-        ledger: Also of a sweep that goes on, of one in which everything failed, and an empty one.
-        dialogues: How many the scores come from, where that is known.
-        paired: The best candidate against the second on the same dialogues, where that is known.
-        is_running: Whether a driver runs it now.
+        ledger: A ledger; also of a running sweep, of one where everything failed, or an empty one.
+        dialogues: Number of scored dialogues, where it is known.
+        paired: The best candidate against the second on the same dialogues, where it is known.
+        is_running: Whether a driver runs the sweep now.
     """
     sweep = ledger.sweep or _guess_sweep(ledger.trials)
     every = _score_all(ledger.trials, sweep)
@@ -169,7 +169,7 @@ def analyse(
 
 
 def find_cost(trials: Sequence[TrialRecord]) -> Cost:
-    """Adds up what trials used; see Cost."""
+    """Adds up the cost of trials."""
     starts = [trial.started_at for trial in trials if trial.started_at is not None]
     ends = [trial.ended_at for trial in trials if trial.ended_at is not None]
     outcomes = [outcome for outcome in OUTCOMES if any(trial.status == outcome for trial in trials)]
@@ -210,7 +210,7 @@ def _sureness(
 
 
 def _guess_sweep(trials: Sequence[TrialRecord]) -> SweepRecord:
-    """A ledger that lost its first line can still be read: the default metric, or the only one that trials have."""
+    """Returns a description for a ledger without its first line: the default metric, or the only one in its trials."""
     names = {name for trial in trials for row in trial.history for name in row}
     names |= {name for trial in trials for name in trial.metrics}
     metric = next((name for name in (COMPOSITE, *METRIC_GOALS) if name in names), COMPOSITE)
@@ -240,5 +240,5 @@ def _phases(trials: Sequence[TrialRecord], scored: Sequence[Scored]) -> tuple[Ph
 
 
 def describe_settings(sampled: Mapping[str, object], parameters: Sequence[Parameter]) -> str:
-    """Says a configuration in one line, in the order of the parameters; settings all trials share are left out."""
+    """Returns a configuration as one line, in the order of the parameters, without shared settings."""
     return ", ".join(f"{one.name} {one.show(sampled[one.name])}" for one in parameters if one.name in sampled)

@@ -1,4 +1,4 @@
-"""What the sweeps in an output folder are doing now, from their journals: for terminals without Grafana."""
+"""The current state of the sweeps in an output folder, from their journals."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,21 +18,21 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class TrialNow:
-    """One trial that is not over.
+    """One trial that has not ended.
 
     Attributes:
-        number: Place in the sweep.
+        number: Number in the sweep.
         name: Experiment name.
-        state: "running", "paused" or "waiting"; "interrupted" where its driver is gone.
-        evaluations: So far.
+        state: "running", "paused" or "waiting"; "interrupted" where its driver has ended.
+        evaluations: Number of evaluations so far.
         last: The metric's last value.
         best: The metric's best value.
-        gpus: What it holds.
-        place: Node and card; None where it runs without one or has not told.
-        tenants: Running trials of all sweeps on its card.
-        estimated_bytes: Predicted, with its margin.
-        measured_bytes: Highest that was measured.
-        tokens_per_second: Trained, at its last evaluation.
+        gpus: Number of GPUs, or its share of one.
+        place: Node and card; None without a card or before the first report.
+        tenants: Number of running trials of all sweeps on its card.
+        estimated_bytes: Predicted bytes, with margin.
+        measured_bytes: Measured peak.
+        tokens_per_second: Training speed at its last evaluation.
         note: Why it waits.
     """
 
@@ -57,18 +57,18 @@ class SweepNow:
 
     Attributes:
         sweep: Its name.
-        member: Whose it is.
-        metric: What trials are compared by.
-        is_running: Whether a driver holds its folder.
-        planned: Trials that it will run.
-        ended: Trials that are over, by outcome.
+        member: Team member who runs it.
+        metric: The metric that ranks trials.
+        is_running: Whether a driver has locked its folder.
+        planned: Number of planned trials.
+        ended: Number of ended trials, by outcome.
         best: The best value so far.
-        best_trial: Whose that is.
-        out_of_memory: Attempts that outgrew their share and had to be placed anew.
-        retries: Attempts after a failure.
+        best_trial: The trial with the best value.
+        out_of_memory: Number of attempts that exceeded their share and were placed again.
+        retries: Number of attempts after a failure.
         gpu_s: GPU-seconds so far.
         quiet_s: Seconds since its last event; None before the first.
-        trials: Those that are not over.
+        trials: Trials that have not ended.
     """
 
     sweep: str
@@ -87,10 +87,10 @@ class SweepNow:
 
 
 def read_sweeps(output_dir: Path, now_s: float) -> list[SweepNow]:
-    """Reads every sweep of an output folder that has a journal, the running ones first.
+    """Reads every sweep of an output folder that has a journal, running ones first.
 
     Args:
-        output_dir: As `tracking.output_dir` of a sweep names it.
+        output_dir: The `tracking.output_dir` of the sweeps.
         now_s: Unix seconds.
     """
     found: list[tuple[SweepRecord, Journal, bool]] = []
@@ -109,7 +109,7 @@ def read_sweeps(output_dir: Path, now_s: float) -> list[SweepNow]:
 
 
 def text_of(sweeps: Sequence[SweepNow]) -> str:
-    """Lays sweeps out for a terminal: a line or two for each, and a table of its trials that are not over."""
+    """Formats sweeps for a terminal: one or two lines each, and a table of the trials that have not ended."""
     return "\n\n".join("\n".join(_lines(sweep)) for sweep in sweeps)
 
 
@@ -167,7 +167,7 @@ def _place(trial: TrialHistory) -> Place | None:
 
 
 def _card(trial: TrialHistory) -> Place | None:
-    """Which card that is: two raylets of one host number their cards alike."""
+    """Returns a unique key of the trial's card: two raylets of one host may use the same card numbers."""
     place = _place(trial)
     seen = trial.evaluations[max(trial.evaluations)].metrics if trial.evaluations else {}
     return place and (str(seen.get("trial/raylet", place[0])), place[1])

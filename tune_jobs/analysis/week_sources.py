@@ -1,4 +1,4 @@
-"""Where the runs of a week come from: the ledgers of an output folder, and W&B where it can be reached."""
+"""The sources of a week's runs: the ledgers of an output folder, and W&B where it is available."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from tune_jobs.records.ledger import SweepFolder
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Runs, and what a reader must know about them.
+    """Runs of one source, with remarks.
 
     Attributes:
-        runs: Of any time.
-        remarks: What could not be read, and what is left out.
+        runs: Runs of any time.
+        remarks: What could not be read or is left out.
     """
 
     runs: tuple[WeekRun, ...]
@@ -24,10 +24,10 @@ class Source:
 
 
 def read_output(output: Path) -> Source:
-    """Reads the ledgers of all sweeps of an output folder, also of earlier runs that were put aside.
+    """Reads the ledgers of all sweeps of an output folder, also of renamed earlier runs.
 
     Args:
-        output: What holds sweep_results/.
+        output: The folder that contains sweep_results/.
 
     Raises:
         RequestError: When there is no ledger.
@@ -48,14 +48,14 @@ def read_output(output: Path) -> Source:
         found, undated = runs_of(ledger)
         runs |= {(run.name, run.sweep, run.at): run for run in found}
         if undated:
-            remarks.append(f"{undated} trials of {folder.name} name no time and belong to no week")
+            remarks.append(f"{undated} trials of {folder.name} have no time and belong to no week")
         if ledger.torn:
             remarks.append(f"{ledger.torn} torn lines of {folder.name} could not be read")
     return Source(runs=tuple(runs.values()), remarks=tuple(remarks))
 
 
 def merged(sources: Sequence[Source]) -> Source:
-    """Puts sources together; of two runs of one name the first source's counts: the ledger knows more than its mirror.
+    """Merges sources; of two runs of one name the first source's wins: the ledger has more than its mirror.
 
     >>> run = WeekRun(name="a", sweep="s", member="m", model="t5", outcome="finished", at=0.0)
     >>> len(merged([Source(runs=(run,)), Source(runs=(run,))]).runs)
@@ -70,14 +70,14 @@ def merged(sources: Sequence[Source]) -> Source:
 
 
 def end_of_week(until: str | None, now: datetime) -> datetime:
-    """Reads --until: the week ends with that day; without it, now.
+    """Parses --until: the week ends with that day; without it, now.
 
     Args:
         until: YYYY-MM-DD.
-        now: With a time zone.
+        now: The current time, with a time zone.
 
     Raises:
-        RequestError: When it is no date.
+        RequestError: When it is not a date.
 
     >>> from datetime import UTC
     >>> end_of_week("2026-11-24", datetime(2026, 11, 25, 9, 0, tzinfo=UTC)).isoformat()

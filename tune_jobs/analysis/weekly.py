@@ -1,4 +1,4 @@
-"""A week of a team's runs against the week before: how many, how they ended, what they cost, the best score. Pure."""
+"""Compares a week of a team's runs with the week before: counts, outcomes, cost, best score. Pure."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +20,13 @@ UNKNOWN = "not named"
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Scores are comparable within one scale only.
+    """The scale of a score: only scores of one scale are comparable.
 
     Attributes:
         metric: Name of the metric.
-        goal: Whether high or low is good.
-        language: Of the scorer; empty where it is not known.
-        data: Name of the dev file; empty where it is not known.
+        goal: Whether the metric is maximized or minimized.
+        language: Language of the scorer; empty where it is unknown.
+        data: Name of the dev file; empty where it is unknown.
     """
 
     metric: str
@@ -40,18 +40,18 @@ class WeekRun:
     """One run, from a ledger or from W&B.
 
     Attributes:
-        name: Of the run.
+        name: Name of the run.
         sweep: Its sweep or group.
-        member: Who ran it.
-        model: What was trained.
-        outcome: How it ended.
-        at: When it ended; for a run that goes on, when it started. Unix seconds.
-        gpu_s: GPU seconds on real cards.
-        simulated_gpu_s: On logical cards.
-        wall_s: Seconds in which it ran.
-        scale: What its score is measured in; None without a score.
+        member: Team member who ran it.
+        model: The trained model.
+        outcome: Its outcome.
+        at: End, or start of a running run, in Unix seconds.
+        gpu_s: GPU-seconds on real cards.
+        simulated_gpu_s: GPU-seconds on logical cards.
+        wall_s: Run time in seconds.
+        scale: Scale of its score; None without a score.
         score: Its best score; None without one.
-        reason: Why it failed; empty where it did not or nobody knows.
+        reason: Why it failed; empty where it did not or the reason is unknown.
     """
 
     name: str
@@ -73,14 +73,14 @@ class Figures:
     """Sums over some runs.
 
     Attributes:
-        runs: How many.
-        good: Those that finished or were stopped early by the scheduler.
-        bad: Those that failed, ran out of memory or were refused.
-        gpu_s: On real cards.
-        simulated_gpu_s: On logical ones.
-        wall_s: All runs together.
-        best: The best score in the scale that is asked for; None without one.
-        best_run: Its name.
+        runs: Number of runs.
+        good: Number that finished or were stopped early by the scheduler.
+        bad: Number that failed, ran out of memory or were refused.
+        gpu_s: GPU-seconds on real cards.
+        simulated_gpu_s: GPU-seconds on logical cards.
+        wall_s: Run time of all runs together.
+        best: The best score in the given scale; None without one.
+        best_run: Name of the best run.
     """
 
     runs: int
@@ -94,7 +94,7 @@ class Figures:
 
     @property
     def success(self) -> float | None:
-        """Part of the runs that are over which are good; None where none is over."""
+        """Fraction of the ended runs that are good; None where none has ended."""
         over = self.good + self.bad
         return self.good / over if over else None
 
@@ -109,18 +109,18 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Week:
-    """What the dashboard shows.
+    """The content of the dashboard.
 
     Attributes:
         start: First moment, local time.
         end: First moment after it.
-        runs: Of this week and the one before, by time.
-        scale: That of most runs, in which scores are shown; None without any score.
-        total: All runs.
+        runs: Runs of this week and the one before, by time.
+        scale: The scale of most runs, for the shown scores; None without any score.
+        total: Figures of all runs.
         members: By member, those with the most GPU time first.
         models: By model.
         sweeps: By sweep.
-        scales: The best scores in each scale: figures count only its runs.
+        scales: Figures of the runs of each scale.
         reasons: Why runs of this week failed, the most frequent first.
     """
 
@@ -146,12 +146,12 @@ class Week:
 
 
 def runs_of(ledger: Ledger) -> tuple[list[WeekRun], int]:
-    """Takes the runs out of a sweep's ledger.
+    """Returns the runs in a sweep's ledger.
 
-    A trial that never started counts when its sweep started.
+    A trial that never started counts at the start of its sweep.
 
     Returns:
-        The runs, and how many trials name no time at all and so belong to no week.
+        The runs, and the number of trials without any time, which belong to no week.
     """
     sweep = ledger.sweep
     found: list[WeekRun] = []
@@ -184,17 +184,17 @@ def runs_of(ledger: Ledger) -> tuple[list[WeekRun], int]:
 
 
 def scale_of(metric: str, goal: Goal, config: Mapping[str, object]) -> Scale:
-    """Says what a score is measured in, from the run's configuration."""
+    """Returns the scale of a run's score."""
     data = str(config.get("dev_file") or "")
     return Scale(metric=metric, goal=goal, language=str(config.get("language") or ""), data=Path(data).name)
 
 
 def summarize(runs: Sequence[WeekRun], end: datetime) -> Week:
-    """Sums up the seven days before a moment, and the seven before those.
+    """Summarizes the seven days before a moment, and the seven days before those.
 
     Args:
-        runs: Of any time.
-        end: First moment after the week; with its time zone.
+        runs: Runs of any time.
+        end: First moment after the week, with a time zone.
     """
     start = end - WEEK
     inside = sorted(
@@ -223,7 +223,7 @@ def summarize(runs: Sequence[WeekRun], end: datetime) -> Week:
 
 
 def figures(runs: Sequence[WeekRun], scale: Scale | None) -> Figures:
-    """Adds runs up; scores of another scale than the given one do not count.
+    """Returns the sums over runs; only scores of the given scale count.
 
     >>> run = WeekRun(name="a", sweep="s", member="m", model="t5", outcome="finished", at=0.0, gpu_s=60.0)
     >>> found = figures([run, run], None)
@@ -261,6 +261,6 @@ def _by(
 
 
 def _model(config: Mapping[str, object]) -> str:
-    """The last part of a path: a folder of weights is named by it, as a hub id is."""
+    """Returns the model, shortened to the last part of its path or hub id."""
     model = str(config.get("model") or UNKNOWN).rstrip("/").removesuffix("/models/best_model")
     return model.rsplit("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""What the summaries themselves say: examples of the winner's, and whether they are better than those of the second."""
+"""Summaries of the winner: examples, and their comparison with those of the second."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,20 +12,20 @@ from tune_jobs.analysis.summaries import Summary, read_summaries, score_summarie
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
 
-_SAME = 0.02  # points; a file whose mean differs more from the ledger's score is of another evaluation
+_SAME = 0.02  # points; a larger difference to the ledger's score means another evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
 class WinnerSummaries:
-    """The summaries of the best candidate, and how they compare with the second's.
+    """The summaries of the best candidate and their comparison with the second's.
 
     Attributes:
-        dialogues: How many the scores come from; None where that is not known.
+        dialogues: Number of scored dialogues; None where it is unknown.
         against_second: The best candidate against the second, on the same dialogues, each dialogue by its mean over
             the seeds; None where there are no summaries of both.
         examples: The winner's best, middle and worst summary.
-        summaries: All of the winner's.
-        lead_score: What the first three turns of each dialogue would score; None where there are no summaries.
+        summaries: All summaries of the winner.
+        lead_score: Score of the first three turns of each dialogue; None where there are no summaries.
     """
 
     dialogues: int | None = None
@@ -36,7 +36,7 @@ class WinnerSummaries:
 
 
 def read_winner_summaries(analysis: Analysis) -> WinnerSummaries:
-    """Reads the summaries of the best two candidates, as far as their experiment folders are at hand."""
+    """Reads the summaries of the best two candidates, where their experiment folders exist."""
     if analysis.winner is None:
         return WinnerSummaries()
     best, metric = analysis.winner, analysis.sweep.metric
@@ -53,7 +53,7 @@ def read_winner_summaries(analysis: Analysis) -> WinnerSummaries:
 
 
 def _scored(trial: TrialRecord, metric: str, score: float) -> list[Summary]:
-    """Scores each summary of a trial; nothing where they are not those that the ledger's score comes from."""
+    """Scores each summary of a trial; empty where they are not of the evaluation in the ledger."""
     summaries = read_summaries(ExperimentFolder(Path(trial.experiment_dir)).predictions) if trial.experiment_dir else []
     if not summaries or "rouge" not in metric or trial.resolved.get("language") not in ("ko", "en"):
         return []
@@ -85,7 +85,7 @@ def _weights(trial: TrialRecord) -> tuple[float, float, float]:
 def _against_second(analysis: Analysis) -> PairedDifference | None:
     if len(analysis.candidates) < 2:
         return None
-    best, second = (_mean_by_dialogue(analysis.candidates[place], analysis.sweep.metric) for place in (0, 1))
+    best, second = (_mean_by_dialogue(analysis.candidates[index], analysis.sweep.metric) for index in (0, 1))
     if not best or set(best) != set(second):
         return None
     names = sorted(best)
@@ -93,7 +93,7 @@ def _against_second(analysis: Analysis) -> PairedDifference | None:
 
 
 def _mean_by_dialogue(candidate: Candidate, metric: str) -> dict[str, float]:
-    """Each dialogue's mean score over the seeds; empty where one of them has no summaries of the same dialogues."""
+    """Returns each dialogue's mean score over the seeds; empty where the seeds have different dialogues."""
     seeds = [
         {summary.fname: summary.score for summary in _scored(one.trial, metric, one.score)} for one in candidate.trials
     ]
@@ -104,8 +104,8 @@ def _mean_by_dialogue(candidate: Candidate, metric: str) -> dict[str, float]:
 
 def _examples(summaries: Sequence[Summary]) -> tuple[Summary, ...]:
     ranked = sorted(summaries, key=lambda one: -one.score)
-    places = dict.fromkeys((0, len(ranked) // 2, len(ranked) - 1))
-    return tuple(ranked[place] for place in places)
+    chosen = dict.fromkeys((0, len(ranked) // 2, len(ranked) - 1))
+    return tuple(ranked[index] for index in chosen)
 
 
 def _as_number(value: object) -> int | None:

@@ -31,11 +31,11 @@ def run(chosen: argparse.Namespace) -> int:
     """
     from tune_jobs.after.hand_over import hand_over
     from tune_jobs.analysis.experiments import find_winner_or_one, output_of
-    from tune_jobs.config.result_paths import places_of
+    from tune_jobs.config.result_paths import shared_folders_of
 
     experiment = find_winner_or_one(chosen.names)
     output = chosen.output or output_of(experiment) / "hand_over" / experiment.name
-    cache_dir = places_of(experiment.folder.parent.parent, os.environ, Path.home()).cache_dir
+    cache_dir = shared_folders_of(experiment.folder.parent.parent, os.environ, Path.home()).cache_dir
     done = hand_over(experiment, output, chosen.data, cache_dir)
     if chosen.format == "json":
         cli.emit_json(

@@ -1,4 +1,4 @@
-"""Trials that go wrong: how a sweep file says what is done about them, and when a loss has exploded. Pure."""
+"""The `anomalies` section of a sweep file: failed, hanging and diverged trials; detects an exploding loss. Pure."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,17 +14,17 @@ IN_A_ROW = 2  # readings above the bound: one alone may be an unlucky batch
 
 @dataclass(frozen=True, kw_only=True)
 class Anomalies:
-    """What is done about trials that go wrong: `retry` goes on from the last checkpoint, `stop` ends the trial.
+    """The reaction to each kind of failure: `retry` resumes from the last checkpoint, `stop` ends the trial.
 
     Attributes:
-        exploding_loss: A training has diverged when its loss is so many times its lowest, and above its first, in two
-            readings one after the other; None: only when it is no number any more.
-        diverged: Whether a diverged training is tried again, as often as `resources.retries` says. It would most often
-            diverge again.
-        stall_after: A trial without a report for so long hangs, for example 2h; None: ten times the longest time
-            between two reports of any trial, but at least half an hour.
-        stalled: Whether a trial whose process hangs, and is ended, is started again.
-        lost_worker: Whether a trial whose process or node died is started again.
+        exploding_loss: A training has diverged when its loss exceeds this factor times its lowest, and its first, in
+            two readings in a row; None: only when it is NaN or infinite.
+        diverged: The reaction to a diverged training; retries are limited by `resources.retries`. A retried training
+            usually diverges again.
+        stall_after: A trial hangs when it has not reported for this duration, for example 2h; None: ten times the
+            longest time between two reports of any trial, but at least half an hour.
+        stalled: The reaction to a trial whose hanging process was ended.
+        lost_worker: The reaction to a trial whose process or node died.
     """
 
     exploding_loss: float | None = 4.0
@@ -45,10 +45,10 @@ class Anomalies:
         problems.raise_if_any("anomalies")
 
     def stall_limit_s(self, longest_gap_s: float) -> float:
-        """Returns after how many silent seconds a trial hangs.
+        """Returns how many seconds without a report mean that a trial hangs.
 
         Args:
-            longest_gap_s: The longest time between two reports so far.
+            longest_gap_s: Longest time between two reports so far.
 
         >>> Anomalies().stall_limit_s(60.0), Anomalies(stall_after="20m").stall_limit_s(600.0)
         (1800.0, 1200.0)
@@ -58,7 +58,7 @@ class Anomalies:
         return max(STALL_FLOOR_S, STALL_FACTOR * longest_gap_s)
 
     def starts_again(self, kind: str) -> bool:
-        """Whether a trial is started again after a failure of this kind that ended its process.
+        """Returns whether a trial restarts after this kind of failure.
 
         >>> Anomalies(lost_worker="stop").starts_again("worker_lost"), Anomalies().starts_again("out_of_memory")
         (False, True)
@@ -68,11 +68,11 @@ class Anomalies:
 
 
 class LossWatch:
-    """Recognises a training loss that explodes.
+    """Detects an exploding training loss.
 
     Args:
-        factor: See Anomalies.exploding_loss; None sees nothing.
-        seen: First and lowest loss of an earlier attempt, which this one goes on from; see `seen`.
+        factor: See Anomalies.exploding_loss; None detects nothing.
+        seen: First and lowest loss of the attempt that this one resumes.
 
     >>> watch = LossWatch(4.0)
     >>> [watch.see(loss) is None for loss in (3.0, 0.5, 2.5, 9.0, 0.6, 4.0, 5.0)], watch.seen
@@ -91,7 +91,7 @@ class LossWatch:
         return None if self._first is None else (self._first, self._lowest)
 
     def see(self, loss: float) -> str | None:
-        """Takes in one reading; returns what is wrong, None where nothing is."""
+        """Takes one reading; returns the problem, or None."""
         if self._factor is None:
             return None
         self._first = loss if self._first is None else self._first

@@ -1,4 +1,4 @@
-"""When hopeless trials are stopped: the `early_terminate` section of a sweep file, and the rungs that it means."""
+"""The `early_terminate` section of a sweep file, and its rungs."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from common.errors import Problems
 from tune_jobs.config.sections import Method
 from tune_jobs.config.space import Value
 
-KEYS = MappingProxyType(  # of each type of ours, beside `type`; any other type is a class of ray.tune.schedulers
+KEYS = MappingProxyType(  # keys by type, beside `type`; any other type is a class of ray.tune.schedulers
     {
         "asha": ("min_iter", "max_iter", "eta", "brackets"),
         "hyperband": ("s", "eta", "max_iter", "min_iter", "strict"),
@@ -20,23 +20,23 @@ KEYS = MappingProxyType(  # of each type of ours, beside `type`; any other type 
 )
 _ASHA_CLASSES = ("ASHAScheduler", "AsyncHyperBandScheduler")
 MOST_BRACKETS = 100
-LEAST_REDUCTION = 1.1  # closer to 1 there would be a rung at every evaluation, and millions beyond
+LEAST_REDUCTION = 1.1  # closer to 1, every evaluation would be a rung
 
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyTerminate:
-    """When hopeless trials are stopped. An iteration is one evaluation, counted from 1.
+    """The rule that stops bad trials early. An iteration is one evaluation, counted from 1.
 
     Attributes:
-        type: A key of KEYS, or the name of a class of ray.tune.schedulers, which has `arguments` and nothing else.
+        type: A key of KEYS, or a class of ray.tune.schedulers, which takes only `arguments`.
         min_iter: The first rung (median: no trial is stopped earlier).
-        max_iter: The iterations of the longest trial, from which rungs are counted; the trial's own where None.
+        max_iter: Iterations of the longest trial, for counting rungs; None: those of the trial.
         eta: One in eta trials passes a rung.
-        brackets: asha: trials are spread over so many brackets; each starts one rung later than the one before.
-        s: hyperband: how many brackets are counted down from max_iter.
-        strict: hyperband: a trial's value at a bracket counts, not its best so far; stops more trials.
-        min_trials: median: so many other trials must have come as far.
-        arguments: Of a class of Ray, those that the file gives.
+        brackets: asha: number of brackets; each starts one rung later than the one before.
+        s: hyperband: number of brackets, counted down from max_iter.
+        strict: hyperband: compare a trial's value at the bracket, not its best so far; stops more trials.
+        min_trials: median: number of other trials that must have reached the same iteration.
+        arguments: The arguments of a class of Ray.
     """
 
     type: str = "asha"
@@ -75,7 +75,7 @@ class EarlyTerminate:
 
     @property
     def reduction(self) -> float | None:
-        """One in so many trials passes a rung; None where there are no rungs."""
+        """The reduction factor: one in this many trials passes a rung. None without rungs."""
         if self.type in ("asha", "hyperband"):
             return self.eta
         if self.type in _ASHA_CLASSES:
@@ -83,12 +83,12 @@ class EarlyTerminate:
         return self._number("reduction_factor", 3) if self.type == "HyperBandScheduler" else None
 
     def rungs(self, last: int) -> tuple[int, ...]:
-        """Returns the iterations at which trials are compared, of all brackets together; for people.
+        """Returns the iterations at which trials are compared, of all brackets, for display.
 
-        Computed from the documented formulas; the decisions are the scheduler's own.
+        Uses the documented formulas; the scheduler makes the decisions.
 
         Args:
-            last: Evaluations of a trial that is never stopped.
+            last: Number of evaluations of a trial that is never stopped.
 
         >>> EarlyTerminate(type="hyperband", max_iter=27, s=2).rungs(last=27)
         (3, 9)
@@ -108,7 +108,7 @@ class EarlyTerminate:
         return geometric_rungs(first=first, factor=self.reduction, end=min(int(max_t), last))
 
     def to_dict(self) -> dict[str, object]:
-        """Returns the section as a file has it, without defaults."""
+        """Returns the section as in a file, without defaults."""
         plain = EarlyTerminate()
         own = {name: getattr(self, name) for name in KEYS.get(self.type, ())}
         changed = {name: value for name, value in own.items() if value != getattr(plain, name)}
@@ -130,10 +130,10 @@ class EarlyTerminate:
 
 
 def geometric_rungs(*, first: float, factor: float, end: int) -> tuple[int, ...]:
-    """Returns the evaluations first * factor^k below the end, as asynchronous successive halving has them.
+    """Returns the rungs of asynchronous successive halving: evaluations first * factor^k below the end.
 
     Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020, algorithm 2. A trial is
-    compared at its first evaluation that is not below the product.
+    compared at its first evaluation at or above the product.
 
     >>> geometric_rungs(first=1, factor=3, end=27), geometric_rungs(first=1, factor=2.5, end=9)
     ((1, 3, 9), (1, 3, 7))
@@ -167,13 +167,13 @@ def wandb_brackets(
 ) -> tuple[int, ...]:
     """Returns the brackets of W&B's `early_terminate: {type: hyperband}`.
 
-    Source: https://docs.wandb.ai/guides/sweeps/sweep-config-keys: with `max_iter` and `s` they lie at max_iter / eta^k
-    for k = 1..s, with `min_iter` at min_iter * eta^k, all rounded down.
+    Source: https://docs.wandb.ai/guides/sweeps/sweep-config-keys. With `max_iter` and `s`: max_iter / eta^k for
+    k = 1..s. With `min_iter`: min_iter * eta^k. All are rounded down.
 
     Args:
         eta: Factor between brackets; 1/eta of the trials pass one.
         max_iter: The longest trial, in iterations.
-        s: How many brackets to count down from max_iter.
+        s: Number of brackets, counted down from max_iter.
         min_iter: The first bracket, instead of max_iter and s.
         last: Iterations that trials can reach; later brackets are left out.
 
@@ -189,7 +189,7 @@ def wandb_brackets(
 
 
 def default_stop(method: Method) -> EarlyTerminate:
-    """Returns when trials are stopped where the file says nothing.
+    """Returns the default rule of a search method.
 
     >>> default_stop("random").type, default_stop("pbt").type
     ('asha', 'none')

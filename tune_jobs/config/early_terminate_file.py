@@ -24,14 +24,14 @@ _OTHER_NAMES = MappingProxyType(
 def read_early_terminate(
     raw: object, path: KeyPath, method: Method, document: Located, problems: Problems
 ) -> EarlyTerminate:
-    """Returns when trials are stopped; where the file says nothing: asha, for pbt none, for bohb hyperband.
+    """Returns the rule of the file; the default is asha, for pbt none, for bohb hyperband.
 
     Args:
         raw: The section, None where it is absent.
-        path: Where it stands.
-        method: How trials are chosen: some methods stop them in their own way.
+        path: Its path in the document.
+        method: The search method; some methods stop trials themselves.
         document: The sweep file.
-        problems: Collects what is wrong.
+        problems: Collects the problems.
     """
     if raw is None:
         return default_stop(method)
@@ -82,13 +82,13 @@ def _read_ray_class(
     except RequestError as error:
         for problem in error.problems or (error.message,):
             name = problem.split(" ", 1)[0]
-            place = document.where(*path, name if name in arguments else "type")
-            problems.add(f"{place}: early_terminate: {problem}")
+            location = document.where(*path, name if name in arguments else "type")
+            problems.add(f"{location}: early_terminate: {problem}")
         return None
 
 
 def _why_not(method: Method, kind: str) -> str:
-    """Says why a method refuses a type; empty where it does not."""
+    """Returns why a method refuses a type; empty where it does not."""
     if kind == "PopulationBasedTraining" and method != "pbt":
         return f"PopulationBasedTraining moves weights between trials; write `method: pbt` instead of {method}"
     if method == "pbt" and kind not in ("none", "PopulationBasedTraining"):

@@ -1,6 +1,6 @@
-"""A small closed language for rules: arithmetic, comparisons, `a if b else c` and a few functions; never `eval`.
+"""A small expression language for rules: arithmetic, comparisons, `a if b else c` and a few functions; no `eval`.
 
-Python's own parser reads the text; only the node types below are understood, everything else is refused by name.
+Python's own parser reads the text. Only the node types below are accepted; everything else is refused by name.
 """
 
 import ast
@@ -16,7 +16,7 @@ from common.strict import nearest
 from tune_jobs.config.space import Value
 
 _MAX_CHARACTERS = 500
-_MAX_EXPONENT = 64  # 9 ** 9 ** 9 would keep a machine busy for hours
+_MAX_EXPONENT = 64  # 9 ** 9 ** 9 would take hours
 _MAX_DEPTH = 40
 
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[float, float], float]] = MappingProxyType(
@@ -53,8 +53,8 @@ class Expression:
     """A checked expression.
 
     Attributes:
-        text: As a person wrote it.
-        names: The fields that it reads.
+        text: The source text.
+        names: Fields that it reads.
     """
 
     text: str
@@ -64,10 +64,10 @@ class Expression:
         """Computes the expression.
 
         Args:
-            fields: A value for each of `names`.
+            fields: Values by field; must include `names`.
 
         Raises:
-            RequestError: When the values do not suit the operations, for example text times a number.
+            RequestError: When the operations do not accept the values, for example text times a number.
 
         >>> parse("8 if encoder_max_len > 512 else 16", ["encoder_max_len"]).value({"encoder_max_len": 1024})
         8
@@ -80,15 +80,15 @@ class Expression:
 
 
 def parse(text: str, fields: Sequence[str], unknown: Callable[[str], str] | None = None) -> Expression:
-    """Checks an expression before anything runs.
+    """Parses and checks an expression without computing it.
 
     Args:
         text: The expression.
         fields: Names that it may read.
-        unknown: Says what is wrong with another name.
+        unknown: Returns the problem with any other name.
 
     Raises:
-        RequestError: When it is no expression or uses anything beyond the language; with what would work.
+        RequestError: When it is not an expression of this language; the message lists what is allowed.
 
     >>> sorted(parse("learning_rate * sqrt(batch_size / 16)", ["learning_rate", "batch_size"]).names)
     ['batch_size', 'learning_rate']
@@ -103,8 +103,8 @@ def parse(text: str, fields: Sequence[str], unknown: Callable[[str], str] | None
     names: set[str] = set()
     _check(body, names, 0)
     for name in sorted(names - set(fields)):
-        said = unknown(name) if unknown else f"no field is called {name!r}{nearest(name, fields)}"
-        raise RequestError(f"{said} (text stands in quotes: \"'{name}'\")")
+        problem = unknown(name) if unknown else f"no field is called {name!r}{nearest(name, fields)}"
+        raise RequestError(f"{problem} (write text in quotes: \"'{name}'\")")
     return Expression(text=text.strip(), names=frozenset(names))
 
 

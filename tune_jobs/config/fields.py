@@ -1,4 +1,4 @@
-"""What the fields of a run configuration accept: other programs' words for them, their values, their types."""
+"""The fields of a run configuration: their names in other programs, valid values, types."""
 
 import types
 import typing
@@ -12,7 +12,7 @@ from dialsum.config import FIELD_DESCRIPTIONS, RunConfig
 from dialsum.models import SPECS
 from tune_jobs.config.space import Value
 
-_OTHER_WORDS = MappingProxyType(  # what other programs call our fields
+_OTHER_NAMES = MappingProxyType(  # name in another program -> our field
     {
         "lr": "learning_rate",
         "epochs": "num_epochs",
@@ -34,19 +34,19 @@ _OTHER_WORDS = MappingProxyType(  # what other programs call our fields
     }
 )
 
-_OF_THE_SWEEP = ("metric", "goal")  # a trial gets the sweep's own
-FIELDS = tuple(name for name in FIELD_DESCRIPTIONS if name not in _OF_THE_SWEEP)  # that a sweep may search or set
+_OF_THE_SWEEP = ("metric", "goal")  # set by the sweep, for all trials
+FIELDS = tuple(name for name in FIELD_DESCRIPTIONS if name not in _OF_THE_SWEEP)  # a sweep may search or set these
 
 
 def value_problems(name: str, value: Value) -> tuple[str, ...]:
-    """Says why a run configuration would refuse a value; empty when it would not.
+    """Returns why a run configuration would refuse a value; empty when it would not.
 
     >>> value_problems("num_beams", 0)
     ('num_beams must be at least 1, but is 0',)
     """
     values: dict[str, object] = {name: list(value) if isinstance(value, tuple) else value}
     if name == "gradient_accumulation_steps":
-        values["batch_size"] = value  # it must divide the batch, which is another parameter
+        values["batch_size"] = value  # must divide batch_size, another parameter
     try:
         RunConfig.from_dict(values)
     except RequestError as error:
@@ -57,10 +57,10 @@ def value_problems(name: str, value: Value) -> tuple[str, ...]:
 
 
 def unknown_field(name: str) -> str:
-    """Says that a sweep cannot set a field, and which one was probably meant."""
+    """Returns the error message for a field that a sweep cannot set, with the closest known field."""
     if name in _OF_THE_SWEEP:
         return f"{name} is the same for all trials of a sweep; write `metric: {{name: ..., goal: ...}}` at its top"
-    meant = _OTHER_WORDS.get(name)
+    meant = _OTHER_NAMES.get(name)
     hint = f"; did you mean {meant!r}?" if meant else nearest(name, FIELDS)
     return (
         f"no field of a run configuration is called {name!r}{hint or '; `python -m dialsum train --help` lists them'}"
@@ -68,7 +68,7 @@ def unknown_field(name: str) -> str:
 
 
 def to_value(raw: object) -> Value:
-    """Turns a YAML scalar or list into a value.
+    """Converts a YAML scalar or list to a value.
 
     Raises:
         ValueError: When it is or holds a mapping.
@@ -81,7 +81,7 @@ def to_value(raw: object) -> Value:
 
 
 def takes_whole(name: str) -> bool:
-    """Whether a field is a whole number, or null.
+    """Returns whether a field is a whole number, or null.
 
     >>> takes_whole("num_beams"), takes_whole("dropout"), takes_whole("max_steps")
     (True, False, True)

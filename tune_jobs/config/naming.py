@@ -9,7 +9,7 @@ from dialsum.models import SPECS
 
 
 def architecture_of(model: str) -> str:
-    """Returns a short word for a model: the family's of a named one, else the last part of its id or folder.
+    """Returns a short name of a model: the family of a known model, else the last part of its id or folder.
 
     >>> architecture_of("kobart"), architecture_of("lcw99/t5-base-korean")
     ('bart', 't5-base-korean')
@@ -20,13 +20,13 @@ def architecture_of(model: str) -> str:
 
 
 def trial_name(sweep: str, config: RunConfig, started: datetime, taken: Collection[str] = ()) -> str:
-    """Names a trial after what people look for first.
+    """Names a trial by sweep, architecture, learning rate, batch size and start time.
 
     Args:
         sweep: The sweep's name.
         config: The resolved configuration.
-        started: When the sweep (not the trial) started, so that a resumed sweep finds its folders again.
-        taken: Names of the sweep's earlier trials; two trials may agree in everything that the name shows.
+        started: Start of the sweep (not of the trial): a resumed sweep must find its folders again.
+        taken: Names of the sweep's earlier trials; the new name gets a number where it would repeat one.
 
     >>> trial_name("wide", RunConfig(model="kobart", learning_rate=3e-5, batch_size=16), datetime(2026, 11, 24, 9, 5))
     'wide_bart_lr3e-05_bs16_1124_0905'
@@ -39,7 +39,7 @@ def trial_name(sweep: str, config: RunConfig, started: datetime, taken: Collecti
 
 
 def generation_name(sweep: str, config: RunConfig, started: datetime, taken: Collection[str] = ()) -> str:
-    """Names a trial that only generates, after how it does so; arguments as for trial_name.
+    """Names a trial that only generates, by its decoding parameters; arguments as for trial_name.
 
     >>> config = RunConfig(num_beams=4, length_penalty=0.8, no_repeat_ngram_size=3)
     >>> generation_name("beams", config, datetime(2026, 11, 24, 9, 5))

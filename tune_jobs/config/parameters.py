@@ -1,4 +1,4 @@
-"""Searched parameters as axes: their scale, the place of a value on it, and how a value is written. Pure."""
+"""Searched parameters as axes: scale, position and display of a value. Pure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Scale = Literal["log", "linear", "category"]
-_FEW = 6  # so many different numbers are shown as categories: a list of batch sizes, not a range
-_LOG_RATIO = 20.0  # a range that spans more than this is read on a logarithmic axis where the file does not say
+_FEW = 6  # up to this many different numbers are shown as categories, for example batch sizes
+_LOG_RATIO = 20.0  # high / low above which an axis is logarithmic by default
 _ALWAYS_LOG = frozenset({"learning_rate"})  # compared by factors, also where the file lists three values
 
 
@@ -18,9 +18,9 @@ class Parameter:
     Attributes:
         name: A field of RunConfig.
         scale: How its axis is divided.
-        values: Different values, in order (numbers rise; names stand as they came).
-        low: Lower end of the searched range, of the values where the range is not known; 0 for categories.
-        high: Upper end; the number of values less one for categories.
+        values: Different values: numbers ascending, names in order of first use.
+        low: Lower end of the searched range, or of the values where the range is not known; 0 for categories.
+        high: Upper end; for categories the number of values minus one.
     """
 
     name: str
@@ -30,15 +30,15 @@ class Parameter:
     high: float
 
     def position(self, value: object) -> float:
-        """Returns the place of a value on the axis, 0 to 1.
+        """Returns the position of a value on the axis, 0 to 1.
 
         >>> rates = Parameter(name="learning_rate", scale="log", values=(1e-5, 1e-3), low=1e-5, high=1e-3)
         >>> rates.position(1e-4)
         0.5
         """
         if self.scale == "category":
-            place = self.values.index(_comparable(value))
-            return place / self.high if self.high > 0 else 0.5
+            index = self.values.index(_comparable(value))
+            return index / self.high if self.high > 0 else 0.5
         number = to_number(value)
         assert number is not None
         low, high = self.low, self.high
@@ -47,22 +47,22 @@ class Parameter:
         return round((number - low) / (high - low), 12) if high > low else 0.5
 
     def show(self, value: object) -> str:
-        """Writes one of its values for people."""
+        """Formats one of its values for people."""
         return show_value(value)
 
 
 def find_parameters(
     sampled: Sequence[Mapping[str, object]], specs: Mapping[str, Mapping[str, object]]
 ) -> tuple[tuple[Parameter, ...], dict[str, object]]:
-    """Finds out what was searched.
+    """Returns the searched parameters.
 
     Args:
         sampled: Settings of every trial.
-        specs: The sweep file's words about each parameter; may be empty.
+        specs: The sweep file's specification of each parameter; may be empty.
 
     Returns:
         Parameters with at least two values, the learning rate first, and the others with their one value. The seed is
-        none of them: it is noise, not a choice.
+        left out: it is noise.
     """
     names = list(dict.fromkeys(name for settings in sampled for name in settings if name != "seed"))
     names.sort(key=lambda name: name != "learning_rate")
@@ -78,14 +78,14 @@ def find_parameters(
 
 
 def to_number(value: object) -> float | None:
-    """Returns a finite number as such, anything else (also true and false) as None."""
+    """Returns a finite number as float; None for anything else, also for booleans."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def show_value(value: object) -> str:
-    """Writes a setting for people.
+    """Formats a setting for people.
 
     >>> [show_value(v) for v in (3e-05, 0.1, 16, 0.00123456, True, None, (0.3, 0.4), "kobart", 0.1234567)]
     ['3e-5', '0.1', '16', '1.23e-3', 'yes', 'none', '0.3, 0.4', 'kobart', '0.123']
@@ -106,7 +106,7 @@ def show_value(value: object) -> str:
 
 
 def show_spec(spec: Mapping[str, object]) -> str:
-    """Writes for people what a sweep file says about a parameter.
+    """Formats a sweep file's specification of a parameter for people.
 
     >>> show_spec({"distribution": "log_uniform_values", "min": 1e-05, "max": 0.0001}), show_spec({"values": [8, 16]})
     ('1e-5 to 1e-4', '8, 16')
@@ -141,7 +141,7 @@ def _scale(name: str, low: float, high: float, spec: Mapping[str, object]) -> Sc
 
 
 def _distinct(values: Sequence[object]) -> list[object]:
-    """Different values in the order in which they came; 1 and True are two, lists are compared as tuples."""
+    """Returns the different values in order of first use; 1 and True differ, lists are compared as tuples."""
     found: dict[tuple[str, object], object] = {}
     for value in values:
         plain = _comparable(value)

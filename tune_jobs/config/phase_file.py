@@ -1,4 +1,4 @@
-"""Reads the `phases` of a staged sweep: each becomes a sweep of its own, from the same file or from another."""
+"""Reads the `phases` of a staged sweep; each becomes a sweep, from this file or its own."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ _QUICK_COUNT = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Numbers:
-    """The plain keys of a phase, with the defaults of Phase."""
+    """The numeric keys of a phase, with the defaults of Phase."""
 
     count: int | None = None
     file: str | None = None
@@ -62,9 +62,9 @@ def read_phases(
     """Returns the phases of a staged sweep.
 
     Args:
-        whole: The sweep of the file without its phases: the default of each phase.
+        whole: The sweep of the file without its phases; gives each phase its defaults.
         document: The sweep file.
-        problems: Collects what is wrong.
+        problems: Collects the problems.
         load: Reads the sweep file of a phase.
     """
     raw = document.mapping()["phases"]
@@ -74,8 +74,8 @@ def read_phases(
         )
         return ()
     phases: list[Phase] = []
-    for place, item in enumerate(raw):
-        path: KeyPath = ("phases", place)
+    for index, item in enumerate(raw):
+        path: KeyPath = ("phases", index)
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             problems.add(f"{document.where(*path)}: a phase is a mapping with a name, but is {item!r}")
             continue
@@ -107,7 +107,7 @@ def _read_phase(
         allowed = tuple(key for key in allowed if key not in _SEARCH_KEYS)
     for key in [key for key in spec if key not in (*allowed, "name", "kind")]:
         elsewhere = "file" in spec and key in _SEARCH_KEYS
-        hint = "; it stands in the phase's own file" if elsewhere else nearest(key, allowed)
+        hint = "; set it in the phase's own file" if elsewhere else nearest(key, allowed)
         listed = f"; it has {', '.join(allowed)}"
         problems.add(f"{document.where(*path, key)}: phase {name!r} ({kind}) has no key {key!r}{hint or listed}")
     plain = {key: spec[key] for key in spec if key in allowed and key not in ("method", "set", "early_terminate")}
@@ -141,7 +141,7 @@ def _own_sweep(
     method = named or "random"
     early = whole.early_terminate
     if kind in ("quick_check", "confirm") and "early_terminate" not in spec:
-        early = EarlyTerminate(type="none")  # nothing to compare, and every seed of a winner must run to its end
+        early = EarlyTerminate(type="none")  # every seed of a winner must train to its end
     elif "early_terminate" in spec or method in ("pbt", "bohb"):
         early = read_early_terminate(
             spec.get("early_terminate"), (*path, "early_terminate"), method, document, problems
@@ -174,30 +174,30 @@ def _fixed(raw: object, path: KeyPath, document: Located, problems: Problems) ->
         return {}
     fixed: dict[str, Value] = {}
     for key, value in ((str(key), value) for key, value in raw.items()):
-        place = document.where(*path, key)
+        location = document.where(*path, key)
         if key not in FIELDS:
-            problems.add(f"{place}: {unknown_field(key)}")
+            problems.add(f"{location}: {unknown_field(key)}")
             continue
         try:
             fixed[key] = to_value(value)
         except ValueError as error:
-            problems.add(f"{place}: {key}: {error}")
+            problems.add(f"{location}: {key}: {error}")
             continue
-        problems.extend([f"{place}: {problem}" for problem in value_problems(key, fixed[key])])
+        problems.extend([f"{location}: {problem}" for problem in value_problems(key, fixed[key])])
     return fixed
 
 
 def _load(
-    path: Path, place: KeyPath, document: Located, problems: Problems, load: Callable[[Path], Sweep]
+    path: Path, phase_path: KeyPath, document: Located, problems: Problems, load: Callable[[Path], Sweep]
 ) -> Sweep | None:
     try:
         sweep = load(path)
     except RequestError as error:
-        where = document.where(*place, "file")
+        where = document.where(*phase_path, "file")
         problems.extend(error.problems or [f"{where}: {error.message}"])
         return None
     if sweep.phases:
-        problems.add(f"{document.where(*place, 'file')}: {path} has phases itself; name a plain sweep file")
+        problems.add(f"{document.where(*phase_path, 'file')}: {path} has phases itself; name a plain sweep file")
         return None
     return sweep
 
@@ -209,7 +209,7 @@ def _check_order(
     kind = str(spec.get("kind", name))
     problems.extend([f"{document.where(*path, 'name')}: {text}" for text in name_problems(name)])
     if any(phase.name == name for phase in earlier):
-        problems.add(f"{document.where(*path, 'name')}: a phase called {name!r} stands before; names must differ")
+        problems.add(f"{document.where(*path, 'name')}: an earlier phase is also called {name!r}; names must differ")
     searched = [phase for phase in earlier if phase.kind in ("wide", "narrow")]
     needs = {"narrow": "makes its box", "confirm": "names its winners"}
     if kind in needs and not searched:

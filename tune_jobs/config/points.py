@@ -1,4 +1,4 @@
-"""Configurations that a search starts from (`search.points`): read, checked, and made into a grid."""
+"""Configurations that a search starts from (`search.points`): reading, checks, and the grid that they span."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from tune_jobs.config.fields import to_value
 from tune_jobs.config.space import Constant, Space, Value
 from tune_jobs.config.sweep import Sweep
 
-SCORE = "score"  # the only key of a point that is no parameter
+SCORE = "score"  # a key of a point, beside the parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Point:
 
     Attributes:
         sampled: Values of the searched parameters.
-        score: The metric's value where the configuration was run before; None where it is to be run.
+        score: The metric's value where it is known from an earlier run; None where the point is to be run.
     """
 
     sampled: Mapping[str, Value]
@@ -40,7 +40,7 @@ def points_of(sweep: Sweep) -> tuple[Point, ...]:
 
 
 def grid_of_points(sweep: Sweep) -> tuple[dict[str, Value], ...]:
-    """Returns every configuration of a grid with points, the open parameters changing fastest.
+    """Returns every configuration of a grid with points; the parameters that a point leaves open change fastest.
 
     >>> from tune_jobs.config.sections import SearchOptions
     >>> from tune_jobs.config.space import Categorical
@@ -61,22 +61,22 @@ def grid_of_points(sweep: Sweep) -> tuple[dict[str, Value], ...]:
 
 
 def check_points(sweep: Sweep, document: Located, problems: Problems) -> None:
-    """Collects points that are no part of the space, or that the method could not use.
+    """Collects points outside the space or unusable for the method.
 
     Args:
-        sweep: As read so far.
+        sweep: The sweep, as read so far.
         document: The sweep file.
-        problems: Collects what is wrong.
+        problems: Collects the problems.
     """
     if sweep.phases and sweep.search.points:
         problems.add(
-            f"{document.where('search', 'points')}: beside phases points have no meaning: each phase starts from the "
+            f"{document.where('search', 'points')}: points have no effect beside phases: each phase starts from the "
             "best of the one before"
         )
     needed = {one.name for one in sweep.space.parameters if not isinstance(one, Constant)}
-    for place, raw in enumerate(sweep.search.points):
+    for index, raw in enumerate(sweep.search.points):
         for key, value in raw.items():
-            where = document.where("search", "points", place, key)
+            where = document.where("search", "points", index, key)
             if key == SCORE:
                 _check_score(sweep, value, where, problems)
             elif key not in needed:
@@ -87,14 +87,14 @@ def check_points(sweep: Sweep, document: Located, problems: Problems) -> None:
         missing = sorted(needed - set(raw))
         if missing and sweep.method != "grid":
             problems.add(
-                f"{document.where('search', 'points', place)}: a point of {sweep.method} has every searched parameter; "
+                f"{document.where('search', 'points', index)}: a point of {sweep.method} has every searched parameter; "
                 f"missing: {', '.join(missing)}"
             )
 
 
 def _check_score(sweep: Sweep, value: object, where: str, problems: Problems) -> None:
     if sweep.method == "grid":
-        problems.add(f"{where}: a grid runs every point, so a score has no meaning; remove it")
+        problems.add(f"{where}: a grid runs every point, so a score has no effect; remove it")
     elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         problems.add(f"{where}: score must be a number, a value of {sweep.metric.name}, but is {value!r}")
 

@@ -1,4 +1,4 @@
-"""The schedulers of Ray Tune that a sweep file can name, and their arguments. Imports ray.tune (about one second)."""
+"""Ray Tune's schedulers for sweep files, and their arguments. Imports ray.tune (about one second)."""
 
 import dataclasses
 import inspect
@@ -12,7 +12,7 @@ from common.strict import from_mapping, nearest
 from tune_jobs.config.early_terminate import LEAST_REDUCTION, MOST_BRACKETS
 from tune_jobs.config.space import Value
 
-TIME_ATTRS = ("training_iteration", "time_total_s")  # what every report of a trial has
+TIME_ATTRS = ("training_iteration", "time_total_s")  # keys of every report of a trial
 _REFUSED = MappingProxyType(
     {
         "HyperBandForBOHB": "needs Ray's TuneBOHB searcher and the package hpbandster, which is no longer kept up; "
@@ -40,7 +40,7 @@ def scheduler_class(name: str) -> type:
     """Returns a class of ray.tune.schedulers.
 
     Raises:
-        RequestError: When there is none of this name, or when it cannot be used here.
+        RequestError: When no such class exists, or when it cannot be used here.
     """
     if name in _REFUSED:
         raise RequestError(f"{name} {_REFUSED[name]}")
@@ -57,14 +57,14 @@ def check_arguments(name: str, given: Mapping[str, object]) -> dict[str, Value]:
 
     Args:
         name: The class.
-        given: What the sweep file says, without `type`.
+        given: The arguments in the sweep file, without `type`.
 
     Returns:
-        The same arguments, with a list as a tuple.
+        The same arguments, with lists as tuples.
 
     Raises:
-        RequestError: With every argument that the class does not have or that is set elsewhere (and those that it has,
-            with their defaults), every wrong type, or what the constructor refuses.
+        RequestError: With every unknown argument (and the known ones with their defaults), every argument that is set
+            elsewhere, every wrong type, or the constructor's error.
     """
     parameters = inspect.signature(scheduler_class(name)).parameters
     defaults = {key: one.default for key, one in parameters.items() if key not in _SET_ELSEWHERE}
@@ -97,7 +97,7 @@ def check_arguments(name: str, given: Mapping[str, object]) -> dict[str, Value]:
 
 
 def new_scheduler(name: str, arguments: Mapping[str, object]) -> schedulers.TrialScheduler:
-    """Returns a scheduler without metric and mode; its time is the evaluation unless the arguments say otherwise.
+    """Returns a scheduler without metric and mode; its default time attribute counts evaluations.
 
     Raises:
         RequestError: When the constructor refuses the arguments.

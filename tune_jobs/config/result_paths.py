@@ -1,4 +1,4 @@
-"""Where a sweep's files lie for good: a submitted job runs in a copy of the project that Ray removes after it."""
+"""Permanent paths of a sweep's files; Ray removes the project copy of a submitted job afterwards."""
 
 import dataclasses
 import hashlib
@@ -15,36 +15,36 @@ _INPUTS, _CACHE = "inputs", "cache"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where the trials of a sweep find and leave things that do not belong to one of them.
+class SharedFolders:
+    """Folders that all trials of a sweep share.
 
     Attributes:
         cache_dir: Tokenizers and encodings.
-        inputs_dir: Where data files are kept that came with the job; None where they stay where they are.
+        inputs_dir: Copies of the data files that came with a submitted job; None where the originals are permanent.
     """
 
     cache_dir: Path
     inputs_dir: Path | None = None
 
-    def whole(self, path: Path) -> Path:
-        """Returns the path under which every node finds a file, now and when the sweep is resumed."""
-        whole = path.resolve()
-        if self.inputs_dir is None or path.is_absolute() or not whole.is_file():
-            return whole
-        return keep(whole, self.inputs_dir)
+    def permanent_path(self, path: Path) -> Path:
+        """Returns an absolute path that is valid on every node and after a resume; copies the file where needed."""
+        absolute = path.resolve()
+        if self.inputs_dir is None or path.is_absolute() or not absolute.is_file():
+            return absolute
+        return copy_by_hash(absolute, self.inputs_dir)
 
 
 def with_output_folder(sweep: Sweep, output: Path | None, environment: Mapping[str, str], home: Path) -> Sweep:
-    """Returns the sweep with its output folder where it should be, and its phases' too.
+    """Returns the sweep, with its phases, with its final output folder.
 
     Args:
-        sweep: As read.
-        output: The person's word; goes before the sweep file's.
-        environment: Of this process; see cluster.machines.storage.
-        home: Of this user.
+        sweep: The sweep, as read.
+        output: The folder from the command; None: the sweep file's.
+        environment: Environment variables of this process; see cluster.machines.storage.
+        home: This user's home folder.
 
     Raises:
-        RequestError: When the cluster's shared folder is not there on this machine.
+        RequestError: When the cluster's shared folder is missing on this machine.
     """
     base = results_base(environment, home)
     if base is not None and not base.is_dir():
@@ -60,28 +60,28 @@ def with_output_folder(sweep: Sweep, output: Path | None, environment: Mapping[s
     return dataclasses.replace(
         sweep,
         tracking=dataclasses.replace(sweep.tracking, output_dir=folder),
-        trained_model=_there(sweep.trained_model, base),
+        trained_model=_under_base(sweep.trained_model, base),
         phases=phases,
     )
 
 
-def places_of(output_dir: Path, environment: Mapping[str, str], home: Path) -> Places:
-    """Returns the places beside an output folder; those of the working folder where it is the person's own."""
+def shared_folders_of(output_dir: Path, environment: Mapping[str, str], home: Path) -> SharedFolders:
+    """Returns the shared folders: beside the output folder on a cluster, else in the working folder."""
     if results_base(environment, home) is None:
-        return Places(cache_dir=Path(".cache/dialsum"))
-    return Places(cache_dir=output_dir / _CACHE, inputs_dir=output_dir / _INPUTS)
+        return SharedFolders(cache_dir=Path(".cache/dialsum"))
+    return SharedFolders(cache_dir=output_dir / _CACHE, inputs_dir=output_dir / _INPUTS)
 
 
-def own_places(output_dir: Path) -> Places:
-    """places_of for this process."""
-    return places_of(output_dir, os.environ, Path.home())
+def own_shared_folders(output_dir: Path) -> SharedFolders:
+    """Returns shared_folders_of for this process."""
+    return shared_folders_of(output_dir, os.environ, Path.home())
 
 
-def keep(path: Path, folder: Path) -> Path:
-    """Copies a file into a folder under the hash of its content; one that is there and the same stays.
+def copy_by_hash(path: Path, folder: Path) -> Path:
+    """Copies a file into a folder under the hash of its content, unless an equal copy exists.
 
     Returns:
-        The copy, named as before: `<folder>/<hash>/<name>`.
+        The path of the copy: `<folder>/<hash>/<name>`.
     """
     content = path.read_bytes()
     target = folder / hashlib.sha256(content).hexdigest()[:16] / path.name
@@ -90,8 +90,8 @@ def keep(path: Path, folder: Path) -> Path:
     return target
 
 
-def _there(path: str | None, base: Path | None) -> str | None:
-    """A relative folder of results lies where results of submitted sweeps lie."""
+def _under_base(path: str | None, base: Path | None) -> str | None:
+    """Returns a relative result folder under the base folder of results, unless it exists here."""
     if path is None or base is None or Path(path).is_absolute() or Path(path).exists():
         return path
     return str(base / path)

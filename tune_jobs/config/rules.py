@@ -1,4 +1,4 @@
-"""From a sampled configuration to the one that is run: dependent parameters follow rules, and every change is noted."""
+"""Applies the rules of a sweep to a sampled configuration and notes every change."""
 
 import math
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ RuleValue = str | int | float | bool | None
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How some parameters follow from others. All off by default: what is sampled is what is run.
+    """Rules by which some parameters follow from others; all are off by default.
 
     Attributes:
-        set: Field -> expression of other fields, in the order of the file; each sees what the earlier ones set.
-        scale_learning_rate_from_batch: Batch for which the sampled learning rate is meant; another batch B trains with
-            learning_rate * sqrt(B / this), which keeps the noise of adaptive optimizers' steps alike (Malladi et al.,
+        set: Field -> expression of other fields, in the order of the file; later expressions see earlier results.
+        scale_learning_rate_from_batch: Reference batch size of the sampled learning rate; a batch size B trains with
+            learning_rate * sqrt(B / this), which keeps the gradient noise of adaptive optimizers (Malladi et al.,
             On the SDEs and Scaling Rules for Adaptive Gradient Algorithms, NeurIPS 2022).
-        accumulate_above_tokens: Dialogues longer than this are computed in so many times more pieces of the same
-            effective batch; nothing is learned differently.
+        accumulate_above_tokens: Longer dialogues use proportionally more accumulation steps with the same effective
+            batch.
     """
 
     set: Mapping[str, RuleValue] = field(default_factory=dict)
@@ -48,14 +48,14 @@ class Rules:
         problems.raise_if_any("rules")
 
     def reads(self, name: str) -> bool:
-        """Whether any rule looks at a field."""
+        """Returns whether any rule reads a field."""
         built_in = {"scale_learning_rate_from_batch": "batch_size", "accumulate_above_tokens": "encoder_max_len"}
         return any(name in expression.names for expression in self._expressions().values()) or any(
             getattr(self, rule) is not None and name == read for rule, read in built_in.items()
         )
 
     def overwrites(self, name: str) -> bool:
-        """Whether a rule sets a field without looking at its sampled value, so that sampling it is in vain.
+        """Returns whether a rule sets a field without reading its sampled value: sampling it has no effect.
 
         >>> Rules(set={"num_beams": "4"}).overwrites("num_beams")
         True
@@ -71,12 +71,12 @@ class Rules:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedTrial:
-    """One trial as it was sampled and as it is run.
+    """The sampled parameters of a trial and the configuration that it runs.
 
     Attributes:
-        sampled: The parameters that the search chose.
-        resolved: The whole run configuration.
-        notes: What each rule changed, for people and for the ledger.
+        sampled: The parameters from the search.
+        resolved: The complete run configuration.
+        notes: The changes that the rules made, for people and the ledger.
     """
 
     sampled: Mapping[str, Value]
@@ -85,17 +85,17 @@ class ResolvedTrial:
 
 
 def resolve(base: RunConfig, sampled: Mapping[str, Value], rules: Rules) -> ResolvedTrial:
-    """Puts sampled parameters over a base configuration and applies the rules.
+    """Merges sampled parameters into a base configuration and applies the rules.
 
-    The order: the expressions of `set` as they stand in the file, then the learning rate, then accumulation.
+    Order: the expressions of `set` as in the file, then the learning rate, then accumulation.
 
     Args:
-        base: Everything that is not searched.
+        base: The configuration of everything that is not searched.
         sampled: Field -> value.
         rules: See Rules.
 
     Raises:
-        RequestError: When a rule cannot be computed or the result is no valid run configuration.
+        RequestError: When a rule cannot be computed or the result is not a valid run configuration.
 
     >>> trial = resolve(RunConfig(learning_rate=1e-4), {"batch_size": 64}, Rules(scale_learning_rate_from_batch=16))
     >>> trial.resolved.learning_rate, trial.notes

@@ -1,4 +1,4 @@
-"""The parts of a sweep file beside its parameters: metric, search, resources, tracking, team."""
+"""Sections of a sweep file: metric, search, resources, tracking, team."""
 
 import re
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from common.units import parse_bytes, parse_duration
 from dialsum.config import COMPOSITE, MAX_SEED
 from dialsum.config import METRIC_GOALS as EVALUATED_GOALS
 
-_MOST = 10_000  # cards, trials side by side, retries
+_MOST = 10_000  # cards, trials in parallel, retries
 Method = Literal["grid", "random", "bayes", "bohb", "pbt"]
-METRIC_GOALS: dict[str, Goal] = {  # best/*: of the best evaluation so far
+METRIC_GOALS: dict[str, Goal] = {  # best/*: value of the best evaluation so far
     name: goal for own, goal in EVALUATED_GOALS.items() for name in (own, own.replace("eval/", "best/"))
 }
-READ_BY: dict[str, tuple[Method, ...]] = {  # keys of `search` that only some methods read
+READ_BY: dict[str, tuple[Method, ...]] = {  # key of `search` -> methods that read it
     "startup_trials": ("bayes", "bohb"),
     "points": ("bayes", "bohb", "grid"),
     "perturbation_interval": ("pbt",),
@@ -27,11 +27,11 @@ READ_BY: dict[str, tuple[Method, ...]] = {  # keys of `search` that only some me
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """What trials are compared by.
+    """The metric that ranks trials.
 
     Attributes:
         name: A metric that every evaluation of every trial reports: a key of METRIC_GOALS.
-        goal: Whether high or low values are good; must be the metric's own.
+        goal: The metric's own goal; the other one is refused.
 
     >>> Metric(name="eval/loss", goal="minimize").goal
     'minimize'
@@ -53,7 +53,7 @@ class Metric:
 
     @property
     def evaluated(self) -> str:
-        """The metric as an evaluation reports it: a trial's best value is the best of that.
+        """The metric's name in the reports of single evaluations.
 
         >>> Metric(name="best/rougeL_f1").evaluated
         'eval/rougeL_f1'
@@ -63,17 +63,17 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """How a search draws its trials.
+    """Options of the search method.
 
     Attributes:
-        seed: Same seed, same file: same trials.
-        startup_trials: bayes, bohb: random trials before the first that a model proposes.
+        seed: The same file with the same seed gives the same trials.
+        startup_trials: bayes, bohb: number of random trials before the model proposes any.
         points: bayes, bohb: configurations to start from; one with a `score` is a known result that is not run again,
             one without is tried first. grid: the grid is these points, times the values of the parameters that they
             leave open.
-        perturbation_interval: pbt: evaluations between two exchanges.
-        exploit_fraction: pbt: this part at the bottom copies from this part at the top.
-        resample_probability: pbt: chance that a value is drawn anew instead of moved a little.
+        perturbation_interval: pbt: number of evaluations between two exchanges.
+        exploit_fraction: pbt: the worst trials, this fraction, copy from the best, the same fraction.
+        resample_probability: pbt: probability that a value is resampled instead of perturbed.
     """
 
     seed: int = 0
@@ -97,7 +97,7 @@ class SearchOptions:
         problems.raise_if_any("search")
 
     def read_by(self, method: Method) -> "SearchOptions":
-        """Returns the options without those that a method does not read.
+        """Returns the options with those that a method does not read reset to their defaults.
 
         >>> SearchOptions(seed=3, startup_trials=5).read_by("random") == SearchOptions(seed=3)
         True
@@ -110,20 +110,20 @@ class SearchOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a sweep may use.
+    """Compute limits of a sweep.
 
     Attributes:
-        share: Part of one card that each trial gets; `auto` follows the memory estimate, and divides a trial that is
-            too large for any card among several (see RunConfig.fsdp).
-        gpus_per_trial: Whole cards that each trial trains on together, data-parallel; 1 is a card of its own. None
-            leaves it to `share`. Each card holds the whole model where that fits, else its part of it.
-        spread: Whether the cards of one trial may lie in several machines.
-        cpus_per_trial: Logical CPU cores, of all its processes together.
-        max_concurrent_trials: Trials side by side; None for as many as fit.
-        max_trials_per_gpu: Tenants of one card; None for the placement's own limit.
-        simulate: Logical cards on a machine without, for example 2x24GiB,1x80GiB.
-        time_budget: The window that the sweep has, for example 8h; None for no end.
-        retries: How often a trial that failed for another reason than memory is started again.
+        share: Part of one card for each trial; `auto` follows the memory estimate and shards a trial that is too large
+            for any card over several (see RunConfig.fsdp).
+        gpus_per_trial: Number of whole cards for each trial, data-parallel; 1 is a card of its own. None: `share`
+            decides. Each card holds the whole model where it fits, else a shard.
+        spread: Whether the cards of one trial may be in several machines.
+        cpus_per_trial: Logical CPU cores of a trial, for all its processes together.
+        max_concurrent_trials: Maximum number of trials in parallel; None: as many as fit.
+        max_trials_per_gpu: Maximum number of trials on one card; None: the placement's own limit.
+        simulate: Logical cards on a machine without GPUs, for example 2x24GiB,1x80GiB.
+        time_budget: Time limit of the sweep, for example 8h; None: no limit.
+        retries: Maximum number of restarts of a trial that failed for a reason other than memory.
     """
 
     share: Literal["auto"] | float = "auto"
@@ -156,7 +156,7 @@ class Resources:
         problems.raise_if_any("resources")
 
     def _several_cards(self) -> list[str]:
-        """Whole cards cannot be shared, and only several can be spread."""
+        """Returns contradictions between share, gpus_per_trial, max_trials_per_gpu and spread."""
         if self.gpus_per_trial is None:
             alone = self.spread and self.share != "auto"
             return ["spread is for several cards of one trial, which with a fixed share has one"] if alone else []
@@ -171,31 +171,31 @@ class Resources:
 
     @property
     def cards(self) -> int:
-        """Whole cards that a trial trains on; 1 also where it has a part of one."""
+        """Number of cards that a trial trains on; 1 also for a part of a card."""
         return self.gpus_per_trial or 1
 
     @property
     def part(self) -> Literal["auto"] | float:
-        """Part of each of its cards that a trial holds; "auto" follows the estimate."""
+        """Part of each card that a trial holds; "auto" follows the estimate."""
         return self.share if self.gpus_per_trial is None else 1.0
 
     @property
     def time_budget_s(self) -> float | None:
-        """The window in seconds."""
+        """The time limit in seconds."""
         return None if self.time_budget is None else parse_duration(self.time_budget)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking:
-    """Where results go beside the files.
+    """Settings for W&B and the output folder.
 
     Attributes:
-        wandb: `auto` is online with a key and offline without; `disabled` keeps to the files. (Not `off`: in YAML that
-            is false.)
+        wandb: `auto` is online with an API key and offline without; `disabled` writes only files. (Not `off`: YAML
+            reads it as false.)
         project: W&B project.
-        entity: W&B user or team; the account's own where None.
-        tags: Put on every run.
-        upload_checkpoints: Whether a trial that is the best when it ends leaves its model as a W&B artifact.
+        entity: W&B user or team; None: the account's default.
+        tags: Tags of every run.
+        upload_checkpoints: Whether a trial that is the best when it ends uploads its model as a W&B artifact.
         output_dir: Folder of experiments and sweep results.
     """
 
@@ -209,10 +209,10 @@ class Tracking:
 
 @dataclass(frozen=True, kw_only=True)
 class TeamSection:
-    """Whose quota a sweep uses.
+    """The team member whose quota a sweep uses.
 
     Attributes:
-        member: A member of the team file; None where there are no quotas.
+        member: A member of the team file; None: no quotas.
         file: The team file.
     """
 

@@ -1,7 +1,7 @@
-"""What a sweep may try: parameters with their distributions, and the space that they span. Pure and seeded.
+"""The search space: parameters with their distributions. Pure and seeded.
 
-Distributions are those of W&B (https://docs.wandb.ai/guides/sweeps/sweep-config-keys). Every parameter is one inverse
-distribution function `at`: a random number in [0, 1) goes in, a value comes out; so one seed gives one sweep.
+Distributions are those of W&B (https://docs.wandb.ai/guides/sweeps/sweep-config-keys). Every parameter has an
+inverse distribution function `at`, from a random number in [0, 1) to a value: the same seed gives the same sweep.
 """
 
 import itertools
@@ -18,12 +18,12 @@ RangeDistribution = Literal[
     "uniform", "int_uniform", "q_uniform", "log_uniform_values", "q_log_uniform_values", "inv_log_uniform_values"
 ]
 BellDistribution = Literal["normal", "q_normal", "log_normal", "q_log_normal"]
-_SLACK = 1e-9  # relative; a bound that went through YAML or a logarithm may differ in its last digits
+_SLACK = 1e-9  # relative; YAML and logarithms may change the last digits of a bound
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Constant:
-    """A parameter that every trial has alike.
+    """A parameter with the same value in every trial.
 
     Attributes:
         name: A field of RunConfig.
@@ -39,23 +39,23 @@ class Constant:
         return 1
 
     def values(self) -> tuple[Value, ...]:
-        """The value alone."""
+        """Returns the one value."""
         return (self.value,)
 
     def at(self, fraction: float) -> Value:
-        """The value, wherever one looks."""
+        """Returns the value."""
         return self.value
 
     def contains(self, value: object) -> bool:
-        """Whether this is the value."""
+        """Returns whether this is the value."""
         return _same(value, self.value)
 
     def to_log(self, value: Value) -> float:
-        """A constant has no scale."""
+        """Returns 0: a constant has no scale."""
         return 0.0
 
     def spec(self) -> dict[str, object]:
-        """The parameter as a sweep file writes it."""
+        """Returns the parameter as in a sweep file."""
         return {"value": _plain(self.value)}
 
 
@@ -66,7 +66,7 @@ class Categorical:
     Attributes:
         name: A field of RunConfig.
         options: The values, in the order of the file.
-        probabilities: One for each, adding up to 1; None for equal chances.
+        probabilities: One for each option, with sum 1; None for equal probabilities.
     """
 
     name: str
@@ -75,15 +75,15 @@ class Categorical:
 
     @property
     def size(self) -> int:
-        """How many values."""
+        """Number of values."""
         return len(self.options)
 
     def values(self) -> tuple[Value, ...]:
-        """All values in order."""
+        """Returns all values in order."""
         return self.options
 
     def at(self, fraction: float) -> Value:
-        """Returns the value at a fraction of the cumulated probability.
+        """Returns the value at a fraction of the cumulative probability.
 
         >>> Categorical(name="num_beams", options=(1, 4), probabilities=(0.9, 0.1)).at(0.89)
         1
@@ -97,15 +97,15 @@ class Categorical:
         return likely[-1][0]
 
     def contains(self, value: object) -> bool:
-        """Whether this is one of the values."""
+        """Returns whether this is one of the values."""
         return any(_same(value, option) for option in self.options)
 
     def to_log(self, value: Value) -> float:
-        """Place of the value in the list: categories have no other scale."""
-        return float(next(place for place, option in enumerate(self.options) if _same(value, option)))
+        """Returns the index of the value: categories have no other scale."""
+        return float(next(index for index, option in enumerate(self.options) if _same(value, option)))
 
     def spec(self) -> dict[str, object]:
-        """The parameter as a sweep file writes it."""
+        """Returns the parameter as in a sweep file."""
         chances = {} if self.probabilities is None else {"probabilities": list(self.probabilities)}
         return {"values": [_plain(option) for option in self.options], **chances}
 
@@ -114,13 +114,13 @@ class Categorical:
 class Range:
     """A number between two bounds, both included.
 
-    Quantised values (`q_...`) are the multiples of q inside the bounds; unlike W&B, which rounds past them.
+    Quantised values (`q_...`) are the multiples of q inside the bounds; W&B's rounding can leave the bounds.
     A whole q gives whole numbers.
 
     Attributes:
         name: A field of RunConfig.
-        distribution: How values are spread; `inv_log_uniform_values` is spread like `log_uniform_values` (log(1/x) is
-            uniform exactly when log x is) and walked from the top, as in W&B.
+        distribution: W&B's name; `inv_log_uniform_values` equals `log_uniform_values` (log(1/x) is uniform exactly
+            when log x is) but `at` starts from the upper bound, as in W&B.
         low: The lower bound, as a value (never an exponent).
         high: The upper bound.
         q: Step between quantised values.
@@ -134,7 +134,7 @@ class Range:
 
     @property
     def log(self) -> bool:
-        """Whether values are spread evenly over their logarithm."""
+        """Whether the logarithm of the values is uniform."""
         return "log" in self.distribution
 
     @property
@@ -144,14 +144,14 @@ class Range:
 
     @property
     def size(self) -> int | None:
-        """How many values; None for a continuous range."""
+        """Number of values; None for a continuous range."""
         if self.distribution == "int_uniform":
             return int(self.high) - int(self.low) + 1
         first, last = self._multiples()
         return None if self.q is None else last - first + 1
 
     def values(self) -> tuple[Value, ...]:
-        """All values in rising order; only for a countable range."""
+        """Returns all values, ascending; only for a countable range."""
         if self.distribution == "int_uniform":
             return tuple(range(int(self.low), int(self.high) + 1))
         assert self.q is not None, f"{self.name} is continuous"
@@ -178,7 +178,7 @@ class Range:
         return _multiple(min(max(round(value / self.q), first), last), self.q)
 
     def contains(self, value: object) -> bool:
-        """Whether a number lies between the bounds and, where there is a step, on it."""
+        """Returns whether a number is between the bounds and a multiple of the step, if there is one."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
         slack = _SLACK * max(abs(self.low), abs(self.high))
@@ -188,17 +188,17 @@ class Range:
         return step is None or math.isclose(value / step, round(value / step), rel_tol=_SLACK, abs_tol=_SLACK)
 
     def to_log(self, value: Value) -> float:
-        """Puts a value on the axis on which it is spread evenly: its logarithm, or itself."""
+        """Returns the position on the axis where values are uniform: the logarithm, or the value itself."""
         assert isinstance(value, (int, float))
         return math.log(value) if self.log else float(value)
 
     def from_log(self, position: float) -> float:
-        """Undoes to_log; the bounds come back exactly."""
+        """Inverts to_log; exact at the bounds."""
         value = float(f"{math.exp(position):.12g}") if self.log else position
         return min(max(value, self.low), self.high)
 
     def spec(self) -> dict[str, object]:
-        """The parameter as a sweep file writes it."""
+        """Returns the parameter as in a sweep file."""
         step = {} if self.q is None else {"q": self.q}
         return {"distribution": self.distribution, "min": self.low, "max": self.high, **step}
 
@@ -210,7 +210,7 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bell:
-    """A number around a mean, without bounds.
+    """A normally distributed number, without bounds.
 
     Attributes:
         name: A field of RunConfig.
@@ -228,7 +228,7 @@ class Bell:
 
     @property
     def log(self) -> bool:
-        """Whether the logarithm is spread normally."""
+        """Whether the logarithm is normally distributed."""
         return "log" in self.distribution
 
     @property
@@ -238,15 +238,15 @@ class Bell:
 
     @property
     def size(self) -> None:
-        """Without bounds there is no end of values."""
+        """None: there are no bounds."""
         return
 
     def values(self) -> tuple[Value, ...]:
-        """Never called: a grid refuses a parameter without bounds."""
+        """Never called: a grid refuses a continuous parameter."""
         raise AssertionError(f"{self.name} has no bounds")
 
     def at(self, fraction: float) -> Value:
-        """Returns the value at a fraction of the distribution; 0 itself would be minus infinity and is moved up.
+        """Returns the value at a fraction of the distribution; 0 (minus infinity) is replaced by a tiny fraction.
 
         >>> Bell(name="weight_decay", distribution="normal", mu=0.1, sigma=0.01).at(0.5)
         0.1
@@ -256,18 +256,18 @@ class Bell:
         return value if self.q is None else _multiple(round(value / self.q), self.q)
 
     def contains(self, value: object) -> bool:
-        """Whether a number can come out at all."""
+        """Returns whether the distribution can give a number."""
         if isinstance(value, bool) or not isinstance(value, (int, float)) or (self.log and value < 0):
             return False
         return self.q is None or math.isclose(value / self.q, round(value / self.q), rel_tol=_SLACK, abs_tol=_SLACK)
 
     def to_log(self, value: Value) -> float:
-        """Puts a value on the axis on which it is spread normally."""
+        """Returns the position on the axis where values are normally distributed."""
         assert isinstance(value, (int, float))
         return math.log(value) if self.log else float(value)
 
     def spec(self) -> dict[str, object]:
-        """The parameter as a sweep file writes it."""
+        """Returns the parameter as in a sweep file."""
         step = {} if self.q is None else {"q": self.q}
         return {"distribution": self.distribution, "mu": self.mu, "sigma": self.sigma, **step}
 
@@ -298,7 +298,7 @@ class Space:
 
     @property
     def size(self) -> int | None:
-        """How many different configurations there are; None where a parameter is continuous.
+        """Number of different configurations; None where a parameter is continuous.
 
         >>> Space(parameters=(Categorical(name="num_beams", options=(1, 2, 4)),)).size
         3
@@ -307,36 +307,36 @@ class Space:
         return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
     def sample(self, rng: random.Random) -> dict[str, Value]:
-        """Draws one configuration; one random number for each parameter that is no constant."""
+        """Draws one configuration; uses one random number for each parameter that is not constant."""
         return {
             parameter.name: parameter.value if isinstance(parameter, Constant) else parameter.at(rng.random())
             for parameter in self.parameters
         }
 
     def grid(self) -> Iterator[dict[str, Value]]:
-        """Walks through every configuration once; the last parameter of the file changes fastest."""
+        """Yields every configuration once; the last parameter of the file changes fastest."""
         names = [parameter.name for parameter in self.parameters]
         for values in itertools.product(*(parameter.values() for parameter in self.parameters)):
             yield dict(zip(names, values, strict=True))
 
     def contains(self, config: Mapping[str, object]) -> bool:
-        """Whether a configuration has exactly these parameters, each with a value that it can take."""
+        """Returns whether a configuration has exactly these parameters, each with a valid value."""
         return set(config) == {parameter.name for parameter in self.parameters} and all(
             parameter.contains(config[parameter.name]) for parameter in self.parameters
         )
 
     def spec(self) -> dict[str, dict[str, object]]:
-        """The space as the `parameters` section of a sweep file."""
+        """Returns the space as the `parameters` section of a sweep file."""
         return {parameter.name: parameter.spec() for parameter in self.parameters}
 
 
 def _multiple(times: int, q: float) -> int | float:
-    """Returns times * q without the dust of binary fractions: 3 * 0.1 is 0.3."""
+    """Returns times * q without binary rounding errors: 3 * 0.1 is 0.3."""
     return times * q if isinstance(q, int) else float(times * Decimal(str(q)))
 
 
 def _same(left: object, right: object) -> bool:
-    """Whether two values are one configuration: 1 and 1.0 are, 1 and True are not."""
+    """Returns whether two values are equal: 1 and 1.0 are, 1 and True are not."""
     if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
         return len(left) == len(right) and all(_same(a, b) for a, b in zip(left, right, strict=True))
     return left == right and isinstance(left, bool) == isinstance(right, bool)

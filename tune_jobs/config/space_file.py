@@ -1,4 +1,4 @@
-"""Reads the `parameters` section of a sweep file: W&B's keys and defaults, every problem with its line."""
+"""Reads the `parameters` section of a sweep file: W&B's keys and defaults; reports every problem with its line."""
 
 import math
 import sys
@@ -22,7 +22,7 @@ from tune_jobs.config.space import (
     Value,
 )
 
-_KEYS = MappingProxyType(  # distribution -> (keys it needs, keys it may have)
+_KEYS = MappingProxyType(  # distribution -> (required keys, optional keys)
     {
         "constant": ({"value"}, set()),
         "categorical": ({"values"}, {"probabilities"}),
@@ -42,21 +42,21 @@ _KEYS = MappingProxyType(  # distribution -> (keys it needs, keys it may have)
         "q_log_normal": (set(), {"mu", "sigma", "q"}),
     }
 )
-_MOST_STEPS = 2**53  # beyond, a float no longer counts whole numbers
+_MOST_STEPS = 2**53  # above, floats skip whole numbers
 _LARGEST_EXPONENT = 700  # math.exp(710) is beyond what a float holds
 _SPEC_KEYS = ("value", "values", "probabilities", "distribution", "min", "max", "q", "mu", "sigma", "parameters")
 
 
 @dataclass(kw_only=True)
 class _Entry:
-    """One parameter while it is read.
+    """One parameter of the file, before validation.
 
     Attributes:
-        name: As the file has it.
+        name: Its name in the file.
         spec: Its keys and values.
-        path: Where it stands.
-        document: For file and line.
-        problems: What was found wrong, here and before.
+        path: Its path in the document.
+        document: The sweep file.
+        problems: Collects the problems.
     """
 
     name: str
@@ -66,19 +66,19 @@ class _Entry:
     problems: Problems
 
     def add(self, text: str, *at: str | int) -> None:
-        """Notes a problem at the line of a key."""
+        """Adds a problem at the line of a key."""
         self.problems.add(f"{self.document.where(*self.path, *at)}: {self.name}: {text}")
 
 
 def read_space(document: Located, problems: Problems) -> Space:
-    """Reads `parameters`; nested groups are for people and are flattened, since a run configuration is flat.
+    """Reads `parameters` and flattens nested groups.
 
     Args:
         document: The sweep file.
-        problems: Collects every problem; parameters with one are left out of the result.
+        problems: Collects the problems; parameters with problems are left out of the result.
 
     Returns:
-        The parameters without a problem, in the order of the file.
+        The valid parameters, in the order of the file.
     """
     raw = document.mapping().get("parameters")
     if not isinstance(raw, dict) or not raw:
@@ -91,7 +91,7 @@ def read_space(document: Located, problems: Problems) -> Space:
     parameters: list[Parameter] = []
     for entry in _entries(raw, ("parameters",), document, problems):
         if entry.name in seen:
-            entry.add(f"stands a second time; first at {document.where(*seen[entry.name])}")
+            entry.add(f"is set a second time; first at {document.where(*seen[entry.name])}")
             continue
         seen[entry.name] = entry.path
         parameter = _read(entry)
@@ -103,15 +103,15 @@ def read_space(document: Located, problems: Problems) -> Space:
 def _entries(raw: Mapping[str, object], path: KeyPath, document: Located, problems: Problems) -> list[_Entry]:
     found: list[_Entry] = []
     for key, spec in raw.items():
-        name, place = str(key), (*path, str(key))
-        entry = _Entry(name=name, spec={}, path=place, document=document, problems=problems)
+        name, inner = str(key), (*path, str(key))
+        entry = _Entry(name=name, spec={}, path=inner, document=document, problems=problems)
         if not isinstance(spec, dict):
             hint = "{values: [...]}" if isinstance(spec, list) else f"{{value: {spec}}}"
             entry.add(f"write a mapping, for example `{name}: {hint}`, instead of {spec!r}")
         elif isinstance(spec.get("parameters"), dict):
             if len(spec) > 1:
                 entry.add("a group has `parameters` and nothing else")
-            found += _entries(spec["parameters"], (*place, "parameters"), document, problems)
+            found += _entries(spec["parameters"], (*inner, "parameters"), document, problems)
         else:
             entry.spec = {str(word): value for word, value in spec.items()}
             found.append(entry)
@@ -140,7 +140,7 @@ def _read(entry: _Entry) -> Parameter | None:
 
 
 def _distribution(entry: _Entry) -> str | None:
-    """The named distribution, or W&B's default for the keys that are there."""
+    """Returns the named distribution, or W&B's default for the given keys."""
     spec = entry.spec
     unknown = [key for key in spec if key not in _SPEC_KEYS]
     for key in unknown:
@@ -189,9 +189,9 @@ def _categorical(entry: _Entry) -> Categorical | None:
     except ValueError as error:
         entry.add(f"values: {error}", "values")
         return None
-    for place, option in enumerate(options):
-        if Categorical(name=entry.name, options=options[:place]).contains(option):
-            entry.add(f"{option!r} stands twice in values; to try it more often give probabilities", "values", place)
+    for index, option in enumerate(options):
+        if Categorical(name=entry.name, options=options[:index]).contains(option):
+            entry.add(f"{option!r} is twice in values; to try it more often give probabilities", "values", index)
     if chances is None:
         return Categorical(name=entry.name, options=options)
     numbers = [_number(chance) for chance in chances] if isinstance(chances, list) else []
@@ -269,19 +269,19 @@ def _check_values(entry: _Entry, parameter: Parameter, distribution: str) -> Non
             )
             return
         ends = (0.0, 1.0) if isinstance(parameter, Range) else (0.001, 0.999)
-        places: list[tuple[Value, tuple[str | int, ...]]] = [(_short(parameter.at(end)), ()) for end in ends]
+        checked: list[tuple[Value, tuple[str | int, ...]]] = [(_short(parameter.at(end)), ()) for end in ends]
     elif isinstance(parameter, Constant):
-        places = [(parameter.value, ("value",))]
+        checked = [(parameter.value, ("value",))]
     else:
-        places = [(option, ("values", place)) for place, option in enumerate(parameter.options)]
-    for value, at in places:
+        checked = [(option, ("values", index)) for index, option in enumerate(parameter.options)]
+    for value, at in checked:
         for problem in value_problems(entry.name, value):
             exponents = distribution in ("log_uniform", "q_log_uniform", "inv_log_uniform")
             wide = f" ({distribution} reaches it)" if isinstance(parameter, Bell) else ""
             meant = "; W&B's bounds are exponents of e here: you may mean log_uniform_values" if exponents else ""
             entry.problems.add(f"{entry.document.where(*entry.path, *at)}: {problem}{wide}{meant}")
             if not at:
-                return  # one end of a range says enough
+                return  # one end of a range is enough
 
 
 def _checked_number(entry: _Entry, key: str) -> float | None:
@@ -292,7 +292,7 @@ def _checked_number(entry: _Entry, key: str) -> float | None:
 
 
 def _short(value: Value) -> Value:
-    """An end of a range as a person would write it; 0.1 + 0.2 is not worth seventeen digits."""
+    """Rounds an end of a range for display, for example 0.1 + 0.2."""
     return float(f"{value:.9g}") if isinstance(value, float) else value
 
 

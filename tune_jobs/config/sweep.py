@@ -1,4 +1,4 @@
-"""A sweep and its phases as values. The file that they are read from is described in sweep_file."""
+"""A sweep and its phases as values; sweep_file reads them from a file."""
 
 import dataclasses
 import math
@@ -22,26 +22,26 @@ class Sweep:
 
     Attributes:
         name: Becomes part of every trial's name and of the result folder.
-        source: The file, as the person gave it.
-        description: For people.
-        method: How trials are chosen.
-        metric: What they are compared by.
-        space: What may differ between them.
-        count: How many are run (W&B's `run_cap`); None for a whole grid.
-        early_terminate: When hopeless trials are stopped.
-        base: Everything that is not searched.
-        base_by_model: Bases of single models, which go before `base` where `model` is searched.
-        base_files: Where the bases were read from: a model, or "" for all others, and its file.
-        trained_model: A finished sweep or experiment whose best model writes the summaries of every trial: only
-            generation differs, and nothing is trained.
-        search: Seed and the knobs of the method.
-        resources: What the sweep may use.
-        tracking: Where results go beside the files.
-        rules: Which parameters follow from others.
-        anomalies: What is done about trials that go wrong.
-        team: Whose quota is used.
-        phases: The stages of a staged search, in order; empty for a plain sweep.
-        notes: What the file says that has no effect here.
+        source: Path of the file, as given.
+        description: Free text for people.
+        method: Search method.
+        metric: The metric that ranks trials.
+        space: The search space.
+        count: Number of trials (W&B's `run_cap`); None for a whole grid.
+        early_terminate: The rule that stops bad trials early.
+        base: Configuration of everything that is not searched.
+        base_by_model: Base configurations of single models, which replace `base` where `model` is searched.
+        base_files: File of each base configuration, by model; "" stands for all others.
+        trained_model: A finished sweep or experiment whose best model every trial uses: trials differ only in
+            generation, and nothing is trained.
+        search: Options of the search method.
+        resources: Compute limits.
+        tracking: Settings for W&B and the output folder.
+        rules: Rules by which parameters follow from others.
+        anomalies: Reactions to failed, hanging and diverged trials.
+        team: The team member whose quota is used.
+        phases: The phases of a staged search, in order; empty for a plain sweep.
+        notes: Settings of the file that have no effect here.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Sweep:
 
     @property
     def trials(self) -> int:
-        """How many trials there will be: `count`, or fewer where a grid or random search has no more to try."""
+        """Number of trials: `count`, or fewer where a grid or random search has fewer configurations."""
         if self.phases:
             return sum(phase.sweep.trials for phase in self.phases)
         distinct = self._distinct() if self.method in ("grid", "random") else None
@@ -82,23 +82,23 @@ class Sweep:
         return sum(math.prod(size or 0 for size in sizes) for sizes in left)
 
     def base_for(self, sampled: Mapping[str, Value]) -> RunConfig:
-        """Returns the base configuration that belongs to a sampled model, with the sweep's metric and goal."""
+        """Returns the base configuration of a sampled model, with the sweep's metric and goal."""
         base = self.base_by_model.get(str(sampled.get("model", self.base.model)), self.base)
         return dataclasses.replace(base, metric=self.metric.evaluated, goal=self.metric.goal)
 
     def resolve(self, sampled: Mapping[str, Value]) -> ResolvedTrial:
-        """Returns the whole run configuration of a trial; see rules.resolve."""
+        """Returns the complete run configuration of a trial; see rules.resolve."""
         return resolve(self.base_for(sampled), sampled, self.rules)
 
     def with_member(self, member: str | None) -> "Sweep":
-        """Returns the sweep of a member, phases and all; the file's own where None is given."""
+        """Returns the sweep, with its phases, for a team member; None keeps the file's member."""
         if member is None:
             return self
         phases = tuple(dataclasses.replace(phase, sweep=phase.sweep.with_member(member)) for phase in self.phases)
         return dataclasses.replace(self, team=dataclasses.replace(self.team, member=member), phases=phases)
 
     def with_fixed(self, fixed: Mapping[str, Value]) -> "Sweep":
-        """Returns a sweep in which some parameters have one value, whether they were searched before or not."""
+        """Returns the sweep with some parameters fixed, searched or not."""
         kept = tuple(parameter for parameter in self.space.parameters if parameter.name not in fixed)
         constants = tuple(Constant(name=name, value=value) for name, value in fixed.items())
         return dataclasses.replace(self, space=Space(parameters=kept + constants))
@@ -106,18 +106,18 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One stage of a staged search.
+    """One phase of a staged search.
 
     Attributes:
         name: Unique in its file.
-        kind: quick_check proves the pipeline; wide looks everywhere; narrow looks inside the box of the best trials of
-            the phase before; confirm trains the best again with several seeds.
-        sweep: What the stage runs. For narrow, its space is what the box is cut out of; for confirm, its space is
-            filled with the winners when they are known.
-        keep_fraction: narrow: the part of the earlier trials that makes the box.
-        margin: narrow: the box is widened by this part of its width on each side.
-        winners: confirm: how many configurations are trained again.
-        seeds: confirm: the seeds of each.
+        kind: quick_check tests the pipeline; wide searches the whole space; narrow searches the box around the best
+            trials of the phase before; confirm trains the best configurations again with several seeds.
+        sweep: The sweep of the phase. For narrow, its space limits the box; for confirm, the winners become its space
+            when they are known.
+        keep_fraction: narrow: fraction of the earlier trials, the best, that defines the box.
+        margin: narrow: fraction of its width by which the box grows on each side.
+        winners: confirm: number of configurations to train again.
+        seeds: confirm: the seeds of each configuration.
     """
 
     name: str

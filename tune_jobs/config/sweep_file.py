@@ -1,4 +1,4 @@
-"""Reads a sweep file: W&B's dialect with our own sections, strictly; every problem at once, with file and line."""
+"""Reads a sweep file in W&B's dialect with our own sections; reports all problems at once, with file and line."""
 
 import dataclasses
 import re
@@ -41,7 +41,7 @@ _KEYS = (
     "trained_model", "phases", "search", "resources", "tracking", "rules", "anomalies", "team", "project", "entity",
     "program", "command",
 )  # fmt: skip
-_REFUSED = MappingProxyType(  # keys of W&B without a meaning here, and why
+_REFUSED = MappingProxyType(  # keys of W&B that are refused, and why
     {
         "controller": "trials are chosen by this program, not by W&B's server or its local controller",
         "job": "W&B Launch is not used; `python -m tune_jobs submit` sends a sweep to the cluster",
@@ -59,7 +59,7 @@ _REFUSED_OF_METRIC = MappingProxyType(
         "impute_while_running": "a running trial is compared by what it has reported",
     }
 )
-# What may change in the middle of a training: a checkpoint fixes the model's shape and counts its steps in batches.
+# Fields that may change during a training: a checkpoint fixes the model's shape and counts its steps in batches.
 _CHANGED_BY_PBT = (
     "learning_rate", "weight_decay", "dropout", "label_smoothing", "max_grad_norm", "num_beams", "length_penalty",
     "no_repeat_ngram_size",
@@ -69,7 +69,7 @@ GENERATION_FIELDS = (
     "num_beams", "length_penalty", "no_repeat_ngram_size", "generation_max_len", "generation_batch_size",
     "max_eval_samples", "dev_file",
 )  # fmt: skip
-_COMMAND_MACROS = (  # of wandb 0.31, sdk/launch/sweeps/utils.py, and how people write an interpreter
+_COMMAND_MACROS = (  # of wandb 0.31, sdk/launch/sweeps/utils.py, and names of interpreters
     "${env}", "${interpreter}", "${program}", "${args}", "${args_no_hyphens}", "${args_no_boolean_flags}",
     "${args_no_equals}", "${args_json}", "${args_json_file}", "${args_append_hydra}", "${args_override_hydra}",
     "/usr/bin/env", "python", "python3",
@@ -77,16 +77,16 @@ _COMMAND_MACROS = (  # of wandb 0.31, sdk/launch/sweeps/utils.py, and how people
 
 
 def load_sweep(path: Path) -> Sweep:
-    """Reads a sweep file, its base configurations and the files of its phases; starts nothing.
+    """Reads a sweep file with its base configurations and the files of its phases.
 
     Raises:
-        RequestError: With every problem of all of them, each with file, line and remedy.
+        RequestError: With every problem of all files, each with file, line and remedy.
     """
     return read_sweep(load_yaml(path), load_sweep)
 
 
 def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
-    """Turns a document into a sweep.
+    """Converts a document to a sweep.
 
     Args:
         document: The sweep file.
@@ -152,7 +152,7 @@ def _check_keys(raw: Mapping[str, object], document: Located, problems: Problems
 
 
 def _name(raw: Mapping[str, object], document: Located, problems: Problems) -> str:
-    """The name as a folder's; W&B shows any text, so a file written for it need not change (see _notes)."""
+    """Returns the name, made valid for a folder: W&B accepts any text (see _notes)."""
     name = raw.get("name", Path(document.source).stem)
     if not isinstance(name, str) or not folder_name(name):
         problems.add(f"{document.where('name')}: name must be text with a letter or digit, but is {name!r}")
@@ -200,17 +200,17 @@ def _metric(raw: Mapping[str, object], document: Located, problems: Problems) ->
             f"{document.where('metric', 'goal')}: metric.goal must be maximize or minimize, but is {goal!r}{hint}"
         )
     elif found is not None and goal not in (None, own):
-        read_mapping(Metric, values | {"goal": goal}, ("metric",), document, problems)  # says what is wrong with it
+        read_mapping(Metric, values | {"goal": goal}, ("metric",), document, problems)  # adds its problems
     return found or Metric()
 
 
 def _tracking(raw: Mapping[str, object], document: Located, problems: Problems) -> Tracking:
-    """The section, with W&B's own `project` and `entity` at the top of the file."""
+    """Returns the section, with W&B's top-level `project` and `entity`."""
     tracking = read_section(Tracking, "tracking", document, problems)
     section = raw.get("tracking")
     for key in ("project", "entity"):
         if key in raw and isinstance(section, dict) and key in section:
-            problems.add(f"{document.where(key)}: {key} stands in tracking too; give it once")
+            problems.add(f"{document.where(key)}: {key} is also in tracking; give it once")
     return dataclasses.replace(
         tracking,
         project=_text(raw, "project", document, problems) or tracking.project,
@@ -219,7 +219,7 @@ def _tracking(raw: Mapping[str, object], document: Located, problems: Problems) 
 
 
 def _bases(raw: object, space: Space, document: Located, problems: Problems) -> dict[str, RunConfig]:
-    """Base configurations by model; "" is the one of all others."""
+    """Returns base configurations by model; "" is the one of all others."""
     if raw is None:
         return {}
     if isinstance(raw, str):
@@ -242,23 +242,25 @@ def _bases(raw: object, space: Space, document: Located, problems: Problems) -> 
 
 
 def _base_files(raw: object) -> dict[str, str]:
-    """The files by model, as they stand; _bases has said what is wrong with them."""
+    """Returns the files by model, as written; _bases has reported their problems."""
     if isinstance(raw, dict):
         return {str(model): str(path) for model, path in raw.items()}
     return {"": raw} if isinstance(raw, str) else {}
 
 
-def _base(path: str, place: str, problems: Problems) -> RunConfig | None:
+def _base(path: str, location: str, problems: Problems) -> RunConfig | None:
     try:
         return load_run_config(Path(path))
     except RequestError as error:
-        problems.extend(error.problems or [f"{place}: {error.message}"])
+        problems.extend(error.problems or [f"{location}: {error.message}"])
         return None
 
 
 def _notes(raw: Mapping[str, object], document: Located, problems: Problems) -> tuple[str, ...]:
-    """What has no effect here, or another one. W&B would start `program`: our own trainer is run instead, which is fine
-    as long as nothing else was asked for."""
+    """Returns notes on settings that have another effect or none here.
+
+    W&B would start `program`; here our trainer runs instead. A `command` with more arguments is a problem.
+    """
     notes = []
     name = raw.get("name")
     if isinstance(name, str) and name_problems(name) and folder_name(name):
@@ -281,7 +283,7 @@ def _notes(raw: Mapping[str, object], document: Located, problems: Problems) -> 
 
 
 def _check_methods(sweep: Sweep, raw: Mapping[str, object], document: Located, problems: Problems) -> None:
-    """Collects options of a method that is not used, and parameters that a method cannot move."""
+    """Collects options of unused methods, and parameters that a method cannot change."""
     methods = {phase.sweep.method for phase in sweep.phases} or {sweep.method}
     section = raw.get("search")
     for key in section if isinstance(section, dict) else ():
@@ -301,7 +303,7 @@ def _check_methods(sweep: Sweep, raw: Mapping[str, object], document: Located, p
 
 
 def _check_generation(sweep: Sweep, raw: Mapping[str, object], document: Located, problems: Problems) -> None:
-    """Collects what cannot differ between trials that share one trained model."""
+    """Collects settings that cannot differ between trials of one trained model."""
     for key, why in (
         ("phases", "there is one phase: the model is trained already"),
         ("early_terminate", "a trial has one evaluation, so none is stopped early"),

@@ -1,4 +1,4 @@
-"""Reads the parts that a sweep and its phases have in common: sections, method, the end."""
+"""Reads what a sweep and its phases have in common: sections, method, limits."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ from tune_jobs.config.sweep import Sweep
 
 T = TypeVar("T")
 MOST_TRIALS = 10_000  # of a sweep
-MOST_CONFIGURATIONS = 10**12  # of a grid of which `count` takes a part
+MOST_CONFIGURATIONS = 10**12  # of a grid that `count` limits
 _LONGEST_NAME = 64
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -21,9 +21,9 @@ METHODS: tuple[Method, ...] = get_args(Method)
 def read_mapping(
     cls: type[T], values: Mapping[str, object], path: KeyPath, document: Located, problems: Problems
 ) -> T | None:
-    """Builds a dataclass from a part of the document; None, and its problems collected, where it is wrong.
+    """Builds a dataclass from a part of the document; collects the problems and returns None where it is wrong.
 
-    An unknown key hides nothing: the known ones are checked all the same.
+    The known keys are checked also where there is an unknown key.
     """
     try:
         return from_mapping(cls, values, located=document, prefix=path)
@@ -47,7 +47,7 @@ def read_section(cls: type[T], key: str, document: Located, problems: Problems) 
 
 
 def name_problems(name: object) -> tuple[str, ...]:
-    """Says why a name cannot be a folder's, and which one could; empty where it can.
+    """Returns why a name is not valid for a folder, with a valid one; empty where it is valid.
 
     >>> name_problems("my sweep")[0].rsplit("; ", 1)[1]
     "instead of 'my sweep' write 'my_sweep'"
@@ -61,7 +61,7 @@ def name_problems(name: object) -> tuple[str, ...]:
 
 
 def folder_name(text: str) -> str:
-    """Returns a name that can be a folder's; empty where the text has no letter or digit.
+    """Returns a valid folder name; empty where the text has no letter or digit.
 
     >>> folder_name("KoBART, first try"), folder_name("wide"), folder_name("!")
     ('KoBART_first_try', 'wide', '')
@@ -73,20 +73,20 @@ def read_method(raw: object, path: KeyPath, document: Located, problems: Problem
     """Returns the method, or None where it is wrong."""
     found = next((method for method in METHODS if method == raw), None)
     if found is None:
-        said = f"method {raw!r} is unknown" if raw is not None else "missing key 'method'"
+        problem = f"method {raw!r} is unknown" if raw is not None else "missing key 'method'"
         hint = nearest(str(raw), METHODS) or f"; known: {', '.join(METHODS)}"
-        problems.add(f"{document.where(*path)}: {said}{hint}")
+        problems.add(f"{document.where(*path)}: {problem}{hint}")
     return found
 
 
 def check_end(sweep: Sweep, path: KeyPath, document: Located, problems: Problems) -> None:
-    """Collects why a search would never end, or has no grid.
+    """Collects reasons why a search would not end, or is too large.
 
     Args:
         sweep: The sweep of the file, or of a phase.
-        path: Where it stands.
+        path: Its path in the document.
         document: The sweep file.
-        problems: Collects what is wrong.
+        problems: Collects the problems.
     """
     method = sweep.method
     if sweep.count is not None and sweep.count > MOST_TRIALS:

@@ -1,4 +1,4 @@
-"""Writes a plain sweep as a file that a person can edit and load_sweep reads back."""
+"""Writes a plain sweep as an editable file that load_sweep can read."""
 
 import dataclasses
 import json
@@ -11,12 +11,12 @@ _SECTIONS = ("search", "resources", "tracking", "rules", "anomalies", "team")
 
 
 def sweep_text(sweep: Sweep, *, head: Sequence[str] = (), reasons: Mapping[str, str] | None = None) -> str:
-    """Returns the file of a sweep, without what has its default value.
+    """Returns the text of a sweep file, without default values.
 
     Args:
         sweep: A plain sweep; its `source` and `notes` are not part of the text.
-        head: Lines of comment at the top.
-        reasons: Why a parameter has its bounds; a comment above it, one line or several.
+        head: Comment lines at the top.
+        reasons: Comment above a parameter, one line or several: the reason for its bounds.
 
     >>> from tune_jobs.config.space import Range, Space
     >>> rate = Range(name="learning_rate", distribution="log_uniform_values", low=3e-5, high=1e-4)
@@ -45,7 +45,7 @@ def sweep_text(sweep: Sweep, *, head: Sequence[str] = (), reasons: Mapping[str, 
 
 
 def _entry(name: str, value: object) -> list[str]:
-    """One line; a list of mappings has one for each, so that a person can remove one."""
+    """Returns one line, or for a list of mappings one line for each."""
     if isinstance(value, tuple) and value and all(isinstance(item, Mapping) for item in value):
         return [f"  {name}:", *(f"    - {_flow(item)}" for item in value)]
     return [f"  {name}: {_flow(value)}"]
@@ -75,7 +75,7 @@ def _changed(section: object) -> dict[str, object]:
 
 
 def _flow(value: object) -> str:
-    """Writes a value on one line: mappings and lists in YAML's flow style, plain words without quotes."""
+    """Formats a value on one line: mappings and lists in YAML's flow style, plain text without quotes."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_flow(str(key))}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
@@ -86,13 +86,13 @@ def _flow(value: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A double-quoted YAML text; what does not print is escaped, since YAML's reader refuses some of it."""
+    """Returns a double-quoted YAML string with unprintable characters escaped, as YAML refuses some of them."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in escaped) + '"'
 
 
 def _is_plain(text: str) -> bool:
-    """Whether YAML reads a word as the same text without quotes."""
+    """Returns whether YAML reads the text unchanged without quotes."""
     words = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
     characters = text.replace("_", "").replace("-", "").replace("/", "").replace(".", "")
     return characters.isalnum() and characters.isascii() and text[0].isalpha() and text.lower() not in words

@@ -14,7 +14,7 @@ from common.errors import Problems, RequestError
 from common.files import write_bytes
 from common.storage import StorageRetry
 from tune_jobs.config.points import points_of
-from tune_jobs.config.result_paths import own_places
+from tune_jobs.config.result_paths import own_shared_folders
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.driver.broker_access import open_broker
 from tune_jobs.driver.cards import cards_at_hand
@@ -270,7 +270,7 @@ class _Run:
             sweep,
             self._placer,
             output_dir=output_dir,
-            places=own_places(output_dir),
+            folders=own_shared_folders(output_dir),
             started=datetime.fromtimestamp(started_at),  # local time, as on the wall of who reads the name
             taken=names_in(ExperimentFolder.of(output_dir, "").path) - set(known.values()),
             known=known,

@@ -8,7 +8,7 @@ from pathlib import Path
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.naming import generation_name, trial_name
-from tune_jobs.config.result_paths import Places
+from tune_jobs.config.result_paths import SharedFolders
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.placer import Option, Placer
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
@@ -24,7 +24,7 @@ class SweepSpecs:
         sweep: A plain sweep.
         placer: Finds out how configurations can run.
         output_dir: Folder of experiments and sweep results.
-        places: Where trials find what they share.
+        folders: Folders that all trials share.
         started: When the sweep started first; part of every name.
         taken: Names that exist already, without this sweep's own.
         known: Names of this sweep's trials that an earlier driver made, by number.
@@ -36,13 +36,13 @@ class SweepSpecs:
         placer: Placer,
         *,
         output_dir: Path,
-        places: Places,
+        folders: SharedFolders,
         started: datetime,
         taken: set[str],
         known: Mapping[int, str] | None = None,
     ) -> None:
         self._sweep, self._placer = sweep, placer
-        self._output_dir, self._places = output_dir.resolve(), places
+        self._output_dir, self._folders = output_dir.resolve(), folders
         self._started, self._taken = started, set(taken)
         # By number: who starts first depends on which card is free first, and names must not.
         self._names = self._listed_names() | dict(known or {})
@@ -59,10 +59,10 @@ class SweepSpecs:
             name=name,
             sweep=self._sweep.name,
             sampled={key: list(value) if isinstance(value, tuple) else value for key, value in sampled.items()},
-            config=_with_whole_paths(trial.resolved, self._places).to_dict(),
+            config=_with_whole_paths(trial.resolved, self._folders).to_dict(),
             folder=str(ExperimentFolder.of(self._output_dir, name).path),
             sweep_folder=str(SweepFolder.of(self._output_dir, self._sweep.name).path),
-            cache_dir=str(self._places.cache_dir.resolve()),
+            cache_dir=str(self._folders.cache_dir.resolve()),
             metric=self._sweep.metric.name,
             bundle=placement.bundle,
             shape=placement.shape,
@@ -93,10 +93,10 @@ class SweepSpecs:
         return names
 
 
-def _with_whole_paths(config: RunConfig, places: Places) -> RunConfig:
+def _with_whole_paths(config: RunConfig, folders: SharedFolders) -> RunConfig:
     """A trial's process has a working folder of its own, so files and local models are named in full."""
     names = ("train_file", "dev_file", "test_file", "model")
     paths = {name: str(getattr(config, name)) for name in names if getattr(config, name) is not None}
     return config.with_changes(
-        {name: str(places.whole(Path(path))) for name, path in paths.items() if Path(path).exists()}
+        {name: str(folders.permanent_path(Path(path))) for name, path in paths.items() if Path(path).exists()}
     )

@@ -1,1 +1,1 @@
-"""What a sweep leaves behind: ledger and folders, snapshots, reproduction, hand-over, clean-up."""
+"""The records of a sweep: journal, ledger, folders and snapshots."""

@@ -1,4 +1,4 @@
-"""Which code a sweep runs: commit, branch, what was changed, what git does not know. The one module that calls git."""
+"""The code that a sweep runs: commit, branch, changes and untracked files. The only module that calls git."""
 
 import hashlib
 import subprocess
@@ -11,7 +11,7 @@ from tune_jobs.records.redaction import HIDDEN, Redactor, is_secret_file
 _ANSWER_S = 20.0
 _MOST_DIFF_CHARS = 5_000_000
 _MOST_UNTRACKED = 1000
-_HASHED_BYTES = 1_000_000  # larger untracked files are data, and are named without their content
+_HASHED_BYTES = 1_000_000  # larger untracked files are data: no hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +22,11 @@ class CodeState:
         commit: Full hash; None where there is no git, no repository or no commit.
         branch: None on a detached head.
         dirty: Files that differ from the commit.
-        diff: Their differences without secrets; binary files are only named.
-        diff_sha256: Of the differences as they were, so that two states can be told apart although parts are hidden.
-        hidden: How many secrets were taken out of the differences, whole files counted as one.
-        untracked: Files that git neither knows nor ignores, with the first 16 digits of their SHA-256, "" for large
-            ones and for those whose names say that they hold secrets.
+        diff: The diff without secrets; binary files are only named.
+        diff_sha256: Hash of the full diff: two states differ by it although parts are hidden.
+        hidden: Number of secrets that were removed from the diff; a whole file counts as one.
+        untracked: Files that git neither tracks nor ignores, with the first 16 digits of their SHA-256; "" for large
+            files and for files whose names suggest secrets.
         reason: Why there is no commit; empty where there is one.
     """
 
@@ -41,7 +41,7 @@ class CodeState:
 
 
 def read_code(folder: Path, redactor: Redactor) -> CodeState:
-    """Asks git about the repository that a folder lies in; never fails, as a sweep also runs from an archive."""
+    """Reads the state of a folder's repository; never fails, as a sweep also runs from an archive."""
     try:
         root = Path(_git(folder, "rev-parse", "--show-toplevel").strip())
         commit = _git(root, "rev-parse", "HEAD").strip()
@@ -72,7 +72,7 @@ def read_code(folder: Path, redactor: Redactor) -> CodeState:
 
 
 def clean_diff(diff: str, redactor: Redactor) -> str:
-    """Takes secrets out of a diff; of files whose names say that they hold some, no line is kept.
+    """Removes secrets from a diff, and all lines of files whose names suggest secrets.
 
     >>> text = "diff --git a/.env b/.env\\n+A=b\\ndiff --git a/x.py b/x.py\\n+password = 'hunter2'\\n"
     >>> print(clean_diff(text, Redactor()))
@@ -96,7 +96,7 @@ def _clean_file(part: str, redactor: Redactor) -> str:
     names = header.replace('"', "").split(" b/")
     if any(is_secret_file(name) for name in names):
         return f"{redactor.hide(header)}\n{HIDDEN}"
-    # `Subproject commit <hash>` and `index <hash>..<hash>` are no secrets, though they look like one.
+    # `Subproject commit <hash>` and `index <hash>..<hash>` are not secrets, though they match a pattern.
     lines = [line if line.startswith(("index ", "+Subproject", "-Subproject")) else None for line in body.split("\n")]
     hidden = redactor.hide(body).split("\n")
     if len(hidden) != len(lines):  # a secret over several lines was hidden, so lines no longer pair up
@@ -118,7 +118,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _digest(path: Path) -> str:
-    """The first digits of a small file's hash; nothing for a file that may hold secrets: a hash can be guessed back."""
+    """Returns the first digits of a small file's hash; "" for a file that may hold secrets."""
     try:
         if is_secret_file(path.name) or path.is_symlink() or path.stat().st_size > _HASHED_BYTES:
             return ""

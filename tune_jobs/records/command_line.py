@@ -1,4 +1,4 @@
-"""The arguments of `python -m tune_jobs` with which a sweep goes on. Pure."""
+"""The arguments of `python -m tune_jobs` that continue a sweep. Pure."""
 
 from collections.abc import Sequence
 
@@ -13,6 +13,6 @@ def driver_arguments(arguments: Sequence[str], *, resume: bool) -> list[str]:
     if not resume:
         return kept
     hour = [place for place, argument in enumerate(kept) if argument == "--start-at"]
-    gone = {place + more for place in hour for more in (0, 1)}  # it has come already
+    gone = {index + more for index in hour for more in (0, 1)}  # the start time has passed
     kept = [one for place, one in enumerate(kept) if place not in gone and not one.startswith("--start-at=")]
     return [*kept, "--resume"]

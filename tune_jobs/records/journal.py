@@ -1,6 +1,6 @@
 """The journal of a sweep: every event of every trial, one JSON line each. It is the only record of a sweep's progress.
 
-The ledger holds the outcome of each trial; the journal holds how it came about, so that another driver can continue.
+The ledger holds the outcome of each trial; the journal holds its events, from which another driver can continue.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,9 +22,9 @@ class Evaluation:
 
     Attributes:
         number: From 1, counted over attempts.
-        value: The sweep's metric.
-        metrics: Everything that was reported.
-        run_s: Seconds that the trial had run by then, over all attempts.
+        value: Value of the sweep's metric.
+        metrics: All reported metrics.
+        run_s: Run time of the trial at this evaluation, over all attempts.
     """
 
     number: int
@@ -35,35 +35,35 @@ class Evaluation:
 
 @dataclass(kw_only=True)
 class TrialHistory:
-    """What the journal holds about one trial.
+    """The state of one trial, from its events in the journal.
 
     Attributes:
-        number: Place in the sweep, from 1.
-        spec: As it was given to the trial's process last; see TrialSpec.
-        evaluations: By number; one that was made again after a restart replaces the earlier.
-        checkpoint: The last complete one.
-        checkpoint_evaluation: The evaluation that it belongs to; 0 before the first.
-        starts: Attempts that were started.
-        retries: Kinds of the failures after which it was started again.
+        number: Number in the sweep, from 1.
+        spec: The last specification that the trial's process received; see TrialSpec.
+        evaluations: Evaluations by number; a repeated one replaces the earlier.
+        checkpoint: The last complete checkpoint.
+        checkpoint_evaluation: Evaluation of that checkpoint; 0 before the first.
+        starts: Number of attempts.
+        retries: Kinds of the failures after which it was restarted.
         lost_in_a_row: Attempts lost with their process or node since the last new evaluation.
-        bundle: What it occupied last.
-        status: None while it has not ended.
-        reason: Why it ended so.
-        failure: What kind of failure ended it, None where none did.
-        running: Whether an attempt was started and has neither failed nor ended since.
+        bundle: Resources of the last attempt.
+        status: Final status; None before the end.
+        reason: Reason of the final status.
+        failure: Kind of the failure that ended it; None where none did.
+        running: Whether an attempt is running.
         first_start_at: Wall-clock seconds of the first start.
         last_at: Wall-clock seconds of the last event with a time.
-        run_s: Seconds in which it ran, over all attempts; what a killed driver no longer wrote is not counted.
-        gpu_s: The same times the GPUs that it held.
-        elapsed_s: Reading of the driver's elapsed seconds at the last event with a time.
-        pauses: How often it gave its share back, to go on later.
-        waits_for: Why it does not start, or go on, now; empty where nothing holds it up.
-        copies: When it went on with another trial's weights (pbt), in order: `donor`, `evaluation` of its own,
+        run_s: Run time over all attempts, without time that a killed driver did not record.
+        gpu_s: Run time multiplied by the share of GPUs held.
+        elapsed_s: The driver's monotonic clock at the last event with a time.
+        pauses: Number of pauses, in which it holds no share.
+        waits_for: Why it waits; empty when it does not wait.
+        copies: Copies of another trial's weights (pbt), in order: `donor`, `evaluation` of its own,
             `donor_evaluation` at the copied checkpoint, `changes` of the donor's values, its own values `before`.
         attempts: In order: `started_at` and `ended_at` in wall-clock seconds, its GPUs as `share`, `node`, `card` and
             `gpu_model`, `raylet` and `pid` (absent until its process reports them), and as `ended` why it ended where
             the trial went on: "paused" or the kind of failure.
-        least_bytes: What its share must hold after an out-of-memory; 0 where its estimate still stands.
+        least_bytes: Minimum bytes of its share after an out-of-memory; 0 where the estimate is valid.
     """
 
     number: int
@@ -102,14 +102,14 @@ class TrialHistory:
 
 
 class Journal:
-    """Events on disk and their sum in memory.
+    """Events on disk, and the resulting state of each trial in memory.
 
-    Events of an attempt carry two times: `at`, wall-clock seconds for people, and `elapsed_s`, seconds of the driver
-    that only grow, from which durations are computed.
+    Events of an attempt carry two times: `at`, wall-clock seconds for people, and `elapsed_s`, the driver's monotonic
+    clock, for durations.
 
     Args:
-        path: The file; what it holds already is read.
-        retry: Waits for a storage in trouble; None fails at once.
+        path: The file; existing events are read.
+        retry: Waits on storage errors; None fails at once.
     """
 
     def __init__(self, path: Path, retry: StorageRetry | None = None) -> None:
@@ -120,7 +120,7 @@ class Journal:
         self._apply(self.earlier)
 
     def write(self, event: str, number: int, **content: object) -> TrialHistory:
-        """Appends one event and returns the trial that it changed."""
+        """Appends one event and returns the changed trial."""
         record = {"event": event, "number": number, **content}
         if self._retry is None:
             self._append(record)
@@ -131,7 +131,7 @@ class Journal:
 
     def _append(self, record: Event) -> None:
         if self._exists and not self._path.exists():
-            # A new file would lie below the mount point, and be lost when the storage is back.
+            # A new file would be below the mount point, and hidden when the storage is back.
             raise StorageGoneError(self._path)
         append_jsonl(self._path, record)
         self._exists = True
@@ -142,7 +142,7 @@ class Journal:
             if event["event"] == "submitted":
                 spec = cast("Mapping[str, object]", event["spec"])
                 self.trials[number] = TrialHistory(number=number, spec=spec)
-            elif number in self.trials:  # else its first line was the torn one: it is submitted again
+            elif number in self.trials:  # else its first line was torn: it is submitted again
                 _apply(self.trials[number], event)
 
 
@@ -152,7 +152,7 @@ def _apply(trial: TrialHistory, event: Event) -> None:
         trial.last_at = cast("float", event["at"])
         _count_time(trial, cast("float", event["elapsed_s"]), runs=trial.running and kind != "started")
         _update_attempt(trial, event)
-    if kind == "started":  # perhaps by another driver, after one that was killed: nothing ran in between
+    if kind == "started":  # perhaps by another driver, after a killed one: nothing ran in between
         trial.starts += 1
         trial.running = True
         trial.waits_for = ""
@@ -170,7 +170,7 @@ def _apply(trial: TrialHistory, event: Event) -> None:
         trial.retries.append(cast("str", event["kind"]))
         trial.lost_in_a_row = cast("int", event.get("lost_in_a_row", 0))
         trial.least_bytes = max(trial.least_bytes, cast("int", event.get("least_bytes", 0)))
-    elif kind == "allocated":  # with another placement than it was submitted with
+    elif kind == "allocated":  # the placement may differ from the submitted one
         trial.spec = {**trial.spec, **cast("Mapping[str, object]", event["placement"])}
     elif kind == "paused":
         trial.running = False
@@ -191,7 +191,7 @@ def _apply(trial: TrialHistory, event: Event) -> None:
         trial.status = cast("EndStatus", event["status"])
         trial.reason = cast("str", event["reason"])
         trial.failure = cast("str | None", event.get("failure"))
-    elif kind == "reopened":  # it had failed through no fault of its own, and a resumed sweep tries it again
+    elif kind == "reopened":  # a resumed sweep retries a trial that failed for an external reason
         trial.status, trial.reason, trial.failure, trial.lost_in_a_row = None, "", None, 0
 
 
@@ -223,7 +223,7 @@ def _update_attempt(trial: TrialHistory, event: Event) -> None:
 
 
 def _count_time(trial: TrialHistory, elapsed_s: float, *, runs: bool) -> None:
-    """Counts by seconds that only grow: a wall clock that is set during a trial makes nothing longer or shorter."""
+    """Adds run time by the monotonic clock, which changes of the wall clock do not affect."""
     if runs:
         passed_s = elapsed_s - trial.elapsed_s
         trial.run_s += passed_s

@@ -1,8 +1,8 @@
-"""What a sweep leaves behind: the ledger of its trials, and the folders in which people find everything.
+"""The ledger of a sweep's trials, and the paths of its result folders.
 
-The ledger `all_results.jsonl` only grows. Each line is one event: what the sweep is, or what became of a trial. A trial
-may have several lines (an attempt failed, a later one finished); the last one counts. So a driver that dies in
-the middle loses nothing that was written, and a restarted one simply goes on.
+The ledger `all_results.jsonl` is append-only. Each line describes the sweep or the state of a trial. A trial may have
+several lines (an attempt failed, a later one finished); the last one counts. A driver that dies loses no written line,
+and a restarted one continues.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  #
 
 @dataclass(frozen=True, kw_only=True)
 class TrialError:
-    """Why a trial did not end well.
+    """Why a trial failed, ran out of memory or was refused.
 
     Attributes:
         type: Name of the exception, or of the reason.
         message: One or two sentences for people.
-        where: A log, a node or a line of code to look at; empty where nothing is known.
+        where: A log, a node or a line of code; empty where it is unknown.
     """
 
     type: str
@@ -41,22 +41,22 @@ _PLANNED = {
     "accumulation": "gradient_accumulation_steps",
     "gradient_checkpointing": "gradient_checkpointing",
     "sharded": "fsdp",
-}  # what a plan decides of a run's configuration
+}  # fields of a run configuration that the memory plan sets
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial, as the ledger keeps it.
+    """One trial in the ledger.
 
     Attributes:
-        trial_id: Unique in its sweep; the key by which a later line replaces an earlier one.
+        trial_id: Unique in its sweep; a later line with the same id replaces an earlier one.
         name: Experiment name.
         sweep: Sweep name.
-        status: `stopped` is early by the scheduler, `oom` ran out of memory for good, `refused` never started,
-            `running` had not ended when the line was written.
-        phase: Stage of a staged search.
+        status: `stopped`: stopped early by the scheduler; `oom`: out of memory after all retries; `refused`: never
+            started; `running`: not ended when the line was written.
+        phase: Phase of a staged search.
         sampled: Values of the searched parameters.
-        resolved: The whole run configuration.
+        resolved: The complete run configuration.
         metrics: The last evaluation.
         best_metrics: The best evaluation by the sweep's metric, under the same names as `metrics`.
         history: One row for each evaluation: `rung`, `iteration`, `train/global_step`, `train/epoch`, `wall_s` (seconds
@@ -64,26 +64,26 @@ class TrialRecord:
         error: Why it failed, ran out of memory or was refused.
         started_at: Unix seconds of the first attempt; None for a trial that never started.
         ended_at: Unix seconds.
-        wall_s: Seconds in which it ran, over all attempts.
+        wall_s: Run time in seconds, over all attempts.
         gpu_seconds: Share times seconds, over all attempts.
         node: Host that it ran on last.
         card: The card on that host, for example "0" or a UUID.
         gpu_model: Model of the card.
-        share: GPUs held; 0 on a machine without.
+        share: GPUs held; 0 without a GPU.
         estimate: Fields of MemoryEstimate: `device_bytes`, `upper_bytes`, `peak_phase`, `terms` (bytes by name) and
             others.
         plan: `micro_batch`, `accumulation`, `gradient_checkpointing`, `ranks`, `sharded`: see RunShape.
-        measured: Highest `allocated_bytes`, `reserved_bytes`, `device_bytes`, `host_rss_bytes`; what was not
+        measured: Peaks `allocated_bytes`, `reserved_bytes`, `device_bytes`, `host_rss_bytes`; a value that was not
             measured is absent.
-        retries: Attempts after the first.
+        retries: Number of attempts after the first.
         seed: Seed of the training.
         simulated: Whether the card was a logical one.
         experiment_dir: Folder of the experiment; see ExperimentFolder.
-        member: Whose quota it used.
-        lineage: When it went on with another trial's weights (pbt); see TrialHistory.copies. `sampled` and `resolved`
-            are those of its end.
-        trained: The experiment whose model it wrote summaries with; None where it trained one of its own.
-        attempts: Where it ran and when, of a trial that started more than once; see TrialHistory.attempts.
+        member: Team member whose quota it used.
+        lineage: Its copies of other trials' weights (pbt); see TrialHistory.copies. `sampled` and `resolved` are the
+            values at its end.
+        trained: The experiment whose model it generated with; None where it trained its own.
+        attempts: Times and cards of each attempt of a trial that started more than once; see TrialHistory.attempts.
     """
 
     trial_id: str
@@ -119,45 +119,45 @@ class TrialRecord:
 
     @property
     def cards(self) -> int:
-        """Cards that it trained on; 1 also where it had a part of one, or none."""
+        """Number of cards that it trained on; 1 also for a part of one, or none."""
         return int(str((self.plan or {}).get("ranks", 1)))
 
     @property
     def as_run(self) -> dict[str, object]:
-        """Its configuration, with its batch computed as it was at last: in pieces, with checkpointing, or divided."""
+        """Returns its configuration with the last memory plan: accumulation, checkpointing and sharding."""
         plan = self.plan or {}
         changed = {field: plan[name] for name, field in _PLANNED.items() if name in plan}
         return self.resolved | changed
 
     @property
     def model_folder(self) -> str:
-        """The folder of its model; empty where the experiment's is not known."""
+        """The folder of its model; empty where the experiment's folder is unknown."""
         folder = self.trained or self.experiment_dir
         return str(ExperimentFolder(Path(folder)).best_model) if folder else ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRecord:
-    """What a sweep is, so that its ledger can be read alone.
+    """The description of a sweep, which makes its ledger readable alone.
 
     Attributes:
         sweep: Its name.
-        metric: What trials are compared by.
-        goal: Whether high or low values of it are good.
-        method: How trials were chosen.
-        parameters: Searched parameters as a sweep file writes them, by name.
-        trials: How many were meant to run.
-        stopping: When hopeless trials were stopped, for people, for example "asha, eta 3, rungs 1, 3".
+        metric: The metric that ranks trials.
+        goal: Whether the metric is maximized or minimized.
+        method: Search method.
+        parameters: Searched parameters by name, as in a sweep file.
+        trials: Number of planned trials.
+        stopping: The rule that stops trials early, for people, for example "asha, eta 3, rungs 1, 3".
         started_at: Unix seconds.
-        phase: Stage of a staged search.
+        phase: Phase of a staged search.
         command: The command that started it.
         simulated: Whether the cards are logical ones.
-        cards: The cards at hand, for example {"node": "a", "card": "0", "gpu_model": "RTX 3090",
+        cards: The available cards, for example {"node": "a", "card": "0", "gpu_model": "RTX 3090",
             "total_bytes": 25769803776}.
-        baseline: What is to be beaten: a name and the metric's value; None where nothing is known.
-        member: Who asked for it.
+        baseline: The result to beat: a name and the metric's value; None where it is unknown.
+        member: Team member who started it.
         source: The sweep file.
-        wandb_report: Address of its report at W&B; None where there is none.
+        wandb_report: URL of its report at W&B, or None.
     """
 
     sweep: str
@@ -180,12 +180,12 @@ class SweepRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """A ledger as it was read.
+    """The content of a ledger.
 
     Attributes:
-        sweep: The last description of the sweep, with the start of the first; None in a ledger without any.
-        trials: The last line of every trial, in the order in which trials first appeared.
-        torn: Lines that a dying writer left incomplete. They are lost, and a person is told how many.
+        sweep: The last description of the sweep, with the start of the first; None where there is none.
+        trials: The last line of every trial, in order of first appearance.
+        torn: Number of incomplete lines, which are lost.
     """
 
     sweep: SweepRecord | None = None
@@ -195,7 +195,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """The folder of one sweep, and the only place that knows its file names.
+    """The folder of one sweep; defines its file names.
 
     Attributes:
         path: outputs/sweep_results/<sweep>.
@@ -213,7 +213,7 @@ class SweepFolder:
 
     @property
     def ledger(self) -> Path:
-        """Every event, one a line."""
+        """The ledger, one JSON object per line."""
         return self.path / "all_results.jsonl"
 
     @property
@@ -238,7 +238,7 @@ class SweepFolder:
 
     @property
     def snapshot(self) -> Path:
-        """The code and the command that its experiments have in common."""
+        """The code and the command that its experiments share."""
         return self.path / "snapshot"
 
     @property
@@ -257,17 +257,17 @@ class SweepFolder:
         return self.path / "analysis_report.png"
 
     def append(self, record: TrialRecord | SweepRecord) -> None:
-        """Adds one line to the ledger; safe beside other writers on one machine."""
+        """Appends one line to the ledger; safe with several writers on one machine."""
         event = "trial" if isinstance(record, TrialRecord) else "sweep"
         values = _for_json({"event": event, **dataclasses.asdict(record)})
         assert isinstance(values, dict)
         append_jsonl(self.ledger, values)
 
     def load(self) -> Ledger:
-        """Reads the ledger; a folder without one is an empty ledger.
+        """Reads the ledger; a missing file is an empty ledger.
 
         Raises:
-            RequestError: With every line that is whole but no record of ours.
+            RequestError: With every complete line that is not a valid record.
         """
         lines, torn = read_jsonl(self.ledger)
         sweep: SweepRecord | None = None
@@ -288,7 +288,7 @@ class SweepFolder:
         return Ledger(sweep=sweep, trials=tuple(trials.values()), torn=torn)
 
     def write_best_config(self, best: TrialRecord) -> None:
-        """Writes the run configuration of the best trial as it ran, ready for `python -m dialsum train`."""
+        """Writes the run configuration of the best trial for `python -m dialsum train`."""
         title = f"# Best of {best.sweep}: {best.name}\n"
         if best.cards > 1:
             start = f"torchrun --nproc-per-node {best.cards}"
@@ -302,7 +302,7 @@ class SweepFolder:
 
 @dataclass(frozen=True)
 class ExperimentFolder:
-    """The folder of one experiment, and the only place that knows its file names.
+    """The folder of one experiment; defines its file names.
 
     Attributes:
         path: outputs/experiments/<experiment>.
@@ -330,17 +330,17 @@ class ExperimentFolder:
 
     @property
     def log(self) -> Path:
-        """What the training said."""
+        """The log of the training."""
         return self.path / "training.log"
 
     @property
     def predictions(self) -> Path:
-        """Input, prediction, references and scores, one example a line."""
+        """Input, prediction, references and scores, one example per line."""
         return self.path / "predictions.jsonl"
 
     @property
     def snapshot(self) -> Path:
-        """What is needed to run it again."""
+        """The snapshot for running it again."""
         return self.path / "snapshot"
 
     @property
@@ -353,7 +353,7 @@ def read_record(line: Mapping[str, object]) -> TrialRecord | SweepRecord:
     """Reads one line of a ledger.
 
     Raises:
-        RequestError: When it is no record of ours.
+        RequestError: When it is not a valid record.
     """
     values = {key: value for key, value in line.items() if key != "event"}
     if line.get("event") == "sweep":
@@ -361,12 +361,12 @@ def read_record(line: Mapping[str, object]) -> TrialRecord | SweepRecord:
     if line.get("event") != "trial":
         raise RequestError(f"event must be 'sweep' or 'trial', but is {line.get('event')!r}")
     numbers = {key: _numbers(values[key]) for key in ("metrics", "best_metrics") if key in values}
-    history = _rows(values.pop("history", []))  # the bulk of a ledger, so it is not taken apart value by value
+    history = _rows(values.pop("history", []))  # most of a ledger: checked without strict's slow path
     return dataclasses.replace(from_mapping(TrialRecord, values | numbers, where="trial record"), history=history)
 
 
 def _for_json(value: object) -> object:
-    """Plain values; numbers that JSON does not have become their names."""
+    """Returns plain values; NaN and infinities become their names, as JSON lacks them."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
@@ -390,7 +390,7 @@ def _rows(value: object) -> list[dict[str, float | None]]:
 
 
 def _numbers(value: object) -> object:
-    """The way back for the fields that hold measured numbers."""
+    """Inverts _for_json for the fields with measured numbers."""
     if isinstance(value, dict):
         return {key: _numbers(item) for key, item in value.items()}
     return _NOT_FINITE.get(value, value) if isinstance(value, str) else value

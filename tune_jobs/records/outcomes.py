@@ -1,4 +1,4 @@
-"""From a trial's journal to its line in the ledger. Pure."""
+"""Converts a trial's journal to its ledger record and its calibration peak. Pure."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -12,11 +12,11 @@ _MEASURED = ("allocated_bytes", "reserved_bytes", "device_bytes", "host_rss_byte
 
 
 def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -> TrialRecord:
-    """Makes the ledger's line of a trial; one that is not over stands there as `running`.
+    """Returns the ledger record of a trial; `running` before its end.
 
     Args:
-        trial: What happened.
-        goal: Whether high or low values are good.
+        trial: The trial's history.
+        goal: Whether the metric is maximized or minimized.
         rungs: Evaluations at which trials were compared.
     """
     kind = trial.failure
@@ -59,13 +59,13 @@ def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -
 
 
 def peak_of(trial: TrialHistory, record: TrialRecord) -> Peak | None:
-    """Makes the calibration's line of a trial: what was predicted for the shape it was submitted with, and what came.
+    """Returns the calibration record of a trial: predicted bytes of its submitted shape and measured bytes.
 
-    A trial that ran out of memory tells at least that its cap was too small. Where the driver does not tell what a
-    process holds (in most containers), torch's reserved bytes and the assumed context stand for it.
+    For a trial that ran out of memory, the cap is a lower bound. Where the NVIDIA driver does not report the bytes of
+    a process (in most containers), torch's reserved bytes plus the assumed context are used.
 
     Returns:
-        None for a simulated card, for one without an estimate, and where nothing was measured.
+        The peak; None for a simulated card, without an estimate, or without a measurement.
     """
     estimate, measured = record.estimate, record.measured or {}
     if record.simulated or estimate is None or "device_bytes" not in estimate or not trial.evaluations:
@@ -130,13 +130,13 @@ def _measured(trial: TrialHistory) -> dict[str, float] | None:
         held = evaluation.metrics.get("trial/held_bytes")
         if isinstance(held, float):
             held_bytes = max(held, held_bytes)
-    # What the whole card holds includes the neighbours; only what the process holds is the trial's.
+    # The card's total includes other processes; only the process's own bytes count.
     peaks.pop("device_bytes", None)
     return (peaks | ({"device_bytes": held_bytes} if held_bytes else {})) or None
 
 
 def _plan(seen: Mapping[str, object], spec: Mapping[str, object]) -> dict[str, object] | None:
-    """The shape that the trial ended with, else the one that it was submitted with."""
+    """Returns the last reported shape of the trial, else the submitted one."""
     names = ("micro_batch", "accumulation", "gradient_checkpointing", "ranks", "sharded")
     if "trial/micro_batch" in seen:
         return {name: seen[f"trial/{name}"] for name in names if f"trial/{name}" in seen}

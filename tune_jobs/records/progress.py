@@ -1,4 +1,4 @@
-"""How far a sweep is, derived from its journal: trials, the best value, the time that is left. Pure."""
+"""The progress of a sweep, from its journal: trials, best value, remaining time. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ ENDED: tuple[TrialStatus, ...] = ("finished", "stopped", "failed", "refused")
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFrame:
-    """What does not change while a sweep runs.
+    """The constant facts of a running sweep.
 
     Attributes:
         sweep: Name of the sweep.
-        metric: Metric that trials are compared by.
-        goal: Whether high or low values of it are good.
-        total: Trials that the sweep will run.
-        longest: Evaluations in a trial that is never stopped.
-        slots: Trials that can run side by side, for the time that is left.
+        metric: The metric that ranks trials.
+        goal: Whether the metric is maximized or minimized.
+        total: Number of trials of the sweep.
+        longest: Number of evaluations of a trial that is never stopped.
+        slots: Number of trials that can run in parallel, for the remaining time.
         rungs: Evaluations at which trials are compared.
         started_s: Clock reading at the start of this driver.
         simulated: Whether the cards are logical ones.
@@ -46,19 +46,19 @@ class TrialProgress:
     """One trial.
 
     Attributes:
-        number: Place in the sweep, from 1.
+        number: Number in the sweep, from 1.
         name: Experiment name.
-        status: "paused" when it gave its share back and will go on; "interrupted" when its driver has gone.
-        iteration: Evaluations so far.
+        status: "paused": without a share, will resume; "interrupted": its driver has ended.
+        iteration: Number of evaluations so far.
         rung: Index of the highest rung passed, None before the first.
         last: The metric's last value.
         best: The metric's best value so far.
-        reason: Why it ended, or what it waits for.
-        run_s: Seconds in which it ran, over all attempts, until now.
-        attempts: How often it was started.
+        reason: Why it ended or waits.
+        run_s: Run time in seconds so far, over all attempts.
+        attempts: Number of attempts.
         share: GPUs held.
-        retries: Attempts that failed and were followed by another.
-        location: Host and card that it runs on; None until it has reported them, and where it runs without a card.
+        retries: Number of failed attempts that another one followed.
+        location: Host and card; None before the first report, and without a card.
     """
 
     number: int
@@ -81,8 +81,8 @@ class SweepProgress:
     """State of a whole sweep at one moment.
 
     Attributes:
-        frame: What does not change.
-        trials: Those that are known, by number.
+        frame: The constant facts.
+        trials: The known trials, by number.
         now_s: Clock reading of that moment.
     """
 
@@ -91,7 +91,7 @@ class SweepProgress:
     now_s: float = 0.0
 
     def count(self, *statuses: TrialStatus) -> int:
-        """Counts the trials in these states; trials that are not known yet are "waiting"."""
+        """Counts the trials in these states; unknown trials count as "waiting"."""
         known = sum(1 for trial in self.trials.values() if trial.status in statuses)
         return known + (max(self.frame.total - len(self.trials), 0) if "waiting" in statuses else 0)
 
@@ -101,10 +101,10 @@ class SweepProgress:
         return best_of(trials, lambda trial: trial.best, self.frame.goal)
 
     def left_s(self) -> float | None:
-        """Estimates the seconds that are left if no further trial is stopped early, so an upper bound.
+        """Returns an upper bound of the remaining seconds: no further trial is stopped early.
 
-        None before the first report. Evaluations still to come, times the mean duration of one so far, shared among
-        the trials side by side.
+        None before the first report. Remaining evaluations times the mean duration of an evaluation, divided by the
+        number of trials in parallel.
         """
         done = sum(trial.iteration for trial in self.trials.values())
         if not done:
@@ -128,11 +128,11 @@ def progress_of(
     """Derives the progress of a sweep from its journal.
 
     Args:
-        frame: What does not change.
-        trials: Of the journal.
-        now_s: Reading of the driver's clock that only grows.
-        waiting: Why trials wait at this moment, by number; those that run report that they wait with their share.
-        driver_ended: Whether the driver is at its end: what still runs then is "interrupted".
+        frame: The constant facts.
+        trials: The trials of the journal.
+        now_s: Reading of the driver's monotonic clock.
+        waiting: Why trials wait now, by number; a running trial reports itself that it waits with its share.
+        driver_ended: Whether the driver has ended: running trials are then "interrupted".
     """
     known = {
         number: _trial_progress(frame, trial, now_s, (waiting or {}).get(number, ""), driver_ended)

@@ -1,7 +1,7 @@
-"""Takes secrets out of text before it is kept: command lines, diffs, paths. Pure.
+"""Removes secrets from text before it is stored: command lines, diffs, paths. Pure.
 
-It rather hides too much than too little, and it says how often it did: a diff with a hidden part is still evidence, a
-leaked key is not to be called back.
+It prefers to hide too much, and counts what it hides: a diff with a hidden part is still useful, a leaked key cannot be
+called back.
 """
 
 import re
@@ -11,11 +11,11 @@ from pathlib import PurePosixPath
 
 HIDDEN = "<hidden>"
 _SHORTEST = 8  # shorter values of secret variables ("1", "admin") would hide half of any text
-_WORD = (
+_SECRET_WORDS = (
     r"(?:api[_-]?key|access[_-]?key|secret|token|passw(?:or)?d|passphrase|credentials?|auth(?![a-z])|private[_-]?key)"
 )
-_SECRET_NAME = re.compile(_WORD + "|(?:^|_)key$", re.IGNORECASE)
-_NO_SECRET = re.compile(  # names that only look like one, and values that cannot be one
+_SECRET_NAME = re.compile(_SECRET_WORDS + "|(?:^|_)key$", re.IGNORECASE)
+_NOT_SECRET = re.compile(  # names that only look like one, and values that cannot be one
     r"(?:max|num|n|pad|eos|bos|sep|unk|mask|new|min|special|extra|decoder_start)[_-]?tokens?", re.IGNORECASE
 )
 _PATTERNS = (
@@ -30,7 +30,7 @@ _PATTERNS = (
 _USER_OF_URL = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s/@'\"]+@")
 _BEARER = re.compile(r"(?P<head>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"(?P<head>(?P<name>[\w.-]*{_WORD}[\w.-]*|\b\w+_key|\bkey)['\"]?(?P<sign>\s*[=:]\s*|\s+))"
+    rf"(?P<head>(?P<name>[\w.-]*{_SECRET_WORDS}[\w.-]*|\b\w+_key|\bkey)['\"]?(?P<sign>\s*[=:]\s*|\s+))"
     r"(?P<value>'[^'\n]*'|\"[^\"\n]*\"|[^\s'\",;)\]}]+)",
     re.IGNORECASE,
 )
@@ -46,7 +46,7 @@ class Redactor:
     """Hides secrets in text.
 
     Attributes:
-        values: Known secrets, for example of environment variables; hidden wherever they stand.
+        values: Known secrets, for example of environment variables; hidden everywhere.
 
     >>> redactor = Redactor(values=("correct-horse",))
     >>> redactor.hide("run --note correct-horse --api-key abc1 https://me:pw@host/x num_tokens=5")
@@ -57,7 +57,7 @@ class Redactor:
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> "Redactor":
-        """Knows the values of all variables whose names say that they are secret."""
+        """Returns a redactor of the values of all variables with secret names."""
         found = {
             value.strip()
             for name, value in environment.items()
@@ -76,7 +76,7 @@ class Redactor:
         return _ASSIGNED.sub(_without_value, text)
 
     def hide_all(self, value: object) -> object:
-        """Hides secrets in every text of plain data, and values of keys whose names say that they are secret."""
+        """Hides secrets in every text of plain data, and the values of keys with secret names."""
         if isinstance(value, str):
             return self.hide(value)
         if isinstance(value, Mapping):
@@ -92,16 +92,16 @@ class Redactor:
 
 
 def is_secret_name(name: str) -> bool:
-    """Says whether a variable of this name holds a secret.
+    """Returns whether the name of a variable suggests a secret.
 
     >>> [is_secret_name(name) for name in ("WANDB_API_KEY", "HF_TOKEN", "max_new_tokens", "tokenizer", "cache_key")]
     [True, True, False, False, True]
     """
-    return bool(_SECRET_NAME.search(name)) and not _NO_SECRET.search(name) and "tokeni" not in name.lower()
+    return bool(_SECRET_NAME.search(name)) and not _NOT_SECRET.search(name) and "tokeni" not in name.lower()
 
 
 def is_secret_file(path: str) -> bool:
-    """Says whether a file of this name holds secrets, so that no line of it is kept.
+    """Returns whether the name of a file suggests secrets.
 
     >>> is_secret_file("deploy/.env"), is_secret_file("dialsum/tokenizers.py")
     (True, False)
@@ -119,11 +119,11 @@ def _without_value(match: "re.Match[str]") -> str:
 
 
 def _is_harmless(name: str, sign: str, value: str, *, is_text: bool) -> bool:
-    """Code speaks of tokens and keys all the time: types, calls, attributes and numbers stay readable."""
-    if name == "key":  # of a sort, of a mapping: only what looks like a real one is hidden
+    """Returns whether a value is ordinary code: types, calls, attributes and numbers stay readable."""
+    if name == "key":  # also a sort key or a mapping's key: hide only values that look like real keys
         return not (is_text and len(value) >= 10 and re.search(r"\d", value) and re.fullmatch(r"[\w-]+", value))
     if sign.isspace():
-        return not name.startswith("-")  # prose, but for a flag and its value
+        return not name.startswith("-")  # prose, except a flag and its value
     if is_text:
         return not value
     if value in (HIDDEN, "None", "null", "True", "False", "true", "false", "str", "=") or value.startswith(("$", "{")):

@@ -12,12 +12,12 @@ from tune_jobs.records.ledger import ExperimentFolder
 
 @dataclass(frozen=True, kw_only=True)
 class RunNumbers:
-    """The numbers of a run, as its metrics.json has them.
+    """The numbers of a run, from its metrics.json.
 
     Attributes:
         history: One row for each evaluation.
-        test: Scores on the test data; None where there were none.
-        scorer: What counted the scores.
+        test: Scores on the test data, or None.
+        scorer: Names and versions of the scorer.
     """
 
     history: tuple[Mapping[str, float], ...]
@@ -29,7 +29,7 @@ def read_numbers(folder: Path) -> RunNumbers:
     """Reads metrics.json of an experiment.
 
     Raises:
-        RequestError: When there is none, or one without an evaluation.
+        RequestError: When the file is missing or has no evaluation.
     """
     path = ExperimentFolder(folder).metrics
     if not path.exists():

@@ -1,9 +1,9 @@
-"""The snapshot of an experiment: everything that is needed to run it again, and no secret.
+"""The snapshot of an experiment: everything for running it again, without secrets.
 
 snapshot/ snapshot.json   command, seeds, code, surroundings, data with checksums
           config.yaml     the resolved configuration
-          changes.diff    what differed from the commit; absent where nothing did
-          restarts.jsonl  where an interrupted experiment went on; absent where it ran in one piece
+          changes.diff    the diff to the commit; absent where there is none
+          restarts.jsonl  surroundings of later attempts; absent without any
 """
 
 import hashlib
@@ -24,13 +24,13 @@ from tune_jobs.records.redaction import Redactor
 from tune_jobs.records.surroundings import Surroundings, read_surroundings
 
 FILE_NAME = "snapshot.json"
-CODE_FILE = "code.json"  # in the folder of a sweep: the driver knows the code, a trial's node may not
+CODE_FILE = "code.json"  # in the sweep's folder: a trial's node may have no repository
 DIFF_FILE = "changes.diff"
 CONFIG_FILE = "config.yaml"
 RESTARTS_FILE = "restarts.jsonl"
 _FILE_FIELDS = ("train_file", "dev_file", "test_file")
-CODE_FOLDER = Path(__file__).resolve().parent  # the code that runs, wherever the working folder is
-_checksums: dict[tuple[str, int, int], str] = {}  # of this process: trials that share it share their data too
+CODE_FOLDER = Path(__file__).resolve().parent  # the running code, independent of the working folder
+_checksums: dict[tuple[str, int, int], str] = {}  # per process: its trials share their data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,9 @@ class FileState:
     """A data file, or a folder with a model.
 
     Attributes:
-        path: As the configuration names it.
-        size_bytes: All files of a folder together.
-        sha256: Of the content; of a folder: of the names and contents of all its files.
+        path: Path in the configuration.
+        size_bytes: Size; for a folder the sum of its files.
+        sha256: Hash of the content; for a folder of the names and contents of all its files.
     """
 
     path: str
@@ -50,17 +50,17 @@ class FileState:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What is kept of one experiment.
+    """The snapshot of one experiment.
 
     Attributes:
         taken_at: Unix seconds.
-        command: What the person typed, without secrets.
-        seeds: `training`, and `search` where a sweep chose the configuration.
-        code: See CodeState; its diff lies in a file of its own.
-        surroundings: See there.
-        data: By field of the configuration.
-        model: A local model; None for one that is named.
-        model_revision: Commit of a hub model, as far as the local cache knows it.
+        command: What the user typed, without secrets.
+        seeds: `training`, and `search` for a trial of a sweep.
+        code: See CodeState; its diff is in a file of its own.
+        surroundings: See Surroundings.
+        data: Data files by field of the configuration.
+        model: A local model; None for a model of the hub.
+        model_revision: Commit of a hub model, where the local cache has it.
         sweep: Name of the sweep; empty for a single run.
     """
 
@@ -76,12 +76,12 @@ class Snapshot:
 
 
 def keep_code(folder: Path, command: str, seeds: Mapping[str, int]) -> None:
-    """Writes down, at the start of a sweep, what only the driver knows: the code and the command.
+    """Writes the code state and the command at the start of a sweep, in the driver.
 
     Args:
         folder: snapshot/ in the folder of the sweep.
-        command: What the person typed.
-        seeds: Of the search.
+        command: What the user typed.
+        seeds: Seeds of the search.
     """
     redactor = Redactor.of_environment(os.environ)
     code = read_code(CODE_FOLDER, redactor)
@@ -98,14 +98,14 @@ def take_snapshot(
     sweep: str = "",
     goes_on: bool = False,
 ) -> None:
-    """Writes the snapshot of an experiment; must be called in the process that trains it.
+    """Writes the snapshot of an experiment; call it in the process that trains.
 
     Args:
         folder: snapshot/ in the folder of the experiment.
         config: The resolved configuration.
-        sweep_snapshot: What keep_code wrote; without it, git is asked here.
+        sweep_snapshot: The folder that keep_code wrote; None calls git here.
         sweep: Name of the sweep.
-        goes_on: Whether this is a later attempt: the first snapshot stays, and the new surroundings are noted.
+        goes_on: Whether this is a later attempt: the first snapshot stays, and the new surroundings are appended.
     """
     redactor = Redactor.of_environment(os.environ)
     surroundings = read_surroundings()
@@ -141,10 +141,10 @@ def load_snapshot(folder: Path) -> Snapshot | None:
         folder: snapshot/ in the folder of the experiment.
 
     Returns:
-        None where there is none, for example of a run that `python -m dialsum train` made.
+        The snapshot; None where there is none, for example of a run of `python -m dialsum train`.
 
     Raises:
-        RequestError: When it is there and cannot be read.
+        RequestError: When it exists and cannot be read.
     """
     path = folder / FILE_NAME
     if not path.exists():
@@ -157,7 +157,7 @@ def load_snapshot(folder: Path) -> Snapshot | None:
 
 
 def current_state(config: Mapping[str, object], command: str = "") -> Snapshot:
-    """Returns what a snapshot taken here and now would hold; writes nothing."""
+    """Returns a snapshot of the current state; writes nothing."""
     redactor = Redactor.of_environment(os.environ)
     return Snapshot(
         taken_at=time.time(),
@@ -174,7 +174,7 @@ def file_state(path: Path) -> FileState:
     """Returns size and checksum of a file, or of a folder with all its files.
 
     Raises:
-        RequestError: When it is not there.
+        RequestError: When it does not exist.
     """
     if not path.exists():
         raise RequestError(f"{path}: no such file (working folder: {Path.cwd()})")
@@ -210,7 +210,7 @@ def _write_diff(folder: Path, code: CodeState) -> None:
 
 
 def _hide_around_checksums(content: Mapping[str, object], redactor: Redactor) -> object:
-    """Hides secrets everywhere but in hashes and versions, which look like keys and are none."""
+    """Hides secrets everywhere except in hashes and versions, which look like keys."""
     hidden = cast("dict[str, dict[str, object]]", redactor.hide_all(content))
     for part, names in (("code", ("commit", "diff_sha256", "untracked")), ("surroundings", ("packages",))):
         original = cast("Mapping[str, object]", content[part])
@@ -232,7 +232,7 @@ def _local_model(model: str) -> FileState | None:
 
 
 def _revision(model: str, environment: Mapping[str, str]) -> str | None:
-    """Looks into the local cache of the hub, which keeps the commit that `main` meant when the model was loaded."""
+    """Returns the commit of `main` from the hub's local cache, as of the last download."""
     from dialsum.models import SPECS
 
     hub_id = SPECS[model].hub_id if model in SPECS else model

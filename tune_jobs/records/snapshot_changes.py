@@ -1,4 +1,4 @@
-"""What differs between the snapshot of an experiment and here and now. Pure."""
+"""Differences between the snapshot of an experiment and the current state. Pure."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from common.units import format_bytes
 from tune_jobs.records.redaction import HIDDEN
 from tune_jobs.records.snapshot import FileState, Snapshot
 
-# Packages whose versions change numbers; a new version of any other one is told after them.
+# Packages whose versions may change numbers; they are listed first.
 _NUMERIC = frozenset(
     [
         *("torch", "transformers", "tokenizers", "accelerate", "numpy", "safetensors", "sentencepiece", "bitsandbytes"),
@@ -19,12 +19,12 @@ _ABSENT = "not there"
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One thing that is not as it was.
+    """One difference.
 
     Attributes:
-        what: For people, for example "package torch".
-        before: In the snapshot.
-        now: Here.
+        what: Description for people, for example "package torch".
+        before: Value in the snapshot.
+        now: Current value.
         matters: Whether it may change the numbers of a training.
     """
 
@@ -35,7 +35,7 @@ class Change:
 
 
 def find_changes(before: Snapshot, now: Snapshot) -> tuple[Change, ...]:
-    """Compares two snapshots; what may change numbers comes first.
+    """Compares two snapshots; changes that may affect numbers come first.
 
     >>> from dataclasses import replace
     >>> from tune_jobs.records.surroundings import Surroundings
@@ -49,9 +49,10 @@ def find_changes(before: Snapshot, now: Snapshot) -> tuple[Change, ...]:
 
 
 def find_edits(before: Mapping[str, object], now: Mapping[str, object]) -> tuple[Change, ...]:
-    """Compares the configuration at the start of an experiment with that in its folder; hidden values are passed over.
+    """Compares the configuration at the start of an experiment with that in its folder; skips hidden values.
 
-    They differ where a person edited the file, and where the trial went on with smaller pieces after an out-of-memory.
+    They differ where a user edited the file, and where the trial continued with another memory plan after an
+    out-of-memory.
 
     >>> find_edits({"seed": 0, "model": "t5"}, {"seed": 1, "model": "t5"})
     (Change(what='setting seed', before='0', now='1', matters=True),)

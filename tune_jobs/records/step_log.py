@@ -1,8 +1,7 @@
-"""Numbers between evaluations, one JSON line a step in the experiment's folder: the learning rate's curve without W&B.
+"""Metrics between evaluations, one JSON line per step in the experiment's folder.
 
-The trial only appends to this file; whoever mirrors it (mirror_process) reads it in another process. So nothing that
-happens to a mirror can slow or end a trial, and a trial that is killed loses no line: what was given to write(2) is the
-kernel's and outlives the process.
+The trial only appends to this file; mirror_process reads it in another process. A failing mirror cannot slow or end a
+trial, and a killed trial loses no line: the kernel keeps what write(2) took.
 """
 
 import json
@@ -21,11 +20,11 @@ Numbers = Mapping[str, float]
 
 
 class StepLog:
-    """Appends to the file.
+    """Appends metrics to the file.
 
     Args:
-        path: The file; an earlier attempt's lines stay.
-        more: Gives further numbers for each line, for example of the machine.
+        path: The file; lines of earlier attempts are kept.
+        more: Returns more numbers for each line, for example of the machine.
     """
 
     def __init__(self, path: Path, more: Callable[[], Numbers] = dict) -> None:
@@ -33,13 +32,13 @@ class StepLog:
         self._broken = False
 
     def __call__(self, metrics: Numbers) -> None:
-        """Writes one line. A full disk costs the line and a warning: evaluations reach the ledger by another way."""
+        """Writes one line. On a full disk the line is lost with a warning; the ledger does not depend on it."""
         values = {name: encoded(value) for name, value in {**metrics, **self._more()}.items()}
         line = json.dumps(values, allow_nan=False).encode() + b"\n"
         try:
             descriptor = open_to_append(self._path)
             try:
-                os.write(descriptor, line)  # no fsync: on a slow disk it would hold up the training
+                os.write(descriptor, line)  # no fsync: it would delay the training on a slow disk
             finally:
                 os.close(descriptor)
         except (OSError, RequestError) as error:
@@ -49,18 +48,18 @@ class StepLog:
 
 
 class Tail:
-    """Reads the whole lines that a growing JSON-lines file has gained; a torn line waits for its end.
+    """Reads the new complete lines of a growing JSON-lines file.
 
     Args:
-        path: The file; it need not be there yet.
-        offset: Bytes that were read before.
+        path: The file; it may not exist yet.
+        offset: Number of bytes that were read before.
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.path, self.offset = path, offset
 
     def read(self) -> list[dict[str, object]]:
-        """Returns the records that came since the last call; lines that are no JSON object are passed over."""
+        """Returns the records since the last call; skips lines that are not JSON objects."""
         try:
             with self.path.open("rb") as stream:
                 stream.seek(self.offset)
@@ -75,7 +74,7 @@ class Tail:
 
 
 def encoded(value: float) -> float | str:
-    """JSON has no NaN and no infinity; their names stand for them.
+    """Returns a number, or the name of NaN or an infinity, which JSON lacks.
 
     >>> encoded(1.5), encoded(math.inf), decoded("inf")
     (1.5, 'inf', inf)
@@ -84,13 +83,13 @@ def encoded(value: float) -> float | str:
 
 
 def decoded(value: object) -> object:
-    """The way back; see encoded."""
+    """Inverts encoded."""
     return float(value) if value in ("nan", "inf", "-inf") and isinstance(value, str) else value
 
 
 def _record(line: bytes) -> dict[str, object] | None:
     try:
         record = json.loads(line)
-    except ValueError:  # a line that a dying writer tore
+    except ValueError:  # a torn line
         return None
     return record if isinstance(record, dict) else None

@@ -1,4 +1,4 @@
-"""What a training ran on: Python, packages, CUDA, driver, cards, CPU. Asked inside the trial's own process."""
+"""The software and hardware of a training: Python, packages, CUDA, driver, cards, CPU. Read in the trial's process."""
 
 import importlib.metadata
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Only these variables are kept: they change numbers or speed. All others may hold anything, also secrets.
+# Only these variables are stored: they change numbers or speed. Others may hold secrets.
 _VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -24,20 +24,20 @@ _VARIABLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """One machine and one Python, as far as they may change a training.
+    """The parts of a machine and its Python that may change a training.
 
     Attributes:
         python: Version and implementation.
         platform: Operating system, its version and the machine's architecture.
         cpu: Model of the processor.
-        cpu_capability: Vector instructions that torch uses; other ones give other last digits.
-        packages: Versions by name, of everything that is installed.
+        cpu_capability: Vector instructions that torch uses; they change the last digits of numbers.
+        packages: Versions of all installed packages by name.
         torch: Version with its build, for example "2.13.0+cu128".
         cuda: Version that torch was built for; None for a CPU build.
-        cudnn: Its version; None where there is none.
-        driver: Version of the NVIDIA driver; None without one.
+        cudnn: Version of cuDNN, or None.
+        driver: Version of the NVIDIA driver, or None.
         cards: Names of the cards in this machine.
-        variables: Environment variables out of a short list of harmless ones.
+        variables: Environment variables from a short list of harmless ones.
     """
 
     python: str = ""
@@ -54,7 +54,7 @@ class Surroundings:
 
 
 def read_surroundings(environment: Mapping[str, str] = os.environ) -> Surroundings:
-    """Asks this process and this machine."""
+    """Reads the surroundings of this process."""
     import torch
 
     from cluster.machines.nvml import read
@@ -76,7 +76,7 @@ def read_surroundings(environment: Mapping[str, str] = os.environ) -> Surroundin
 
 
 def installed_packages() -> dict[str, str]:
-    """Returns versions by name. Where a package came from is not kept: such addresses may hold passwords."""
+    """Returns versions by name, without the packages' URLs, which may hold passwords."""
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions(path=sys.path):
         name = distribution.metadata["Name"]

@@ -1,4 +1,4 @@
-"""The folder of a running sweep: one driver at a time, and earlier results are put aside instead of overwritten."""
+"""The lock on a sweep's folder: one driver at a time; renames earlier results instead of overwriting them."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ from tune_jobs.records.ledger import SweepFolder
 
 @contextmanager
 def alone(folder: SweepFolder) -> Iterator[None]:
-    """Holds the sweep's folder for this process; two drivers would write one ledger."""
+    """Locks the sweep's folder for this process: two drivers must not write one ledger."""
     with os.fdopen(open_to_append(folder.path.parent / f".{folder.path.name}.lock"), "rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -27,7 +27,7 @@ def alone(folder: SweepFolder) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a driver holds the folder of a sweep now."""
+    """Returns whether a driver has locked the folder of a sweep."""
     lock = folder.parent / f".{folder.name}.lock"
     if not lock.exists():
         return False
@@ -40,7 +40,7 @@ def is_held(folder: Path) -> bool:
 
 
 def put_aside(folder: SweepFolder) -> None:
-    """Renames the results of an earlier run of the same sweep: nothing is overwritten."""
+    """Renames the results of an earlier run of the same sweep."""
     if not folder.path.exists():
         return
     earlier = folder.load().sweep
@@ -55,5 +55,5 @@ def put_aside(folder: SweepFolder) -> None:
 
 
 def names_in(folder: Path) -> set[str]:
-    """Lists the names in a folder; an absent one has none."""
+    """Returns the names in a folder; empty where it is absent."""
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()

@@ -1,4 +1,4 @@
-"""What the driver gives to a trial's process, and the keys of what the process reports. Plain values, sent as JSON."""
+"""The specification that the driver sends to a trial's process, and the keys of the process's reports."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -9,10 +9,10 @@ from common.strict import from_mapping
 SPEC_KEY: Final = "spec"  # the only key of a Tune configuration
 STOP_FILE: Final = "stop"  # in the sweep's folder while its driver asks the trials to save and end
 
-# Keys of reports. The sweep's metric and everything else that was measured lie beside them.
-STARTED_KEY: Final = "trial/started"  # the first report of every attempt: where its process runs
+# Keys of reports, beside the sweep's metric and other measurements.
+STARTED_KEY: Final = "trial/started"  # the first report of every attempt: node and card of its process
 EVALUATION_KEY: Final = "trial/evaluation"  # evaluations so far, counted over attempts
-INTERRUPTED_KEY: Final = "trial/interrupted"  # a checkpoint between two evaluations, because STOP_FILE was there
+INTERRUPTED_KEY: Final = "trial/interrupted"  # a checkpoint between two evaluations, because STOP_FILE exists
 WAITING_KEY: Final = "trial/waiting"  # why the process waits (its storage, its card); repeated while it waits
 FAILURE_KEY: Final = "trial/failure"  # a FailureKind: the attempt failed
 FAILURE_MESSAGE_KEY: Final = "trial/failure_message"
@@ -24,14 +24,14 @@ FailureKind = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class RunShape:
-    """How an effective batch is computed; the product never changes, so what is learned does not either.
+    """How an effective batch is computed; all shapes of a trial have the same effective batch.
 
     Attributes:
         micro_batch: Dialogues in one forward pass.
-        accumulation: Forward passes behind one optimizer step.
+        accumulation: Forward passes per optimizer step.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
         ranks: Processes that share the batch, each on a card of its own.
-        sharded: Whether they divide the model among themselves too; else each holds all of it.
+        sharded: Whether the ranks also shard the model; else each holds all of it.
     """
 
     micro_batch: int
@@ -46,7 +46,7 @@ class RunShape:
         return self.micro_batch * self.accumulation * self.ranks
 
     def describe(self) -> str:
-        """Returns the shape in words.
+        """Returns the shape as text.
 
         >>> RunShape(micro_batch=4, accumulation=4).describe()
         '4 x 4'
@@ -63,13 +63,13 @@ class RunShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """What one attempt occupies in Ray.
+    """The Ray resources of one attempt.
 
     Attributes:
         cpus: Logical CPU cores, fractions allowed.
         gpus: Share of one card in steps of 1e-4, or whole cards.
-        nodes: Ray's node id of each process; empty before the broker has granted the request.
-        spread: Whether several cards may lie in several machines.
+        nodes: Ray's node id of each process; empty before the broker grants the request.
+        spread: Whether several cards may be in several machines.
     """
 
     cpus: float
@@ -79,7 +79,7 @@ class Bundle:
 
     @property
     def ranks(self) -> int:
-        """Processes that train together: one on each whole card, one where there is a part of a card or none.
+        """Number of processes that train together: one per whole card; one for a part of a card or none.
 
         >>> [Bundle(cpus=1, gpus=gpus).ranks for gpus in (0, 0.5, 1, 2)]
         [1, 1, 1, 2]
@@ -92,11 +92,11 @@ class Placement:
     """How a configuration runs on one GPU model, or on CPUs alone.
 
     Attributes:
-        bundle: What it occupies; without nodes.
+        bundle: Ray resources, without nodes.
         shape: How its effective batch is computed.
         gpu_model: Label of the GPU model; empty on CPUs alone.
-        usable_bytes: Of the card that the share is a part of; None on CPUs alone.
-        context_bytes: What the process holds there outside torch's allocator.
+        usable_bytes: Usable bytes of the whole card; None on CPUs alone.
+        context_bytes: Bytes of the process outside torch's allocator.
         estimate: Predicted bytes and the plan, for the ledger.
     """
 
@@ -115,10 +115,10 @@ PLACEMENT_FIELDS = tuple(Placement.__dataclass_fields__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec:
-    """Everything that a trial's process needs to know.
+    """Everything that a trial's process needs.
 
     Attributes:
-        number: Place in the sweep, from 1.
+        number: Number in the sweep, from 1.
         name: Experiment name.
         sweep: Sweep name.
         sampled: Values of the searched parameters.
@@ -126,19 +126,19 @@ class TrialSpec:
         folder: outputs/experiments/<name>.
         sweep_folder: outputs/sweep_results/<sweep>.
         cache_dir: Tokenizers and encodings, shared by all trials.
-        metric: What trials are compared by; every evaluation must have it.
+        metric: The metric that ranks trials; every evaluation must have it.
         bundle: See Placement, with the nodes of this attempt.
         shape: See Placement.
         gpu_model: See Placement.
         usable_bytes: See Placement.
         context_bytes: See Placement.
         estimate: See Placement.
-        notes: What each rule changed between `sampled` and `config`.
+        notes: Changes of the rules between `sampled` and `config`.
         exploding_loss: See anomalies.Anomalies.
-        resume_from: Checkpoint to go on from; None for a new start.
+        resume_from: Checkpoint to resume from; None for a new start.
         simulated: Whether the card is a logical one.
-        member: Whose quota it uses.
-        trained: The experiment whose best model only writes summaries with other settings; None trains.
+        member: Team member whose quota it uses.
+        trained: The experiment whose best model generates with other settings; None: the trial trains.
     """
 
     number: int
@@ -167,7 +167,7 @@ class TrialSpec:
         """Returns the same trial with another placement.
 
         Args:
-            placement: How it runs.
+            placement: The new placement.
             nodes: Ray's node id of each process.
         """
         bundle = replace(placement.bundle, nodes=nodes)
@@ -175,15 +175,15 @@ class TrialSpec:
         return replace(self, bundle=bundle, **values)
 
     def to_dict(self) -> dict[str, object]:
-        """Returns plain values; from_dict reads them back."""
+        """Returns plain values for from_dict."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "TrialSpec":
-        """Reads what to_dict made."""
+        """Builds a specification from the values of to_dict."""
         return from_mapping(cls, values, where="trial specification")
 
 
 def identity(spec: Mapping[str, object]) -> tuple[int, str]:
-    """Returns the number and the name of the trial that a specification (as a dictionary) is for."""
+    """Returns the number and the name of the trial of a specification in dictionary form."""
     return cast("int", spec["number"]), str(spec["name"])

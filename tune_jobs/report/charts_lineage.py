@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from tune_jobs.analysis.lineage import Copy, Leg, all_values, best_evaluation, copies_of, describe_copy, way_of
+from tune_jobs.analysis.lineage import Copy, Leg, all_values, best_evaluation, copies_of, describe_copy, weight_history
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.config.parameters import Parameter, show_value
 from tune_jobs.records.ledger import TrialRecord
@@ -28,7 +28,7 @@ def winners_way(analysis: Analysis) -> tuple[Leg, ...]:
     trials = {trial.trial_id: trial for trial in analysis.ledger.trials}
     trial = trials[analysis.winner.trial.trial_id]
     evaluation = best_evaluation(trial, analysis.sweep.metric, analysis.sweep.goal)
-    return way_of(trial.trial_id, evaluation, trials) if evaluation is not None else ()
+    return weight_history(trial.trial_id, evaluation, trials) if evaluation is not None else ()
 
 
 def moved_parameters(analysis: Analysis) -> list[Parameter]:
