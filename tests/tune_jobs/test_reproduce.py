@@ -123,8 +123,8 @@ def test_what_cannot_be_run_again_is_refused_in_words(experiment: Path, tmp_path
     with pytest.raises(RequestError) as refused:
         plan_reproduction(folder)
     assert refused.value.problems == (
-        "train_file gone/train.jsonl is not there; where is it now? --data-folder DIR",
-        "dev_file gone/dev.jsonl is not there; where is it now? --data-folder DIR",
+        "train_file gone/train.jsonl does not exist; give its new folder with --data-folder DIR",
+        "dev_file gone/dev.jsonl does not exist; give its new folder with --data-folder DIR",
     )
     plan = plan_reproduction(folder, experiment.parents[2])
     assert plan.config.dev_file == str(experiment.parents[2] / "dev.jsonl")

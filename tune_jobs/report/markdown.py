@@ -1,4 +1,4 @@
-"""The report as text that reads well in a terminal, on GitHub and in an e-mail."""
+"""The report as Markdown."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.records.ledger import OUTCOMES
 from tune_jobs.report.advice import Advice
-from tune_jobs.report.charts_lineage import copy_rows, has_lineage, way_rows
+from tune_jobs.report.charts_lineage import copy_rows, has_lineage, path_rows
 from tune_jobs.report.charts_memory import memory_points, memory_ratios
 from tune_jobs.report.charts_timeline import find_lanes
 from tune_jobs.report.formatting import OUTCOME_TEXT, amount, percent, show_score
@@ -34,7 +34,7 @@ def build_markdown(
     examples: Sequence[Summary] = (),
     remarks: Sequence[str] = (),
 ) -> str:
-    """Returns the whole text."""
+    """Returns the Markdown report."""
     sections = [
         f"# {headline(analysis)}\n\n{plain(eyebrow(analysis))}"
         + "".join(f" · **{text}**" for text in badges(analysis)),
@@ -101,8 +101,8 @@ def _importances(found: Importances) -> str:
 def _lineage(analysis: Analysis) -> str:
     if not has_lineage(analysis):
         return ""
-    way, copies = markdown_table(*way_rows(analysis)), markdown_table(*copy_rows(analysis))
-    return f"## How the winner's weights came about\n\n{way}\n\n## Every change of weights\n\n{copies}"
+    path, copies = markdown_table(*path_rows(analysis)), markdown_table(*copy_rows(analysis))
+    return f"## How the winner's weights came about\n\n{path}\n\n## Every change of weights\n\n{copies}"
 
 
 def _memory(analysis: Analysis) -> str:
@@ -115,7 +115,7 @@ def _memory(analysis: Analysis) -> str:
         largest = max(point.upper for point in points)
         return f"{title}\n\nNot measured. The largest trial was given {format_bytes(largest)}."
     parts = memory_ratios(points)
-    over = sum(1 for point, seen in measured if seen > point.upper)
+    over = sum(1 for point, peak in measured if peak > point.upper)
     return (
         f"{title}\n\nMeasured ÷ estimate over {len(measured)} trials: median {parts[len(parts) // 2]:.3f},"
         f" from {parts[0]:.3f} to {parts[-1]:.3f}. Above the bound that was placed and enforced: {over}."
@@ -149,7 +149,7 @@ def _lanes(analysis: Analysis) -> str:
         )
         for lane in lanes
     ]
-    return "## What ran where\n\n" + markdown_table(("Place", "Trials", "Taken"), rows)
+    return "## What ran where\n\n" + markdown_table(("Card", "Trials", "In use"), rows)
 
 
 def _phases(analysis: Analysis) -> str:
@@ -176,11 +176,11 @@ def _failures(analysis: Analysis) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lays out a table; bars in cells are escaped."""
+    """Formats a table; vertical bars in cells are escaped."""
     lines = [f"| {' | '.join(plain(cell) for cell in row)} |" for row in rows]
     return "\n".join([f"| {' | '.join(plain(name) for name in header)} |", "|" + "---|" * len(header), *lines])
 
 
 def plain(text: str) -> str:
-    """Keeps a text on one line and in its cell."""
+    """Removes line breaks and escapes vertical bars."""
     return " ".join(text.replace("|", "\\|").split())
