@@ -1,6 +1,7 @@
 """Command lines: exit codes, one-screen errors, text for people and JSON for programs."""
 
 import json
+import logging
 import os
 import sys
 import unicodedata
@@ -8,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 from common.errors import ProductError
 from common.storage import storage_trouble
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
 def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +27,7 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
     try:
         return main(sys.argv[1:] if arguments is None else arguments)
     except ProductError as error:
-        print(f"error: {error}", file=sys.stderr)
+        note(f"error: {error}")
         return error.exit_code
     except BrokenPipeError:  # `... | head` closed the pipe: no reader is left, so there is nothing to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -33,13 +36,24 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
         trouble = storage_trouble(error)
         if trouble is None:
             raise
-        print(f"error: {error.filename or 'a file'}: {trouble}; mend it and try again", file=sys.stderr)
+        note(f"error: {error.filename or 'a file'}: {trouble}; mend it and try again")
         return 1
 
 
 def emit(text: str) -> None:
     """Prints text for a person."""
-    print(text, flush=True)
+    print(visible(text), flush=True)
+
+
+def redraw(text: str) -> None:
+    """Clears the terminal and prints text for a person."""
+    print(f"\x1b[H\x1b[J{visible(text)}", flush=True)
+
+
+def pass_on(text: str) -> None:
+    """Prints a piece of what another program printed, as it comes."""
+    sys.stdout.write(visible(text.replace("\r", "\n")))
+    sys.stdout.flush()
 
 
 def emit_json(content: object) -> None:
@@ -49,7 +63,24 @@ def emit_json(content: object) -> None:
 
 def note(text: str) -> None:
     """Prints a remark on standard error, so that it never mixes with output that a program reads."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
+
+
+def visible(text: str) -> str:
+    """Shows control characters instead of sending them: in a file's name or a summary they could drive a terminal.
+
+    >>> visible("a\\tb\\n\\x1b[2Jc\\x9b")
+    'a\\tb\\n\\\\x1b[2Jc\\\\x9b'
+    """
+    return text.translate(_CONTROLS)
+
+
+class VisibleFormatter(logging.Formatter):
+    """Formats log records for a terminal; see visible."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the text of a record without control characters."""
+        return visible(super().format(record))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

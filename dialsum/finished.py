@@ -22,6 +22,8 @@ from dialsum.tokenizers import build_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_FORMULA = ("=", "+", "-", "@", "\t")  # how a cell begins that a spreadsheet would compute
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
@@ -88,11 +90,19 @@ def score_metrics(scores: RougeScores, config: RunConfig) -> dict[str, float]:
 def submission(names: Sequence[str], texts: Sequence[str]) -> str:
     """Lays summaries out as the Korean task's submission file: an unnamed index column, fname, summary.
 
-    >>> submission(["test_0"], ["예약한다, 내일."])
-    ',fname,summary\\n0,test_0,"예약한다, 내일."\\n'
+    A text that a spreadsheet would take for a formula begins with an apostrophe, as spreadsheets write text.
+
+    >>> submission(["test_0", "test_1"], ["예약한다, 내일.", "=1+1"])
+    ',fname,summary\\n0,test_0,"예약한다, 내일."\\n1,test_1,\\'=1+1\\n'
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["", "fname", "summary"])
-    writer.writerows([index, name, text] for index, (name, text) in enumerate(zip(names, texts, strict=True)))
+    rows = enumerate(zip(names, texts, strict=True))
+    writer.writerows([index, _as_text(name), _as_text(text)] for index, (name, text) in rows)
     return buffer.getvalue()
+
+
+def _as_text(cell: str) -> str:
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")  # csv does not quote a bare \r, where a new row would begin
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell

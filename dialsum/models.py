@@ -243,8 +243,13 @@ def check_lengths(config: RunConfig, positions: int | None, kind: Kind) -> None:
 
 
 def hub_options(hub_id: str) -> dict[str, bool]:
-    """Returns what every call of from_pretrained needs: without a route to the hub, its local cache alone."""
-    return {"local_files_only": not Path(hub_id).is_dir() and not _hub_reachable()}
+    """Returns what every call of from_pretrained needs.
+
+    Without a route to the hub, its local cache alone. A model's own code is never run, and nobody is asked whether it
+    may be: transformers would wait for an answer at the terminal.
+    """
+    offline = not Path(hub_id).is_dir() and not _hub_reachable()
+    return {"local_files_only": offline, "trust_remote_code": False}
 
 
 @functools.cache

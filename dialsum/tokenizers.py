@@ -80,7 +80,12 @@ def _load(hub_id: str, special_tokens: Mapping[str, str]) -> "PreTrainedTokenize
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return tokenizer
-    own = cached_file(hub_id, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **options)
+    own = cached_file(
+        hub_id,
+        "tokenizer.json",
+        _raise_exceptions_for_missing_entries=False,
+        local_files_only=options["local_files_only"],
+    )
     backend = Tokenizer.from_file(own) if own else Tokenizer.from_str(backend.to_str())
     _prefix_only_the_start(backend)
     names = {name: getattr(tokenizer, name) for name in _NAMED_TOKENS if getattr(tokenizer, name) is not None}

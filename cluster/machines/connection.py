@@ -35,7 +35,9 @@ def connected_to(address: str, **options: object) -> Iterator[None]:
         return
     found = own_address() if address == "auto" else address
     if found is None:  # Ray itself would take any head in the process list, a neighbour's too
-        raise RequestError(f"no cluster of yours runs on this machine; {_START}, and IP:PORT of a head is an address")
+        raise RequestError(
+            f"no cluster runs on this machine that you started; {_START}; for another's give IP:PORT of its head"
+        )
     check_head(found)
     if is_loopback(found):
         keep_loopback()

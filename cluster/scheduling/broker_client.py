@@ -59,8 +59,12 @@ class BrokerClient(Protocol):
         """Reports that an allocation is not used any more."""
         ...
 
-    def poll(self) -> Decisions:
-        """Returns what was decided since the last call; called several times a second."""
+    def poll(self, wait_s: float = 0.0) -> Decisions:
+        """Returns what was decided since the last call; called several times a second.
+
+        Args:
+            wait_s: Waits for what follows from the reports so far, but no longer than that.
+        """
         ...
 
     def waiting_reason(self, name: str) -> str:
@@ -126,8 +130,8 @@ class LocalBroker:
         """See BrokerClient."""
         self._events.append(Ended(name=name))
 
-    def poll(self) -> Decisions:
-        """Lets the broker decide."""
+    def poll(self, wait_s: float = 0.0) -> Decisions:
+        """Lets the broker decide; nothing is waited for."""
         inventory = self._watch() if self._watch is not None else None
         changed = [NodesChanged(inventory=inventory)] if inventory is not None else []
         events, self._events = [*changed, *self._events, Tick()], []

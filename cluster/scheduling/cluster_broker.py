@@ -123,13 +123,22 @@ class ClusterBroker:
         """See BrokerClient."""
         self._forget(name)
 
-    def poll(self) -> Decisions:
-        """Takes in the answer to the last report, and sends the next where it is time."""
+    def poll(self, wait_s: float = 0.0) -> Decisions:
+        """Takes in the answer to the last report, and sends the next where it is time.
+
+        Args:
+            wait_s: Sends the next one at once, and waits for both answers, but no longer than that.
+        """
         now_s = self._elapsed_s()
+        ends_s = now_s + wait_s
         if self._call is not None:
-            self._receive(self._call, now_s)
+            self._receive(self._call, now_s, wait_s)
+        if wait_s > 0 and not self._trouble:
+            self._next_s = now_s
         if self._call is None and self._is_open and now_s >= self._next_s:
-            self._send(now_s)
+            call = self._send(now_s)
+            if wait_s > 0:
+                self._receive(call, now_s, max(0.0, ends_s - self._elapsed_s()))
         decided, self._decided = self._decided, _Decided()
         return decided.decisions()
 
@@ -158,13 +167,14 @@ class ClusterBroker:
         if not self._trouble:
             self._next_s = min(self._next_s, self._reported_s + SOON_S)
 
-    def _send(self, now_s: float) -> None:
+    def _send(self, now_s: float) -> _Call:
         if self._has_joined:
             call = self._link.call("exchange", self._join.driver, asdict(self._report()))
             self._call = _Call("exchange", call, now_s, dict(self._entries))
         else:
             self._call = _Call("join", self._link.call("join", asdict(self._join)), now_s)
         self._reported_s, self._next_s = now_s, now_s + EVERY_S
+        return self._call
 
     def _report(self) -> Report:
         held = {name: one for name, one in self._entries.items() if one.allocation is not None}
@@ -182,8 +192,8 @@ class ClusterBroker:
             explain=tuple(name for name in self._asked if name in queued),
         )
 
-    def _receive(self, call: _Call, now_s: float) -> None:
-        over, answer = self._link.answer(call.call, 0.0)
+    def _receive(self, call: _Call, now_s: float, wait_s: float = 0.0) -> None:
+        over, answer = self._link.answer(call.call, wait_s)
         limit_s = JOIN_S if call.method == "join" else ANSWER_S
         if not over and now_s - call.since_s < limit_s:
             return

@@ -90,7 +90,7 @@ def test_an_address_that_a_neighbour_left_is_not_taken(temporary: Path) -> None:
     assert own_address() == "127.0.0.9:6379"
     os.chown(address, NEIGHBOUR, NEIGHBOUR)
     assert own_address() is None
-    with pytest.raises(RequestError, match="no cluster of yours runs on this machine"), connected_to("auto"):
+    with pytest.raises(RequestError, match="no cluster runs on this machine that you started"), connected_to("auto"):
         pass
     with private_ray():
         ray_folder(os.environ).mkdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tests.tune_jobs.trial.trial_specs import LinearDevices
+from tests.tune_jobs.linear_devices import LinearDevices
 from tests.waiting import wait_until
 from tune_jobs.records.trial_spec import SPEC_KEY, STARTED_KEY, TrialSpec
 from tune_jobs.trial.run_trial import attempt

@@ -11,7 +11,7 @@ from common.units import format_bytes, format_duration
 from dialsum.config import RunConfig
 from dialsum.models import SPECS
 from dialsum.prompts import PROMPTS
-from tune_jobs.report.markdown import markdown_table
+from tune_jobs.report.markdown import markdown_table, plain
 
 _SCORES = {"rouge1_f1": "ROUGE-1", "rouge2_f1": "ROUGE-2", "rougeL_f1": "ROUGE-L", "rouge_combined_f1": "combined"}
 _FILES = ("train_file", "dev_file", "test_file")
@@ -71,7 +71,7 @@ def build_card(facts: ModelCardFacts) -> str:
     language = "Korean" if facts.config.language == "ko" else "English"
     sections = [
         f"---\n{dump_yaml(_header(facts))}---",
-        f"# {facts.name}",
+        f"# {plain(facts.name)}",
         f"Summarizes {language} dialogues. {_origin(facts.config.model)}",
         "## Use\n\nNo other package than `transformers` and `torch` is needed; run this in the folder of the model:\n\n"
         f"```python\n{usage(facts)}```",
@@ -141,7 +141,7 @@ def _origin(model: str) -> str:
     if model in SPECS and SPECS[model].hub_id is None:
         return f"A small {SPECS[model].architecture} trained from random weights: for trying things out, not for use."
     named = SPECS[model].hub_id if model in SPECS else model.rstrip("/").rsplit("/", 1)[-1] if "/" in model else model
-    return f"Fine-tuned from {named}."
+    return f"Fine-tuned from {plain(str(named))}."
 
 
 def _data(facts: ModelCardFacts) -> str:
@@ -170,6 +170,7 @@ def _scores(facts: ModelCardFacts) -> str:
             f" {scorer.get('tokenizer_version', '?')} ({scorer.get('tokenizer_model', '?')}), rouge_score"
             f" {scorer.get('rouge_score_version', '?')}; scores of other scorers are not comparable."
         )
+        counted = plain(counted)
     combined = f"Combined: ROUGE-1 / 2 / L weighted {weights}."
     chosen = f"Of all evaluations of the training this one has the {extreme} {facts.config.metric}."
     return f"{markdown_table(('', *_SCORES.values()), rows)}\n\n{chosen} {counted} {combined}"
@@ -181,7 +182,7 @@ def _settings(facts: ModelCardFacts) -> str:
         shown = {name: value for name, value in shown.items() if not name.startswith("tiny_")}
     table = markdown_table(("Setting", "Value"), [(name, _exact(value)) for name, value in shown.items()])
     made = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
-    return f"{table}\n\nMade with {made}." if made else table
+    return f"{table}\n\nMade with {plain(made)}." if made else table
 
 
 def _exact(value: object) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -61,21 +60,16 @@ def logs(chosen: argparse.Namespace) -> int:
     """Prints the output of a job."""
     jobs = _jobs(chosen)
     if not chosen.follow:
-        sys.stdout.write(jobs.logs(chosen.name))
+        cli.pass_on(jobs.logs(chosen.name))
         return 0
     jobs.find(chosen.name)
-    job = jobs.follow(chosen.name, _write)
+    job = jobs.follow(chosen.name, cli.pass_on)
     return 0 if job.status == "SUCCEEDED" else 1
 
 
 def stop(chosen: argparse.Namespace) -> int:
     """Stops a job; its trials save first."""
     return _show(_jobs(chosen).stop(chosen.name), chosen)
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _jobs(chosen: argparse.Namespace) -> "Jobs":

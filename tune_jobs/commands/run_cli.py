@@ -67,7 +67,9 @@ def run(chosen: argparse.Namespace) -> int:
     from tune_jobs.records.redaction import Redactor
     from tune_jobs.search.inputs import prepare_inputs
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(cli.VisibleFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     options = RunOptions(
         resume=chosen.resume,
         simulate=chosen.simulate,

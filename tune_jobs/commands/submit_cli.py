@@ -3,7 +3,6 @@
 import argparse
 import getpass
 import os
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,16 +137,12 @@ def _send(submission: "Submission", jobs: "Jobs") -> str:
 def _follow(submission: "Submission", jobs: "Jobs", name: str, chosen: argparse.Namespace) -> "Job":
     from tune_jobs.config.sweep_file import load_sweep
 
-    def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
     try:
-        job = jobs.follow(name, write)
+        job = jobs.follow(name, cli.pass_on)
         while job.was_lost and chosen.supervise:
             cli.note(f"{job.name} was lost with its machine ({job.message.splitlines()[0]}); it is submitted again")
             again = _submission(load_sweep(chosen.sweep), chosen, resume=True)
-            job = jobs.follow(_send(again, jobs), write)
+            job = jobs.follow(_send(again, jobs), cli.pass_on)
     except KeyboardInterrupt:
         raise WorkError(
             f"{name} runs on; follow it: python -m tune_jobs jobs logs {name} --follow;"

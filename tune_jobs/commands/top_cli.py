@@ -49,7 +49,7 @@ def run(chosen: argparse.Namespace) -> int:
         return 0
     try:
         while True:
-            cli.emit(f"\x1b[H\x1b[J{_screen(chosen)}\n\nCtrl-C ends this; the sweeps go on")
+            cli.redraw(f"{_screen(chosen)}\n\nCtrl-C ends this; the sweeps go on")
             time.sleep(chosen.every)
     except KeyboardInterrupt:
         return 0

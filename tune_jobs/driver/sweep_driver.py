@@ -50,6 +50,7 @@ from tune_jobs.records.trial_spec import STOP_FILE, TrialSpec
 
 WAIT_NOTICE_S = 30.0  # a trial that waits longer for its share is shown with the reason
 SHOWN_WAITING = 4
+WARM_S = 0.5  # an answer of the broker that takes longer costs the next trial a new process
 IDLE_S = 0.2  # between two looks while no attempt runs
 MOST_DEATHS = 5  # of Tune's controller, one after another, without a report of any trial
 
@@ -183,7 +184,7 @@ class SweepDriver:
         with self._guarded():
             self._cancelled.discard(number)
             self._apply(AttemptEnded(number=number, error=error))
-            self._poll()
+            self._poll(WARM_S)
 
     def tick(self) -> None:
         """Passes on what the broker decided and what the time brings."""
@@ -214,8 +215,8 @@ class SweepDriver:
             self._fatal = error
             raise
 
-    def _poll(self) -> None:
-        decisions = self._broker.poll()
+    def _poll(self, wait_s: float = 0.0) -> None:
+        decisions = self._broker.poll(wait_s)
         events: list[Event] = [
             Allocated(number=_number(one.name), model=one.alternative.model, nodes=one.nodes)
             for one in decisions.allocations

@@ -96,27 +96,23 @@ def run_tuner(trainable: Callable[[dict[str, object]], None], host: AttemptHost,
         Exception: When Tune's controller fails; its attempts have ended then.
     """
     _configure_tune(settings)
-    tuner = tune.Tuner(
+    tune.run(  # and not Tuner.fit, which unpickles each failed trial's error.pkl out of the sweep's storage
         tune.with_resources(trainable, _resources),
-        tune_config=tune.TuneConfig(
-            search_alg=_LaunchSearch(_LaunchSearcher(host)),
-            scheduler=_ReportScheduler(host),
-            num_samples=-1,
-            reuse_actors=settings.reuse_actors,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_folder,
-        ),
-        run_config=tune.RunConfig(
-            name=settings.name,
-            storage_path=str(settings.folder),
-            verbose=0,
-            stop=_EndAll(host),
-            failure_config=tune.FailureConfig(max_failures=0),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-            callbacks=[_HostCallback(host), *settings.callbacks],
-        ),
+        name=settings.name,
+        storage_path=str(settings.folder),
+        search_alg=_LaunchSearch(_LaunchSearcher(host)),
+        scheduler=_ReportScheduler(host),
+        num_samples=-1,
+        reuse_actors=settings.reuse_actors,
+        trial_name_creator=_trial_name,
+        trial_dirname_creator=_trial_folder,
+        verbose=0,
+        stop=_EndAll(host),
+        max_failures=0,
+        raise_on_failed_trial=False,
+        checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+        callbacks=[_HostCallback(host), *settings.callbacks],
     )
-    tuner.fit()
 
 
 def _configure_tune(settings: TunerSettings) -> None:

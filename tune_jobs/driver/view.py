@@ -4,7 +4,7 @@ import shutil
 import sys
 from typing import Protocol, TextIO
 
-from common.cli import table
+from common.cli import table, visible
 from common.units import format_duration
 from tune_jobs.records.progress import ENDED, SweepProgress, TrialProgress
 
@@ -86,13 +86,13 @@ class TerminalView:
     def event(self, text: str) -> None:
         """Prints a line above the screen."""
         self._erase()
-        self._stream.write(text + "\n")
+        self._stream.write(visible(text) + "\n")
         self._stream.flush()
 
     def refresh(self, progress: SweepProgress) -> None:
         """Redraws."""
         width = shutil.get_terminal_size().columns
-        lines = [line[: width - 1] for line in screen(progress).split("\n")]
+        lines = [line[: width - 1] for line in visible(screen(progress)).split("\n")]
         self._erase()
         self._stream.write("\n".join(lines) + "\n")
         self._stream.flush()
@@ -117,7 +117,7 @@ class LogView:
 
     def event(self, text: str) -> None:
         """Writes a line."""
-        self._stream.write(text + "\n")
+        self._stream.write(visible(text) + "\n")
         self._stream.flush()
 
     def refresh(self, progress: SweepProgress) -> None:

@@ -1,7 +1,10 @@
 """The report as Markdown."""
 
+import re
 from collections.abc import Sequence
+from urllib.parse import quote
 
+from common.cli import visible
 from common.units import format_bytes, format_duration
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.summaries import Summary
@@ -25,6 +28,8 @@ from tune_jobs.report.summary import (
 )
 
 _MOST_FAILURES = 30
+_SPECIAL = re.compile(r"[\\|<\[\]]|://|www\.")  # what begins HTML or a link, in GitHub's Markdown too
+_ESCAPED = {"<": "&lt;", "://": ":\\//", "www.": "www\\."}
 
 
 def build_markdown(
@@ -36,8 +41,8 @@ def build_markdown(
 ) -> str:
     """Returns the Markdown report."""
     sections = [
-        f"# {headline(analysis)}\n\n{plain(eyebrow(analysis))}"
-        + "".join(f" · **{text}**" for text in badges(analysis)),
+        f"# {plain(headline(analysis))}\n\n{plain(eyebrow(analysis))}"
+        + "".join(f" · **{plain(text)}**" for text in badges(analysis)),
         markdown_table(("", "", ""), [(tile.label, f"**{tile.value}**", tile.detail) for tile in tiles(analysis)]),
         _advice(advice),
         _runs(analysis),
@@ -50,7 +55,7 @@ def build_markdown(
         _lanes(analysis),
         _phases(analysis),
         _failures(analysis),
-        f"[W&B report: the runs of this sweep]({wandb_page(analysis)})" if wandb_page(analysis) else "",
+        link("W&B report: the runs of this sweep", wandb_page(analysis)) if wandb_page(analysis) else "",
         "\n".join(f"* {plain(text)}" for text in [*notes(analysis), *remarks]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -59,7 +64,7 @@ def build_markdown(
 def _advice(advice: Sequence[Advice]) -> str:
     items = []
     for i, one in enumerate(advice, start=1):
-        command = f"\n   `{one.command}`" if one.command else ""
+        command = f"\n   {code(one.command)}" if one.command else ""
         items.append(f"{i}. **{plain(one.title)}**: {plain(one.reason)}{command}")
     return "## What to do next\n\n" + "\n".join(items) if items else ""
 
@@ -83,7 +88,7 @@ def _examples(examples: Sequence[Summary]) -> str:
 def _importances(found: Importances) -> str:
     title = "## Which parameter made the difference?"
     if found.reason:
-        return f"{title}\n\nNot known: {found.reason}."
+        return f"{title}\n\nNot known: {plain(found.reason)}."
     rows = [
         (
             one.name,
@@ -176,11 +181,37 @@ def _failures(analysis: Analysis) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Formats a table; vertical bars in cells are escaped."""
+    """Formats a table; everything in cells except plain text and emphasis is escaped."""
     lines = [f"| {' | '.join(plain(cell) for cell in row)} |" for row in rows]
     return "\n".join([f"| {' | '.join(plain(name) for name in header)} |", "|" + "---|" * len(header), *lines])
 
 
 def plain(text: str) -> str:
-    """Removes line breaks and escapes vertical bars."""
-    return " ".join(text.replace("|", "\\|").split())
+    """Removes line breaks and escapes HTML, links, pictures, vertical bars and control characters.
+
+    >>> plain("<b> | [a](http://b) \\\\")
+    '&lt;b> \\\\| \\\\[a\\\\](http:\\\\//b) \\\\\\\\'
+    """
+    escaped = _SPECIAL.sub(lambda found: _ESCAPED.get(found[0], f"\\{found[0]}"), " ".join(text.split()))
+    return visible(escaped)
+
+
+def code(text: str) -> str:
+    """Formats a command as inline code, also if it contains backticks.
+
+    >>> code("echo `date`")
+    '`` echo `date` ``'
+    """
+    inside = visible(" ".join(text.split()))
+    longest = max((len(run) for run in re.findall("`+", inside)), default=0)
+    return f"{'`' * (longest + 1)} {inside} {'`' * (longest + 1)}" if longest else f"`{inside}`"
+
+
+def link(name: str, target: str) -> str:
+    """Returns a Markdown link to a web page, or to a file by its relative path.
+
+    >>> link("a", "models/best (1)"), link("b", "https://x.org/?a=b#c"), link("c", "javascript:alert(1)")
+    ('[a](models/best%20%281%29)', '[b](https://x.org/?a=b#c)', '[c](javascript%3Aalert%281%29)')
+    """
+    is_web = target.startswith(("https://", "http://"))
+    return f"[{plain(name)}]({quote(target, safe='/?#=&%:+,;@~' if is_web else '/%')})"

@@ -13,7 +13,7 @@ from tune_jobs.report.advice import Advice
 from tune_jobs.report.anomalies import find_anomalies
 from tune_jobs.report.findings import Findings, find_links
 from tune_jobs.report.formatting import metric_name, show_score, trials_text
-from tune_jobs.report.markdown import markdown_table, plain
+from tune_jobs.report.markdown import code, link, markdown_table, plain
 from tune_jobs.report.summary import headline, notes, runs_table, tiles
 
 _SHOWN_RUNS = 5
@@ -48,7 +48,7 @@ def build_review(findings: Findings) -> str:
         "## Baseline → best\n\n" + _improvements(analysis, importances),
         "## Anomalies\n\n" + _list(anomalies or ["none that a rule of this program detects"]),
         "## Recommendations\n\n" + _recommendations(findings.advice),
-        "## Links\n\n" + "\n".join(f"* [{plain(name)}]({target})" for name, target in links),
+        "## Links\n\n" + "\n".join(f"* {link(name, target)}" for name, target in links),
         "## Notes\n\n- [ ] read by: ____________\n\n" + _list(notes(analysis)),
     ]
     return "\n\n".join(section.rstrip() for section in sections) + "\n"
@@ -163,7 +163,7 @@ def _recommendations(advice: Sequence[Advice]) -> str:
         return "- [ ] nothing follows from these trials"
     lines = []
     for one in advice:
-        command = f"\n      `{one.command}`" if one.command else ""
+        command = f"\n      {code(one.command)}" if one.command else ""
         lines.append(f"- [ ] **{plain(one.title)}**: {plain(one.reason)}{command}")
     return "\n".join(lines)
 

@@ -88,15 +88,15 @@ def final_report(
         settings: Settings of the mirror.
         urls: Addresses of runs by folder name, which ends with the run's id.
     """
-    from tune_jobs.report.markdown import markdown_table, plain
+    from tune_jobs.report.markdown import code, link, markdown_table, plain
     from tune_jobs.report.summary import headline, notes, runs_table
 
     parts = [f"**{plain(headline(analysis))}**"]
     if analysis.winner is not None:
         trial = analysis.winner.trial
         url = next((url for name, url in urls.items() if name.endswith(run_id(trial.name, settings.folder))), "")
-        shown = f"[{plain(trial.name)}]({url})" if url else plain(trial.name)
-        parts.append(f"Best run: {shown}, `{live.best_metric}` {analysis.winner.score:.4g}")
+        shown = link(trial.name, url) if url else plain(trial.name)
+        parts.append(f"Best run: {shown}, {code(live.best_metric)} {analysis.winner.score:.4g}")
         rows = [(axis.name, show_value(trial.sampled[axis.name])) for axis in live.axes if axis.name in trial.sampled]
         parts += [markdown_table(("Parameter", "Best run"), rows)] if rows else []
         parts.append(markdown_table(*runs_table(analysis, _SHOWN_RUNS)))

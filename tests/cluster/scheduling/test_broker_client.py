@@ -40,6 +40,20 @@ def test_requests_start_in_order_and_each_is_decided_once(make: Make) -> None:
 
 
 @each_kind
+def test_a_driver_that_waits_gets_at_once_what_follows_from_an_end(make: Make) -> None:
+    """Tune keeps the process of an attempt only where the next one is known when it ends."""
+    shells = Shells()
+    client = make(shells)
+    for number in range(1, 6):
+        client.submit(shells.request(f"s/{number}"))
+    shells.wait(1, client)
+    client.waiting_reason("s/5")
+    client.poll()  # a report may be under way, and one was sent a moment ago
+    client.ended("s/2")
+    assert names(client.poll(0.5)) == ["s/5"]
+
+
+@each_kind
 def test_what_is_withdrawn_gives_back_what_it_was_granted(make: Make) -> None:
     shells = Shells()
     client = make(shells)

@@ -155,16 +155,20 @@ def test_packed_ends_before_fixed_shares_and_within_a_few_percent_of_the_bound(
 
 
 @pytest.mark.parametrize(
-    ("cluster", "count", "seed"),
-    [("8x24GiB", 160, 0), ("6x24GiB,2x80GiB", 160, 1), ("16xT4:16GiB@0.4,12x3090:24GiB,8xA100:40GiB@1.6", 360, 0)],
+    ("cluster", "count", "seed", "most"),
+    [
+        ("8x24GiB", 160, 0, 1.05),
+        ("6x24GiB,2x80GiB", 160, 1, 1.05),
+        ("16xT4:16GiB@0.4,12x3090:24GiB,8xA100:40GiB@1.6", 360, 0, 1.09),  # few cards of unequal speed
+    ],
 )
 def test_known_durations_end_within_a_few_percent_of_the_bound_and_never_after_half_or_whole_cards(
-    cluster: str, count: int, seed: int
+    cluster: str, count: int, seed: int, most: float
 ) -> None:
     inventory = parse_simulated(cluster)
     trials = list(synthetic_trials(count, inventory, seed=seed).trials)
     ends = {policy: under(policy, trials, inventory).makespan_s for policy in POLICIES}
-    assert ends["shares"] <= 1.06 * bound_s(trials, inventory)
+    assert ends["shares"] <= most * bound_s(trials, inventory)
     assert ends["shares"] <= min(ends["half"], ends["whole"])
 
 

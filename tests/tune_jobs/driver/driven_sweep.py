@@ -50,7 +50,7 @@ HALF_GIB = 11  # needs half of a card of 24 GiB
 
 
 class ObservedList(ListSampler):
-    """Trials of batch 1, 2, 3, ... that keeps what it was told of those that ended."""
+    """Trials of batch 1, 2, 3, ... that keeps what it observed of those that ended."""
 
     def __init__(self, count: int, order: Sequence[int] | None = None) -> None:
         super().__init__([{"batch_size": size} for size in range(1, count + 1)], order)
@@ -197,7 +197,7 @@ class RecordedBroker(LocalBroker):
         del self.held[name]
         super().ended(name)
 
-    def poll(self) -> BrokerDecisions:
+    def poll(self, wait_s: float = 0.0) -> BrokerDecisions:
         """Lets the broker decide."""
         decisions = super().poll()
         for one in decisions.allocations:

@@ -12,7 +12,7 @@ from cluster.scheduling.broker_client import LocalBroker
 from common.files import read_jsonl
 from common.storage import StorageRetry
 from tests.tune_jobs.options_of import options_of
-from tests.tune_jobs.trial.trial_specs import METRIC
+from tests.tune_jobs.specs_of import METRIC
 from tune_jobs.driver.callbacks import LedgerCallback, SweepCallback
 from tune_jobs.driver.inherit import Inherit
 from tune_jobs.driver.kill_process import kill_process

@@ -13,7 +13,7 @@ from tune_jobs.config.sweep import Sweep
 from tune_jobs.search.tune_schedulers import scheduler_for
 
 LONGEST = 4
-COUNT = 7
+COUNT = 5
 SPACE = Space(parameters=(Range(name="learning_rate", distribution="log_uniform_values", low=1e-5, high=1e-3),))
 
 

@@ -7,15 +7,17 @@ import pytest
 
 from common.errors import WorkError
 from tests.tune_jobs.driver.driven_sweep import DrivenSweep, ObservedList, Setup
+from tests.tune_jobs.driver.schedulers import LONGEST, SCHEDULERS, score_of
 from tune_jobs.config.anomalies import STALL_FACTOR, STALL_FLOOR_S, Anomalies
 from tune_jobs.driver.recovery import MOST_LOST_IN_A_ROW, RetryPolicy
 from tune_jobs.driver.sweep_driver import MOST_DEATHS, SweepDriver
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import FailureKind
+from tune_jobs.search.samplers import ListSampler
 
 
 def outcome(sweep: DrivenSweep, number: int) -> str:
-    """What the sampler was told of a trial."""
+    """What the sampler observed of a trial."""
     assert isinstance(sweep.sampler, ObservedList)
     return sweep.sampler.completed[number].outcome
 
@@ -48,7 +50,7 @@ def test_a_second_driver_gives_more_after_an_out_of_memory(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "observed"),
     [
         ("work_failed", "failed"),
         ("diverged", "failed"),
@@ -56,7 +58,7 @@ def test_a_second_driver_gives_more_after_an_out_of_memory(tmp_path: Path) -> No
         ("wrong_request", "out_of_memory"),
     ],
 )
-def test_what_a_trial_reports_of_its_failure_is_its_outcome(tmp_path: Path, kind: FailureKind, told: str) -> None:
+def test_what_a_trial_reports_of_its_failure_is_its_outcome(tmp_path: Path, kind: FailureKind, observed: str) -> None:
     sweep = DrivenSweep(tmp_path)
     sweep.start(1)
     sweep.fail(1, kind, "WorkError: the loss became nan")
@@ -64,7 +66,7 @@ def test_what_a_trial_reports_of_its_failure_is_its_outcome(tmp_path: Path, kind
     assert record.status == "failed"
     assert record.error is not None
     assert (record.error.type, record.error.message) == (kind, "WorkError: the loss became nan")
-    assert outcome(sweep, 1) == told, "only a training that broke down tells something about its configuration"
+    assert outcome(sweep, 1) == observed, "only a training that broke down is a result of its configuration"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_by_policy_a_trial_that_lost_its_process_is_not_started_again(
     assert record.error is not None
     assert record.error.type == kind
     assert record.error.message.startswith(message)
-    assert outcome(sweep, 1) == "out_of_memory", "it tells nothing about the configuration"
+    assert outcome(sweep, 1) == "out_of_memory", "a lost process is no result of the configuration"
 
 
 def test_a_trial_that_waits_for_its_storage_is_not_taken_for_hanging(tmp_path: Path) -> None:
@@ -310,3 +312,27 @@ def test_a_controller_that_dies_again_and_again_without_a_report_ends_the_driver
     with pytest.raises(WorkError, match=f"Ray Tune failed {MOST_DEATHS} times in a row: RuntimeError: no cluster"):
         sweep.driver.run(SilentTuner(sweep))
     assert not sweep.holding or sweep.waiting == []
+
+
+@pytest.mark.parametrize("scheduler", ["HyperBandScheduler", "asha", "median", "synchronous pbt"])
+def test_a_scheduler_takes_a_trial_up_again_that_had_failed_with_its_process(tmp_path: Path, scheduler: str) -> None:
+    setup = Setup(
+        sampler=lambda: ListSampler([{"learning_rate": 1e-4 * number} for number in range(1, 6)]),
+        scheduler=SCHEDULERS[scheduler],
+        longest=LONGEST,
+        retry=RetryPolicy(anomalies=Anomalies(lost_worker="stop")),
+    )
+    first = DrivenSweep(tmp_path, setup)
+    first.start_all()
+    first.run_evaluation(1, 5.0)
+    first.start_all()
+    if 1 in first.running:
+        first.lose(1)
+    first.lose(2)
+    first.finish(score_of(1))
+    lost = {number for number, trial in first.trials.items() if trial.failure == "worker_lost"}
+    assert 2 in lost
+    second = DrivenSweep(tmp_path, setup).finish(score_of(1))
+    assert set(second.statuses.values()) <= {"finished", "stopped"}
+    assert {number for number, trial in second.trials.items() if trial.starts > first.trials[number].starts} == lost
+    assert DrivenSweep(tmp_path, setup).state.is_over

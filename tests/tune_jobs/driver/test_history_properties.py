@@ -145,7 +145,8 @@ ACTIONS = (
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=25)
+@pytest.mark.slow
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=20)
 @given(
     scheduler=st.sampled_from(sorted(SCHEDULERS)),
     seed=st.integers(0, 100),

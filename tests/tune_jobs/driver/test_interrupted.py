@@ -13,7 +13,7 @@ from dialsum.config import RunConfig
 from tests.tune_jobs.counting import counting_trial
 from tests.tune_jobs.driver.one_node import two_cards
 from tests.tune_jobs.driver.ray_sweep import Made, RaySweep
-from tests.tune_jobs.trial.trial_specs import spec_of
+from tests.tune_jobs.specs_of import spec_of
 from tune_jobs.driver.stop_signals import StopRequest
 from tune_jobs.records.journal import TrialHistory
 from tune_jobs.search.samplers import Sampled

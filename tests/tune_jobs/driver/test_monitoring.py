@@ -16,7 +16,7 @@ import pytest
 
 from cluster.machines.dashboard import PANELS
 from cluster.machines.metric_names import METRICS
-from tests.tune_jobs.trial.trial_specs import spec_of
+from tests.tune_jobs.specs_of import spec_of
 from tests.waiting import LIMIT_S, wait_until
 from tune_jobs.driver.callbacks import ViewCallback
 from tune_jobs.driver.view import LogView

@@ -19,7 +19,7 @@ from cluster.machines.node_watch import LivingNodes
 from cluster.machines.ray_nodes import RayNodes
 from tests.tune_jobs.driver.ray_sweep import Made, RaySweep
 from tests.tune_jobs.options_of import GIB
-from tests.tune_jobs.trial.trial_specs import METRIC, spec_of
+from tests.tune_jobs.specs_of import METRIC, spec_of
 from tune_jobs.driver.sweep_parts import Clocks
 from tune_jobs.records.journal import TrialHistory
 from tune_jobs.records.trial_spec import EVALUATION_KEY, SPEC_KEY, STARTED_KEY, TrialSpec

@@ -45,7 +45,7 @@ def test_large_trials_at_the_head_of_the_queue_hold_up_no_card_that_they_do_not_
     assert started(sweep) == {5: ("B", 0.9)}
 
 
-def test_a_process_is_told_the_node_that_the_broker_chose(tmp_path: Path) -> None:
+def test_a_process_gets_the_node_that_the_broker_chose(tmp_path: Path) -> None:
     sweep = DrivenSweep(tmp_path, unequal((2, 1)))
     sweep.start_all()
     nodes = {number: sweep.running[number].spec.bundle.nodes for number in (1, 2)}
@@ -187,8 +187,8 @@ def test_a_model_of_the_results_learns_no_score_from_a_trial_that_ran_out_of_mem
             sweep.start(1)
         sweep.fail(1, "out_of_memory")
     assert (sweep.statuses[1], sweep.records[1].best_metrics[METRIC]) == ("oom", 99.0)
-    told = [trial for trial in studies[0].trials if trial.state.is_finished()]
-    assert [(trial.state.name, trial.value, trial.intermediate_values) for trial in told] == [("FAIL", None, {})]
+    observed = [trial for trial in studies[0].trials if trial.state.is_finished()]
+    assert [(trial.state.name, trial.value, trial.intermediate_values) for trial in observed] == [("FAIL", None, {})]
 
 
 def test_a_sampler_that_learns_suggests_no_more_than_few_ahead(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from cluster.machines.hardware import Card, Inventory, Node
 from dialsum.config import RunConfig
 from tests.tune_jobs.counting import counting_trial
 from tests.tune_jobs.driver.ray_sweep import Made, RaySweep, once
+from tests.tune_jobs.linear_devices import LinearDevice, LinearDevices
 from tests.tune_jobs.options_of import GIB
 from tests.tune_jobs.placing.linear_estimator import LinearEstimator
+from tests.tune_jobs.specs_of import spec_of
 from tests.tune_jobs.tiny import tiny_config, write_dialogues
-from tests.tune_jobs.trial.trial_specs import LinearDevice, LinearDevices, spec_of
 from tune_jobs.config.sections import Resources
 from tune_jobs.placing.placer import Option, Placer, placer_for
 from tune_jobs.records.journal import TrialHistory

@@ -1,101 +1,116 @@
-"""Recovery on a real Ray with the real trainer: in place, by a larger share, and after a killed worker."""
+"""Recovery on a real Ray with the real trainer: in place, by a larger share, and after a killed process."""
 
+import io
 import os
 import signal
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.tune_jobs.driver.one_node import two_cards
-from tests.tune_jobs.driver.ray_sweep import Made, RaySweep, once
-from tests.tune_jobs.options_of import GIB
-from tests.tune_jobs.tiny import tiny_config, write_dialogues
-from tests.tune_jobs.trial.trial_specs import LinearDevice, LinearDevices, spec_of
-from tune_jobs.config.anomalies import Anomalies
-from tune_jobs.driver.recovery import RetryPolicy
-from tune_jobs.records.journal import TrialHistory
-from tune_jobs.records.trial_spec import TrialSpec
-from tune_jobs.search.samplers import Sampled
+from tests.tune_jobs.linear_devices import LinearDevice
+from tests.tune_jobs.tiny import write_tiny_grid
+from tune_jobs.config.sweep_file import load_sweep
+from tune_jobs.driver.run_sweep import RunOptions, run_sweep
+from tune_jobs.driver.view import LogView
+from tune_jobs.records.ledger import TrialRecord
+from tune_jobs.records.trial_spec import RunShape, TrialSpec
 from tune_jobs.trial.run_trial import run_trial
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
-UPPER_BYTES = 5 * GIB  # a quarter of the card, which is 5.8 GiB
-USES = LinearDevices(
-    {
-        "fits": LinearDevice(fixed_bytes=GIB, bytes_per_sample=GIB // 2),  # 5 GiB
-        "smaller": LinearDevice(fixed_bytes=2 * GIB, bytes_per_sample=920 * 2**20),  # 5.6 GiB at a micro-batch of 4
-        "larger": LinearDevice(fixed_bytes=8 * GIB, bytes_per_sample=GIB // 100),  # never in a quarter of the card
+GIB = 2**30
+FITS, SMALLER, LARGER, KILLED = "1e-3", "2e-3", "3e-3", "4e-3"  # learning rates by which trials are told apart
+
+
+@dataclass(frozen=True, kw_only=True)
+class KillingDevice:
+    """Ends its process with signal 9 once, after the trial's first evaluation.
+
+    Attributes:
+        folder: Of the experiment.
+    """
+
+    folder: Path
+
+    def cap(self, allocator_bytes: int) -> None:
+        """Does nothing."""
+
+    def held_bytes(self) -> int:
+        """Kills, or holds little."""
+        mark = self.folder / "killed"
+        if (self.folder / "metrics.json").exists() and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return GIB
+
+
+def device_of(spec: TrialSpec, shape: RunShape) -> LinearDevice | KillingDevice:
+    """Trials have an eighth of a card of 24 GiB."""
+    rate = float(str(spec.sampled["learning_rate"]))
+    if rate == float(KILLED):
+        return KillingDevice(folder=Path(spec.folder))
+    devices = {
+        float(FITS): LinearDevice(fixed_bytes=GIB),
+        float(SMALLER): LinearDevice(fixed_bytes=GIB, bytes_per_sample=GIB // 4, micro_batch=shape.micro_batch),
+        float(LARGER): LinearDevice(fixed_bytes=5 * GIB),  # whatever the micro-batch
     }
-)
+    return devices[rate]
 
 
-def pretending(config: dict[str, object]) -> None:
-    """Trains on pretended cards."""
-    run_trial(config, USES)
+def trial(config: dict[str, object]) -> None:
+    """A trial with a device that stands in for its card."""
+    run_trial(config, device_of)
 
 
-def driven(folder: Path, names: list[str], retry: RetryPolicy | None = None) -> RaySweep:
-    """Runs tiny trials by name in a quarter of a pretended card each; the process of "killed" is killed once."""
-    write_dialogues(folder, train_count=32)
+def run(folder: Path, rates: list[str], more: str = "") -> tuple[dict[str, TrialRecord], str]:
+    """Runs a trial for each rate and returns their records by rate, and what the terminal showed.
 
-    def make_spec(sampled: Sampled) -> TrialSpec:
-        config = tiny_config(folder, num_epochs=4)
-        return spec_of(folder / "results", str(sampled["name"]), config, sweep="recovered", simulated=True)
-
-    def second_evaluation(trials: Mapping[int, TrialHistory]) -> TrialHistory | None:
-        found = (one for one in trials.values() if one.name == "killed" and len(one.evaluations) == 2 and one.running)
-        return next(found, None)
-
-    cards = two_cards()
-    return RaySweep(
-        folder=folder,
-        specs=Made(make_spec=make_spec, inventory=cards, upper_bytes=lambda sampled: UPPER_BYTES),
-        trials=[{"name": name} for name in names],
-        trainable=pretending,
-        inventory=cards,
-        longest=4,
-        retry=retry or RetryPolicy(),
-        watch=once(second_evaluation, lambda trial: os.kill(int(str(trial.attempts[-1]["pid"])), signal.SIGKILL)),
-        max_concurrent=2,
-    ).run()
+    Args:
+        folder: For everything that it writes.
+        rates: See FITS.
+        more: Further sections of the sweep file.
+    """
+    shown = io.StringIO()
+    path = write_tiny_grid(folder / "recovered.yaml", rates=", ".join(rates), epochs=3)
+    path.write_text(path.read_text() + more)
+    outcome = run_sweep(load_sweep(path), RunOptions(simulate="2x24GiB", trainable=trial), LogView(shown))
+    records = {rate: one for rate in rates for one in outcome.folder.load().trials if _rate(one) == float(rate)}
+    return records, shown.getvalue()
 
 
-def test_an_out_of_memory_is_mended_in_place_and_by_a_larger_share_and_a_killed_worker_costs_little(
-    tmp_path: Path,
+def _rate(record: TrialRecord) -> float:
+    return float(str(record.sampled["learning_rate"]))
+
+
+def test_an_out_of_memory_and_a_killed_process_cost_steps_and_not_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = driven(tmp_path, ["fits", "smaller", "larger", "killed"])
-    records = sweep.records
-    assert {name: record.status for name, record in records.items()} == dict.fromkeys(
-        [*USES.by_name, "killed"], "finished"
-    )
-    plans = {
-        name: record.plan and (record.plan["micro_batch"], record.plan["accumulation"])
-        for name, record in records.items()
-    }
-    assert plans == {"fits": (8, 1), "smaller": (4, 2), "larger": (8, 1), "killed": (8, 1)}
-    assert {name: (record.share, record.retries) for name, record in records.items()} == {
-        "fits": (0.25, 0),
-        "smaller": (0.25, 0),
-        "larger": (0.375, 1),
-        "killed": (0.25, 1),
-    }
-    assert all([row["iteration"] for row in record.history] == [1, 2, 3, 4] for record in records.values())
-    measured = records["smaller"].measured
+    """In place by a smaller micro-batch, by a larger share, and by another process from the last checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    records, shown = run(tmp_path, [FITS, SMALLER, LARGER, KILLED])
+    assert {rate: record.status for rate, record in records.items()} == dict.fromkeys(records, "finished"), shown
+    plans = {rate: record.plan and record.plan["micro_batch"] for rate, record in records.items()}
+    assert plans == {FITS: 8, SMALLER: 4, LARGER: 8, KILLED: 8}
+    assert [records[rate].retries for rate in (FITS, SMALLER, KILLED)] == [0, 0, 1]
+    assert {records[rate].share for rate in (FITS, SMALLER, KILLED)} == {0.125}
+    assert records[LARGER].retries >= 1
+    assert records[LARGER].share >= 0.25, "5 GiB of 24 GiB, in steps of half as much again"
+    assert all([row["iteration"] for row in record.history] == [1, 2, 3] for record in records.values())
+    measured = records[SMALLER].measured
     assert measured is not None
-    assert measured["device_bytes"] == (2048 + 4 * 920) * 2**20
-    assert "trial 3 failed and starts again: out of memory; 0.25 -> 0.375 of a card" in sweep.shown
-    assert "trial 4 failed and starts again: worker lost" in sweep.shown
-    starts = [line for line in sweep.shown.splitlines() if "starts" in line]
-    assert len(starts) == 8  # four trials, two failures that say so, two new starts
+    assert measured["device_bytes"] == 2 * GIB
+    assert "failed and starts again: worker lost" in shown
+    assert "failed and starts again: out of memory; 0.125 -> " in shown
 
 
-def test_by_policy_a_killed_worker_is_not_started_again_and_its_neighbour_goes_on(tmp_path: Path) -> None:
-    sweep = driven(tmp_path, ["killed", "neighbour"], RetryPolicy(anomalies=Anomalies(lost_worker="stop")))
-    records = sweep.records
-    assert {name: record.status for name, record in records.items()} == {"killed": "failed", "neighbour": "finished"}
-    error = records["killed"].error
+def test_by_policy_a_killed_process_is_not_started_again_and_its_neighbour_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    records, shown = run(tmp_path, [FITS, KILLED], "anomalies: {lost_worker: stop}\n")
+    assert {rate: record.status for rate, record in records.items()} == {FITS: "finished", KILLED: "failed"}, shown
+    error = records[KILLED].error
     assert error is not None
     assert error.type == "worker_lost"
-    assert [row["iteration"] for row in records["killed"].history] == [1, 2]
-    assert "starts again" not in sweep.shown
+    assert len(records[KILLED].history) < 3
+    assert "starts again" not in shown

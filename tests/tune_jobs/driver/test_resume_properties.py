@@ -68,8 +68,9 @@ def outcome_of(sweep: DrivenSweep) -> Outcome:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=10)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=8)
 @given(seed=st.integers(0, 1000), kills=st.lists(st.integers(1, 90), min_size=1, max_size=3))
 def test_whenever_a_driver_is_killed_the_next_reaches_the_same_outcome(
     quick_disk: None, scheduler: str, seed: int, kills: list[int]

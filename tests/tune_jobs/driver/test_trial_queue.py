@@ -7,7 +7,7 @@ from ray.tune.schedulers import FIFOScheduler
 from cluster.machines.hardware import parse_simulated
 from tests.tune_jobs.driver.ray_sweep import Made, never_inherit
 from tests.tune_jobs.options_of import GIB
-from tests.tune_jobs.trial.trial_specs import spec_of
+from tests.tune_jobs.specs_of import spec_of
 from tune_jobs.driver.events import Allocated, CancelLaunch, Launch, ReturnAllocation
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tune_jobs.trial.trial_specs import spec_of
+from tests.tune_jobs.specs_of import spec_of
 from tests.waiting import wait_until
 from tune_jobs.driver.tuner import TunerSettings, run_tuner
 from tune_jobs.records.trial_spec import SPEC_KEY, Bundle, TrialSpec

@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 
 from cluster.machines.hardware import GPU_MODEL_LABEL, Inventory, parse_simulated
-from cluster.scheduling.policy import MAX_OVERTAKEN
+from cluster.scheduling.broker import MAX_OVERTAKEN
 from dialsum.config import RunConfig
 from tests.tune_jobs.counting import counting_trial
 from tests.tune_jobs.driver.ray_sweep import Made, RaySweep, once
+from tests.tune_jobs.linear_devices import LinearDevice, LinearDevices
 from tests.tune_jobs.options_of import GIB
-from tests.tune_jobs.trial.trial_specs import LinearDevice, LinearDevices, spec_of
+from tests.tune_jobs.specs_of import spec_of
 from tune_jobs.driver import trial_queue
 from tune_jobs.placing.placer import SHARE_CLASSES
 from tune_jobs.records.journal import TrialHistory

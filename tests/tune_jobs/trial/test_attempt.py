@@ -13,7 +13,8 @@ from common.errors import RequestError, WorkError
 from common.files import read_jsonl
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tests.tune_jobs.trial.trial_specs import METRIC, LinearDevice, LinearDevices, spec_of
+from tests.tune_jobs.linear_devices import LinearDevice, LinearDevices
+from tests.tune_jobs.specs_of import METRIC, spec_of
 from tune_jobs.records.trial_spec import (
     FAILURE_KEY,
     FAILURE_MESSAGE_KEY,

@@ -8,7 +8,7 @@ import pytest
 from cluster.guard import OutOfMemoryError
 from common.errors import DivergedError
 from dialsum.config import RunConfig
-from tests.tune_jobs.trial.trial_specs import spec_of
+from tests.tune_jobs.specs_of import spec_of
 from tune_jobs.records.trial_spec import RunShape, TrialSpec
 from tune_jobs.trial.rank_process import RankMessage, RankProcess, RankReporter, RankTask
 from tune_jobs.trial.ranks import root_cause

@@ -1,39 +1,9 @@
-"""Specifications of trials that a test makes by hand, and devices that stand in for a card."""
+"""Devices that stand in for a card: a process holds bytes as a straight line of its micro-batch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from dialsum.config import RunConfig
-from tune_jobs.records.trial_spec import Bundle, RunShape, TrialSpec
-
-METRIC = "eval/rouge_combined_f1"
-
-
-def spec_of(sweep_folder: Path, name: str, config: RunConfig | None = None, **changes: object) -> TrialSpec:
-    """The first trial of a sweep, on one CPU, with its batch in one piece.
-
-    Args:
-        sweep_folder: Experiments and caches lie in it, too.
-        name: The experiment.
-        config: The default one where None.
-        changes: Fields of the specification.
-    """
-    config = config or RunConfig()
-    spec = TrialSpec(
-        number=1,
-        name=name,
-        sweep="sample",
-        sampled={},
-        config=config.to_dict(),
-        folder=str(sweep_folder / "experiments" / name),
-        sweep_folder=str(sweep_folder),
-        cache_dir=str(sweep_folder / "cache"),
-        metric=METRIC,
-        bundle=Bundle(cpus=1),
-        shape=RunShape(micro_batch=config.batch_size, accumulation=1),
-    )
-    return replace(spec, **changes)  # type: ignore[arg-type]
+from tune_jobs.records.trial_spec import RunShape, TrialSpec
 
 
 @dataclass(frozen=True, kw_only=True)
