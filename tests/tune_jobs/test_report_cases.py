@@ -113,7 +113,7 @@ def test_runs_with_one_seed_do_not_measure_what_the_seed_does() -> None:
 # under way
 
 
-def test_a_sweep_that_is_not_complete_says_so_and_how_to_go_on(tmp_path: Path) -> None:
+def test_a_sweep_that_is_not_complete_says_so_and_how_to_resume(tmp_path: Path) -> None:
     folder = write(tmp_path / "s", wide_ledger(9), sweep_record(trials=12))
     page = build_report(folder.path).html.read_text(encoding="utf-8")
     assert "Best so far: " in page
@@ -166,11 +166,11 @@ def test_a_sweep_without_reports_shows_no_cards_or_costs(tmp_path: Path) -> None
     assert "python -m tune_jobs run a.yaml --output /nas/results --resume" in page  # and not into another folder
 
 
-def test_how_to_go_on_names_where_the_results_are() -> None:
+def test_how_to_resume_names_where_the_results_are() -> None:
     parser = argparse.ArgumentParser()
     run_cli.add_parser(parser.add_subparsers())
     chosen = parser.parse_args(["run", "a.yaml", "--output", "/nas/my results", "--simulate", "1x24GiB"])
-    assert run_cli._how_to_go_on(chosen).endswith(
+    assert run_cli._how_to_resume(chosen).endswith(
         "go on with: python -m tune_jobs run a.yaml --output '/nas/my results' --simulate 1x24GiB --resume"
     )
 

@@ -175,7 +175,7 @@ def test_scores_of_another_scorer_are_left_out() -> None:
         numbers(20.0), numbers(35.0, scorer={**SCORER, "tokenizer": "porter"}), config=RunConfig(model="kobart")
     )
     assert (found.outcome, found.metric, found.before) == ("same", "eval/loss", 2.0)
-    assert found.reason.endswith("; scores are left out, as another scorer counted them")
+    assert found.reason.endswith("; scores are left out, as another scorer computed them")
 
 
 def test_other_summaries_with_equal_numbers_are_not_called_the_same() -> None:
