@@ -161,7 +161,7 @@ def report(rows: Sequence[Row]) -> str:
 
 
 def _decided(rows: Sequence[Row]) -> list[str]:
-    """Says of each experiment what it decided, or what is assumed until then."""
+    """Lists the experiments: what each decided, or what is assumed until then."""
     lines = []
     for experiment in EXPERIMENTS:
         errors = [

@@ -235,6 +235,21 @@ def _notable(found: Sequence[tuple[Source, Sequence[Compared]]]) -> list[str]:
 
 
 NOTES = """
+Explained: with another transformers than the measured one a row can be far off (older models held causal masks of 2,048
+x 2,048 as buffers, or computed attention otherwise), which is why the version of then is replayed. The one output head
+that a replay of Liger-Kernel's benchmark lacked was the other implementation's, which its script builds first.
+
+A hypothesis that was not checked: OPT with SDPA is under by one fp16 copy of the hidden states in each layer (24 x
+2,048 bytes a token). Its batches have no padding, so the GPU ran flash attention, whose output is copied once more; the
+tracer takes every batch for a padded one, and traced the memory-efficient kernel.
+
+Unexplained, and standing so: masked-language models (BERT, DistilBERT, ALBERT) were measured as if their head were not
+tied; GPT-2 large is 0.1 to 1 % under, the same at all sizes; the old fp16 trainer at batch 4 is under, and Adafactor
+with checkpointing over; ALBERT's forward pass is over at 16 x 512; greedy generation is over.
+
+Not in the table, because no published row with exact settings was found: T5, mT5, BART and Pegasus in training, bf16
+autocast with fused AdamW, beam search, Hopper. LoRA rows of litgpt (Llama-2-7B, micro-batch 1 and 2: 21.30 and 29.07
+GB) are of another model code. Context, expandable segments and cuDNN's choice: see [gpu_peaks.md](gpu_peaks.md).
 """
 
 if __name__ == "__main__":

@@ -42,13 +42,13 @@ class _Loader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Reads one value and what is in it; refuses to go too deep or to read too many."""
         self.depth += 1
         self.values += 1
         if self.depth > MOST_LEVELS or self.values > 2 * MOST_VALUES:  # keys are values here too
             problem = _TOO_DEEP if self.depth > MOST_LEVELS else _TOO_MANY
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)  # type: ignore[no-untyped-call]
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
         return node

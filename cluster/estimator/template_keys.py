@@ -81,7 +81,7 @@ class PartKey:
 
     @property
     def uneven_name(self) -> str:
-        """Name of the file that says that this part cannot hold for all sizes, and why."""
+        """Name of the file that records why this part cannot hold for all sizes."""
         return f"{self.file_name}.uneven"
 
 
@@ -188,7 +188,7 @@ def window_of(config: Mapping[str, object]) -> int | None:
 
 
 def window_sides(window: int, *, sequence_len: int, prompt_len: int) -> str:
-    """Says on which side of a window training and evaluation run, and on which side the prompt of a generation.
+    """Returns the side of a window on which training and evaluation run, and that of the prompt of a generation.
 
     >>> window_sides(512, sequence_len=640, prompt_len=512)
     'beyond512-within512'

@@ -127,7 +127,8 @@ def make_hosts(folder: Path, python: str) -> None:
             f"'ip link set lo up; ip addr add {address}/24 dev eth0; ip link set eth0 up'"
         )
         inside = (
-            f"mount --bind {host}/passwd /etc/passwd; mkdir -p {folder}/t; mount -t tmpfs -o mode=700 tmpfs {folder}/t; "
+            f"mount --bind {host}/passwd /etc/passwd; mkdir -p {folder}/t; "
+            f"mount -t tmpfs -o mode=700 tmpfs {folder}/t; "
             f"mount -t tmpfs tmpfs /dev/shm; exec /usr/sbin/sshd -D -e -f {host}/sshd_config"
         )
         subprocess.Popen(

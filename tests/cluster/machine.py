@@ -1,4 +1,4 @@
-"""A machine for one test file: network, processes and Ray's folder of its own, so that a cluster with fixed ports may run.
+"""A machine for one test file: network, processes and Ray's folder of its own, so that fixed ports may be used.
 
 Everything in it ends with it. Needs root (or the rights of one) and iproute2's and util-linux' programs.
 """
@@ -55,6 +55,7 @@ class Machine:
         inside += f"ip addr add {OUTER} dev out0; ip link set out0 up; ip route add default dev out0; "
         private = private_root({})
         inside += f"mkdir -p -m 700 {private}; mount -t tmpfs -o mode=700 tmpfs {private}; "
+        inside += "mkdir -p /tmp/ray; mount -t tmpfs tmpfs /tmp/ray; "  # of a plain `ray start`
         inside += f"touch {ready}; while :; do sleep 1; done"
         self._process = subprocess.Popen([*UNSHARE, "bash", "-ec", inside], env=self.environment)
         wait_until(ready.exists, "the machine starts")

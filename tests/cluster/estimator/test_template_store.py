@@ -194,3 +194,35 @@ def test_a_query_imports_no_torch(cache: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_model_that_is_uneven_gets_parts_of_its_exact_sizes(
+    tmp_path: Path, parts: dict[str, Part], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced: list[PartKey] = []
+
+    def build(recipe: Recipe, keys: list[PartKey], *, family: str, folder: Path) -> None:
+        for key in keys:
+            traced.append(key)
+            if key.part == "optimizer" or "sizes" in dict(key.options):
+                write_part(folder, dataclasses.replace(parts[key.part], key=key))
+            else:
+                (folder / key.uneven_name).write_text("it runs differently for different lengths\n")
+
+    monkeypatch.setattr(template_store, "build_in_subprocess", build)
+    template_store._remembered.cache_clear()
+    found = find_template(KEY, SIZES, RECIPE, cache=tmp_path, shipped=tmp_path / "none")
+    assert found.key.sizes == "4x64x16-8x64x16x64x1"
+    assert [dict(key.options).get("sizes") for key in traced] == [None, None, None, "4x64x16", "8x64x16x64x1"]
+    assert has_template(KEY, SIZES, cache=tmp_path, shipped=tmp_path / "none")
+    longer = dataclasses.replace(SIZES, encoder_len=128)
+    assert not has_template(KEY, longer, cache=tmp_path, shipped=tmp_path / "none")
+    assert find_template(KEY, longer, RECIPE, cache=tmp_path, shipped=tmp_path / "none").key.sizes != found.key.sizes
+    assert len(traced) == 7  # the general parts are not tried again
+
+
+def test_a_window_names_parts_of_its_own() -> None:
+    key = dataclasses.replace(KEY, window="beyond512-within512")
+    assert dict(part_key(key, "step").options)["window"] == "beyond512"
+    assert dict(part_key(key, "evaluation").options)["window"] == "beyond512-within512"
+    assert part_key(key, "optimizer") == part_key(KEY, "optimizer")
