@@ -19,8 +19,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "simulate",
         help="place a made-up sweep on a described cluster under a simulated clock",
-        description="Lets the broker of real sweeps place trials of four model families, with synthetic but typical sizes"
-        " and durations, and compares the makespan with a lower bound that no placement can beat.",
+        description="Lets the broker of real sweeps place trials of four model families, with synthetic but typical"
+        " sizes and durations, and compares the makespan with a lower bound that no placement can beat.",
         epilog="example: python -m cluster simulate --cluster 64x24GiB,16x80GiB --trials 10000 --policy shares",
     )
     parser.add_argument(
