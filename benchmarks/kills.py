@@ -68,7 +68,7 @@ def run_killed(folder: Path, name: str, kills: int, seed: int) -> list[float]:
     """Kills the driver so many times and lets the last one finish; returns how long each killed one lived."""
     rng = random.Random(seed)
     journal = folder / "outputs" / "sweep_results" / name / "journal.jsonl"
-    lived_s = []
+    lived_s: list[float] = []
     while True:
         process = start(folder, name, resume=journal.exists())
         delay_s = rng.uniform(EARLIEST_S, LATEST_S)
@@ -119,8 +119,8 @@ def main() -> int:
     text = [
         "# A sweep whose driver is killed",
         "",
-        f"Written by `python -m benchmarks.kills --kills {chosen.kills} --seed {chosen.seed}`: {len(lived_s)} drivers were"
-        f" killed after {', '.join(f'{one:.0f}' for one in lived_s)} s.",
+        f"Written by `python -m benchmarks.kills --kills {chosen.kills} --seed {chosen.seed}`: {len(lived_s)} drivers"
+        f" were killed after {', '.join(f'{one:.0f}' for one in lived_s)} s.",
         "",
         "| what | result |",
         "|---|---|",

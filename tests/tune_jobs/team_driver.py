@@ -1,95 +1,57 @@
-"""A driver process for tests of quotas: python team_driver.py ADDRESS FOLDER MEMBER TRIALS GPUS STEPS TEAM_FILE.
+"""A driver process for tests of quotas: python team_driver.py ADDRESS FOLDER MEMBER TRIALS GIB STEPS TEAM_FILE.
 
-Everything is the product's but the training, which counts steps.
+Everything is the product's but the training, which counts steps, and the estimate, which is given.
 """
 
-import json
 import sys
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import ray
 
-from tests.tune_jobs.ordered import METRIC, order_of
-from tune_jobs.driver.card_line import Offer
-from tune_jobs.driver.conductor import SweepConductor
-from tune_jobs.driver.tuner import FitSettings, fit, last_checkpoint, report
-from tune_jobs.driver.view import LogView
-from tune_jobs.records.journal import Journal
-from tune_jobs.records.ledger import SweepFolder
-from tune_jobs.records.progress import SweepProgress
-from tune_jobs.records.trial_spec import EVALUATION_KEY, ORDER_KEY, Bundle, TrialOrder
-from tune_jobs.search.samplers import ListSampler, Sampled
-from tune_jobs.search.stopping import NeverStop
-from tune_jobs.team.quotas import load_team
-from tune_jobs.team.team_actor import team_admission
+from cluster.machines.node_watch import ray_cluster
+from cluster.scheduling.broker_process import cluster_broker
+from cluster.scheduling.quotas import load_team
+from tests.tune_jobs.counting import counting_trial
+from tests.tune_jobs.driver.ray_sweep import Made, RaySweep
+from tests.tune_jobs.specs_of import spec_of
+from tune_jobs.records.trial_spec import Bundle, TrialSpec
+from tune_jobs.search.samplers import Sampled
 
 STEP_S = 0.4
 
 
-def trial(config: dict[str, object]) -> None:
-    """Counts steps; each is reported with a checkpoint that says how far it came."""
-    order = TrialOrder.from_dict(config[ORDER_KEY])  # type: ignore[arg-type]
-    start = last_checkpoint() or (Path(order.resume_from) if order.resume_from else None)
-    done = json.loads((start / "state.json").read_text())["step"] if start else 0
-    for step in range(done + 1, int(str(order.sampled["num_epochs"])) + 1):
-        time.sleep(STEP_S)
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "state.json").write_text(json.dumps({"step": step}))
-            report({METRIC: float(step), EVALUATION_KEY: step}, Path(folder))
+def take_a_step(spec: TrialSpec, step: int) -> float:
+    """Takes a while; returns the value at a step."""
+    time.sleep(STEP_S)
+    return float(step)
 
 
-class Orders:
-    """Makes orders of a given size."""
-
-    def __init__(self, folder: Path, member: str, gpus: float) -> None:
-        self.folder, self.member, self.gpus = folder, member, gpus
-
-    def make(self, number: int, sampled: Sampled) -> TrialOrder:
-        return order_of(
-            self.folder,
-            f"{self.member}_{number}",
-            number=number,
-            sweep=self.member,
-            bundle=Bundle(cpus=0.5, gpus=self.gpus, labels={"gpu-model": "simulated-24GiB"}),
-            sampled=dict(sampled),
-            member=self.member,
-        )
-
-    def offers(self, order: TrialOrder, least_bytes: int = 0) -> tuple[Offer, ...]:
-        """Ray alone counts."""
-        return ()
-
-
-def main(address: str, folder: Path, member: str, trials: int, gpus: float, steps: int, team_file: Path) -> None:
+def main(address: str, folder: Path, member: str, trials: int, gib: float, steps: int, team_file: Path) -> None:
     """Runs one sweep to its end."""
     ray.init(address, log_to_driver=False, logging_level="ERROR")
-    admission = team_admission(
-        sweep=f"{member}s", member=member, models=("kobart",), team=load_team(team_file), source=team_file
+    inventory = ray_cluster().inventory
+
+    def make_spec(sampled: Sampled) -> TrialSpec:
+        name = str(sampled["name"])
+        return spec_of(folder / "results", name, sweep=f"{member}s", bundle=Bundle(cpus=0.5), member=member)
+
+    broker = cluster_broker(
+        sweep=f"{member}s", member=member, models=("kobart",), team=load_team(team_file), team_source=str(team_file)
     )
-    conductor = SweepConductor(
-        proposer=ListSampler([{"num_epochs": steps}] * trials),
-        orders=Orders(folder, member, gpus),
-        rule=NeverStop(),
-        progress=SweepProgress(
-            sweep=member,
-            metric=METRIC,
-            goal="maximize",
-            total=trials,
-            longest=steps,
-            slots=trials,
-            started_s=time.monotonic(),
-        ),
-        view=LogView(sys.stdout),
-        folder=SweepFolder(folder),
-        journal=Journal(folder / "journal.jsonl"),
-        admission=admission,
+    sweep = RaySweep(
+        folder=folder,
+        specs=Made(make_spec=make_spec, inventory=inventory, upper_bytes=lambda sampled: int(gib * 2**30)),
+        trials=[{"name": f"{member}_{number}"} for number in range(1, trials + 1)],
+        trainable=partial(counting_trial, steps=steps, score=take_a_step),
+        inventory=inventory,
+        longest=steps,
+        sweep=f"{member}s",
+        broker=broker,
+        show=partial(print, flush=True),
     )
-    admission.open()
-    fit(trial, conductor, FitSettings(folder=folder / "tune", name="run", attempts=3))
-    admission.close()
-    assert conductor.is_over
+    sweep.run()
 
 
 if __name__ == "__main__":

@@ -59,11 +59,11 @@ def driver(tmp_path: Path) -> Iterator[Driver]:
 
     processes = []
 
-    def start(member: str, *, trials: int, gpus: float, steps: int, team: str) -> "subprocess.Popen[str]":
+    def start(member: str, *, trials: int, gib: float, steps: int, team: str) -> "subprocess.Popen[str]":
         path = tmp_path / "team.yaml"
         path.write_text(team)
         address = ray.get_runtime_context().gcs_address
-        numbers = [str(trials), str(gpus), str(steps)]
+        numbers = [str(trials), str(gib), str(steps)]
         driver = [sys.executable, str(ROOT / "tests/tune_jobs/team_driver.py"), address, str(tmp_path / member)]
         processes.append(
             subprocess.Popen(
@@ -135,26 +135,26 @@ def check_nothing_lost(folder: Path, trials: int, steps: int) -> None:
         sum((to - begun) * gpus for begun, to, gpus in spans)
     )
     assert all(record.retries == 0 for record in records)
-    assert not list((folder / "tune").rglob("checkpoint_*")), "checkpoints of trials that are over"
+    assert not list((folder.parent / "tune").rglob("checkpoint_*")), "checkpoints of trials that are over"
 
 
 def test_two_members_share_two_cards_and_what_was_lent_comes_back_within_a_rung(
     clock: Path, driver: Driver, tmp_path: Path
 ) -> None:
-    bob = driver("bob", trials=3, gpus=1.0, steps=16, team=LENDING)
-    folder = tmp_path / "bob"
+    bob = driver("bob", trials=3, gib=23.0, steps=16, team=LENDING)
+    folder = tmp_path / "bob/results"
     wait_until(
         lambda: reporters(folder) == {1, 2}, "two trials of bob's run, one on a lent card", alive=lambda: runs(bob)
     )
     assert {event["number"] for event in events(folder, "started")} == {1, 2}
 
-    ann = driver("ann", trials=2, gpus=0.5, steps=6, team=LENDING)
-    wait_until(lambda: bool(events(tmp_path / "ann", "waits")), "ann asks", alive=lambda: runs(ann))
+    ann = driver("ann", trials=2, gib=11.0, steps=6, team=LENDING)
+    wait_until(lambda: bool(events(tmp_path / "ann/results", "submitted")), "ann asks", alive=lambda: runs(ann))
     asked = time.time()
     wait_until(lambda: bool(events(folder, "paused")), "bob gives back")
     gave_back_s = time.time() - asked
-    said = ended_well(ann)
-    check_nothing_lost(tmp_path / "ann", 2, 6)
+    ended_well(ann)
+    check_nothing_lost(tmp_path / "ann/results", 2, 6)
     said_by_bob = ended_well(bob)
     check_nothing_lost(folder, 3, 16)
 
@@ -163,14 +163,13 @@ def test_two_members_share_two_cards_and_what_was_lent_comes_back_within_a_rung(
     reason = str(paused["reason"])
     assert reason.startswith("bob holds 2 of 1 GPUs and ann asked for what is theirs")
     assert f"trial 2 pauses after evaluation {len_before(folder, paused)}: {reason}" in said_by_bob
-    assert "trial 2 goes on after a pause: bob_2" in said_by_bob
-    assert "waits: asks for 0.5 GPUs, 0 are free" in said
+    assert "trial 2 continues after a pause" in said_by_bob
     # On a quiet machine a step takes less than half a second and an exchange at most one; else as long as steps take.
     assert gave_back_s < 5 * max(1.0, max(gaps_of(folder, 1)))
     changes = sorted(
         change
         for member in ("ann", "bob")
-        for begun, to, gpus in held_spans(tmp_path / member)
+        for begun, to, gpus in held_spans(tmp_path / member / "results")
         for change in ((begun, gpus), (to, -gpus))
     )
     total = 0.0
@@ -192,8 +191,8 @@ def test_a_window_closes_in_mid_trial_and_the_next_one_goes_on(clock: Path, driv
     from cluster.scheduling.broker_process import NAME, NAMESPACE
 
     clock.write_text(str(NIGHT))
-    carl = driver("carl", trials=2, gpus=1.0, steps=24, team=STRICT)
-    folder = tmp_path / "carl"
+    carl = driver("carl", trials=2, gib=23.0, steps=24, team=STRICT)
+    folder = tmp_path / "carl/results"
     wait_until(lambda: reporters(folder) == {1, 2}, "both run in the night", alive=lambda: runs(carl))
     clock.write_text(str(NIGHT + 9 * 3600))  # 08:00
     wait_until(lambda: bool(events(folder, "paused")), "one pauses in the morning", alive=lambda: runs(carl))
@@ -203,11 +202,11 @@ def test_a_window_closes_in_mid_trial_and_the_next_one_goes_on(clock: Path, driv
         return cast("dict[str, list[dict[str, object]]]", ray.get(broker.status.remote()))
 
     wait_until(lambda: bool(status()["waiting"]), "and asks to go on")
-    assert [(entry["trial"], entry["kind"]) for entry in status()["held"]] == [("carl_1", "own")]
+    assert [(entry["trial"], entry["kind"]) for entry in status()["held"]] == [("carls/1", "own")]
     assert [(entry["trial"], entry["reason"]) for entry in status()["waiting"]] == [
         (
-            "carl_2",
-            "carl holds 1 of 1 GPUs and the team does not lend idle GPUs (quotas change at Thu 22:00)",
+            "carls/2",
+            "carl holds 1 of 1 GPUs; the team does not lend idle GPUs (quotas change at Thu 22:00)",
         )
     ]
     shown = subprocess.run(

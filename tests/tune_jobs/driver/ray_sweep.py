@@ -8,7 +8,7 @@ from pathlib import Path
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from cluster.machines.hardware import Inventory
-from cluster.scheduling.broker_client import LocalBroker
+from cluster.scheduling.broker_client import BrokerClient, LocalBroker
 from common.files import read_jsonl
 from common.storage import StorageRetry
 from tests.tune_jobs.options_of import options_of
@@ -86,6 +86,9 @@ class RaySweep:
         clocks: Of the driver.
         max_concurrent: Trials that run at a time.
         name: Of this run of the driver.
+        sweep: Its name.
+        broker: One for this sweep alone where None.
+        show: Is given every line for a person, too.
     """
 
     folder: Path
@@ -103,6 +106,9 @@ class RaySweep:
     clocks: Clocks = field(default_factory=Clocks)
     max_concurrent: int | None = None
     name: str = "1"
+    sweep: str = "made"
+    broker: BrokerClient | None = None
+    show: Callable[[str], None] = lambda line: None
 
     def __post_init__(self) -> None:
         self._shown = io.StringIO()
@@ -114,7 +120,9 @@ class RaySweep:
         sampler = ListSampler(self.trials)  # type: ignore[arg-type]
         scheduler = self.scheduler()
         scheduler.set_search_properties(METRIC, "max")
-        broker = LocalBroker(self.inventory, sweep="made", max_concurrent=self.max_concurrent, watch=self.nodes)
+        broker = self.broker or LocalBroker(
+            self.inventory, sweep=self.sweep, max_concurrent=self.max_concurrent, watch=self.nodes
+        )
         broker.open()
         state = SweepState(
             SweepParts(
@@ -125,13 +133,17 @@ class RaySweep:
                 inherit=self.inherit,
             ),
             SweepLimits(
-                sweep="made", goal="maximize", longest=self.longest, submission=SubmissionLimits(), scheduler="the test"
+                sweep=self.sweep,
+                goal="maximize",
+                longest=self.longest,
+                submission=SubmissionLimits(),
+                scheduler="the test",
             ),
             journal,
             self.clocks,
         )
         frame = SweepFrame(
-            sweep="made", metric=METRIC, goal="maximize", total=len(self.trials), longest=self.longest, slots=1
+            sweep=self.sweep, metric=METRIC, goal="maximize", total=len(self.trials), longest=self.longest, slots=1
         )
         callbacks = (
             LedgerCallback(
@@ -162,6 +174,7 @@ class RaySweep:
 
     def _show(self, text: str) -> None:
         self._shown.write(text + "\n")
+        self.show(text)
 
     # What it left
 
