@@ -1,4 +1,4 @@
-"""python -m cluster check: whether the machines are fit for a sweep."""
+"""python -m cluster check: checks whether the machines can run a sweep."""
 
 import argparse
 import os
@@ -14,16 +14,16 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Adds the command to `python -m cluster`."""
     parser = commands.add_parser(
         "check",
-        help="say what is wrong with this machine, or with every node of a cluster, and how to mend it",
-        description="Looks at Python, packages, code, driver, CUDA, memory, storage, clocks and token.",
-        epilog="example: python -m cluster check --address 10.0.0.1:6379   (exit code 1 where something failed)",
+        help="find problems of this machine, or of every node of a cluster, with remedies",
+        description="Checks Python, packages, code, driver, CUDA, memory, storage, clocks and token.",
+        epilog="example: python -m cluster check --address 10.0.0.1:6379   (exit code 1 if a check failed)",
     )
     add_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what every check of nodes takes."""
+    """Adds the arguments that every check of nodes has."""
     parser.add_argument("--address", metavar="IP:PORT", help="the head; RAY_ADDRESS by default; `auto` on a node of it")
     parser.add_argument("--storage", metavar="DIR", help="the shared folder; the one that the cluster was started with")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
@@ -50,7 +50,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def connection(address: str | None) -> AbstractContextManager[object]:
-    """Connects to the cluster at an address for as long as a check takes; to none where there is no address.
+    """Returns a context that is connected to the cluster at an address; without an address it does nothing.
 
     Raises:
         RequestError: When no cluster answers there.

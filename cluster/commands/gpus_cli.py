@@ -1,4 +1,4 @@
-"""python -m cluster gpus: the cards that trials may use, here or on every node of a cluster, and why there are none."""
+"""python -m cluster gpus: lists the cards that trials may use, here or on every node, or why there are none."""
 
 import argparse
 import os
@@ -16,8 +16,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "gpus",
         help="list the cards of this machine or of a cluster, what others hold on them, or why none is seen",
-        description="Asks the NVIDIA driver of this machine, or of every node of a Ray cluster, for its cards. A"
-        " machine without a card says why, and what trials are placed by instead.",
+        description="Asks the NVIDIA driver of this machine, or of every node of a Ray cluster, for its cards. For a"
+        " machine without a card, shows the reason and what trials are placed by instead.",
         epilog="example: python -m cluster gpus --address auto   (cards that are not there: --simulate 2x24GiB)",
     )
     where = parser.add_mutually_exclusive_group()
@@ -28,7 +28,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Looks and shows.
+    """Reads the cards and prints them.
 
     Raises:
         RequestError: When the description cannot be read, or no cluster answers at the address.
@@ -42,7 +42,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def as_json(survey: Survey) -> dict[str, object]:
-    """Tells everything to a program, in bytes."""
+    """Returns the cards as JSON values, sizes in bytes."""
     return {
         "simulated": survey.inventory.simulated,
         "nodes": [_node_values(node) for node in survey.inventory.nodes],
@@ -51,7 +51,7 @@ def as_json(survey: Survey) -> dict[str, object]:
 
 
 def as_text(survey: Survey) -> str:
-    """Tells it to a person: a line for each card, then why nodes have none, then what is wrong.
+    """Returns the cards as text: a row for each card, then the nodes without one, then problems.
 
     >>> from cluster.machines.hardware import parse_simulated
     >>> print(as_text(Survey(inventory=parse_simulated("1x24GiB"))))

@@ -1,4 +1,4 @@
-"""python -m cluster monitor: files for Prometheus and Grafana, so that sweeps can be watched over days."""
+"""python -m cluster monitor: writes the files with which Prometheus and Grafana show sweeps."""
 
 import argparse
 import os
@@ -33,7 +33,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Writes the files and says how they are used."""
+    """Writes the files and prints the commands that use them."""
     output: Path = chosen.output.resolve()
     prometheus = output / "prometheus.yml"
     dashboard = output / "dashboards" / "tuning.json"

@@ -1,4 +1,4 @@
-"""python -m cluster profile: what a process holds on this machine's GPU beside its tensors, measured once."""
+"""python -m cluster profile: measures what a process holds on this machine's GPU beside its tensors."""
 
 import argparse
 import os
@@ -28,8 +28,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "profile",
         help="measure CUDA context and cuBLAS workspaces on this machine's GPU",
         description="Measures what a torch process holds on the first visible GPU before any tensor: the CUDA context"
-        " with its libraries, and cuBLAS's workspaces. Estimates take the measured values from then on. Nobody else"
-        " may start or stop a process on the card meanwhile.",
+        " with its libraries, and cuBLAS's workspaces. Later estimates use the measured values. No other"
+        " process may start or stop on the card meanwhile.",
         epilog="example: CUDA_VISIBLE_DEVICES=1 python -m cluster profile",
     )
     parser.add_argument(
@@ -41,7 +41,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Measures, shows and keeps.
+    """Measures, prints and records.
 
     Raises:
         RequestError: When there is no GPU here.

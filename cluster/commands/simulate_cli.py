@@ -1,4 +1,4 @@
-"""python -m cluster simulate: how long a made-up sweep would take on a described cluster, and how full it would be."""
+"""python -m cluster simulate: schedules a synthetic sweep on a described cluster; prints makespan and utilisation."""
 
 import argparse
 import time
@@ -19,8 +19,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "simulate",
         help="place a made-up sweep on a described cluster under a simulated clock",
-        description="Lets the broker of real sweeps place trials of four model families, with made-up but usual sizes"
-        " and durations, and compares the makespan with a lower bound that no placement can beat.",
+        description="Lets the broker of real sweeps place trials of four model families, with synthetic but typical"
+        " sizes and durations, and compares the makespan with a lower bound that no placement can beat.",
         epilog="example: python -m cluster simulate --cluster 64x24GiB,16x80GiB --trials 10000 --policy shares",
     )
     parser.add_argument(
@@ -35,19 +35,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )  # fmt: skip
     parser.add_argument(
         "--busy", type=float, metavar="PART",
-        help="part of a card's compute that every trial keeps busy alone (default: by its tokens in a micro-batch)",
+        help="busy part of every trial when it is alone on a card (default: by its tokens in a micro-batch)",
     )  # fmt: skip
     parser.add_argument(
         "--unknown-durations", action="store_true",
-        help="the broker knows bytes alone: trials start largest first, in their order",
+        help="the broker knows bytes only: trials start largest first",
     )  # fmt: skip
     parser.add_argument(
         "--noise", type=float, default=0.0, metavar="PART",
-        help="by which a duration that the broker expects is at most wrong (default: %(default)s)",
+        help="largest relative error of the durations that the broker expects (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--overhead", type=float, default=0.0, metavar="PART",
-        help="by which each co-tenant slows the others down beyond their turns (default: %(default)s, an assumption)",
+        help="extra slowdown by each co-tenant, beyond sharing compute (default: %(default)s, an assumption)",
     )  # fmt: skip
     parser.add_argument(
         "--max-trials-per-gpu", type=int, default=MAX_TENANTS, metavar="N",
@@ -58,10 +58,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Simulates and shows.
+    """Simulates and prints.
 
     Raises:
-        RequestError: When the cluster cannot be read or a number makes no sense.
+        RequestError: When the cluster cannot be parsed or a number is out of its range.
     """
     inventory = _checked(chosen)
     drawn = synthetic_trials(

@@ -32,7 +32,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     role = parser.add_mutually_exclusive_group(required=True)
     role.add_argument("--head", action="store_true", help="this machine keeps the cluster's state")
     role.add_argument("--address", metavar="IP[:PORT]", help="the head, for a machine that joins")
-    parser.add_argument("--ip", help="of this machine in the cluster's network; the one towards the head by default")
+    parser.add_argument(
+        "--ip", help="address of this machine in the cluster's network; the one towards the head by default"
+    )
     parser.add_argument(
         "--state-dir",
         type=Path,
@@ -48,7 +50,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="the folder that all machines share, at the same path; results of submitted sweeps go there",
     )
     parser.add_argument("--simulate", metavar="CARDS", help="logical cards, for example 2x24GiB,1x80GiB")
-    parser.add_argument("--no-token", action="store_true", help="let everybody who reaches this machine run code on it")
+    parser.add_argument(
+        "--no-token", action="store_true", help="allow everyone who can reach this machine to run code on it"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the commands and start nothing")
     parser.set_defaults(run=run)
 
@@ -70,7 +74,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def own_ip(towards: str) -> str:
-    """Finds the address from which this machine reaches another; nothing is sent.
+    """Returns the address from which this machine reaches another; nothing is sent.
 
     Raises:
         RequestError: When no route leads there.
@@ -104,9 +108,9 @@ def _refuse(chosen: argparse.Namespace) -> None:
     if chosen.storage is not None and not chosen.storage.expanduser().is_dir():
         problems.add(f"--storage {chosen.storage}: no such folder on this machine; is it mounted?")
     if not chosen.no_token:
-        trouble = token_problem(token_path(os.environ, Path.home()))
-        if trouble is not None:
-            problems.add(trouble)
+        problem = token_problem(token_path(os.environ, Path.home()))
+        if problem is not None:
+            problems.add(problem)
     problems.raise_if_any("python -m cluster start")
 
 
@@ -167,12 +171,12 @@ def _start(start: Start, chosen: argparse.Namespace) -> None:
 
 
 def _outside(environment: Mapping[str, str]) -> dict[str, str]:
-    """Leaves out what keeps Ray on the loopback; where it should stay there, the start says so itself."""
+    """Returns the environment without the variable that binds Ray to the loopback; `start` sets it if needed."""
     return {name: value for name, value in environment.items() if name != SINGLE_MACHINE}
 
 
 def _path(programs: Path) -> str:
-    """Jobs say `python`: this environment's must come first, also where it was not activated."""
+    """Returns a PATH on which this environment's `python` comes first, because jobs run `python`."""
     return os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)])
 
 

@@ -156,7 +156,7 @@ def test_without_summaries_scores_stand_alone(tmp_path: Path) -> None:
     found = compare([one, other])
     assert found.sides[1].certainty == "unknown"
     assert found.sides[1].scores[COMBINED] > found.sides[0].scores[COMBINED]
-    assert headline(found) == "B has the highest score, and how sure that is cannot be said"
+    assert headline(found) == "B has the highest score, and the certainty is not known"
     assert largest_differences(found, 3) == ()
 
 

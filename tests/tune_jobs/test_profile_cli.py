@@ -115,7 +115,7 @@ def test_where_the_driver_is_silent_nothing_is_recorded(
     monkeypatch.setattr("tune_jobs.placing.profile_run.measure_run", lambda config, request: SEEN)
     monkeypatch.setattr("cluster.machines.nvml.process_bytes", lambda pid: None)
     assert cli.run(main, [*TINY, "--calibration", str(ledger)]) == 0
-    assert "the driver does not tell" in capsys.readouterr().out
+    assert "the driver does not report" in capsys.readouterr().out
     assert not ledger.exists()
 
 

@@ -153,7 +153,7 @@ def test_a_torn_ledger_is_reported_with_a_remark(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_ledger_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="none is not there; give the folder of a sweep, outputs/"):
+    with pytest.raises(RequestError, match="none does not exist; give the folder of a sweep, outputs/"):
         build_report(SweepFolder(tmp_path / "none").path)
     folder = write(tmp_path / "sweep_results" / "a", wide_ledger(1)).path
     with pytest.raises(RequestError) as told:

@@ -57,7 +57,7 @@ def test_what_failed_and_what_was_too_large_have_a_remedy_each() -> None:
     failed = [trial(i, [], status="failed", error=data) for i in (1, 2, 3)]
     too_large = [trial(i, [], status="oom", error=memory) for i in (4, 5)]
     assert titles(analysed([*failed, *too_large])) == [
-        "Mend the most frequent failure",
+        "Fix the most frequent failure",
         "Allow larger shares, a smaller max length or gradient checkpointing",
     ]
     assert headline(analysed([failed[0]])) == "The only trial has no score"
@@ -113,7 +113,7 @@ def test_runs_with_one_seed_do_not_measure_what_the_seed_does() -> None:
 # under way
 
 
-def test_a_sweep_that_is_not_complete_says_so_and_how_to_go_on(tmp_path: Path) -> None:
+def test_a_sweep_that_is_not_complete_says_so_and_how_to_resume(tmp_path: Path) -> None:
     folder = write(tmp_path / "s", wide_ledger(9), sweep_record(trials=12))
     page = build_report(folder.path).html.read_text(encoding="utf-8")
     assert "Best so far: " in page
@@ -150,7 +150,7 @@ def test_trials_that_are_not_over_come_from_the_journal(tmp_path: Path) -> None:
     assert (bar.start_at, bar.end_at, bar.share, bar.outcome) == (START + 5.0, START + 9.0, 0.5, "running")
 
 
-def test_a_sweep_of_which_nothing_was_heard_says_nothing_of_cards_or_costs(tmp_path: Path) -> None:
+def test_a_sweep_without_reports_shows_no_cards_or_costs(tmp_path: Path) -> None:
     """As a real sweep that was interrupted before its first evaluation."""
     command = "python -m tune_jobs run a.yaml --output /nas/results"
     folder = write(tmp_path, [], sweep_record(trials=3, command=command, source="a.yaml"))
@@ -161,16 +161,16 @@ def test_a_sweep_of_which_nothing_was_heard_says_nothing_of_cards_or_costs(tmp_p
     page = build_report(folder.path).html.read_text(encoding="utf-8")
     assert "No trial has a score yet" in page
     assert "without a GPU" not in page  # it holds one, of which no time was told yet
-    assert "nothing was heard of a trial since its start" in page
+    assert "no trial has reported since its start" in page
     assert "the 0 trials of all_results.jsonl beside this file, and of 2 trials under way from journal.jsonl" in page
     assert "python -m tune_jobs run a.yaml --output /nas/results --resume" in page  # and not into another folder
 
 
-def test_how_to_go_on_names_where_the_results_are() -> None:
+def test_how_to_resume_names_where_the_results_are() -> None:
     parser = argparse.ArgumentParser()
     run_cli.add_parser(parser.add_subparsers())
     chosen = parser.parse_args(["run", "a.yaml", "--output", "/nas/my results", "--simulate", "1x24GiB"])
-    assert run_cli._how_to_go_on(chosen).endswith(
+    assert run_cli._how_to_resume(chosen).endswith(
         "go on with: python -m tune_jobs run a.yaml --output '/nas/my results' --simulate 1x24GiB --resume"
     )
 

@@ -161,11 +161,11 @@ def test_an_attempt_that_ran_out_of_memory_is_drawn_on_its_own_card() -> None:
     assert any(isinstance(shape, Cross) and shape.upright for shape in chart(found, "timeline", 1064.0).shapes)
 
 
-def test_a_trial_that_ended_before_it_told_its_card_is_on_no_card_and_on_no_cpu() -> None:
+def test_a_trial_that_ended_before_it_reported_its_card_is_on_no_card_and_on_no_cpu() -> None:
     lost = trial(1, [], status="failed", share=0.5)
     lanes = find_lanes(analysed([lost], cards=CARDS[:1]))
     assert [(lane.name, lane.busy, len(lane.bars)) for lane in lanes] == [
-        ("card not known: no evaluation told it", None, 1),
+        ("card unknown: no evaluation reported it", None, 1),
         ("gpu-a · card 0 · RTX 3090", 0.0, 0),
     ]
 

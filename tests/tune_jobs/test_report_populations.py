@@ -8,7 +8,7 @@ from tests.tune_jobs.synthetic import METRIC, SPACE, sweep_record, write
 from tune_jobs.analysis.lineage import best_evaluation, copies_of, weight_history
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.build import build_report
-from tune_jobs.report.charts_lineage import copy_rows, way_rows, winners_way
+from tune_jobs.report.charts_lineage import copy_rows, path_rows, winner_path
 from tune_jobs.report.drawing import Polyline
 from tune_jobs.report.summary import headline
 
@@ -43,9 +43,9 @@ def test_a_population_is_shown_with_the_values_of_its_best_evaluation(tmp_path: 
 
 def test_the_weight_history_the_winners_weights_is_traced_through_other_trials() -> None:
     found = analysed(population(), method="pbt")
-    legs = [(leg.trial_id, leg.first, leg.last, leg.values["learning_rate"]) for leg in winners_way(found)]
+    legs = [(leg.trial_id, leg.first, leg.last, leg.values["learning_rate"]) for leg in winner_path(found)]
     assert legs == [("2", 0, 1, 5e-4), ("1", 1, 2, 4e-4), ("3", 2, 3, 3.2e-4)]
-    assert way_rows(found)[1] == [
+    assert path_rows(found)[1] == [
         ("1", "2", "5e-4"),
         ("2", "1", "4e-4"),
         ("3", "3", "3.2e-4"),
@@ -57,7 +57,7 @@ def test_the_weight_history_the_winners_weights_is_traced_through_other_trials()
     ]
 
 
-def test_lineage_is_drawn_with_an_arrow_for_each_copy_and_the_winners_way_thick() -> None:
+def test_lineage_is_drawn_with_an_arrow_for_each_copy_and_the_winner_path_thick() -> None:
     found = analysed(population(), method="pbt")
     drawing = chart(found, "lineage", 1064.0)
     arrows = [s for s in drawing.shapes if isinstance(s, Polyline) and s.ink == "muted" and len(s.points) == 2]

@@ -123,8 +123,8 @@ def test_what_cannot_be_run_again_is_refused_in_words(experiment: Path, tmp_path
     with pytest.raises(RequestError) as refused:
         plan_reproduction(folder)
     assert refused.value.problems == (
-        "train_file gone/train.jsonl is not there; where is it now? --data-folder DIR",
-        "dev_file gone/dev.jsonl is not there; where is it now? --data-folder DIR",
+        "train_file gone/train.jsonl does not exist; give its new folder with --data-folder DIR",
+        "dev_file gone/dev.jsonl does not exist; give its new folder with --data-folder DIR",
     )
     plan = plan_reproduction(folder, experiment.parents[2])
     assert plan.config.dev_file == str(experiment.parents[2] / "dev.jsonl")
@@ -175,7 +175,7 @@ def test_scores_of_another_scorer_are_left_out() -> None:
         numbers(20.0), numbers(35.0, scorer={**SCORER, "tokenizer": "porter"}), config=RunConfig(model="kobart")
     )
     assert (found.outcome, found.metric, found.before) == ("same", "eval/loss", 2.0)
-    assert found.reason.endswith("; scores are left out, as another scorer counted them")
+    assert found.reason.endswith("; scores are left out, as another scorer computed them")
 
 
 def test_other_summaries_with_equal_numbers_are_not_called_the_same() -> None:

@@ -116,10 +116,10 @@ def test_odd_things_are_named() -> None:
     fell = trial(8, 20.7)
     fell.history.append({METRIC: 3.0, "eval/loss": 2.0, "wall_s": 30.0})
     assert oddities(*ordinary, fell) == ["1 trial lost more than half of ROUGE combined F1 again: t8"]
-    assert oddities(*ordinary, trial(9, 20.8, retries=2)) == ["1 trial had to start again, 2 times in all: t9"]
+    assert oddities(*ordinary, trial(9, 20.8, retries=2)) == ["1 trial were started again, 2 times in all: t9"]
     won = trial(10, 40.0, status="stopped")
     assert oddities(*ordinary, won) == ["the winner t10 did not run to its end: stopped early"]
-    assert oddities(*(trial(n, 5.0) for n in range(1, 5))) == ["the very same score for 4 trials: 5.00"]
+    assert oddities(*(trial(n, 5.0) for n in range(1, 5))) == ["the same score for 4 trials: 5.00"]
     loop = "a b c " * 5
     assert oddities(*ordinary, texts=("", loop, *("same",) * 8)) == [
         "blank summaries of the winner: 1 of 10",

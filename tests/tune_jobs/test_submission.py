@@ -11,9 +11,9 @@ import pytest
 from common.errors import RequestError
 from tune_jobs.config.result_paths import shared_folders_of, with_output_folder
 from tune_jobs.config.sweep_file import load_sweep
-from tune_jobs.jobs.package import LIMIT_BYTES, pieces_of, write_package
+from tune_jobs.jobs.package import LIMIT_BYTES, files_of, write_package
 from tune_jobs.jobs.sealed_key import FILE, opened, own_key, seal, take_key
-from tune_jobs.jobs.submission import Submission, entrypoint_of, free_name, is_same, job_name, lay_out
+from tune_jobs.jobs.submission import Submission, entrypoint_of, free_name, is_same, job_name, write_submission
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -41,7 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def targets(project: Path, sweep: str = "mine.yaml") -> set[str]:
-    return {piece.target.as_posix() for piece in pieces_of(load_sweep(Path(sweep)), ROOT, project)}
+    return {file.target.as_posix() for file in files_of(load_sweep(Path(sweep)), ROOT, project)}
 
 
 def test_a_package_is_the_code_and_what_the_sweep_names(project: Path) -> None:
@@ -52,13 +52,13 @@ def test_a_package_is_the_code_and_what_the_sweep_names(project: Path) -> None:
     }
     assert {"tune_jobs/__main__.py", "dialsum/sample_data/scenes/work.yaml", "tune_jobs/report/page.css"} <= found
     assert not [target for target in found if "__pycache__" in target or target.endswith(".pyc")]
-    assert sum(piece.size_bytes for piece in pieces_of(load_sweep(Path("mine.yaml")), ROOT, project)) < LIMIT_BYTES
+    assert sum(file.size_bytes for file in files_of(load_sweep(Path("mine.yaml")), ROOT, project)) < LIMIT_BYTES
 
 
 def test_a_written_package_is_what_was_measured(project: Path, tmp_path: Path) -> None:
-    pieces = pieces_of(load_sweep(Path("mine.yaml")), ROOT, project)
+    files = files_of(load_sweep(Path("mine.yaml")), ROOT, project)
     target = tmp_path / "package"
-    assert write_package(pieces, target) == sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    assert write_package(files, target) == sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     assert (target / "mine.yaml").read_text() == SWEEP
 
 
@@ -119,10 +119,10 @@ def test_names_are_the_members_and_the_sweeps() -> None:
 
 
 def test_a_key_is_sealed_with_the_token_and_shown_nowhere(project: Path, tmp_path: Path) -> None:
-    pieces = pieces_of(load_sweep(Path("mine.yaml")), ROOT, project)
-    submission = Submission(name="a-mine", entrypoint="python", pieces=pieces, key=KEY, token=TOKEN)
+    files = files_of(load_sweep(Path("mine.yaml")), ROOT, project)
+    submission = Submission(name="a-mine", entrypoint="python", files=files, key=KEY, token=TOKEN)
     folder = tmp_path / "package"
-    lay_out(submission, folder)
+    write_submission(submission, folder)
     for path in folder.rglob("*"):
         if path.is_file():
             content = path.read_bytes()

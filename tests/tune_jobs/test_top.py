@@ -83,7 +83,7 @@ def test_programs_read_the_same(tmp_path: Path) -> None:
 def test_an_absent_folder_is_a_wrong_request(tmp_path: Path) -> None:
     done = command("--output-dir", str(tmp_path / "absent"))
     assert done.returncode == 2
-    assert "is not there; give --output-dir" in done.stderr
+    assert "does not exist; give --output-dir" in done.stderr
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":

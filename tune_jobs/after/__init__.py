@@ -1,1 +1,1 @@
-"""What is done with finished sweeps: clean, hand over, model card and reproduce."""
+"""Commands on finished sweeps: clean up, hand over a model, write its card, reproduce an experiment."""

@@ -1,8 +1,8 @@
-"""Frees disk space by policy: checkpoints of trials that are over, weights beyond the best of each sweep, weights of
-repetitions, old caches.
+"""Frees disk space: checkpoints of ended trials, weights beyond each sweep's best models, weights of repetitions, old
+caches.
 
-Decides first, and removes only what it decided on. Never the winner of a sweep, never anything of a sweep that runs or
-can be resumed, never anything that lies outside of the two folders that were named, also behind a link.
+`plan_cleaning` decides and `remove` removes only what was decided. Three things are never removed: a sweep's winner,
+files of a sweep that runs or can be resumed, and files outside of the two named folders, also behind a link.
 """
 
 import json
@@ -23,17 +23,17 @@ from tune_jobs.records.sweep_lock import is_held
 
 Kind = Literal["checkpoints", "weights", "repetitions", "cache"]
 KINDS: tuple[Kind, ...] = ("checkpoints", "weights", "repetitions", "cache")
-_CACHES = ("encodings", "tokenizers")  # what dialsum keeps by content and makes again when it is gone
+_CACHES = ("encodings", "tokenizers")  # content-addressed caches of dialsum, which it rebuilds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
-    """Something that may go.
+    """A file or folder that may be removed.
 
     Attributes:
         path: A folder or a file.
-        kind: What it is.
-        size_bytes: All of it.
+        kind: The kind of leftover.
+        size_bytes: Total size.
     """
 
     path: Path
@@ -43,11 +43,11 @@ class Leftover:
 
 @dataclass(frozen=True, kw_only=True)
 class CleanPlan:
-    """What would go, and what stays although somebody may expect otherwise.
+    """What would be removed, and what unexpectedly stays.
 
     Attributes:
-        leftovers: In the order of their kinds.
-        kept: Sentences.
+        leftovers: Sorted by kind.
+        kept: One sentence for each thing that stays.
     """
 
     leftovers: tuple[Leftover, ...]
@@ -55,13 +55,13 @@ class CleanPlan:
 
 
 def plan_cleaning(output: Path, cache: Path, *, keep: int, cache_days: float, now: float) -> CleanPlan:
-    """Decides what may go; removes nothing.
+    """Decides what may be removed; removes nothing.
 
     Args:
-        output: What holds sweep_results/, experiments/ and perhaps reproductions/.
-        cache: Encodings and tokenizers.
-        keep: Models that each sweep keeps, the best first; at least 1. The winner is kept beside them.
-        cache_days: Cache entries that were written longer ago may go.
+        output: The folder with sweep_results/, experiments/ and perhaps reproductions/.
+        cache: The folder of encodings and tokenizers.
+        keep: Number of models that each sweep keeps, the best first; at least 1. The winner is kept in addition.
+        cache_days: Cache entries older than this may be removed.
         now: Unix seconds.
 
     Raises:
@@ -77,7 +77,7 @@ def plan_cleaning(output: Path, cache: Path, *, keep: int, cache_days: float, no
     for sweep in sweeps:
         try:
             ledgers[sweep] = SweepFolder(sweep).load()
-        except (RequestError, OSError) as error:  # whose trials are whose is not known, so nothing can be judged
+        except (RequestError, OSError) as error:  # the owners of the experiments are unknown
             raise RequestError(f"{sweep}: its ledger cannot be read, so nothing is removed", [str(error)]) from None
     guarded = {path.resolve() for sweep, ledger in ledgers.items() for path in _best_folders(sweep, ledger, keep)}
     guarded |= {Path(model).resolve().parent.parent for model in _started_from(ledgers.values())}
@@ -116,12 +116,12 @@ def plan_cleaning(output: Path, cache: Path, *, keep: int, cache_days: float, no
 
 
 def remove(leftovers: Sequence[Leftover]) -> list[str]:
-    """Removes what was decided on; returns a sentence for each thing that could not be removed."""
+    """Removes leftovers; returns a sentence for each one that could not be removed."""
     failed = []
     for leftover in leftovers:
         try:
             if leftover.path.is_dir() and not leftover.path.is_symlink():
-                shutil.rmtree(leftover.path)  # follows no link, also not one that is put there meanwhile
+                shutil.rmtree(leftover.path)  # rmtree follows no links, not even new ones
             else:
                 leftover.path.unlink()
         except OSError as error:
@@ -130,16 +130,16 @@ def remove(leftovers: Sequence[Leftover]) -> list[str]:
 
 
 def lies_inside(path: Path, root: Path) -> bool:
-    """Whether a path lies in a folder with no link on the way: what is behind a link is somebody else's.
+    """Returns whether a path lies in a folder and no part of it below the folder is a link.
 
-    The folder itself may have been named by a link. A path that is spelled by way of another one counts as outside.
+    The folder itself may be a link. A path that contains `..` counts as outside.
     """
     for base in (root.absolute(), root.resolve()):
         if not path.absolute().is_relative_to(base):
             continue
         steps = path.absolute().relative_to(base).parts
-        places = [base.joinpath(*steps[: number + 1]) for number in range(len(steps))]
-        clean = ".." not in steps and not any(place.is_symlink() for place in places)
+        parents = [base.joinpath(*steps[: number + 1]) for number in range(len(steps))]
+        clean = ".." not in steps and not any(parent.is_symlink() for parent in parents)
         return bool(steps) and clean and path.resolve().is_relative_to(root.resolve())
     return False
 
@@ -157,10 +157,10 @@ def _leftover(paths: Iterable[Path], kind: Kind, root: Path, kept: list[str]) ->
 
 
 def _of_repetition(folder: Path, guarded: "set[Path]", kept: list[str]) -> list[Path]:
-    """What may go of an experiment that was run again: its weights, and what an end by force left behind.
+    """Returns what may be removed of a repetition: its weights, and leftovers of a killed run.
 
-    Its numbers, summaries and result stay. So do its weights where the experiment is one of the best, or nothing is
-    known of it, and has none of its own any more: then these are the only copy.
+    Its numbers, summaries and result stay. Its weights also stay if they are the only copy: the experiment is one of
+    the best or unknown, and its own weights are gone.
     """
     result = folder / RESULT_FILE
     if not result.exists():
@@ -184,7 +184,7 @@ def _of_repetition(folder: Path, guarded: "set[Path]", kept: list[str]) -> list[
 
 
 def _best_folders(sweep: Path, ledger: Ledger, keep: int) -> list[Path]:
-    """Folders of the winner and of the best single trials."""
+    """Returns the folders of the winner and of the best single trials."""
     analysis = analyse(ledger)
     metric, goal = analysis.sweep.metric, analysis.sweep.goal
     pairs = [(score_of(trial, metric, goal), trial) for trial in ledger.trials]
@@ -196,7 +196,7 @@ def _best_folders(sweep: Path, ledger: Ledger, keep: int) -> list[Path]:
 
 
 def _started_from(ledgers: Iterable[Ledger]) -> list[str]:
-    """Local models that other trials started from."""
+    """Returns the local models that trials started from."""
     models = {str(trial.resolved.get("model") or "") for ledger in ledgers for trial in ledger.trials}
     return [model for model in models if model and Path(model).is_dir()]
 
@@ -212,7 +212,7 @@ def _why_untouched(sweep: Path, ledger: Ledger) -> str:
 
 
 def _is_guarded_run(folder: Path, ledgers: "dict[Path, Ledger]") -> bool:
-    """Whether an experiment also belongs to a sweep of which nothing is removed."""
+    """Returns whether an experiment also belongs to a sweep whose files stay."""
     return any(
         folder.resolve() == folder_of(sweep, trial).resolve()
         for sweep, ledger in ledgers.items()

@@ -1,4 +1,4 @@
-"""Hands a trained model over: its card, its summaries, a submission, all in one folder that needs no other program."""
+"""Copies a trained model, its card, its summaries and a submission into one self-contained folder."""
 
 import json
 import os
@@ -27,14 +27,14 @@ _MADE_WITH = ("torch", "transformers", "tokenizers", "kiwipiepy", "rouge-score")
 
 @dataclass(frozen=True, kw_only=True)
 class HandOver:
-    """What was handed over.
+    """The result of a hand-over.
 
     Attributes:
-        folder: All of it.
+        folder: The folder with everything.
         model: The model with its card.
-        predictions: Summaries of the dev data, or of the data that were given.
-        submission: As the Korean task wants it; None where there were no dialogues without references to write about.
-        summaries: How many stand in the submission.
+        predictions: Summaries of the dev data; None if there are none.
+        submission: CSV in the format of the Korean task; None if there is neither given data nor a test file.
+        summaries: Number of summaries in the submission.
     """
 
     folder: Path
@@ -48,8 +48,8 @@ def write_card(experiment: Experiment, ledger: Ledger | None = None) -> Path:
     """Writes README.md into the folder of a model.
 
     Args:
-        experiment: Whose model.
-        ledger: Of the sweep that found it, for what the search cost.
+        experiment: The experiment with the model.
+        ledger: The ledger of its sweep, for the cost of the search.
 
     Raises:
         RequestError: When the experiment has no model, or no numbers.
@@ -62,7 +62,7 @@ def write_card(experiment: Experiment, ledger: Ledger | None = None) -> Path:
 
 
 def write_winner_card(findings: Findings) -> Path | None:
-    """Writes the card of a sweep's winner; None where there is no winner, or its weights lie elsewhere."""
+    """Writes the card of a sweep's winner; returns None if there is no winner or its weights are not here."""
     winner = findings.analysis.winner
     if winner is None:
         return None
@@ -76,13 +76,13 @@ def hand_over(experiment: Experiment, output: Path, data: Path | None, cache_dir
     """Copies a model with its card and its summaries into one folder.
 
     Args:
-        experiment: Whose model.
-        output: A folder that is not there yet.
-        data: Dialogues to summarize for the submission; the run's own test file where there are none.
-        cache_dir: For encodings.
+        experiment: The experiment with the model.
+        output: A new folder.
+        data: Dialogues to summarize for the submission; None uses the run's own test file.
+        cache_dir: The folder of cached encodings.
 
     Raises:
-        RequestError: When the experiment has no model, the data cannot be read, or the output folder is there.
+        RequestError: When the experiment has no model, the data cannot be read, or the output folder is not empty.
     """
     folder = ExperimentFolder(experiment.folder)
     if output.exists() and any(output.iterdir()):
@@ -98,9 +98,9 @@ def hand_over(experiment: Experiment, output: Path, data: Path | None, cache_dir
         shutil.copyfile(folder.predictions, predictions)
     submission = output / "submission.csv"
     if written is not None:
-        from dialsum.finished import submission as laid_out
+        from dialsum.finished import submission as submission_csv
 
-        write_text(submission, laid_out(*written))
+        write_text(submission, submission_csv(*written))
     return HandOver(
         folder=output,
         model=model,
@@ -111,7 +111,7 @@ def hand_over(experiment: Experiment, output: Path, data: Path | None, cache_dir
 
 
 def _summaries(folder: ExperimentFolder, data: Path | None, cache_dir: Path) -> tuple[list[str], list[str]] | None:
-    """Names and summaries for the submission: of the given data, else those that the run wrote about its test data."""
+    """Returns names and summaries of the given data, else the run's own summaries of its test data."""
     if data is not None:
         from dialsum.data import load_examples
 
@@ -129,7 +129,7 @@ def _summaries(folder: ExperimentFolder, data: Path | None, cache_dir: Path) -> 
 
 
 def _with_ledger(experiment: Experiment) -> tuple[Experiment, Ledger | None]:
-    """Finds the sweep that an experiment belongs to and its line there; a single run has neither."""
+    """Finds an experiment's sweep and its record there; a single run has neither."""
     snapshot = load_snapshot(ExperimentFolder(experiment.folder).snapshot)
     sweep = experiment.trial.sweep if experiment.trial is not None else snapshot.sweep if snapshot is not None else ""
     folder = SweepFolder.of(experiment.folder.resolve().parent.parent, sweep)
@@ -146,7 +146,7 @@ def _facts(experiment: Experiment, ledger: Ledger | None) -> ModelCardFacts:
     folder = ExperimentFolder(experiment.folder)
     if not (folder.best_model / "config.json").exists():
         if not folder.config.exists():
-            raise RequestError(f"{folder.path} is not there any more, or was never written; is the path right?")
+            raise RequestError(f"{folder.path} does not exist; check the path")
         raise RequestError(
             f"{folder.path}: no model in it; of a sweep only the best ones keep their weights",
             [f"train it again: python -m dialsum train --config {folder.config} --output outputs/again"],
@@ -186,7 +186,7 @@ def _numbers(values: object, prefix: str) -> dict[str, float]:
 
 
 def _data(config: RunConfig, name: str, snapshot: Snapshot | None) -> DataFacts:
-    """Counts the dialogues only where the file is still the one that was learned from."""
+    """Describes a data file; counts its dialogues only if it has not changed since the training."""
     from dialsum.data import load_examples
     from tune_jobs.records.snapshot import file_state
 

@@ -1,7 +1,6 @@
-"""The card of a model: what it learned from, how well it does and by which scorer, how it was made, what it cost.
+"""Builds a model card as Markdown with the header that model hubs read: data, scores and scorer, settings, cost.
 
-Markdown with the header that model hubs read. Pure; nothing in it may be a secret, so every text goes through the
-redactor of the caller.
+Pure. The caller passes the card through its redactor, because it must not contain secrets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +23,10 @@ class DataFacts:
     """A data file.
 
     Attributes:
-        name: Without its folder.
-        dialogues: How many it has; None where it is gone.
-        sha256: Of its content; empty where nobody knows.
-        used: How many the run took from its start; None for all.
+        name: File name without its folder.
+        dialogues: Number of dialogues; None if the file is gone or has changed.
+        sha256: Hash of the content; empty if unknown.
+        used: Number of leading dialogues that the run used; None for all.
     """
 
     name: str
@@ -38,20 +37,20 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCardFacts:
-    """What stands on a card.
+    """The content of a model card.
 
     Attributes:
-        name: Of the model.
-        config: How it was trained and how it writes.
+        name: Name of the model.
+        config: The configuration of training and generation.
         kind: "seq2seq" or "causal".
         begins: Whether the model reads a begin token before the dialogue.
         dev: Scores of the best evaluation: `rouge1_f1` and the others, `loss`.
         test: Scores on the test data; empty where there were none.
-        scorer: What counted the scores.
+        scorer: The scorer that computed the scores.
         data: Train, dev and test file.
-        cost: Name and value, for people.
-        versions: Packages that made it.
-        simulated: Whether its card was a logical one.
+        cost: Pairs of name and formatted value.
+        versions: Versions of the packages that trained it.
+        simulated: Whether its card was simulated.
     """
 
     name: str
@@ -117,9 +116,9 @@ written = model.generate(
 )[0]{"[len(ids):]" if causal else ""}
 # skip_special_tokens=True would drop placeholders of some tokenizers
 added = tokenizer.added_tokens_decoder
-mark = re.compile(r"<[^<>\\s]+>|\\[[A-Z]+\\]")
-marks = {{i for i, token in added.items() if token.special and mark.fullmatch(token.content)}}
-kept = [i for i in written.tolist() if i not in marks and i not in tokenizer.all_special_ids]
+pattern = re.compile(r"<[^<>\\s]+>|\\[[A-Z]+\\]")
+special_ids = {{i for i, token in added.items() if token.special and pattern.fullmatch(token.content)}}
+kept = [i for i in written.tolist() if i not in special_ids and i not in tokenizer.all_special_ids]
 summary = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
 print(summary)
 """
@@ -164,7 +163,7 @@ def _scores(facts: ModelCardFacts) -> str:
     weights = " / ".join(f"{weight:g}" for weight in facts.config.rouge_weights)
     scorer = facts.scorer
     if scorer is None:
-        counted = "What counted the scores is not recorded, so they can be compared with no others."
+        counted = "The scorer is not recorded, so the scores cannot be compared with others."
     else:
         counted = (
             f"F1, 0 to 100, mean over references. Scorer: {scorer.get('tokenizer', '?')}"
@@ -187,7 +186,7 @@ def _settings(facts: ModelCardFacts) -> str:
 
 
 def _exact(value: object) -> str:
-    """Writes a setting so that it can be typed again.
+    """Formats a setting exactly.
 
     >>> _exact(4.6883e-03), _exact((0.3, 0.7)), _exact(None), _exact(False)
     ('0.0046883', '0.3, 0.7', 'null', 'false')
@@ -212,7 +211,7 @@ def _limits(facts: ModelCardFacts) -> str:
     lines = [
         f"* Reads the first {config.encoder_max_len} tokens of a dialogue and writes at most {config.summary_max_len}.",
         "* Summaries may be wrong in names, numbers and who did what: ROUGE counts words, not truth.",
-        "* Licence: not stated here. That of the base model and that of the data hold.",
+        "* Licence: not stated here. The licences of the base model and of the data apply.",
     ]
     return "\n".join(lines)
 
@@ -220,15 +219,15 @@ def _limits(facts: ModelCardFacts) -> str:
 def cost_rows(
     *, wall_s: float, gpu_s: float, gpu_model: str | None, share: float, peak_bytes: float | None, search: str
 ) -> list[tuple[str, str]]:
-    """Writes what a model cost for people.
+    """Formats the cost of a model.
 
     Args:
         wall_s: Seconds of its own training.
         gpu_s: GPU seconds of its own training.
-        gpu_model: Of its card.
-        share: Part of the card that it held.
-        peak_bytes: Highest device memory, where it was measured.
-        search: What the whole search cost; empty for a single run.
+        gpu_model: GPU model of its card.
+        share: Share of the card that it held.
+        peak_bytes: Highest device memory; None if not measured.
+        search: Cost of the whole search; empty for a single run.
 
     >>> cost_rows(wall_s=90.0, gpu_s=45.0, gpu_model="A100", share=0.5, peak_bytes=None, search="")
     [('Training', '1 min 30 s'), ('GPU time', '0.0125 hours'), ('Card', '0.5 of A100')]

@@ -1,4 +1,4 @@
-"""Runs an experiment again, from its folder alone, and says how it came out."""
+"""Runs an experiment again from its folder and compares the results."""
 
 import os
 import shutil
@@ -28,17 +28,17 @@ _FILE_FIELDS = ("train_file", "dev_file", "test_file")
 
 @dataclass(frozen=True, kw_only=True)
 class Repetition:
-    """What is going to be run again.
+    """The plan of a repetition.
 
     Attributes:
-        folder: Of the experiment.
-        config: Its resolved configuration, with files where they lie now.
+        folder: The experiment's folder.
+        config: Its resolved configuration, with the present paths of its files.
         before: Its numbers.
-        evaluations: How many the repetition makes: as many as the experiment, which may have been stopped early.
-        was_stopped: Whether it was.
-        snapshot: None where the experiment has none, or one of another version of this program.
-        no_snapshot: Why there is none, for people; empty where there is one.
-        changes: What is not as it was; empty also where there is no snapshot.
+        evaluations: Number of evaluations to make: as many as the experiment made.
+        was_stopped: Whether the experiment was stopped early.
+        snapshot: The experiment's snapshot; None if it has none, or one of another version of this program.
+        no_snapshot: Why there is no snapshot; empty if there is one.
+        changes: Differences from the snapshot; empty if there is no snapshot.
     """
 
     folder: Path
@@ -56,9 +56,9 @@ class Reproduction:
     """An experiment that was run again.
 
     Attributes:
-        plan: What was run.
-        judgement: How it came out.
-        folder: Of the repetition.
+        plan: The plan that was run.
+        judgement: The result of the comparison.
+        folder: The folder of the repetition.
     """
 
     plan: Repetition
@@ -67,11 +67,11 @@ class Reproduction:
 
 
 def plan_reproduction(folder: Path, data_folder: Path | None = None) -> Repetition:
-    """Reads an experiment and looks at what has changed since; trains nothing.
+    """Reads an experiment and finds what has changed since; trains nothing.
 
     Args:
         folder: outputs/experiments/<experiment>.
-        data_folder: Where its data files and its local model lie now, under their old names.
+        data_folder: The folder that has its data files and local model now, under their old names.
 
     Raises:
         RequestError: When the folder holds no evaluated experiment, or a file of it is gone.
@@ -100,13 +100,13 @@ def plan_reproduction(folder: Path, data_folder: Path | None = None) -> Repetiti
     )
 
 
-def reproduce(plan: Repetition, output: Path, tell: Callable[[str], None] = lambda text: None) -> Reproduction:
-    """Trains again, in this process, and compares.
+def reproduce(plan: Repetition, output: Path, report: Callable[[str], None] = lambda text: None) -> Reproduction:
+    """Trains again in this process and compares the results.
 
     Args:
-        plan: See plan_reproduction.
-        output: A folder that is not there yet.
-        tell: Hears of the progress.
+        plan: The plan, from plan_reproduction.
+        output: A new folder.
+        report: Called with progress messages.
 
     Raises:
         RequestError: When the output folder is there already.
@@ -117,13 +117,13 @@ def reproduce(plan: Repetition, output: Path, tell: Callable[[str], None] = lamb
     if output.exists() and any(output.iterdir()):
         raise RequestError(f"{output} is not empty; give another --output")
     if plan.snapshot is not None and plan.snapshot.surroundings.variables.get("CUDA_VISIBLE_DEVICES") == "":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a simulated card: it was trained on the CPU
-    cache = output / "cache"  # a tokenizer or an encoding from an older cache would prove nothing
-    whole = plan.config.with_changes({"fsdp": False})  # one process holds all of the model, and learns the same
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the card was simulated: train on the CPU again
+    cache = output / "cache"  # files of an older cache could hide a difference
+    whole = plan.config.with_changes({"fsdp": False})  # one process holds the whole model, with equal results
     try:
-        train(whole, output, reporter=_Repetition(plan, tell), cache_dir=cache)
+        train(whole, output, reporter=_ProgressReporter(plan, report), cache_dir=cache)
     except SystemExit:
-        pass  # the stop that the experiment itself came to
+        pass  # the reporter stops where the experiment was stopped
     finally:
         for leftover in (cache, *output.glob("checkpoint-*")):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -143,7 +143,7 @@ def reproduce(plan: Repetition, output: Path, tell: Callable[[str], None] = lamb
 
 
 def default_output(folder: Path, now: datetime) -> Path:
-    """Names the folder of a repetition.
+    """Returns the default folder of a repetition.
 
     >>> default_output(Path("outputs/experiments/a"), datetime(2026, 11, 24, 9, 5)).as_posix()
     'outputs/reproductions/a_1124_090500'
@@ -152,7 +152,7 @@ def default_output(folder: Path, now: datetime) -> Path:
 
 
 def summary(done: Reproduction) -> dict[str, object]:
-    """Returns plain values for JSON."""
+    """Returns the result as plain values for JSON."""
     return {
         "experiment": str(done.plan.folder),
         "reproduction": str(done.folder),
@@ -163,7 +163,7 @@ def summary(done: Reproduction) -> dict[str, object]:
 
 
 def _snapshot(folder: Path) -> tuple[Snapshot | None, str]:
-    """An experiment can be run again without its snapshot: then only what has changed is not known."""
+    """Loads a snapshot; without one, returns the reason. Only the changes are unknown then."""
     try:
         snapshot = load_snapshot(folder)
     except RequestError as error:
@@ -171,27 +171,27 @@ def _snapshot(folder: Path) -> tuple[Snapshot | None, str]:
     return snapshot, "" if snapshot is not None else "the experiment has no snapshot"
 
 
-class _Repetition(NullReporter):
-    """Tells how far a run is, and ends it after as many evaluations as the experiment had where that was stopped."""
+class _ProgressReporter(NullReporter):
+    """Reports the progress of a run, and ends it where the experiment was stopped early."""
 
-    def __init__(self, plan: Repetition, tell: Callable[[str], None]) -> None:
-        self._plan, self._tell = plan, tell
+    def __init__(self, plan: Repetition, report: Callable[[str], None]) -> None:
+        self._plan, self._report = plan, report
         self._done = 0
         self._started_s = time.monotonic()
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        """Counts, and ends the run after the last."""
+        """Counts an evaluation, and raises SystemExit after the last one of a stopped experiment."""
         self._done += 1
         left = max(self._plan.evaluations - self._done, 0)
         eta_s = (time.monotonic() - self._started_s) / self._done * left
         ahead = f", about {format_duration(eta_s)} to go" if left else ""
-        self._tell(f"evaluation {self._done} of {self._plan.evaluations}: loss {metrics['eval/loss']:.4f}{ahead}")
+        self._report(f"evaluation {self._done} of {self._plan.evaluations}: loss {metrics['eval/loss']:.4f}{ahead}")
         if self._plan.was_stopped and not left:
             raise SystemExit
 
 
 def _evaluations(config: RunConfig, before: RunNumbers) -> tuple[int, bool]:
-    """A trial that was stopped early has fewer evaluations than its configuration would make."""
+    """Returns the number of evaluations, and whether the experiment was stopped before its configuration's end."""
     from dialsum.data import load_examples
 
     whole = count_evaluations(config, len(load_examples(Path(config.train_file))))
@@ -204,24 +204,30 @@ def _edits(folder: Path, config: RunConfig) -> tuple[Change, ...]:
 
 
 def _find_files(config: RunConfig, snapshot: Snapshot | None, data_folder: Path | None) -> RunConfig:
-    """Takes each file from the data folder where it lies there, else from its old place."""
+    """Returns the configuration with each file's present path: in the data folder, else the old path."""
     problems = Problems()
     moved: dict[str, object] = {}
     for name in _FILE_FIELDS:
         path = getattr(config, name)
         if path is None:
             continue
-        there = data_folder / Path(path).name if data_folder is not None else None
-        if there is not None and there.exists():
-            moved[name] = str(there)
+        candidate = data_folder / Path(path).name if data_folder is not None else None
+        if candidate is not None and candidate.exists():
+            moved[name] = str(candidate)
         elif not Path(path).exists():
-            where = f" and not in {data_folder}" if data_folder is not None else "; where is it now? --data-folder DIR"
-            problems.add(f"{name} {path} is not there{where}")
+            where = (
+                f" and not in {data_folder}"
+                if data_folder is not None
+                else "; give its new folder with --data-folder DIR"
+            )
+            problems.add(f"{name} {path} does not exist{where}")
     model = data_folder / Path(config.model).name if data_folder is not None else None
     if model is not None and model.is_dir():
         moved["model"] = str(model)
     elif snapshot is not None and snapshot.model is not None and not Path(config.model).is_dir():
-        problems.add(f"the model to start from, {config.model}, is not there; where is it now? --data-folder DIR")
+        problems.add(
+            f"the model to start from, {config.model}, does not exist; give its new folder with --data-folder DIR"
+        )
     problems.raise_if_any("the experiment cannot be run again")
     return config.with_changes(moved)
 

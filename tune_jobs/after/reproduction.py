@@ -1,4 +1,4 @@
-"""Whether two runs of one configuration came out the same, within noise, or different. Pure but for reading files."""
+"""Compares two runs of one configuration: same, within noise, or different. Pure except for reading files."""
 
 import hashlib
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ _COMPARED = ("eval/", "train/loss", "train/grad_norm", "train/learning_rate")  #
 
 @dataclass(frozen=True, kw_only=True)
 class Deviation:
-    """The first number that came out differently.
+    """The first number that differs.
 
     Attributes:
-        evaluation: From 1; 0 for the test scores.
-        name: Of the metric.
-        before: What it was; None where it is new.
-        again: What it is now; None where it is gone.
+        evaluation: Number of the evaluation, from 1; 0 for the test scores.
+        name: Name of the metric.
+        before: Value in the first run; None if it is new.
+        again: Value in the repetition; None if it is gone.
     """
 
     evaluation: int
@@ -39,19 +39,19 @@ class Deviation:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """How a repetition came out.
+    """The result of comparing a run with its repetition.
 
     Attributes:
-        outcome: "same" is bit for bit.
-        reason: For people.
-        metric: What "within noise" was judged by.
-        before: Its best value then.
-        again: Its best value now.
+        outcome: "same" means equal bit for bit.
+        reason: Explanation of the outcome.
+        metric: The metric by which "within noise" is decided.
+        before: Best value of the first run.
+        again: Best value of the repetition.
         numbers: How many numbers were compared.
-        deviation: The first that differs; None where all are the same.
-        same_summaries: How many of the best model's summaries are the same; None where one side has none.
-        summaries: How many there are.
-        same_weights: Whether the best models are the same bit for bit; None where one side has no weights.
+        deviation: The first difference; None if all numbers are equal.
+        same_summaries: How many of the best model's summaries are equal; None if one side has none.
+        summaries: How many summaries there are.
+        same_weights: Whether the best models are equal bit for bit; None if one side has no weights.
     """
 
     outcome: Outcome
@@ -81,10 +81,10 @@ def judge(
     Args:
         before: The first run.
         again: The repetition.
-        config: Of both: its metric is compared; how far trainings vary is published for some models only.
-        paired: The repetition against the first on the same dialogues, where both have summaries.
-        dialogues: How many were scored.
-        summaries: How many summaries are the same, and how many there are.
+        config: The configuration of both. Its metric is compared; its model determines the published noise.
+        paired: The repetition against the first run on the same dialogues; None if a side has no summaries.
+        dialogues: How many dialogues were scored.
+        summaries: How many summaries are equal, and how many there are.
         same_weights: See Judgement.
     """
     other_scorer = before.scorer is not None and again.scorer is not None and before.scorer != again.scorer
@@ -103,7 +103,7 @@ def judge(
     else:
         outcome, reason = _by_noise(metric, config.model, old, new, paired, dialogues)
     if other_scorer:
-        reason += "; scores are left out, as another scorer counted them"
+        reason += "; scores are left out, as another scorer computed them"
     return Judgement(
         outcome=outcome,
         reason=reason,
@@ -124,7 +124,7 @@ def _best(run: RunNumbers, metric: str) -> float:
 
 
 def first_deviation(before: RunNumbers, again: RunNumbers) -> tuple[Deviation | None, int]:
-    """Finds the first number that differs, and counts those compared.
+    """Finds the first number that differs, and counts the compared numbers.
 
     >>> one, other = ({"eval/loss": 2.0, "time/total_s": 9.0}, {"eval/loss": 2.5, "time/total_s": 1.0})
     >>> runs = [RunNumbers(history=(row,), test=None, scorer=None) for row in (one, other)]
@@ -146,7 +146,7 @@ def first_deviation(before: RunNumbers, again: RunNumbers) -> tuple[Deviation | 
 
 
 def same_summaries(one: Path, other: Path) -> tuple[int, int] | None:
-    """Counts equal lines of two predictions.jsonl; None where one of them has none."""
+    """Counts equal summaries of two predictions.jsonl; returns None if one of them is empty."""
     before, again = (read_jsonl(ExperimentFolder(folder).predictions)[0] for folder in (one, other))
     if not before or not again:
         return None
@@ -157,7 +157,7 @@ def same_summaries(one: Path, other: Path) -> tuple[int, int] | None:
 
 
 def same_weights(one: Path, other: Path) -> bool | None:
-    """Compares the weights of two best models; None where one of them is gone."""
+    """Compares the weights of two best models; returns None if one of them is gone."""
     folders = [ExperimentFolder(folder).best_model for folder in (one, other)]
     names = [sorted(path.name for path in folder.glob("*.safetensors")) for folder in folders]
     if not all(names):
@@ -176,8 +176,8 @@ def _by_noise(
         outcome: Outcome = "within noise" if apart <= noise.band else "different"
         return outcome, f"{apart:.3g} apart, and {noise.band:.2g} may be chance: {noise.source}"
     if paired is not None:
-        told = f"on other {paired.count} dialogues it would be {paired.low:+.2f} to {paired.high:+.2f} (95%)"
-        return "different" if paired.is_clear else "within noise", f"{apart:.3g} apart; {told}"
+        interval = f"on other {paired.count} dialogues it would be {paired.low:+.2f} to {paired.high:+.2f} (95%)"
+        return "different" if paired.is_clear else "within noise", f"{apart:.3g} apart; {interval}"
     return "different", f"{apart:.3g} apart, and {noise.source}"
 
 

@@ -1,4 +1,4 @@
-"""Checks around one sweep: before it can start, while it runs, and what it left. Pure: facts in, checks out."""
+"""Checks of one sweep before, during and after its run. Pure: facts in, checks out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from cluster.machines.checks import Check, Status
 from common.units import format_bytes, format_duration
 
 Stage = Literal["before", "during", "after"]
-SILENT_S = 1800.0  # as long as the conductor waits for a trial at least
-BUSY_PERCENT = 30  # below, a card that trials hold mostly waits
+SILENT_S = 1800.0  # the driver waits at least this long for a report of a trial
+BUSY_PERCENT = 30  # below this, an allocated card is mostly idle
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoginFacts:
-    """What is known of W&B.
+    """Facts about the W&B login.
 
     Attributes:
         wished: `tracking.wandb` of the sweep, or WANDB_MODE.
-        has_key: Whether a key is at hand.
-        user: Who the server says that the key belongs to; None where it was not asked or did not answer.
-        error: Why it could not be asked; "401" where it refuses the key.
+        has_key: Whether there is a key.
+        user: The owner of the key according to the server; None if it was not asked or did not answer.
+        error: Why the server could not be asked; "401" if it refuses the key.
     """
 
     wished: str
@@ -31,15 +31,15 @@ class LoginFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class RunningFacts:
-    """A sweep that runs.
+    """Facts about a running sweep.
 
     Attributes:
         silent_s: Seconds since its last event.
         running: Trials that run.
         ended: Trials that are over.
-        total: Trials in all; None where the ledger does not say.
+        total: Trials in all; None if unknown.
         anomalies: Sentences of report.anomalies.
-        busy: (card, percent of the last second in which it computed) of every card at hand.
+        busy: (card, utilisation in percent over the last second) of every card here.
     """
 
     silent_s: float
@@ -52,19 +52,19 @@ class RunningFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftFacts:
-    """What a sweep left.
+    """Facts about an ended sweep.
 
     Attributes:
-        model: Folder of the winner's model; None where no trial has a result.
-        model_error: What is wrong with it; empty where it can be read.
+        model: Folder of the winner's model; None if no trial has a result.
+        model_error: Why it cannot be read; empty if it can.
         report: The report's file.
-        report_error: What is wrong with it.
-        leftovers: Checkpoints and temporary files that nobody needs any more.
+        report_error: What is wrong with it; empty if nothing is.
+        leftovers: Checkpoints and temporary files that are not needed any more.
         leftover_bytes: Their size.
         held: (card, bytes) that processes of this user still hold.
         unfinished: Trials that are not over.
         anomalies: Sentences of report.anomalies.
-        source: The sweep file, as the person gave it.
+        source: The sweep file, as the user gave it.
     """
 
     model: str | None
@@ -80,7 +80,7 @@ class LeftFacts:
 
 
 def login_check(facts: LoginFacts) -> Check:
-    """Judges the W&B login.
+    """Checks the W&B login.
 
     >>> login_check(LoginFacts(wished="online", has_key=False)).status
     'failed'
@@ -105,11 +105,11 @@ def login_check(facts: LoginFacts) -> Check:
 
 
 def pipeline_check(error: str, duration_s: float) -> Check:
-    """Judges the quick run of the whole pipeline.
+    """Checks the quick run of the whole pipeline.
 
     Args:
-        error: The last lines of what it said; empty where it ended well.
-        duration_s: How long it took.
+        error: The last lines of its error output; empty on success.
+        duration_s: Its duration.
     """
     if error:
         remedy = "the lines above are those of python -m dialsum train on a few dialogues of this sweep's data"
@@ -119,26 +119,26 @@ def pipeline_check(error: str, duration_s: float) -> Check:
 
 
 def during_checks(facts: RunningFacts) -> list[Check]:
-    """Judges a sweep that runs."""
+    """Checks a running sweep."""
     of = f" of {facts.total}" if facts.total is not None else ""
     counts = (
         f"{facts.ended}{of} trials ended, {facts.running} running, last event {format_duration(facts.silent_s)} ago"
     )
     progress = Check(name="progress", status="ok", detail=counts)
     if facts.silent_s > SILENT_S:
-        remedy = "a trial that hangs is ended by itself; look at training.log of the running ones, and at ray status"
+        remedy = "a hanging trial is ended automatically; check training.log of the running trials, and ray status"
         progress = Check(name="progress", status="warning", detail=counts, remedy=remedy)
     return [progress, _utilisation(facts.busy), _anomalies(facts.anomalies)]
 
 
 def after_checks(facts: LeftFacts) -> list[Check]:
-    """Judges what a sweep left."""
+    """Checks an ended sweep."""
     checks = []
     if facts.unfinished:
         remedy = f"python -m tune_jobs run {facts.source} --resume"
         checks.append(Check(name="trials", status="warning", detail=f"{facts.unfinished} are not over", remedy=remedy))
     if facts.model is None:
-        remedy = "the reasons stand in all_results.jsonl"
+        remedy = "the reasons are in all_results.jsonl"
         checks.append(Check(name="best model", status="failed", detail="no trial has a result", remedy=remedy))
     elif facts.model_error:
         remedy = "python -m tune_jobs reproduce EXPERIMENT trains it again"

@@ -1,4 +1,4 @@
-"""Gathers what sweep_checks judges: from a sweep's folder, W&B's server, NVML, one quick training. Decides nothing."""
+"""Gathers the facts for sweep_checks from a sweep's folder, W&B's server, NVML and one quick training."""
 
 import base64
 import json
@@ -45,13 +45,13 @@ _QUICK: Mapping[str, object] = {
 
 
 def data_of(configs: Sequence[RunConfig]) -> tuple[str, ...]:
-    """Lists the whole paths that configurations name; relative ones travel with it."""
+    """Returns the absolute data paths that configurations name; relative ones are packaged with the sweep."""
     paths = [path for config in configs for path in (config.train_file, config.dev_file, config.test_file) if path]
     return tuple(dict.fromkeys(path for path in paths if Path(path).is_absolute()))
 
 
 def login(sweep: Sweep | None, environment: Mapping[str, str], home: Path) -> LoginFacts:
-    """Asks W&B's server who the key at hand belongs to."""
+    """Asks W&B's server for the owner of the user's key."""
     wished = environment.get("WANDB_MODE") or (sweep.tracking.wandb if sweep is not None else "auto")
     key = own_key(environment, home)
     if key is None or wished in ("disabled", "offline"):
@@ -78,10 +78,10 @@ def login(sweep: Sweep | None, environment: Mapping[str, str], home: Path) -> Lo
 
 
 def quick_run(config: RunConfig) -> tuple[str, float]:
-    """Trains a tiny model on a few dialogues of a trial, in a process of its own.
+    """Trains a tiny model on a few dialogues of a trial, in a separate process.
 
     Returns:
-        The last lines of what went wrong, empty where nothing did; and seconds.
+        The last lines of the error, empty on success; and the duration in seconds.
     """
     config = quick_config(config)
     began = time.monotonic()
@@ -100,28 +100,28 @@ def quick_run(config: RunConfig) -> tuple[str, float]:
     return error, time.monotonic() - began
 
 
-def _why(said: str) -> str:
-    """The error message of a command, without what was said before it."""
-    lines = said.strip().splitlines()
-    begins = [place for place, line in enumerate(lines) if line.startswith("error: ")]
-    return "\n".join(lines[begins[-1] :][:6] if begins else lines[-3:]) or "it said nothing"
+def _why(output: str) -> str:
+    """Returns the error message of a command, without the output before it."""
+    lines = output.strip().splitlines()
+    begins = [i for i, line in enumerate(lines) if line.startswith("error: ")]
+    return "\n".join(lines[begins[-1] :][:6] if begins else lines[-3:]) or "it printed nothing"
 
 
 def quick_config(config: RunConfig) -> RunConfig:
-    """Makes a configuration tiny; language, data and scoring stay its own."""
+    """Returns a configuration with a tiny model; language, data and scoring stay the same."""
     return config.with_changes({**_QUICK, "model": "tiny-bart", "tiny_vocab_size": 400})
 
 
 def stage_of(folder: Path) -> Stage:
-    """Tells whether a sweep's driver holds its folder."""
+    """Returns "during" if a driver holds the sweep's folder, else "after"."""
     return "during" if is_held(folder) else "after"
 
 
 def running(folder: Path) -> RunningFacts:
-    """Looks at a sweep that runs.
+    """Gathers the facts about a running sweep.
 
     Raises:
-        RequestError: When the folder is no sweep's.
+        RequestError: When the folder is not a sweep's.
     """
     journal = _journal(folder)
     if journal is None:
@@ -141,10 +141,10 @@ def running(folder: Path) -> RunningFacts:
 
 
 def left(folder: Path) -> LeftFacts:
-    """Looks at what a sweep left.
+    """Gathers the facts about an ended sweep.
 
     Raises:
-        RequestError: When the folder is no sweep's.
+        RequestError: When the folder is not a sweep's.
     """
     sweep = SweepFolder(folder)
     journal = _journal(folder)
@@ -171,19 +171,21 @@ def left(folder: Path) -> LeftFacts:
 
 
 def leftovers_of(folder: Path) -> list[Path]:
-    """Lists what a dead process left below a sweep and its experiments: checkpoints, halves of files."""
+    """Lists checkpoints and partial files that a dead process left in the folders of a sweep and its experiments."""
     found = [path for path in folder.glob("tune/**/checkpoint_*") if path.is_dir() and not path.is_symlink()]
     experiments = ExperimentFolder.of(folder.resolve().parent.parent, "").path
     for record in SweepFolder(folder).load().trials:
         experiment = folder_of(folder, record).resolve()
-        if experiment.is_dir() and experiment.parent == experiments:  # a ledger's word removes nothing elsewhere
+        if (
+            experiment.is_dir() and experiment.parent == experiments
+        ):  # a path in the ledger must not remove other folders
             found += [path for path in experiment.glob("checkpoint-*") if path.is_dir() and not path.is_symlink()]
             found += experiment.rglob("*.part")
     return sorted({*found, *folder.glob("*.part")})
 
 
 def _journal(folder: Path) -> Journal | None:
-    """Reads the journal; None for a staged sweep, whose phases have one each."""
+    """Reads the journal; returns None for a staged sweep, whose phases have their own."""
     if not (folder / FILE_NAME).exists():
         if SweepFolder(folder).ledger.exists():
             return None
@@ -200,7 +202,7 @@ def _odd(folder: Path) -> list[str]:
 
 
 def _model_error(model: Path) -> str:
-    """Whether transformers could load it: the files are there and the weights are whole."""
+    """Returns why transformers could not load a model: absent files or damaged weights; empty if it could."""
     absent = [
         name for name in ("config.json", "model.safetensors", "tokenizer_config.json") if not (model / name).exists()
     ]
@@ -217,7 +219,7 @@ def _model_error(model: Path) -> str:
 
 def _report_error(sweep: SweepFolder) -> str:
     if not sweep.report_html.exists():
-        return f"{sweep.report_html} is not there"
+        return f"{sweep.report_html} does not exist"
     older = sweep.report_html.stat().st_mtime < sweep.ledger.stat().st_mtime
     return f"{sweep.report_html} is older than the ledger" if older else ""
 

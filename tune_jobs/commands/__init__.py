@@ -1,1 +1,1 @@
-"""The commands of `python -m tune_jobs`: one file each, arguments and output only."""
+"""The commands of `python -m tune_jobs`: one file each, with arguments and output only."""

@@ -1,4 +1,4 @@
-"""python -m tune_jobs check: before a sweep, while it runs, and after it; every line says how to mend what is wrong."""
+"""python -m tune_jobs check: finds problems before, during and after a sweep, with a remedy for each."""
 
 import argparse
 import os
@@ -21,20 +21,20 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Adds the command to `python -m tune_jobs`."""
     parser = commands.add_parser(
         "check",
-        help="say what is wrong before, during or after a sweep, and how to mend it",
-        description="With a sweep file: whether it can run here, or on a cluster. With a sweep's results: how it does,"
-        " or what it left.",
-        epilog="example: python -m tune_jobs check tune_jobs/sweeps/sample.yaml   (exit code 1 where something failed)",
+        help="find problems before, during or after a sweep, with remedies",
+        description="With a sweep file: checks whether it can run here, or on a cluster. With a sweep's results: checks"
+        " its progress, or what it left.",
+        epilog="example: python -m tune_jobs check tune_jobs/sweeps/sample.yaml   (exit code 1 if a check failed)",
     )
     parser.add_argument("target", type=Path, nargs="?", metavar="SWEEP", help="a sweep file, or a sweep's results")
-    parser.add_argument("--no-pipeline", action="store_true", help="before: leave the quick training out")
-    parser.add_argument("--clean", action="store_true", help="after: remove checkpoints and halves of files")
+    parser.add_argument("--no-pipeline", action="store_true", help="before: skip the quick training")
+    parser.add_argument("--clean", action="store_true", help="after: remove checkpoints and partial files")
     nodes_cli.add_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Checks.
+    """Runs the checks and prints them.
 
     Raises:
         RequestError: When the sweep file cannot be read, or no cluster answers.
@@ -81,7 +81,7 @@ def _check_inputs(sweep: "Sweep", configs: "Mapping[str, tuple[RunConfig, ...]]"
     try:
         prepare_inputs(sweep, configs)
     except RequestError as error:
-        remedy = "mend the files and names above, in the sweep file or its data"
+        remedy = "correct the files and names above, in the sweep file or its data"
         return Check(name="sweep", status="failed", detail=str(error), remedy=remedy)
     return Check(name="sweep", status="ok", detail=f"{sweep.trials} trials; its data files and models can be read")
 

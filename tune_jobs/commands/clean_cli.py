@@ -1,4 +1,4 @@
-"""python -m tune_jobs clean: frees disk space, and says how much."""
+"""python -m tune_jobs clean: frees disk space."""
 
 import argparse
 from pathlib import Path
@@ -21,15 +21,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--keep", type=int, default=5, metavar="N", help="models that each sweep keeps; 5 if absent")
     parser.add_argument("--cache", type=Path, default=Path(".cache/dialsum"), help=".cache/dialsum if absent")
     parser.add_argument(
-        "--cache-days", type=float, default=7.0, metavar="D", help="older cache entries go; 7 if absent"
+        "--cache-days",
+        type=float,
+        default=7.0,
+        metavar="D",
+        help="cache entries older than D days are removed; 7 if absent",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be removed, and remove nothing")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Cleans up; exit code 1 says that something could not be removed.
+    """Cleans up; returns 1 if something could not be removed.
 
     Raises:
         RequestError: When the folder holds no sweep, or a ledger cannot be read.

@@ -1,4 +1,4 @@
-"""python -m tune_jobs compare: experiments beside each other, and how sure their difference is."""
+"""python -m tune_jobs compare: compares experiments and tests whether their difference is significant."""
 
 import argparse
 import re
@@ -18,7 +18,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "compare",
         help="compare experiments on the same dialogues",
-        description="Holds experiments against the first of them: ROUGE, settings that differ, paired bootstrap over"
+        description="Compares experiments with the first of them: ROUGE, settings that differ, paired bootstrap over"
         " the same dialogues, summaries side by side; in the terminal and as one HTML page.",
         epilog="example: python -m tune_jobs compare outputs/sweep_results/sample 4 2",
     )
@@ -29,7 +29,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="outputs/experiments/NAME; or outputs/sweep_results/NAME with trials of it (none: its two best)",
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="the page; OUTPUT/comparisons/A_B.html if absent")
-    parser.add_argument("--rescore", action="store_true", help="count all summaries anew with the scorer at hand")
+    parser.add_argument("--rescore", action="store_true", help="score all summaries again with the installed scorer")
     parser.add_argument("--examples", type=int, default=_SHOWN, metavar="N", help="dialogues to show; 3 if absent")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
@@ -39,7 +39,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Compares, writes the page, and prints.
 
     Raises:
-        RequestError: When a name names nothing, or scores cannot be compared.
+        RequestError: When a name is unknown, or scores cannot be compared.
     """
     from common.files import write_text
     from tune_jobs.analysis.comparison import compare
@@ -58,7 +58,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def page_for(output: Path, names: list[str]) -> Path:
-    """Names the page of a comparison.
+    """Returns the default path of a comparison's page.
 
     >>> page_for(Path("outputs"), ["a", "b", "c"]).as_posix()
     'outputs/comparisons/a_b_and_1_more.html'

@@ -1,4 +1,4 @@
-"""python -m tune_jobs estimate: what a run will need on a GPU, before it runs and without one."""
+"""python -m tune_jobs estimate: predicts the GPU memory of a run, without a GPU."""
 
 import argparse
 import dataclasses
@@ -24,7 +24,7 @@ from tune_jobs.placing.memory_requests import facts_of, request_of
 from tune_jobs.placing.memory_templates import template_finder
 
 CALIBRATION_FILE = Path("outputs/calibration.jsonl")  # every sweep adds to it
-UNNAMED_CARD = "24GiB"  # assumed where the person names no card: the commonest size in small labs
+UNNAMED_CARD = "24GiB"  # assumed if no card is named: the most common size in small labs
 T = typing.TypeVar("T")
 _NUMBERS = (
     "batch_size", "encoder_max_len", "decoder_max_len", "gradient_accumulation_steps", "num_beams",
@@ -39,7 +39,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Adds the command to `python -m tune_jobs`."""
     parser = commands.add_parser(
         "estimate",
-        help="what a run will need on a GPU, without one",
+        help="predict the GPU memory of a run, without a GPU",
         description="Predicts the peak bytes of training, evaluation and generation, term by term, and the share of a"
         " GPU that a trial is placed with. Nothing is run.",
         epilog="example: python -m tune_jobs estimate --model kobart --batch-size 8 --encoder-max-len 512"
@@ -48,8 +48,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add_run_flags(parser)
     card = parser.add_mutually_exclusive_group()
     card.add_argument("--gpu", metavar="NAME", help="a GPU model, for example 'NVIDIA L4' or 3090")
-    card.add_argument("--gpu-memory", metavar="SIZE", help=f"any card of this size; {UNNAMED_CARD} when none is named")
-    parser.add_argument("--budget", metavar="SIZE", help="also plan how the batch runs in so much, for example 8GiB")
+    card.add_argument("--gpu-memory", metavar="SIZE", help=f"any card of this size; {UNNAMED_CARD} if absent")
+    parser.add_argument(
+        "--budget", metavar="SIZE", help="also plan how the batch runs within this size, for example 8GiB"
+    )
     parser.add_argument("--allocator", choices=ALLOCATORS, default="expandable", help="of torch; trials: expandable")
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="data-parallel processes, a card each")
     parser.add_argument(
@@ -70,21 +72,21 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(_flag(name), type=int, metavar="N", help=FIELD_DESCRIPTIONS[name])
     for name in _FRACTIONS:
         parser.add_argument(_flag(name), type=float, metavar="P", help=FIELD_DESCRIPTIONS[name])
-    for name, words in _CHOICES.items():
-        parser.add_argument(_flag(name), choices=typing.get_args(words), help=FIELD_DESCRIPTIONS[name])
+    for name, literal in _CHOICES.items():
+        parser.add_argument(_flag(name), choices=typing.get_args(literal), help=FIELD_DESCRIPTIONS[name])
     for name in _SWITCHES:
         parser.add_argument(_flag(name), action="store_true", help=FIELD_DESCRIPTIONS[name])
     head = parser.add_mutually_exclusive_group()
-    for word, value in (("untied", True), ("tied", False)):
-        text = f"the output head is {word}, whatever configuration and weights say"
-        head.add_argument(f"--{word}-head", dest="untied", action="store_const", const=value, default=None, help=text)
+    for kind, value in (("untied", True), ("tied", False)):
+        text = f"the output head is {kind}, regardless of configuration and weights"
+        head.add_argument(f"--{kind}-head", dest="untied", action="store_const", const=value, default=None, help=text)
 
 
 def run_config(chosen: argparse.Namespace) -> RunConfig:
     """Returns the run that the flags describe.
 
     Raises:
-        RequestError: With every value that cannot be.
+        RequestError: With every invalid value.
     """
     names = ("model", *_NUMBERS, *_FRACTIONS, *_CHOICES, *_SWITCHES)
     given = {name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None}
@@ -92,7 +94,7 @@ def run_config(chosen: argparse.Namespace) -> RunConfig:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Estimates and shows.
+    """Estimates and prints.
 
     Raises:
         RequestError: With everything that is wrong with the request.
@@ -100,7 +102,7 @@ def run(chosen: argparse.Namespace) -> int:
     request, budget_bytes = _request(chosen)
     calibration = load_calibration(chosen.calibration)
     if calibration.unreadable:
-        cli.note(f"{calibration.source}: {calibration.unreadable} unreadable lines were passed over")
+        cli.note(f"{calibration.source}: {calibration.unreadable} unreadable lines were skipped")
     estimator = Estimator(template_finder(cli.note), calibration)
     found = estimator.estimate(request)
     if budget_bytes is None and not found.fits:
@@ -120,7 +122,7 @@ def _plan(estimator: Estimator, calibration: Calibration, request: MemoryRequest
 
 
 def _request(chosen: argparse.Namespace) -> tuple[MemoryRequest, int | None]:
-    """Reads the flags; everything that is wrong is said at once."""
+    """Reads the flags; reports all problems at once."""
     problems = Problems()
     gpu = _kept(problems, lambda: card_of(chosen))
     config = _kept(problems, lambda: run_config(chosen), whole=False)
@@ -138,10 +140,10 @@ def _request(chosen: argparse.Namespace) -> tuple[MemoryRequest, int | None]:
 
 
 def card_of(chosen: argparse.Namespace) -> GpuProfile:
-    """Returns the card that the flags name, with what was measured on this model where it was.
+    """Returns the card that the flags name, with the measured profile of its GPU model if there is one.
 
     Raises:
-        RequestError: When it is unknown or no size.
+        RequestError: When the GPU model is unknown or the size is invalid.
     """
     if chosen.gpu is None:
         return gpu_of_size(chosen.gpu_memory or UNNAMED_CARD)
@@ -160,7 +162,7 @@ def _size(text: str) -> int:
 
 
 def _kept(problems: Problems, read: Callable[[], T], *, whole: bool = True) -> T | None:
-    """Calls a reader and keeps what is wrong: as one problem, or as those that the error lists."""
+    """Calls a reader and records its error: as one problem if `whole`, else as the problems that the error lists."""
     try:
         return read()
     except RequestError as error:

@@ -1,4 +1,4 @@
-"""Shows an estimate to a person: terms as bars, the share of the card and why. Pure text."""
+"""Formats an estimate as text and JSON: terms as bars, the share of the card and its reason. Pure."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ _EXPLAINED: Mapping[str, str] = {
 
 
 def share_on(found: MemoryEstimate, ranks: int = 1) -> Share | None:
-    """Returns the share of the card that a trial is placed with; None where the card is too small.
+    """Returns the share of the card that a trial requests; None if the card is too small.
 
-    The classes are those of placement, on a card of which the driver keeps its part. Several cards are held whole.
+    The share classes are those of placement; the driver's bytes are subtracted. Several cards are allocated whole.
 
     Args:
-        found: The estimate, of one card.
+        found: The estimate for one card.
         ranks: Cards that the trial trains on.
     """
     gpu = found.gpu
@@ -44,13 +44,13 @@ def share_on(found: MemoryEstimate, ranks: int = 1) -> Share | None:
 def as_text(
     request: MemoryRequest, found: MemoryEstimate, alternative: Plan | NoPlan | None, lighter: Lighter | None
 ) -> str:
-    """Lays out an estimate.
+    """Formats an estimate.
 
     Args:
-        request: What was asked.
-        found: The answer.
-        alternative: How the same batch would run in what the card or the person offers; None where nobody asked.
-        lighter: A smaller dev batch that would cost less; None where training sets the peak anyway.
+        request: The request.
+        found: Its estimate.
+        alternative: Plan of the same batch within the card or the given budget; None if not asked for.
+        lighter: A smaller dev batch that would lower the peak; None if training sets the peak.
     """
     placed = [_share(found, request), *([_planned(request, alternative)] if alternative is not None else [])]
     if lighter is not None:
@@ -152,13 +152,13 @@ def _planned(request: MemoryRequest, found: Plan | NoPlan) -> str:
 def as_json(
     request: MemoryRequest, found: MemoryEstimate, alternative: Plan | NoPlan | None, lighter: Lighter | None
 ) -> dict[str, object]:
-    """Returns an estimate for a program; bytes throughout.
+    """Returns an estimate as JSON values, all sizes in bytes.
 
     Args:
-        request: What was asked.
-        found: The answer.
+        request: The request.
+        found: Its estimate.
         alternative: As for as_text.
-        lighter: Likewise.
+        lighter: As for as_text.
     """
     share = share_on(found, request.ranks)
     return {

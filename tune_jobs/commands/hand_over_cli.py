@@ -1,4 +1,4 @@
-"""python -m tune_jobs hand-over: a model with its card and its summaries in one folder."""
+"""python -m tune_jobs hand-over: puts a model with its card and its summaries into one folder."""
 
 import argparse
 import os
@@ -24,10 +24,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Hands over, and says where it lies.
+    """Hands the model over and prints its paths.
 
     Raises:
-        RequestError: When the words name no experiment with a model, or the output folder is not empty.
+        RequestError: When the arguments name no experiment with a model, or the output folder is not empty.
     """
     from tune_jobs.after.hand_over import hand_over
     from tune_jobs.analysis.experiments import find_winner_or_one, output_of

@@ -1,4 +1,4 @@
-"""python -m tune_jobs jobs: the submitted sweeps of a cluster."""
+"""python -m tune_jobs jobs: lists, shows, follows and stops the submitted sweeps of a cluster."""
 
 import argparse
 import os
@@ -17,19 +17,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "jobs",
         help="list, show, follow and stop submitted sweeps",
-        description="Looks at the jobs of a cluster. `stop` lets every trial save; submit --resume goes on.",
+        description="Shows and stops the jobs of a cluster. `stop` lets every trial save; submit --resume continues.",
         epilog="example: python -m tune_jobs jobs logs minji-wide_search --follow",
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, help_text, action in (
         ("list", "every submitted sweep", list_jobs),
         ("status", "one of them", status),
-        ("logs", "what it has said", logs),
+        ("logs", "print its output", logs),
         ("stop", "end it cleanly", stop),
     ):
         one = actions.add_parser(name, help=help_text, epilog=f"example: python -m tune_jobs jobs {name}")
         if name != "list":
-            one.add_argument("name", metavar="NAME", help="of the job, for example minji-wide_search")
+            one.add_argument("name", metavar="NAME", help="name of the job, for example minji-wide_search")
             one.epilog = f"example: python -m tune_jobs jobs {name} minji-wide_search"
         if name == "logs":
             one.add_argument("--follow", action="store_true", help="until it is over")
@@ -57,7 +57,7 @@ def status(chosen: argparse.Namespace) -> int:
 
 
 def logs(chosen: argparse.Namespace) -> int:
-    """Prints what a job has said."""
+    """Prints the output of a job."""
     jobs = _jobs(chosen)
     if not chosen.follow:
         cli.pass_on(jobs.logs(chosen.name))
@@ -68,7 +68,7 @@ def logs(chosen: argparse.Namespace) -> int:
 
 
 def stop(chosen: argparse.Namespace) -> int:
-    """Ends a job; nothing is lost."""
+    """Stops a job; its trials save first."""
     return _show(_jobs(chosen).stop(chosen.name), chosen)
 
 

@@ -1,4 +1,4 @@
-"""python -m tune_jobs narrow: the next, narrower sweep that follows from a finished one."""
+"""python -m tune_jobs narrow: writes a narrower sweep from a finished one."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Adds the command to `python -m tune_jobs`."""
     parser = commands.add_parser(
         "narrow",
-        help="write the narrower sweep that follows from a finished one",
+        help="write a narrower sweep from a finished one",
         description="Cuts the box of the best trials out of a sweep's space and writes it as a sweep file, with the "
         "reason for every bound.",
         epilog="example: python -m tune_jobs narrow outputs/sweep_results/sample --output next.yaml",
@@ -34,7 +34,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Writes the file and shows what stands in it.
+    """Writes the file and prints its content.
 
     Raises:
         RequestError: When the folder holds no finished sweep, or a number is out of its range.

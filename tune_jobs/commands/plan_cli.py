@@ -1,4 +1,4 @@
-"""python -m tune_jobs plan: what a sweep would be, without training."""
+"""python -m tune_jobs plan: shows what a sweep would run, without training."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -28,9 +28,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "plan",
         help="show a sweep's trials, memory, shares, packing and time without training",
-        description="Shows what a sweep would be on the cluster at hand, or on one that you describe: its trials, the"
+        description="Shows what a sweep would run on the cluster at hand, or on one that you describe: its trials, the"
         " memory and share of each, how they pack, GPU-hours and the end from earlier runs or a few steps here, which"
-        " parameters matter most, and what a careful person would do otherwise. Nothing is trained.",
+        " parameters matter most, and warnings. Nothing is trained.",
         epilog="example: python -m tune_jobs plan tune_jobs/sweeps/wide_search.yaml --cluster 2x24GiB,1x80GiB",
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
@@ -44,7 +44,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Plans and shows.
+    """Plans and prints.
 
     Raises:
         RequestError: When the file or the cluster cannot be used, or `--strict` refuses.
@@ -64,7 +64,7 @@ def run(chosen: argparse.Namespace) -> int:
         sweep = with_trained_base(sweep)
     inputs = prepare_inputs(sweep, for_plan=True)
     facts = facts_of(sweep, inputs)
-    remarks_on(sweep, facts, strict=chosen.strict)  # an exploded grid is refused before it is listed
+    remarks_on(sweep, facts, strict=chosen.strict)  # refuses a huge grid before listing it
     ledgers = earlier_ledgers(Path(sweep.tracking.output_dir))
     with _cards(chosen, sweep) as inventory:
         plan = _planned(chosen, sweep, inputs, inventory, ledgers)
@@ -85,7 +85,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _refuse_endless(sweep: "Sweep") -> None:
-    """Refuses what nobody would read and what would take minutes to list, with what would be better."""
+    """Refuses a sweep with too many trials to list, with the warnings that lead to a smaller one."""
     from tune_jobs.planning.guard_rails import warnings
 
     if sweep.trials > MOST_TRIALS:
@@ -145,7 +145,7 @@ def _planned(
 
 
 def _measured_names(model: str, inventory: "Inventory", throughput: "Throughput", *, described: bool) -> list[str]:
-    """Names under which a GPU model may have been measured; simulated cards of this machine run on its CPU."""
+    """Returns the names under which a GPU model may have been measured; simulated cards here run on the CPU."""
     from cluster.estimator.gpu_profile import find_gpu
     from tune_jobs.planning.throughput import CPU
 
@@ -162,7 +162,7 @@ def _measured_names(model: str, inventory: "Inventory", throughput: "Throughput"
 
 
 def _in_quota(sweep: "Sweep", plan: "SweepPlan", now: datetime) -> "QuotaEnd | None":
-    """When it would end on its member's own GPUs; None without a member, without cards or without times.
+    """Returns when the sweep would end within its member's quota; None without a member, cards or times.
 
     Raises:
         RequestError: When the team file has a problem or does not know the member.
@@ -173,12 +173,12 @@ def _in_quota(sweep: "Sweep", plan: "SweepPlan", now: datetime) -> "QuotaEnd | N
     from tune_jobs.planning.quota_end import end_in_quota
 
     team = load_team(Path(sweep.team.file))
-    quota_gpus(team, sweep.team.member, now)  # refuses a stranger, also where nothing is timed
+    quota_gpus(team, sweep.team.member, now)  # refuses an unknown member, also without times
     if not plan.timed or not plan.gpu_time:
         return None
     return end_in_quota(plan, team, sweep.team.member, now)
 
 
 def _searching(sweep: "Sweep") -> "Sweep":
-    """The phase whose parameters are looked at: the first that searches."""
+    """Returns the first phase that searches, whose parameters are shown."""
     return next((phase.sweep for phase in sweep.phases if phase.kind in ("wide", "narrow")), sweep)

@@ -1,4 +1,4 @@
-"""python -m tune_jobs profile: one real step and one generation here, measured beside the estimate."""
+"""python -m tune_jobs profile: measures one real step and one generation, and compares them with the estimate."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CANNOT_ON_CPU = (
     "on a CPU there is no GPU memory to measure: bytes allocated, reserved and held on the device are estimates only",
-    "times are of this CPU; they say nothing about a GPU, and nothing is written to the calibration",
+    "times are of this CPU, not of a GPU, and nothing is written to the calibration",
 )
 _TRAINING = ("data", "forward", "backward", "optimizer")
 
@@ -33,10 +33,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Adds the command to `python -m tune_jobs`."""
     parser = commands.add_parser(
         "profile",
-        help="measure one step of a run here, beside its estimate",
+        help="measure one step of a run here and compare it with its estimate",
         description="Runs one training step, one evaluation batch and one generation batch with random weights and the"
         " longest texts on the device at hand; shows memory and time by phase beside the estimate, and writes the peak"
-        " to the calibration. On a CPU it measures times and says what it cannot measure.",
+        " to the calibration. On a CPU it measures times only.",
         epilog="example: python -m tune_jobs profile --model kobart --batch-size 8 --precision bf16",
     )
     add_run_flags(parser)
@@ -49,10 +49,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Measures and shows.
+    """Measures and prints.
 
     Raises:
-        RequestError: When the run cannot be.
+        RequestError: When the run is invalid.
         WorkError: When the device has not enough memory.
     """
     config = run_config(chosen)
@@ -83,7 +83,7 @@ def run(chosen: argparse.Namespace) -> int:
 def _record(
     calibration: Path, request: MemoryRequest, found: MemoryEstimate, measured: "Measured", device_bytes: int | None
 ) -> bool:
-    """Writes the peak where it was measured; says whether it was."""
+    """Writes the peak if it was measured; returns whether it was."""
     if device_bytes is None:
         return False
     record_peak(
@@ -102,7 +102,7 @@ def _record(
 
 
 def _pairs(found: MemoryEstimate, measured: "Measured", device_bytes: int | None) -> list[tuple[str, int, int | None]]:
-    """Returns (name, estimate, measured) of everything that both know."""
+    """Returns (name, estimated bytes, measured bytes) of each common value."""
     return [
         ("train_allocated_bytes", found.train_allocated_bytes, measured.train_allocated_bytes),
         ("train_reserved_bytes", found.train_reserved_bytes, measured.train_reserved_bytes),
@@ -120,8 +120,8 @@ def _json(
         "precision": request.precision,
         "micro_batch": request.micro_batch,
         "memory": {
-            name: {"estimated": estimated, "measured": seen, "error": _error(estimated, seen)}
-            for name, estimated, seen in _pairs(found, measured, device_bytes)
+            name: {"estimated": estimated, "measured": measured_bytes, "error": _error(estimated, measured_bytes)}
+            for name, estimated, measured_bytes in _pairs(found, measured, device_bytes)
         },
         "upper_bytes": found.upper_bytes,
         "time_s": {phase.name: round(phase.seconds, 6) for phase in measured.phases},
@@ -133,8 +133,8 @@ def _json(
     }
 
 
-def _error(estimated: int, seen: int | None) -> float | None:
-    return None if not seen else round(estimated / seen - 1, 6)
+def _error(estimated: int, measured_bytes: int | None) -> float | None:
+    return None if not measured_bytes else round(estimated / measured_bytes - 1, 6)
 
 
 def _text(
@@ -163,8 +163,8 @@ def _text(
     memory = cli.table(
         ["memory", "estimate", "measured", "error"],
         [
-            (name.removesuffix("_bytes"), format_bytes(estimated), *_seen(estimated, seen))
-            for name, estimated, seen in _pairs(found, measured, device_bytes)
+            (name.removesuffix("_bytes"), format_bytes(estimated), *_measured_cells(estimated, measured_bytes))
+            for name, estimated, measured_bytes in _pairs(found, measured, device_bytes)
         ],
     )
     notes = [
@@ -175,9 +175,13 @@ def _text(
     return "\n\n".join([head, times, memory, "\n".join(f"note: {text}" for text in notes)])
 
 
-def _seen(estimated: int, seen: int | None) -> tuple[str, str]:
-    error = _error(estimated, seen)
-    return ("not measured", "") if seen is None or error is None else (format_bytes(seen), f"{error:+.1%}")
+def _measured_cells(estimated: int, measured_bytes: int | None) -> tuple[str, str]:
+    error = _error(estimated, measured_bytes)
+    return (
+        ("not measured", "")
+        if measured_bytes is None or error is None
+        else (format_bytes(measured_bytes), f"{error:+.1%}")
+    )
 
 
 def _not_measured(measured: "Measured", device_bytes: int | None) -> Sequence[str]:
@@ -185,7 +189,7 @@ def _not_measured(measured: "Measured", device_bytes: int | None) -> Sequence[st
         return CANNOT_ON_CPU
     if device_bytes is None:
         return (
-            "the driver does not tell what this process holds on the card (a container without the host's process"
+            "the driver does not report what this process holds on the card (a container without the host's process"
             " numbers): context and device bytes are not measured, and nothing is written to the calibration",
         )
     return ()

@@ -1,4 +1,4 @@
-"""python -m tune_jobs report: the reports of a sweep, also while it runs."""
+"""python -m tune_jobs report: builds the reports of a sweep, also while it runs."""
 
 import argparse
 from pathlib import Path
@@ -20,10 +20,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Builds the reports and says what stands in them.
+    """Builds the reports and prints a summary.
 
     Raises:
-        RequestError: When the folder is not that of a sweep.
+        RequestError: When the folder is not a sweep's.
     """
     from tune_jobs.report.build import build_report
     from tune_jobs.report.summary import headline, tiles

@@ -1,4 +1,4 @@
-"""python -m tune_jobs reproduce: runs an experiment again and says whether it came out the same."""
+"""python -m tune_jobs reproduce: runs an experiment again and compares the results."""
 
 import argparse
 from collections.abc import Sequence
@@ -19,22 +19,24 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "reproduce",
         help="run an experiment again and compare",
-        description="Runs an experiment again from its folder, here and without a cluster, and says whether its numbers"
-        " are the same, within noise, or different, and what is not as it was: data, code, packages, machine.",
+        description="Runs an experiment again from its folder, here and without a cluster, and shows whether its"
+        " numbers are the same, within noise, or different, and what has changed: data, code, packages, machine.",
         epilog="example: python -m tune_jobs reproduce outputs/experiments/NAME",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="outputs/experiments/NAME")
     parser.add_argument(
         "--output", type=Path, help="folder of the repetition; outputs/reproductions/NAME_TIME if absent"
     )
-    parser.add_argument("--data-folder", type=Path, help="where its data files lie now, under their old names")
-    parser.add_argument("--dry-run", action="store_true", help="only say what is not as it was; train nothing")
+    parser.add_argument(
+        "--data-folder", type=Path, help="the folder that has its data files now, under their old names"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show what has changed, and train nothing")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Runs it again; exit code 1 says that it came out different.
+    """Runs the experiment again; returns 1 if the results are different.
 
     Raises:
         RequestError: When the folder holds no evaluated experiment, or its files are gone.
@@ -68,9 +70,9 @@ def _text(done: "Reproduction") -> str:
     lines = [f"{found.outcome}: {found.reason}", f"{found.metric}: {found.before:.4f} then, {found.again:.4f} now"]
     if found.deviation is not None:
         first = found.deviation
-        place = f"evaluation {first.evaluation}" if first.evaluation else "the test scores"
+        where = f"evaluation {first.evaluation}" if first.evaluation else "the test scores"
         lines.append(
-            f"first difference: {first.name} in {place}: {_number(first.before)} then, {_number(first.again)} now"
+            f"first difference: {first.name} in {where}: {_number(first.before)} then, {_number(first.again)} now"
         )
     if found.same_summaries is not None:
         lines.append(f"summaries: {found.same_summaries} of {found.summaries} are the same")
@@ -84,11 +86,11 @@ def _changes_text(plan: "Repetition") -> str:
         return f"what has changed is not known: {plan.no_snapshot}"
     if not plan.changes:
         return "data, code, packages and machine are as they were"
-    weighty = [change for change in plan.changes if change.matters]
+    relevant = [change for change in plan.changes if change.matters]
     others = [change for change in plan.changes if not change.matters]
     parts = []
-    if weighty:
-        parts.append("not as it was, and may change numbers:\n" + _table(weighty))
+    if relevant:
+        parts.append("not as it was, and may change numbers:\n" + _table(relevant))
     if others:
         more = len(others) - _MOST_OTHERS
         rest = f"\nand {more} more, all in the JSON" if more > 0 else ""

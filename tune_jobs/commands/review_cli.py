@@ -1,4 +1,4 @@
-"""python -m tune_jobs review: the filled experiment review of a sweep."""
+"""python -m tune_jobs review: writes the experiment review of a sweep."""
 
 import argparse
 from pathlib import Path
@@ -16,8 +16,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "review",
         help="write the experiment review of a sweep",
-        description="Writes review.md into the folder of a sweep: what won and why, by how much, what is odd, what to"
-        " do next as boxes to tick. `run` writes it too. One that a person has edited is never overwritten unasked.",
+        description="Writes review.md into the folder of a sweep: the winner, the main factor, the improvement,"
+        " anomalies, and recommendations as boxes to tick. `run` writes it too. An edited review is kept.",
         epilog="example: python -m tune_jobs review outputs/sweep_results/sample",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="outputs/sweep_results/NAME")
@@ -30,7 +30,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Writes the review and prints it.
 
     Raises:
-        RequestError: When the folder is not that of a sweep, or its review was edited.
+        RequestError: When the folder is not a sweep's, or its review was edited.
     """
     from tune_jobs.report.findings import find_findings
     from tune_jobs.report.review_file import write_review

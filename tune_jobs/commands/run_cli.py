@@ -30,11 +30,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="example: python -m tune_jobs run tune_jobs/sweeps/sample.yaml",
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier run of this sweep was ended")
-    parser.add_argument("--supervise", action="store_true", help="start again, and go on, when this process dies")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="for results; instead of tracking.output_dir")
+    parser.add_argument("--resume", action="store_true", help="continue an earlier run of this sweep")
+    parser.add_argument("--supervise", action="store_true", help="restart and continue when this process dies")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of results; instead of tracking.output_dir")
     parser.add_argument("--member", metavar="NAME", help="whose quota is used; instead of team.member")
-    parser.add_argument("--until", metavar="PHASE", help="of a staged sweep: stop after this phase; --resume goes on")
+    parser.add_argument("--until", metavar="PHASE", help="of a staged sweep: stop after this phase; --resume continues")
     cards = parser.add_mutually_exclusive_group()
     cards.add_argument("--simulate", metavar="CARDS", help="logical cards, for example 2x24GiB,1x80GiB")
     cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")
@@ -77,14 +77,14 @@ def run(chosen: argparse.Namespace) -> int:
         command=Redactor.of_environment(os.environ).hide(shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]])),
     )
     sweep = _with_results_folder(load_sweep(chosen.sweep).with_member(chosen.member), chosen.output)
-    trouble = take_own_key()
-    if trouble is not None:
-        cli.note(trouble)
+    problem = take_own_key()
+    if problem is not None:
+        cli.note(problem)
     if sweep.trained_model is not None:
         sweep = with_trained_base(sweep)
     if chosen.until is not None and not sweep.phases:
         raise RequestError(f"--until {chosen.until}: {chosen.sweep} has no phases; leave it out")
-    inputs = prepare_inputs(sweep)  # what is wrong is said at once, also where the sweep starts later
+    inputs = prepare_inputs(sweep)  # reports problems now, also if the sweep starts later
     options = replace(options, inputs=inputs)
     for text in sweep.notes:
         cli.note(f"note: {text}")
@@ -100,17 +100,17 @@ def run(chosen: argparse.Namespace) -> int:
     else:
         cli.emit(_text(outcome))
     if outcome.interrupted:
-        raise WorkError(_how_to_go_on(chosen))
+        raise WorkError(_how_to_resume(chosen))
     if outcome.best is None:
-        raise WorkError(f"no trial has a result; the reasons stand in {outcome.folder.ledger}")
+        raise WorkError(f"no trial has a result; the reasons are in {outcome.folder.ledger}")
     return 0
 
 
 def _with_results_folder(sweep: "Sweep", output: Path | None) -> "Sweep":
-    """Returns the sweep with the output folder that holds here; for a submitted one it says where results go.
+    """Returns the sweep with its effective output folder; prints that folder for a submitted sweep.
 
     Raises:
-        RequestError: When the cluster's shared folder is not there.
+        RequestError: When the cluster's shared folder does not exist.
     """
     from cluster.machines.storage import STORAGE, is_submitted
     from tune_jobs.config.result_paths import with_output_folder
@@ -119,7 +119,7 @@ def _with_results_folder(sweep: "Sweep", output: Path | None) -> "Sweep":
     if is_submitted(os.environ):
         if not os.environ.get(STORAGE):
             cli.note(
-                "this cluster names no shared folder (python -m cluster start --storage DIR), so results stay on this"
+                "this cluster has no shared folder (python -m cluster start --storage DIR), so results stay on this"
                 " machine"
             )
         cli.note(f"results go to {Path(sweep.tracking.output_dir).absolute()}")
@@ -127,7 +127,7 @@ def _with_results_folder(sweep: "Sweep", output: Path | None) -> "Sweep":
 
 
 def _wait(sweep: "Sweep", text: str) -> None:
-    """Waits for the hour."""
+    """Waits until the start time."""
     from cluster.scheduling.quotas import load_team
     from tune_jobs.driver.start_at import next_moment, wait_until, zone_of
 
@@ -146,18 +146,18 @@ def _run_staged(sweep: "Sweep", options: "RunOptions", chosen: argparse.Namespac
     else:
         cli.emit(staged_text(outcome))
     if outcome.interrupted and not (outcome.phases and outcome.phases[-1].name == chosen.until):
-        raise WorkError(_how_to_go_on(chosen))
+        raise WorkError(_how_to_resume(chosen))
     return 0
 
 
-def _how_to_go_on(chosen: argparse.Namespace) -> str:
-    """Names the command with what decides where the sweep's results are and where its trials may run."""
-    words = [str(chosen.sweep)]
+def _how_to_resume(chosen: argparse.Namespace) -> str:
+    """Returns the message with the command that resumes the sweep, with its folder, member and cards."""
+    arguments = [str(chosen.sweep)]
     for option in ("output", "member", "simulate", "until"):
         value = getattr(chosen, option)
-        words += [f"--{option}", str(value)] if value is not None else []
-    words += ["--cpu-only"] if chosen.cpu_only else []
-    return f"stopped before the end; go on with: python -m tune_jobs run {shlex.join(words)} --resume"
+        arguments += [f"--{option}", str(value)] if value is not None else []
+    arguments += ["--cpu-only"] if chosen.cpu_only else []
+    return f"stopped before the end; go on with: python -m tune_jobs run {shlex.join(arguments)} --resume"
 
 
 def _summary(outcome: "SweepOutcome") -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What a staged sweep says when it ends: a table of its phases for people, the same for programs."""
+"""Formats the outcome of a staged sweep as text and JSON."""
 
 from dataclasses import asdict
 
@@ -8,7 +8,7 @@ from tune_jobs.driver.phases import StagedOutcome
 
 
 def staged_text(outcome: StagedOutcome) -> str:
-    """Returns what a person reads."""
+    """Returns the outcome as text."""
     lines = []
     if outcome.phases:
         rows = [[one.name, one.trials, _score(one.best), format_duration(one.span_s)] for one in outcome.phases]
@@ -25,7 +25,7 @@ def staged_text(outcome: StagedOutcome) -> str:
 
 
 def staged_summary(outcome: StagedOutcome) -> dict[str, object]:
-    """Returns what a program reads."""
+    """Returns the outcome as JSON values."""
     best = outcome.best
     return {
         "sweep": outcome.folder.path.name,

@@ -29,10 +29,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
     parser.add_argument("--member", metavar="NAME", help="whose quota is used; the sweep's own, else your user name")
     parser.add_argument("--address", metavar="URL", help="the head's dashboard; http://127.0.0.1:8265 by default")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="for results, below the cluster's shared folder")
-    parser.add_argument("--no-follow", action="store_true", help="return as soon as the cluster has it")
-    parser.add_argument("--supervise", action="store_true", help="start the driver again, and go on, when it dies")
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier run of this sweep was ended")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder of results, below the cluster's shared folder"
+    )
+    parser.add_argument("--no-follow", action="store_true", help="return as soon as the job is submitted")
+    parser.add_argument("--supervise", action="store_true", help="restart the driver and continue when it dies")
+    parser.add_argument("--resume", action="store_true", help="continue an earlier run of this sweep")
     parser.add_argument("--no-key", action="store_true", help="do not send your W&B key: the runs stay offline")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
     parser.add_argument("--until", metavar="PHASE", help="of a staged sweep: stop after this phase")
@@ -66,7 +68,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _submission(sweep: "Sweep", chosen: argparse.Namespace, *, resume: bool = False) -> "Submission":
-    from tune_jobs.jobs.package import pieces_of
+    from tune_jobs.jobs.package import files_of
     from tune_jobs.jobs.sealed_key import own_key, package_root, read_token
     from tune_jobs.jobs.submission import Submission, entrypoint_of, job_name
 
@@ -96,14 +98,14 @@ def _submission(sweep: "Sweep", chosen: argparse.Namespace, *, resume: bool = Fa
             supervise=chosen.supervise,
             options=_passed_on(chosen),
         ),
-        pieces=pieces_of(sweep.with_member(quota_of), package_root(), here),
+        files=files_of(sweep.with_member(quota_of), package_root(), here),
         key=key,
         token=token,
     )
 
 
 def _passed_on(chosen: argparse.Namespace) -> list[str]:
-    """Options that `run` understands as they are; an hour that is none is refused here, not there."""
+    """Returns the options that are passed to `run` unchanged; refuses an invalid start time here."""
     from tune_jobs.driver.start_at import next_moment
 
     if chosen.start_at is not None:
@@ -115,7 +117,7 @@ def _passed_on(chosen: argparse.Namespace) -> list[str]:
 
 
 def _send(submission: "Submission", jobs: "Jobs") -> str:
-    from tune_jobs.jobs.submission import free_name, is_same, lay_out, scratch
+    from tune_jobs.jobs.submission import free_name, is_same, scratch, write_submission
 
     known = jobs.list()
     for job in known:
@@ -124,10 +126,10 @@ def _send(submission: "Submission", jobs: "Jobs") -> str:
             raise RequestError(f"{job.name} is {job.status.lower()}; wait for it, or end it: {end}")
     name = free_name(submission.name, {job.name for job in known})
     with scratch() as folder:
-        lay_out(submission, Path(folder))
+        write_submission(submission, Path(folder))
         jobs.submit(name, submission.entrypoint, Path(folder))
     cli.note(
-        f"{name} is submitted to {jobs.address}: {len(submission.pieces)} files, {format_bytes(submission.size_bytes)}"
+        f"{name} is submitted to {jobs.address}: {len(submission.files)} files, {format_bytes(submission.size_bytes)}"
     )
     return name
 
@@ -154,23 +156,23 @@ def _finish(job: "Job", chosen: argparse.Namespace) -> int:
         cli.note(f"{job.name} succeeded")
         return 0
     if job.exit_code == 2:
-        raise RequestError(f"{job.name}: the request was wrong; the reason stands above")
-    onwards = f"go on with: python -m tune_jobs submit {chosen.sweep} --resume"
+        raise RequestError(f"{job.name}: the request was wrong; the reason is above")
+    resume = f"go on with: python -m tune_jobs submit {chosen.sweep} --resume"
     if job.status == "STOPPED":
-        raise WorkError(f"{job.name} was stopped; {onwards}")
+        raise WorkError(f"{job.name} was stopped; {resume}")
     why = (
         f"exit code {job.exit_code}"
         if job.exit_code is not None
         else (job.message.splitlines() or ["no reason known"])[0]
     )
-    raise WorkError(f"{job.name} failed ({why}); {onwards}")
+    raise WorkError(f"{job.name} failed ({why}); {resume}")
 
 
 def _described(submission: "Submission") -> str:
     lines = [f"job:     {submission.name}", f"command: {submission.entrypoint}"]
-    lines.append(f"package: {len(submission.pieces)} files, {format_bytes(submission.size_bytes)}")
+    lines.append(f"package: {len(submission.files)} files, {format_bytes(submission.size_bytes)}")
     code = {"common", "dialsum", "cluster", "tune_jobs"}
-    others = [piece.target for piece in submission.pieces if piece.target.parts[0] not in code]
+    others = [file.target for file in submission.files if file.target.parts[0] not in code]
     lines += [f"         {target}" for target in others]
     lines.append(f"W&B key: {'sealed with the cluster token' if submission.key else 'none is sent'}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""python -m tune_jobs team: who may use how many GPUs, who holds what, who waits and why."""
+"""python -m tune_jobs team: shows quotas, allocations, and waiting trials with the reasons."""
 
 import argparse
 import zoneinfo
@@ -61,7 +61,7 @@ def _status(chosen: argparse.Namespace) -> Values:
     if status is not None:
         return status
     if wanted is not None:
-        raise WorkError("the quotas are in force, but the broker does not answer what is held; ask it again")
+        raise WorkError("the quotas are in force, but the broker did not report its allocations; run the command again")
     if not chosen.file.exists():
         raise RequestError(
             f"{chosen.file} does not exist, and no cluster with a sweep is at hand; give --address or --file"
@@ -71,10 +71,10 @@ def _status(chosen: argparse.Namespace) -> Values:
 
 
 def text_of(status: Values) -> str:
-    """Lays the status out for a terminal.
+    """Formats the status for a terminal.
 
     Args:
-        status: As BrokerService.status gives it, or describe_team for a file alone.
+        status: The value of BrokerService.status, or of describe_team for a file alone.
     """
     now_s = cast("float", status["now_s"])
     lines = [_headline(status, now_s), _cards(status)]

@@ -1,4 +1,4 @@
-"""python -m tune_jobs templates: the memory templates that are shipped, made again or checked against a new trace."""
+"""python -m tune_jobs templates: lists the shipped memory templates, checks them against new traces, or makes them."""
 
 import argparse
 from importlib.metadata import version
@@ -20,25 +20,25 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "templates",
         help="memory templates that are shipped: list, check, make",
         description="Estimates of the named models are answered from templates that are shipped for one version of"
-        " torch and transformers. --check traces them again and says what a new version sees otherwise; --make writes"
-        " them anew, some minutes a model.",
+        " torch and transformers. --check traces them again and lists the differences; --make writes"
+        " new ones, which takes some minutes for each model.",
         epilog="example: python -m tune_jobs templates --check --every 10 kobart kogpt2",
     )
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(SHIPPED_MODELS)}; all when none")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--check", action="store_true", help="trace again and compare; exit code 1 where it differs")
+    what.add_argument("--check", action="store_true", help="trace again and compare; exit code 1 if it differs")
     what.add_argument("--make", action="store_true", help="trace and write")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="check each N-th part only")
-    parser.add_argument("--folder", type=Path, default=SHIPPED, metavar="FOLDER", help="of the archives")
+    parser.add_argument("--folder", type=Path, default=SHIPPED, metavar="FOLDER", help="folder of the archives")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Lists, checks or makes.
+    """Lists, checks or makes templates.
 
     Raises:
-        RequestError: When a model is none of those that are shipped.
+        RequestError: When a model is not shipped.
         WorkError: When a trace fails.
     """
     names = _names(chosen)

@@ -1,4 +1,4 @@
-"""python -m tune_jobs top: what the sweeps of an output folder are doing now."""
+"""python -m tune_jobs top: shows the running sweeps of an output folder."""
 
 import argparse
 import sys
@@ -15,13 +15,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "top",
         help="watch running sweeps in a terminal",
-        description="Shows, again and again, what running sweeps do: trials, shares, memory, scores, why trials wait.",
+        description="Shows running sweeps and refreshes: trials, shares, memory, scores, why trials wait.",
         epilog="example: python -m tune_jobs top --once",
     )
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), metavar="DIR", help="as sweeps name it")
     parser.add_argument("--all", action="store_true", help="show sweeps that do not run, too")
     parser.add_argument("--once", action="store_true", help="show it once and end")
-    parser.add_argument("--every", type=float, default=2.0, metavar="S", help="seconds between two looks (default 2)")
+    parser.add_argument(
+        "--every", type=float, default=2.0, metavar="S", help="seconds between two refreshes (default 2)"
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="json shows it once")
     parser.set_defaults(run=run)
 
@@ -35,7 +37,7 @@ def run(chosen: argparse.Namespace) -> int:
     from tune_jobs.analysis.top import read_sweeps
 
     if not chosen.output_dir.is_dir():
-        raise RequestError(f"{chosen.output_dir} is not there; give --output-dir as your sweeps name it")
+        raise RequestError(f"{chosen.output_dir} does not exist; give --output-dir as your sweeps name it")
     if not chosen.every >= 0.1:
         raise RequestError(f"--every must be at least 0.1, but is {chosen.every:g}")
     if chosen.format == "json":

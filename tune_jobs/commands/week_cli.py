@@ -1,4 +1,4 @@
-"""python -m tune_jobs week: the weekly dashboard of a team."""
+"""python -m tune_jobs week: builds the weekly dashboard of a team."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Adds the command to `python -m tune_jobs`."""
     parser = commands.add_parser(
         "week",
-        help="the week's runs against the week before",
+        help="compare the week's runs with the week before",
         description="Sums up seven days of all sweeps of an output folder against the seven before: runs, success and"
         " failure, GPU-hours, best score, by member, model and sweep; in the terminal and as one HTML page.",
         epilog="example: python -m tune_jobs week outputs --until 2026-11-24",
@@ -30,10 +30,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Sums up, writes the page, and prints.
+    """Summarizes the week, writes the page, and prints.
 
     Raises:
-        RequestError: When there is no ledger, the date is none, or W&B is asked for without a key.
+        RequestError: When there is no ledger, the date is invalid, or --wandb is given without a key.
     """
     from datetime import datetime
 

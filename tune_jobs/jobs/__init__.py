@@ -1,1 +1,1 @@
-"""A sweep on its way to a cluster: its package, its key, its driver that is started again."""
+"""Submission of sweeps to a cluster: the package, the W&B key, and the supervision of the driver."""

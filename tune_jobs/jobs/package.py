@@ -1,4 +1,4 @@
-"""What of a project travels with a submitted sweep: the code, and the files that the sweep names. No more."""
+"""The package of a submitted sweep: the code, and the files that the sweep names."""
 
 import os
 import shutil
@@ -19,11 +19,11 @@ _NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class PackagedFile:
     """One file of a package.
 
     Attributes:
-        source: Where it lies.
+        source: Its path here.
         target: Its path in the package.
         size_bytes: Its size.
     """
@@ -33,22 +33,22 @@ class Piece:
     size_bytes: int
 
 
-def pieces_of(sweep: Sweep, root: Path, here: Path) -> tuple[Piece, ...]:
+def files_of(sweep: Sweep, root: Path, here: Path) -> tuple[PackagedFile, ...]:
     """Lists the files that a sweep needs on the cluster.
 
     Args:
-        sweep: As read, relative to `here`.
+        sweep: The sweep, with paths relative to `here`.
         root: Folder of the code.
-        here: The person's working folder, to which the sweep's relative paths belong.
+        here: The user's working folder.
 
     Returns:
-        In the order of their targets; a path that is whole is not packaged, but expected on every machine.
+        The files sorted by target. Absolute paths are not packaged; they must exist on every machine.
 
     Raises:
-        RequestError: With every file that lies outside the working folder, is a folder, or is absent; and when the
+        RequestError: With every file that is outside the working folder, is a folder, or is absent; and when the
             package is too large, with the largest files.
     """
-    pieces = {piece.target: piece for piece in _code(root)}
+    files = {file.target: file for file in _code(root)}
     problems = Problems()
     for what, name in _named(sweep):
         path = here / name
@@ -56,19 +56,19 @@ def pieces_of(sweep: Sweep, root: Path, here: Path) -> tuple[Piece, ...]:
             continue
         if Path(name).parent == SAMPLE_FOLDER and not path.exists():
             continue  # the job writes the sample dialogues itself
-        trouble = _trouble(what, path, here)
-        if trouble:
-            problems.add(trouble)
+        problem = _problem(what, path, here)
+        if problem:
+            problems.add(problem)
             continue
         target = target_of(name, here)
-        pieces[target] = Piece(source=path, target=target, size_bytes=path.stat().st_size)
+        files[target] = PackagedFile(source=path, target=target, size_bytes=path.stat().st_size)
     problems.raise_if_any(f"{sweep.source} cannot be packaged")
-    _refuse_too_large(tuple(pieces.values()))
-    return tuple(pieces[target] for target in sorted(pieces))
+    _refuse_too_large(tuple(files.values()))
+    return tuple(files[target] for target in sorted(files))
 
 
 def target_of(name: str, here: Path) -> Path:
-    """Returns the place of a file in the package; a sweep file from elsewhere lies at the top.
+    """Returns the path of a file in the package; a sweep file from outside the working folder is put at the top.
 
     >>> target_of("sweeps/a.yaml", Path("/home/a")).as_posix(), target_of("/etc/b.yaml", Path("/home/a")).as_posix()
     ('sweeps/a.yaml', 'b.yaml')
@@ -77,24 +77,24 @@ def target_of(name: str, here: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) and ".." not in Path(name).parts else Path(path.name)
 
 
-def write_package(pieces: Sequence[Piece], folder: Path) -> int:
+def write_package(files: Sequence[PackagedFile], folder: Path) -> int:
     """Copies the files; returns their bytes."""
-    for piece in pieces:
-        target = folder / piece.target
+    for file in files:
+        target = folder / file.target
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(piece.source, target)
-    return sum(piece.size_bytes for piece in pieces)
+        shutil.copyfile(file.source, target)
+    return sum(file.size_bytes for file in files)
 
 
-def _code(root: Path) -> Iterator[Piece]:
+def _code(root: Path) -> Iterator[PackagedFile]:
     for package in CODE:
         for path in sorted((root / package).rglob("*")):
             if path.is_file() and path.suffix != ".pyc" and not set(path.parts) & set(_LEFT_OUT):
-                yield Piece(source=path, target=path.relative_to(root), size_bytes=path.stat().st_size)
+                yield PackagedFile(source=path, target=path.relative_to(root), size_bytes=path.stat().st_size)
 
 
 def _named(sweep: Sweep) -> list[tuple[str, str]]:
-    """(what it is, path) of every file that the sweep names."""
+    """Returns (kind, path) of every file that the sweep names."""
     named = [("sweep file", sweep.source), *(("base configuration", path) for path in sweep.base_files.values())]
     if sweep.team.member is not None:
         named.append(("team file", sweep.team.file))
@@ -107,7 +107,7 @@ def _named(sweep: Sweep) -> list[tuple[str, str]]:
     return list(dict.fromkeys(named))
 
 
-def _trouble(what: str, path: Path, here: Path) -> str | None:
+def _problem(what: str, path: Path, here: Path) -> str | None:
     where = "put it on the shared storage and name its whole path, the same on every machine"
     if not path.exists():
         return f"{what} {path}: no such file"
@@ -118,13 +118,13 @@ def _trouble(what: str, path: Path, here: Path) -> str | None:
     return None
 
 
-def _refuse_too_large(pieces: Sequence[Piece]) -> None:
-    total = sum(piece.size_bytes for piece in pieces)
+def _refuse_too_large(files: Sequence[PackagedFile]) -> None:
+    total = sum(file.size_bytes for file in files)
     if total <= LIMIT_BYTES:
         return
-    largest = sorted(pieces, key=lambda piece: (-piece.size_bytes, piece.target))[:_NAMED]
+    largest = sorted(files, key=lambda file: (-file.size_bytes, file.target))[:_NAMED]
     raise RequestError(
         f"the package has {format_bytes(total)}, at most {format_bytes(LIMIT_BYTES)} travel with a sweep; put large"
         " files on the shared storage and name their whole paths; the largest:",
-        [f"{piece.target}: {format_bytes(piece.size_bytes)}" for piece in largest],
+        [f"{file.target}: {format_bytes(file.size_bytes)}" for file in largest],
     )

@@ -1,8 +1,7 @@
-"""The member's W&B key on its way to the cluster: a file in the package that only the cluster's token opens.
+"""Encrypts a member's W&B key with the cluster's token, for the package of a submitted sweep.
 
-A job's arguments, metadata and environment are kept in the head's state and shown by Ray's tools, and files of a
-package are readable for every user of a node. So the key travels encrypted, and is opened in the memory of the
-driver, whose mirror speaks to W&B.
+The head's state keeps a job's arguments, metadata and environment, and Ray's tools show them. Every user of a node can
+read the files of a package. So the key is sent encrypted, and only the driver decrypts it, in memory.
 """
 
 import base64
@@ -24,7 +23,7 @@ _PURPOSE = b"dialogue-summarizer-tuning: W&B key of a submitted sweep"
 
 
 def own_key(environment: Mapping[str, str], home: Path) -> str | None:
-    """Finds the key of the person who submits: WANDB_API_KEY, else what `wandb login` left in ~/.netrc."""
+    """Returns the user's key: WANDB_API_KEY, else that of `wandb login` in ~/.netrc; None if there is none."""
     if environment.get(KEY):
         return environment[KEY]
     host = environment.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split(":")[0].rstrip("/")
@@ -36,7 +35,7 @@ def own_key(environment: Mapping[str, str], home: Path) -> str | None:
 
 
 def seal(key: str, token: str) -> bytes:
-    """Encrypts a key so that only who has the cluster's token can read it.
+    """Encrypts a key; only the cluster's token decrypts it.
 
     >>> opened(seal("a" * 40, "secret token"), "secret token") == "a" * 40
     True
@@ -45,10 +44,10 @@ def seal(key: str, token: str) -> bytes:
 
 
 def opened(sealed: bytes, token: str) -> str:
-    """Decrypts.
+    """Decrypts a key.
 
     Raises:
-        RequestError: When it was sealed with another token, or changed on the way.
+        RequestError: When it was encrypted with another token, or was changed.
     """
     try:
         return _box(token).decrypt(sealed).decode("utf-8")
@@ -59,15 +58,15 @@ def opened(sealed: bytes, token: str) -> str:
 
 
 def take_key(package: Path, environment: MutableMapping[str, str], home: Path) -> str | None:
-    """Opens the key in a submitted package for this process and those that it starts.
+    """Decrypts the key in a submitted package for this process and its children.
 
     Args:
-        package: Where the code of the job lies.
-        environment: Gets WANDB_API_KEY, unless it has one.
-        home: Of the user who runs Ray.
+        package: The folder with the job's code.
+        environment: Receives WANDB_API_KEY, unless it has one.
+        home: Home folder of the user who runs Ray.
 
     Returns:
-        Why it could not be opened; None where it was, or where there is none.
+        Why the key could not be decrypted; None on success, or if there is no key.
     """
     try:
         sealed = (package / FILE).read_bytes()
@@ -91,12 +90,12 @@ def read_token(environment: Mapping[str, str], home: Path) -> str:
 
 
 def package_root() -> Path:
-    """The folder that this code runs from: of a submitted job, its package."""
+    """Returns the folder of this code: for a submitted job, its package."""
     return Path(__file__).resolve().parents[2]
 
 
 def take_own_key() -> str | None:
-    """take_key for this process."""
+    """Calls take_key for this process."""
     return take_key(package_root(), os.environ, Path.home())
 
 

@@ -1,4 +1,4 @@
-"""A sweep on its way to a cluster: its name, its command, its package. Decided here, sent by cluster.machines.jobs."""
+"""The name, command and package of a submitted sweep; cluster.machines.jobs sends it."""
 
 import re
 import shlex
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import RequestError
-from tune_jobs.jobs.package import Piece, target_of, write_package
+from tune_jobs.jobs.package import PackagedFile, target_of, write_package
 from tune_jobs.jobs.sealed_key import FILE, seal
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -16,33 +16,33 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What is sent.
+    """A job to submit.
 
     Attributes:
-        name: Of the job, before a number is added where earlier ones have it.
+        name: Name of the job, before a number is added to make it unique.
         entrypoint: Its command.
-        pieces: Files of its package.
-        key: The member's W&B key; None where there is none, or it is not to be sent.
-        token: The cluster's token, which the key is sealed with.
+        files: Files of its package.
+        key: The member's W&B key; None if there is none, or it must not be sent.
+        token: The cluster's token, which encrypts the key.
     """
 
     name: str
     entrypoint: str
-    pieces: tuple[Piece, ...]
+    files: tuple[PackagedFile, ...]
     key: str | None = None
     token: str | None = None
 
     @property
     def size_bytes(self) -> int:
-        """Of its files."""
-        return sum(piece.size_bytes for piece in self.pieces)
+        """Total size of its files."""
+        return sum(file.size_bytes for file in self.files)
 
     def __repr__(self) -> str:
         return f"Submission({self.name!r})"  # a key must not get into a log
 
 
 def job_name(member: str, sweep: str) -> str:
-    """Names a job `{member}-{sweep}`.
+    """Returns the job name `{member}-{sweep}`.
 
     Raises:
         RequestError: When the member's name cannot be part of it.
@@ -56,7 +56,7 @@ def job_name(member: str, sweep: str) -> str:
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
-    """Returns the name, with a number where earlier jobs have it: Ray keeps the logs of each.
+    """Returns the name, with a number if earlier jobs have it, because Ray keeps the logs of each job.
 
     >>> free_name("ann-wide", {"ann-wide", "ann-wide-2"})
     'ann-wide-3'
@@ -69,7 +69,7 @@ def free_name(name: str, taken: Collection[str]) -> str:
 
 
 def is_same(name: str, other: str) -> bool:
-    """Whether a job of this name is a submission of the sweep that another name stands for.
+    """Returns whether a job name is another job name, with or without an added number.
 
     >>> is_same("ann-wide-2", "ann-wide"), is_same("ann-wide-long", "ann-wide")
     (True, False)
@@ -99,14 +99,14 @@ def entrypoint_of(
     return shlex.join([*command, *options])
 
 
-def lay_out(submission: Submission, folder: Path) -> None:
-    """Writes a package into a folder that only this user reads."""
-    write_package(submission.pieces, folder)
+def write_submission(submission: Submission, folder: Path) -> None:
+    """Writes a package into a folder that only this user can read."""
+    write_package(submission.files, folder)
     if submission.key is not None:
         assert submission.token is not None, "a key is never sent unsealed"
         (folder / FILE).write_bytes(seal(submission.key, submission.token))
 
 
 def scratch() -> "tempfile.TemporaryDirectory[str]":
-    """A folder for a package, for as long as the upload takes; mode 700."""
+    """Returns a temporary folder (mode 700) for a package during the upload."""
     return tempfile.TemporaryDirectory(prefix="tune_jobs_")

@@ -1,4 +1,4 @@
-"""Starts a sweep's driver again when it dies, as long as that gets anywhere; the sweep goes on from its journal."""
+"""Restarts a sweep's driver when it dies, as long as the sweep makes progress; the sweep resumes from its journal."""
 
 import os
 import signal
@@ -19,9 +19,9 @@ from tune_jobs.records.command_line import driver_arguments
 from tune_jobs.records.journal import FILE_NAME
 from tune_jobs.records.sweep_lock import is_held
 
-FRUITLESS = 3  # drivers in a row that die without a line in the journal
+FRUITLESS = 3  # consecutive drivers that die without a new record in the journal
 POLL_S = 1.0
-WAIT_S = 5.0  # before a driver that got nowhere is followed by the next
+WAIT_S = 5.0  # pause after a driver without progress
 Step = Literal["done", "stopped", "refused", "again", "give up"]
 
 
@@ -32,7 +32,7 @@ class DriverExit:
     Attributes:
         code: Its exit code; negative for the signal that ended it.
         progressed: Whether the sweep's journal grew while it ran.
-        asked: Whether somebody asked for the end.
+        asked: Whether the user asked for the end.
     """
 
     code: int
@@ -41,10 +41,10 @@ class DriverExit:
 
 
 def next_step(endings: Sequence[DriverExit]) -> Step:
-    """Decides what follows the last ending. Pure.
+    """Decides the next step after a driver's exit. Pure.
 
     Args:
-        endings: Of all drivers so far, in their order; at least one.
+        endings: The exits of all drivers so far, oldest first; at least one.
 
     >>> [next_step([one]) for one in (DriverExit(code=-9, progressed=True), DriverExit(code=2), DriverExit(code=0))]
     ['again', 'refused', 'done']
@@ -64,25 +64,25 @@ def next_step(endings: Sequence[DriverExit]) -> Step:
 
 
 def supervise(source: Path, output: Path | None, arguments: Sequence[str]) -> int:
-    """Runs `python -m tune_jobs` with the arguments until the sweep is over, is stopped, or gets nowhere.
+    """Runs `python -m tune_jobs` with the arguments until the sweep is over, is stopped, or makes no progress.
 
     Args:
         source: The sweep file.
-        output: For results, from the command line.
-        arguments: Of this process, with --supervise among them.
+        output: Result folder from the command line.
+        arguments: Arguments of this process, including --supervise.
 
     Returns:
         The last driver's exit code.
 
     Raises:
         RequestError: When the sweep file cannot be read.
-        WorkError: When the drivers die without getting anywhere.
+        WorkError: When the drivers die without progress.
     """
     sweep = with_output_folder(load_sweep(source), output, os.environ, Path.home())
     results = Path(sweep.tracking.output_dir) / "sweep_results"
 
     def progress() -> tuple[float, int]:
-        """Time and size of the sweep's latest journal; a staged sweep has one for each phase."""
+        """Returns time and size of the sweep's latest journal; a staged sweep has one for each phase."""
         found = [path.stat() for path in results.glob(f"{sweep.name}*/**/{FILE_NAME}")]
         return max(((state.st_mtime, state.st_size) for state in found), default=(0.0, 0))
 
@@ -92,7 +92,7 @@ def supervise(source: Path, output: Path | None, arguments: Sequence[str]) -> in
 
 
 def _wait_for_another(results: Path, sweep: str) -> None:
-    """A driver may outlive its job and its head; it is let finish, as its trials are well and its folder is locked."""
+    """Waits for another driver of the sweep, which may outlive its job and its head and holds the folder's lock."""
     if not is_held(results / sweep):
         return
     note(f"another driver of {sweep} still runs; waiting until it has ended")
@@ -101,7 +101,7 @@ def _wait_for_another(results: Path, sweep: str) -> None:
 
 
 def keep_running(arguments: Sequence[str], progress: Callable[[], object]) -> int:
-    """See supervise; `progress` returns something that changes when a driver gets on."""
+    """See supervise; the value that `progress` returns changes when a driver makes progress."""
     endings: list[DriverExit] = []
     resume = "--resume" in arguments
     while True:
@@ -110,12 +110,12 @@ def keep_running(arguments: Sequence[str], progress: Callable[[], object]) -> in
             [sys.executable, "-m", "tune_jobs", *driver_arguments(arguments, resume=resume)], progress, before
         )
         endings.append(ending)
-        resume = resume or ending.progressed  # before its first line there is nothing to go on from
+        resume = resume or ending.progressed  # without a journal there is nothing to resume
         step = next_step(endings)
         if step == "give up":
             raise WorkError(
                 f"the last {FRUITLESS} drivers ended (exit code {ending.code}) before the sweep got any further;"
-                " the reason stands above"
+                " the reason is above"
             )
         if step != "again":
             return ending.code if ending.code >= 0 else 1
@@ -127,23 +127,23 @@ def keep_running(arguments: Sequence[str], progress: Callable[[], object]) -> in
 
 def _run(command: Sequence[str], progress: Callable[[], object], before: object) -> DriverExit:
     asked: list[int] = []
-    left: list[int] = []  # to pass on: a signal may come before the driver that it is for is known here
+    pending: list[int] = []  # signals to forward; one may arrive before the driver has started
     process: subprocess.Popen[bytes] | None = None
 
-    def pass_on() -> None:
-        while process and left:
-            process.send_signal(left.pop())
+    def forward() -> None:
+        while process and pending:
+            process.send_signal(pending.pop())
 
-    def hear(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         asked.append(number)
         if number == signal.SIGTERM:  # Ctrl-C reaches the driver by itself
-            left.append(number)
-            pass_on()
+            pending.append(number)
+            forward()
 
-    earlier = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    earlier = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         process = subprocess.Popen(command)
-        pass_on()
+        forward()
         code = process.wait()
     finally:
         for number, handler in earlier.items():

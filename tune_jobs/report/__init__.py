@@ -1,1 +1,1 @@
-"""Reports on a sweep: one page for a browser, one text, one picture, from one analysis."""
+"""Reports of a sweep: HTML page, Markdown text and picture, from one analysis."""

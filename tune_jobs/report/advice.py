@@ -1,4 +1,4 @@
-"""What to do next, from what the trials showed. Pure rules, each with its reason."""
+"""Advice on what to do next, derived from the trials by pure rules. Each piece of advice has a reason."""
 
 import shlex
 from collections import Counter
@@ -15,19 +15,19 @@ from tune_jobs.report.charts_space import best_box
 from tune_jobs.report.formatting import metric_name, show_score, trials_text
 
 _MOST = 5
-_EDGE = 0.08  # so near to the end of a range, better values may lie beyond
+_EDGE = 0.08  # a best value within this part of the range's end suggests better values beyond it
 _SETTINGS = ("num_beams", "length_penalty", "no_repeat_ngram_size", "generation_max_len")
 _HALF_EMPTY = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """One thing to do.
+    """One recommended action.
 
     Attributes:
-        title: What to do.
-        reason: What it follows from.
-        command: To be typed; empty where it is an edit of the sweep file.
+        title: The action.
+        reason: The observation behind it.
+        command: The command to run; empty when the action is an edit of the sweep file.
     """
 
     title: str
@@ -36,24 +36,24 @@ class Advice:
 
 
 def advise(analysis: Analysis, importances: Importances, folder: str, winner_folder: str) -> tuple[Advice, ...]:
-    """Returns what to do next, the most urgent first, at most five things.
+    """Returns at most five recommended actions, the most urgent first.
 
     Args:
-        analysis: Of the sweep.
-        importances: Of its parameters.
-        folder: Of its results, as a person would type it.
-        winner_folder: Of the experiment that has the winner's model; empty where there is none.
+        analysis: The analysis of the sweep.
+        importances: The importances of its parameters.
+        folder: The sweep's result folder, as shown in commands.
+        winner_folder: The experiment folder with the winner's model; empty if there is none.
     """
     found = [*_unfinished(analysis), *_failures(analysis)]
     if analysis.winner is not None:
         found += _baseline(analysis)
-        if not analysis.missing:  # else what is best may be another trial tomorrow
+        if not analysis.missing:  # while trials are missing, the best trial may still change
             found += _ties(analysis)
             found += _all_alike(analysis) or _edges(analysis, importances)
             found += _still_rising(analysis)
             found += [*_memory(analysis), *_narrow(analysis, folder)]
         found.append(_use(analysis, folder, winner_folder))
-        if len(found) > _MOST:  # the last is how to use the winner: always of interest
+        if len(found) > _MOST:  # always keep the last one: how to use the winner
             found = [*found[: _MOST - 1], found[-1]]
     return tuple(found[:_MOST])
 
@@ -74,28 +74,28 @@ def _unfinished(analysis: Analysis) -> list[Advice]:
 
 
 def resuming(command: str, source: str) -> str:
-    """Returns the command that goes on with a sweep: the one that started it, with its folders and cards.
+    """Returns the command that resumes a sweep, with the folders and cards of the command that started it.
 
     >>> resuming("python -m tune_jobs run a.yaml --output /nas/results --start-at 22:00", "a.yaml")
     'python -m tune_jobs run a.yaml --output /nas/results --resume'
     >>> resuming("", "a.yaml")
     'python -m tune_jobs run a.yaml --resume'
     """
-    words = shlex.split(command)
-    if words[:4] != ["python", "-m", "tune_jobs", "run"]:
+    arguments = shlex.split(command)
+    if arguments[:4] != ["python", "-m", "tune_jobs", "run"]:
         return f"python -m tune_jobs run {source} --resume"
-    return shlex.join([*words[:3], *driver_arguments(words[3:], resume=True)])
+    return shlex.join([*arguments[:3], *driver_arguments(arguments[3:], resume=True)])
 
 
 def _failures(analysis: Analysis) -> list[Advice]:
-    """Where a tenth of the trials is lost: a remedy for what went wrong, or was too large, or for both."""
+    """Returns remedies for failed or too large trials if at least a tenth of the trials is lost."""
     total = len(analysis.ledger.trials)
     if len(analysis.failures) < 0.1 * total:
         return []
     too_large = [trial for trial in analysis.failures if trial.status in ("oom", "refused")]
     broken = [trial for trial in analysis.failures if trial.status == "failed"]
     remedies = [
-        ("Mend the most frequent failure", broken),
+        ("Fix the most frequent failure", broken),
         ("Allow larger shares, a smaller max length or gradient checkpointing", too_large),
     ]
     remedies.sort(key=lambda pair: -len(pair[1]))
@@ -122,16 +122,17 @@ def _baseline(analysis: Analysis) -> list[Advice]:
 
 
 def _ties(analysis: Analysis) -> list[Advice]:
-    trained = analysis.winner is not None and analysis.winner.trial.trained is not None  # seeds would change nothing
+    # a sweep of generation settings trains nothing, so seeds have no effect
+    trained = analysis.winner is not None and analysis.winner.trial.trained is not None
     if trained or analysis.sureness not in ("tied", "uncertain", "unknown"):
         return []
-    if any(trial.lineage for trial in analysis.ledger.trials):  # a schedule cannot be trained again alone
+    if any(trial.lineage for trial in analysis.ledger.trials):  # a schedule of values cannot be retrained as one trial
         title = "Run the population again with another seed"
         return [Advice(title=title, reason="how far two such runs lie apart was not measured")]
     count = min(len(analysis.tied), 5) if analysis.sureness == "tied" else min(len(analysis.candidates), 2)
     reason = analysis.noise.source
     if analysis.sureness == "uncertain":
-        reason = "other dialogues might turn their order round"
+        reason = "other dialogues might reverse their ranking"
     elif analysis.band:
         reason = f"{show_score(analysis.band, analysis.sweep.metric)} may be chance: {reason}"
     if len(analysis.tied) > count:
@@ -142,7 +143,7 @@ def _ties(analysis: Analysis) -> list[Advice]:
 
 
 def _all_alike(analysis: Analysis) -> list[Advice]:
-    """Where every configuration is tied with every other, the best ones say nothing about where to search on."""
+    """Returns advice if all configurations are tied, because then the best ones do not show where to search next."""
     if len(analysis.candidates) < LEAST_TRIALS or len(analysis.tied) < len(analysis.candidates):
         return []
     reason = f"all {len(analysis.candidates)} configurations are tied, so what was searched made no difference"
@@ -150,17 +151,19 @@ def _all_alike(analysis: Analysis) -> list[Advice]:
 
 
 def _edges(analysis: Analysis, importances: Importances) -> list[Advice]:
-    """A best value at the end of its range asks for a wider range, if the parameter matters at all."""
+    """Advises to widen the range of an important parameter whose best value lies at an end of it."""
     matters = {one.name for one in importances.parameters if one.stands_out} | {"learning_rate"}
     top = [candidate.best for candidate in analysis.candidates[:3]]
     found = []
     for parameter in analysis.parameters:
         if parameter.name not in matters or parameter.scale == "category" or parameter.high <= parameter.low:
             continue
-        places = [parameter.position(o.trial.sampled[parameter.name]) for o in top if parameter.name in o.trial.sampled]
-        if not places or not (places[0] <= _EDGE or places[0] >= 1 - _EDGE):
+        positions = [
+            parameter.position(one.trial.sampled[parameter.name]) for one in top if parameter.name in one.trial.sampled
+        ]
+        if not positions or not (positions[0] <= _EDGE or positions[0] >= 1 - _EDGE):
             continue
-        upper = places[0] >= 0.5
+        upper = positions[0] >= 0.5
         end = show_value(parameter.high if upper else parameter.low)
         value = show_value(top[0].trial.sampled[parameter.name])
         title = f"Search {'higher' if upper else 'lower'} values of {parameter.name}"
@@ -170,7 +173,7 @@ def _edges(analysis: Analysis, importances: Importances) -> list[Advice]:
 
 
 def _still_rising(analysis: Analysis) -> list[Advice]:
-    """A winner that was best at its very end, and had just gained more than noise, was not done."""
+    """Advises longer training if the winner's last evaluation was its best and the last gain exceeds the noise."""
     winner, metric = analysis.winner, analysis.sweep.metric
     assert winner is not None
     scores = [score for row in winner.trial.history if (score := row.get(metric)) is not None]
@@ -200,16 +203,17 @@ def _memory(analysis: Analysis) -> list[Advice]:
 
 def _narrow(analysis: Analysis, folder: str) -> list[Advice]:
     whole = analysis.scored[0].trial.trained is not None and analysis.sweep.method == "grid"
-    if analysis.phases or whole:  # a staged search narrows by itself, and every setting of a model was tried
+    if analysis.phases or whole:  # a staged search narrows by itself; a complete grid has nothing to narrow
         return []
-    if _all_alike(analysis) or analysis.sweep.method == "pbt":  # a population moves by itself
+    if _all_alike(analysis) or analysis.sweep.method == "pbt":  # a population changes its values by itself
         return []
     if len(analysis.scored) < LEAST_TRIALS:
         has_seeds = any(candidate.spread is not None for candidate in analysis.candidates)
-        if has_seeds or not (analysis.parameters or analysis.sweep.parameters):  # a confirmation is no search
+        if has_seeds or not (analysis.parameters or analysis.sweep.parameters):  # a confirmation searches nothing
             return []
-        say = "says" if len(analysis.scored) == 1 else "say"
-        reason = f"{trials_text(len(analysis.scored))} with a score {say} little about the space"
+        reason = (
+            f"{trials_text(len(analysis.scored))} with a score {'is' if len(analysis.scored) == 1 else 'are'} too few"
+        )
         return [Advice(title="Run more trials before choosing", reason=reason)]
     top = _top_quarter(analysis)
     boxes = [f"{one.name} {box}" for one in analysis.parameters if (box := best_box(one, top))]
@@ -230,16 +234,16 @@ def _use(analysis: Analysis, folder: str, winner_folder: str) -> Advice:
     score = show_score(winner.score, analysis.sweep.metric)
     runs = analysis.candidates[0].runs_text
     name = f"the best of its {runs}: {name}" if runs else name
-    place = f"; the model is in {winner_folder}/models/best_model" if winner_folder else ""
-    reason = f"{name} {score}{place}"
+    model = f"; the model is in {winner_folder}/models/best_model" if winner_folder else ""
+    reason = f"{name} {score}{model}"
     if winner.trial.trained is not None:
         settings = " ".join(f"--set {key}={value}" for key, value in winner.trial.sampled.items() if key in _SETTINGS)
         command = f"python -m dialsum generate --run {winner_folder} --data FILE --output summaries.jsonl {settings}"
         return Advice(title="Write summaries with these settings", reason=reason, command=command.rstrip())
     if winner.trial.lineage:
-        reason = f"{reason}; its values changed on the way, so no one configuration trains it again"
+        reason = f"{reason}; its values changed during training, so no single configuration reproduces it"
         return Advice(title="Use the winner", reason=reason, command=f"python -m tune_jobs hand-over {folder}")
     cards = winner.trial.cards
-    start = f"torchrun --nproc-per-node {cards}" if cards > 1 else "python"
-    command = f"{start} -m dialsum train --config {folder}/best_config.yaml --output outputs/again"
+    launcher = f"torchrun --nproc-per-node {cards}" if cards > 1 else "python"
+    command = f"{launcher} -m dialsum train --config {folder}/best_config.yaml --output outputs/again"
     return Advice(title="Use the winner, or train it again", reason=reason, command=command)

@@ -1,4 +1,4 @@
-"""What a reader of a sweep should wonder about. Pure rules over its ledger and the winner's summaries."""
+"""Detects anomalies of a sweep with pure rules over its ledger and the winner's summaries."""
 
 import statistics
 from collections import Counter
@@ -13,15 +13,15 @@ from tune_jobs.report.formatting import OUTCOME_TEXT, metric_name, show_score, t
 
 _SLOW = 3.0  # times the median time of an evaluation
 _WORSE_LOSS = 1.1  # the last dev loss against the lowest
-_REPEATS = 4  # a run of words that stands so often in one summary is a loop
+_REPEATS = 4  # a three-word sequence repeated this often in one summary is a loop
 _SHOWN = 3
 
 
 def find_anomalies(analysis: Analysis, summaries: Sequence[Summary] = ()) -> list[str]:
-    """Returns one sentence each, what costs most first; empty where nothing is odd.
+    """Returns one sentence for each anomaly, the most costly first; empty if there is none.
 
     Args:
-        analysis: Of the sweep.
+        analysis: The analysis of the sweep.
         summaries: All summaries of the winner.
     """
     trials = analysis.ledger.trials
@@ -31,14 +31,14 @@ def find_anomalies(analysis: Analysis, summaries: Sequence[Summary] = ()) -> lis
 
 
 def repeats_itself(text: str) -> bool:
-    """Whether a summary runs in a loop: three words after one another that stand in it at least four times.
+    """Returns whether a summary contains the same three-word sequence at least four times.
 
     >>> repeats_itself("a b c " * 4), repeats_itself("a b c d e f g h")
     (True, False)
     """
-    words = text.split()
-    runs = Counter(tuple(words[place : place + 3]) for place in range(len(words) - 2))
-    return max(runs.values(), default=0) >= _REPEATS
+    tokens = text.split()
+    sequences = Counter(tuple(tokens[i : i + 3]) for i in range(len(tokens) - 2))
+    return max(sequences.values(), default=0) >= _REPEATS
 
 
 def _ends(analysis: Analysis) -> list[str]:
@@ -53,7 +53,7 @@ def _ends(analysis: Analysis) -> list[str]:
     again = [trial for trial in analysis.ledger.trials if trial.retries]
     if again:
         attempts = sum(trial.retries for trial in again)
-        found.append(f"{trials_text(len(again))} had to start again, {attempts} times in all: {_names(again)}")
+        found.append(f"{trials_text(len(again))} were started again, {attempts} times in all: {_names(again)}")
     if analysis.ledger.torn:
         found.append(
             f"torn lines of the ledger that could not be read, so trials may be missing: {analysis.ledger.torn}"
@@ -70,7 +70,7 @@ def _winner(analysis: Analysis) -> list[str]:
 
 
 def _overfit(analysis: Analysis) -> list[str]:
-    """A dev loss that rises while the training goes on; the score may still rise, so it is a remark and no fault."""
+    """Reports a dev loss that rises during training. The score may still rise, so this is only a remark."""
     rising = []
     for one in analysis.scored:
         losses = [loss for row in one.trial.history if (loss := row.get("eval/loss")) is not None]
@@ -82,7 +82,7 @@ def _overfit(analysis: Analysis) -> list[str]:
 
 
 def _broken(analysis: Analysis) -> list[str]:
-    """Trials whose score fell far below their own best."""
+    """Reports trials whose last score is far below their best."""
     metric = analysis.sweep.metric
     if "rouge" not in metric:
         return []
@@ -101,8 +101,10 @@ def _memory(trials: Sequence[TrialRecord]) -> list[str]:
     if not over:
         return []
     worst, bound = max(over, key=lambda pair: pair[0] - pair[1])
-    told = f"{format_bytes(worst)} against {format_bytes(bound)}"
-    return [f"{trials_text(len(over))} took more memory than their upper bound, at worst {told}"]
+    return [
+        f"{trials_text(len(over))} took more memory than their upper bound,"
+        f" at worst {format_bytes(worst)} against {format_bytes(bound)}"
+    ]
 
 
 def _slow(trials: Sequence[TrialRecord]) -> list[str]:
@@ -118,7 +120,7 @@ def _slow(trials: Sequence[TrialRecord]) -> list[str]:
 
 
 def _pace_s(trial: TrialRecord) -> float | None:
-    """Seconds from one evaluation to the next; what comes before the first one is the start of a process."""
+    """Returns the mean seconds between two evaluations; the time before the first one includes the process start."""
     moments = [moment for row in trial.history if (moment := row.get("wall_s")) is not None]
     return (moments[-1] - moments[0]) / (len(moments) - 1) if len(moments) > 1 else None
 
@@ -128,12 +130,12 @@ def _were(count: int) -> str:
 
 
 def _same(analysis: Analysis) -> list[str]:
-    """Equal scores of different settings: a setting that nothing reads, or an evaluation on too few dialogues."""
+    """Reports equal scores of different settings: nothing reads a setting, or too few dialogues are evaluated."""
     scores = Counter(one.score for one in analysis.scored if one.score)
     value, count = scores.most_common(1)[0] if scores else (0.0, 0)
     if count < 3 or count * 2 < len(analysis.scored):
         return []
-    return [f"the very same score for {trials_text(count)}: {show_score(value, analysis.sweep.metric)}"]
+    return [f"the same score for {trials_text(count)}: {show_score(value, analysis.sweep.metric)}"]
 
 
 def _summaries(summaries: Sequence[Summary]) -> list[str]:

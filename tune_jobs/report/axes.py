@@ -1,4 +1,4 @@
-"""Axes: from numbers to places, and the numbers that are written beside them. Pure."""
+"""Axes of charts: map values to positions and draw tick labels. Pure."""
 
 import itertools
 import math
@@ -17,8 +17,8 @@ class Axis:
     Attributes:
         low: Value at `start`.
         high: Value at `end`.
-        start: Place in drawing units.
-        end: Place in drawing units; below `start` for an axis that rises.
+        start: Position in drawing units.
+        end: Position in drawing units; smaller than `start` for an axis that rises.
         log: Whether equal distances are equal factors.
     """
 
@@ -29,7 +29,7 @@ class Axis:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """Returns the place of a value.
+        """Returns the position of a value.
 
         >>> Axis(low=1.0, high=100.0, start=0.0, end=50.0, log=True).at(10.0)
         25.0
@@ -52,17 +52,17 @@ class Plot:
 
     @property
     def width(self) -> float:
-        """In drawing units."""
+        """Its extent in drawing units."""
         return self.right - self.left
 
     @property
     def height(self) -> float:
-        """In drawing units."""
+        """Its extent in drawing units."""
         return self.bottom - self.top
 
 
 def linear_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Returns round numbers inside a range, about so many.
+    """Returns about `count` round numbers inside a range.
 
     >>> linear_ticks(17.2, 30.1)
     [20.0, 25.0, 30.0]
@@ -93,7 +93,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def padded(low: float, high: float, part: float = 0.06) -> tuple[float, float]:
-    """Widens a range so that no mark touches the frame; a single value gets room on both sides.
+    """Widens a range so that no symbol touches the frame; a single value gets space on both sides.
 
     >>> padded(10.0, 20.0, 0.1), padded(3.0, 3.0)
     ((9.0, 21.0), (2.7, 3.3))
@@ -103,7 +103,7 @@ def padded(low: float, high: float, part: float = 0.06) -> tuple[float, float]:
 
 
 def parameter_axis(parameter: Parameter, start: float, end: float) -> tuple[Axis, list[tuple[float, str]]]:
-    """Returns the axis of a parameter's positions (0 to 1) and its ticks as (place, text)."""
+    """Returns the axis of a parameter's positions (0 to 1) and its ticks as (position, text)."""
     inset = (end - start) * (0.5 / max(len(parameter.values), 2) if parameter.scale == "category" else 0.03)
     axis = Axis(low=0.0, high=1.0, start=start + inset, end=end - inset)
     if parameter.scale == "category":
@@ -140,24 +140,24 @@ def duration_ticks(longest_s: float, count: int) -> list[tuple[float, str]]:
     return found
 
 
-def spread_out(places: Sequence[float], least: float) -> list[float]:
-    """Moves places apart until labels on them do not overlap; the first one stays, the others give way downwards.
+def spread_out(positions: Sequence[float], least: float) -> list[float]:
+    """Moves positions apart until labels do not overlap. The first one stays; the others move down.
 
     >>> spread_out([20.0, 18.0, 60.0], 13.0)
     [31.0, 18.0, 60.0]
     """
-    moved = list(places)
-    order = sorted(range(len(places)), key=lambda place: places[place])
-    for above, below in itertools.pairwise(order):
+    moved = list(positions)
+    ranked = sorted(range(len(positions)), key=lambda i: positions[i])
+    for above, below in itertools.pairwise(ranked):
         moved[below] = max(moved[below], moved[above] + least)
     return moved
 
 
 def draw_y_axis(canvas: Canvas, plot: Plot, axis: Axis, ticks: list[tuple[float, str]]) -> None:
-    """Draws grid lines with their numbers to the left of the plot; ticks are (place, text)."""
-    for place, text in ticks:
-        canvas.add(Polyline(points=((plot.left, place), (plot.right, place)), ink="grid"))
-        canvas.add(Label(x=plot.left - 8, y=place, text=text, anchor="end"))
+    """Draws grid lines with their numbers to the left of the plot; ticks are (position, text)."""
+    for position, text in ticks:
+        canvas.add(Polyline(points=((plot.left, position), (plot.right, position)), ink="grid"))
+        canvas.add(Label(x=plot.left - 8, y=position, text=text, anchor="end"))
 
 
 def draw_x_axis(
@@ -169,30 +169,30 @@ def draw_x_axis(
     grid: bool = True,
     categories: bool = False,
 ) -> None:
-    """Draws what stands below the plot: the ticks, leaving out what would overlap, and the title below them.
+    """Draws the ticks below the plot and the title below them. Ticks that would overlap are left out.
 
-    Names of categories are cut so that all of them have room: a reader cannot guess one that was left out.
+    Names of categories are shortened instead, because a reader cannot guess one that is left out.
     """
     free_from = -math.inf
-    for place, text in sorted(ticks):
+    for position, text in sorted(ticks):
         if grid:
-            canvas.add(Polyline(points=((place, plot.top), (place, plot.bottom)), ink="grid"))
+            canvas.add(Polyline(points=((position, plot.top), (position, plot.bottom)), ink="grid"))
         room = plot.width / max(len(ticks), 1)
         shown = shorten(text, max(room - 8.0, 26.0) if categories else max(room * 1.4, 40.0))
         half = text_width(shown) / 2
-        anchor, left = _fit(place, half, canvas.width)
+        anchor, left = _fit(position, half, canvas.width)
         if left < free_from:
             continue
-        canvas.add(Label(x=place, y=plot.bottom + 14, text=shown, anchor=anchor))
+        canvas.add(Label(x=position, y=plot.bottom + 14, text=shown, anchor=anchor))
         free_from = left + 2 * half + 6
     if title:
         canvas.add(Label(x=(plot.left + plot.right) / 2, y=plot.bottom + 33, text=title, anchor="middle", ink="ink"))
 
 
-def _fit(place: float, half: float, width: float) -> tuple[Anchor, float]:
+def _fit(position: float, half: float, width: float) -> tuple[Anchor, float]:
     """Keeps a label inside the drawing; returns its anchor and its left end."""
-    if place - half < 2:
-        return "start", place
-    if place + half > width - 2:
-        return "end", place - 2 * half
-    return "middle", place - half
+    if position - half < 2:
+        return "start", position
+    if position + half > width - 2:
+        return "end", position - 2 * half
+    return "middle", position - half

@@ -14,15 +14,15 @@ from tune_jobs.report.picture import write_picture
 
 @dataclass(frozen=True, kw_only=True)
 class ReportPaths:
-    """Where the reports are.
+    """The files that a report consists of.
 
     Attributes:
-        html: For a browser.
-        markdown: As text.
+        html: The HTML page.
+        markdown: The same report as text.
         picture: All charts as one PNG.
-        best_config: The winner's run configuration; None where there is no winner.
-        remarks: What the person who asked should know, for example that no Korean font was found.
-        analysis: What they show.
+        best_config: The winner's run configuration; None if there is no winner.
+        remarks: Messages for the user, for example that no Korean font was found.
+        analysis: The analysis that the reports show.
     """
 
     html: Path
@@ -37,8 +37,8 @@ def build_report(folder: Path, findings: Findings | None = None) -> ReportPaths:
     """Writes analysis_report.html, .md and .png, and best_config.yaml of the winner.
 
     Args:
-        folder: outputs/sweep_results/<sweep>, also of a sweep that still runs.
-        findings: Those of the folder, where they are at hand.
+        folder: outputs/sweep_results/<sweep>; the sweep may still run.
+        findings: The findings of the folder, if the caller already has them.
 
     Raises:
         RequestError: When the folder has no ledger, or one that cannot be read.

@@ -1,4 +1,4 @@
-"""Which charts a report has, in which order, and what is said where there is nothing to draw."""
+"""Selects and orders the charts of a report, and gives a reason for each chart that cannot be drawn."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ from tune_jobs.report.charts_trials import MOST_CURVES, draw_curves, draw_import
 from tune_jobs.report.formatting import Chart, metric_name, sentence, trials_text
 
 _MOST_SLICES = 6
-_LEAST_SPAN_S = 1.0  # less is the time between two starts
+_LEAST_SPAN_S = 1.0  # a shorter span is only the time between two starts
 _NO_SCORE = "no trial has a score"
 
 
 def find_charts(analysis: Analysis, importances: Importances) -> list[Chart]:
-    """Returns the charts of a report; those that cannot be drawn come last and say why."""
+    """Returns the charts of a report; those that cannot be drawn come last and have a reason."""
     found = [
         _leaders(analysis),
         _importance(importances),
@@ -51,7 +51,7 @@ def find_charts(analysis: Analysis, importances: Importances) -> list[Chart]:
 
 
 def arrange(charts: Sequence[Chart]) -> list[Chart]:
-    """Widens a chart that would stand alone beside an empty half.
+    """Widens each chart that would otherwise have an empty half beside it.
 
     >>> a, b = Chart(key="a", title=""), Chart(key="b", title="", wide=True)
     >>> [chart.wide for chart in arrange([a, a, a, b, a, a])]
@@ -72,7 +72,7 @@ def _leaders(analysis: Analysis) -> Chart:
         reason = "one configuration has a score" if analysis.candidates else _NO_SCORE
         return Chart(key="leaders", title=title, reason=reason)
     note = "Large dot: the best. " + (
-        "Whoever stands in the shaded band is tied with it."
+        "Configurations in the shaded band are tied with it."
         if analysis.noise.band
         else sentence(f"{analysis.noise.source}.")
     )
@@ -97,7 +97,7 @@ def _slices(analysis: Analysis) -> list[Chart]:
     if not analysis.parameters or not analysis.scored:
         reason = why_no_parameters(analysis) if analysis.scored else _NO_SCORE
         return [Chart(key="slice", title=f"{name} against the parameters", reason=reason)]
-    marks = marks_told(analysis)
+    symbols = describe_symbols(analysis)
     sample = " The best and a sample of the others are drawn." if len(analysis.scored) > MOST_DOTS else ""
     charts = []
     for i, parameter in enumerate(analysis.parameters[:_MOST_SLICES]):
@@ -106,7 +106,7 @@ def _slices(analysis: Analysis) -> list[Chart]:
             Chart(
                 key=f"slice-{parameter.name}",
                 title=f"{name} against {parameter.name.replace('_', ' ')}",
-                note=" ".join(part for part in (marks + sample if i == 0 else "", line) if part),
+                note=" ".join(part for part in (symbols + sample if i == 0 else "", line) if part),
                 draw=partial(draw_slice, analysis, parameter),
             )
         )
@@ -154,7 +154,7 @@ def _curves(analysis: Analysis) -> Chart:
 
 
 def _lineage(analysis: Analysis) -> list[Chart]:
-    """Of a population; other sweeps have none, and nobody looks for it there."""
+    """Returns the charts of a population; empty for other methods."""
     title = "Who took whose weights"
     if not has_lineage(analysis):
         reason = "no trial went on with another's weights"
@@ -213,7 +213,7 @@ def _timeline(analysis: Analysis) -> Chart:
     if not ran:
         return Chart(key="timeline", title=title, reason="no trial has run", wide=True)
     if analysis.cost.span_s < _LEAST_SPAN_S and all(trial.status == "running" for trial in ran):
-        return Chart(key="timeline", title=title, reason="nothing was heard of a trial since its start", wide=True)
+        return Chart(key="timeline", title=title, reason="no trial has reported since its start", wide=True)
     note = "One band for each card; the height of a trial is its share."
     if not analysis.sweep.cards and not any(trial.card for trial in analysis.ledger.trials):
         note = "One band for each machine; trials side by side share its cores."
@@ -221,7 +221,7 @@ def _timeline(analysis: Analysis) -> Chart:
 
 
 def why_no_parameters(analysis: Analysis) -> str:
-    """Says why there are fewer than two parameters to draw."""
+    """Returns the reason why there are fewer than two parameters to draw."""
     if len(analysis.ledger.trials) == 1:
         return "one trial has run, so no parameter has two values"
     if len(analysis.parameters) == 1:
@@ -229,14 +229,14 @@ def why_no_parameters(analysis: Analysis) -> str:
     return "no parameter took more than one value"
 
 
-def marks_told(analysis: Analysis) -> str:
-    """Says what the shapes in a chart of trials mean, as far as they are there."""
-    known = {one.trial.status for one in analysis.scored}
-    told = {
+def describe_symbols(analysis: Analysis) -> str:
+    """Returns the meaning of the symbols that occur in a chart of trials."""
+    present = {one.trial.status for one in analysis.scored}
+    meanings = {
         "finished": "Filled: ran to its end.",
         "stopped": "Ring: stopped early, with its best until then.",
         "failed": "x: failed.",
         "oom": "Plus: out of memory.",
         "running": "Triangle: not over.",
     }
-    return " ".join([*(text for outcome, text in told.items() if outcome in known), "Large: the winner."])
+    return " ".join([*(text for outcome, text in meanings.items() if outcome in present), "Large: the winner."])

@@ -9,12 +9,12 @@ from tune_jobs.report.drawing import Anchor, Canvas, Dot, Drawing, Ink, Label, P
 from tune_jobs.report.formatting import NARROW, Chart, inner_plot, metric_name
 from tune_jobs.report.symbols import dot_swatch, lay_legend
 
-SIDE_INKS: tuple[Ink, ...] = ("stopped", "accent", "oom", "refused", "running", "failed")  # the first is the ground
+SIDE_INKS: tuple[Ink, ...] = ("stopped", "accent", "oom", "refused", "running", "failed")  # first: the reference
 _MOST_BARS = 400
 
 
 def find_comparison_charts(comparison: Comparison) -> list[Chart]:
-    """Returns the charts of a comparison that there is something to draw for."""
+    """Returns the charts of a comparison that have data."""
     charts = []
     if comparison.summaries:
         other = comparison.rival
@@ -41,8 +41,8 @@ def find_comparison_charts(comparison: Comparison) -> list[Chart]:
 
 def draw_gains(comparison: Comparison, width: float) -> Drawing:
     """Draws the difference of each dialogue, the largest gain first."""
-    place = comparison.sides.index(comparison.rival)
-    every = [one.scores[place][COMBINED] - one.scores[0][COMBINED] for one in comparison.summaries]
+    side_index = comparison.sides.index(comparison.rival)
+    every = [one.scores[side_index][COMBINED] - one.scores[0][COMBINED] for one in comparison.summaries]
     gains = sorted(every, reverse=True)
     shown = _thinned(gains, _MOST_BARS)
     canvas = Canvas(width=width, height=300.0)
@@ -55,7 +55,7 @@ def draw_gains(comparison: Comparison, width: float) -> Drawing:
     for number, gain in enumerate(shown):
         top = min(axis.at(gain), zero)
         height = max(abs(axis.at(gain) - zero), 0.8)
-        ink = SIDE_INKS[place] if gain > 0 else "stopped"
+        ink = SIDE_INKS[side_index] if gain > 0 else "stopped"
         x = plot.left + number * slot
         canvas.add(
             Rectangle(x=x, y=top, width=max(slot - min(1.0, slot / 4), 0.5), height=height, ink=ink, tip=f"{gain:+.2f}")
@@ -92,8 +92,8 @@ def draw_curves(comparison: Comparison, width: float) -> Drawing:
             tip = f"{side.letter}: {max(scores):.2f} at best"
             canvas.add(Dot(x=points[-1][0], y=points[-1][1], radius=4.5, ink=ink, tip=tip))
     drawn = [(side.letter, scores) for side, scores in zip(comparison.sides, curves, strict=True) if scores]
-    places = spread_out([axis.at(scores[-1]) for _, scores in drawn], 14.0)
-    for (letter, scores), y in zip(drawn, places, strict=True):
+    label_ys = spread_out([axis.at(scores[-1]) for _, scores in drawn], 14.0)
+    for (letter, scores), y in zip(drawn, label_ys, strict=True):
         canvas.add(Label(x=across.at(len(scores)) + 9, y=y, text=letter, ink="ink", bold=True, halo=True))
     return canvas.finish(f"{metric_name(COMPOSITE)} over the evaluations of {len(comparison.sides)} experiments.")
 
@@ -108,4 +108,4 @@ def _curves(sides: Sequence[Side]) -> list[list[float]]:
 def _thinned(values: Sequence[float], most: int) -> list[float]:
     if len(values) <= most:
         return list(values)
-    return [values[int(place * (len(values) - 1) / (most - 1))] for place in range(most)]
+    return [values[int(i * (len(values) - 1) / (most - 1))] for i in range(most)]

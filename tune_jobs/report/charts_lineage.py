@@ -1,4 +1,4 @@
-"""Charts of a population (pbt): who went on with whose weights, and how the values changed on the way."""
+"""Charts of a population (pbt): which trial copied which weights, and how values changed during training."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,12 +17,12 @@ _ROW = 26.0
 
 
 def has_lineage(analysis: Analysis) -> bool:
-    """Whether any trial went on with another's weights."""
+    """Returns whether any trial copied another trial's weights."""
     return any(trial.lineage for trial in analysis.ledger.trials)
 
 
-def winners_way(analysis: Analysis) -> tuple[Leg, ...]:
-    """Returns how the winner's weights came about; empty without a winner, or where it has only trained by itself."""
+def winner_path(analysis: Analysis) -> tuple[Leg, ...]:
+    """Returns the training path of the winner's weights; empty without a winner or without an evaluation."""
     if analysis.winner is None:
         return ()
     trials = {trial.trial_id: trial for trial in analysis.ledger.trials}
@@ -43,18 +43,18 @@ def moved_parameters(analysis: Analysis) -> list[Parameter]:
 
 
 def shown_trials(analysis: Analysis) -> list[TrialRecord]:
-    """Returns the trials that have a row: the best, and all that the winner's weights came from."""
+    """Returns the trials to draw: the best ones, and all that the winner's weights came from."""
     trials = {trial.trial_id: trial for trial in analysis.ledger.trials}
-    needed = {leg.trial_id for leg in winners_way(analysis)}
-    order = [one.trial.trial_id for one in analysis.scored]
-    order += [trial_id for trial_id in trials if trial_id not in order]
-    kept = [trial_id for trial_id in order if trial_id in needed]
-    kept += [trial_id for trial_id in order if trial_id not in needed][: max(MOST_ROWS - len(kept), 0)]
-    return [trials[trial_id] for trial_id in order if trial_id in kept]
+    needed = {leg.trial_id for leg in winner_path(analysis)}
+    trial_ids = [one.trial.trial_id for one in analysis.scored]
+    trial_ids += [trial_id for trial_id in trials if trial_id not in trial_ids]
+    kept = [trial_id for trial_id in trial_ids if trial_id in needed]
+    kept += [trial_id for trial_id in trial_ids if trial_id not in needed][: max(MOST_ROWS - len(kept), 0)]
+    return [trials[trial_id] for trial_id in trial_ids if trial_id in kept]
 
 
 def draw_lineage(analysis: Analysis, width: float) -> Drawing:
-    """Draws a row for each trial and an arrow for each copy; the way of the winner's weights is thick."""
+    """Draws a row for each trial and an arrow for each copy; the path of the winner's weights is thick."""
     trials = shown_trials(analysis)
     scores = {one.trial.trial_id: show_score(one.score, analysis.sweep.metric) for one in analysis.scored}
     left = max(text_width(trial.trial_id) for trial in trials) + 20.0
@@ -78,13 +78,13 @@ def draw_lineage(analysis: Analysis, width: float) -> Drawing:
         if trial.status != "finished":
             canvas.add(outcome_symbol(trial.status, ends[1][0], y, radius=3.5, tip=tip, trial=trial.trial_id))
     copies = [copy for trial in trials for copy in copies_of(trial) if copy.donor_id in rows]
-    for place, copy in enumerate(copies):
-        canvas.extend(_arrow(copy, across, rows, aside=2.5 * (place % 3 - 1), ink="muted", width=1.2))
-    way = winners_way(analysis)
-    for leg in way:
+    for i, copy in enumerate(copies):
+        canvas.extend(_arrow(copy, across, rows, aside=2.5 * (i % 3 - 1), ink="muted", width=1.2))
+    path = winner_path(analysis)
+    for leg in path:
         y = rows[leg.trial_id]
         canvas.add(Polyline(points=((across.at(leg.first), y), (across.at(leg.last), y)), ink="accent", width=4.0))
-    joints = {(leg.trial_id, leg.first) for leg in way if leg.first}
+    joints = {(leg.trial_id, leg.first) for leg in path if leg.first}
     for copy in copies:
         if (copy.trial_id, copy.evaluation) in joints:
             canvas.extend(_arrow(copy, across, rows, aside=0.0, ink="accent", width=2.5))
@@ -127,10 +127,10 @@ def draw_schedule(analysis: Analysis, parameter: Parameter, width: float) -> Dra
         points = _steps(parameter, axis, across, list(zip(values, [0, *ends], ends, strict=False)))
         tip = f"trial {trial.trial_id}\n{parameter.name} {', then '.join(show_value(value) for value in values)}"
         canvas.add(Polyline(points=points, ink="finished", width=1.5, opacity=0.6, tip=tip, trial=trial.trial_id))
-    way = [(leg.values.get(parameter.name), leg.first, leg.last) for leg in winners_way(analysis)]
-    if way:
-        tip = f"the winner's weights\n{parameter.name} {', then '.join(show_value(value) for value, _, _ in way)}"
-        canvas.add(Polyline(points=_steps(parameter, axis, across, way), ink="accent", width=3.0, tip=tip))
+    path = [(leg.values.get(parameter.name), leg.first, leg.last) for leg in winner_path(analysis)]
+    if path:
+        tip = f"the winner's weights\n{parameter.name} {', then '.join(show_value(value) for value, _, _ in path)}"
+        canvas.add(Polyline(points=_steps(parameter, axis, across, path), ink="accent", width=3.0, tip=tip))
     return canvas.finish(f"Values of {parameter.name} over the evaluations of {trials_text(len(trials))}.")
 
 
@@ -144,12 +144,12 @@ def _steps(
     return tuple(points)
 
 
-def way_rows(analysis: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Returns how the winner's weights came about as a table: evaluations, who trained, with which values."""
+def path_rows(analysis: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Returns the path of the winner's weights as a table: evaluations, trial, values."""
     names = [one.name for one in moved_parameters(analysis)]
     rows = [
         (_stretch(leg), leg.trial_id, *(show_value(leg.values.get(name)) for name in names))
-        for leg in winners_way(analysis)
+        for leg in winner_path(analysis)
         if leg.last > leg.first
     ]
     return ("Evaluations", "Trial", *names), rows
@@ -161,7 +161,7 @@ def _stretch(leg: Leg) -> str:
 
 
 def copy_rows(analysis: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Returns every copy as a table, in the order in which they came."""
+    """Returns every copy as a table, sorted by evaluation."""
     copies = [copy for trial in analysis.ledger.trials for copy in copies_of(trial)]
     copies.sort(key=lambda copy: copy.evaluation)
     rows: list[tuple[str, ...]] = [

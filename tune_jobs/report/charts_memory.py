@@ -1,4 +1,4 @@
-"""The chart of memory: what was predicted, what was placed and enforced, what was measured."""
+"""The chart of memory: estimates, enforced upper bounds and measured peaks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +25,10 @@ class MemoryPoint:
 
 
 def memory_points(trials: Sequence[TrialRecord]) -> list[MemoryPoint]:
-    """Returns trials with an estimate, and what they really took where that was measured.
+    """Returns the trials that have an estimate, with their measured peak if there is one.
 
-    Device bytes are compared with device bytes; where only torch's reserved bytes are known, with the predicted ones.
+    Device bytes are compared with device bytes. If only torch's reserved bytes were measured, they are compared with
+    the predicted reserved bytes.
     """
     points = []
     for trial in trials:
@@ -35,26 +36,26 @@ def memory_points(trials: Sequence[TrialRecord]) -> list[MemoryPoint]:
         device, upper = to_number(estimate.get("device_bytes")), to_number(estimate.get("upper_bytes"))
         if device is None or upper is None:
             continue
-        seen = to_number(measured.get("device_bytes"))
+        peak = to_number(measured.get("device_bytes"))
         reserved = [to_number(estimate.get(f"{phase}_reserved_bytes")) for phase in ("train", "generate")]
         known = [size for size in reserved if size is not None]
-        if seen is None and measured.get("reserved_bytes") and known:
+        if peak is None and measured.get("reserved_bytes") and known:
             upper, device = upper * max(known) / device, max(known)
-            seen = to_number(measured.get("reserved_bytes"))
-        points.append(MemoryPoint(trial=trial, estimate=device, upper=upper, measured=seen or None))
+            peak = to_number(measured.get("reserved_bytes"))
+        points.append(MemoryPoint(trial=trial, estimate=device, upper=upper, measured=peak or None))
     return points
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryKind:
-    """Trials with one and the same estimate, and words for them."""
+    """Trials with the same estimate, and a text that describes them."""
 
     text: str
     points: tuple[MemoryPoint, ...]
 
 
 def find_kinds(points: Sequence[MemoryPoint]) -> list[MemoryKind]:
-    """Puts trials with one estimate together, the largest first."""
+    """Groups trials by estimate, the largest first."""
     found: dict[tuple[str, int], list[MemoryPoint]] = {}
     for point in points:
         model = point.trial.resolved.get("model", point.trial.sampled.get("model", ""))
@@ -66,12 +67,12 @@ def find_kinds(points: Sequence[MemoryPoint]) -> list[MemoryKind]:
 
 
 def memory_ratios(points: Sequence[MemoryPoint]) -> list[float]:
-    """Returns measured ÷ estimate of every measured trial, rising."""
+    """Returns measured ÷ estimate of every measured trial, in ascending sequence."""
     return sorted(point.measured / point.estimate for point in points if point.measured is not None)
 
 
 def draw_memory(points: Sequence[MemoryPoint], width: float) -> Drawing:
-    """Draws estimates with their margin, and measured peaks upon them; a cross is a trial that outgrew its bound."""
+    """Draws estimates with their margin, and measured peaks on them; a cross is a trial above its upper bound."""
     kinds = find_kinds(points)
     measured = any(point.measured is not None for point in points)
     return _draw_cloud(points, width) if measured and len(kinds) > MOST_KINDS else _draw_bars(kinds[:MOST_KINDS], width)
@@ -79,7 +80,7 @@ def draw_memory(points: Sequence[MemoryPoint], width: float) -> Drawing:
 
 def _draw_bars(kinds: Sequence[MemoryKind], width: float) -> Drawing:
     names = [f"{kind.text} ×{len(kind.points)}" if len(kind.points) > 1 else kind.text for kind in kinds]
-    above = width < NARROW  # on a phone, words stand above their bar, which else would have no room
+    above = width < NARROW  # on a phone, labels are above their bars to leave space for the bars
     left = 8.0 if above else min(max(text_width(name) for name in names) + 16.0, width * 0.46)
     row = 44.0 if above else 34.0
     canvas = Canvas(width=width, height=62.0 + row * max(len(kinds), 1 if above else 3))
@@ -104,7 +105,7 @@ def _draw_bars(kinds: Sequence[MemoryKind], width: float) -> Drawing:
             Rectangle(x=x, y=y - 8, width=reach - x, height=16, ink="finished", opacity=0.35, tip=tip),
         )
         canvas.extend(
-            _measured_mark(one, axis.at((one.measured or 0.0) / _GIB), y) for one in kind.points if one.measured
+            _measured_symbol(one, axis.at((one.measured or 0.0) / _GIB), y) for one in kind.points if one.measured
         )
     return canvas.finish(f"Memory of {len(kinds)} different kinds of trials, estimated and measured.")
 
@@ -122,13 +123,13 @@ def _draw_cloud(points: Sequence[MemoryPoint], width: float) -> Drawing:
     canvas.add(Polyline(points=((across.at(0), up.at(0)), (across.at(high), up.at(high))), ink="muted", dashed=True))
     canvas.add(Label(x=2.0, y=8.0, text="measured, GiB", ink="ink"))
     canvas.extend(
-        _measured_mark(point, across.at(point.estimate / _GIB), up.at((point.measured or 0.0) / _GIB))
+        _measured_symbol(point, across.at(point.estimate / _GIB), up.at((point.measured or 0.0) / _GIB))
         for point in known
     )
     return canvas.finish(f"Measured against estimated memory of {trials_text(len(known))}.")
 
 
-def _measured_mark(point: MemoryPoint, x: float, y: float) -> Dot | Cross:
+def _measured_symbol(point: MemoryPoint, x: float, y: float) -> Dot | Cross:
     assert point.measured is not None
     tip = (
         f"{point.trial.name}\nmeasured {format_bytes(point.measured)}\nestimate {format_bytes(point.estimate)}"

@@ -23,14 +23,14 @@ from tune_jobs.report.symbols import is_winner, trial_symbol
 
 MOST_LINES = 300  # parallel coordinates of more trials are a grey area
 MOST_DOTS = 600
-_FEW = 0.25  # where more lie beyond, they are a group of their own and no accidents
+_FEW = 0.25  # a larger part of trials beyond the axis is a group of its own, not outliers
 _REACH = 3.0  # times the distance from the best score to the median
 _LEAST_OF_A_MEDIAN = 3
-_EVERYWHERE = 0.8  # good trials on so much of an axis say nothing about it
+_EVERYWHERE = 0.8  # good trials that cover this part of an axis do not narrow it
 
 
 def thinned(scored: Sequence[Scored], most: int) -> Sequence[Scored]:
-    """Returns at most so many trials: the best third of them, then every n-th of the others."""
+    """Returns at most `most` trials: the best ones for a third of them, then every n-th of the others."""
     if len(scored) <= most:
         return scored
     best = most // 3
@@ -41,9 +41,9 @@ def thinned(scored: Sequence[Scored], most: int) -> Sequence[Scored]:
 def score_axis(analysis: Analysis, start: float, end: float) -> tuple[Axis, int]:
     """Returns an axis for scores and how many poor trials lie beyond its end.
 
-    A trial that diverged would press all others together. So where a few have less than half of the best score (or a
-    loss of half as much again), and are six times as far from it as the median is, the axis ends half way there, and
-    what lies beyond is drawn at its edge.
+    Diverged trials would compress the rest of the chart. If a few trials have less than half of the best score (or a
+    loss 50 % above the best) and are six times as far from it as the median, the axis ends half way to them. Trials
+    beyond its end are drawn at the edge.
     """
     scores = [one.score for one in analysis.scored]
     best, worst = (max(scores), min(scores)) if analysis.maximize else (min(scores), max(scores))
@@ -59,7 +59,7 @@ def score_axis(analysis: Analysis, start: float, end: float) -> tuple[Axis, int]
 
 
 def place_score(axis: Axis, score: float) -> float:
-    """Returns the place of a score, at the edge where it lies beyond."""
+    """Returns the position of a score; a score beyond the axis is placed at its edge."""
     return axis.at(min(max(score, axis.low), axis.high))
 
 
@@ -114,17 +114,17 @@ def draw_heat_map(analysis: Analysis, across: Parameter, up: Parameter, width: f
     draw_x_axis(canvas, plot, ticks, across.name, grid=False, categories=across.scale == "category")
     canvas.add(Label(x=2.0, y=10.0, text=up.name, ink="ink"))
     best = max(cells.values(), key=lambda cell: goodness(analysis, cell[0].score), default=[])
-    told = f" Best cell: {show_score(best[0].score, metric)}." if best else ""
-    return canvas.finish(f"Best {metric_name(metric)} by {across.name} and {up.name}.{told}")
+    best_text = f" Best cell: {show_score(best[0].score, metric)}." if best else ""
+    return canvas.finish(f"Best {metric_name(metric)} by {across.name} and {up.name}.{best_text}")
 
 
 def draw_parallel(analysis: Analysis, important: Sequence[str], width: float) -> Drawing:
     """Draws each trial as a line through its settings to its score; better trials are darker and on top.
 
     Args:
-        analysis: Of the sweep.
-        important: Names of parameters, the most important first; where there is no room for all, they go first.
-        width: Of the drawing.
+        analysis: The analysis of the sweep.
+        important: Parameter names, the most important first; they are kept if there is no space for all.
+        width: Width of the drawing.
     """
     narrow = width < NARROW
     canvas = Canvas(width=width, height=340.0)
@@ -133,8 +133,8 @@ def draw_parallel(analysis: Analysis, important: Sequence[str], width: float) ->
     parameters = [one for one in analysis.parameters if one in kept]
     plot = Plot(left=40.0, top=44.0, right=width - 48.0, bottom=canvas.height - 16.0)
     gap = plot.width / len(parameters)
-    places = [plot.left + gap * i for i in range(len(parameters) + 1)]
-    crowded = any(text_width(parameter.name) > gap - 12 for parameter in parameters)  # then titles stand on two lines
+    xs = [plot.left + gap * i for i in range(len(parameters) + 1)]
+    crowded = any(text_width(one.name) > gap - 12 for one in parameters)  # then titles alternate between two heights
     room = (2 if crowded else 1) * gap - 12
     score, _ = score_axis(analysis, plot.bottom, plot.top)
     axes = [parameter_axis(parameter, plot.bottom, plot.top) for parameter in parameters]
@@ -143,13 +143,13 @@ def draw_parallel(analysis: Analysis, important: Sequence[str], width: float) ->
     for one in reversed(drawn):
         settings = one.trial.sampled
         ends = [axis.at(p.position(settings[p.name])) for p, (axis, _) in zip(parameters, axes, strict=True)]
-        points = tuple(zip(places, [*ends, place_score(score, one.score)], strict=True))
+        points = tuple(zip(xs, [*ends, place_score(score, one.score)], strict=True))
         part = goodness(analysis, one.score)
         won = is_winner(analysis, one.trial.trial_id)
         canvas.add(
             Polyline(
                 points=points,
-                ink="accent" if won else f"ramp{2 + round(part * 6)}",  # the palest would vanish as lines
+                ink="accent" if won else f"ramp{2 + round(part * 6)}",  # the palest steps are invisible as lines
                 width=3.0 if won else 1.5,
                 opacity=1.0 if won else 0.45 + 0.45 * part,
                 tip=trial_tip(analysis, one.trial, one.score),
@@ -158,18 +158,18 @@ def draw_parallel(analysis: Analysis, important: Sequence[str], width: float) ->
         )
     for i, (parameter, (_, ticks)) in enumerate(zip(parameters, axes, strict=True)):
         high = crowded and i % 2 == 1
-        _add_upright(canvas, plot, places[i], parameter.name, ticks, room=room, tick_room=gap - 12, high_title=high)
+        _add_upright(canvas, plot, xs[i], parameter.name, ticks, room=room, tick_room=gap - 12, high_title=high)
     score_ticks = [(score.at(t), number_text(t)) for t in linear_ticks(score.low, score.high)]
     high = crowded and len(parameters) % 2 == 1
-    _add_upright(canvas, plot, places[-1], "score", score_ticks, bold=True, room=room, tick_room=42.0, high_title=high)
+    _add_upright(canvas, plot, xs[-1], "score", score_ticks, bold=True, room=room, tick_room=42.0, high_title=high)
     return canvas.finish(f"Settings of {trials_text(len(drawn))} and the score that each led to.")
 
 
 def heat_map_pair(parameters: Sequence[Parameter], important: Sequence[str]) -> tuple[Parameter, Parameter] | None:
-    """Chooses the two parameters of the heat map: the most important two, else the first two.
+    """Selects the two parameters of the heat map: the two most important ones, else the first two.
 
     Returns:
-        The one with more places first, as charts have more room across; None where fewer than two were searched.
+        The parameter with more values first, as the x axis has more space; None if fewer than two were searched.
     """
     if len(parameters) < 2:
         return None
@@ -180,31 +180,31 @@ def heat_map_pair(parameters: Sequence[Parameter], important: Sequence[str]) -> 
 
 
 def medians(parameter: Parameter, shown: Sequence[Scored]) -> list[tuple[float, float, int]]:
-    """Returns (place, median, trials) of each value that enough trials have for a median to say something."""
+    """Returns (position, median, trials) of each value that has enough trials for a median."""
     found = []
     for value in parameter.values if parameter.scale == "category" else ():
-        place = parameter.position(value)
+        position = parameter.position(value)
         scores = [
             one.score
             for one in shown
-            if parameter.name in one.trial.sampled and parameter.position(one.trial.sampled[parameter.name]) == place
+            if parameter.name in one.trial.sampled and parameter.position(one.trial.sampled[parameter.name]) == position
         ]
         if len(scores) >= _LEAST_OF_A_MEDIAN:
-            found.append((place, statistics.median(scores), len(scores)))
+            found.append((position, statistics.median(scores), len(scores)))
     return found
 
 
 def _add_medians(
     canvas: Canvas, analysis: Analysis, parameter: Parameter, axis: Axis, across: Axis, shown: Sequence[Scored]
 ) -> None:
-    for place, median, count in medians(parameter, shown):
-        x, y = across.at(place), place_score(axis, median)
+    for position, median, count in medians(parameter, shown):
+        x, y = across.at(position), place_score(axis, median)
         tip = f"median of {count}: {show_score(median, analysis.sweep.metric)}"
         canvas.add(Polyline(points=((x - 24, y), (x + 24, y)), ink="muted", width=2.0, tip=tip))
 
 
 def _jitter(name: str) -> float:
-    """A number from -1 to 1 that depends on the name alone, so that a report looks the same each time."""
+    """Returns a number from -1 to 1 that depends on the name alone, so that reports are reproducible."""
     return (sum(ord(character) * (i + 7) for i, character in enumerate(name)) * 37 % 101) / 50.0 - 1.0
 
 
@@ -223,8 +223,8 @@ def _cells(parameter: Parameter, most: int) -> list[tuple[float, str]]:
 
 
 def _cell_of(parameter: Parameter, cells: Sequence[tuple[float, str]], one: Scored) -> int:
-    place = parameter.position(one.trial.sampled[parameter.name])
-    return next((i for i, (end, _) in enumerate(cells) if place <= end), len(cells) - 1)
+    position = parameter.position(one.trial.sampled[parameter.name])
+    return next((i for i, (end, _) in enumerate(cells) if position <= end), len(cells) - 1)
 
 
 def _add_cell(canvas: Canvas, analysis: Analysis, inside: Sequence[Scored], cell: Plot) -> None:
@@ -261,15 +261,15 @@ def _add_upright(
     canvas.add(Polyline(points=((x, plot.top - 6), (x, plot.bottom + 6)), ink="muted"))
     y = plot.top - (32 if high_title else 16)
     at_edge = x + text_width(title) / 2 > canvas.width
-    anchor, place = ("end", canvas.width - 2) if at_edge else ("start", 2.0) if x < 60 else ("middle", x)
-    canvas.add(Label(x=place, y=y, text=shorten(title, room), anchor=anchor, ink="ink", bold=bold))  # type: ignore[arg-type]
-    for place, text in ticks:
+    anchor, title_x = ("end", canvas.width - 2) if at_edge else ("start", 2.0) if x < 60 else ("middle", x)
+    canvas.add(Label(x=title_x, y=y, text=shorten(title, room), anchor=anchor, ink="ink", bold=bold))  # type: ignore[arg-type]
+    for tick_y, text in ticks:
         shown = shorten(text, tick_room)
-        canvas.add(Label(x=x + 5, y=place, text=shown, size=11.0, ink="ink", halo=True))
+        canvas.add(Label(x=x + 5, y=tick_y, text=shown, size=11.0, ink="ink", halo=True))
 
 
 def best_box(parameter: Parameter, best: Sequence[Scored]) -> str:
-    """Says where the best trials lie on a parameter; empty where they lie everywhere.
+    """Returns the range or values of a parameter that the best trials have; empty if they cover all of it.
 
     >>> rates = Parameter(name="learning_rate", scale="log", values=(1e-5, 1e-3), low=1e-5, high=1e-3)
     >>> best_box(rates, [])
@@ -279,10 +279,10 @@ def best_box(parameter: Parameter, best: Sequence[Scored]) -> str:
     if not values:
         return ""
     numbers = [number for number in map(to_number, values) if number is not None]
-    places = [parameter.position(value) for value in values]
+    positions = [parameter.position(value) for value in values]
     if parameter.scale == "category" or len(numbers) < len(values):
         kept = dict.fromkeys(show_value(value) for value in values)
         return " or ".join(kept) if len(kept) < len(parameter.values) else ""
-    if max(places) - min(places) > _EVERYWHERE:
+    if max(positions) - min(positions) > _EVERYWHERE:
         return ""
     return f"{show_value(min(numbers))} to {show_value(max(numbers))}"

@@ -1,4 +1,4 @@
-"""Charts of the machines: what ran where and when, and what it cost."""
+"""Charts of the machines: where and when trials ran, and their cost."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -16,21 +16,21 @@ from tune_jobs.report.symbols import is_winner, legend, outcome_bar
 
 _ROW, _TALL_ROW = 46.0, 76.0  # height of one card in the timeline; of a few cards
 _FEW_LANES = 3
-_MOST_TIPS = 1500  # bars beyond this are too thin to point at
+_MOST_TIPS = 1500  # with more bars, each is too thin to hover over
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One stretch of time in which a trial ran in one place.
+    """One interval in which a trial ran on one card.
 
     Attributes:
-        trial: Which.
+        trial: The trial.
         start_at: Unix seconds.
         end_at: Unix seconds.
-        share: Part of this card that it held; 0 without one.
-        outcome: How the stretch ended: of the last one, how the trial did.
-        offset: Where it lies in its lane, as a part of the lane.
-        height: How much of the lane it takes.
+        share: Share of the card that it held; 0 without a card.
+        outcome: How the interval ended; for the last one, the trial's outcome.
+        offset: Start of the bar within its lane, as a fraction of the lane.
+        height: Height of the bar, as a fraction of the lane.
     """
 
     trial: TrialRecord
@@ -47,10 +47,10 @@ class Lane:
     """One card, or one machine without cards, in the timeline.
 
     Attributes:
-        name: For people.
-        bars: What ran there.
-        busy: Mean part of the lane that was taken, from the sweep's start to its end; None where nobody knows.
-        shares: Whether heights are shares of a card, rather than places side by side.
+        name: Shown name.
+        bars: The intervals in which trials ran there.
+        busy: Mean fraction of the lane in use from the sweep's start to its end; None if unknown.
+        shares: Whether heights are shares of a card, not equal parts of a machine.
     """
 
     name: str
@@ -60,57 +60,57 @@ class Lane:
 
 
 def find_lanes(analysis: Analysis) -> list[Lane]:
-    """Packs trials into the cards on which they ran, as they lay side by side."""
-    homes: dict[Home, list[Bar]] = {}
+    """Returns a lane for each card, with the trials that ran on it."""
+    devices: dict[Device, list[Bar]] = {}
     for card in analysis.sweep.cards:
-        homes[_home(card.get("node"), card.get("card"), card.get("gpu_model"))] = []
+        devices[_device(card.get("node"), card.get("card"), card.get("gpu_model"))] = []
     for trial in analysis.ledger.trials:
-        for home, bar in _stretches(trial):
-            homes.setdefault(_known(home, homes), []).append(bar)
+        for device, bar in _intervals(trial):
+            devices.setdefault(_matching_device(device, devices), []).append(bar)
     span_s = analysis.cost.span_s
     lanes = []
-    for home, bars in sorted(homes.items()):
-        shares = bool(home.card) and all(0 < bar.share <= 1 for bar in bars)
+    for device, bars in sorted(devices.items()):
+        shares = bool(device.card) and all(0 < bar.share <= 1 for bar in bars)
         packed = _pack(bars, by_share=shares)
         taken = sum((bar.end_at - bar.start_at) * bar.height for bar in packed)
-        name, is_place = _name_of(home, has_cards=bool(analysis.sweep.cards))
-        busy = (taken / span_s if span_s > 0 else 0.0) if is_place else None
+        name, is_single = _name_of(device, has_cards=bool(analysis.sweep.cards))
+        busy = (taken / span_s if span_s > 0 else 0.0) if is_single else None
         lanes.append(Lane(name=name, bars=packed, busy=busy, shares=shares))
     return lanes
 
 
-class Home(NamedTuple):
-    """Where a trial ran; numbers of cards repeat where a host has a raylet for each model of its cards."""
+class Device(NamedTuple):
+    """The card or machine on which a trial ran. A host with a raylet for each GPU model repeats card numbers."""
 
     node: str
     card: str
     gpu_model: str
 
 
-def _home(node: object, card: object, gpu_model: object) -> Home:
+def _device(node: object, card: object, gpu_model: object) -> Device:
     name = str(node or "")
-    return Home("this machine" if name.startswith("127.") else name, str(card or "").strip(), str(gpu_model or ""))
+    return Device("this machine" if name.startswith("127.") else name, str(card or "").strip(), str(gpu_model or ""))
 
 
-def _known(home: Home, homes: Collection[Home]) -> Home:
-    """The home that a trial without a word on its card's model means, where only one can be meant."""
-    same = [other for other in homes if other[:2] == home[:2]]
-    return same[0] if not home.gpu_model and len(same) == 1 else home
+def _matching_device(device: Device, devices: Collection[Device]) -> Device:
+    """Completes a device without a GPU model if exactly one known device has its node and card."""
+    same = [other for other in devices if other[:2] == device[:2]]
+    return same[0] if not device.gpu_model and len(same) == 1 else device
 
 
-def _name_of(home: Home, *, has_cards: bool) -> tuple[str, bool]:
-    """Names a lane, and says whether it is one place."""
-    if home.card:
-        return f"{home.node} · card {home.card}" + (f" · {home.gpu_model}" if home.gpu_model else ""), True
+def _name_of(device: Device, *, has_cards: bool) -> tuple[str, bool]:
+    """Returns the name of a lane, and whether it is a single card or machine."""
+    if device.card:
+        return f"{device.node} · card {device.card}" + (f" · {device.gpu_model}" if device.gpu_model else ""), True
     if has_cards:
-        return "card not known: no evaluation told it", False
-    return f"{home.node or 'this machine'} · CPU", True
+        return "card unknown: no evaluation reported it", False
+    return f"{device.node or 'this machine'} · CPU", True
 
 
-def _stretches(trial: TrialRecord) -> list[tuple[Home, Bar]]:
-    """Returns where and when a trial ran: it may have given its place away and gone on elsewhere.
+def _intervals(trial: TrialRecord) -> list[tuple[Device, Bar]]:
+    """Returns the devices and intervals of a trial; after a pause or a retry it may have run elsewhere.
 
-    What a trial did before it paused, or before the driver died, is part of what came of it in the end.
+    Intervals before a pause or before the driver's death have the trial's final outcome.
     """
     attempts: list[dict[str, object]] = trial.attempts or [
         {
@@ -133,13 +133,13 @@ def _stretches(trial: TrialRecord) -> list[tuple[Home, Bar]]:
             share=(to_number(attempt.get("share")) or 0.0) / len(cards),
             outcome=trial.status if ended in ("", "paused") else failed,
         )
-        model = attempt.get("gpu_model") if cards != [""] else ""  # where no card is known, its model makes no lane
-        bars += [(_home(attempt.get("node"), card, model), bar) for card in cards]
+        model = attempt.get("gpu_model") if cards != [""] else ""  # without a card, the GPU model is no lane of its own
+        bars += [(_device(attempt.get("node"), card, model), bar) for card in cards]
     return bars
 
 
 def draw_timeline(analysis: Analysis, width: float) -> Drawing:
-    """Draws which trial held which part of which card, and when."""
+    """Draws which trial held which share of which card, and when."""
     lanes = [
         lane
         for lane in find_lanes(analysis)
@@ -167,11 +167,11 @@ def draw_timeline(analysis: Analysis, width: float) -> Drawing:
         )
         for bar in lane.bars:
             x1, x2 = axis.at(bar.start_at - begin), axis.at(bar.end_at - begin)
-            place = Plot(left=x1, right=x2, top=top + bar.offset * row, bottom=top + (bar.offset + bar.height) * row)
-            shapes = _bar_shapes(analysis, bar, place)
+            frame = Plot(left=x1, right=x2, top=top + bar.offset * row, bottom=top + (bar.offset + bar.height) * row)
+            shapes = _bar_shapes(analysis, bar, frame)
             canvas.extend(shapes if len(bars) <= _MOST_TIPS else (_without_tip(shape) for shape in shapes))
-    told = ", logical cards" if analysis.sweep.simulated else ""
-    return canvas.finish(f"What ran where, over {format_duration(analysis.cost.span_s)}{told}.")
+    logical = ", logical cards" if analysis.sweep.simulated else ""
+    return canvas.finish(f"What ran where, over {format_duration(analysis.cost.span_s)}{logical}.")
 
 
 def _without_tip(shape: DrawnShape) -> DrawnShape:
@@ -182,23 +182,23 @@ def _bar_shapes(analysis: Analysis, bar: Bar, inside: Plot) -> list[DrawnShape]:
     trial = bar.trial
     share = f"\nshare {bar.share:g}" if bar.share else ""
     tip = trial_tip(analysis, trial) + share + ("\nsimulated card" if trial.simulated else "")
-    place = {"x": inside.left, "y": inside.top, "width": max(inside.width - 0.6, 0.8), "height": inside.height}
-    shapes = outcome_bar(bar.outcome, **place, tip=tip, trial=trial.trial_id)
+    frame = {"x": inside.left, "y": inside.top, "width": max(inside.width - 0.6, 0.8), "height": inside.height}
+    shapes = outcome_bar(bar.outcome, **frame, tip=tip, trial=trial.trial_id)
     if is_winner(analysis, trial.trial_id):
-        won = Rectangle(**place, ink="accent", outline="surface", radius=1.5, tip=tip, trial=trial.trial_id)
+        won = Rectangle(**frame, ink="accent", outline="surface", radius=1.5, tip=tip, trial=trial.trial_id)
         shapes = [won, *shapes[1:]]
     return shapes
 
 
 def _pack(bars: Sequence[Bar], *, by_share: bool) -> tuple[Bar, ...]:
-    """Gives each bar the lowest free part of its lane, in the order of the starts."""
+    """Gives each bar, sorted by start, the lowest free part of its lane."""
     ordered = sorted(bars, key=lambda bar: bar.start_at)
-    beside = _most_beside(ordered)
+    concurrent = _most_concurrent(ordered)
     placed: list[Bar] = []
     running: list[Bar] = []
     for bar in ordered:
         running = [other for other in running if _runs_at(other, bar.start_at)]
-        height = bar.share if by_share else 1.0 / beside
+        height = bar.share if by_share else 1.0 / concurrent
         free = 0.0
         for low, high in sorted((other.offset, other.offset + other.height) for other in running):
             if free + height <= low + 1e-3:
@@ -209,7 +209,7 @@ def _pack(bars: Sequence[Bar], *, by_share: bool) -> tuple[Bar, ...]:
     return tuple(placed)
 
 
-def _most_beside(ordered: Sequence[Bar]) -> int:
+def _most_concurrent(ordered: Sequence[Bar]) -> int:
     running: list[Bar] = []
     most = 1
     for bar in ordered:
@@ -219,12 +219,12 @@ def _most_beside(ordered: Sequence[Bar]) -> int:
 
 
 def _runs_at(bar: Bar, moment: float) -> bool:
-    """Whether what started earlier still runs; half a second of clock difference is none."""
+    """Returns whether a bar still runs at a moment; tolerates half a second of clock difference."""
     return bar.end_at - moment > 0.5
 
 
 def draw_cost(analysis: Analysis, width: float) -> Drawing:
-    """Draws what trials used, by how they ended."""
+    """Draws the time that trials used, by outcome."""
     cost = analysis.cost
     used = cost.gpu_s if cost.on_gpus else cost.trial_s
     show = gpu_time if cost.on_gpus else format_duration

@@ -1,4 +1,4 @@
-"""Charts of trials: the leaders and what tells them apart, their learning curves, what made the difference."""
+"""Charts of trials: the best configurations, parameter importances and learning curves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ _X_NAMES = {"train/epoch": "epochs", "train/global_step": "optimizer steps", "it
 
 
 def draw_leaders(analysis: Analysis, width: float) -> Drawing:
-    """Draws the best configurations with the band in which an order says nothing."""
+    """Draws the best configurations with the band in which they count as tied."""
     leaders = analysis.candidates[:_LEADERS]
     metric = analysis.sweep.metric
-    above = width < NARROW  # on a phone, words stand above their row, which else would have no room
+    above = width < NARROW  # on a phone, labels are above their rows to leave space for the rows
     room = width - 4.0 if above else width * 0.5
-    names = [_few_words(f"{i}. ", one.best.trial, analysis, room) for i, one in enumerate(leaders, start=1)]
+    names = [_short_name(f"{i}. ", one.best.trial, analysis, room) for i, one in enumerate(leaders, start=1)]
     left = 8.0 if above else max(text_width(name) for name in names) + 22.0
     row = 36.0 if above else min(max(200.0 / len(leaders), 24.0), 40.0)
     canvas = Canvas(width=width, height=68.0 + row * len(leaders))
@@ -62,7 +62,7 @@ def draw_leaders(analysis: Analysis, width: float) -> Drawing:
 
 
 def draw_importance(found: Importances, width: float) -> Drawing:
-    """Draws importances with their intervals and with what chance alone would reach."""
+    """Draws importances with their intervals and with the importance that shuffled scores reach."""
     rows = found.parameters[:12]
     left = min(max(text_width(one.name) for one in rows) + 16.0, width * 0.42)
     canvas = Canvas(width=width, height=62.0 + 34.0 * max(len(rows), 2))
@@ -105,8 +105,8 @@ class Curve:
 def find_curves(analysis: Analysis) -> tuple[str, list[Curve]]:
     """Returns the name of the x axis and a curve for each trial with an evaluation, the best first.
 
-    Epochs stand across where every evaluation has them: trials with different batch sizes make different numbers of
-    steps from the same data.
+    The x axis is epochs if every evaluation has them, because trials with different batch sizes make different
+    numbers of steps from the same data.
     """
     metric = analysis.sweep.metric
     rows = {one.trial.trial_id: [r for r in one.trial.history if r.get(metric) is not None] for one in analysis.scored}
@@ -125,7 +125,7 @@ def find_curves(analysis: Analysis) -> tuple[str, list[Curve]]:
 
 
 def draw_curves(analysis: Analysis, width: float) -> Drawing:
-    """Draws the score over training; a curve that ends in a ring was stopped there."""
+    """Draws the score over training; a ring at the end of a curve means that the trial was stopped."""
     x_name, every = find_curves(analysis)
     keep = {one.trial.trial_id for one in thinned([curve.one for curve in every], MOST_CURVES)}
     curves = [curve for curve in every if curve.one.trial.trial_id in keep]
@@ -179,7 +179,7 @@ def _curve_shapes(analysis: Analysis, curve: Curve, across: Axis, axis: Axis) ->
 
 
 def _rungs(analysis: Analysis, curves: Sequence[Curve]) -> list[float]:
-    """Places where trials were compared: x of evaluations that carry a rung. Empty where trials differ in them."""
+    """Returns the x of each rung; a rung whose x differs between trials is left out."""
     found: dict[float, set[float]] = {}
     end = max(x for curve in curves for x, _ in curve.points)
     names = [name for name in _X_NAMES if all(name in row for c in curves for row in c.one.trial.history)]
@@ -191,17 +191,17 @@ def _rungs(analysis: Analysis, curves: Sequence[Curve]) -> list[float]:
     return [next(iter(xs)) for _, xs in sorted(found.items()) if len(xs) == 1 and max(xs) < end]
 
 
-def _few_words(number: str, trial: TrialRecord, analysis: Analysis, room: float) -> str:
-    """A trial in as many of its settings as there is room for, the most telling ones first; without any, its name."""
+def _short_name(number: str, trial: TrialRecord, analysis: Analysis, room: float) -> str:
+    """Describes a trial by as many settings as fit, the most important first; without settings, by its name."""
     short = {"learning_rate": "lr", "batch_size": "bs", "model": ""}
     known = [one for one in analysis.parameters if one.name in trial.sampled]
     parts = [
         f"{short.get(one.name, one.name)} {plain_value(trial.sampled[one.name])}".strip()
         for one in sorted(known, key=lambda one: one.name not in short)
     ]
-    words = number + (shorten(parts[0], room - text_width(number)) if parts else trial.name)
+    text = number + (shorten(parts[0], room - text_width(number)) if parts else trial.name)
     for part in parts[1:]:
-        if text_width(f"{words}, {part}") > room:
+        if text_width(f"{text}, {part}") > room:
             break
-        words = f"{words}, {part}"
-    return shorten(words, room)
+        text = f"{text}, {part}"
+    return shorten(text, room)

@@ -11,7 +11,7 @@ from tune_jobs.report.symbols import bar_swatch, lay_legend, outcome_bar
 
 
 def find_week_charts(week: Week) -> list[Chart]:
-    """Returns the charts that there is something to draw for."""
+    """Returns the charts that have data."""
     if not week.runs:
         return []
     hours, what = hours_shown(week)
@@ -36,10 +36,10 @@ def find_week_charts(week: Week) -> list[Chart]:
 
 
 def hours_shown(week: Week) -> tuple[Callable[[WeekRun], float], str]:
-    """Chooses the time that says most: that of real cards, else of logical ones, else of processes.
+    """Selects the time to show: that of real cards, else of logical cards, else of processes.
 
     Returns:
-        What a run adds, in hours or where all of it is less than one in minutes, and its name.
+        A function from a run to its hours (minutes if the sum is below one hour), and the name of that time.
     """
     total = (week.total.now, week.total.before)
     if any(figures.gpu_s for figures in total):
@@ -60,9 +60,9 @@ def draw_days(week: Week, width: float, what: str | None) -> Drawing:
     """Draws fourteen days as bars, stacked by outcome.
 
     Args:
-        week: See there.
-        width: Of the drawing.
-        what: Name of the time that is added up; None counts runs.
+        week: The runs of two weeks.
+        width: Width of the drawing.
+        what: Name of the time to sum; None counts runs.
     """
     size = hours_shown(week)[0] if what else (lambda run: 1.0)
     days = week.days()
@@ -97,12 +97,12 @@ def draw_days(week: Week, width: float, what: str | None) -> Drawing:
             if not sum_of:
                 continue
             top = axis.at(bottom + sum_of)
-            told = f"{amount(sum_of)} {what}" if what else f"{len(mine)} {'run' if len(mine) == 1 else 'runs'}"
+            text = f"{amount(sum_of)} {what}" if what else f"{len(mine)} {'run' if len(mine) == 1 else 'runs'}"
             canvas.extend(
                 outcome_bar(
                     outcome, x=plot.left + number * slot + slot * 0.14, y=top, width=slot * 0.72,
                     height=axis.at(bottom) - top,
-                    tip=f"{day:%Y-%m-%d}\n{OUTCOME_TEXT[outcome]}: {told}",
+                    tip=f"{day:%Y-%m-%d}\n{OUTCOME_TEXT[outcome]}: {text}",
                 )
             )  # fmt: skip
             bottom += sum_of

@@ -1,4 +1,4 @@
-"""A comparison in words and as one HTML file."""
+"""A comparison as texts, tables and one HTML file."""
 
 from collections.abc import Sequence
 from html import escape
@@ -16,19 +16,19 @@ _NAMES = {"rouge1_f1": "R-1", "rouge2_f1": "R-2", "rougeL_f1": "R-L", COMBINED: 
 _SHOWN_DIALOGUES = 12
 _CERTAINTIES: dict[Certainty, str] = {
     "clear": "clear",
-    "not sure": "not sure: other dialogues may turn it round",
+    "not sure": "not sure: other dialogues may reverse it",
     "may be the seed": "may be the seed",
-    "clear but for the seed": "likely: another seed was not tried",
+    "clear but for the seed": "probable: another seed was not tried",
     "unknown": "not known: no summaries",
 }
 
 
 def headline(comparison: Comparison) -> str:
-    """Says in one sentence which is better, or that nobody can tell."""
+    """Returns one sentence: which experiment is better, or that it is unknown."""
     first, best = comparison.sides[0], comparison.best
     others = [side for side in comparison.sides if side is not first]
     if not comparison.summaries:
-        return f"{best.letter} has the highest score, and how sure that is cannot be said"
+        return f"{best.letter} has the highest score, and the certainty is not known"
     if best is not first:
         lead = best.differences[COMBINED].mean
         return _lead(best.letter, first.letter, lead, best.certainty)
@@ -46,7 +46,7 @@ def _lead(one: str, other: str, points: float, certainty: Certainty) -> str:
 
 
 def score_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Returns the columns and one line for each experiment."""
+    """Returns the header and one row for each experiment."""
     first = comparison.sides[0].letter
     header = ["", *_NAMES.values(), f"To {first}", "95%", "How sure", "Evals", "Time", "Experiment"]
     rows = []
@@ -78,13 +78,13 @@ def difference_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]
 
 
 def setting_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Returns the settings that differ, one line each."""
+    """Returns the settings that differ, one row each."""
     rows = [[name, *(show_value(value) for value in values)] for name, values in comparison.settings]
     return ["Setting", *(side.letter for side in comparison.sides)], rows
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What a reader must know about the numbers."""
+    """Returns what a reader must know about the numbers."""
     first, found = comparison.sides[0].letter, []
     if comparison.summaries:
         found.append(
@@ -124,7 +124,7 @@ def build_compare_page(comparison: Comparison) -> str:
 
 
 def signed(value: float) -> str:
-    """Writes a difference.
+    """Formats a difference.
 
     >>> signed(1.2345), signed(-0.5)
     ('+1.23', '−0.50')
@@ -133,7 +133,7 @@ def signed(value: float) -> str:
 
 
 def interval(gap: PairedDifference) -> str:
-    """Writes where a difference lies on other dialogues.
+    """Formats the confidence interval of a difference.
 
     >>> interval(PairedDifference(mean=1.0, low=-0.25, high=2.5, count=10))
     '−0.25 to +2.50'
@@ -143,8 +143,8 @@ def interval(gap: PairedDifference) -> str:
 
 def _tiles(comparison: Comparison) -> list[Tile]:
     best = comparison.best
-    held = comparison.rival
-    gap = held.differences.get(COMBINED)
+    rival = comparison.rival
+    gap = rival.differences.get(COMBINED)
     three = ", ".join(f"{_NAMES[name]} {best.scores[name]:.2f}" for name in list(_NAMES)[:3] if name in best.scores)
     found = [Tile(label=f"Best: {best.letter}", value=f"{best.scores.get(COMBINED, 0.0):.2f}", detail=three)]
     found += [
@@ -153,10 +153,10 @@ def _tiles(comparison: Comparison) -> list[Tile]:
         if side is not best
     ][: 2 if gap is None else 1]
     if gap is not None:
-        letters = f"{held.letter} to {comparison.sides[0].letter}"
+        letters = f"{rival.letter} to {comparison.sides[0].letter}"
         found.append(Tile(label=letters, value=signed(gap.mean), detail=f"{interval(gap)} on other dialogues (95%)"))
-        value, _, reason = _CERTAINTIES[held.certainty].partition(": ")
-        seed = comparison.noise.source if held.certainty == "may be the seed" else ""
+        value, _, reason = _CERTAINTIES[rival.certainty].partition(": ")
+        seed = comparison.noise.source if rival.certainty == "may be the seed" else ""
         found.append(Tile(label="How sure", value=value, detail=reason or seed or f"on {gap.count} dialogues"))
     return found
 
@@ -173,26 +173,27 @@ def _dialogues(comparison: Comparison) -> str:
     if not chosen:
         return ""
     every = len(chosen) == len(comparison.summaries)
-    told = "All of them" if every else f"{len(chosen)} of {len(comparison.summaries)}"
+    selection = "All of them" if every else f"{len(chosen)} of {len(comparison.summaries)}"
     items = "".join(_dialogue(one, comparison.sides) for one in chosen)
     return (
         '<section class="card wide" id="dialogues-read"><h2>Side by side</h2>'
-        f'<p class="note">{told}: those with the largest gain of {comparison.rival.letter} first, then middling ones,'
-        " then its largest losses."
-        " With a letter: the models. Without one: people.</p>"
+        f'<p class="note">{selection}: those with the largest gain of {comparison.rival.letter} first, then average'
+        " ones, then its largest losses. With a letter: the models. Without one: people.</p>"
         f'<div class="examples">{items}</div></section>'
     )
 
 
 def _dialogue(one: SharedSummaries, sides: Sequence[Side]) -> str:
     top = max(scores[COMBINED] for scores in one.scores)
-    said = []
+    paragraphs = []
     for side, ink, text, scores in zip(sides, SIDE_INKS, one.predictions, one.scores, strict=False):
         star = " ★" if scores[COMBINED] == top else ""
         label = f"<b>{side.letter} {scores[COMBINED]:.1f}{star}</b>"
-        said.append(f'<p class="said" style="border-color:var(--{ink})">{label} {escape(text) or "(nothing)"}</p>')
+        paragraphs.append(
+            f'<p class="said" style="border-color:var(--{ink})">{label} {escape(text) or "(nothing)"}</p>'
+        )
     wanted = "".join(f'<p class="wanted">{escape(text)}</p>' for text in one.references[:3])
     return (
-        f'<div class="example"><h3>{escape(one.fname)}</h3>{"".join(said)}{wanted}'
+        f'<div class="example"><h3>{escape(one.fname)}</h3>{"".join(paragraphs)}{wanted}'
         f"<details><summary>the dialogue</summary><p>{escape(one.dialogue)}</p></details></div>"
     )

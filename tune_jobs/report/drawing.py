@@ -1,7 +1,7 @@
-"""Charts as plain shapes, so that one chart can be drawn by two pens: SVG for the page and matplotlib for the picture.
+"""Charts as plain shapes, which two renderers draw: svg.py for the page and picture.py (matplotlib) for the PNG.
 
-Shapes name what they mean (`finished`, `grid`), not a colour: the pens choose colours that suit paper, a light screen
-or a dark one.
+A shape has a meaning (`finished`, `grid`), not a colour; each renderer maps it to colours for paper, light or dark
+screens.
 """
 
 import unicodedata
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 Anchor = Literal["start", "middle", "end"]
-# `ramp0` to `ramp8` run from poor to good; `on_ramp0` to `on_ramp8` are readable text upon them.
+# `ramp0` to `ramp8` are the colours from poor to good; `on_ramp0` to `on_ramp8` are the text colours on them.
 Ink: TypeAlias = str
 INKS: tuple[Ink, ...] = (
     *("ink", "muted", "grid", "surface", "band", "accent"),
@@ -23,11 +23,11 @@ TEXT_SIZE = 12.0
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnShape:
-    """What all shapes share.
+    """Base class of all shapes.
 
     Attributes:
-        tip: Shown when a person points at the shape.
-        trial: The trial that it stands for; shapes of one trial light up together.
+        tip: Tooltip text.
+        trial: The trial that the shape represents; the page highlights all shapes of a trial together.
     """
 
     tip: str = ""
@@ -83,7 +83,7 @@ class Cross(DrawnShape):
 
     @property
     def strokes(self) -> tuple[tuple[tuple[float, float], tuple[float, float]], ...]:
-        """Its two lines as (start, end)."""
+        """Its two strokes as (start, end)."""
         x, y, r = self.x, self.y, self.radius
         if self.upright:
             return ((x - r, y), (x + r, y)), ((x, y - r), (x, y + r))
@@ -92,7 +92,7 @@ class Cross(DrawnShape):
 
 @dataclass(frozen=True, kw_only=True)
 class Label(DrawnShape):
-    """One line of text; `y` is its middle. A halo keeps it readable upon lines."""
+    """One row of text; `y` is its middle. A halo keeps it readable on top of lines."""
 
     x: float
     y: float
@@ -109,10 +109,10 @@ class Drawing:
     """A finished chart.
 
     Attributes:
-        width: In units that are pixels on a laptop.
-        height: In the same units.
-        shapes: Back to front.
-        description: One sentence for people who do not see it.
+        width: In drawing units, which are pixels on a laptop.
+        height: In drawing units.
+        shapes: The shapes, back to front.
+        description: One sentence for screen readers.
     """
 
     width: float
@@ -130,11 +130,11 @@ class Canvas:
     shapes: list[DrawnShape] = field(default_factory=list)
 
     def add(self, *shapes: DrawnShape) -> None:
-        """Puts shapes on top."""
+        """Adds shapes on top."""
         self.shapes.extend(shapes)
 
     def extend(self, shapes: Iterable[DrawnShape]) -> None:
-        """Puts many shapes on top."""
+        """Adds many shapes on top."""
         self.shapes.extend(shapes)
 
     def finish(self, description: str) -> Drawing:
@@ -143,7 +143,7 @@ class Canvas:
 
 
 def text_width(text: str, size: float = TEXT_SIZE) -> float:
-    """Estimates how wide a text is in a common sans-serif font; Hangul takes a full square.
+    """Estimates the width of a text in a common sans-serif font; a Hangul syllable is as wide as its font size.
 
     >>> text_width("lr") < text_width("WW") < text_width("요약")
     True
@@ -152,7 +152,7 @@ def text_width(text: str, size: float = TEXT_SIZE) -> float:
 
 
 def shorten(text: str, width: float, size: float = TEXT_SIZE) -> str:
-    """Cuts a text in its middle until it fits; names of trials differ at both ends.
+    """Shortens a text in its middle until it fits, because trial names differ at both ends.
 
     >>> shorten("wide_kobart_lr3e-05_bs16_0921_1403", 120)
     'wide_kob…921_1403'
@@ -166,7 +166,7 @@ def shorten(text: str, width: float, size: float = TEXT_SIZE) -> str:
 
 
 def ramp(fraction: float) -> int:
-    """Returns the step of the colour ramp for a fraction, 0 poor to 1 good.
+    """Returns the step of the colour ramp for a fraction from 0 (poor) to 1 (good).
 
     >>> ramp(0.0), ramp(0.5), ramp(1.0)
     (0, 4, 8)

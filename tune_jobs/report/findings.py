@@ -1,4 +1,4 @@
-"""Everything that the reports of a sweep say, read and worked out once from its folder."""
+"""Reads a sweep's folder and computes everything that its reports show."""
 
 import os
 from dataclasses import dataclass, replace
@@ -19,14 +19,14 @@ from tune_jobs.report.unfinished import with_unfinished
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What was found out about a sweep.
+    """The content of a sweep's reports.
 
     Attributes:
-        sweep: Its folder.
-        analysis: Of its ledger.
-        importances: Of its parameters.
-        summaries: The winner's, and how they compare with the second's.
-        advice: What to do next.
+        sweep: The sweep's folder.
+        analysis: The analysis of its ledger.
+        importances: The importances of its parameters.
+        summaries: The winner's summaries, and their comparison with the second's.
+        advice: Recommended actions.
     """
 
     sweep: SweepFolder
@@ -37,11 +37,11 @@ class Findings:
 
 
 def find_findings(folder: Path, *, is_running: bool | None = None) -> Findings:
-    """Reads the folder of a sweep, also of one that still runs.
+    """Reads the folder of a sweep, which may still run.
 
     Args:
         folder: outputs/sweep_results/<sweep>.
-        is_running: Whether a driver runs it now; None looks whether one holds the folder.
+        is_running: Whether a driver runs the sweep; None checks the lock of the folder.
 
     Raises:
         RequestError: When the folder has no ledger, or one that cannot be read.
@@ -58,36 +58,36 @@ def find_findings(folder: Path, *, is_running: bool | None = None) -> Findings:
         paired=of_winner.against_second,
         is_running=is_held(folder) if is_running is None else is_running,
     )
-    # Confirming the best again says nothing new of the space, and would make it look better known around them.
+    # Repetitions of the best configurations explore nothing and would bias the importances.
     searched = [one for one in analysis.scored if one.trial.phase != "confirm"] or list(analysis.scored)
     importances = find_importances(searched, analysis.parameters, maximize=analysis.maximize)
     trial = analysis.winner.trial if analysis.winner else None
     winner_folder = (trial.trained or trial.experiment_dir) if trial else ""
-    typed_winner = _typed(Path(winner_folder)) if winner_folder else ""
+    winner_path = _display_path(Path(winner_folder)) if winner_folder else ""
     return Findings(
         sweep=sweep,
         analysis=analysis,
         importances=importances,
         summaries=of_winner,
-        advice=advise(analysis, importances, _typed(folder), typed_winner),
+        advice=advise(analysis, importances, _display_path(folder), winner_path),
     )
 
 
 def _no_sweep(folder: Path) -> str:
-    """Says that a folder is not that of a sweep, and which ones are near."""
+    """Returns the message for a folder that is not a sweep's, with sweep folders nearby."""
     name = SweepFolder(folder).ledger.name
-    said = f"{folder}: no {name} in it" if folder.is_dir() else f"{folder} is not there"
-    places = (folder, folder / "sweep_results", folder.parent)
-    near = next((found for place in places if (found := sorted(place.glob(f"*/{name}")))), [])
+    problem = f"{folder}: no {name} in it" if folder.is_dir() else f"{folder} does not exist"
+    parents = (folder, folder / "sweep_results", folder.parent)
+    near = next((found for parent in parents if (found := sorted(parent.glob(f"*/{name}")))), [])
     if not near:
-        return f"{said}; give the folder of a sweep, outputs/sweep_results/NAME"
+        return f"{problem}; give the folder of a sweep, outputs/sweep_results/NAME"
     shown = ", ".join(str(ledger.parent) for ledger in near[:5])
     more = f" and {len(near) - 5} more" if len(near) > 5 else ""
-    return f"{said}; give the folder of a sweep: {shown}{more}"
+    return f"{problem}; give the folder of a sweep: {shown}{more}"
 
 
 def find_links(sweep: SweepFolder, analysis: Analysis) -> list[tuple[str, str]]:
-    """Returns what a reader may want to open, as far as it is there: name, and address from the sweep's folder."""
+    """Returns the existing files of a sweep as (name, address relative to the sweep's folder)."""
     named = [("Report", sweep.report_html), ("Report as text", sweep.report_markdown), ("Charts", sweep.report_picture)]
     named += [("Best configuration", sweep.best_config), ("Sweep file", sweep.sweep_file), ("Ledger", sweep.ledger)]
     named += [("Proposal for the next sweep", sweep.next_sweep), ("Code and command", sweep.snapshot)]
@@ -102,7 +102,7 @@ def find_links(sweep: SweepFolder, analysis: Analysis) -> list[tuple[str, str]]:
 
 
 def _with_baseline(ledger: Ledger, of_winner: WinnerSummaries) -> Ledger:
-    """Where a sweep names nothing to beat, the first turns of each dialogue stand for it."""
+    """Adds the lead-3 baseline (the first three utterances of each dialogue) to a sweep that names no baseline."""
     sweep = ledger.sweep
     if sweep is None or sweep.baseline is not None or of_winner.lead_score is None:
         return ledger
@@ -113,7 +113,7 @@ def _address(path: Path, base: Path) -> str:
     return quote(os.path.relpath(path, base).replace(os.sep, "/"))
 
 
-def _typed(path: Path) -> str:
-    """A path as a person would type it: from the working folder where it lies inside."""
+def _display_path(path: Path) -> str:
+    """Returns a path relative to the working folder if it lies inside."""
     inside = path.resolve().is_relative_to(Path.cwd())
     return (path.resolve().relative_to(Path.cwd()) if inside else path).as_posix()

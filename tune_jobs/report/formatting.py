@@ -1,4 +1,4 @@
-"""What all charts of a report share: how scores, costs and trials are written."""
+"""Text formats of scores, costs and trials, shared by all charts of a report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class Chart:
 
     Attributes:
         key: Short name, for links.
-        title: What it answers.
+        title: The question that the chart answers.
         note: How to read it, in one or two sentences.
-        draw: Makes the drawing for a width; None where there is nothing to draw.
+        draw: Returns the drawing for a width; None if there is nothing to draw.
         wide: Whether it takes the whole width of a page.
         reason: Why there is nothing to draw.
     """
@@ -44,7 +44,7 @@ class Chart:
 
 
 def plain_value(value: object) -> str:
-    """Writes a setting where there is little room: of a model in a folder, the folder's or the experiment's name.
+    """Formats a setting briefly: for a path to a model, the name of its folder or experiment.
 
     >>> plain_value("/data/models/my-t5"), plain_value("gogamza/kobart-base-v2"), plain_value(1e-4)
     ('my-t5', 'gogamza/kobart-base-v2', '1e-4')
@@ -57,7 +57,7 @@ def plain_value(value: object) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """Writes a metric for people.
+    """Formats the name of a metric.
 
     >>> metric_name("eval/rouge_combined_f1"), metric_name("eval/loss")
     ('ROUGE combined F1', 'loss')
@@ -70,7 +70,7 @@ def metric_name(metric: str) -> str:
 
 
 def show_score(score: float, metric: str) -> str:
-    """Writes a score with the digits that mean something: ROUGE points have two decimals.
+    """Formats a score: ROUGE points with two decimals, other metrics with four digits.
 
     >>> show_score(29.5501, "eval/rouge1_f1"), show_score(2.34567, "eval/loss")
     ('29.55', '2.346')
@@ -87,7 +87,7 @@ def goodness(analysis: Analysis, score: float) -> float:
 
 
 def trial_tip(analysis: Analysis, trial: TrialRecord, score: float | None = None) -> str:
-    """What a person sees when pointing at a trial."""
+    """Returns the tooltip of a trial."""
     lines = [trial.name]
     if score is not None:
         lines.append(f"{metric_name(analysis.sweep.metric)} {show_score(score, analysis.sweep.metric)}")
@@ -99,7 +99,7 @@ def trial_tip(analysis: Analysis, trial: TrialRecord, score: float | None = None
 def inner_plot(
     width: float, height: float, left: float, bottom: float = 46.0, top: float = 10.0, right: float = 14.0
 ) -> Plot:
-    """The room for data inside a drawing; left, bottom, top and right are what stays free around it."""
+    """Returns the plot area of a drawing; left, bottom, top and right are its margins."""
     return Plot(left=left, top=top, right=width - right, bottom=height - bottom)
 
 
@@ -113,7 +113,7 @@ def sentence(text: str) -> str:
 
 
 def amount(value: float) -> str:
-    """Writes a positive number with three digits, and a large one without an exponent.
+    """Formats a positive number with three digits, and a large one without an exponent.
 
     >>> amount(0.0538), amount(3.789), amount(12345.6)
     ('0.0538', '3.79', '12,346')
@@ -122,7 +122,7 @@ def amount(value: float) -> str:
 
 
 def gpu_time(gpu_s: float) -> str:
-    """Writes share times seconds in the unit that a person would take.
+    """Formats share times seconds in a fitting unit.
 
     >>> gpu_time(13640.0), gpu_time(240.0), gpu_time(19.4), gpu_time(3600.0)
     ('3.79 GPU-hours', '4 GPU-minutes', '19.4 GPU-seconds', '1 GPU-hour')
@@ -133,7 +133,7 @@ def gpu_time(gpu_s: float) -> str:
 
 
 def percent(part: float) -> str:
-    """Writes a part of a whole; what is there but small is not nothing.
+    """Formats a fraction as percent; a small positive one is not shown as 0%.
 
     >>> percent(0.256), percent(0.004), percent(0.0)
     ('26%', '<1%', '0%')
@@ -142,7 +142,7 @@ def percent(part: float) -> str:
 
 
 def trials_text(count: int) -> str:
-    """Writes a number of trials.
+    """Formats a number of trials.
 
     >>> trials_text(1), trials_text(12)
     ('1 trial', '12 trials')

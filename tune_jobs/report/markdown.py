@@ -1,4 +1,4 @@
-"""The report as text that reads well in a terminal, on GitHub and in an e-mail."""
+"""The report as Markdown."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.records.ledger import OUTCOMES
 from tune_jobs.report.advice import Advice
-from tune_jobs.report.charts_lineage import copy_rows, has_lineage, way_rows
+from tune_jobs.report.charts_lineage import copy_rows, has_lineage, path_rows
 from tune_jobs.report.charts_memory import memory_points, memory_ratios
 from tune_jobs.report.charts_timeline import find_lanes
 from tune_jobs.report.formatting import OUTCOME_TEXT, amount, percent, show_score
@@ -39,7 +39,7 @@ def build_markdown(
     examples: Sequence[Summary] = (),
     remarks: Sequence[str] = (),
 ) -> str:
-    """Returns the whole text."""
+    """Returns the Markdown report."""
     sections = [
         f"# {plain(headline(analysis))}\n\n{plain(eyebrow(analysis))}"
         + "".join(f" · **{plain(text)}**" for text in badges(analysis)),
@@ -106,8 +106,8 @@ def _importances(found: Importances) -> str:
 def _lineage(analysis: Analysis) -> str:
     if not has_lineage(analysis):
         return ""
-    way, copies = markdown_table(*way_rows(analysis)), markdown_table(*copy_rows(analysis))
-    return f"## How the winner's weights came about\n\n{way}\n\n## Every change of weights\n\n{copies}"
+    path, copies = markdown_table(*path_rows(analysis)), markdown_table(*copy_rows(analysis))
+    return f"## How the winner's weights came about\n\n{path}\n\n## Every change of weights\n\n{copies}"
 
 
 def _memory(analysis: Analysis) -> str:
@@ -120,7 +120,7 @@ def _memory(analysis: Analysis) -> str:
         largest = max(point.upper for point in points)
         return f"{title}\n\nNot measured. The largest trial was given {format_bytes(largest)}."
     parts = memory_ratios(points)
-    over = sum(1 for point, seen in measured if seen > point.upper)
+    over = sum(1 for point, peak in measured if peak > point.upper)
     return (
         f"{title}\n\nMeasured ÷ estimate over {len(measured)} trials: median {parts[len(parts) // 2]:.3f},"
         f" from {parts[0]:.3f} to {parts[-1]:.3f}. Above the bound that was placed and enforced: {over}."
@@ -154,7 +154,7 @@ def _lanes(analysis: Analysis) -> str:
         )
         for lane in lanes
     ]
-    return "## What ran where\n\n" + markdown_table(("Place", "Trials", "Taken"), rows)
+    return "## What ran where\n\n" + markdown_table(("Card", "Trials", "In use"), rows)
 
 
 def _phases(analysis: Analysis) -> str:
@@ -181,13 +181,13 @@ def _failures(analysis: Analysis) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lays out a table; in cells all that could be more than text or emphasis is escaped."""
+    """Formats a table; everything in cells except plain text and emphasis is escaped."""
     lines = [f"| {' | '.join(plain(cell) for cell in row)} |" for row in rows]
     return "\n".join([f"| {' | '.join(plain(name) for name in header)} |", "|" + "---|" * len(header), *lines])
 
 
 def plain(text: str) -> str:
-    """Keeps a text on one line and in its cell, and makes it text: no HTML, no link, no picture, no control characters.
+    """Removes line breaks and escapes HTML, links, pictures, vertical bars and control characters.
 
     >>> plain("<b> | [a](http://b) \\\\")
     '&lt;b> \\\\| \\\\[a\\\\](http:\\\\//b) \\\\\\\\'
@@ -197,7 +197,7 @@ def plain(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Shows a command as code, whatever it contains.
+    """Formats a command as inline code, also if it contains backticks.
 
     >>> code("echo `date`")
     '`` echo `date` ``'
@@ -208,7 +208,7 @@ def code(text: str) -> str:
 
 
 def link(name: str, target: str) -> str:
-    """Returns a link to a page of the web or to a file, named from where the text lies.
+    """Returns a Markdown link to a web page, or to a file by its relative path.
 
     >>> link("a", "models/best (1)"), link("b", "https://x.org/?a=b#c"), link("c", "javascript:alert(1)")
     ('[a](models/best%20%281%29)', '[b](https://x.org/?a=b#c)', '[c](javascript%3Aalert%281%29)')

@@ -1,4 +1,4 @@
-// Tips, one trial lit up in all charts, and tables sorted by a click. The page is complete without any of it.
+// Tooltips, highlighting of one trial in all charts, and sorting of tables. The page works without this script.
 (() => {
   const tip = document.body.appendChild(Object.assign(document.createElement("div"), { id: "tip" }));
   for (const title of document.querySelectorAll("svg title")) {

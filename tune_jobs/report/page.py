@@ -8,7 +8,7 @@ from common.units import format_duration, parse_duration
 from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.report.advice import Advice
-from tune_jobs.report.charts_lineage import MOST_COPIES, copy_rows, has_lineage, way_rows
+from tune_jobs.report.charts_lineage import MOST_COPIES, copy_rows, has_lineage, path_rows
 from tune_jobs.report.drawing import shorten
 from tune_jobs.report.formatting import OUTCOME_TEXT, Chart, amount, show_score
 from tune_jobs.report.shell import chart_html, document, is_number, scroll, table_card, tiles_html, unbroken
@@ -26,20 +26,20 @@ from tune_jobs.report.summary import (
 )
 
 _MOST_FAILURES = 30
-_WIDEST_CELL = 260.0  # a longer text is cut in its middle and told whole when pointed at
+_WIDEST_CELL = 260.0  # a longer text is shortened in its middle; its tooltip has all of it
 _OUTCOME_OF = {text: outcome for outcome, text in OUTCOME_TEXT.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageContent:
-    """What goes on the page.
+    """The content of the page.
 
     Attributes:
-        analysis: Of the sweep.
-        charts: In order.
-        advice: What to do next.
+        analysis: The analysis of the sweep.
+        charts: The charts, in the sequence of the page.
+        advice: Recommended actions.
         examples: Summaries of the winner.
-        remarks: Sentences for the foot of the page, beside those that follow from the analysis.
+        remarks: Sentences for the footer, in addition to those that follow from the analysis.
     """
 
     analysis: Analysis
@@ -103,8 +103,8 @@ def _runs(analysis: Analysis) -> str:
     more = len(analysis.candidates) - SHOWN_RUNS
     rest = f" {more:,} more are in all_results.jsonl." if more > 0 else ""
     means = " Of several runs of one configuration, scores are means; time, end and trial are those of the best run."
-    told = means if any(one.runs_text for one in analysis.candidates[:SHOWN_RUNS]) else ""
-    note = f'<p class="note"><span class="screen">A click on a column sorts by it.</span>{told}{rest}</p>'
+    explanation = means if any(one.runs_text for one in analysis.candidates[:SHOWN_RUNS]) else ""
+    note = f'<p class="note"><span class="screen">A click on a column sorts by it.</span>{explanation}{rest}</p>'
     return (
         f'<section class="card wide" id="best-runs"><h2>Best runs</h2>{note}{scroll("Best runs")}<table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></section>"
@@ -148,7 +148,7 @@ def _end_cell(text: str) -> str:
 def _examples(examples: Sequence[Summary]) -> str:
     if not examples:
         return ""
-    names = ("Its best summary", "A middling one", "Its worst") if len(examples) == 3 else ("Summary",) * len(examples)
+    names = ("Its best summary", "An average one", "Its worst") if len(examples) == 3 else ("Summary",) * len(examples)
     items = "".join(_example(name, one) for name, one in zip(names, examples, strict=True))
     return (
         '<section class="card wide" id="examples"><h2>What the winner writes</h2>'
@@ -167,19 +167,19 @@ def _example(name: str, one: Summary) -> str:
 
 
 def _absent(charts: Sequence[Chart]) -> str:
-    """Says which charts there are not, and why: a reader who looks for one should not wonder."""
+    """Lists the charts that were not drawn, with the reasons."""
     items = "".join(f"<li>{escape(chart.title)}: {escape(chart.reason)}</li>" for chart in charts if chart.draw is None)
     return f'<section class="card wide"><h2>Not drawn</h2><ul class="absent">{items}</ul></section>' if items else ""
 
 
 def _lineage(analysis: Analysis) -> str:
-    """How a population's weights and values came about, in words: a picture's tips are not on paper."""
+    """Returns the lineage of a population as tables, because tooltips are lost in print."""
     if not has_lineage(analysis):
         return ""
     copies = sum(len(trial.lineage) for trial in analysis.ledger.trials)
     more = f"The first {MOST_COPIES} of {copies}; all are in all_results.jsonl." if copies > MOST_COPIES else ""
-    way = table_card("How the winner's weights came about", *way_rows(analysis), key="way")
-    return way + table_card("Every change of weights", *copy_rows(analysis), note=more, key="copies")
+    path = table_card("How the winner's weights came about", *path_rows(analysis), key="way")
+    return path + table_card("Every change of weights", *copy_rows(analysis), note=more, key="copies")
 
 
 def _failures(analysis: Analysis) -> str:

@@ -1,4 +1,4 @@
-"""The pen for the picture: all charts of a report on one PNG, through matplotlib."""
+"""Draws all charts of a report into one PNG with matplotlib."""
 
 import dataclasses
 import io
@@ -51,7 +51,7 @@ _COLOURS = {
 _KOREAN_FONTS = (
     "Noto Sans KR",
     "Noto Sans CJK KR",
-    "Noto Sans CJK JP",  # the same file with the same Hangul; matplotlib knows a collection by its first font
+    "Noto Sans CJK JP",  # the same font file; matplotlib lists a collection under the name of its first font
     "NanumGothic",
     "NanumBarunGothic",
     "Malgun Gothic",
@@ -70,7 +70,7 @@ def write_picture(path: Path, analysis: Analysis, charts: Sequence[Chart]) -> li
     """Draws the headline and all charts into one PNG.
 
     Returns:
-        Remarks for people: which text could not be drawn as it is.
+        Messages for the user about text that could not be drawn.
     """
     sheet = lay_out(analysis, charts)
     texts = [shape.text for shape in sheet.shapes if isinstance(shape, Label)]
@@ -85,7 +85,7 @@ def write_picture(path: Path, analysis: Analysis, charts: Sequence[Chart]) -> li
 
 
 def lay_out(analysis: Analysis, charts: Sequence[Chart]) -> Drawing:
-    """Puts headline, facts and charts on one sheet: wide ones alone, others two in a row."""
+    """Arranges headline, facts and charts on one sheet: wide charts alone, others two in a row."""
     canvas = Canvas(width=_WIDTH, height=0.0)
     inner = _WIDTH - 2 * _GAP
     badge = "".join(f" · {text}" for text in badges(analysis))
@@ -117,10 +117,10 @@ def lay_out(analysis: Analysis, charts: Sequence[Chart]) -> Drawing:
 
 
 def choose_fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
-    """Chooses fonts that have every character of some texts.
+    """Selects fonts that cover every character of some texts.
 
     Returns:
-        Names for matplotlib, in the order in which it should try them, and the characters that none of them has.
+        Font names for matplotlib, in the sequence of use, and the characters that none of them covers.
     """
     _keep_cache_here()
     from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
@@ -139,7 +139,7 @@ def choose_fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
 
 
 def _keep_cache_here() -> None:
-    """Lets matplotlib keep its list of fonts in the working folder: nothing is written elsewhere."""
+    """Makes matplotlib keep its font list in the working folder, because nothing may be written elsewhere."""
     os.environ.setdefault("MPLCONFIGDIR", str(Path(".cache/matplotlib").resolve()))
 
 
@@ -157,20 +157,20 @@ def _tile_row(canvas: Canvas, analysis: Analysis, inner: float) -> float:
 
 def _wrapped(text: str, width: float, size: float, lines: int) -> list[str]:
     found = [""]
-    for word in text.split():
-        longer = f"{found[-1]} {word}".strip()
+    for token in text.split():
+        longer = f"{found[-1]} {token}".strip()
         if text_width(longer, size) * _DEJAVU <= width or not found[-1]:
             found[-1] = longer
         elif len(found) == lines:
             found[-1] = found[-1] + " …"
             break
         else:
-            found.append(word)
+            found.append(token)
     return found
 
 
 def _card(canvas: Canvas, chart: Chart, drawing: Drawing, *, x: float, y: float, width: float, height: float) -> float:
-    """Adds a chart with its title on a white card; returns the room that it takes with the gap below."""
+    """Adds a chart with its title on a white card; returns its height with the gap below."""
     whole = height + 40 + 2 * _PADDING - 14
     canvas.add(Rectangle(x=x, y=y, width=width, height=whole, ink="surface", radius=8.0))
     canvas.add(Label(x=x + _PADDING, y=y + 22, text=chart.title, ink="ink", size=14.0, bold=True))
@@ -181,7 +181,7 @@ def _card(canvas: Canvas, chart: Chart, drawing: Drawing, *, x: float, y: float,
 def _moved(shape: DrawnShape, right: float, down: float) -> DrawnShape:
     if isinstance(shape, Polyline):
         return dataclasses.replace(shape, points=tuple((x + right, y + down) for x, y in shape.points))
-    assert isinstance(shape, (Rectangle, Dot, Cross, Label)), f"no pen for {type(shape).__name__}"
+    assert isinstance(shape, (Rectangle, Dot, Cross, Label)), f"no renderer for {type(shape).__name__}"
     return dataclasses.replace(shape, x=shape.x + right, y=shape.y + down)
 
 
@@ -194,14 +194,14 @@ def _draw(sheet: Drawing, fonts: list[str], missing: set[str]) -> bytes:
     axes.set_xlim(0, sheet.width)
     axes.set_ylim(sheet.height, 0)
     axes.axis("off")
-    for order, shape in enumerate(sheet.shapes):
-        _put(axes, shape, order, fonts, missing)
+    for zorder, shape in enumerate(sheet.shapes):
+        _put(axes, shape, zorder, fonts, missing)
     content = io.BytesIO()
     FigureCanvasAgg(figure).print_png(content)
     return content.getvalue()
 
 
-def _put(axes: "Axes", shape: DrawnShape, order: int, fonts: list[str], missing: set[str]) -> None:
+def _put(axes: "Axes", shape: DrawnShape, zorder: int, fonts: list[str], missing: set[str]) -> None:
     from matplotlib.patches import Circle
     from matplotlib.patheffects import withStroke
 
@@ -210,31 +210,31 @@ def _put(axes: "Axes", shape: DrawnShape, order: int, fonts: list[str], missing:
         style = (0, (4, 4)) if shape.dashed else "-"
         axes.plot(
             xs, ys, color=_colour(shape.ink), linewidth=shape.width * _POINT, linestyle=style, alpha=shape.opacity,
-            zorder=order, solid_joinstyle="round", solid_capstyle="round",
+            zorder=zorder, solid_joinstyle="round", solid_capstyle="round",
         )  # fmt: skip
     elif isinstance(shape, Rectangle):
-        axes.add_artist(_box_patch(shape, order))
+        axes.add_artist(_box_patch(shape, zorder))
     elif isinstance(shape, Dot):
         face = _COLOURS["surface"] if shape.hollow else _colour(shape.ink)
         edge = _colour(shape.ink) if shape.hollow else _COLOURS["surface"]
         line = (1.6 if shape.hollow else 1.0) * _POINT
         axes.add_artist(
-            Circle((shape.x, shape.y), shape.radius, facecolor=face, edgecolor=edge, linewidth=line, zorder=order)
+            Circle((shape.x, shape.y), shape.radius, facecolor=face, edgecolor=edge, linewidth=line, zorder=zorder)
         )
     elif isinstance(shape, Cross):
         for (x1, y1), (x2, y2) in shape.strokes:
-            axes.plot([x1, x2], [y1, y2], color=_colour(shape.ink), linewidth=2 * _POINT, zorder=order)
+            axes.plot([x1, x2], [y1, y2], color=_colour(shape.ink), linewidth=2 * _POINT, zorder=zorder)
     elif isinstance(shape, Label):
         text = "".join("□" if character in missing else character for character in shape.text)
         axes.text(
             shape.x, shape.y, text, color=_colour(shape.ink), fontsize=shape.size * _POINT, fontfamily=fonts,
             ha={"start": "left", "middle": "center", "end": "right"}[shape.anchor], va="center",
-            fontweight="bold" if shape.bold else "normal", zorder=order, parse_math=False,
+            fontweight="bold" if shape.bold else "normal", zorder=zorder, parse_math=False,
             path_effects=[withStroke(linewidth=3 * _POINT, foreground=_COLOURS["surface"])] if shape.halo else None,
         )  # fmt: skip
 
 
-def _box_patch(box: Rectangle, order: int) -> "Patch":
+def _box_patch(box: Rectangle, zorder: int) -> "Patch":
     from matplotlib.patches import FancyBboxPatch, Rectangle
 
     corner = (box.x, box.y)
@@ -246,7 +246,7 @@ def _box_patch(box: Rectangle, order: int) -> "Patch":
         patch = Rectangle(corner, box.width, box.height)
     patch.set(
         facecolor=_colour(box.ink), edgecolor=_colour(box.outline) if box.outline else "none", linewidth=_POINT,
-        alpha=box.opacity, zorder=order,
+        alpha=box.opacity, zorder=zorder,
     )  # fmt: skip
     return patch
 

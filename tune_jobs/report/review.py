@@ -1,4 +1,4 @@
-"""The experiment review that a team keeps: filled in by the program, with boxes for people to tick. Markdown."""
+"""The experiment review of a sweep as Markdown: filled in by the program, with boxes to tick."""
 
 import statistics
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ _SHOWN_RUNS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Improvement:
-    """From a baseline to the best.
+    """The improvement over a baseline.
 
     Attributes:
-        name: What is beaten, for example "lead-3".
-        before: Its value of the metric.
-        best: The winner's.
-        percent: By how much the best is better, of the baseline; below 0 where it is worse. None for a baseline of 0.
+        name: The baseline, for example "lead-3".
+        before: The baseline's value of the metric.
+        best: The winner's value.
+        percent: Improvement relative to the baseline; negative if the winner is worse. None for a baseline of 0.
     """
 
     name: str
@@ -46,7 +46,7 @@ def build_review(findings: Findings) -> str:
         "## Overview\n\n" + _overview(analysis),
         "## Findings\n\n" + _findings(analysis, importances),
         "## Baseline → best\n\n" + _improvements(analysis, importances),
-        "## Anomalies\n\n" + _list(anomalies or ["none that a rule of this program looks for"]),
+        "## Anomalies\n\n" + _list(anomalies or ["none that a rule of this program detects"]),
         "## Recommendations\n\n" + _recommendations(findings.advice),
         "## Links\n\n" + "\n".join(f"* {link(name, target)}" for name, target in links),
         "## Notes\n\n- [ ] read by: ____________\n\n" + _list(notes(analysis)),
@@ -55,7 +55,7 @@ def build_review(findings: Findings) -> str:
 
 
 def find_improvements(analysis: Analysis) -> list[Improvement]:
-    """Holds the winner against what is to be beaten, and against the median trial of the sweep itself."""
+    """Compares the winner with the baselines and with the median trial of the sweep."""
     if not analysis.candidates:
         return []
     best = analysis.candidates[0].score
@@ -69,7 +69,7 @@ def find_improvements(analysis: Analysis) -> list[Improvement]:
 
 
 def main_factor(analysis: Analysis, importances: Importances) -> str:
-    """Says which parameter made the difference, or why that cannot be said."""
+    """Returns the most important parameter, or the reason why none is known."""
     winner = analysis.winner
     standing = [one for one in importances.parameters if one.stands_out]
     if winner is None:
@@ -77,15 +77,17 @@ def main_factor(analysis: Analysis, importances: Importances) -> str:
     if not importances.parameters:
         return importances.reason or "no parameter was searched"
     if not standing:
-        return "no parameter stands out of what chance would give"
+        return "no parameter is more important than chance"
     first = standing[0]
     value = winner.trial.sampled.get(first.name)
-    told = f"{first.name} ({show_value(value)} in the winner), {first.part:.0%} of the importance"
-    return f"{told}, {first.low:.0%} to {first.high:.0%} in resampled sweeps"
+    return (
+        f"{first.name} ({show_value(value)} in the winner), {first.part:.0%} of the importance,"
+        f" {first.low:.0%} to {first.high:.0%} in resampled sweeps"
+    )
 
 
 def _percent(before: float, best: float, *, maximize: bool) -> float | None:
-    """By how much the best is better.
+    """Returns the improvement of the best over a baseline in percent.
 
     >>> _percent(20.0, 30.0, maximize=True), _percent(2.0, 1.5, maximize=False), _percent(0.0, 1.0, maximize=True)
     (50.0, 25.0, None)
@@ -130,8 +132,8 @@ def _findings(analysis: Analysis, importances: Importances) -> str:
         lines.append(f"* Tied with it: {plain(others)}{more}.")
     stopped, total = analysis.count("stopped"), len(analysis.ledger.trials)
     if stopped:
-        spared = f", which spared about {format_duration(analysis.cost.saved_s)}" if analysis.cost.saved_s else ""
-        lines.append(f"* {stopped} of {trials_text(total)} were stopped early{spared}.")
+        saved = f", which saved about {format_duration(analysis.cost.saved_s)}" if analysis.cost.saved_s else ""
+        lines.append(f"* {stopped} of {trials_text(total)} were stopped early{saved}.")
     if analysis.candidates:
         header, rows = runs_table(analysis, _SHOWN_RUNS)
         lines += ["", markdown_table(header, rows)]

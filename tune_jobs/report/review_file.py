@@ -1,4 +1,4 @@
-"""review.md is for people to tick and write in: the program never overwrites what they wrote."""
+"""Writes review.md and never overwrites a review that a person has edited."""
 
 import hashlib
 import re
@@ -8,18 +8,18 @@ from common.files import write_text
 from tune_jobs.report.findings import Findings
 from tune_jobs.report.review import build_review
 
-_MARK = re.compile(r"\n<!-- written by tune_jobs, sha256 (?P<digest>[0-9a-f]{64}) -->\n\Z")
+_SIGNATURE = re.compile(r"\n<!-- written by tune_jobs, sha256 (?P<digest>[0-9a-f]{64}) -->\n\Z")
 
 
 def write_review(findings: Findings, *, overwrite: bool = False) -> Path | None:
-    """Writes the review unless a person has edited the one that is there.
+    """Writes the review unless a person has edited the existing one.
 
     Args:
-        findings: Of the sweep.
-        overwrite: Write it in any case.
+        findings: The findings of the sweep.
+        overwrite: Whether to write it in any case.
 
     Returns:
-        Where it is; None where an edited one was left alone.
+        Its path; None if an edited review was left alone.
     """
     path = findings.sweep.review
     if is_edited(path) and not overwrite:
@@ -31,9 +31,9 @@ def write_review(findings: Findings, *, overwrite: bool = False) -> Path | None:
 
 
 def is_edited(path: Path) -> bool:
-    """Whether a review is not as the program wrote it; an absent one is not edited."""
+    """Returns whether a review differs from what the program wrote; an absent one is not edited."""
     if not path.exists():
         return False
     content = path.read_text(encoding="utf-8")
-    mark = _MARK.search(content)
-    return mark is None or hashlib.sha256(content[: mark.start()].encode()).hexdigest() != mark["digest"]
+    signature = _SIGNATURE.search(content)
+    return signature is None or hashlib.sha256(content[: signature.start()].encode()).hexdigest() != signature["digest"]

@@ -1,4 +1,4 @@
-"""What all pages share: the document around them, tiles, charts and tables. One file, no network, light and dark."""
+"""HTML parts that all pages share: document, tiles, charts and tables. A page is one file and needs no network."""
 
 from collections.abc import Sequence
 from html import escape
@@ -16,8 +16,8 @@ def document(title: str, body: Sequence[str]) -> str:
     """Returns a whole HTML document.
 
     Args:
-        title: For the browser's tab; plain text.
-        body: HTML pieces; empty ones are left out.
+        title: Plain text for the browser's tab.
+        body: HTML parts; empty ones are left out.
     """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -29,12 +29,12 @@ def document(title: str, body: Sequence[str]) -> str:
 
 
 def unbroken(text: str) -> str:
-    """Lets a headline break between settings only."""
+    """Allows line breaks of a headline between settings only."""
     return ", ".join(f'<span class="nb">{escape(part)}</span>' for part in text.split(", "))
 
 
 def tiles_html(tiles: Sequence[Tile]) -> str:
-    """Returns the facts of the headline, the first one set apart."""
+    """Returns the tiles as HTML, the first one emphasized."""
     return f'<div class="tiles">{"".join(_tile(tile, lead=i == 0) for i, tile in enumerate(tiles))}</div>'
 
 
@@ -58,16 +58,16 @@ def chart_html(chart: Chart) -> str:
 def table_card(
     title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "", key: str = ""
 ) -> str:
-    """Returns a card with a table; a column of which every cell is a number stands to the right.
+    """Returns a card with a table; numeric columns are aligned to the right.
 
     Args:
-        title: Of the card.
+        title: Title of the card.
         header: Names of the columns.
         rows: Plain texts.
-        note: How to read it.
-        key: For links.
+        note: How to read the table.
+        key: Anchor for links.
     """
-    numeric = [bool(rows) and all(is_number(row[place]) for row in rows) for place in range(len(header))]
+    numeric = [bool(rows) and all(is_number(row[i]) for row in rows) for i in range(len(header))]
     heads = "".join(
         f"<th scope=col{' class=num' if right else ''}>{escape(name).replace('_', '_<wbr>')}</th>"
         for name, right in zip(header, numeric, strict=True)
@@ -81,15 +81,15 @@ def table_card(
         + "</tr>"
         for row in rows
     )
-    said = f'<p class="note">{escape(note)}</p>' if note else ""
+    note_html = f'<p class="note">{escape(note)}</p>' if note else ""
     return (
-        f'<section class="card wide"{f" id={key}" if key else ""}><h2>{escape(title)}</h2>{said}{scroll(title)}'
+        f'<section class="card wide"{f" id={key}" if key else ""}><h2>{escape(title)}</h2>{note_html}{scroll(title)}'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div></section>"
     )
 
 
 def scroll(title: str) -> str:
-    """Opens the box in which a wide table moves sideways, also by the keyboard."""
+    """Returns the opening tag of a box that scrolls a wide table, also by keyboard."""
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
 
 
@@ -102,7 +102,7 @@ def is_number(text: str) -> bool:
 
 
 def _ink_rules() -> str:
-    """One fill and one stroke rule for each ink; text upon the dark half of the ramp is light."""
+    """Returns a fill and a stroke rule for each ink; text on the dark half of the ramp is light."""
     rules = []
     for ink in INKS:
         if ink.startswith("on_ramp"):

@@ -1,4 +1,4 @@
-"""What a person should know in one minute, in words: who won, how sure that is, what it cost. For page and text."""
+"""The summary of a sweep for page and text: best configuration, certainty, cost."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ class Tile:
     """One fact of the headline.
 
     Attributes:
-        label: What it is.
-        value: The fact in a few words.
-        detail: One sentence on it.
+        label: Name of the fact.
+        value: The fact, briefly.
+        detail: One sentence of explanation.
     """
 
     label: str
@@ -39,7 +39,7 @@ class Tile:
 
 
 def headline(analysis: Analysis) -> str:
-    """Says who won in one sentence."""
+    """Returns one sentence that names the winner."""
     winner = analysis.winner
     if winner is None:
         total = len(analysis.ledger.trials)
@@ -49,7 +49,7 @@ def headline(analysis: Analysis) -> str:
             return "No trial has a score yet"
         return "The only trial has no score" if total == 1 else f"None of the {trials_text(total)} has a score"
     names = [one.name for one in analysis.parameters] or [name for name in winner.trial.sampled if name != "seed"]
-    names.sort(key=lambda name: name != "model")  # the model says most
+    names.sort(key=lambda name: name != "model")  # the model first
     settings = [
         ("" if name == "model" else name.replace("_", " ") + " ") + plain_value(winner.trial.sampled[name])
         for name in names
@@ -63,7 +63,7 @@ def headline(analysis: Analysis) -> str:
 
 
 def eyebrow(analysis: Analysis) -> str:
-    """Says which sweep this is and when it ran."""
+    """Returns the sweep's name, method, end and member."""
     ends = [trial.ended_at for trial in analysis.ledger.trials if trial.ended_at is not None]
     when = f"{datetime.fromtimestamp(max(ends), UTC):%Y-%m-%d %H:%M} UTC" if ends else ""
     parts = [analysis.sweep.sweep, analysis.sweep.method, when, analysis.sweep.member or ""]
@@ -71,7 +71,7 @@ def eyebrow(analysis: Analysis) -> str:
 
 
 def badges(analysis: Analysis) -> list[str]:
-    """Says what a reader must know before anything else."""
+    """Returns the warnings that a reader must see first."""
     found = ["simulated cards"] if analysis.sweep.simulated else []
     if analysis.missing and analysis.ledger.trials:
         found.append("still running" if analysis.is_running else "not complete")
@@ -79,7 +79,7 @@ def badges(analysis: Analysis) -> list[str]:
 
 
 def tiles(analysis: Analysis) -> tuple[Tile, ...]:
-    """Returns score, sureness, cost and trials."""
+    """Returns the tiles of score, certainty, cost and trials."""
     return (_score_tile(analysis), _sureness_tile(analysis), _cost_tile(analysis), _trials_tile(analysis))
 
 
@@ -125,7 +125,7 @@ def _sureness_tile(analysis: Analysis) -> Tile:
 
 
 def paired_text(analysis: Analysis) -> str:
-    """Says what the dialogues themselves tell about the lead; empty where that is not known."""
+    """Returns the interval of the lead from the paired comparison of dialogues; empty if there is none."""
     paired, metric = analysis.paired, analysis.sweep.metric
     if paired is None:
         return ""
@@ -139,11 +139,11 @@ def _cost_tile(analysis: Analysis) -> Tile:
     logical = " on logical cards" if analysis.sweep.simulated else ""
     value = gpu_time(sum(cost.gpu_s.values())) if cost.on_gpus else format_duration(total_trial_s)
     until = "until now" if analysis.is_running and analysis.missing else "from start to end"
-    places = logical if cost.on_gpus else "" if analysis.sweep.cards else ", without a GPU"
-    facts = [f"{format_duration(cost.span_s)} {until}{places}"]
+    hardware = logical if cost.on_gpus else "" if analysis.sweep.cards else ", without a GPU"
+    facts = [f"{format_duration(cost.span_s)} {until}{hardware}"]
     if cost.saved_s > 0:
         part = cost.saved_s / (cost.saved_s + total_trial_s)
-        facts.append(f"stopping early spared about {part:.0%}")
+        facts.append(f"stopping early saved about {part:.0%}")
     return Tile(label="Cost", value=value, detail="; ".join(facts))
 
 
@@ -156,7 +156,7 @@ def _trials_tile(analysis: Analysis) -> Tile:
 
 
 def runs_table(analysis: Analysis, most: int = SHOWN_RUNS) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Returns the column names and the lines of the best configurations."""
+    """Returns the header and the rows of the best configurations."""
     shown = analysis.candidates[:most]
     means = [_means(candidate, analysis.sweep.metric) for candidate in shown]
     extra = [name for name in _EXTRA if name != analysis.sweep.metric and any(name in values for values in means)]
@@ -184,13 +184,13 @@ def runs_table(analysis: Analysis, most: int = SHOWN_RUNS) -> tuple[tuple[str, .
 
 
 def _means(candidate: Candidate, metric: str) -> dict[str, float]:
-    """Means over the runs of a configuration, of what all of them reported, at the best evaluation of each."""
+    """Returns the mean of each metric over the runs of a configuration, at each run's best evaluation."""
     rows = [best_row(one.trial, metric, one.score) for one in candidate.trials]
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)}
 
 
 def _setting(trial: TrialRecord, name: str) -> str:
-    """A value as it was sampled, and as it was run where a rule changed it."""
+    """Formats a sampled value, with the value that was run if a rule changed it."""
     if name not in trial.sampled:
         return ""
     sampled, run = show_value(trial.sampled[name]), show_value(trial.resolved.get(name, trial.sampled[name]))
@@ -206,16 +206,16 @@ def best_row(trial: TrialRecord, metric: str, score: float) -> dict[str, float]:
 
 
 def failure_rows(failures: Sequence[TrialRecord]) -> list[tuple[str, str, str, str]]:
-    """Returns (trial, end, reason, where to look); equal reasons stand together, the most frequent first.
+    """Returns rows of (trial, end, reason, folder), grouped by reason, the most frequent first.
 
     Args:
         failures: Trials that failed, and those that ended without a score.
     """
     reasons = [_reason(trial) for trial in failures]
     counts = Counter(reasons)
-    order = sorted(range(len(failures)), key=lambda i: (-counts[reasons[i]], reasons[i]))
+    ranked = sorted(range(len(failures)), key=lambda i: (-counts[reasons[i]], reasons[i]))
     rows = []
-    for i in order:
+    for i in ranked:
         trial = failures[i]
         where = trial.error.where if trial.error and trial.error.where else trial.experiment_dir
         rows.append((trial.name, OUTCOME_TEXT[trial.status], reasons[i], where))
@@ -223,17 +223,17 @@ def failure_rows(failures: Sequence[TrialRecord]) -> list[tuple[str, str, str, s
 
 
 def notes(analysis: Analysis) -> list[str]:
-    """What a reader must know about the numbers."""
+    """Returns what a reader must know about the numbers."""
     found = []
     if analysis.sweep.simulated:
         found.append(
-            "The cards were simulated: placement was real, training ran on the CPU, and times say nothing about GPUs."
+            "The cards were simulated: placement was real, training ran on the CPU, and times are not those of GPUs."
         )
     if analysis.ledger.torn:
-        lines = "line" if analysis.ledger.torn == 1 else "lines"
-        found.append(f"{analysis.ledger.torn} torn {lines} of the ledger could not be read.")
+        noun = "line" if analysis.ledger.torn == 1 else "lines"
+        found.append(f"{analysis.ledger.torn} torn {noun} of the ledger could not be read.")
     if analysis.ledger.sweep is None and analysis.ledger.trials:
-        found.append(f"The ledger does not say what the sweep is; trials are compared by {analysis.sweep.metric}.")
+        found.append(f"The ledger has no record of the sweep; trials are compared by {analysis.sweep.metric}.")
     if any(trial.lineage for trial in analysis.ledger.trials):
         found.append(
             "Population based training: settings are those that were in force when a trial had its best score; its"
@@ -246,7 +246,7 @@ def notes(analysis: Analysis) -> list[str]:
 
 
 def sources(analysis: Analysis) -> str:
-    """Says which files the numbers come from."""
+    """Returns a sentence on the files that the numbers come from."""
     under_way = analysis.count("running")
     ended = trials_text(len(analysis.ledger.trials) - under_way)
     more = f", and of {trials_text(under_way)} under way from journal.jsonl" if under_way else ""
@@ -254,7 +254,7 @@ def sources(analysis: Analysis) -> str:
 
 
 def wandb_page(analysis: Analysis) -> str:
-    """Returns the address of the sweep's report at W&B; empty where there is none, or what is there is no web address.
+    """Returns the address of the sweep's report at W&B; empty if there is none or it is not a web address.
 
     >>> from tune_jobs.analysis.sweep_analysis import analyse
     >>> from tune_jobs.records.ledger import Ledger, SweepRecord
@@ -279,7 +279,7 @@ _EXTRA = {"eval/rouge1_f1": "R-1", "eval/rouge2_f1": "R-2", "eval/rougeL_f1": "R
 
 
 def _brief(duration_s: float) -> str:
-    """A duration for a narrow column: minutes are exact enough from one minute on."""
+    """Formats a duration for a narrow column: without seconds from one minute on."""
     text = format_duration(duration_s)
     return text.rsplit(" ", 2)[0] if " min " in text and text.endswith(" s") else text
 

@@ -1,4 +1,4 @@
-"""The pen for the page: drawings as inline SVG whose colours come from the page's style and whose text stays text."""
+"""Renders drawings as inline SVG; the page's style sheet has the colours, and text remains text."""
 
 from html import escape
 
@@ -10,7 +10,7 @@ def to_svg(drawing: Drawing, extra_class: str = "") -> str:
 
     Args:
         drawing: The chart.
-        extra_class: Put on the element, so that the page can choose between a wide and a narrow drawing.
+        extra_class: CSS class of the element, by which the page selects the wide or the narrow drawing.
     """
     width, height = _number(drawing.width), _number(drawing.height)
     name = f"chart {extra_class}".strip()
@@ -32,31 +32,33 @@ def _geometry(shape: DrawnShape) -> tuple[str, str]:
     if isinstance(shape, Polyline):
         points = " ".join(f"{_number(x)},{_number(y)}" for x, y in shape.points)
         dashes = ' stroke-dasharray="4 4"' if shape.dashed else ""
-        line = f' class="s-{shape.ink}" points="{points}" stroke-width="{_number(shape.width)}"'
-        return "polyline", line + dashes + _opacity(shape.opacity)
+        attributes = f' class="s-{shape.ink}" points="{points}" stroke-width="{_number(shape.width)}"'
+        return "polyline", attributes + dashes + _opacity(shape.opacity)
     if isinstance(shape, Rectangle):
-        place = f' x="{_number(shape.x)}" y="{_number(shape.y)}"'
-        place += f' width="{_number(shape.width)}" height="{_number(shape.height)}"'
+        position = f' x="{_number(shape.x)}" y="{_number(shape.y)}"'
+        position += f' width="{_number(shape.width)}" height="{_number(shape.height)}"'
         outline = f" s-{shape.outline}" if shape.outline else ""
         classes = f"f-{shape.ink}{outline}"
         radius = f' rx="{_number(shape.radius)}"' if shape.radius else ""
-        return "rect", f' class="{classes}"{place}{radius}' + _opacity(shape.opacity)
+        return "rect", f' class="{classes}"{position}{radius}' + _opacity(shape.opacity)
     if isinstance(shape, Dot):
         style = f"s-{shape.ink} hollow" if shape.hollow else f"f-{shape.ink} dot"
-        place = f' cx="{_number(shape.x)}" cy="{_number(shape.y)}" r="{_number(shape.radius)}"'
-        return "circle", f' class="{style}"{place}' + _opacity(shape.opacity)
-    assert isinstance(shape, Cross), f"no pen for {type(shape).__name__}"
+        position = f' cx="{_number(shape.x)}" cy="{_number(shape.y)}" r="{_number(shape.radius)}"'
+        return "circle", f' class="{style}"{position}' + _opacity(shape.opacity)
+    assert isinstance(shape, Cross), f"no renderer for {type(shape).__name__}"
     path = "".join(f"M{_number(x1)} {_number(y1)}L{_number(x2)} {_number(y2)}" for (x1, y1), (x2, y2) in shape.strokes)
     return "path", f' class="s-{shape.ink}" d="{path}" stroke-width="2"'
 
 
 def _label(label: Label, common: str, content: str) -> str:
-    place = f' x="{_number(label.x)}" y="{_number(label.y)}"'
+    position = f' x="{_number(label.x)}" y="{_number(label.y)}"'
     anchor = f' text-anchor="{label.anchor}"' if label.anchor != "start" else ""
     size = f' font-size="{_number(label.size)}"' if label.size != TEXT_SIZE else ""
     bold = ' font-weight="600"' if label.bold else ""
     halo = " halo" if label.halo else ""
-    return f'<text class="f-{label.ink}{halo}"{place}{anchor}{size}{bold}{common}>{content}{escape(label.text)}</text>'
+    return (
+        f'<text class="f-{label.ink}{halo}"{position}{anchor}{size}{bold}{common}>{content}{escape(label.text)}</text>'
+    )
 
 
 def _opacity(opacity: float) -> str:
@@ -64,6 +66,6 @@ def _opacity(opacity: float) -> str:
 
 
 def _number(value: float) -> str:
-    """At most one decimal: a tenth of a pixel is enough, and files stay small."""
+    """Formats a number with at most two decimals, to keep files small."""
     text = f"{value:.1f}" if value >= 10 or value == int(value) else f"{value:.2f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

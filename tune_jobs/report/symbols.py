@@ -1,4 +1,4 @@
-"""How the end of a trial looks: a shape of its own for each outcome, so that nobody has to tell colours apart."""
+"""Symbols of trial outcomes: each outcome has its own shape, so that no one has to distinguish colours."""
 
 from collections.abc import Callable, Collection, Sequence
 
@@ -8,7 +8,7 @@ from tune_jobs.records.ledger import OUTCOMES, TrialOutcome
 from tune_jobs.report.drawing import Cross, Dot, DrawnShape, Ink, Label, Polyline, Rectangle, text_width
 from tune_jobs.report.formatting import OUTCOME_TEXT, trial_tip
 
-_SIGN_ROOM = 13.0  # a bar that is narrower or lower has no room for a sign
+_SYMBOL_SIZE = 13.0  # a smaller bar has no space for a symbol
 _PALE = 0.6
 Swatch = Callable[[float, float], Sequence[DrawnShape]]
 
@@ -18,8 +18,7 @@ def outcome_symbol(
 ) -> DrawnShape:
     """Draws a trial as a small shape.
 
-    A dot ran to its end, a ring was stopped, an x failed, a plus ran out of memory, a square was refused, a triangle is
-    not over.
+    Dot: finished. Ring: stopped early. x: failed. Plus: out of memory. Square: refused. Triangle: still running.
     """
     if outcome == "finished":
         return Dot(x=x, y=y, radius=radius, ink=outcome, tip=tip, trial=trial)
@@ -48,7 +47,7 @@ def outcome_bar(
     tip: str = "",
     trial: str = "",
 ) -> list[DrawnShape]:
-    """Draws a bar: full to the end, pale where it was stopped or is not over, with its sign where it went wrong."""
+    """Draws a bar: pale if the trial was stopped or still runs, with a symbol if it failed or still runs."""
     pale = outcome in ("stopped", "running")
     shapes: list[DrawnShape] = [
         Rectangle(
@@ -64,7 +63,7 @@ def outcome_bar(
             trial=trial,
         )
     ]
-    if outcome in ("failed", "oom", "running") and min(width, height) >= _SIGN_ROOM * 0.75 and width >= _SIGN_ROOM:
+    if outcome in ("failed", "oom", "running") and min(width, height) >= _SYMBOL_SIZE * 0.75 and width >= _SYMBOL_SIZE:
         middle_x, middle_y = x + width / 2, y + height / 2
         if outcome == "running":
             shapes.append(outcome_symbol(outcome, middle_x, middle_y, radius=3.2, tip=tip, trial=trial))
@@ -85,19 +84,19 @@ def trial_symbol(analysis: Analysis, one: Scored, x: float, y: float, *, radius:
 
 
 def is_winner(analysis: Analysis, trial_id: str) -> bool:
-    """Whether a trial is the winner."""
+    """Returns whether a trial is the winner."""
     return analysis.winner is not None and analysis.winner.trial.trial_id == trial_id
 
 
 def legend(
     analysis: Analysis, width: float, outcomes: Collection[TrialOutcome], *, bars: bool = False
 ) -> tuple[list[DrawnShape], float]:
-    """Says what the shapes of a chart mean; returns the shapes and the height that they take.
+    """Returns the shapes of a legend and its height.
 
     Args:
-        analysis: Of the sweep.
-        width: Of the chart.
-        outcomes: Those that are drawn in it.
+        analysis: The analysis of the sweep.
+        width: Width of the chart.
+        outcomes: The outcomes that the chart shows.
         bars: Whether trials are bars.
     """
     entries: list[tuple[Swatch, str]] = []
@@ -109,17 +108,17 @@ def legend(
 
 
 def dot_swatch(ink: Ink, radius: float = 4.5) -> Swatch:
-    """A dot of a colour, for a legend."""
+    """Returns a legend swatch: a dot of a colour."""
     return lambda x, y: [Dot(x=x, y=y, radius=radius, ink=ink)]
 
 
 def symbol_swatch(outcome: TrialOutcome) -> Swatch:
-    """A trial's symbol, for a legend."""
+    """Returns a legend swatch: a trial's symbol."""
     return lambda x, y: [outcome_symbol(outcome, x, y)]
 
 
 def bar_swatch(outcome: TrialOutcome) -> Swatch:
-    """A trial's bar, for a legend."""
+    """Returns a legend swatch: a trial's bar."""
     return lambda x, y: outcome_bar(outcome, x=x - 7, y=y - 6, width=14.0, height=12.0)
 
 
@@ -128,7 +127,7 @@ def _winner_bar(x: float, y: float) -> list[DrawnShape]:
 
 
 def lay_legend(entries: Sequence[tuple[Swatch, str]], width: float) -> tuple[list[DrawnShape], float]:
-    """Lays out swatches with their texts in as many lines as they need; returns the shapes and the height they take."""
+    """Arranges swatches with their texts in rows; returns the shapes and their height."""
     shapes: list[DrawnShape] = []
     x, y = 4.0, 8.0
     for swatch, text in entries:

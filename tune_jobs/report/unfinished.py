@@ -1,4 +1,4 @@
-"""Trials that are not over: the ledger has no line of them yet, the journal of the sweep has."""
+"""Adds running trials to a ledger: they are in the sweep's journal but not yet in the ledger."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from tune_jobs.records.outcomes import record_of
 
 
 def with_unfinished(folder: SweepFolder, ledger: Ledger) -> Ledger:
-    """Adds the trials that have started and not ended; a folder without a journal has none."""
+    """Adds the trials that have started and not ended; returns the ledger unchanged if there is no journal."""
     path = folder.path / FILE_NAME
     if ledger.sweep is None or not path.exists():
         return ledger

@@ -1,4 +1,4 @@
-"""The weekly dashboard in words and as one HTML file."""
+"""The weekly dashboard as texts, tables and one HTML file."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -15,21 +15,21 @@ _MOST_ROWS = 30
 
 
 def headline(week: Week) -> str:
-    """Says the week in one sentence."""
+    """Returns one sentence that summarizes the week."""
     now, before = week.total.now, week.total.before
     if not now.runs:
         return "No run ended in this week" + (f", {before.runs} in the week before" if before.runs else "")
-    told = f"{_count(now.runs, 'run')}, {change(now.runs, before.runs)}"
-    return told if now.success is None else f"{told}; {now.success:.0%} went well"
+    text = f"{_count(now.runs, 'run')}, {change(now.runs, before.runs)}"
+    return text if now.success is None else f"{text}; {now.success:.0%} went well"
 
 
 def eyebrow(week: Week) -> str:
-    """Says which week it is."""
+    """Returns the dates of the week."""
     return f"week · {week.start:%Y-%m-%d %H:%M} to {week.end:%Y-%m-%d %H:%M %Z}"
 
 
 def week_tiles(week: Week) -> list[Tile]:
-    """Returns runs, success, GPU-hours and the best score, each against the week before."""
+    """Returns the tiles of runs, success, GPU-hours and best score, each with the week before."""
     now, before = week.total.now, week.total.before
     went = "none is over" if now.success is None else f"{now.success:.0%}"
     was = "none was over" if before.success is None else f"{before.success:.0%}"
@@ -49,12 +49,12 @@ def week_tiles(week: Week) -> list[Tile]:
 
 
 def figure_rows(names: Mapping[str, Pair], what: str, scale: Scale | None) -> tuple[list[str], list[list[str]]]:
-    """Returns a line for each member, model or sweep; numbers in brackets are those of the week before.
+    """Returns a header and a row for each member, model or sweep, with the week before.
 
     Args:
         names: Figures by name.
-        what: The first column.
-        scale: In which scores are shown.
+        what: Header of the first column.
+        scale: The scale of the shown scores.
     """
     header = [what, "Runs", "Runs before", "Success", "Failed"]
     header += ["GPU-hours", "GPU-hours before", "Time", "Best", "Best before"]
@@ -79,7 +79,7 @@ def figure_rows(names: Mapping[str, Pair], what: str, scale: Scale | None) -> tu
 
 
 def scale_rows(week: Week) -> tuple[list[str], list[list[str]]]:
-    """Returns the best scores in each scale: other data, another language or metric is another scale."""
+    """Returns the best scores of each scale; a scale is a metric, a language and a data file."""
     header = ["Metric", "Language", "Dev data", "Runs", "Best", "Best before", "Run"]
     rows = [
         [
@@ -97,7 +97,7 @@ def scale_rows(week: Week) -> tuple[list[str], list[list[str]]]:
 
 
 def week_notes(week: Week, remarks: Sequence[str]) -> list[str]:
-    """What a reader must know about the numbers."""
+    """Returns what a reader must know about the numbers."""
     found = [
         "A run counts on the day on which it ended, with all of its time; one that goes on counts when it started."
         " Stopped early by the scheduler counts as good."
@@ -144,7 +144,7 @@ def tables(week: Week) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
 
 
 def change(now: float, before: float) -> str:
-    """Says a number against the one before.
+    """Formats a number relative to the week before.
 
     >>> change(12, 10), change(5, 5), change(3, 0)
     ('20% more than in the week before', 'as many as in the week before', 'none in the week before')
@@ -158,7 +158,7 @@ def change(now: float, before: float) -> str:
 
 
 def page_name(end: datetime) -> str:
-    """Names the page of a week by its last day.
+    """Returns the file name of a week's page, which has the date of its last day.
 
     >>> page_name(datetime(2026, 11, 25))
     'week_2026-11-24.html'
@@ -188,9 +188,9 @@ def _score(one: Figures, scale: Scale | None) -> str:
 
 
 def _without_blanks(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Leaves out columns in which nothing stands."""
-    kept = [place for place in range(len(header)) if place == 0 or any(row[place] for row in rows)]
-    return [header[place] for place in kept], [[row[place] for place in kept] for row in rows]
+    """Removes empty columns."""
+    kept = [i for i in range(len(header)) if i == 0 or any(row[i] for row in rows)]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def _count(count: int, what: str) -> str:

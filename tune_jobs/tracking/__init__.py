@@ -1,1 +1,1 @@
-"""W&B, told by a process beside the driver; the two doors to it."""
+"""W&B: a process beside the driver mirrors the sweep's files to it; reading runs for the weekly dashboard."""

@@ -1,6 +1,6 @@
-"""What W&B is told of a sweep, made from the sweep's own files: journal, steps, ledger, summaries. Knows no wandb.
+"""Translates a sweep's files (journal, steps, ledger, summaries) into calls on W&B runs. Does not import wandb.
 
-The files are the source of truth. A mirror that is late, or that was not there at all, changes nothing in the sweep.
+The files are the source of truth. A mirror that is late or missing changes nothing in the sweep.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ EXAMPLE_COLUMNS = (
 Spec = Mapping[str, object]
 Row = Mapping[str, object]
 ExampleRow = tuple[object, ...]
-ENDS_WELL = ("finished", "stopped")  # stopped early is what the scheduler is for, not a failure
+SUCCESSES = ("finished", "stopped")  # stopped early by the scheduler is not a failure
 
 
 class Run(Protocol):
-    """One W&B run as the mirror sees it. Calls return at once, whatever becomes of them."""
+    """One W&B run. All calls return at once; errors are handled elsewhere."""
 
     def log(self, row: Row, step: int) -> None:
         """Adds one row of history."""
@@ -49,7 +49,7 @@ class Run(Protocol):
         ...
 
     def examples(self, rows: Callable[[], Sequence[ExampleRow]], step: int) -> None:
-        """Logs a table with EXAMPLE_COLUMNS; the rows are asked for when their turn comes, as scoring takes time."""
+        """Logs a table with EXAMPLE_COLUMNS; `rows` is called later, because scoring takes time."""
         ...
 
     def model(self, folder: Path, metadata: Row) -> None:
@@ -63,21 +63,21 @@ class Run(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorSettings:
-    """What the mirror of a sweep is told when it starts; plain values, so that they travel as JSON.
+    """Settings of a sweep's mirror; plain values, because they are sent as JSON.
 
     Attributes:
-        folder: The sweep's results, as a whole path.
-        sweep: Its name.
-        group: Of its runs: the sweep, or the staged search that it is a phase of.
-        method: How trials are chosen; a tag.
-        phase: Of a staged search, the runs' job type; empty for a plain sweep.
+        folder: The sweep's result folder, as an absolute path.
+        sweep: The sweep's name.
+        group: Group of its runs: the sweep, or the staged search that it is a phase of.
+        method: The search method; a tag.
+        phase: Phase of a staged search, the runs' job type; empty for a plain sweep.
         project: W&B project.
-        entity: W&B user or team; the account's own where None.
+        entity: W&B user or team; None for the account's default.
         tags: Put on every run.
         mode: Whether runs are sent at once.
-        upload_models: Whether a trial that is the best when it ends leaves its model as an artifact.
-        init_s: Timeouts with a server when a run is opened; see tracking.Timeouts.
-        finish_s: Timeouts with a server when a run is closed.
+        upload_models: Whether a trial that is the best when it ends uploads its model as an artifact.
+        init_s: Timeout for opening a run; see wandb_client.Timeouts.
+        finish_s: Timeout for closing a run.
     """
 
     folder: str
@@ -96,7 +96,7 @@ class MirrorSettings:
 
 @dataclass(kw_only=True)
 class MirroredTrial:
-    """How far a trial is mirrored: bytes of its steps, rows of its history, and whether its run is closed for good."""
+    """Progress of a trial: bytes of its steps, rows of its history, and whether its run is closed."""
 
     steps_bytes: int = 0
     rows: int = 0
@@ -105,11 +105,11 @@ class MirroredTrial:
 
 @dataclass(kw_only=True)
 class MirrorProgress:
-    """How far a sweep is mirrored; kept on disk, so that the mirror of a resumed sweep repeats nothing.
+    """Progress of a sweep's mirror; kept on disk, so that the mirror of a resumed sweep repeats nothing.
 
     Attributes:
-        events: Lines of the journal.
-        trials: By the trial's number, as text.
+        events: Number of journal events mirrored.
+        trials: Progress by trial number, as text.
     """
 
     events: int = 0
@@ -123,13 +123,13 @@ class _Open:
 
 
 class Mirror:
-    """Turns the lines of a sweep's files into calls on runs.
+    """Turns records of a sweep's files into calls on runs.
 
     Args:
-        settings: Of the sweep.
-        open_run: Opens the run of a trial, or opens it again after a resume.
-        progress: How far an earlier mirror came; kept up to date.
-        examples: Makes the rows of the table from an experiment's folder and its configuration.
+        settings: Settings of the sweep's mirror.
+        open_run: Opens the run of a trial, also again after a resume.
+        progress: Progress of an earlier mirror; updated in place.
+        examples: Returns the rows of the table for an experiment's folder and configuration.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Mirror:
         self._best: float | None = None
 
     def take_event(self, event: Row) -> None:
-        """Takes in one line of the journal."""
+        """Mirrors one event of the journal."""
         self._seen_events += 1
         number = str(event["number"])
         if event["event"] in ("submitted", "copied"):
@@ -158,31 +158,31 @@ class Mirror:
         if self._seen_events <= self._progress.events:
             return
         self._progress.events = self._seen_events
-        if number not in self._specs:  # its first line was a torn one
+        if number not in self._specs:  # its submission was a torn record
             return
         if event["event"] == "started":
             self._run(number).run.describe({"share": _share(event["bundle"]), "bundle": event["bundle"]})
         elif event["event"] == "reported":
             self._take_evaluation(number, cast("Row", event["metrics"]))
-        elif event["event"] == "copied":  # population based training: another's weights, changed values
+        elif event["event"] == "copied":  # population based training: copied weights, changed values
             described = tracked_run(self._specs[number], self._settings).config
             self._run(number).run.describe({**described, "copied_from_trial": event["donor"]})
-        elif event["event"] == "allocated" and number in self._open:  # a run that goes on on another model's card
+        elif event["event"] == "allocated" and number in self._open:  # the trial continues on another GPU model
             self._run(number).run.describe(tracked_run(self._specs[number], self._settings).config)
         elif event["event"] == "retried":
             self._run(number).run.summarize({"trial/last_failure": f"{event['kind']}: {event['message']}"})
 
     def take_steps(self) -> None:
-        """Takes in what running trials have logged between evaluations."""
+        """Mirrors what running trials have logged between evaluations."""
         for number in list(self._open):
             self._take_steps(number)
 
     def take_sweep(self, sweep: SweepRecord) -> None:
-        """Takes in the description of the sweep."""
+        """Records the sweep's record, which names metric and goal."""
         self._sweep = sweep
 
     def take_record(self, record: TrialRecord) -> None:
-        """Takes in the outcome of a trial and closes its run."""
+        """Mirrors the outcome of a trial and closes its run."""
         number = record.trial_id
         is_best = self._is_best(record)
         if self._of(number).over or number not in self._specs:
@@ -192,15 +192,15 @@ class Mirror:
         if record.metrics:
             folder = ExperimentFolder(Path(record.experiment_dir))
             run.examples(lambda: self._examples(folder.path, record.resolved), self._next_row(number))
-            if is_best and self._settings.upload_models and record.status in ENDS_WELL:
+            if is_best and self._settings.upload_models and record.status in SUCCESSES:
                 run.model(folder.best_model, record.best_metrics)
         run.summarize(closing_summary(record))
-        run.finish("finished" if record.status in ENDS_WELL else "failed")
+        run.finish("finished" if record.status in SUCCESSES else "failed")
         self._of(number).over = True
         del self._open[number]
 
     def interrupt(self) -> None:
-        """Closes the runs of trials that are not over, in a state from which they go on."""
+        """Closes the runs of unfinished trials as preempted, so that they can be resumed."""
         self.take_steps()
         for opened in self._open.values():
             opened.run.summarize({"outcome": "interrupted"})
@@ -209,9 +209,9 @@ class Mirror:
 
     def _run(self, number: str) -> _Open:
         if number not in self._open:
-            order = self._specs[number]
-            steps = Tail(Path(str(order.get("folder", ""))) / STEPS_NAME, self._of(number).steps_bytes)
-            self._open[number] = _Open(run=self._open_run(tracked_run(order, self._settings)), steps=steps)
+            spec = self._specs[number]
+            steps = Tail(Path(str(spec.get("folder", ""))) / STEPS_NAME, self._of(number).steps_bytes)
+            self._open[number] = _Open(run=self._open_run(tracked_run(spec, self._settings)), steps=steps)
         return self._open[number]
 
     def _of(self, number: str) -> MirroredTrial:
@@ -223,12 +223,12 @@ class Mirror:
 
     def _take_evaluation(self, number: str, metrics: Row) -> None:
         run = self._run(number).run
-        self._take_steps(number)  # they came before
-        words = {name: value for name, value in metrics.items() if isinstance(value, str)}
+        self._take_steps(number)  # steps precede their evaluation
+        texts = {name: value for name, value in metrics.items() if isinstance(value, str)}
         numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
         run.log(numbers, self._next_row(number))
-        if words:
-            run.describe(words)
+        if texts:
+            run.describe(texts)
 
     def _take_steps(self, number: str) -> None:
         opened = self._open[number]
@@ -246,28 +246,27 @@ class Mirror:
         return True
 
 
-def tracked_run(order: Spec, settings: MirrorSettings) -> TrackedRun:
-    """Makes the description of a trial's run from its order.
+def tracked_run(spec: Spec, settings: MirrorSettings) -> TrackedRun:
+    """Makes the description of a trial's run from its specification.
 
-    The resolved configuration stands at the top, where W&B's columns and filters look for it; what the product knows
-    beyond it stands in groups: `sampled`, `plan`, `share`, `bundle`, `estimate`. A refused trial has no more than
-    what was sampled.
+    The resolved configuration is at the top level, which W&B's columns and filters use. Other values are in groups:
+    `sampled`, `plan`, `share`, `bundle`, `estimate`. A refused trial has only its sampled values.
     """
-    bundle = cast("Row", order.get("bundle") or {})
-    resolved = cast("Row", order.get("config") or order["sampled"])
+    bundle = cast("Row", spec.get("bundle") or {})
+    resolved = cast("Row", spec.get("config") or spec["sampled"])
     known = {
-        "sampled": order["sampled"],
-        "rules": order.get("notes") or [],
-        "plan": order.get("shape"),
+        "sampled": spec["sampled"],
+        "rules": spec.get("notes") or [],
+        "plan": spec.get("shape"),
         "share": _share(bundle),
         "bundle": bundle,
-        "estimate": order.get("estimate") or {},
-        "simulated": bool(order.get("simulated", False)),
-        "member": order.get("member"),
+        "estimate": spec.get("estimate") or {},
+        "simulated": bool(spec.get("simulated", False)),
+        "member": spec.get("member"),
         "sweep": settings.sweep,
-        "experiment_dir": order.get("folder"),
+        "experiment_dir": spec.get("folder"),
     }
-    name = str(order["name"]) if "folder" in order else f"{settings.sweep} {order['name']}"
+    name = str(spec["name"]) if "folder" in spec else f"{settings.sweep} {spec['name']}"
     more_tags = (str(resolved[key]) for key in ("model",) if key in resolved)
     return TrackedRun(
         project=settings.project,
@@ -283,7 +282,7 @@ def tracked_run(order: Spec, settings: MirrorSettings) -> TrackedRun:
 
 
 def job_type(phase: str) -> str:
-    """Names the job type of runs: the phase of a staged search.
+    """Returns the job type of runs: the phase of a staged search, else "trial".
 
     >>> job_type("wide"), job_type("")
     ('wide', 'trial')
@@ -292,7 +291,7 @@ def job_type(phase: str) -> str:
 
 
 def run_id(name: str, sweep_folder: str) -> str:
-    """Names a run so that a resumed sweep finds it again, and a colleague's sweep of the same name does not.
+    """Returns a run id that is stable over resumes and differs between sweep folders of the same name.
 
     >>> run_id("wide_bart_lr1e-04_bs16_1124_0905", "/outputs/sweep_results/wide")
     'wide_bart_lr1e-04_bs16_1124_0905-61dd12'
@@ -304,7 +303,7 @@ def run_id(name: str, sweep_folder: str) -> str:
 
 
 def closing_summary(record: TrialRecord) -> dict[str, object]:
-    """The final values of a trial: outcome, best scores, predicted against measured memory, cost."""
+    """Returns the final values of a trial: outcome, best scores, estimated and measured memory, cost."""
     summary: dict[str, object] = {"outcome": record.status, "trial/retries": record.retries}
     if record.error is not None:
         summary["outcome_reason"] = record.error.message
@@ -321,18 +320,18 @@ def closing_summary(record: TrialRecord) -> dict[str, object]:
     }
     measured = {f"memory/measured_{name}": value for name, value in (record.measured or {}).items()}
     summary |= predicted | measured
-    held, said = measured.get("memory/measured_device_bytes"), predicted.get("memory/estimated_device_bytes")
-    if held and isinstance(said, (int, float)):
-        summary["memory/estimate_error_percent"] = 100.0 * (said - held) / held
+    peak, estimate = measured.get("memory/measured_device_bytes"), predicted.get("memory/estimated_device_bytes")
+    if peak and isinstance(estimate, (int, float)):
+        summary["memory/estimate_error_percent"] = 100.0 * (estimate - peak) / peak
     return summary
 
 
 def example_rows(scored: Sequence[tuple[float, ExampleRow]], count: int = EXAMPLES) -> list[ExampleRow]:
-    """Chooses the best and the worst summaries, the best first; none stands twice.
+    """Selects the best and the worst summaries, the best first; none occurs twice.
 
     Args:
         scored: Score and row (without its first column) of every summary.
-        count: Of each end.
+        count: Number of summaries at each end.
 
     >>> example_rows([(1.0, ("a",)), (3.0, ("b",)), (2.0, ("c",))], count=1)
     [('top', 'b'), ('worst', 'a')]

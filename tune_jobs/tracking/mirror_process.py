@@ -1,12 +1,11 @@
-"""The process that mirrors a sweep to W&B, beside the driver.
+"""The process beside the driver that mirrors a sweep to W&B.
 
-Why a process of its own, and one for a sweep: no trial speaks to W&B or even imports it, so that a server that hangs,
-fails or is out of quota cannot slow or end one (docs/wandb.md). It reads the files that the sweep writes
-anyway; the key stays on the driver's machine; a trial that goes on after a failure goes on in its open run; a
-trial that was killed is closed with the right state by somebody who is still alive. wandb-core keeps up to 32 KiB
-of a run in memory, so a run inside a killed trial's process would lose its last rows, and a short one all of them.
+Reasons for one process per sweep (docs/wandb.md): trials do not use or import wandb, so a server that hangs, fails or
+is out of quota cannot slow or end them. The key stays on the driver's machine. A retried trial continues in its open
+run, and the run of a killed trial is closed with the right state. wandb-core keeps up to 32 KiB of a run in memory, so
+a run inside a killed trial's process would lose its last rows.
 
-    python -m tune_jobs.tracking.mirror_process < settings.json  # one line; its end is the end of the sweep
+    python -m tune_jobs.tracking.mirror_process < settings.json  # one line; end of input means end of the sweep
 """
 
 import contextlib
@@ -47,14 +46,14 @@ _NICENESS = 10
 
 
 class QueuedRun:
-    """A run whose calls return at once: a thread of its own opens it and does them in order.
+    """A run whose calls return at once: its own thread opens it and executes the calls one after another.
 
     Args:
-        run: What to open.
+        run: The run to open.
         wandb: Opens it.
-        closed: Hears, from the thread, that the run is closed: the run, and whether a server has taken all of it.
-        lost: Hears, from the thread, the name of a run that could not be opened.
-        opened: Hears, from the thread, that the run is open.
+        closed: Called by the thread when the run is closed, with the run and whether a server has all of it.
+        lost: Called by the thread with the name of a run that could not be opened.
+        opened: Called by the thread when the run is open.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class QueuedRun:
     def _finish(self, run: WandbRun, state: RunState) -> bool:
         try:
             sent = run.finish(state)
-        except Exception as error:  # it lies on the disk, as far as it came
+        except Exception as error:  # what was logged is on the disk
             logger.warning("%s could not be closed: %s: %s", self._description.name, type(error).__name__, error)
             sent = False
         self._closed(run, sent)
@@ -107,7 +106,7 @@ class QueuedRun:
     def _work(self) -> None:
         try:
             run = self._wandb.open(self._description)
-        except Exception as error:  # nothing to mirror to; the sweep's own files have everything
+        except Exception as error:  # the sweep's own files have everything
             logger.warning("%s is not mirrored: %s: %s", self._description.name, type(error).__name__, error)
             self._lost(self._description.name)
             return
@@ -116,7 +115,7 @@ class QueuedRun:
             call = self._calls.get()
             try:
                 is_last = call(run)
-            except Exception as error:  # one row or table less
+            except Exception as error:  # only this row or table is lost
                 logger.warning("%s: %s: %s", self._description.name, type(error).__name__, error)
                 continue
             if is_last:
@@ -128,7 +127,7 @@ def _log_examples(run: WandbRun, rows: Sequence[ExampleRow], step: int) -> None:
         run.table("examples", EXAMPLE_COLUMNS, rows, step)
 
 
-_SCORING = threading.Lock()  # the Korean tokenizer takes a second to load: not for several trials at a time
+_SCORING = threading.Lock()  # the Korean tokenizer takes a second to load; load it once
 
 
 def scored_examples(folder: Path, config: Mapping[str, object]) -> list[ExampleRow]:
@@ -136,7 +135,7 @@ def scored_examples(folder: Path, config: Mapping[str, object]) -> list[ExampleR
     from dialsum.config import RunConfig
     from tune_jobs.analysis.paired_summaries import shared_summaries
 
-    if not ExperimentFolder(folder).predictions.exists():  # it ended before its first summaries
+    if not ExperimentFolder(folder).predictions.exists():  # the trial ended before its first summaries
         return []
     run = RunConfig.from_dict(config)
     with _SCORING:
@@ -160,8 +159,8 @@ class SweepMirror:
     """Follows a sweep's files until the sweep is over.
 
     Args:
-        settings: See there.
-        poll_s: Seconds between two looks at the files.
+        settings: Settings of the mirror.
+        poll_s: Seconds between two polls of the files.
     """
 
     def __init__(self, settings: MirrorSettings, poll_s: float = _POLL_S) -> None:
@@ -182,10 +181,10 @@ class SweepMirror:
         self._saved_s = -_SAVE_S
 
     def follow(self, ended: threading.Event) -> None:
-        """Mirrors what comes, until the sweep has ended and everything that it wrote is mirrored."""
+        """Mirrors new records until the sweep has ended and all of its records are mirrored."""
         while True:
             is_last = ended.wait(self._poll_s)
-            self._look()
+            self._poll()
             if is_last:
                 break
             if time.monotonic() - self._saved_s > _SAVE_S:
@@ -201,12 +200,12 @@ class SweepMirror:
         self.status.over = True
         self._save()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         for event in self._journal.read():
             self._mirror.take_event(event)
         self._mirror.take_steps()
-        for line in self._ledger.read():
-            record = read_record(line)
+        for values in self._ledger.read():
+            record = read_record(values)
             if isinstance(record, SweepRecord):
                 self._sweep = record
                 self._mirror.take_sweep(record)
@@ -241,11 +240,11 @@ class SweepMirror:
 def main() -> int:
     """Runs the mirror until the input ends."""
     with contextlib.suppress(OSError):
-        os.nice(_NICENESS)  # trials come first, also on a machine with two cores
+        os.nice(_NICENESS)  # trials have priority, also on a machine with two cores
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = from_mapping(MirrorSettings, json.loads(sys.stdin.readline()), where="mirror settings")
     home = Path(settings.folder) / FOLDER
-    os.environ["WANDB_DATA_DIR"] = str(home)  # files of artifacts wait there for `wandb sync`, not in the user's home
+    os.environ["WANDB_DATA_DIR"] = str(home)  # staged artifact files go there, not to the user's home
     ended = threading.Event()
     threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
     with _alone(home / ".mirror.lock"):
@@ -261,7 +260,7 @@ def _wait_for_end(ended: threading.Event) -> None:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """The mirror of a sweep's earlier driver may still be sending; two at a time would repeat rows."""
+    """Holds a lock: the mirror of an earlier driver may still be sending, and two mirrors would repeat rows."""
     with os.fdopen(open_to_append(path), "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -270,4 +269,4 @@ def _alone(path: Path) -> Iterator[None]:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    os._exit(code)  # a thread of wandb that still waits for a server must not keep the process
+    os._exit(code)  # do not wait for threads of wandb that wait for a server

@@ -1,4 +1,4 @@
-"""The driver's hold on its sweep's mirror (mirror_process): starts it, says when the sweep is over, tells its fate."""
+"""The driver's side of the mirror process: starts it, signals the end of the sweep, reports the result."""
 
 import contextlib
 import json
@@ -22,23 +22,23 @@ from tune_jobs.tracking.wandb_client import FOLDER, mode_here, sync_command
 
 STATUS_NAME = "mirror.json"
 LOG_NAME = "mirror.log"
-LINGERS_S = 600.0  # after the sweep: a slow server gets this long, then `wandb sync` is left to do the rest
-_WAITS_S = 1.0  # the driver, for the mirror, at the end of a sweep of no length,
-_WAITS_FRACTION = 0.02  # and this part of a sweep's time more
+LINGERS_S = 600.0  # time for a slow server after the sweep; the rest is left to `wandb sync`
+_WAITS_S = 1.0  # the driver waits this long for the mirror at the end of a sweep,
+_WAITS_FRACTION = 0.02  # plus this fraction of the sweep's time
 
 
 @dataclass(kw_only=True)
 class MirrorStatus:
-    """What mirror.json says, for the driver and for the next mirror of the same sweep.
+    """The content of mirror.json, for the driver and for the next mirror of the same sweep.
 
     Attributes:
         mode: "online" or "offline".
-        over: Whether the mirror has ended in order.
-        urls: Of the runs that were opened online, by name.
-        unsent: Names of the folders of runs that no server has taken whole.
-        not_whole: Names of the runs that could not be opened, or were still being written when the mirror had to end.
-        report: The page over all runs.
-        progress: How far it came.
+        over: Whether the mirror has ended normally.
+        urls: URLs of the runs that were opened online, by folder name.
+        unsent: Folder names of the runs that no server has completely.
+        not_whole: Names of the runs that could not be opened, or were incomplete when the mirror had to end.
+        report: Status of the W&B report.
+        progress: Progress of the mirror.
     """
 
     mode: str = "offline"
@@ -51,7 +51,7 @@ class MirrorStatus:
 
     @classmethod
     def read(cls, path: Path) -> "MirrorStatus":
-        """Reads a status; an absent or damaged one is a new one."""
+        """Reads a status; returns a new one if it is absent or damaged."""
         try:
             return from_mapping(cls, json.loads(path.read_text(encoding="utf-8")), where=str(path))
         except (OSError, ValueError, RequestError):
@@ -59,11 +59,11 @@ class MirrorStatus:
 
 
 class MirrorProcess:
-    """The driver's hold on the mirror.
+    """The driver's handle on the mirror process.
 
     Args:
-        settings: See there.
-        shown: The sweep's folder as the person wrote it, for what they are told.
+        settings: Settings of the mirror.
+        shown: The sweep's folder as the user wrote it, for messages.
     """
 
     def __init__(self, settings: MirrorSettings, shown: Path) -> None:
@@ -77,24 +77,24 @@ class MirrorProcess:
                 stdout=log,
                 stderr=log,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-                start_new_session=True,  # Ctrl-C is for the sweep; the mirror then hears that it is over
+                start_new_session=True,  # Ctrl-C ends the sweep, which then closes the mirror's input
             )
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died at once; remark says so
+        with contextlib.suppress(BrokenPipeError):  # it died at once; `remark` reports that
             self._process.stdin.write(json.dumps(asdict(settings)).encode() + b"\n")
             self._process.stdin.flush()
 
     def end(self) -> None:
-        """Says that the sweep is over; does not wait."""
+        """Signals the end of the sweep; does not wait."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
     def wait(self, timeout_s: float) -> str:
-        """Waits for the mirror, but only so long.
+        """Waits for the mirror until a timeout.
 
         Returns:
-            For the person: where the runs are, what is left to do, and where the report is.
+            A message: where the runs are, what is left to do, and the address of the report.
         """
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s)
@@ -102,7 +102,7 @@ class MirrorProcess:
 
 
 def remark(exit_code: int | None, status: MirrorStatus, folder: Path) -> str:
-    """Says what became of the mirror, and in a second line what became of the report, where there should be one.
+    """Returns a message on the result of the mirror, with a second line on the report if there is one.
 
     >>> remark(0, MirrorStatus(over=True, unsent=["offline-run-1-a"]), Path("small/wandb"))
     'W&B: 1 run is kept offline; send it with: wandb sync small/wandb'
@@ -129,7 +129,7 @@ def remark(exit_code: int | None, status: MirrorStatus, folder: Path) -> str:
 
 
 def keep_report_address(folder: SweepFolder) -> None:
-    """Writes the address of the W&B report into the ledger, as far as there is one that it does not know."""
+    """Writes the address of the W&B report into the ledger, if it is new."""
     url = MirrorStatus.read(folder.path / FOLDER / STATUS_NAME).report.url
     sweep = folder.load().sweep
     if url and sweep is not None and sweep.wandb_report != url:
@@ -138,14 +138,14 @@ def keep_report_address(folder: SweepFolder) -> None:
 
 @contextlib.contextmanager
 def mirroring(folder: SweepFolder, sweep: Sweep, *, group: str = "", phase: str = "") -> Iterator[MirrorProcess | None]:
-    """Mirrors a sweep to W&B while the block lasts; None where the sweep keeps to its files.
+    """Mirrors a sweep to W&B during the block; yields None if W&B is disabled.
 
     The block should call `end` when the last trial is over: the mirror closes its runs while the reports are built.
 
     Args:
-        folder: The sweep's results.
-        sweep: See there.
-        group: The staged search that it is a phase of; empty for a sweep of its own.
+        folder: The sweep's result folder.
+        sweep: The sweep.
+        group: The staged search that it is a phase of; empty for a plain sweep.
         phase: Name of that phase.
     """
     tracking = sweep.tracking
@@ -168,7 +168,7 @@ def mirroring(folder: SweepFolder, sweep: Sweep, *, group: str = "", phase: str 
     started_s = time.monotonic()
     try:
         process = MirrorProcess(settings, folder.path)
-    except (OSError, RequestError) as error:  # no room, no process: the sweep is worth more than its mirror
+    except (OSError, RequestError) as error:  # a missing mirror must not stop the sweep
         note(f"W&B: the mirror could not be started ({error}); the sweep goes on, and its own files hold everything")
         yield None
         return
@@ -177,5 +177,5 @@ def mirroring(folder: SweepFolder, sweep: Sweep, *, group: str = "", phase: str 
     finally:
         process.end()
         note(process.wait(_WAITS_S + _WAITS_FRACTION * (time.monotonic() - started_s)))
-        with contextlib.suppress(OSError, RequestError):  # a link more or less
+        with contextlib.suppress(OSError, RequestError):  # only the link is lost
             keep_report_address(folder)

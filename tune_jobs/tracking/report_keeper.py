@@ -1,4 +1,4 @@
-"""Keeps the W&B report of a sweep, in the mirror's process: made with the first run, finished with the last."""
+"""Saves the W&B report of a sweep, in the mirror's process: with the first online run and at the end."""
 
 import logging
 import threading
@@ -14,27 +14,27 @@ logger = logging.getLogger(__name__)
 
 
 class Saved(Protocol):
-    """What a server has taken; see wandb_report.Published."""
+    """A saved report; see wandb_report.Published."""
 
     @property
     def report_id(self) -> str:
-        """To save it again."""
+        """The report's id, for saving it again."""
         ...
 
     @property
     def url(self) -> str:
-        """Where it is read."""
+        """The report's address."""
         ...
 
 
 @dataclass(kw_only=True)
 class ReportStatus:
-    """What mirror.json says of the report.
+    """The part of mirror.json on the report.
 
     Attributes:
-        report_id: To save it again, also by the mirror of a resumed sweep; empty while there is none.
-        url: Where it is read; empty while there is none.
-        problem: Why it is not there, or not as it should be; empty where nothing is wrong.
+        report_id: The report's id, for saving it again, also after a resume; empty while there is none.
+        url: The report's address; empty while there is none.
+        problem: Why it was not saved; empty if it was.
     """
 
     report_id: str = ""
@@ -43,13 +43,13 @@ class ReportStatus:
 
 
 class ReportKeeper:
-    """Saves the report twice: when the first run is online, so that its address is known early, and at the end.
+    """Saves the report when the first run is online, so that its address is known early, and again at the end.
 
-    Everything is done in threads that are waited for only so long: wandb repeats a failing request for minutes.
+    Saving runs in threads with a bounded wait, because wandb repeats a failing request for minutes.
 
     Args:
-        settings: Of the mirror.
-        status: Kept up to date.
+        settings: Settings of the mirror.
+        status: The report's status; updated in place.
         publish: Saves a report under its id (empty for a new one); see wandb_report.publish.
         changed: Called when the status has changed.
     """
@@ -68,7 +68,7 @@ class ReportKeeper:
         status.problem = ""
 
     def begin(self, sweep: SweepRecord | None, entity: str | None) -> None:
-        """A run was opened online: saves the report if that was the first."""
+        """Saves the report if the run that was just opened online is the first one."""
         with self._lock:
             if self._live is not None or sweep is None or not entity:
                 return
@@ -76,7 +76,7 @@ class ReportKeeper:
         self._save(self._live)
 
     def end(self, folder: SweepFolder, urls: Mapping[str, str], patience_s: float) -> None:
-        """The sweep is over: saves what came out, where there is a report, and waits for that."""
+        """Saves the final report, if a first one was saved, and waits for it."""
         if self._live is None or self._saving is None:
             return
         self._saving.join(patience_s)
@@ -92,7 +92,7 @@ class ReportKeeper:
 
         try:
             report = final_report(live, analyse(folder.load()), self._settings, urls)
-        except Exception as error:  # the panels are there all the same
+        except Exception as error:  # the first report remains
             self._failed(error)
             return
         self._save(report)
@@ -104,7 +104,7 @@ class ReportKeeper:
     def _work(self, report: SweepReport) -> None:
         try:
             saved = self._publish(report, self._status.report_id)
-        except Exception as error:  # whatever wandb fails with; the sweep has reports of its own
+        except Exception as error:  # the sweep has reports of its own
             self._failed(error)
             return
         self._status.report_id, self._status.url, self._status.problem = saved.report_id, saved.url, ""

@@ -1,4 +1,4 @@
-"""What the W&B report of a sweep says: the best run, and panels over the sweep's runs. Pure; wandb_report saves it."""
+"""Content of a sweep's W&B report: the best run, and panels over the sweep's runs. Pure; wandb_report saves it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ class SearchedParameter:
     """One searched parameter.
 
     Attributes:
-        name: As in a run's configuration.
+        name: Its name in a run's configuration.
         log: Whether it is searched on a logarithmic scale.
     """
 
@@ -36,15 +36,15 @@ class SweepReport:
     Attributes:
         entity: W&B user or team.
         project: W&B project.
-        title: Of the page.
-        group: Only runs of this group,
-        job_type: and of this job type are shown.
+        title: Title of the page.
+        group: Group of the shown runs.
+        job_type: Job type of the shown runs.
         metric: What trials are compared by, as every evaluation logs it, for example "eval/rouge_combined_f1".
-        best_metric: Its best value, as a run's summary has it.
-        goal: Whether high or low values are good.
+        best_metric: Name of its best value in a run's summary.
+        goal: Whether to maximize or minimize it.
         axes: Searched parameters.
         text: Markdown above the panels.
-        winner: Shown name of the best run; empty while there is none.
+        winner: Display name of the best run; empty while there is none.
     """
 
     entity: str
@@ -61,7 +61,7 @@ class SweepReport:
 
 
 def live_report(settings: MirrorSettings, sweep: SweepRecord, entity: str) -> SweepReport:
-    """Makes the report of a sweep that has just begun: its panels follow the runs."""
+    """Returns the report of a sweep that has just started; its panels show the runs as they proceed."""
     name = sweep.metric.split("/", 1)[-1]
     return SweepReport(
         entity=entity,
@@ -73,20 +73,20 @@ def live_report(settings: MirrorSettings, sweep: SweepRecord, entity: str) -> Sw
         best_metric=f"best/{name}",
         goal=sweep.goal,
         axes=axes_of(sweep.parameters),
-        text="The sweep runs; the panels follow it. The best run will stand here when it has ended.",
+        text="The sweep is running; the panels show its runs. The best run is added here at the end.",
     )
 
 
 def final_report(
     live: SweepReport, analysis: "Analysis", settings: MirrorSettings, urls: Mapping[str, str]
 ) -> SweepReport:
-    """Says what came out, in the words of the sweep's other reports.
+    """Returns the report of a finished sweep, with the texts of the sweep's other reports.
 
     Args:
-        live: As it was while the sweep ran.
-        analysis: Of the ledger.
-        settings: Of the mirror.
-        urls: Addresses of runs, by the name of their folder, which ends with the run's id.
+        live: The report while the sweep ran.
+        analysis: The analysis of the ledger.
+        settings: Settings of the mirror.
+        urls: Addresses of runs by folder name, which ends with the run's id.
     """
     from tune_jobs.report.markdown import code, link, markdown_table, plain
     from tune_jobs.report.summary import headline, notes, runs_table
@@ -100,21 +100,21 @@ def final_report(
         rows = [(axis.name, show_value(trial.sampled[axis.name])) for axis in live.axes if axis.name in trial.sampled]
         parts += [markdown_table(("Parameter", "Best run"), rows)] if rows else []
         parts.append(markdown_table(*runs_table(analysis, _SHOWN_RUNS)))
-    said = [f"* {plain(text)}" for text in notes(analysis)]
-    parts += ["\n".join(said)] if said else []
+    bullets = [f"* {plain(text)}" for text in notes(analysis)]
+    parts += ["\n".join(bullets)] if bullets else []
     winner = analysis.winner.trial.name if analysis.winner is not None else ""
     return replace(live, text="\n\n".join(parts), winner=winner)
 
 
 def axes_of(parameters: Mapping[str, Mapping[str, object]]) -> tuple[SearchedParameter, ...]:
-    """Finds the parameters that differ between trials, and which of them are searched on a logarithmic scale.
+    """Returns the parameters that differ between trials, and whether each is searched on a logarithmic scale.
 
     >>> axes_of({"lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3}, "model": {"value": "t5"},
     ...          "batch_size": {"values": [8, 16]}, "precision": {"values": ["bf16"]}})
     (SearchedParameter(name='lr', log=True), SearchedParameter(name='batch_size', log=False))
     """
     return tuple(
-        SearchedParameter(name=name, log="log" in str(told.get("distribution", "")))
-        for name, told in parameters.items()
-        if "value" not in told and len(cast("Sequence[object]", told.get("values", (0, 1)))) > 1
+        SearchedParameter(name=name, log="log" in str(spec.get("distribution", "")))
+        for name, spec in parameters.items()
+        if "value" not in spec and len(cast("Sequence[object]", spec.get("values", (0, 1)))) > 1
     )

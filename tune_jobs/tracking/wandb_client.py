@@ -1,12 +1,12 @@
-"""Writes to W&B, alone of all modules: opens runs, online or offline, and says of each whether the server has taken it.
+"""The only module that writes to W&B: opens runs, online or offline, and returns whether the server has all of a run.
 
-Only the mirror's process comes through here (mirror_process); no trial does. Ray's own WandbLoggerCallback starts two
-more actors for each trial and waits for uploads when a sweep is stopped; wandb in the trial itself waits for the server
-when a run is opened (up to `init_timeout`) and when it is closed. Both make training as slow as W&B is.
+Only the mirror's process (mirror_process) uses it. Ray's own WandbLoggerCallback starts two more actors for each trial
+and waits for uploads when a sweep is stopped. wandb in the trial itself waits for the server when a run is opened (up
+to `init_timeout`) and when it is closed. Both make training as slow as W&B is.
 
-What is relied on in wandb 0.31 beyond its documented interface is held by tests: a run's log of wandb-core
-(`logs/debug-internal.log`) has a line of level ERROR where something was not uploaded, and a run that could not be
-uploaded lies whole on the disk afterwards, for `wandb sync`.
+Tests cover what is used of wandb 0.31 beyond its documented interface: the run's log of wandb-core
+(`logs/debug-internal.log`) has a line of level ERROR if something was not uploaded, and such a run is complete on the
+disk, for `wandb sync`.
 """
 
 import logging
@@ -26,22 +26,22 @@ Mode = Literal["auto", "online", "offline", "disabled"]
 RunState = Literal["finished", "failed", "preempted"]
 STEP = "train/global_step"
 FOLDER = "wandb"  # wandb itself puts its runs in a folder of this name
-_SYNCED = ".wandb.synced"  # what `wandb sync` leaves beside a run that it has sent
-_SICK_FOR_S = 300.0  # after a server did not answer: new runs are opened offline, without asking it again
+_SYNCED = ".wandb.synced"  # suffix of the file that `wandb sync` writes beside a run that it has sent
+_UNAVAILABLE_FOR_S = 300.0  # after a failure, runs are opened offline for this long
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """What W&B is told about a trial when its run is opened.
+    """Description of a trial's run when it is opened.
 
     Attributes:
         project: W&B project.
-        group: The sweep, so that its trials stand together.
+        group: The sweep, which groups its trials.
         job_type: The phase.
         name: The experiment.
-        run_id: Stays the same over restarts, which then continue one run.
-        folder: Where `wandb/` goes.
-        entity: Team or user; the account's default when None.
+        run_id: Id that is stable over restarts, which continue the run.
+        folder: Parent of the folder `wandb/`.
+        entity: Team or user; None for the account's default.
         tags: For filtering.
         config: Sampled and resolved configuration, placement and memory plan.
     """
@@ -59,11 +59,11 @@ class TrackedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """How long the mirror waits for a W&B server; no trial ever does.
+    """How long the mirror waits for a W&B server.
 
     Attributes:
-        init_s: For a run to be opened; then it is an offline run.
-        finish_s: For the rest of a run to be uploaded; then it is left to `wandb sync`.
+        init_s: Timeout for opening a run; afterwards it is an offline run.
+        finish_s: Timeout for uploading the rest of a run; afterwards it is left to `wandb sync`.
     """
 
     init_s: float = 20.0
@@ -73,7 +73,7 @@ class Timeouts:
 def resolved_mode(
     mode: Mode, environment: Mapping[str, str], has_login: bool
 ) -> Literal["online", "offline", "disabled"]:
-    """Decides whether runs are sent at once. W&B's own WANDB_MODE wins, as its users expect.
+    """Decides whether runs are sent at once. WANDB_MODE has precedence, as in wandb itself.
 
     >>> resolved_mode("auto", {}, False), resolved_mode("auto", {"WANDB_API_KEY": "x"}, False)
     ('offline', 'online')
@@ -86,55 +86,55 @@ def resolved_mode(
 
 
 def mode_here(mode: Mode) -> Literal["online", "offline", "disabled"]:
-    """As resolved_mode, for this process and this user."""
+    """Returns resolved_mode for this process and this user."""
     return resolved_mode(mode, os.environ, has_login(Path.home() / ".netrc", os.environ))
 
 
 class Wandb:
-    """Opens runs of one sweep, one after another or many at once.
+    """Opens the runs of one sweep.
 
     Args:
-        mode: "online" falls back to "offline" for a while when the server does not take a run.
-        patience: See there.
-        clock: Seconds that only grow.
+        mode: "online" falls back to "offline" for a while when the server does not accept a run.
+        timeouts: How long to wait for the server.
+        clock: Monotonic seconds.
     """
 
     def __init__(
         self,
         mode: Literal["online", "offline"],
-        patience: Timeouts | None = None,
+        timeouts: Timeouts | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         os.environ["WANDB_SILENT"] = "true"
-        self._mode, self._patience, self._clock = mode, patience or Timeouts(), clock
+        self._mode, self._timeouts, self._clock = mode, timeouts or Timeouts(), clock
         self._opening = threading.Lock()
-        self._sick_since_s: float | None = None
+        self._unavailable_since_s: float | None = None
 
     def open(self, run: TrackedRun) -> "WandbRun":
-        """Opens a run: online, or offline where W&B is not asked or does not answer.
+        """Opens a run: online, or offline if the mode is offline or the server does not answer.
 
         Raises:
             Exception: Whatever wandb raises when not even an offline run can be opened.
         """
-        with self._opening:  # one at a time: a server that hangs is waited for once, not by every run
-            if self._mode == "online" and not self._is_sick():
+        with self._opening:  # one at a time, so that only one run waits for a server that hangs
+            if self._mode == "online" and not self._is_unavailable():
                 try:
-                    return WandbRun(run, "online", self._patience)
-                except Exception as error:  # wandb's own classes and others; the run is worth more than its upload
-                    self._sick_since_s = self._clock()
+                    return WandbRun(run, "online", self._timeouts)
+                except Exception as error:  # wandb's own classes and others: keep the run offline
+                    self._unavailable_since_s = self._clock()
                     logger.warning("%s could not be opened online (%s); it is kept offline", run.name, _first(error))
-                    # wandb-core holds the id of a run that could not be opened as long as it lives ("run ID is in use")
+                    # wandb-core keeps the id of a run that could not be opened ("run ID is in use")
                     run = replace(run, run_id=f"{run.run_id}-offline")
-            return WandbRun(run, "offline", self._patience)
+            return WandbRun(run, "offline", self._timeouts)
 
-    def _is_sick(self) -> bool:
-        return self._sick_since_s is not None and self._clock() - self._sick_since_s < _SICK_FOR_S
+    def _is_unavailable(self) -> bool:
+        return self._unavailable_since_s is not None and self._clock() - self._unavailable_since_s < _UNAVAILABLE_FOR_S
 
 
 class WandbRun:
     """One open W&B run; see Wandb.open."""
 
-    def __init__(self, run: TrackedRun, mode: Literal["online", "offline"], patience: Timeouts) -> None:
+    def __init__(self, run: TrackedRun, mode: Literal["online", "offline"], timeouts: Timeouts) -> None:
         import wandb
 
         self._wandb = wandb
@@ -155,13 +155,13 @@ class WandbRun:
             settings=wandb.Settings(
                 silent=True,
                 console="off",
-                init_timeout=patience.init_s,
-                finish_timeout=patience.finish_s,
+                init_timeout=timeouts.init_s,
+                finish_timeout=timeouts.finish_s,
                 finish_timeout_raises=True,
                 disable_git=True,
                 disable_code=True,
                 x_save_requirements=False,
-                x_disable_stats=True,  # of this process; the trial's own machine reports system/*
+                x_disable_stats=True,  # these would be of this process; trials report their own system/*
             ),
         )
         self._run.define_metric(STEP)
@@ -176,7 +176,7 @@ class WandbRun:
         self._run.log(dict(row), step=step)
 
     def describe(self, values: Mapping[str, object]) -> None:
-        """Adds to the configuration what was not known when the run was opened."""
+        """Updates the configuration."""
         self._run.config.update(dict(values), allow_val_change=True)
 
     def summarize(self, values: Mapping[str, object]) -> None:
@@ -197,7 +197,7 @@ class WandbRun:
         """Closes the run.
 
         Returns:
-            Whether a server has taken all of it; never for an offline run.
+            Whether a server has all of it; False for an offline run.
         """
         if state == "preempted":
             self._run.mark_preempting()
@@ -212,7 +212,7 @@ class WandbRun:
 
 
 def sync_command(folder: Path, unsent: Sequence[str]) -> str:
-    """Returns the command that sends what was not sent; runs that were are marked and passed over.
+    """Returns the command that sends what was not sent; it skips runs that were sent.
 
     >>> sync_command(Path("wandb"), ["offline-run-2-a"]), sync_command(Path("wandb"), ["run-1-a"])
     ('wandb sync wandb', 'wandb sync --include-online wandb')
@@ -222,7 +222,7 @@ def sync_command(folder: Path, unsent: Sequence[str]) -> str:
 
 
 def is_sent(folder: Path) -> bool:
-    """Whether a run's folder carries the mark of `wandb sync`: a server has it."""
+    """Returns whether a run's folder has the file of `wandb sync` that confirms that a server has it."""
     return any(folder.glob(f"*{_SYNCED}"))
 
 
@@ -230,7 +230,7 @@ def _has_errors(log: Path) -> bool:
     try:
         return '"level":"ERROR' in log.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return True  # nobody says that it went well
+        return True  # without a log, success is unknown
 
 
 def _first(error: Exception) -> str:
@@ -238,7 +238,7 @@ def _first(error: Exception) -> str:
 
 
 def has_login(netrc: Path, environment: Mapping[str, str]) -> bool:
-    """Whether `wandb login` left a key for the host in use; only the host's name is looked for."""
+    """Returns whether ~/.netrc has an entry for the W&B host in use; does not read the key."""
     host = environment.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split(":")[0].rstrip("/")
     try:
         return f"machine {host}" in netrc.read_text(encoding="utf-8", errors="replace")

@@ -1,7 +1,7 @@
-"""Uses wandb-workspaces, alone of all modules: saves the report of a sweep as a page of its W&B project.
+"""The only module that uses wandb-workspaces: saves the report of a sweep as a page of its W&B project.
 
-The page is saved by one GraphQL mutation, `upsertView` (wandb-workspaces 0.4, reports/v2); its panels are drawn by W&B
-from the runs, so that a page that was saved early follows the sweep.
+One GraphQL mutation, `upsertView`, saves the page (wandb-workspaces 0.4, reports/v2). W&B draws its panels from the
+runs, so a page that was saved early stays current.
 """
 
 import os
@@ -20,11 +20,11 @@ _COLUMNS = 24  # the width of W&B's grid of panels
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A report that a server has taken.
+    """A report that a server has saved.
 
     Attributes:
-        report_id: To save it again.
-        url: Where it is read.
+        report_id: The report's id, for saving it again.
+        url: The report's address.
     """
 
     report_id: str
@@ -32,14 +32,14 @@ class Published:
 
 
 def publish(report: SweepReport, report_id: str = "") -> Published:
-    """Saves a report; waits for the server as long as that takes.
+    """Saves a report; waits for the server without a timeout.
 
     Args:
-        report: What it says.
-        report_id: Of the report that is replaced; empty for a new one.
+        report: Content of the report.
+        report_id: Id of the report to replace; empty for a new one.
 
     Raises:
-        Exception: Whatever wandb raises when the server does not take it.
+        Exception: Whatever wandb raises when the server does not save it.
     """
     os.environ["WANDB_SILENT"] = "true"
     import wandb_workspaces.reports.v2 as wr
@@ -58,7 +58,7 @@ def publish(report: SweepReport, report_id: str = "") -> Published:
 
 
 def filter_text(**wanted: str) -> str:
-    """Writes a filter in the package's language, which is parsed as Python; its own writer escapes no quotes.
+    """Returns a filter in the package's language, which is parsed as Python; the package itself does not escape quotes.
 
     >>> filter_text(Group="wide", Name="don't")
     'Metric("Group") == \\'wide\\' and Metric("Name") == "don\\'t"'
@@ -78,19 +78,19 @@ def _blocks(report: SweepReport) -> "list[wr.BlockTypes]":
 
 
 def _grid(report: SweepReport, panels: "list[wr.PanelTypes]", **further: str) -> "wr.PanelGrid":
-    """Panels two by two, the first alone where their number is odd, over the runs of the sweep."""
+    """Returns a grid of panels, two in a row, over the runs of the sweep."""
     import wandb_workspaces.reports.v2 as wr
 
-    order = wr.OrderBy(wr.SummaryMetric(report.best_metric), ascending=report.goal == "minimize")
+    sorting = wr.OrderBy(wr.SummaryMetric(report.best_metric), ascending=report.goal == "minimize")
     runs = wr.Runset(
         entity=report.entity,
         project=report.project,
         name="best run" if further else "runs of the sweep",
         filters=filter_text(Group=report.group, JobType=report.job_type, **further),
-        order=[order],
+        order=[sorting],
     )
-    for place, panel in enumerate(panels):
-        panel.layout = wr.Layout(x=_COLUMNS // 2 * (place % 2), y=8 * (place // 2), w=_COLUMNS // 2, h=8)
+    for i, panel in enumerate(panels):
+        panel.layout = wr.Layout(x=_COLUMNS // 2 * (i % 2), y=8 * (i // 2), w=_COLUMNS // 2, h=8)
     return wr.PanelGrid(runsets=[runs], panels=panels)
 
 

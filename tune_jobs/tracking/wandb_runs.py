@@ -1,7 +1,7 @@
-"""Reads from W&B, alone of all modules: the runs of a project, for the weekly dashboard. Writing is wandb_client.py's.
+"""The only module that reads from W&B: the runs of a project, for the weekly dashboard.
 
-Everything is asked through wandb's public API (wandb 0.31: Api.runs, one GraphQL query a page), in a thread that is
-waited for only so long: wandb-core repeats a failing request for minutes.
+It uses wandb's public API (wandb 0.31: Api.runs, one GraphQL query a page) in a thread with a bounded wait, because
+wandb-core repeats a failing request for minutes.
 """
 
 import os
@@ -31,16 +31,16 @@ _STATES: Mapping[str, TrialOutcome] = {"finished": "finished", "running": "runni
 
 @dataclass(frozen=True, kw_only=True)
 class MirroredRun:
-    """What W&B knows of a run, as plain values.
+    """A run at W&B, as plain values.
 
     Attributes:
-        name: Shown name; this program's runs are named as their experiments.
+        name: Display name; for runs of this program, the experiment's name.
         state: "finished", "running", "crashed", "failed", "killed".
         group: The sweep.
-        user: Whose key sent it.
+        user: The user whose key sent it.
         created_at: ISO 8601.
-        heartbeat_at: ISO 8601, the last sign of life; empty where there was none.
-        config: As it was logged.
+        heartbeat_at: ISO 8601, the last heartbeat; empty if there was none.
+        config: The logged configuration.
         summary: Last values.
     """
 
@@ -55,15 +55,15 @@ class MirroredRun:
 
 
 def read_project(path: str, since: datetime, patience_s: float = PATIENCE_S) -> Source:
-    """Reads the runs of a W&B project; where that fails, a remark says why and the local ledgers stand alone.
+    """Reads the runs of a W&B project; if that fails, returns no runs and a remark with the reason.
 
     Args:
         path: ENTITY/PROJECT.
-        since: Runs that were created before are left out.
+        since: Runs that were created earlier are left out.
         patience_s: How long to wait.
 
     Raises:
-        RequestError: When the path is none, or there is no key for W&B.
+        RequestError: When the path is malformed, or there is no key for W&B.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise RequestError(f"--wandb {path} must be ENTITY/PROJECT, for example my-team/summaries")
@@ -75,7 +75,7 @@ def read_project(path: str, since: datetime, patience_s: float = PATIENCE_S) -> 
     def ask() -> None:
         try:
             found.extend(_fetch(path, since))
-        except Exception as error:  # whatever W&B fails with, the ledgers are there
+        except Exception as error:  # any failure: the local ledgers remain
             failure.append(error)
 
     asking = threading.Thread(target=ask, daemon=True)
@@ -90,9 +90,9 @@ def read_project(path: str, since: datetime, patience_s: float = PATIENCE_S) -> 
 
 
 def week_run(run: MirroredRun) -> WeekRun:
-    """Reads a run of this program as the ledger would tell it; of a foreign one what can be known.
+    """Converts a W&B run; a run of another program has only the fields that can be derived.
 
-    GPU time is the share that the run was started with times its run time; it is not measured by W&B.
+    GPU time is the share at the run's start times its run time; W&B does not measure it.
     """
     config = _mapping(run.config.get("resolved")) or run.config
     bundle = _mapping(run.config.get("bundle"))
@@ -120,16 +120,16 @@ def week_run(run: MirroredRun) -> WeekRun:
     )
 
 
-def outcome_of(state: str, told: object) -> TrialOutcome:
-    """Says how a run ended: what this program wrote into it counts where W&B does not say that it died.
+def outcome_of(state: str, recorded: object) -> TrialOutcome:
+    """Returns the outcome of a run: the one that this program recorded, unless W&B reports a crash.
 
     >>> outcome_of("finished", "stopped"), outcome_of("crashed", None), outcome_of("finished", None)
     ('stopped', 'failed', 'finished')
     """
-    seen = _STATES.get(state, "failed")
-    if seen != "running" and told in OUTCOMES and (seen == "finished" or told != "finished"):
-        return told
-    return seen
+    reported = _STATES.get(state, "failed")
+    if reported != "running" and recorded in OUTCOMES and (reported == "finished" or recorded != "finished"):
+        return recorded
+    return reported
 
 
 def _fetch(path: str, since: datetime) -> Sequence[MirroredRun]:
@@ -159,7 +159,7 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 
 def _seconds(text: str) -> float:
-    """Reads W&B's times, which are UTC whether they say so or not.
+    """Parses W&B's times, which are UTC with or without a suffix.
 
     >>> _seconds("2026-11-20T10:00:00Z") == _seconds("2026-11-20T10:00:00") == 1795168800.0
     True
