@@ -107,11 +107,17 @@ def test_a_head_without_a_place_for_its_state_is_refused(home: Path) -> None:
     assert "--head needs --state-dir" in refused.stderr
 
 
-def test_a_machine_finds_its_own_address_towards_the_head_and_lists_a_raylet_a_model(home: Path) -> None:
-    shown = command(home, "start", "--address", "127.0.0.9:7000", "--simulate", "2x24GiB,1x80GiB", "--dry-run")
-    lines = shown.stdout.splitlines()
+def test_a_machine_finds_its_own_address_towards_the_head(home: Path) -> None:
+    shown = command(home, "start", "--address", "127.0.0.9:7000", "--simulate", "2x24GiB", "--dry-run")
+    (line,) = shown.stdout.splitlines()
+    assert " --address=127.0.0.9:7000 --node-ip-address=127.0.0.1 " in line
+
+
+def test_a_machine_starts_a_raylet_for_each_gpu_model(home: Path) -> None:
+    arguments = ("--address", "192.0.2.1:7000", "--ip", "192.0.2.2", "--simulate", "2x24GiB,1x80GiB", "--dry-run")
+    lines = command(home, "start", *arguments).stdout.splitlines()
     assert len(lines) == 2
-    assert all(" --address=127.0.0.9:7000 --node-ip-address=127.0.0.1 " in line for line in lines)
+    assert all(" --address=192.0.2.1:7000 --node-ip-address=192.0.2.2 " in line for line in lines)
     assert "--num-gpus=2" in lines[0]
     assert "gpu-model=simulated-80GiB" in lines[1]
 

@@ -1,4 +1,4 @@
-"""Trials from a list and from a model: seeded, resumable, and never taught by an out-of-memory."""
+"""Trials from a list and from a model: seeded, resumable, and unaffected by an out-of-memory."""
 
 import math
 
@@ -31,21 +31,21 @@ def tpe(count: int, seed: int = 0, **options: object) -> TpeSampler:
     return TpeSampler(SPACE, count, goal="maximize", seed=seed, startup_trials=5, **options)  # type: ignore[arg-type]
 
 
-def test_a_list_is_proposed_in_its_order_and_then_nothing() -> None:
-    proposer = ListSampler([{"num_beams": 1}, {"num_beams": 4}])
-    assert proposer.total == 2
-    assert [proposer.propose(number) for number in (2, 1, 3)] == [{"num_beams": 4}, {"num_beams": 1}, None]
+def test_a_list_is_suggested_in_its_order_and_then_nothing() -> None:
+    sampler = ListSampler([{"num_beams": 1}, {"num_beams": 4}])
+    assert sampler.total == 2
+    assert [sampler.suggest(number) for number in (2, 1, 3)] == [{"num_beams": 4}, {"num_beams": 1}, None]
 
 
-def test_the_model_proposes_valid_values_repeats_itself_and_beats_chance() -> None:
+def test_the_model_suggests_valid_values_repeats_itself_and_beats_chance() -> None:
     def run(seed: int) -> list[Sampled]:
-        proposer, tried = tpe(40, seed), []
+        sampler, tried = tpe(40, seed), []
         for number in range(1, 41):
-            sampled = proposer.propose(number)
+            sampled = sampler.suggest(number)
             assert sampled is not None
             tried.append(sampled)
-            proposer.learn(number, CompletedTrial(sampled=sampled, outcome="finished", value=score(sampled), step=3))
-        assert proposer.propose(41) is None
+            sampler.observe(number, CompletedTrial(sampled=sampled, outcome="finished", value=score(sampled), step=3))
+        assert sampler.suggest(41) is None
         return tried
 
     tried = run(0)
@@ -56,15 +56,15 @@ def test_the_model_proposes_valid_values_repeats_itself_and_beats_chance() -> No
 
 
 def test_several_at_a_time_are_different_and_may_end_in_any_order() -> None:
-    proposer = tpe(12)
+    sampler = tpe(12)
     tried: dict[int, Sampled] = {}
     for number in range(1, 13):
-        sampled = proposer.propose(number)
+        sampled = sampler.suggest(number)
         assert sampled is not None
         tried[number] = sampled
         if number % 3 == 0:
             for ended in (number, number - 2):
-                proposer.learn(
+                sampler.observe(
                     ended, CompletedTrial(sampled=tried[ended], outcome="stopped", value=score(tried[ended]), step=1)
                 )
     assert len({repr(sampled) for sampled in tried.values()}) == 12
@@ -80,7 +80,7 @@ def test_a_warm_start_tries_the_given_points_first() -> None:
         "weight_decay": 0.1125,
         "model": "tiny-bart",
     }
-    first = tpe(3, points=[point]).propose(1)
+    first = tpe(3, points=[point]).suggest(1)
     assert first is not None
     assert first["weight_decay"] == pytest.approx(0.1125)
     assert {name: value for name, value in first.items() if name != "weight_decay"} == {
@@ -88,17 +88,17 @@ def test_a_warm_start_tries_the_given_points_first() -> None:
     }
 
 
-def test_lessons_of_an_earlier_process_teach_and_an_out_of_memory_does_not() -> None:
-    good: dict[str, Value] = dict(tpe(1).propose(1) or {})
+def test_results_of_an_earlier_process_count_and_an_out_of_memory_does_not() -> None:
+    good: dict[str, Value] = dict(tpe(1).suggest(1) or {})
 
     def fifth_after(outcome: str, value: float | None) -> Sampled | None:
-        proposer = tpe(30, seed=7)
+        sampler = tpe(30, seed=7)
         for number in range(1, 11):
             sampled = dict(good) | {"learning_rate": 10.0 ** (-1 - number / 3)}
-            lesson = CompletedTrial(sampled=sampled, outcome="finished", value=score(sampled), step=3)
-            proposer.learn(number, lesson)
-        proposer.learn(11, CompletedTrial(sampled=good, outcome=outcome, value=value, step=1))  # type: ignore[arg-type]
-        return proposer.propose(12)
+            completed = CompletedTrial(sampled=sampled, outcome="finished", value=score(sampled), step=3)
+            sampler.observe(number, completed)
+        sampler.observe(11, CompletedTrial(sampled=good, outcome=outcome, value=value, step=1))  # type: ignore[arg-type]
+        return sampler.suggest(12)
 
     assert fifth_after("out_of_memory", None) == fifth_after("out_of_memory", 99.0)
     assert fifth_after("finished", 99.0) != fifth_after("out_of_memory", 99.0)

@@ -1,5 +1,6 @@
 """`run` says what a careful person would do otherwise, and `--strict` refuses before anything is started."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ count: 3
 metric: {name: eval/loss}
 parameters:
   learning_rate: {distribution: log_uniform_values, min: 1e-4, max: 1e-2}
-  train_file: {value: nowhere.jsonl}
+  train_file: {value: rows.jsonl}
+  dev_file: {value: rows.jsonl}
 """
 REMARK = (
     "trials are compared by eval/loss: a lower loss does not always summarize better. "
@@ -23,16 +25,23 @@ REMARK = (
 )
 
 
+def write_data() -> None:
+    row = {"dialogue": "#Person1#: 점심 먹었어요? #Person2#: 아직이요.", "summary": "점심을 먹지 않았다."}
+    Path("rows.jsonl").write_text("\n".join(json.dumps(row | {"fname": str(number)}) for number in range(20)))
+
+
 def test_warnings_and_notes_are_printed_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("hurried.yaml").write_text(SWEEP)
-    assert cli.run(main, ["run", "hurried.yaml", "--cpu-only"]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == "note: hurried.yaml:3: program 'train.py' is not run; python -m dialsum train is"
-    assert said[1] == f"warning: {REMARK}"
-    assert said[2].startswith("error: hurried.yaml: ")  # the data file is missing
+    write_data()
+    assert cli.run(main, ["run", "hurried.yaml", "--cpu-only", "--start-at", "noonish"]) == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0] == "note: hurried.yaml:3: program 'train.py' is not run; python -m dialsum train is"
+    assert shown[1] == f"warning: {REMARK}"
+    assert shown[-1].startswith("error: ")  # the time
+    assert "noonish" in shown[-1]
 
 
 def test_strict_refuses_with_every_remark(
@@ -40,6 +49,7 @@ def test_strict_refuses_with_every_remark(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("hurried.yaml").write_text(SWEEP)
+    write_data()
     assert cli.run(main, ["run", "hurried.yaml", "--cpu-only", "--strict"]) == 2
     assert capsys.readouterr().err.endswith(f"error: hurried.yaml: refused by --strict\n  - {REMARK}\n")
     assert not Path("outputs").exists()

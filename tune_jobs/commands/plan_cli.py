@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from tune_jobs.records.ledger import Ledger
     from tune_jobs.search.inputs import SweepInputs
 
-MOST_TRIALS = 10_000
-
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the command to `python -m tune_jobs`."""
@@ -59,7 +57,6 @@ def run(chosen: argparse.Namespace) -> int:
     from tune_jobs.search.inputs import prepare_inputs
 
     sweep = load_sweep(chosen.sweep)
-    _refuse_endless(sweep)
     if sweep.trained_model is not None:
         sweep = with_trained_base(sweep)
     inputs = prepare_inputs(sweep, for_plan=True)
@@ -82,17 +79,6 @@ def run(chosen: argparse.Namespace) -> int:
     if all(group.refused for group in plan.groups):
         raise RequestError(f"{sweep.source}: no trial can run on {inventory.describe()}")
     return 0
-
-
-def _refuse_endless(sweep: "Sweep") -> None:
-    """Refuses a sweep with too many trials to list, with the warnings that lead to a smaller one."""
-    from tune_jobs.planning.guard_rails import warnings
-
-    if sweep.trials > MOST_TRIALS:
-        raise RequestError(
-            f"{sweep.source}: {sweep.trials:,} trials; a plan lists at most {MOST_TRIALS:,}",
-            [str(remark) for remark in warnings(sweep)],
-        )
 
 
 @contextmanager

@@ -84,10 +84,10 @@ def run(chosen: argparse.Namespace) -> int:
         sweep = with_trained_base(sweep)
     if chosen.until is not None and not sweep.phases:
         raise RequestError(f"--until {chosen.until}: {chosen.sweep} has no phases; leave it out")
-    inputs = prepare_inputs(sweep)  # reports problems now, also if the sweep starts later
-    options = replace(options, inputs=inputs)
     for text in sweep.notes:
         cli.note(f"note: {text}")
+    inputs = prepare_inputs(sweep)  # reports problems now, also if the sweep starts later
+    options = replace(options, inputs=inputs)
     for remark in remarks_on(sweep, facts_of(sweep, inputs), strict=chosen.strict):
         cli.note(f"warning: {remark}")
     if chosen.start_at is not None:

@@ -37,6 +37,7 @@ class View(Protocol):
 def summary_line(progress: SweepProgress) -> str:
     """Returns in one line how far a sweep is.
 
+    >>> from tune_jobs.records.progress import SweepFrame, TrialProgress
     >>> frame = SweepFrame(sweep="a", metric="m", goal="maximize", total=3, longest=2, slots=1)
     >>> trial = TrialProgress(number=1, name="x", status="running", iteration=1, last=7.25, best=7.25, run_s=10.0)
     >>> summary_line(SweepProgress(frame=frame, trials={1: trial}, now_s=10.0))
