@@ -10,7 +10,7 @@ from cluster.machines.hardware import parse_simulated
 from common.errors import RequestError
 from dialsum.config import RunConfig
 from tests.tune_jobs.placing.linear_estimator import GIB, LinearEstimator
-from tune_jobs.config.result_paths import places_of
+from tune_jobs.config.result_paths import shared_folders_of
 from tune_jobs.config.sections import Resources
 from tune_jobs.config.space import Categorical, Space
 from tune_jobs.config.sweep import Sweep
@@ -31,7 +31,7 @@ def specs_in(folder: Path, taken: frozenset[str] = frozenset(), known: dict[int,
         SWEEP,
         placer_for(parse_simulated("1x24GiB"), Resources(), LinearEstimator()),
         output_dir=folder,
-        places=places_of(folder, {}, folder),
+        folders=shared_folders_of(folder, {}, folder),
         started=datetime(2026, 11, 24, 9, 5),
         taken=set(taken),
         known=known,
