@@ -141,7 +141,7 @@ def _starts(chosen: argparse.Namespace) -> Sequence[Start]:
         ip=ip,
         head=head,
         head_address=address,
-        spill_dir=None if chosen.spill_dir is None else str(chosen.spill_dir.expanduser().absolute()),
+        spill_dir=None if chosen.spill_dir is None else str(_inner(chosen.spill_dir)),
         token=not chosen.no_token,
         temporary=str(private_root(os.environ)),
         storage=None if chosen.storage is None else str(chosen.storage.expanduser().absolute()),
@@ -152,6 +152,8 @@ def _start(start: Start, chosen: argparse.Namespace) -> None:
     for folder in (chosen.state_dir, chosen.spill_dir):
         if folder is not None:  # submitted jobs' environments are part of the state: keys among them
             private_folder(folder.expanduser())
+    if chosen.spill_dir is not None:
+        _inner(chosen.spill_dir).mkdir(exist_ok=True)
     ray = Path(sys.executable).with_name("ray")
     if not ray.exists():
         raise WorkError(f"{ray} is missing; pip install -r requirements.txt")
@@ -168,6 +170,11 @@ def _start(start: Start, chosen: argparse.Namespace) -> None:
         raise WorkError(f"no answer in {_START_S:g} s: {start.shell()}; is the head reachable from here?") from None
     if done.returncode:
         raise WorkError(f"exit code {done.returncode}: {start.shell()}")
+
+
+def _inner(spill_dir: Path) -> Path:
+    """Returns the folder that Ray spills to: Ray opens it to everybody (mode 777), so it lies in a private one."""
+    return spill_dir.expanduser().absolute() / "ray"
 
 
 def _outside(environment: Mapping[str, str]) -> dict[str, str]:

@@ -46,8 +46,6 @@ print("NODES " + json.dumps([[n["NodeManagerAddress"], n["Resources"].get("GPU")
 """
 COUNTER = """
 import ray, sys
-
-from cluster.machines.loopback import SINGLE_MACHINE
 ray.init(address="auto", namespace="kept", log_to_driver=False)
 @ray.remote(num_cpus=0, max_restarts=-1)
 class Counter:
