@@ -31,6 +31,8 @@ def test_a_home_that_cannot_be_written_stops_no_sweep(tmp_path: Path) -> None:
 
 SESSION = """
 import sys, time, pathlib
+from cluster.machines.loopback import prefer_loopback
+prefer_loopback()
 from cluster.machines.hardware import parse_simulated
 from tune_jobs.driver.ray_session import session
 import ray
