@@ -160,7 +160,7 @@ def cluster_broker(
 
 
 def apply_team(team: Team, source: str) -> None:
-    """Puts a team file in force on the cluster at hand.
+    """Puts a team file in force on the cluster that this process is connected to.
 
     Raises:
         RequestError: When a running sweep names no member of it.
@@ -175,7 +175,7 @@ def apply_team(team: Team, source: str) -> None:
 
 
 def broker_status(wait_s: float) -> Mapping[str, object] | None:
-    """Asks the broker of the cluster at hand; None where there is none, or no answer in time."""
+    """Asks the broker of the connected cluster; None where there is none, or no answer in time."""
     import ray
 
     try:

@@ -234,7 +234,7 @@ class BrokerService:
         """
         events: list[Event] = []
         missing: list[str] = []
-        told = {details.request.name: details for details in report.details}
+        reported = {details.request.name: details for details in report.details}
         now = {**report.queued, **report.held}
         for name, submission in list(member.submissions.items()):
             if now.get(name) == submission:
@@ -252,8 +252,8 @@ class BrokerService:
         for name in report.held:
             details = member.details.get(name)
             if details is None or details.allocation is None:
-                if name in told and told[name].allocation is not None:
-                    events.append(self._restore(member, told[name], report))
+                if name in reported and reported[name].allocation is not None:
+                    events.append(self._restore(member, reported[name], report))
                 else:
                     missing.append(name)
             elif name in report.started and name not in member.started:
@@ -261,9 +261,9 @@ class BrokerService:
                 events.append(Started(name=member.on_cluster(name)))
         for name in report.queued:
             if name not in member.submissions:
-                if name in told:
-                    self._remember(member, told[name], report.queued[name])
-                    events.append(Submitted(request=self._request(member, told[name])))
+                if name in reported:
+                    self._remember(member, reported[name], report.queued[name])
+                    events.append(Submitted(request=self._request(member, reported[name])))
                 else:
                     missing.append(name)
         return events, missing

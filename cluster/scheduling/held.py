@@ -41,7 +41,7 @@ class Held:
         member: Whose quota it uses.
         since_s: Unix seconds at which it was granted.
         started: Whether its process runs.
-        pause_reason: Why it should be given back; empty where it may go on.
+        pause_reason: Why it should be given back; empty where it may continue.
     """
 
     request: Request

@@ -1,4 +1,4 @@
-"""The door to SciPy's solver of linear programs (HiGHS), imported when it is first asked: most commands need none."""
+"""SciPy's solver of linear programs (HiGHS), imported at the first use: most commands need none."""
 
 from collections.abc import Sequence
 

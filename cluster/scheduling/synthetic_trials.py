@@ -1,6 +1,6 @@
 """A made-up sweep over the four model families, for simulations without a data set or a model. Pure.
 
-Every number here is an assumption that stands in its line, none is a measurement: the mix has the spread of sizes and
+Every number here is an assumption, named where it is used; none is a measurement: the mix has the spread of sizes and
 durations that a sweep of summarizers has, no more.
 """
 

@@ -116,7 +116,7 @@ def started(machine: Machine, version: str) -> None:
 def test_a_wrong_token_and_a_head_that_died_are_named(machine: Machine) -> None:
     import ray
 
-    assert "no cluster runs on this machine" in refused(machine, "auto")
+    assert "no cluster of this user runs on this machine" in refused(machine, "auto")
     started(machine, ray.__version__)
     assert f"cannot connect to the cluster at {ADDRESS}: it refuses this process's token" in refused(
         machine, ADDRESS, RAY_AUTH_TOKEN="b" * 64

@@ -171,7 +171,7 @@ def test_how_to_resume_names_where_the_results_are() -> None:
     run_cli.add_parser(parser.add_subparsers())
     chosen = parser.parse_args(["run", "a.yaml", "--output", "/nas/my results", "--simulate", "1x24GiB"])
     assert run_cli._how_to_resume(chosen).endswith(
-        "go on with: python -m tune_jobs run a.yaml --output '/nas/my results' --simulate 1x24GiB --resume"
+        "resume with: python -m tune_jobs run a.yaml --output '/nas/my results' --simulate 1x24GiB --resume"
     )
 
 

@@ -223,7 +223,7 @@ def test_a_stop_loses_nothing_and_resume_repeats_nothing(machine: Machine, desk:
     assert "cleo-halted: stopped" in stopped.stdout
     assert time.monotonic() - asked < stretched(60, quiet_s=30, took_s=started_s)
     logs = tune(machine, desk, "jobs", "logs", "cleo-halted").stdout
-    assert "stopped before the end; go on with" in logs, logs
+    assert "stopped before the end; resume with" in logs, logs
     before = len(events(machine, "halted", "reported"))
     saved = {str(event["number"]): event for event in events(machine, "halted", "saved")}
 

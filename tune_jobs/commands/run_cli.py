@@ -157,7 +157,7 @@ def _how_to_resume(chosen: argparse.Namespace) -> str:
         value = getattr(chosen, option)
         arguments += [f"--{option}", str(value)] if value is not None else []
     arguments += ["--cpu-only"] if chosen.cpu_only else []
-    return f"stopped before the end; go on with: python -m tune_jobs run {shlex.join(arguments)} --resume"
+    return f"stopped before the end; resume with: python -m tune_jobs run {shlex.join(arguments)} --resume"
 
 
 def _summary(outcome: "SweepOutcome") -> dict[str, object]:

@@ -157,7 +157,7 @@ def _finish(job: "Job", chosen: argparse.Namespace) -> int:
         return 0
     if job.exit_code == 2:
         raise RequestError(f"{job.name}: the request was wrong; the reason is above")
-    resume = f"go on with: python -m tune_jobs submit {chosen.sweep} --resume"
+    resume = f"resume with: python -m tune_jobs submit {chosen.sweep} --resume"
     if job.status == "STOPPED":
         raise WorkError(f"{job.name} was stopped; {resume}")
     why = (

@@ -1,4 +1,4 @@
-"""Which broker a sweep asks: that of the cluster at hand, or one in this process for a Ray of its own."""
+"""Which broker a sweep asks: that of the running cluster, or one in this process for a Ray of its own."""
 
 from pathlib import Path
 

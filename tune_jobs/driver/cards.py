@@ -1,4 +1,4 @@
-"""The cards that a sweep may use: those of the cluster at hand, of this machine, or simulated ones."""
+"""The cards that a sweep may use: those of the running cluster, of this machine, or simulated ones."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ DEFAULT_SIMULATED = "1x24GiB"  # so that a first run without a GPU shows estimat
 
 @contextmanager
 def cards_at_hand(simulate: str | None, *, cpu_only: bool = False) -> Iterator[Inventory]:
-    """Looks at the cluster at hand, or at this machine, whose own Ray is started only when the sweep is in order.
+    """Reads the cards of the running cluster, or of this machine, whose own Ray starts only after the sweep was checked.
 
     Args:
         simulate: Described logical cards for this machine; what it has, or one simulated card, where None.

@@ -1,8 +1,9 @@
 """A driver whose job is gone must go too: it would hold its sweep's folder, and wait for a Ray that is no more.
 
 `ray stop` (also inside `ray up --restart-only`) ends a job's shell and its supervisor, and leaves what they started.
-`ray job stop` ends the shell at once too, but then the supervisor is still there: it has told the driver already, gives
-it RAY_JOB_STOP_WAIT_TIME_S and kills it then, so nothing is to be done here (Ray 2.60, job_supervisor.py).
+`ray job stop` ends the shell at once too, but then the supervisor is still there: it has sent the driver a
+signal already, gives it RAY_JOB_STOP_WAIT_TIME_S and kills it then, so nothing is to be done here (Ray 2.60,
+job_supervisor.py).
 """
 
 import os

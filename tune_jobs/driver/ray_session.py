@@ -25,7 +25,7 @@ _NUMBER_LABEL = "tuning-node"  # finds the nodes of an embedded Ray again
 
 
 def attached() -> bool:
-    """Whether a cluster is at hand: `ray job submit` and `ray start` set RAY_ADDRESS for their drivers."""
+    """Whether a cluster is running: `ray job submit` and `ray start` set RAY_ADDRESS for their drivers."""
     if os.environ.get("RAY_ADDRESS"):  # before the import, which reads how to authenticate: see connected_to
         return True
     import ray
@@ -35,7 +35,7 @@ def attached() -> bool:
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Connects to the cluster at hand, unless this process is connected already.
+    """Connects to the running cluster, unless this process is connected already.
 
     Raises:
         RequestError: When RAY_ADDRESS leads nowhere, or the cluster refuses this process.

@@ -74,7 +74,7 @@ def _sampled(event: Mapping[str, object]) -> Sampled:
 
 
 def result_for_scheduler(trial: TrialHistory, evaluation: int, value: float) -> dict[str, object]:
-    """Returns what a scheduler of Ray Tune is told of one evaluation; the same live and in a replay."""
+    """Returns what a scheduler of Ray Tune receives for one evaluation; the same live and in a replay."""
     return {
         str(trial.spec["metric"]): value,
         "training_iteration": evaluation,
@@ -83,11 +83,11 @@ def result_for_scheduler(trial: TrialHistory, evaluation: int, value: float) -> 
 
 
 def completed_trial(trial: TrialHistory, goal: Goal) -> CompletedTrial:
-    """Returns what a sampler is told of a trial that has ended."""
+    """Returns what a sampler receives for a trial that has ended."""
     best = best_of(trial.values, lambda one: one[1], goal)
     outcome: Outcome = "stopped" if trial.status == "stopped" else "finished"
     if trial.failure is not None:
-        # Only a training that broke down tells something about its configuration: no lost process, no full card.
+        # Only a training that broke down says something about its configuration: no lost process, no full card.
         outcome = "failed" if trial.failure in ("work_failed", "diverged") else "out_of_memory"
     return CompletedTrial(
         sampled=cast("Sampled", trial.spec["sampled"]),

@@ -121,7 +121,7 @@ def check_placement(sweep: Sweep, inventory: Inventory) -> None:
 
 @contextmanager
 def at_hand(sweep: Sweep, options: RunOptions) -> Iterator[Inventory]:
-    """Connects to the cluster at hand, or looks at this machine; see cards_at_hand."""
+    """Connects to the running cluster, or reads this machine's cards; see cards_at_hand."""
     with cards_at_hand(options.simulate or sweep.resources.simulate, cpu_only=options.cpu_only) as inventory:
         yield inventory
 

@@ -62,9 +62,9 @@ def wait_until(
     """Waits for a moment of the wall clock.
 
     Args:
-        moment: When to go on.
+        moment: When to continue.
         zone: For what is said.
-        say: Hears once until when, and again when it goes on.
+        say: Is called once with the time of the start, and again when it has come.
         now: Unix seconds.
         sleep: Sleeps for seconds.
 

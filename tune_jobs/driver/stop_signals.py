@@ -72,6 +72,6 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
         for timer in timers:
             timer.cancel()
         signal.signal(signal.SIGINT, earlier[signal.SIGINT])
-        # Once asked, the driver ends by itself: no later SIGTERM may keep it from writing how to go on.
+        # Once asked, the driver ends by itself: no later SIGTERM may keep it from writing how to resume.
         if not stop.requested and signal.getsignal(signal.SIGTERM) is request:  # else a stop within this one was asked
             signal.signal(signal.SIGTERM, earlier[signal.SIGTERM])

@@ -98,7 +98,7 @@ class SweepDriver:
     def run(self, run_tuner: RunTuner) -> None:
         """Runs until every trial has ended, until a stop was requested and no trial runs, or until it must end at once.
 
-        Tune runs while there are attempts. Where its controller dies, another one goes on from the journal.
+        Tune runs while there are attempts. Where its controller dies, another one continues from the journal.
 
         Args:
             run_tuner: Runs attempts until none is left and none can be launched.

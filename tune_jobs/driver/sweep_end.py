@@ -19,7 +19,7 @@ class SweepOutcome:
         folder: Its results.
         best: The trial with the best value; None where no trial has one.
         progress: All trials.
-        interrupted: Whether it was stopped before the end, so that --resume goes on.
+        interrupted: Whether it was stopped before the end, so that --resume continues.
         analysis: What the reports show; None where they could not be built.
         hurried: Whether a job server or a batch system waits for the process to end, so that no report was built.
     """

@@ -59,7 +59,7 @@ class SweepParts:
     Attributes:
         sampler: Which configurations are tried.
         specs: How they run.
-        early_stopping: Which trials go on.
+        early_stopping: Which trials continue.
         retry: What is tried again.
         inherit: Copies a donor's checkpoint for a trial of a population.
     """

@@ -2,7 +2,7 @@
 
 `handle` is the only entry. It decides which trial is submitted next, when an attempt ends early, and what follows from
 a failure. The journal is its only memory that outlives the driver: a new state replays it. Who runs where is the
-broker's decision; which trials go on is the decision of the sweep's scheduler (EarlyStopping).
+broker's decision; which trials continue is the decision of the sweep's scheduler (EarlyStopping).
 """
 
 import math
@@ -328,7 +328,7 @@ class SweepState:
 
     def _tuner_died(self, event: TunerDied) -> None:
         """All attempts are gone; only those that caused it have failed."""
-        self._notify(f"Ray Tune ended with an error ({event.error}); the sweep goes on from its journal")
+        self._notify(f"Ray Tune ended with an error ({event.error}); the sweep continues from its journal")
         for number in self._queue.launching:
             self._queue.started(number)
             self._out.append(Release(number=number))

@@ -1,1 +1,1 @@
-"""Which trials there are and which go on: grids, samplers, early termination, populations, the next search."""
+"""Which trials there are and which continue: grids, samplers, early termination, populations, the next search."""

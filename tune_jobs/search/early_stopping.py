@@ -1,4 +1,4 @@
-"""Lets a scheduler of Ray Tune decide about trials outside of Tune: which go on, pause, stop, or copy from another.
+"""Lets a scheduler of Ray Tune decide about trials outside of Tune: which continue, pause, stop, or copy from another.
 
 A trial outlives attempts, pauses and drivers, while each attempt is a Tune trial of its own. So the scheduler sees one
 stand-in per trial for the whole sweep. Replaying the same calls into fresh objects gives the same rulings. Starts no
@@ -26,11 +26,11 @@ _NUMBER = "trial"  # in a stand-in's configuration: after an exploit it names th
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exploit:
-    """A trial goes on with the weights and the changed values of a better one.
+    """A trial continues with the weights and the changed values of a better one.
 
     Attributes:
         number: The trial.
-        donor: The trial whose checkpoint it goes on from.
+        donor: The trial whose checkpoint it continues from.
         donor_evaluation: The donor's last evaluation; its checkpoint may still be on the way to the storage.
         sampled: Its values from now on.
         changes: The values that differ from the donor's, for people.
@@ -218,7 +218,7 @@ class EarlyStopping:
             )
             found.append(exploit)
         for exploit in found:
-            self._evaluations[exploit.number] = 0  # it goes on counting from the donor's checkpoint
+            self._evaluations[exploit.number] = 0  # it continues to count from the donor's checkpoint
         return found
 
     def _sampled(self, number: int) -> dict[str, Value]:

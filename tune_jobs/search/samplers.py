@@ -23,7 +23,7 @@ class CompletedTrial:
 
     Attributes:
         sampled: What was suggested.
-        outcome: "out_of_memory" is no result: it tells how large a trial is, not how good.
+        outcome: "out_of_memory" is no result: it shows how large a trial is, not how good.
         value: The best value of the metric, None where there was none.
         step: Evaluations behind it; a stopped trial counts less the earlier it was stopped.
     """

@@ -36,7 +36,7 @@ class TrialMeter:
         self._meter.count("tuning_out_of_memory", 1.0, **self._tags)
 
     def close(self) -> None:
-        """The trial holds nothing any more; its process, which goes on exporting, may serve another trial."""
+        """The trial holds nothing any more; its process, which continues to export, may serve another trial."""
         for name in ("share", "estimated_bytes", "measured_bytes", "tokens_per_second"):
             self._gauge(name, 0.0)
 

@@ -34,7 +34,7 @@ class RankTask:
         config: Its run configuration in its present shape.
         rank: Number of the process, from 0.
         size: How many there are.
-        resume_from: Checkpoint to go on from.
+        resume_from: Checkpoint to continue from.
         variables: By which torch finds the other processes, and what this one may see.
     """
 
@@ -148,7 +148,7 @@ class RankProcess:
         except ProductError:
             raise
         except OSError:
-            raise  # perhaps the storage; its number tells which
+            raise  # perhaps the storage; its number says which
         except Exception as error:
             kind = classify(error)
             text = f"rank {wanted.rank}: {type(error).__name__}: {error}"
@@ -164,7 +164,7 @@ class RankProcess:
         return [asdict(message) for message in pending]
 
     def answer(self) -> None:
-        """Lets the process go on after an evaluation or a checkpoint."""
+        """Lets the process continue after an evaluation or a checkpoint."""
         self._answers.put(None)
 
     def _ask(self, message: RankMessage) -> None:

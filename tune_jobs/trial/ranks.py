@@ -54,7 +54,7 @@ class _Rank(Protocol):
 
 
 class RankTraining:
-    """Trains on all cards of the trial; stands in for dialsum.trainer.train.
+    """Trains on all cards of the trial; has the interface of dialsum.trainer.train.
 
     Args:
         spec: The trial; its bundle says how many.
@@ -184,7 +184,7 @@ def _own_error(error: Exception) -> Exception:
 def _started(spec: TrialSpec) -> Iterator[list[_Rank]]:
     """One process in each bundle of the trial's placement group; none is left afterwards.
 
-    The trial's own process holds the first bundle, so the process there asks for nothing and is told which card it has.
+    The trial's own process holds the first bundle, so the process there requests nothing and is given its card.
     """
     group = ray.util.get_current_placement_group()
     assert group is not None, "a trial has a placement group"

@@ -150,7 +150,7 @@ def attempt(
         train: dialsum.trainer.train.
         send: Sends reports to the driver.
         keep: Takes the numbers of each step.
-        start: Checkpoint to go on from.
+        start: Checkpoint to continue from.
         meter: Shows the trial's numbers to whoever watches the cluster.
         persisted: Returns the last checkpoint that is whole in the sweep's storage.
         device_of: See hold.hold.

@@ -1,4 +1,4 @@
-"""A trial whose storage is in trouble waits for it with its card, and goes on from what is whole there."""
+"""A trial whose storage is in trouble waits for it with its card, and continues from what is complete there."""
 
 import logging
 import shutil
@@ -69,7 +69,7 @@ class TrialStorage:
 
         Args:
             trouble: What is wrong, for people.
-            checkpoint: From which the trial will go on; None where it starts anew.
+            checkpoint: From which the trial will continue; None where it starts anew.
             waiting: Is called at first, and then every minute, with the reason, so that the trial does not count as
                 hanging.
 

@@ -191,7 +191,7 @@ def test_ray_job_stop_is_a_clean_stop_and_resume_repeats_nothing(tmp_path: Path,
     said = client.get_job_logs(first)
     assert client.get_job_status(first) == JobStatus.STOPPED
     # Its last words: a driver that its supervisor had to kill would not have come to them.
-    assert "go on with: python -m tune_jobs run small.yaml --cpu-only --resume" in said, known(first)
+    assert "resume with: python -m tune_jobs run small.yaml --cpu-only --resume" in said, known(first)
     assert "asked to stop: trials save a checkpoint at their next step and end" in said
     before = evaluations(journal)
     assert (numbers(journal, "ended"), sorted(numbers(journal, "paused"))) == ([], [1, 2]), said

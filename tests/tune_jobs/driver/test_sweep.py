@@ -180,7 +180,7 @@ def test_a_signal_stops_cleanly_and_the_last_line_is_how_to_go_on(tmp_path: Path
     _, err = ended(process)
     assert process.returncode == 1
     assert time.monotonic() - asked < stretched(30, quiet_s=20, took_s=asked - began)
-    assert err.rstrip().endswith("go on with: python -m tune_jobs run small.yaml --cpu-only --resume")
+    assert err.rstrip().endswith("resume with: python -m tune_jobs run small.yaml --cpu-only --resume")
     assert "Traceback" not in err
     assert "asked to stop: trials save a checkpoint at their next step and end" in err
     assert not (folder.path / "stop").exists()
