@@ -16,7 +16,7 @@ DEFAULT_SIMULATED = "1x24GiB"  # so that a first run without a GPU shows estimat
 
 @contextmanager
 def cards_at_hand(simulate: str | None, *, cpu_only: bool = False) -> Iterator[Inventory]:
-    """Reads the cards of the running cluster, or of this machine, whose own Ray starts only after the sweep was checked.
+    """Reads the cards of the running cluster, or of this machine, whose own Ray starts after the sweep was checked.
 
     Args:
         simulate: Described logical cards for this machine; what it has, or one simulated card, where None.
