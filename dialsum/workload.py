@@ -28,7 +28,7 @@ EIGHT_BIT_LEAST_ELEMENTS = 4096  # bitsandbytes keeps 32-bit states for smaller 
 EIGHT_BIT_BLOCK = 256  # elements behind one scale (bitsandbytes 0.44 and later, Optimizer2State.init_state)
 
 
-class Shape(Protocol):
+class BatchShape(Protocol):
     """Sizes of a batch; see the tracer's Shape."""
 
     @property
@@ -106,7 +106,7 @@ class SummarizerWorkload:
             _fuse_on_meta(optimizer)
         return optimizer
 
-    def batch(self, shape: Shape) -> Mapping[str, Tensor]:
+    def batch(self, shape: BatchShape) -> Mapping[str, Tensor]:
         """Returns one micro-batch in the collator's format, on the default device."""
         size = shape.batch
         if self.causal:
@@ -127,12 +127,12 @@ class SummarizerWorkload:
             nn.utils.clip_grad_norm_(model.parameters(), self._run.max_grad_norm)
         optimizer.step()
 
-    def evaluate(self, model: nn.Module, shape: Shape) -> None:
+    def evaluate(self, model: nn.Module, shape: BatchShape) -> None:
         """Computes the loss of a dev batch."""
         with torch.no_grad():
             forward_loss(model, self.batch(shape), label_smoothing=0.0, causal=self.causal)
 
-    def generate(self, model: nn.Module, shape: Shape, on_forward: Callable[[int], None]) -> None:
+    def generate(self, model: nn.Module, shape: BatchShape, on_forward: Callable[[int], None]) -> None:
         """Writes summaries of a dev batch.
 
         Args:

@@ -15,7 +15,7 @@ from cluster.estimator.gpu_profile import MIB, GpuProfile
 from cluster.estimator.process import ProcessPeaks, Setting, Sizes, dynamic_batches, replay_process, usual_slack
 from cluster.estimator.request import BF16_SM, MemoryRequest
 from cluster.estimator.sharding import Sharding, divided
-from cluster.estimator.template import ROUTINES, Peak, Routine, Template, TemplateKey
+from cluster.estimator.template import ROUTINES, Routine, RoutinePeak, Template, TemplateKey
 from cluster.estimator.template_tape import Ints
 
 TemplateFinder = Callable[[MemoryRequest], Template]
@@ -295,7 +295,7 @@ def _sizes(request: MemoryRequest, routine: Routine) -> Sizes:
     return request.micro_batch if routine == "train" else request.generation_batch_size, encoder_len, decoder_len
 
 
-def _peak(template: Template, request: MemoryRequest, routine: Routine) -> Peak:
+def _peak(template: Template, request: MemoryRequest, routine: Routine) -> RoutinePeak:
     return template.peak(*_sizes(request, routine), routine=routine, beams=request.num_beams)
 
 
@@ -320,7 +320,7 @@ def _ddp_bytes(request: MemoryRequest, template: Template) -> int:
 
 
 def _terms(
-    routine: Routine, peak: Peak, blas_bytes: int, ddp_bytes: int, context_bytes: int, device_bytes: int
+    routine: Routine, peak: RoutinePeak, blas_bytes: int, ddp_bytes: int, context_bytes: int, device_bytes: int
 ) -> dict[str, int]:
     """Splits the peak into terms; the rest beyond tensors is the allocator's fragmentation."""
     held = dict(peak.terms)

@@ -56,7 +56,7 @@ class TemplateKey:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Peak:
+class RoutinePeak:
     """The memory peak of a routine.
 
     Attributes:
@@ -175,7 +175,7 @@ class Template:
 
     def peak(
         self, batch: int, encoder_len: int, decoder_len: int, *, routine: Routine = "train", beams: int = 1
-    ) -> Peak:
+    ) -> RoutinePeak:
         """Returns the peak with its phase and terms; arguments as for allocated_bytes."""
         allocated_bytes, index, event = self._fullest(batch, encoder_len, decoder_len, routine, beams)
         atoms = self._atoms(batch, encoder_len, decoder_len, routine, beams)
@@ -191,7 +191,7 @@ class Template:
         terms["weights"] += self._weights
         terms["optimizer"] += self.state_bytes
         terms["workspace"] += allocated_bytes - sum(terms.values())  # rounding
-        return Peak(allocated_bytes=allocated_bytes, phase=tape.phase_at(event), terms=terms)
+        return RoutinePeak(allocated_bytes=allocated_bytes, phase=tape.phase_at(event), terms=terms)
 
     def terms(
         self, batch: int, encoder_len: int, decoder_len: int, *, routine: Routine = "train", beams: int = 1

@@ -30,7 +30,7 @@ from cluster.scheduling.events import (
     Withdrawn,
 )
 from cluster.scheduling.explain import Circumstances, explain_refused, explain_waiting, status_of
-from cluster.scheduling.held import Held, Sweep
+from cluster.scheduling.held import Held, SweepUse
 from cluster.scheduling.packing import Packing
 from cluster.scheduling.policy import QueuePolicy
 from cluster.scheduling.queue import Kind, Queue
@@ -84,7 +84,7 @@ class Broker:
         self._capacity, self._empty, self._queue = Capacity(inventory), Capacity(inventory), Queue()
         self._max_overtaken = max_overtaken
         self._policy, self._packing = QueuePolicy(), Packing(contention)
-        self._sweeps: dict[str, Sweep] = {}
+        self._sweeps: dict[str, SweepUse] = {}
         self._held: dict[str, Held] = {}
         self._lost: list[Held] = []  # that have no room since the nodes changed
         self._others_gpus: dict[str, float] = {}
@@ -165,7 +165,7 @@ class Broker:
             case QuotasChanged(team=team):
                 self._team = team
             case SweepJoined():
-                known = self._sweeps.setdefault(event.sweep, Sweep())
+                known = self._sweeps.setdefault(event.sweep, SweepUse())
                 known.member, known.max_concurrent = event.member or "", event.max_concurrent
             case SweepLeft(sweep=sweep):
                 names = [one.request.name for one in self._held.values() if one.request.sweep == sweep]
@@ -175,7 +175,7 @@ class Broker:
                 self._sweeps.pop(sweep, None)
             case Submitted(request=request):
                 if request.name not in self._held and request.name not in self._queue:
-                    self._sweeps.setdefault(request.sweep, Sweep())
+                    self._sweeps.setdefault(request.sweep, SweepUse())
                     self._queue.add(request)
             case Restored():
                 self._restore(event)
@@ -224,7 +224,7 @@ class Broker:
         """Holds again what an earlier broker granted; where that is not free any more, it holds no room."""
         request, allocation = event.request, event.allocation
         self._forget(request.name)
-        sweep = self._sweeps.setdefault(request.sweep, Sweep())
+        sweep = self._sweeps.setdefault(request.sweep, SweepUse())
         sweep.count, sweep.gpus = sweep.count + 1, sweep.gpus + allocation.alternative.gpus
         held = self._add_held(request, allocation, self._taken_slot(allocation), self._queue.new_age())
         held.started = event.started

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cluster.machines.hardware import Inventory
 from cluster.scheduling.capacity import Capacity
-from cluster.scheduling.held import Held, Sweep
+from cluster.scheduling.held import Held, SweepUse
 from cluster.scheduling.queue import WaitsFor
 from cluster.scheduling.quota_use import QuotaUse
 from cluster.scheduling.quotas import open_window
@@ -30,7 +30,7 @@ class Circumstances:
     closed_s: float
 
 
-def explain_waiting(waits_for: WaitsFor, request: Request, sweep: Sweep, found: Circumstances) -> str:
+def explain_waiting(waits_for: WaitsFor, request: Request, sweep: SweepUse, found: Circumstances) -> str:
     """Says what a request waits for."""
     if found.closed_s > 0:
         return (
@@ -50,7 +50,7 @@ def explain_refused(request: Request, inventory: Inventory) -> str:
 
 
 def status_of(
-    capacity: Capacity, sweeps: dict[str, Sweep], waiting: Iterable[tuple[Request, str]], found: Circumstances
+    capacity: Capacity, sweeps: dict[str, SweepUse], waiting: Iterable[tuple[Request, str]], found: Circumstances
 ) -> dict[str, object]:
     """Lists who holds what, who waits and why, and what quotas allow; plain values."""
     borrowed = {one.request.name for one in found.use.borrowed(found.held)} if found.use else set()
@@ -89,7 +89,7 @@ def status_of(
     } | ({} if found.use is None else _quotas_of(found.use, sweeps, waiting))
 
 
-def _quotas_of(use: QuotaUse, sweeps: dict[str, Sweep], waiting: Sequence[tuple[Request, str]]) -> dict[str, object]:
+def _quotas_of(use: QuotaUse, sweeps: dict[str, SweepUse], waiting: Sequence[tuple[Request, str]]) -> dict[str, object]:
     window = open_window(use.team, use.instant)
     return {
         "window": window.name if window else None,

@@ -7,7 +7,7 @@ from cluster.scheduling.request import Allocation, Request
 
 
 @dataclass(slots=True)
-class Sweep:
+class SweepUse:
     """A sweep that submits requests.
 
     Attributes:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from cluster.scheduling.capacity import Capacity, Slot
-from cluster.scheduling.held import Held, Sweep
+from cluster.scheduling.held import Held, SweepUse
 from cluster.scheduling.queue import Kind
 from cluster.scheduling.quotas import Team, describe_next_change, quota_gpus
 from cluster.scheduling.request import Alternative
@@ -49,7 +49,7 @@ class QuotaUse:
         """Counts what was allocated."""
         self._held[member] = self._held.get(member, 0.0) + gpus
 
-    def entitled(self, kinds: Iterable[Kind], sweeps: Mapping[str, Sweep]) -> Iterator[tuple[Kind, int]]:
+    def entitled(self, kinds: Iterable[Kind], sweeps: Mapping[str, SweepUse]) -> Iterator[tuple[Kind, int]]:
         """Yields the kinds of which requests lie inside their member's quota, and how many of each do."""
         left_gpus: dict[str, float] = {}
         for kind in kinds:
@@ -64,7 +64,7 @@ class QuotaUse:
             yield kind, count
 
     def lendable_gpus(
-        self, member: str, free_gpus: float, unserved: Iterable[Kind], sweeps: Mapping[str, Sweep]
+        self, member: str, free_gpus: float, unserved: Iterable[Kind], sweeps: Mapping[str, SweepUse]
     ) -> float:
         """Returns what a member may borrow: free GPUs that no request of others inside its quota waits for."""
         if not self.team.lend_idle:

@@ -43,7 +43,7 @@ class SimulatedTrial:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class SimulatedRun:
     """One trial's run, or one part of it where it paused.
 
     Attributes:
@@ -75,7 +75,7 @@ class Simulation:
         memory_utilisation: Part of all cards' usable memory that the trials' upper bytes filled until then.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[SimulatedRun, ...]
     refusals: tuple[Refusal, ...]
     unfinished: tuple[str, ...]
     makespan_s: float
@@ -202,7 +202,7 @@ class _Clock:
     left: dict[str, float] = field(init=False)  # part of its work that each trial has left
     busy_s: float = field(default=0.0, init=False)
     running: dict[str, _Running] = field(default_factory=dict, init=False)
-    runs: list[tuple[int, Run]] = field(default_factory=list, init=False)
+    runs: list[tuple[int, SimulatedRun]] = field(default_factory=list, init=False)
     refusals: list[Refusal] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -281,7 +281,7 @@ class _Clock:
             self.busy_s += (
                 min(1.0, trial.busy) * one.allocation.alternative.cards * trial.work_s / self._speed(one.allocation)
             )
-        self.runs.append((one.sequence, Run(allocation=one.allocation, start_s=one.start_s, end_s=now_s)))
+        self.runs.append((one.sequence, SimulatedRun(allocation=one.allocation, start_s=one.start_s, end_s=now_s)))
         return Ended(name=name)
 
     def _speed(self, allocation: Allocation) -> float:

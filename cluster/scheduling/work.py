@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.scheduling.capacity import Capacity, Slot
-from cluster.scheduling.held import Sweep
+from cluster.scheduling.held import SweepUse
 from cluster.scheduling.queue import Kind, Queue
 from cluster.scheduling.quota_use import QuotaUse
 from cluster.scheduling.request import Alternative, Request
@@ -44,7 +44,7 @@ class Pass:
 
     queue: Queue
     capacity: Capacity
-    sweeps: Mapping[str, Sweep]
+    sweeps: Mapping[str, SweepUse]
     use: QuotaUse | None
     max_overtaken: int
     granted: list[Granted] = field(default_factory=list)

@@ -106,7 +106,7 @@ class StopRequested:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tick:
+class TimePassed:
     """Nothing but time has passed."""
 
 
@@ -121,7 +121,7 @@ Event = (
     | AttemptEnded
     | TunerDied
     | StopRequested
-    | Tick
+    | TimePassed
 )
 
 

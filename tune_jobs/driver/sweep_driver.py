@@ -35,7 +35,7 @@ from tune_jobs.driver.events import (
     StillWaiting,
     StopRequested,
     Submit,
-    Tick,
+    TimePassed,
     TunerDied,
     Unplaceable,
     Withdraw,
@@ -192,7 +192,7 @@ class SweepDriver:
             if self._stop.requested and not self.state.stopping:
                 self._apply(StopRequested())
             self._poll()
-            self._apply(Tick())
+            self._apply(TimePassed())
             self._show_waiting()
 
     def take_cancelled(self) -> Collection[int]:

@@ -33,7 +33,7 @@ from tune_jobs.driver.events import (
     Reported,
     StillWaiting,
     StopRequested,
-    Tick,
+    TimePassed,
     TunerDied,
     Unplaceable,
 )
@@ -150,7 +150,7 @@ class SweepState:
                 self._tuner_died(event)
             case StopRequested():
                 self._stop()
-            case Tick():
+            case TimePassed():
                 self._tick()
 
     # From a suggestion to an attempt

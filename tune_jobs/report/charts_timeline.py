@@ -61,7 +61,7 @@ class Lane:
 
 def find_lanes(analysis: Analysis) -> list[Lane]:
     """Returns a lane for each card, with the trials that ran on it."""
-    devices: dict[Device, list[Bar]] = {}
+    devices: dict[TrialDevice, list[Bar]] = {}
     for card in analysis.sweep.cards:
         devices[_device(card.get("node"), card.get("card"), card.get("gpu_model"))] = []
     for trial in analysis.ledger.trials:
@@ -79,7 +79,7 @@ def find_lanes(analysis: Analysis) -> list[Lane]:
     return lanes
 
 
-class Device(NamedTuple):
+class TrialDevice(NamedTuple):
     """The card or machine on which a trial ran. A host with a raylet for each GPU model repeats card numbers."""
 
     node: str
@@ -87,18 +87,20 @@ class Device(NamedTuple):
     gpu_model: str
 
 
-def _device(node: object, card: object, gpu_model: object) -> Device:
+def _device(node: object, card: object, gpu_model: object) -> TrialDevice:
     name = str(node or "")
-    return Device("this machine" if name.startswith("127.") else name, str(card or "").strip(), str(gpu_model or ""))
+    return TrialDevice(
+        "this machine" if name.startswith("127.") else name, str(card or "").strip(), str(gpu_model or "")
+    )
 
 
-def _matching_device(device: Device, devices: Collection[Device]) -> Device:
+def _matching_device(device: TrialDevice, devices: Collection[TrialDevice]) -> TrialDevice:
     """Completes a device without a GPU model if exactly one known device has its node and card."""
     same = [other for other in devices if other[:2] == device[:2]]
     return same[0] if not device.gpu_model and len(same) == 1 else device
 
 
-def _name_of(device: Device, *, has_cards: bool) -> tuple[str, bool]:
+def _name_of(device: TrialDevice, *, has_cards: bool) -> tuple[str, bool]:
     """Returns the name of a lane, and whether it is a single card or machine."""
     if device.card:
         return f"{device.node} · card {device.card}" + (f" · {device.gpu_model}" if device.gpu_model else ""), True
@@ -107,7 +109,7 @@ def _name_of(device: Device, *, has_cards: bool) -> tuple[str, bool]:
     return f"{device.node or 'this machine'} · CPU", True
 
 
-def _intervals(trial: TrialRecord) -> list[tuple[Device, Bar]]:
+def _intervals(trial: TrialRecord) -> list[tuple[TrialDevice, Bar]]:
     """Returns the devices and intervals of a trial; after a pause or a retry it may have run elsewhere.
 
     Intervals before a pause or before the driver's death have the trial's final outcome.
