@@ -217,7 +217,7 @@ def test_a_sweep_that_is_online_has_a_report_from_its_first_run_to_its_winner(tm
         (live,) = server.views
         assert (live["id"], live["entityName"], live["projectName"]) == (None, "lab", "dialogues")
         assert (live["displayName"], live["type"]) == ("Sweep night", "runs")
-        assert "The sweep runs" in live["spec"]
+        assert "The sweep is running" in live["spec"]
         files.end(1, "finished")
         files.submit(2, batch_size=16)
         files.report(2, 1, 24.0, 1)
