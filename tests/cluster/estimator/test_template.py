@@ -4,29 +4,14 @@ import numpy as np
 import pytest
 
 from cluster.estimator.template import Template, TemplateKey, TrainTapes
-from cluster.estimator.template_tape import ATOMS, MAX_FACTORS, TERMS, Tape
+from cluster.estimator.template_tape import TERMS
 from common.errors import RequestError
+from tests.cluster.estimator.tapes import Block, tape
 
 KEY = TemplateKey(
     model="0" * 64, precision="fp32", optimizer="adamw_fused", attention="sdpa", gradient_checkpointing=False,
     dropout=True, label_smoothing=False, accumulation=False, kernels="sm80", torch="2.13.0", transformers="5.23.0",
 )  # fmt: skip
-Block = tuple[tuple[str, ...], float, str]  # atoms, coefficient, term
-
-
-def tape(blocks: list[Block], events: list[int], phases: dict[str, int]) -> Tape:
-    products = sorted({atoms for atoms, _, _ in blocks})
-    indices = [[ATOMS.index(a) for a in atoms] + [len(ATOMS)] * (MAX_FACTORS - len(atoms)) for atoms in products]
-    return Tape(
-        products=np.array(indices, dtype=np.int8).reshape(-1, MAX_FACTORS),
-        block_product=np.array([products.index(atoms) for atoms, _, _ in blocks], dtype=np.int16),
-        block_coefficient=np.array([coefficient for _, coefficient, _ in blocks], dtype=np.float64),
-        block_term=np.array([TERMS.index(term) for _, _, term in blocks], dtype=np.int8),
-        events=np.array(events, dtype=np.int32),
-        phase_starts=np.array(list(phases.values()), dtype=np.int32),
-        phases=tuple(phases),
-    )
-
 
 HIDDEN: Block = (("batch", "encoder"), 1024.0, "activations")
 LOGITS: Block = (("batch", "decoder"), 4096.0, "logits")
