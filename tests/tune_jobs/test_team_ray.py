@@ -45,11 +45,26 @@ def clock(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     def now() -> float:
         return float(path.read_text())
 
-    actor = (
-        ray.remote(BrokerProcess).options(name=NAME, namespace=NAMESPACE, lifetime="detached", num_cpus=0).remote(now)
-    )
+    end_broker()  # one with the real clock, which a sweep of an earlier file started on the shared cluster
+    ray.remote(BrokerProcess).options(name=NAME, namespace=NAMESPACE, lifetime="detached", num_cpus=0).remote(now)
     yield path
-    ray.kill(actor)
+    end_broker()
+
+
+def end_broker() -> None:
+    """Ends the cluster's broker where there is one, and waits until its name is free."""
+    import ray
+
+    from cluster.scheduling.broker_process import NAME, NAMESPACE
+
+    def is_gone() -> bool:
+        try:
+            ray.kill(ray.get_actor(NAME, namespace=NAMESPACE))
+        except ValueError:
+            return True
+        return False
+
+    wait_until(is_gone, "the broker has ended")
 
 
 @pytest.fixture
