@@ -17,10 +17,10 @@ from benchmarks.measure_gpu_peaks import TABLE
 from cluster.estimator.calibration import Peak, record_peak
 from cluster.estimator.estimate import Estimator, MemoryEstimate
 from cluster.estimator.gpu_profile import GpuProfile, find_gpu, gpu_of_size
-from common import cli
-from common.errors import RequestError
-from common.files import read_jsonl, write_text
 from tune_jobs.placing.memory_templates import template_finder
+from tuning_common import cli
+from tuning_common.errors import RequestError
+from tuning_common.files import read_jsonl, write_text
 
 MIB = 2**20
 LARGEST_ALLOCATED_ERROR = 0.01  # a larger error needs an investigation

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import emit
-from common.errors import RequestError
-from common.files import write_text
-from common.units import format_duration
 from dialsum.config import RunConfig, load_run_config
 from dialsum.data import Example, load_examples
 from dialsum.finished import load_finished, predict
 from dialsum.metrics import RougeScorer, RougeScores
 from tune_jobs.records.ledger import Ledger, SweepFolder, TrialRecord
+from tuning_common.cli import emit
+from tuning_common.errors import RequestError
+from tuning_common.files import write_text
+from tuning_common.units import format_duration
 
 ROOT = Path(__file__).resolve().parent.parent
 SWEEP = "dialogsum_cpu"

@@ -16,10 +16,10 @@ from pathlib import Path
 from cluster.estimator.estimate import Estimator
 from cluster.estimator.gpu_profile import find_gpu
 from cluster.estimator.request import Allocator, MemoryRequest
-from common.cli import note
-from common.files import write_text
 from tune_jobs.placing.memory_templates import template_finder
 from tune_jobs.placing.template_shipping import shipped_facts
+from tuning_common.cli import note
+from tuning_common.files import write_text
 
 MODELS = ("kobart", "kogpt2", "t5-base", "mt5-untied")
 ALLOCATORS: tuple[Allocator, ...] = ("expandable", "native")

@@ -28,11 +28,11 @@ from cluster.estimator.template_requests import key_of, settings_of, sizes_of
 from cluster.estimator.template_store import find_template
 from cluster.estimator.trace import TracedPeaks, traced_peaks
 from cluster.estimator.workload import Recipe, Shape
-from common.files import write_text
-from common.units import format_duration
 from dialsum.models import SPECS
 from tune_jobs.placing.memory_requests import values_of
 from tune_jobs.placing.memory_templates import FACTORY
+from tuning_common.files import write_text
+from tuning_common.units import format_duration
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 2**20

@@ -26,10 +26,10 @@ from cluster.estimator.request import MemoryRequest
 from cluster.estimator.template_requests import key_of, settings_of, sizes_of
 from cluster.estimator.template_store import find_template
 from cluster.estimator.workload import Recipe
-from common.files import write_text
 from dialsum.config import RunConfig
 from tune_jobs.placing.memory_requests import facts_of, request_of
 from tune_jobs.placing.memory_templates import FACTORY, template_finder
+from tuning_common.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 L4 = find_gpu("L4")

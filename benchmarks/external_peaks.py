@@ -17,9 +17,9 @@ from pathlib import Path
 
 from benchmarks.external_runs import Answer, Run, Source, read_sources
 from cluster.estimator.calibration import DEFAULT_MARGIN
-from common import cli
-from common.errors import WorkError
-from common.files import write_text
+from tuning_common import cli
+from tuning_common.errors import WorkError
+from tuning_common.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = Path(__file__).with_suffix(".json")

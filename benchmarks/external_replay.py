@@ -19,7 +19,7 @@ from cluster.estimator.allocator import CachingAllocator
 from cluster.estimator.cuda_imitation import kernel_family
 from cluster.estimator.gpu_profile import MIB, blas_workspace_bytes
 from cluster.estimator.trace import Program, trace_program
-from common import cli
+from tuning_common import cli
 
 PROGRAMS: dict[str, Callable[[Row], Program]] = {
     made.__name__: made

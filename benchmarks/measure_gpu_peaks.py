@@ -29,12 +29,12 @@ from cluster.estimator.template_requests import settings_of
 from cluster.estimator.trace import traced_peaks
 from cluster.estimator.workload import Shape
 from cluster.machines import nvml
-from common import cli
-from common.errors import RequestError
-from common.files import append_jsonl, read_jsonl
 from dialsum.workload import summarizer_workload
 from tune_jobs.placing.memory_templates import template_finder
 from tune_jobs.placing.profile_run import Measured, measure_run
+from tuning_common import cli
+from tuning_common.errors import RequestError
+from tuning_common.files import append_jsonl, read_jsonl
 
 if TYPE_CHECKING:
     import torch

@@ -17,9 +17,9 @@ from cluster.machines.hardware import parse_simulated
 from cluster.scheduling.compute_sharing import Contention
 from cluster.scheduling.simulation import Policy, SimulatedTrial, Simulation, bound_s, hold_under, simulate
 from cluster.scheduling.synthetic_trials import synthetic_trials
-from common.cli import note
-from common.files import write_text
-from common.units import format_duration
+from tuning_common.cli import note
+from tuning_common.files import write_text
+from tuning_common.units import format_duration
 
 POLICIES: tuple[Policy, ...] = ("shares", "half", "whole")
 TRIALS_PER_CARD = 20

@@ -22,9 +22,6 @@ from cluster.estimator.estimate import Estimator
 from cluster.estimator.gpu_profile import find_gpu
 from cluster.estimator.model_facts import model_facts
 from cluster.estimator.request import MemoryRequest, Precision
-from common.cli import emit, note
-from common.files import write_text
-from common.units import format_bytes
 from dialsum.device import autocast
 from dialsum.optimizers import build_optimizer
 from dialsum.sharding import shard
@@ -32,6 +29,9 @@ from dialsum.step import forward_loss
 from dialsum.workload import empty_model
 from tune_jobs.placing.memory_requests import sharding_of
 from tune_jobs.placing.memory_templates import template_finder
+from tuning_common.cli import emit, note
+from tuning_common.files import write_text
+from tuning_common.units import format_bytes
 
 PROCESSES = (1, 2, 4, 8)
 STEPS = 2

@@ -27,11 +27,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from common.cli import note
-from common.errors import WorkError
-from common.files import write_text
 from tests.tune_jobs.wandb_server import WandbServer, wandb_server
 from tune_jobs.records.ledger import SweepFolder
+from tuning_common.cli import note
+from tuning_common.errors import WorkError
+from tuning_common.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("offline", "works", "hangs", "errors", "dies")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import cli
+from tuning_common import cli
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.machines import nvml
-from common.errors import RequestError, WorkError
-from common.units import format_bytes, format_duration
+from tuning_common.errors import RequestError, WorkError
+from tuning_common.units import format_bytes, format_duration
 
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's new and old name
 EXPANDABLE = "expandable_segments:True"  # pages instead of fixed segments: little fragmentation

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from common import cli
-from common.errors import Problems, RequestError
-from common.files import write_text
-from common.strict import parse_yaml
 from dialsum import rouge_cli
 from dialsum.config import RunConfig, load_run_config
 from dialsum.reporter import NullReporter
 from dialsum.sample_data import command as sample_data
+from tuning_common import cli
+from tuning_common.errors import Problems, RequestError
+from tuning_common.files import write_text
+from tuning_common.strict import parse_yaml
 
 CACHE_DIR = Path(".cache/dialsum")
 

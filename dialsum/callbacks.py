@@ -13,10 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import TrainerCallback
 
-from common.errors import DivergedError
-from common.files import write_json
-from common.goal import Goal, best_of
-from common.units import format_bytes
 from dialsum.config import RunConfig
 from dialsum.device import gpu_utilization
 from dialsum.metrics import ScorerIdentity
@@ -24,6 +20,10 @@ from dialsum.ranks import Ranks
 from dialsum.reporter import Reporter
 from dialsum.run_folder import RunFolder
 from dialsum.sampling import GroupedSampler
+from tuning_common.errors import DivergedError
+from tuning_common.files import write_json
+from tuning_common.goal import Goal, best_of
+from tuning_common.units import format_bytes
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from common.errors import Problems
-from common.goal import Goal
-from common.strict import from_mapping, load_yaml, nearest
+from tuning_common.errors import Problems
+from tuning_common.goal import Goal
+from tuning_common.strict import from_mapping, load_yaml, nearest
 
 Language = Literal["ko", "en"]
 LrScheduler = Literal["linear", "cosine", "constant"]

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from common.errors import RequestError
-from common.files import write_text
-from common.strict import nearest
 from dialsum.cleaning import clean_text
+from tuning_common.errors import RequestError
+from tuning_common.files import write_text
+from tuning_common.strict import nearest
 
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 SHOWN_PER_KIND = 5  # bounds the message for a file with many faults

@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
-from common.errors import RequestError
 from dialsum.config import Precision
+from tuning_common.errors import RequestError
 
 NumberFormat = Literal["fp32", "fp16", "bf16", "bf16_pure"]
 

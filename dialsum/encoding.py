@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.files import write_bytes
 from dialsum.config import RunConfig
 from dialsum.models import Kind, resolve
 from dialsum.prompts import PROMPTS
 from dialsum.sampling import FILLER
 from dialsum.step import IGNORED_LABEL
 from dialsum.tokenizers import fingerprint
+from tuning_common.files import write_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

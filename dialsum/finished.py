@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from common.errors import RequestError
 from dialsum.config import RunConfig, load_run_config
 from dialsum.data import Example
 from dialsum.device import autocast, precision_of
@@ -18,6 +17,7 @@ from dialsum.generate import summarize
 from dialsum.metrics import RougeScorer, RougeScores
 from dialsum.models import Kind, build_model, resolve
 from dialsum.tokenizers import build_tokenizer
+from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

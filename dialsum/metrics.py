@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Protocol
 
-from common.errors import Problems, RequestError
 from dialsum.config import Language
 from dialsum.korean_tokens import KIWI_MODEL_TYPE, KiwiTokenizer, kiwi_version
+from tuning_common.errors import Problems, RequestError
 
 DEFAULT_WEIGHTS = (0.3, 0.3, 0.4)
 SHORT_SUMMARY_FACTOR = 0.9

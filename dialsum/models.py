@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from common.errors import Problems, RequestError
-from common.strict import nearest
 from dialsum.config import RunConfig
 from dialsum.tiny_models import tiny_config
+from tuning_common.errors import Problems, RequestError
+from tuning_common.strict import nearest
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

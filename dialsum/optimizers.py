@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from common.errors import RequestError
 from dialsum.config import OptimizerName
+from tuning_common.errors import RequestError
 
 BITSANDBYTES = {"adamw_8bit": "AdamW8bit", "paged_adamw": "PagedAdamW", "paged_adamw_8bit": "PagedAdamW8bit"}
 NO_DECAY = ("bias", "norm", "layernorm", "layer_norm", "ln_")  # as in BERT and GPT-2: no decay of biases and norms

@@ -15,8 +15,8 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from common.errors import RequestError
 from dialsum.config import RunConfig
+from tuning_common.errors import RequestError
 
 T = TypeVar("T")
 LONGEST_WAIT = timedelta(hours=2)  # one process may wait for memory on its card

@@ -4,8 +4,6 @@ import logging
 import time
 from pathlib import Path
 
-from common.files import write_text
-from common.strict import dump_yaml
 from dialsum.callbacks import memory_metrics
 from dialsum.config import RunConfig
 from dialsum.data import load_examples
@@ -13,6 +11,8 @@ from dialsum.finished import load_finished, predict, score_metrics
 from dialsum.metrics import RougeScorer
 from dialsum.reporter import NullReporter, Reporter
 from dialsum.run_folder import RunFolder, write_predictions
+from tuning_common.files import write_text
+from tuning_common.strict import dump_yaml
 
 logger = logging.getLogger(__name__)
 

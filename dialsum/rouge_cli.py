@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common import cli
-from common.errors import Problems, RequestError
+from tuning_common import cli
+from tuning_common.errors import Problems, RequestError
 
 _PREDICTION_KEYS = ("prediction", "summary", "text")  # keys of a record's text, in this order
 _REFERENCE_KEYS = ("references", "reference", "summary", "text")

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.files import open_to_append, write_json, write_text
-from common.strict import dump_yaml
 from dialsum.config import RunConfig
 from dialsum.data import Example
 from dialsum.metrics import ScorerIdentity
+from tuning_common.files import open_to_append, write_json, write_text
+from tuning_common.strict import dump_yaml
 
 BEST_FILE = "best.json"  # beside the weights: the best model's metrics
 CHECKPOINTS = "checkpoint-*"

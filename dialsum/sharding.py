@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 
 @dataclass(frozen=True, kw_only=True)

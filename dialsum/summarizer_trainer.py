@@ -8,7 +8,6 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from transformers import EarlyStoppingCallback, PrinterCallback, Seq2SeqTrainer
 
-from common.goal import better
 from dialsum.arguments import training_arguments
 from dialsum.callbacks import EpochCallback, NumbersCallback, check_finite
 from dialsum.config import RunConfig
@@ -22,6 +21,7 @@ from dialsum.ranks import Ranks
 from dialsum.run_folder import RunFolder
 from dialsum.sampling import FILLER, GroupedSampler
 from dialsum.step import IGNORED_LABEL, forward_loss
+from tuning_common.goal import better
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

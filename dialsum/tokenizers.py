@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import RequestError
 from dialsum.cleaning import find_placeholders
 from dialsum.config import RunConfig
 from dialsum.models import hub_options, resolve
 from dialsum.tiny_models import train_tokenizer
+from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer

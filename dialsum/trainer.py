@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from common.files import write_text
 from dialsum.callbacks import NumbersCallback, read_history
 from dialsum.config import RunConfig
 from dialsum.data import Example, load_examples
@@ -22,6 +21,7 @@ from dialsum.reporter import NullReporter, Reporter
 from dialsum.run_folder import RunFolder, write_predictions
 from dialsum.sharded_trainer import ShardedTrainer
 from dialsum.summarizer_trainer import SummarizerTrainer
+from tuning_common.files import write_text
 
 logger = logging.getLogger(__name__)
 CACHE_DIR = Path(".cache/dialsum")

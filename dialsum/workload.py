@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from common.errors import RequestError
 from dialsum.config import Attention, OptimizerName, Precision, RunConfig
 from dialsum.device import weights_dtype
 from dialsum.generate import generate_ids
 from dialsum.models import Kind, model_class, with_dropout
 from dialsum.optimizers import BITSANDBYTES, build_optimizer, parameter_groups
 from dialsum.step import forward_loss
+from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("common", "dialsum", "cluster", "tune_jobs")
+PACKAGES = ("tuning_common", "dialsum", "cluster", "tune_jobs")
 ALLOWED = {
-    "common": {"common"},
-    "dialsum": {"common", "dialsum"},
-    "cluster": {"common", "cluster"},
+    "tuning_common": {"tuning_common"},
+    "dialsum": {"tuning_common", "dialsum"},
+    "cluster": {"tuning_common", "cluster"},
     "tune_jobs": set(PACKAGES),
 }
 FORBIDDEN_HEAVY = {
-    "common": {"torch", "transformers", "ray", "wandb", "numpy"},
+    "tuning_common": {"torch", "transformers", "ray", "wandb", "numpy"},
     "dialsum": {"ray", "wandb", "pynvml"},
     "cluster": {"transformers", "wandb"},
     "tune_jobs": {"pynvml"},
@@ -41,7 +41,7 @@ ONLY_IN = {  # heavy package -> the only modules that may import it
     "scipy": {"cluster/scheduling/linear_program.py"},
     "wandb": {"tune_jobs/tracking/wandb_client.py", "tune_jobs/tracking/wandb_runs.py"},  # one writes, one reads
     "wandb_workspaces": {"tune_jobs/tracking/wandb_report.py"},
-    "yaml": {"common/strict.py"},
+    "yaml": {"tuning_common/strict.py"},
 }
 ROOMS = {  # from low to high: a room imports itself and lower ones; a module beside the rooms counts as a room
     "dialsum": ("", "sample_data", "__main__"),

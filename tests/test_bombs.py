@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from cluster.scheduling.quotas import load_team
-from common.errors import RequestError
-from common.strict import MOST_BYTES, load_yaml
 from dialsum.config import load_run_config
 from dialsum.data import load_examples
 from tune_jobs.config.sweep_file import load_sweep
+from tuning_common.errors import RequestError
+from tuning_common.strict import MOST_BYTES, load_yaml
 
 SOON_S = 2.0  # of this process alone; a second on a machine of today
 FEW_KIB = 150 * 1024

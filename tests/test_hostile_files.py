@@ -18,8 +18,6 @@ import torch
 
 from cluster.estimator.calibration import load_calibration
 from cluster.estimator.template_file import part_from
-from common.errors import RequestError
-from common.strict import load_yaml
 from dialsum.config import RunConfig, load_run_config
 from dialsum.data import load_examples
 from dialsum.models import build_model
@@ -30,6 +28,8 @@ from tests.tune_jobs.synthetic import wide_ledger, write
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.records.journal import Journal
 from tune_jobs.report.build import build_report
+from tuning_common.errors import RequestError
+from tuning_common.strict import load_yaml
 
 MARK = "the_payload_ran"
 

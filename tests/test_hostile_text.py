@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import common.cli
 import dialsum.finished
 import tune_jobs.report.markdown
-from common.errors import RequestError, WorkError
+import tuning_common.cli
 from dialsum.config import RunConfig
 from dialsum.finished import submission
 from dialsum.models import build_model
@@ -27,6 +26,7 @@ from tune_jobs.report.build import build_report
 from tune_jobs.report.findings import find_findings
 from tune_jobs.report.markdown import code, markdown_table
 from tune_jobs.report.review import build_review
+from tuning_common.errors import RequestError, WorkError
 
 ATTACKS = (
     "<img src=x onerror=alert(1)>",
@@ -40,7 +40,7 @@ ATTACKS = (
 
 
 def test_worked_examples_are_right() -> None:
-    modules = (common.cli, dialsum.finished, tune_jobs.report.markdown)
+    modules = (tuning_common.cli, dialsum.finished, tune_jobs.report.markdown)
     assert [doctest.testmod(module).failed for module in modules] == [0, 0, 0]
 
 
@@ -71,23 +71,23 @@ def test_a_command_cannot_leave_its_code_span() -> None:
 
 def test_a_terminal_gets_no_control_characters_of_data(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "a\x1b[2J\x9b\r\x07\x7f"
-    common.cli.emit(common.cli.table(["name"], [[hostile]]))
-    common.cli.note(hostile)
-    common.cli.pass_on(f"{hostile}\n")
+    tuning_common.cli.emit(tuning_common.cli.table(["name"], [[hostile]]))
+    tuning_common.cli.note(hostile)
+    tuning_common.cli.pass_on(f"{hostile}\n")
     for error in (RequestError(hostile, [hostile]), WorkError(hostile)):
 
         def fail(arguments: object, error: Exception = error) -> int:
             raise error
 
-        assert common.cli.run(fail, []) in (1, 2)
+        assert tuning_common.cli.run(fail, []) in (1, 2)
     stream = io.StringIO()
     LogView(stream).event(hostile)
     record = logging.LogRecord("dialsum", logging.WARNING, "", 0, "%s", (hostile,), None)
     out, err = capsys.readouterr()
-    for text in (out, err, stream.getvalue(), common.cli.VisibleFormatter().format(record)):
+    for text in (out, err, stream.getvalue(), tuning_common.cli.VisibleFormatter().format(record)):
         assert "a\\x1b[2J\\x9b" in text
         assert not set("\x1b\x9b\r\x07\x7f") & set(text)
-    common.cli.emit("요약 — ok\tx")
+    tuning_common.cli.emit("요약 — ok\tx")
     assert capsys.readouterr().out == "요약 — ok\tx\n"
 
 

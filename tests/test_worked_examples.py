@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("common", "cluster", "dialsum", "tune_jobs")
+PACKAGES = ("tuning_common", "cluster", "dialsum", "tune_jobs")
 
 
 def modules_with_examples() -> list[str]:

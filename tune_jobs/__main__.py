@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.machines.loopback import prefer_loopback
 from cluster.machines.ray_folder import restore_umask
-from common import cli
+from tuning_common import cli
 
 
 def main(arguments: Sequence[str]) -> int:

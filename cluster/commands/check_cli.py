@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster.machines.checks import Wanted, as_json, as_text, evaluate, exit_code
 from cluster.machines.connection import connected_to
-from common import cli
+from tuning_common import cli
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -7,8 +7,8 @@ from cluster.commands.check_cli import connection
 from cluster.machines.hardware import Card, Inventory, Node
 from cluster.machines.inventory import Survey, this_machine
 from cluster.machines.node_watch import ray_cluster
-from common import cli
-from common.units import format_bytes
+from tuning_common import cli
+from tuning_common.units import format_bytes
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cluster.machines.dashboard import grafana_dashboard, grafana_datasource, grafana_provider, prometheus_config
 from cluster.machines.ray_folder import ray_folder
-from common import cli
-from common.files import write_json, write_text
+from tuning_common import cli
+from tuning_common.files import write_json, write_text
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -17,9 +17,9 @@ from cluster.estimator.gpu_profile import (
     with_measured,
 )
 from cluster.machines import nvml
-from common import cli
-from common.errors import RequestError
-from common.units import format_bytes
+from tuning_common import cli
+from tuning_common.errors import RequestError
+from tuning_common.units import format_bytes
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

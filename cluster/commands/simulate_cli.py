@@ -9,9 +9,9 @@ from cluster.scheduling.compute_sharing import Contention
 from cluster.scheduling.shares import MAX_TENANTS
 from cluster.scheduling.simulation import Simulation, bound_s, hold_under, simulate
 from cluster.scheduling.synthetic_trials import Synthetic, synthetic_trials
-from common import cli
-from common.errors import Problems
-from common.units import format_duration
+from tuning_common import cli
+from tuning_common.errors import Problems
+from tuning_common.units import format_duration
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

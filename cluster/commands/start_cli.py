@@ -13,9 +13,9 @@ from cluster.machines.loopback import LOOPBACK, SINGLE_MACHINE
 from cluster.machines.ray_folder import private_ray, private_root
 from cluster.machines.raylets import GCS_PORT, HeadOptions, Start, raylet_starts
 from cluster.machines.tokens import token_path, token_problem
-from common import cli
-from common.errors import Problems, RequestError, WorkError
-from common.files import private_folder
+from tuning_common import cli
+from tuning_common.errors import Problems, RequestError, WorkError
+from tuning_common.files import private_folder
 
 _START_S = 180.0
 _ELSEWHERE = "192.0.2.1"  # reserved for documentation: a route is looked up, nothing is sent

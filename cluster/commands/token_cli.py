@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from cluster.machines.tokens import make_token, token_path
-from common import cli
+from tuning_common import cli
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from common.errors import RequestError
-from common.files import append_jsonl, read_jsonl
+from tuning_common.errors import RequestError
+from tuning_common.files import append_jsonl, read_jsonl
 
 MISCOVERAGE = 0.05  # one trial in twenty may exceed its upper estimate; it fails alone and is placed again
 SMALL_SAMPLE_SLACK = 0.02  # added to the largest residual where there are too few for a quantile

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 MAX_HEADER_BYTES = 100 * 2**20  # the limit of the safetensors format itself
 INPUT_EMBEDDINGS = ("shared.weight", "model.shared.weight", "transformer.wte.weight", "model.embed_tokens.weight")

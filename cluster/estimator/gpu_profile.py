@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from common.errors import RequestError
-from common.files import append_jsonl, read_jsonl
-from common.strict import nearest
-from common.units import format_bytes, parse_bytes
+from tuning_common.errors import RequestError
+from tuning_common.files import append_jsonl, read_jsonl
+from tuning_common.strict import nearest
+from tuning_common.units import format_bytes, parse_bytes
 
 MIB = 2**20
 GENERIC_SM = (8, 0)  # for a card known only by its size: Ampere, the oldest with full bf16 speed

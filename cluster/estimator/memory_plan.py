@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from common.errors import RequestError
-from common.units import format_bytes
+from tuning_common.errors import RequestError
+from tuning_common.units import format_bytes
 
 UpperBytes = Callable[[int, int, bool], int]
 """Upper estimate of device bytes of (micro-batch, accumulation, checkpointing); grows with the micro-batch."""

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from cluster.estimator.checkpoint import Checkpoint, read_checkpoint
-from common.errors import Problems, RequestError
+from tuning_common.errors import Problems, RequestError
 
 Kind = Literal["seq2seq", "causal"]
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")

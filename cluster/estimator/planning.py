@@ -7,7 +7,7 @@ from cluster.estimator.estimate import Estimator, MemoryEstimate
 from cluster.estimator.gpu_profile import DRIVER_PART, RESERVE_BYTES
 from cluster.estimator.memory_plan import NoPlan, Plan, plan, time_model
 from cluster.estimator.request import BF16_SM, MemoryRequest, Precision
-from common.units import format_bytes
+from tuning_common.units import format_bytes
 
 LENGTH_STEP = 64  # lengths in remedies are multiples of it
 UpperOf = Callable[[MemoryRequest], int]

@@ -7,8 +7,8 @@ from cluster.estimator.calibration import ONE_CARD, Layout
 from cluster.estimator.gpu_profile import GpuProfile
 from cluster.estimator.model_facts import ModelFacts
 from cluster.estimator.sharding import Sharding
-from common.errors import Problems
-from common.strict import nearest
+from tuning_common.errors import Problems
+from tuning_common.strict import nearest
 
 Precision = Literal["fp32", "fp16", "bf16", "bf16_pure"]
 Allocator = Literal["expandable", "native"]

@@ -12,7 +12,7 @@ from typing import Literal, overload
 import numpy as np
 
 from cluster.estimator.template_tape import BLOCK_BYTES, Floats, Ints, Sizes, Tape, atom_values, round_up
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 Routine = Literal["train", "evaluate", "generate"]
 ROUTINES: tuple[Routine, ...] = ("train", "evaluate", "generate")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster.estimator.template_file import Part, part_bytes, part_from
 from cluster.estimator.template_keys import PartKey
-from common.files import write_bytes
+from tuning_common.files import write_bytes
 
 SUFFIX = ".tar.xz"
 _HASH_CHARACTERS = 12

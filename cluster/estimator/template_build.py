@@ -38,9 +38,9 @@ from cluster.estimator.template_keys import PartKey
 from cluster.estimator.template_tape import Tape
 from cluster.estimator.trace import Trace, trace
 from cluster.estimator.workload import Recipe, Shape, Workload
-from common import cli
-from common.errors import RequestError, WorkError
-from common.files import write_text
+from tuning_common import cli
+from tuning_common.errors import RequestError, WorkError
+from tuning_common.files import write_text
 
 TIME_LIMIT_S = 600.0  # for all parts; a trace takes seconds even of large models
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cluster.estimator.template_keys import PartKey
 from cluster.estimator.template_tape import Ints, Tape
-from common.files import write_bytes
+from tuning_common.files import write_bytes
 
 Array = npt.NDArray[np.generic]
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from cluster.estimator.template_tape import ATOMS, LENGTH_FORMS, MAX_FACTORS, Floats, Ints, Tape, atom_values
 from cluster.estimator.trace_recorder import RawTape
 from cluster.estimator.workload import Shape
-from common.errors import WorkError
+from tuning_common.errors import WorkError
 
 # Odd, so that masks are padded: at whole steps a little less is held, and a template must never be under. Large enough
 # for the branches of long inputs, small enough to trace quickly, and prime to each other.

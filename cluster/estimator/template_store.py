@@ -14,7 +14,7 @@ from cluster.estimator.template_build import build_in_subprocess
 from cluster.estimator.template_file import Part, read_part
 from cluster.estimator.template_keys import PART_NAMES, ExactSizes, PartKey, PartName, part_key
 from cluster.estimator.workload import Recipe
-from common.errors import WorkError
+from tuning_common.errors import WorkError
 
 SHIPPED = Path(__file__).with_name("templates")
 CACHE = Path(".cache/dialsum/templates")

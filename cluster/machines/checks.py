@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from common.units import format_bytes
+from tuning_common.units import format_bytes
 
 Status = Literal["ok", "warning", "failed", "skipped"]
 SKEW_WARNING_S, SKEW_S = 0.5, 2.0  # ledgers, windows and names contain times of several machines

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from cluster.machines.loopback import is_loopback, keep_loopback
 from cluster.machines.ray_folder import own_address
 from cluster.machines.tokens import AUTH_MODE
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 ANSWER_S = 8.0  # a head answers in milliseconds; Ray would retry for two minutes and then end the process
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"  # gRPC's health checking protocol, which Ray's head supports

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cluster.machines.metric_names import METRICS
-from common.strict import dump_yaml
+from tuning_common.strict import dump_yaml
 
 DATASOURCE_UID = "tuning-prometheus"
 _WIDTH, _HEIGHT = 12, 8  # of 24 columns: two panels per row

@@ -5,8 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from cluster.estimator.gpu_profile import DRIVER_PART, RESERVE_BYTES
-from common.errors import Problems
-from common.units import parse_bytes
+from tuning_common.errors import Problems
+from tuning_common.units import parse_bytes
 
 GPU_MODEL_LABEL = "gpu-model"  # node labels in Ray: Kubernetes syntax, so letters, digits, '-', '_' and '.'
 GPU_MEMORY_LABEL = "gpu-memory-mib"

@@ -19,7 +19,7 @@ from cluster.machines.hardware import (
     parse_simulated,
     split_by_model,
 )
-from common.units import format_bytes
+from tuning_common.units import format_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

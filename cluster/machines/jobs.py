@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 from cluster.machines.tokens import AUTH_MODE, token_path, token_problem
-from common.errors import RequestError, WorkError
+from tuning_common.errors import RequestError, WorkError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 PATIENCE_S = 600.0  # longest time without the head while following a job

@@ -9,7 +9,7 @@ raylet.
 import os
 import sys
 
-from common.errors import WorkError
+from tuning_common.errors import WorkError
 
 LOOPBACK = "127.0.0.1"
 SINGLE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": Ray stays on this machine's loopback

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import ray
 
 ROOT = Path(__file__).resolve().parents[2]
-_PACKAGES = ("common", "dialsum", "cluster", "tune_jobs")
+_PACKAGES = ("tuning_common", "dialsum", "cluster", "tune_jobs")
 _PROBE = ".check-"
 
 

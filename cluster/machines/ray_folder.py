@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.files import is_private, private_folder
+from tuning_common.files import is_private, private_folder
 
 VARIABLE = "RAY_TMPDIR"  # Ray's variable: it creates its folder `ray` inside
 UMASK = 0o077  # of Ray's processes

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 AUTH_MODE = "RAY_AUTH_MODE"  # Ray reads it on import
 _PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cluster.machines.hardware import Inventory, Pool, total_bytes_for
 from cluster.scheduling.request import Alternative
 from cluster.scheduling.shares import MAX_TENANTS, UNITS, Share, share_for
-from common.units import format_bytes
+from tuning_common.units import format_bytes
 
 _WITHOUT_LIMIT = 10**6
 

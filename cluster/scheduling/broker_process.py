@@ -19,8 +19,8 @@ from cluster.scheduling.broker_service import BrokerService
 from cluster.scheduling.cluster_broker import JOIN_S, SILENT, ClusterBroker
 from cluster.scheduling.messages import Join, Report
 from cluster.scheduling.quotas import Team
-from common.errors import RequestError, WorkError
-from common.strict import from_mapping
+from tuning_common.errors import RequestError, WorkError
+from tuning_common.strict import from_mapping
 
 logger = logging.getLogger(__name__)
 

@@ -31,8 +31,8 @@ from cluster.scheduling.messages import Details, Join, Reply, Report
 from cluster.scheduling.quotas import Team, refuse_models
 from cluster.scheduling.request import Request
 from cluster.scheduling.team_status import describe_team
-from common.errors import RequestError
-from common.strict import from_mapping
+from tuning_common.errors import RequestError
+from tuning_common.strict import from_mapping
 
 LEASE_S = 30.0
 ROUND_S = 15.0  # by then every driver has reported, also one that had given up an answer for a while

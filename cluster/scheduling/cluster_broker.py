@@ -11,8 +11,8 @@ from typing import Protocol, cast
 from cluster.scheduling.events import Decisions, Pause, Refusal
 from cluster.scheduling.messages import Details, Join, Reply, Report
 from cluster.scheduling.request import Allocation, Request
-from common.errors import RequestError, WorkError
-from common.strict import from_mapping
+from tuning_common.errors import RequestError, WorkError
+from tuning_common.strict import from_mapping
 
 EVERY_S = 1.0  # between the reports of a driver that has nothing new
 SOON_S = 0.1  # and of one that has

@@ -10,7 +10,7 @@ from cluster.scheduling.queue import WaitsFor
 from cluster.scheduling.quota_use import QuotaUse
 from cluster.scheduling.quotas import open_window
 from cluster.scheduling.request import Alternative, Request
-from common.units import format_bytes, format_duration
+from tuning_common.units import format_bytes, format_duration
 
 _NAMED = 6  # holders; more are counted
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Literal
 
-from common.errors import Problems, RequestError
-from common.strict import from_mapping, load_yaml
+from tuning_common.errors import Problems, RequestError
+from tuning_common.strict import from_mapping, load_yaml
 
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from common import cli
-from common.errors import Problems
 from dialsum.data import fingerprint, write_examples
 from dialsum.sample_data.generate import DEV_COUNT, TRAIN_COUNT, generate
+from tuning_common import cli
+from tuning_common.errors import Problems
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import cycle
 
-from common.errors import RequestError
 from dialsum.data import Example
 from dialsum.sample_data.particles import with_particle
 from dialsum.sample_data.scenes import Ending, Scene, Step, Turn, load_common, load_scenes, parse_script, pool_of
+from tuning_common.errors import RequestError
 
 TRAIN_COUNT = 480
 DEV_COUNT = 80

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from common.strict import from_mapping, load_yaml
+from tuning_common.strict import from_mapping, load_yaml
 
 FOLDER = Path(__file__).parent / "scenes"
 COMMON = "common.yaml"

@@ -12,8 +12,8 @@ from benchmarks.gpu_peak_grid import Case, grid
 from cluster.estimator.calibration import load_calibration
 from cluster.estimator.estimate import Estimator
 from cluster.estimator.gpu_profile import find_gpu
-from common import cli
 from tune_jobs.placing.memory_templates import template_finder
+from tuning_common import cli
 
 L4 = find_gpu("L4")
 OURS = [case for case in grid() if case.model == "kobart"][:4]  # shipped templates answer these

@@ -142,11 +142,11 @@ def test_pins_are_read_as_pip_reads_them() -> None:
 
 
 def test_code_has_one_hash_until_a_line_of_it_changes(tmp_path: Path) -> None:
-    (tmp_path / "common").mkdir()
-    (tmp_path / "common" / "a.py").write_text("x = 1\n")
+    (tmp_path / "tuning_common").mkdir()
+    (tmp_path / "tuning_common" / "a.py").write_text("x = 1\n")
     first = code_hash(tmp_path)
     assert first == code_hash(tmp_path)
-    (tmp_path / "common" / "a.py").write_text("x = 2\n")
+    (tmp_path / "tuning_common" / "a.py").write_text("x = 2\n")
     assert code_hash(tmp_path) != first
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.machines.connection import check_head
-from common.errors import RequestError
 from tests.cluster.machine import OUTER, ROOT, Machine, missing
+from tuning_common.errors import RequestError
 
 REASON = missing()
 SWEEP = ROOT / "tune_jobs" / "sweeps" / "sample.yaml"

@@ -9,10 +9,10 @@ from benchmarks import compare_gpu_peaks, measure_gpu_peaks
 from benchmarks.compare_gpu_peaks import rows_of
 from benchmarks.gpu_peak_grid import grid
 from cluster.estimator.estimate import Estimator
-from common import cli
 from tests.cluster.conftest import Install
 from tests.cluster.fake_nvml import FakeCard
 from tune_jobs.placing.memory_templates import template_finder
+from tuning_common import cli
 
 
 def test_the_whole_protocol_is_rehearsed_on_meta_under_an_imitated_card(fake_nvml: Install, tmp_path: Path) -> None:

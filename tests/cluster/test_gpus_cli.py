@@ -5,9 +5,9 @@ import json
 import pytest
 
 from cluster.__main__ import main
-from common.errors import RequestError
 from tests.cluster.conftest import Install
 from tests.cluster.fake_nvml import FakeCard
+from tuning_common.errors import RequestError
 
 GIB = 2**30
 

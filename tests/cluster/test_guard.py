@@ -16,9 +16,9 @@ from cluster.guard import (
     wait_for_card,
     wait_for_room,
 )
-from common.errors import RequestError, WorkError
 from tests.cluster.conftest import Install
 from tests.cluster.fake_nvml import FakeCard
+from tuning_common.errors import RequestError, WorkError
 
 GIB = 2**30
 LIMIT = Limit(cap_bytes=4 * GIB, context_bytes=GIB // 2)

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.machines.hardware import RESERVE_BYTES, Card, Inventory, Node, parse_simulated, split_by_model
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 GIB = 2**30
 

@@ -11,9 +11,9 @@ import pytest
 from cluster.machines.hardware import Card, Node
 from cluster.machines.inventory import Machine, Raylet, node_of, read_machine, this_machine
 from cluster.machines.node_watch import ray_cluster
-from common.errors import RequestError
 from tests.cluster.conftest import Install
 from tests.cluster.fake_nvml import FakeCard
+from tuning_common.errors import RequestError
 
 GIB = 2**30
 LOOPBACK = "127.0.0.2"  # Ray would replace 127.0.0.1 by an address that others can reach

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.machines.dashboard import DATASOURCE_UID, PANELS, grafana_dashboard
 from cluster.machines.metric_names import METRICS
-from common.strict import load_yaml
+from tuning_common.strict import load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = re.compile(r"\bray_tuning_\w+")

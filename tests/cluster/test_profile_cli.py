@@ -9,9 +9,9 @@ import pytest
 
 from cluster.__main__ import main
 from cluster.estimator.gpu_profile import GpuProfile, find_gpu, with_measured
-from common import cli
 from tests.cluster.conftest import Install
 from tests.cluster.fake_nvml import FakeCard
+from tuning_common import cli
 
 MIB = 2**20
 

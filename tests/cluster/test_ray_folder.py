@@ -13,7 +13,7 @@ import pytest
 
 import cluster.machines.ray_folder
 from cluster.machines.ray_folder import own_address, private_ray, private_root, ray_folder, restore_umask
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
 NEIGHBOUR = 12345  # a user id

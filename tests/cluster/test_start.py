@@ -11,7 +11,7 @@ import pytest
 import cluster.commands.start_cli
 import cluster.machines.tokens
 from cluster.machines.tokens import make_token, token_path, token_problem
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,13 +10,13 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import dialsum.callbacks
-from common.errors import WorkError
 from dialsum.callbacks import NumbersCallback, best_numbers
 from dialsum.config import RunConfig
 from dialsum.device import OVERFLOWS_IN_FP16, precision_of
 from dialsum.metrics import ScorerIdentity
 from dialsum.reporter import RecordingReporter
 from dialsum.run_folder import RunFolder
+from tuning_common.errors import WorkError
 
 SCORER = ScorerIdentity(
     language="en", tokenizer="porter", tokenizer_version="1", tokenizer_model="m", rouge_score_version="1"

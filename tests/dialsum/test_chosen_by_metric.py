@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from dialsum.reporter import RecordingReporter
 from tests.dialsum.test_trainer import run
+from tuning_common.errors import RequestError
 
 LOSS = {"metric": "eval/loss", "goal": "minimize"}
 # Few dialogues and a high rate: from the fourth evaluation on the loss still falls, but the summaries get no better.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from dialsum.config import FIELD_DESCRIPTIONS, RunConfig, load_run_config
+from tuning_common.errors import RequestError
 
 
 def test_defaults_fit_a_tiny_model_on_a_cpu() -> None:

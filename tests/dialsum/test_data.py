@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from dialsum.data import Example, fingerprint, load_examples, write_examples
+from tuning_common.errors import RequestError
 
 SHARED = Path(os.environ.get("DIALSUM_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
 GOOD = [

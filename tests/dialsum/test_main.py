@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from common import cli
 from dialsum.__main__ import main
 from tests.dialsum.test_trainer import write_data
+from tuning_common import cli
 
 
 def config_file(tmp_path: Path, **changes: object) -> Path:

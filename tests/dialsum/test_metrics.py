@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import RequestError
 from dialsum.data import load_examples
 from dialsum.korean_tokens import KiwiTokenizer
 from dialsum.metrics import RougeScorer
+from tuning_common.errors import RequestError
 
 SHARED = Path(os.environ.get("DIALSUM_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
 

@@ -18,7 +18,6 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from common.errors import RequestError
 from dialsum import models
 from dialsum.config import RunConfig
 from dialsum.data import Example
@@ -26,6 +25,7 @@ from dialsum.encoding import encode
 from dialsum.models import build_model, resolve
 from dialsum.tiny_models import train_tokenizer
 from dialsum.tokenizers import build_tokenizer, decode, kept_letters
+from tuning_common.errors import RequestError
 
 SHARED = Path(os.environ.get("DIALSUM_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 KOBART, KE_T5 = SHARED / "data" / "kobart-tokenizer", SHARED / "data" / "ke-t5-vocab"

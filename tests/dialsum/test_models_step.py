@@ -10,12 +10,12 @@ from transformers.trainer_pt_utils import LabelSmoother
 import dialsum.models
 import dialsum.optimizers
 import dialsum.step
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from dialsum.models import build_model, hf_config, model_class, resolve
 from dialsum.optimizers import build_optimizer
 from dialsum.step import forward_loss
 from dialsum.tiny_models import train_tokenizer
+from tuning_common.errors import RequestError
 
 DIALOGUE = "#Person1#: 안녕하세요. 예약하려고요.\n#Person2#: 네, 언제 오세요?"
 SUMMARY = "#Person1#은 예약하려고 한다."

@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.errors import RequestError
-from common.files import write_text
-from common.strict import dump_yaml
 from dialsum.config import RunConfig
 from dialsum.encoding import Collator, EncodedDataset, Encoding
 from dialsum.models import Kind
@@ -20,6 +17,9 @@ from dialsum.ranks import MEETING_FILE, Ranks, piece_of
 from dialsum.sampling import FILLER, GroupedSampler
 from dialsum.trainer import train
 from tests.dialsum.test_training_invariants import small_run, weights_of
+from tuning_common.errors import RequestError
+from tuning_common.files import write_text
+from tuning_common.strict import dump_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 300

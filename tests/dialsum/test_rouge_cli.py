@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from dialsum.__main__ import main
 from dialsum.rouge_cli import Entry, pair, read_entries
+from tuning_common.errors import RequestError
 
 
 def write(path: Path, *lines: str) -> Path:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from dialsum.cleaning import PLACEHOLDER, PLACEHOLDER_NAMES, clean_text
 from dialsum.data import Example, fingerprint, load_examples
 from dialsum.sample_data import command
 from dialsum.sample_data.generate import draw_dialogue, generate
 from dialsum.sample_data.particles import WITHOUT_FINAL, with_particle
 from dialsum.sample_data.scenes import FOLDER, Ending, Scene, load_common, load_scenes, parse_script, pool_of
+from tuning_common.errors import RequestError
 
 SCENES = {scene.topic: scene for scene in load_scenes()}
 PARTICLES = sorted({*WITHOUT_FINAL, *WITHOUT_FINAL.values()}, key=len, reverse=True)

@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from common.errors import RequestError
-from common.files import write_json
 from dialsum.config import RunConfig
 from dialsum.sharded_trainer import ShardedTrainer
 from dialsum.sharding import Pieces, check_divisible, pieces_of
@@ -19,6 +17,8 @@ from dialsum.workload import empty_model
 from tests.dialsum.test_ranks import files_below
 from tests.dialsum.test_training_invariants import CutAt, small_run, weights_of
 from tests.dialsum.together import LIMIT_S, run_together
+from tuning_common.errors import RequestError
+from tuning_common.files import write_json
 
 CACHE = Path(".cache") / "dialsum"
 KEPT = "checkpoint-3000"

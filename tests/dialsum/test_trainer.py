@@ -9,11 +9,11 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import dialsum.summarizer_trainer
-from common.errors import RequestError, WorkError
 from dialsum.callbacks import StepTimer
 from dialsum.config import RunConfig
 from dialsum.reporter import RecordingReporter
 from dialsum.trainer import TrainResult, train
+from tuning_common.errors import RequestError, WorkError
 
 PLACES, DAYS = ("병원", "식당", "은행"), ("월요일", "화요일", "수요일")
 

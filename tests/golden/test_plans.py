@@ -14,7 +14,6 @@ import pytest
 from cluster.machines.hardware import parse_simulated
 from cluster.scheduling.alternatives import Need, explain_refusal, find_alternatives
 from cluster.scheduling.quotas import Member, Team
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.analysis.importance import Importance
 from tune_jobs.config.sweep_file import load_sweep
@@ -29,6 +28,7 @@ from tune_jobs.planning.quota_end import end_in_quota
 from tune_jobs.planning.throughput import Observation, Throughput
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
 from tune_jobs.search.inputs import DataSizes
+from tuning_common.errors import RequestError
 
 FOLDER = Path(__file__).parent / "plans"
 NOW = datetime(2026, 11, 25, 9, 0, tzinfo=UTC)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from tune_jobs.config.sweep_file import load_sweep
+from tuning_common.errors import RequestError
 
 FOLDER = Path(__file__).parent / "sweep_errors"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
-from common.strict import dump_yaml
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.search.grid import planned_trials
+from tuning_common.errors import RequestError
+from tuning_common.strict import dump_yaml
 
 FOLDER = Path(__file__).parent / "wandb_sweeps"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.strict import parse_yaml
 from tune_jobs.config.space import Bell, Categorical, Range, Space, Value
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep, read_sweep
 from tune_jobs.config.sweep_writer import sweep_text
 from tune_jobs.search.narrowing import EDGE, Box, Tried, narrow
+from tuning_common.strict import parse_yaml
 
 SPACE = Space(
     parameters=(

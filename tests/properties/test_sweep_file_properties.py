@@ -3,12 +3,12 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import RequestError
-from common.strict import Located
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep, read_sweep
 from tune_jobs.planning.guard_rails import KnownFacts, warnings
 from tune_jobs.search.grid import planned_trials
+from tuning_common.errors import RequestError
+from tuning_common.strict import Located
 
 scalars = st.one_of(
     st.none(),

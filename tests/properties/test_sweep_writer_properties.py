@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.strict import parse_yaml
 from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.rules import Rules
 from tune_jobs.config.sections import Metric, Resources, SearchOptions, TeamSection, Tracking
@@ -15,6 +14,7 @@ from tune_jobs.config.space import Bell, Categorical, Constant, Parameter, Range
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep, read_sweep
 from tune_jobs.config.sweep_writer import sweep_text
+from tuning_common.strict import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 READY = sorted(path.name for path in (ROOT / "tune_jobs" / "sweeps").glob("*.yaml") if "staged" not in path.name)

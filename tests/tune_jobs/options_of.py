@@ -3,9 +3,9 @@
 from cluster.machines.hardware import Inventory
 from cluster.scheduling.alternatives import Need, explain_refusal, find_alternatives
 from cluster.scheduling.request import Alternative
-from common.errors import RequestError
 from tune_jobs.placing.placer import Option
 from tune_jobs.records.trial_spec import Bundle, Placement, TrialSpec
+from tuning_common.errors import RequestError
 
 GIB = 2**30
 

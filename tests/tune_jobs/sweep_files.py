@@ -3,7 +3,6 @@
 import time
 from pathlib import Path
 
-from common.files import append_jsonl, write_text
 from dialsum.config import RunConfig
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.journal import Journal
@@ -11,6 +10,7 @@ from tune_jobs.records.ledger import SweepFolder, SweepRecord
 from tune_jobs.records.outcomes import record_of
 from tune_jobs.records.step_log import FILE_NAME as STEPS_NAME
 from tune_jobs.records.step_log import StepLog
+from tuning_common.files import append_jsonl, write_text
 
 METRIC = "eval/rouge_combined_f1"
 ESTIMATE = {"device_bytes": 4_000_000_000, "upper_bytes": 4_400_000_000, "terms": {"weights": 4_000_000_000}}

@@ -5,8 +5,8 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from common.units import parse_bytes
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialError, TrialOutcome, TrialRecord
+from tuning_common.units import parse_bytes
 
 METRIC = "eval/rouge_combined_f1"
 START = 1_790_000_000.0

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import RequestError
-from common.strict import parse_yaml
 from tune_jobs.config.anomalies import Anomalies, LossWatch
 from tune_jobs.config.sweep_file import load_sweep, read_sweep
 from tune_jobs.config.sweep_writer import sweep_text
+from tuning_common.errors import RequestError
+from tuning_common.strict import parse_yaml
 
 SWEEP = "name: a\nmethod: grid\nparameters: {batch_size: {values: [4, 8]}}\n"
 

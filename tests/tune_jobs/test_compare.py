@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
-from common.files import write_json
-from common.strict import dump_yaml
 from dialsum.config import COMPOSITE, RunConfig
 from dialsum.data import Example
 from dialsum.metrics import RougeScorer
@@ -27,6 +24,9 @@ from tune_jobs.records.ledger import ExperimentFolder
 from tune_jobs.report.charts_compare import draw_curves
 from tune_jobs.report.compare_page import build_compare_page, headline
 from tune_jobs.report.drawing import Label
+from tuning_common.errors import RequestError
+from tuning_common.files import write_json
+from tuning_common.strict import dump_yaml
 
 WORDS = sorted(
     {"the", "cat", "sat", "red", "mat", "while", "two", "dogs", "ran", "over", "green", "hills", "and", "trees"}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from common import cli
 from tune_jobs.__main__ import main
+from tuning_common import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 KOBART = [

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.naming import trial_name
 from tune_jobs.config.rules import Rules
@@ -14,6 +13,7 @@ from tune_jobs.config.sections import SearchOptions
 from tune_jobs.config.space import Categorical, Range, Space
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.search.grid import planned_trials, sampled_configs
+from tuning_common.errors import RequestError
 
 BEAMS = Categorical(name="num_beams", options=(1, 2, 4))
 EPOCHS = Range(name="num_epochs", distribution="int_uniform", low=1, high=4)

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
-from common.strict import parse_yaml
 from dialsum.config import RunConfig
 from dialsum.data import Example, write_examples
 from tests.tune_jobs.synthetic import sweep_record
@@ -21,6 +19,8 @@ from tune_jobs.analysis.experiments import Experiment
 from tune_jobs.commands import hand_over_cli
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, TrialRecord
 from tune_jobs.records.snapshot import take_snapshot
+from tuning_common.errors import RequestError
+from tuning_common.strict import parse_yaml
 
 SETTINGS = {
     "tiny-bart": {"num_beams": 1},

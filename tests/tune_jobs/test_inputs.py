@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 import dialsum.data
-from common.errors import RequestError
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.planning.known_facts import facts_of
 from tune_jobs.search.inputs import configs_by_phase, prepare_inputs
+from tuning_common.errors import RequestError
 
 PARAMETERS = """
 parameters:

@@ -9,7 +9,6 @@ from typing import cast
 
 import pytest
 
-from common.strict import from_mapping
 from tests.tune_jobs.sweep_files import BUNDLE, ESTIMATE, METRIC, SweepFiles
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
@@ -20,6 +19,7 @@ from tune_jobs.tracking.mirror_process import QueuedRun
 from tune_jobs.tracking.mirroring import MirrorStatus, mirroring, remark
 from tune_jobs.tracking.wandb_client import TrackedRun, Wandb, WandbRun, resolved_mode
 from tune_jobs.trial.machine_load import MachineLoad, host_memory
+from tuning_common.strict import from_mapping
 
 
 @dataclass

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from tests.tune_jobs.synthetic import METRIC, sweep_record, wide_ledger, write
 from tune_jobs.__main__ import main
 from tune_jobs.config.space import Categorical, Range
@@ -15,6 +14,7 @@ from tune_jobs.config.sweep_writer import sweep_text
 from tune_jobs.records.ledger import SweepFolder, TrialError, TrialRecord
 from tune_jobs.search.grid import sampled_configs
 from tune_jobs.search.next_sweep import leave_next_sweep, next_sweep
+from tuning_common.errors import RequestError
 
 WIDE = """
 name: wide

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from common.files import read_jsonl
 from tests.cluster.machine import OUTER, Machine, missing
+from tuning_common.files import read_jsonl
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 IP = OUTER.partition("/")[0]

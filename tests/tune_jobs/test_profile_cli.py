@@ -8,11 +8,11 @@ import pytest
 
 from cluster.estimator.calibration import load_calibration
 from cluster.estimator.gpu_profile import find_gpu
-from common import cli
 from dialsum.config import RunConfig
 from tune_jobs.__main__ import main
 from tune_jobs.placing.memory_requests import request_of
 from tune_jobs.placing.profile_run import Measured, MeasuredPhase, card_here, measure_run
+from tuning_common import cli
 
 TINY = [
     "profile", "--model", "tiny-bart", "--batch-size", "4", "--gradient-accumulation-steps", "2",

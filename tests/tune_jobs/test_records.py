@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
-from common.strict import load_yaml
 from dialsum.config import RunConfig
 from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder, SweepRecord, TrialError, TrialRecord
+from tuning_common.errors import RequestError
+from tuning_common.strict import load_yaml
 
 
 def trial(trial_id: str = "1", **changes: object) -> TrialRecord:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
-from common.files import append_jsonl
 from dialsum.metrics import RougeScorer
 from tests.tune_jobs.synthetic import METRIC, START, sweep_record, wide_ledger, write
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialError, TrialRecord
 from tune_jobs.report.build import ReportPaths, build_report
+from tuning_common.errors import RequestError
+from tuning_common.files import append_jsonl
 
 
 class Checker(HTMLParser):

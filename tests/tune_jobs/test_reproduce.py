@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
-from common.strict import dump_yaml, load_yaml
 from dialsum.config import RunConfig
 from dialsum.data import Example, write_examples
 from dialsum.reporter import NullReporter
@@ -24,6 +22,8 @@ from tune_jobs.records.run_numbers import RunNumbers
 from tune_jobs.records.snapshot import FileState, Snapshot, take_snapshot
 from tune_jobs.records.snapshot_changes import find_changes
 from tune_jobs.records.surroundings import Surroundings
+from tuning_common.errors import RequestError
+from tuning_common.strict import dump_yaml, load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SCORER = {"language": "ko", "tokenizer": "kiwi"}

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from tests.tune_jobs.synthetic import METRIC, START, sweep_record, wide_ledger, write
 from tests.tune_jobs.test_compare import summaries
 from tune_jobs.analysis.summaries import Summary
@@ -23,6 +22,7 @@ from tune_jobs.report.build import build_report
 from tune_jobs.report.findings import find_findings
 from tune_jobs.report.review import build_review, find_improvements
 from tune_jobs.report.review_file import is_edited, write_review
+from tuning_common.errors import RequestError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "review.md"
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.expressions import parse
 from tune_jobs.config.rules import Rules, resolve
+from tuning_common.errors import RequestError
 
 FIELDS = ("learning_rate", "batch_size", "model", "encoder_max_len", "gradient_checkpointing")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from common import cli
 from tune_jobs.__main__ import main
+from tuning_common import cli
 
 SWEEP = """
 name: hurried

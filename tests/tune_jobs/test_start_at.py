@@ -5,8 +5,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from common.errors import RequestError, WorkError
 from tune_jobs.driver.start_at import next_moment, wait_until, zone_of
+from tuning_common.errors import RequestError, WorkError
 
 SEOUL, BERLIN = ZoneInfo("Asia/Seoul"), ZoneInfo("Europe/Berlin")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from tune_jobs.config.result_paths import shared_folders_of, with_output_folder
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.jobs.package import LIMIT_BYTES, files_of, write_package
 from tune_jobs.jobs.sealed_key import FILE, opened, own_key, seal, take_key
 from tune_jobs.jobs.submission import Submission, entrypoint_of, free_name, is_same, job_name, write_submission
+from tuning_common.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -48,7 +48,7 @@ def test_a_package_is_the_code_and_what_the_sweep_names(project: Path) -> None:
     (project / "unrelated.bin").write_bytes(b"x")
     found = targets(project)
     assert {"mine.yaml", "base.yaml", "data/train.jsonl", "data/dev.jsonl"} == {
-        target for target in found if target.split("/")[0] not in ("common", "dialsum", "cluster", "tune_jobs")
+        target for target in found if target.split("/")[0] not in ("tuning_common", "dialsum", "cluster", "tune_jobs")
     }
     assert {"tune_jobs/__main__.py", "dialsum/sample_data/scenes/work.yaml", "tune_jobs/report/page.css"} <= found
     assert not [target for target in found if "__pycache__" in target or target.endswith(".pyc")]

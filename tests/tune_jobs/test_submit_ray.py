@@ -13,12 +13,12 @@ from typing import cast
 import pytest
 
 from cluster.machines.ray_folder import private_root
-from common.files import read_jsonl
 from tests.cluster.machine import OUTER, Machine, missing
 from tests.rays import ATTEMPTS, TOO_SLOW
 from tests.tune_jobs.tiny import write_tiny_grid
 from tests.waiting import LIMIT_S, ended, stretched, tail, wait_until
 from tune_jobs.records.ledger import SweepFolder
+from tuning_common.files import read_jsonl
 
 REASON = missing("ss")
 pytestmark = [
@@ -201,7 +201,7 @@ def test_every_node_is_checked_and_the_sweep_before_during_and_after(machine: Ma
 def test_a_stop_loses_nothing_and_resume_repeats_nothing(machine: Machine, desk: Path) -> None:
     """The plain command of the README, from a project folder, ended by `jobs stop`."""
     sweep = write_sweep(desk, "halted", epochs=60)  # it must last while two commands of ours start
-    for package in ("common", "dialsum", "cluster", "tune_jobs"):
+    for package in ("tuning_common", "dialsum", "cluster", "tune_jobs"):
         (desk / package).symlink_to(ROOT / package)
     ray = str(Path(sys.executable).parent / "ray")
     plain = ["job", "submit", "--address", "http://127.0.0.1:8265", "--no-wait", "--submission-id", "cleo-halted"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import WorkError
 from tests.waiting import ended
 from tune_jobs.jobs import supervise
 from tune_jobs.jobs.supervise import FRUITLESS, DriverExit, keep_running, next_step
 from tune_jobs.records.command_line import driver_arguments
+from tuning_common.errors import WorkError
 
 ROOT = Path(__file__).resolve().parents[2]
 

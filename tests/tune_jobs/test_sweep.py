@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.sections import Metric
 from tune_jobs.config.space import Categorical, Range
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep
+from tuning_common.errors import RequestError
 
 PARAMETERS = "parameters:\n  learning_rate: {distribution: log_uniform_values, min: 1e-5, max: 1e-4}\n"
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from cluster.machines.checks import as_text
-from common.errors import RequestError
 from tune_jobs.checks.sweep_checks import (
     LeftFacts,
     LoginFacts,
@@ -25,6 +24,7 @@ from tune_jobs.checks.sweep_facts import data_of, left, leftovers_of, login, qui
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
 from tune_jobs.search.inputs import configs_by_phase
+from tuning_common.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "sweep_check.txt"

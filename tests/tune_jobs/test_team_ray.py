@@ -15,9 +15,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from common.files import read_jsonl
 from tests.waiting import ended, stretched, wait_until
 from tune_jobs.records.ledger import SweepFolder
+from tuning_common.files import read_jsonl
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]

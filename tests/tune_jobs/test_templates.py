@@ -11,9 +11,9 @@ from cluster.estimator.template_archive import archived_parts, write_archive
 from cluster.estimator.template_difference import differences
 from cluster.estimator.template_file import Part
 from cluster.estimator.template_keys import installed_version
-from common import cli
 from tune_jobs.__main__ import main
 from tune_jobs.placing.template_shipping import SHIPPED_MODELS, find_archive, shipped_facts, shipped_jobs
+from tuning_common import cli
 
 REMEDY = "make them again: python -m tune_jobs templates --make"
 MOST_BYTES = 3 * 2**20  # of all archives together

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from tests.tune_jobs.synthetic import METRIC, sweep_record, wide_ledger, write
 from tune_jobs.analysis.week_sources import Source, end_of_week, merged, read_output
 from tune_jobs.analysis.weekly import Scale, WeekRun, runs_of, summarize
@@ -24,6 +23,7 @@ from tune_jobs.commands import week_cli
 from tune_jobs.records.ledger import Ledger, TrialRecord
 from tune_jobs.report.week_page import build_week_page, figure_rows, headline, week_tiles
 from tune_jobs.tracking.wandb_runs import MirroredRun, read_project, week_run
+from tuning_common.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
 END = datetime(2026, 11, 25, tzinfo=UTC)

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.errors import RequestError
-from common.goal import best_first
 from tune_jobs.after.reproduction import REPETITIONS, RESULT_FILE
 from tune_jobs.analysis.candidates import score_of
 from tune_jobs.analysis.experiments import folder_of
 from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder, TrialRecord
 from tune_jobs.records.sweep_lock import is_held
+from tuning_common.errors import RequestError
+from tuning_common.goal import best_first
 
 Kind = Literal["checkpoints", "weights", "repetitions", "cache"]
 KINDS: tuple[Kind, ...] = ("checkpoints", "weights", "repetitions", "cache")

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from common.errors import RequestError
-from common.files import write_text
 from dialsum.config import RunConfig, load_run_config
 from tune_jobs.after.model_card import DataFacts, ModelCardFacts, build_card, cost_rows
 from tune_jobs.analysis.experiments import Experiment, folder_of
@@ -19,6 +17,8 @@ from tune_jobs.records.redaction import Redactor
 from tune_jobs.records.snapshot import Snapshot, load_snapshot
 from tune_jobs.report.findings import Findings
 from tune_jobs.report.formatting import trials_text
+from tuning_common.errors import RequestError
+from tuning_common.files import write_text
 
 CARD = "README.md"
 _FILES = ("train_file", "dev_file", "test_file")
@@ -120,7 +120,7 @@ def _summaries(folder: ExperimentFolder, data: Path | None, cache_dir: Path) -> 
 
         texts = predict(load_finished(folder.path, cache_dir), examples)
         return [example.fname for example in examples], texts
-    from common.files import read_jsonl
+    from tuning_common.files import read_jsonl
 
     rows = read_jsonl(folder.path / "test_predictions.jsonl")[0]
     if not rows:

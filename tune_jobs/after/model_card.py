@@ -6,12 +6,12 @@ Pure. The caller passes the card through its redactor, because it must not conta
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from common.strict import dump_yaml
-from common.units import format_bytes, format_duration
 from dialsum.config import RunConfig
 from dialsum.models import SPECS
 from dialsum.prompts import PROMPTS
 from tune_jobs.report.markdown import markdown_table, plain
+from tuning_common.strict import dump_yaml
+from tuning_common.units import format_bytes, format_duration
 
 _SCORES = {"rouge1_f1": "ROUGE-1", "rouge2_f1": "ROUGE-2", "rougeL_f1": "ROUGE-L", "rouge_combined_f1": "combined"}
 _FILES = ("train_file", "dev_file", "test_file")

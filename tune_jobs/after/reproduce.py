@@ -8,10 +8,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from common.errors import Problems, RequestError
-from common.files import write_json
-from common.strict import load_yaml
-from common.units import format_duration
 from dialsum.config import RunConfig, load_run_config
 from dialsum.reporter import NullReporter
 from tune_jobs.after.reproduction import REPETITIONS, RESULT_FILE, Judgement, judge, same_summaries, same_weights
@@ -22,6 +18,10 @@ from tune_jobs.records.run_numbers import RunNumbers, read_numbers
 from tune_jobs.records.snapshot import CONFIG_FILE, Snapshot, current_state, load_snapshot
 from tune_jobs.records.snapshot_changes import Change, find_changes, find_edits
 from tune_jobs.search.inputs import count_evaluations
+from tuning_common.errors import Problems, RequestError
+from tuning_common.files import write_json
+from tuning_common.strict import load_yaml
+from tuning_common.units import format_duration
 
 _FILE_FIELDS = ("train_file", "dev_file", "test_file")
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.files import read_jsonl
-from common.goal import best_first
 from dialsum.config import METRIC_GOALS, RunConfig
 from tune_jobs.analysis.candidates import Candidate, Scored, find_noise
 from tune_jobs.analysis.significance import PairedDifference
 from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
 from tune_jobs.records.run_numbers import RunNumbers
+from tuning_common.files import read_jsonl
+from tuning_common.goal import best_first
 
 REPETITIONS = "reproductions"  # beside experiments/
 RESULT_FILE = "reproduction.json"

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from common.goal import Goal, best_first, best_of
 from tune_jobs.records.ledger import TrialRecord
+from tuning_common.goal import Goal, best_first, best_of
 
 # KoBART on Korean dialogues, 500 examples: four seeds of one configuration differ by sd 0.31 points of ROUGE-L, 13
 # configurations trained twice by sd 0.23 and at most 0.65 points. Differences below half a point are noise.

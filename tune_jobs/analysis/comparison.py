@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from common.errors import Problems, RequestError
-from common.goal import best_of
 from dialsum.config import COMPOSITE, RunConfig, load_run_config
 from tune_jobs.analysis.candidates import Candidate, Noise, Scored, find_noise
 from tune_jobs.analysis.experiments import Experiment
@@ -14,6 +12,8 @@ from tune_jobs.analysis.significance import PairedDifference, paired_bootstrap
 from tune_jobs.analysis.summaries import SCORES
 from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
 from tune_jobs.records.run_numbers import RunNumbers, read_numbers
+from tuning_common.errors import Problems, RequestError
+from tuning_common.goal import best_of
 
 COMBINED = "rouge_combined_f1"
 MOST_SIDES = 6

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import Problems, RequestError
-from common.strict import nearest
 from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder, TrialRecord
+from tuning_common.errors import Problems, RequestError
+from tuning_common.strict import nearest
 
 
 @dataclass(frozen=True, kw_only=True)

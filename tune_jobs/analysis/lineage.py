@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from common.goal import Goal, best_of
 from tune_jobs.config.parameters import show_value, to_number
 from tune_jobs.records.ledger import TrialRecord
+from tuning_common.goal import Goal, best_of
 
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+(?:e[+-]?\d+)?|e[+-]?\d+)(?!\w)")  # with a point or an exponent
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import RequestError
 from dialsum.config import Language
 from tune_jobs.analysis.summaries import Summary, read_summaries, score_summaries
 from tune_jobs.records.ledger import ExperimentFolder
+from tuning_common.errors import RequestError
 
 
 @dataclass(frozen=True, kw_only=True)

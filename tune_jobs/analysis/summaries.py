@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.files import read_jsonl
 from dialsum.config import Language
+from tuning_common.files import read_jsonl
 
 SCORES = ("rouge1_f1", "rouge2_f1", "rougeL_f1", "rouge_combined_f1")
 

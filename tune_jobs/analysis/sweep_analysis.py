@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from common.goal import best_first
 from dialsum.config import COMPOSITE
 from tune_jobs.analysis.candidates import Candidate, Noise, Scored, find_noise, group_seeds, is_tied, score_of
 from tune_jobs.analysis.lineage import all_values, as_it_scored
@@ -12,6 +11,7 @@ from tune_jobs.analysis.significance import PairedDifference
 from tune_jobs.config.parameters import Parameter, find_parameters
 from tune_jobs.config.sections import METRIC_GOALS
 from tune_jobs.records.ledger import OUTCOMES, Ledger, SweepRecord, TrialOutcome, TrialRecord
+from tuning_common.goal import best_first
 
 Sureness = Literal["nothing", "single", "tied", "uncertain", "clear", "unknown"]
 

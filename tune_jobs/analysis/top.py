@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from common.cli import table
-from common.goal import best_of
-from common.units import format_bytes, format_duration
 from tune_jobs.records.journal import FILE_NAME, Journal, TrialHistory
 from tune_jobs.records.ledger import SweepFolder, SweepRecord
 from tune_jobs.records.sweep_lock import is_held
+from tuning_common.cli import table
+from tuning_common.goal import best_of
+from tuning_common.units import format_bytes, format_duration
 
 Place = tuple[str, str]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from common.errors import RequestError
 from tune_jobs.analysis.weekly import WeekRun, runs_of
 from tune_jobs.records.ledger import SweepFolder
+from tuning_common.errors import RequestError
 
 
 @dataclass(frozen=True, kw_only=True)

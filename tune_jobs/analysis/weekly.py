@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from common.goal import Goal, best_of
 from dialsum.config import COMPOSITE
 from tune_jobs.analysis.candidates import score_of
 from tune_jobs.config.sections import METRIC_GOALS
 from tune_jobs.records.ledger import Ledger, TrialOutcome
+from tuning_common.goal import Goal, best_of
 
 WEEK = timedelta(days=7)
 GOOD: tuple[TrialOutcome, ...] = ("finished", "stopped")  # stopped early is the scheduler's success

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cluster.machines.checks import Check, Status
-from common.units import format_bytes, format_duration
+from tuning_common.units import format_bytes, format_duration
 
 Stage = Literal["before", "during", "after"]
 SILENT_S = 1800.0  # the driver waits at least this long for a report of a trial

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.machines import nvml
-from common.errors import RequestError
-from common.strict import dump_yaml
 from dialsum.config import RunConfig
 from tune_jobs.analysis.experiments import folder_of
 from tune_jobs.checks.sweep_checks import LeftFacts, LoginFacts, RunningFacts, Stage
@@ -25,6 +23,8 @@ from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
 from tune_jobs.records.sweep_lock import is_held
 from tune_jobs.report.anomalies import find_anomalies
 from tune_jobs.report.findings import find_findings
+from tuning_common.errors import RequestError
+from tuning_common.strict import dump_yaml
 
 _ANSWER_S = 10.0
 _PIPELINE_S = 600.0

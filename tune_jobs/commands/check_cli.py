@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from cluster.commands import check_cli as nodes_cli
 from cluster.machines.checks import Check, NodeFacts, Wanted, as_json, as_text, evaluate, exit_code
-from common import cli
-from common.errors import RequestError
+from tuning_common import cli
+from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
     from dialsum.config import RunConfig

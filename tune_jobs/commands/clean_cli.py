@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from common import cli
-from common.units import format_bytes
+from tuning_common import cli
+from tuning_common.units import format_bytes
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
+from tuning_common import cli
 
 if TYPE_CHECKING:
     from tune_jobs.analysis.comparison import Comparison
@@ -41,10 +41,10 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: When a name is unknown, or scores cannot be compared.
     """
-    from common.files import write_text
     from tune_jobs.analysis.comparison import compare
     from tune_jobs.analysis.experiments import find_experiments, output_of
     from tune_jobs.report.compare_page import build_compare_page
+    from tuning_common.files import write_text
 
     experiments = find_experiments(chosen.names)
     comparison = compare(experiments, rescore=chosen.rescore)

@@ -14,14 +14,14 @@ from cluster.estimator.memory_plan import NoPlan, Plan
 from cluster.estimator.model_facts import ModelFacts
 from cluster.estimator.planning import lighter_generation, plan_request
 from cluster.estimator.request import ALLOCATORS, MemoryRequest
-from common import cli
-from common.errors import Problems, RequestError
-from common.units import parse_bytes
 from dialsum.config import FIELD_DESCRIPTIONS, Attention, OptimizerName, Precision, RunConfig
 from tune_jobs.commands.estimate_text import as_json, as_text
 from tune_jobs.placing.memory_lengths import lengths_of
 from tune_jobs.placing.memory_requests import facts_of, request_of
 from tune_jobs.placing.memory_templates import template_finder
+from tuning_common import cli
+from tuning_common.errors import Problems, RequestError
+from tuning_common.units import parse_bytes
 
 CALIBRATION_FILE = Path("outputs/calibration.jsonl")  # every sweep adds to it
 UNNAMED_CARD = "24GiB"  # assumed if no card is named: the most common size in small labs

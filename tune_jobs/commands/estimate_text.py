@@ -10,7 +10,7 @@ from cluster.estimator.planning import Lighter
 from cluster.estimator.request import MemoryRequest
 from cluster.machines.hardware import Card, label_of
 from cluster.scheduling.shares import UNITS, Share, share_for
-from common.units import format_bytes
+from tuning_common.units import format_bytes
 
 BAR_WIDTH = 32
 _EXPLAINED: Mapping[str, str] = {

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from common import cli
+from tuning_common import cli
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

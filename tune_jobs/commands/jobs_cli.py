@@ -5,8 +5,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from common import cli
-from common.units import format_duration
+from tuning_common import cli
+from tuning_common.units import format_duration
 
 if TYPE_CHECKING:
     from cluster.machines.jobs import Job, Jobs

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
-from common.errors import RequestError
-from common.files import write_text
+from tuning_common import cli
+from tuning_common.errors import RequestError
+from tuning_common.files import write_text
 
 if TYPE_CHECKING:
     from tune_jobs.config.sweep import Sweep

@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
-from common.errors import RequestError
+from tuning_common import cli
+from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
     from cluster.machines.hardware import Inventory

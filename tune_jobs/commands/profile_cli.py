@@ -12,12 +12,12 @@ from cluster.estimator.calibration import Peak, load_calibration, record_peak
 from cluster.estimator.estimate import Estimator, MemoryEstimate
 from cluster.estimator.request import MemoryRequest
 from cluster.machines import nvml
-from common import cli
-from common.errors import WorkError
-from common.units import format_bytes
 from tune_jobs.commands.estimate_cli import CALIBRATION_FILE, add_run_flags, run_config
 from tune_jobs.placing.memory_requests import facts_of, request_of
 from tune_jobs.placing.memory_templates import template_finder
+from tuning_common import cli
+from tuning_common.errors import WorkError
+from tuning_common.units import format_bytes
 
 if TYPE_CHECKING:
     from tune_jobs.placing.profile_run import Measured

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from common import cli
+from tuning_common import cli
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

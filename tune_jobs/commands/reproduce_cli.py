@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
+from tuning_common import cli
 
 if TYPE_CHECKING:
     from tune_jobs.after.reproduce import Repetition, Reproduction

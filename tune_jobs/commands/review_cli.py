@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
-from common.errors import RequestError
+from tuning_common import cli
+from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
     from tune_jobs.report.findings import Findings

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
-from common.errors import RequestError, WorkError
-from common.units import format_duration
 from tune_jobs.driver.orphan import end_with_job
+from tuning_common import cli
+from tuning_common.errors import RequestError, WorkError
+from tuning_common.units import format_duration
 
 if TYPE_CHECKING:
     from tune_jobs.config.sweep import Sweep

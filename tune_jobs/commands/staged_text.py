@@ -2,9 +2,9 @@
 
 from dataclasses import asdict
 
-from common.cli import table
-from common.units import format_duration
 from tune_jobs.driver.phases import StagedOutcome
+from tuning_common.cli import table
+from tuning_common.units import format_duration
 
 
 def staged_text(outcome: StagedOutcome) -> str:

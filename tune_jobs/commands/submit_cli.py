@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
-from common.errors import RequestError, WorkError
-from common.units import format_bytes
+from tuning_common import cli
+from tuning_common.errors import RequestError, WorkError
+from tuning_common.units import format_bytes
 
 if TYPE_CHECKING:
     from cluster.machines.jobs import Job, Jobs
@@ -171,7 +171,7 @@ def _finish(job: "Job", chosen: argparse.Namespace) -> int:
 def _described(submission: "Submission") -> str:
     lines = [f"job:     {submission.name}", f"command: {submission.entrypoint}"]
     lines.append(f"package: {len(submission.files)} files, {format_bytes(submission.size_bytes)}")
-    code = {"common", "dialsum", "cluster", "tune_jobs"}
+    code = {"tuning_common", "dialsum", "cluster", "tune_jobs"}
     others = [file.target for file in submission.files if file.target.parts[0] not in code]
     lines += [f"         {target}" for target in others]
     lines.append(f"W&B key: {'sealed with the cluster token' if submission.key else 'none is sent'}")

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
-from common import cli
-from common.errors import RequestError, WorkError
-from common.units import format_duration
+from tuning_common import cli
+from tuning_common.errors import RequestError, WorkError
+from tuning_common.units import format_duration
 
 Values = Mapping[str, object]
 ANSWER_S = 10.0

@@ -7,11 +7,11 @@ from pathlib import Path
 from cluster.estimator.template_archive import archived_parts
 from cluster.estimator.template_keys import installed_version
 from cluster.estimator.template_store import SHIPPED
-from common import cli
-from common.errors import Problems, RequestError
-from common.strict import nearest
-from common.units import format_bytes
 from tune_jobs.placing.template_shipping import SHIPPED_MODELS, check_archive, find_archive, make_archive
+from tuning_common import cli
+from tuning_common.errors import Problems, RequestError
+from tuning_common.strict import nearest
+from tuning_common.units import format_bytes
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -6,8 +6,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from common import cli
-from common.errors import RequestError
+from tuning_common import cli
+from tuning_common.errors import RequestError
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

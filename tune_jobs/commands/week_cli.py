@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
+from tuning_common import cli
 
 if TYPE_CHECKING:
     from tune_jobs.analysis.weekly import Pair, Week
@@ -37,10 +37,10 @@ def run(chosen: argparse.Namespace) -> int:
     """
     from datetime import datetime
 
-    from common.files import write_text
     from tune_jobs.analysis.week_sources import end_of_week, merged, read_output
     from tune_jobs.analysis.weekly import WEEK, summarize
     from tune_jobs.report.week_page import build_week_page, page_name
+    from tuning_common.files import write_text
 
     end = end_of_week(chosen.until, datetime.now().astimezone())
     source = read_output(chosen.output)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from common.errors import Problems
-from common.units import parse_duration
+from tuning_common.errors import Problems
+from tuning_common.units import parse_duration
 
 Policy = Literal["retry", "stop"]
 STALL_FLOOR_S = 1800.0  # loading a large model and its data for the first time may take this long

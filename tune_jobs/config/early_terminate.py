@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import cast
 
-from common.errors import Problems
 from tune_jobs.config.sections import Method
 from tune_jobs.config.space import Value
+from tuning_common.errors import Problems
 
 KEYS = MappingProxyType(  # keys by type, beside `type`; any other type is a class of ray.tune.schedulers
     {

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from common.errors import Problems, RequestError
-from common.strict import KeyPath, Located, nearest
 from tune_jobs.config.early_terminate import KEYS, EarlyTerminate, default_stop
 from tune_jobs.config.sections import Method
 from tune_jobs.config.sweep_parts import read_mapping
+from tuning_common.errors import Problems, RequestError
+from tuning_common.strict import KeyPath, Located, nearest
 
 _OTHER_NAMES = MappingProxyType(
     {

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
-from common.errors import RequestError
-from common.strict import nearest
 from tune_jobs.config.space import Value
+from tuning_common.errors import RequestError
+from tuning_common.strict import nearest
 
 _MAX_CHARACTERS = 500
 _MAX_EXPONENT = 64  # 9 ** 9 ** 9 would take hours

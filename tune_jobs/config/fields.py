@@ -6,11 +6,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-from common.errors import RequestError
-from common.strict import nearest
 from dialsum.config import FIELD_DESCRIPTIONS, RunConfig
 from dialsum.models import SPECS
 from tune_jobs.config.space import Value
+from tuning_common.errors import RequestError
+from tuning_common.strict import nearest
 
 _OTHER_NAMES = MappingProxyType(  # name in another program -> our field
     {

@@ -6,8 +6,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import get_args
 
-from common.errors import Problems, RequestError
-from common.strict import KeyPath, Located, nearest
 from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.early_terminate_file import read_early_terminate
 from tune_jobs.config.fields import FIELDS, to_value, unknown_field, value_problems
@@ -15,6 +13,8 @@ from tune_jobs.config.sections import Method
 from tune_jobs.config.space import Value
 from tune_jobs.config.sweep import Phase, PhaseKind, Sweep
 from tune_jobs.config.sweep_parts import check_end, name_problems, read_mapping, read_method
+from tuning_common.errors import Problems, RequestError
+from tuning_common.strict import KeyPath, Located, nearest
 
 KINDS: tuple[PhaseKind, ...] = get_args(PhaseKind)
 _SEARCH_KEYS = ("method", "count", "set", "early_terminate")

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from common.errors import Problems
-from common.strict import Located
 from tune_jobs.config.fields import to_value
 from tune_jobs.config.space import Constant, Space, Value
 from tune_jobs.config.sweep import Sweep
+from tuning_common.errors import Problems
+from tuning_common.strict import Located
 
 SCORE = "score"  # a key of a point, beside the parameters
 

@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 from ray.tune import schedulers
 
-from common.errors import Problems, RequestError
-from common.strict import from_mapping, nearest
 from tune_jobs.config.early_terminate import LEAST_REDUCTION, MOST_BRACKETS
 from tune_jobs.config.space import Value
+from tuning_common.errors import Problems, RequestError
+from tuning_common.strict import from_mapping, nearest
 
 TIME_ATTRS = ("training_iteration", "time_total_s")  # keys of every report of a trial
 _REFUSED = MappingProxyType(

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.machines.storage import results_base
-from common.errors import RequestError
-from common.files import write_bytes
 from tune_jobs.config.sweep import Sweep
+from tuning_common.errors import RequestError
+from tuning_common.files import write_bytes
 
 _INPUTS, _CACHE = "inputs", "cache"
 

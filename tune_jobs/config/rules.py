@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from common.errors import Problems, RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.expressions import Expression, parse
 from tune_jobs.config.fields import FIELDS, takes_whole, to_value, unknown_field
 from tune_jobs.config.space import Value
+from tuning_common.errors import Problems, RequestError
 
 RuleValue = str | int | float | bool | None
 

@@ -4,12 +4,12 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from common.errors import Problems
-from common.goal import Goal
-from common.strict import nearest
-from common.units import parse_bytes, parse_duration
 from dialsum.config import COMPOSITE, MAX_SEED
 from dialsum.config import METRIC_GOALS as EVALUATED_GOALS
+from tuning_common.errors import Problems
+from tuning_common.goal import Goal
+from tuning_common.strict import nearest
+from tuning_common.units import parse_bytes, parse_duration
 
 _MOST = 10_000  # cards, trials in parallel, retries
 Method = Literal["grid", "random", "bayes", "bohb", "pbt"]

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
-from common.errors import Problems
-from common.strict import KeyPath, Located, nearest
 from tune_jobs.config.fields import FIELDS, takes_whole, to_value, unknown_field, value_problems
 from tune_jobs.config.space import (
     Bell,
@@ -21,6 +19,8 @@ from tune_jobs.config.space import (
     Space,
     Value,
 )
+from tuning_common.errors import Problems
+from tuning_common.strict import KeyPath, Located, nearest
 
 _KEYS = MappingProxyType(  # distribution -> (required keys, optional keys)
     {

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from common.errors import Problems, RequestError
-from common.strict import Located, load_yaml, nearest
 from dialsum.config import COMPOSITE, RunConfig, load_run_config
 from tune_jobs.config.anomalies import Anomalies
 from tune_jobs.config.early_terminate import EarlyTerminate
@@ -35,6 +33,8 @@ from tune_jobs.config.sweep_parts import (
     read_method,
     read_section,
 )
+from tuning_common.errors import Problems, RequestError
+from tuning_common.strict import Located, load_yaml, nearest
 
 _KEYS = (
     "name", "description", "method", "metric", "parameters", "early_terminate", "count", "run_cap", "base_config",

@@ -5,11 +5,11 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar, get_args
 
-from common.errors import Problems, RequestError
-from common.strict import KeyPath, Located, from_mapping, nearest
 from tune_jobs.config.sections import Method
 from tune_jobs.config.space import Parameter
 from tune_jobs.config.sweep import Sweep
+from tuning_common.errors import Problems, RequestError
+from tuning_common.strict import KeyPath, Located, from_mapping, nearest
 
 T = TypeVar("T")
 MOST_TRIALS = 10_000  # of a sweep

@@ -14,7 +14,6 @@ from ray import tune
 
 from cluster.estimator.calibration import record_peak
 from cluster.machines.metrics import METER_S, Meter
-from common.storage import StorageRetry
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.driver.housekeeping import keep_best_models, leave_in_order
 from tune_jobs.driver.view import View
@@ -23,6 +22,7 @@ from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.records.outcomes import peak_of, record_of
 from tune_jobs.records.progress import STATUSES, SweepFrame, SweepProgress, progress_of
 from tune_jobs.tracking.mirroring import MirrorProcess, mirroring
+from tuning_common.storage import StorageRetry
 
 
 class SweepCallback(tune.Callback):  # type: ignore[misc]  # ray publishes no types

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cluster.machines.hardware import Inventory
-from common.cli import note
+from tuning_common.cli import note
 
 if TYPE_CHECKING:
     from cluster.machines.inventory import Survey

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from common.files import write_json
 from tune_jobs.analysis.candidates import Scored, group_seeds, without_seed
 from tune_jobs.records.journal import TrialHistory
 from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
 from tune_jobs.records.progress import ENDED, SweepProgress
+from tuning_common.files import write_json
 
 KEPT_MODELS = 5  # of one sweep; hundreds of models fill any disk
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from common.errors import RequestError
-from common.files import write_json
 from tune_jobs.config.rules import ResolvedTrial
 from tune_jobs.records.journal import TrialHistory
 from tune_jobs.records.trial_spec import TrialSpec
 from tune_jobs.records.trial_state import INHERITED_FILE, evaluations_of
 from tune_jobs.search.early_stopping import Exploit
 from tune_jobs.search.samplers import Sampled
+from tuning_common.errors import RequestError
+from tuning_common.files import write_json
 
 FOLDER = "population"  # of a sweep: checkpoints on their way from one trial to another
 _HISTORY_FILE = "history.json"  # dialsum's own: a trial's past, which is not inherited

@@ -8,9 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cluster.machines.hardware import Inventory
-from common.errors import Problems, RequestError, WorkError
-from common.files import write_bytes, write_json, write_text
-from common.strict import from_mapping
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
 from tune_jobs.config.sweep import Phase, Sweep
 from tune_jobs.config.sweep_file import load_sweep
@@ -26,6 +23,9 @@ from tune_jobs.records.sweep_lock import alone, put_aside
 from tune_jobs.search.inputs import prepare_inputs
 from tune_jobs.search.next_sweep import NextSweep
 from tune_jobs.search.phase_decisions import SEARCHED, Done, describe, pooled, prepare, problem_of
+from tuning_common.errors import Problems, RequestError, WorkError
+from tuning_common.files import write_bytes, write_json, write_text
+from tuning_common.strict import from_mapping
 
 STATE_NAME = "phases.json"
 

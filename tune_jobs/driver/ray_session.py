@@ -13,7 +13,7 @@ from cluster.machines.hardware import Inventory, Node
 from cluster.machines.loopback import LOOPBACK, keep_loopback
 from cluster.machines.ray_folder import private_ray
 from cluster.machines.tokens import make_token, token_path
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import cast
 
-from common.goal import Goal, best_of
 from tune_jobs.driver.recovery import LOST
 from tune_jobs.records.journal import Journal, TrialHistory
 from tune_jobs.search.early_stopping import EarlyStopping, Exploit, Ruling
 from tune_jobs.search.samplers import CompletedTrial, Outcome, Sampled, Sampler
+from tuning_common.goal import Goal, best_of
 
 
 def replay(journal: Journal, sampler: Sampler, scheduler: EarlyStopping, goal: Goal) -> dict[int, Exploit]:

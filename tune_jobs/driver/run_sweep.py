@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING
 
 from cluster.machines.hardware import Inventory
 from cluster.machines.metrics import Meters
-from common.errors import Problems, RequestError
-from common.files import write_bytes
-from common.storage import StorageRetry
 from tune_jobs.config.points import points_of
 from tune_jobs.config.result_paths import own_shared_folders
 from tune_jobs.config.sweep import Sweep
@@ -40,6 +37,9 @@ from tune_jobs.records.trial_spec import STOP_FILE
 from tune_jobs.search.grid import drawn_configs, planned_trials, sampled_configs
 from tune_jobs.search.inputs import SweepInputs, prepare_inputs
 from tune_jobs.search.samplers import CompletedTrial, ListSampler, Sampled, Sampler, TpeSampler
+from tuning_common.errors import Problems, RequestError
+from tuning_common.files import write_bytes
+from tuning_common.storage import StorageRetry
 
 if TYPE_CHECKING:
     from cluster.scheduling.broker_client import BrokerClient

@@ -5,7 +5,6 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.naming import generation_name, trial_name
 from tune_jobs.config.result_paths import SharedFolders
@@ -15,6 +14,7 @@ from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
 from tune_jobs.records.trial_spec import TrialSpec
 from tune_jobs.search.grid import sampled_configs
 from tune_jobs.search.samplers import Sampled
+from tuning_common.errors import RequestError
 
 
 class SweepSpecs:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from common.units import format_duration
+from tuning_common.units import format_duration
 
 
 class StallWatch:

@@ -5,8 +5,8 @@ import zoneinfo
 from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta, tzinfo
 
-from common.errors import RequestError, WorkError
-from common.units import format_duration
+from tuning_common.errors import RequestError, WorkError
+from tuning_common.units import format_duration
 
 _PIECE_S = 20.0  # a machine that slept, or whose clock was set, is noticed after this time
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from common.storage import LEAST_BYTES, free_bytes
-from common.units import format_bytes
 from tune_jobs.records.journal import FILE_NAME
+from tuning_common.storage import LEAST_BYTES, free_bytes
+from tuning_common.units import format_bytes
 
 _EVERY_S = 5.0
 

@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.scheduling.broker_client import BrokerClient
-from common.errors import ProductError, WorkError
-from common.files import write_text
-from common.units import format_duration
 from tune_jobs.driver.callbacks import SweepCallback
 from tune_jobs.driver.events import (
     Allocated,
@@ -47,6 +44,9 @@ from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.driver.wait_notices import WaitNotices
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import STOP_FILE, TrialSpec
+from tuning_common.errors import ProductError, WorkError
+from tuning_common.files import write_text
+from tuning_common.units import format_duration
 
 WAIT_NOTICE_S = 30.0  # a trial that waits longer for its share is shown with the reason
 SHOWN_WAITING = 4

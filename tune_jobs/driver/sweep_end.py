@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common.cli import note
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
 from tune_jobs.records.progress import SweepProgress
+from tuning_common.cli import note
 
 if TYPE_CHECKING:
     from tune_jobs.analysis.sweep_analysis import Analysis

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from common.goal import Goal
 from tune_jobs.driver.inherit import Inherit
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.placing.placer import Option
@@ -13,6 +12,7 @@ from tune_jobs.placing.submission import SubmissionLimits
 from tune_jobs.records.trial_spec import TrialSpec
 from tune_jobs.search.early_stopping import EarlyStopping
 from tune_jobs.search.samplers import Sampled, Sampler
+from tuning_common.goal import Goal
 
 
 @dataclass(frozen=True, kw_only=True)

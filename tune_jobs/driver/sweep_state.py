@@ -11,9 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
-from common.errors import RequestError
-from common.goal import best_of
-from common.units import format_duration
 from tune_jobs.driver.events import (
     Allocated,
     AskToSave,
@@ -57,6 +54,9 @@ from tune_jobs.records.trial_spec import (
 )
 from tune_jobs.search.early_stopping import Exploit, Ruling
 from tune_jobs.search.samplers import Sampled
+from tuning_common.errors import RequestError
+from tuning_common.goal import best_of
+from tuning_common.units import format_duration
 
 _STOPPED = "the driver was asked to stop"
 

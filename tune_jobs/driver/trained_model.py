@@ -3,11 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from common.errors import RequestError
 from dialsum.config import RunConfig, load_run_config
 from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
+from tuning_common.errors import RequestError
 
 
 def trained_experiment(path: Path) -> ExperimentFolder:

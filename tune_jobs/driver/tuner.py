@@ -19,8 +19,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
-from common.strict import from_mapping
 from tune_jobs.records.trial_spec import SPEC_KEY, Bundle, TrialSpec, identity
+from tuning_common.strict import from_mapping
 
 NODE_LABEL = "ray.io/node-id"  # Ray's own: every node has it
 

@@ -4,9 +4,9 @@ import shutil
 import sys
 from typing import Protocol, TextIO
 
-from common.cli import table, visible
-from common.units import format_duration
 from tune_jobs.records.progress import ENDED, SweepProgress, TrialProgress
+from tuning_common.cli import table, visible
+from tuning_common.units import format_duration
 
 REDRAW_S = 0.5
 SUMMARY_S = 30.0  # between two summary lines in a log

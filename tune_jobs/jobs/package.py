@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import Problems, RequestError
-from common.units import format_bytes
 from dialsum.models import SPECS
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.search.inputs import SAMPLE_FOLDER, configs_by_phase
+from tuning_common.errors import Problems, RequestError
+from tuning_common.units import format_bytes
 
-CODE = ("common", "dialsum", "cluster", "tune_jobs")
+CODE = ("tuning_common", "dialsum", "cluster", "tune_jobs")
 LIMIT_BYTES = 5 * 10**6
 _LEFT_OUT = ("__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache")
 _NAMED = 5

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cluster.machines.tokens import token_path
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 FILE = ".wandb_key.sealed"
 KEY = "WANDB_API_KEY"

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import RequestError
 from tune_jobs.jobs.package import PackagedFile, target_of, write_package
 from tune_jobs.jobs.sealed_key import FILE, seal
+from tuning_common.errors import RequestError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 

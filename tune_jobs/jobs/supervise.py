@@ -11,13 +11,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-from common.cli import note
-from common.errors import WorkError
 from tune_jobs.config.result_paths import with_output_folder
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.records.command_line import driver_arguments
 from tune_jobs.records.journal import FILE_NAME
 from tune_jobs.records.sweep_lock import is_held
+from tuning_common.cli import note
+from tuning_common.errors import WorkError
 
 FRUITLESS = 3  # consecutive drivers that die without a new record in the journal
 POLL_S = 1.0

@@ -11,10 +11,10 @@ from cluster.estimator.planning import plan_request
 from cluster.estimator.request import MemoryRequest
 from cluster.machines.hardware import Pool
 from cluster.scheduling.shares import UNITS, Share
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.placing.memory_requests import precision_on, request_of
 from tune_jobs.placing.ranks import divided
+from tuning_common.errors import RequestError
 
 _OFTEN_TOGETHER = (2, 4, 8)  # cards of one model in machines that can be had
 

@@ -21,9 +21,6 @@ from cluster.scheduling.alternatives import (
 )
 from cluster.scheduling.request import Alternative
 from cluster.scheduling.shares import CLASSES, MAX_TENANTS, UNITS
-from common.cli import note
-from common.errors import RequestError
-from common.units import format_bytes
 from dialsum.config import RunConfig
 from tune_jobs.config.sections import Resources
 from tune_jobs.config.sweep import Sweep
@@ -31,6 +28,9 @@ from tune_jobs.placing.memory_fits import MemoryFit, MemoryFits
 from tune_jobs.placing.memory_requests import memory_key
 from tune_jobs.placing.memory_templates import template_finder
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
+from tuning_common.cli import note
+from tuning_common.errors import RequestError
+from tuning_common.units import format_bytes
 
 CALIBRATION_NAME = "calibration.jsonl"  # in the output folder: shared by all sweeps
 SHARE_CLASSES = tuple(units / UNITS for units in CLASSES)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, cast
 
 from cluster.estimator.gpu_profile import GpuProfile, find_gpu, gpu_of_size
 from cluster.estimator.request import MemoryRequest
-from common.errors import RequestError
 from dialsum.config import RunConfig
+from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
     import torch

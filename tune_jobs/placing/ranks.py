@@ -1,8 +1,8 @@
 """How a run's batch is divided among the cards of one trial, each with a process of its own. Pure."""
 
 from cluster.estimator.memory_plan import divisors
-from common.errors import RequestError
 from dialsum.config import RunConfig
+from tuning_common.errors import RequestError
 
 
 def divided(config: RunConfig, ranks: int) -> RunConfig:

@@ -19,10 +19,10 @@ from cluster.estimator.template_keys import PartKey, PartName, part_key
 from cluster.estimator.template_requests import key_of, settings_of
 from cluster.estimator.template_store import SHIPPED
 from cluster.estimator.workload import Recipe
-from common.units import format_duration
 from dialsum.models import SPECS
 from tune_jobs.placing.memory_requests import NEVER_FP16, values_of
 from tune_jobs.placing.memory_templates import FACTORY
+from tuning_common.units import format_duration
 
 SHIPPED_MODELS: Mapping[str, tuple[str, bool]] = {  # name of the archive: model, output head of its own
     "kobart": ("kobart", False),

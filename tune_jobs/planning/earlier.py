@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli import note
-from common.errors import RequestError
-from common.goal import Goal
 from dialsum.config import RunConfig
 from tune_jobs.analysis.candidates import Scored, score_of
 from tune_jobs.analysis.importance import Importance, find_importances
 from tune_jobs.config.parameters import find_parameters
 from tune_jobs.planning.throughput import Observation, observe
 from tune_jobs.records.ledger import Ledger, SweepFolder
+from tuning_common.cli import note
+from tuning_common.errors import RequestError
+from tuning_common.goal import Goal
 
 
 def earlier_ledgers(output_dir: Path) -> list[Ledger]:

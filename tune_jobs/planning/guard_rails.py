@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from common.units import format_duration
 from dialsum.config import COMPOSITE, RunConfig
 from tune_jobs.config.space import Categorical, Constant, Range
 from tune_jobs.config.sweep import Sweep
+from tuning_common.units import format_duration
 
 Rail = Literal[
     "exploding_grid",

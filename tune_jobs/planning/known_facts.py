@@ -1,9 +1,9 @@
 """What is known of a sweep before it runs, and the guard rails' remarks on it for whoever starts it."""
 
-from common.errors import RequestError
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.planning.guard_rails import KnownFacts, Remark, warnings
 from tune_jobs.search.inputs import SweepInputs, count_evaluations
+from tuning_common.errors import RequestError
 
 
 def facts_of(sweep: Sweep, inputs: SweepInputs) -> KnownFacts:

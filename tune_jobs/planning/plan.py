@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.machines.hardware import Inventory
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.rules import ResolvedTrial
 from tune_jobs.config.sweep import Phase, Sweep
@@ -21,6 +20,7 @@ from tune_jobs.planning.throughput import Speed, Throughput
 from tune_jobs.planning.timeline import TimedTrial, Timeline, run_timeline
 from tune_jobs.search.grid import drawn_configs, planned_trials
 from tune_jobs.search.inputs import DataSizes, count_evaluations
+from tuning_common.errors import RequestError
 
 FindOptions = Callable[[str, RunConfig], Sequence[Option]]  # see placer.Placer.options
 

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from common.cli import table
-from common.units import format_bytes, format_duration
 from tune_jobs.planning.guard_rails import Remark
 from tune_jobs.planning.impact import Impact
 from tune_jobs.planning.plan_values import MemoryGroup, PlannedPhase, PlannedTrial, SweepPlan
 from tune_jobs.planning.quota_end import QuotaEnd
 from tune_jobs.records.trial_spec import Placement
 from tune_jobs.search.inputs import ASSUMED_DIALOGUES
+from tuning_common.cli import table
+from tuning_common.units import format_bytes, format_duration
 
 METHODS = {
     "grid": "grid: every combination, or a random part of them",

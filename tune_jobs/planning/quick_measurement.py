@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from common import cli
-from common.units import format_duration
 from dialsum.config import RunConfig
 from tune_jobs.planning.throughput import CPU, Observation, kind_of
+from tuning_common import cli
+from tuning_common.units import format_duration
 
 _BATCH_ON_CPU = 8  # time is proportional to the batch there, and a measurement should be quick
 _TRAINING = ("data", "forward", "backward", "optimizer")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
-from common.files import append_jsonl, read_jsonl
-from common.storage import StorageGoneError, StorageRetry
+from tuning_common.files import append_jsonl, read_jsonl
+from tuning_common.storage import StorageGoneError, StorageRetry
 
 FILE_NAME = "journal.jsonl"
 Event = Mapping[str, object]

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from common.errors import Problems, RequestError
-from common.files import append_jsonl, read_jsonl, write_text
-from common.goal import Goal
-from common.strict import dump_yaml, from_mapping
+from tuning_common.errors import Problems, RequestError
+from tuning_common.files import append_jsonl, read_jsonl, write_text
+from tuning_common.goal import Goal
+from tuning_common.strict import dump_yaml, from_mapping
 
 TrialOutcome = Literal["running", "finished", "stopped", "failed", "oom", "refused"]
 OUTCOMES: tuple[TrialOutcome, ...] = ("finished", "stopped", "failed", "oom", "refused", "running")

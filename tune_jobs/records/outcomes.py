@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import cast
 
 from cluster.estimator.calibration import Layout, Peak
-from common.goal import Goal, best_of
 from tune_jobs.records.journal import EndStatus, TrialHistory
 from tune_jobs.records.ledger import TrialError, TrialOutcome, TrialRecord
+from tuning_common.goal import Goal, best_of
 
 _MEASURED = ("allocated_bytes", "reserved_bytes", "device_bytes", "host_rss_bytes")
 

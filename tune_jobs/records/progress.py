@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
-from common.goal import Goal, best_of
 from tune_jobs.records.journal import TrialHistory
+from tuning_common.goal import Goal, best_of
 
 TrialStatus = Literal["waiting", "running", "paused", "finished", "stopped", "failed", "refused", "interrupted"]
 STATUSES: tuple[TrialStatus, ...] = (

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from common.errors import RequestError
 from tune_jobs.records.ledger import ExperimentFolder
+from tuning_common.errors import RequestError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
-from common.errors import RequestError
-from common.files import append_jsonl, write_json, write_text
-from common.strict import dump_yaml, from_mapping
 from tune_jobs.records.code_state import CodeState, read_code
 from tune_jobs.records.redaction import Redactor
 from tune_jobs.records.surroundings import Surroundings, read_surroundings
+from tuning_common.errors import RequestError
+from tuning_common.files import append_jsonl, write_json, write_text
+from tuning_common.strict import dump_yaml, from_mapping
 
 FILE_NAME = "snapshot.json"
 CODE_FILE = "code.json"  # in the sweep's folder: a trial's node may have no repository

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from common.units import format_bytes
 from tune_jobs.records.redaction import HIDDEN
 from tune_jobs.records.snapshot import FileState, Snapshot
+from tuning_common.units import format_bytes
 
 # Packages whose versions may change numbers; they are listed first.
 _NUMERIC = frozenset(

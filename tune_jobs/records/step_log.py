@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from common.errors import RequestError
-from common.files import open_to_append
+from tuning_common.errors import RequestError
+from tuning_common.files import open_to_append
 
 logger = logging.getLogger(__name__)
 FILE_NAME = "steps.jsonl"

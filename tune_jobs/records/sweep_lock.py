@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from common.cli import note
-from common.errors import RequestError
-from common.files import open_to_append
 from tune_jobs.records.ledger import SweepFolder
+from tuning_common.cli import note
+from tuning_common.errors import RequestError
+from tuning_common.files import open_to_append
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Literal, cast
 
-from common.strict import from_mapping
+from tuning_common.strict import from_mapping
 
 SPEC_KEY: Final = "spec"  # the only key of a Tune configuration
 STOP_FILE: Final = "stop"  # in the sweep's folder while its driver asks the trials to save and end

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import cast
 
-from common.files import write_json
+from tuning_common.files import write_json
 
 STATE_FILE = "trial_state.json"  # in every checkpoint
 INHERITED_FILE = "inherited.json"  # in a checkpoint that was copied from another trial

@@ -4,12 +4,12 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 
-from common.units import format_bytes, format_duration
 from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.charts_memory import memory_points
 from tune_jobs.report.formatting import OUTCOME_TEXT, metric_name, show_score, trials_text
+from tuning_common.units import format_bytes, format_duration
 
 _SLOW = 3.0  # times the median time of an evaluation
 _WORSE_LOSS = 1.1  # the last dev loss against the lowest

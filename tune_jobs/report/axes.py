@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.units import format_duration
 from tune_jobs.config.parameters import Parameter, show_value
 from tune_jobs.report.drawing import Anchor, Canvas, Label, Polyline, shorten, text_width
+from tuning_common.units import format_duration
 
 
 @dataclass(frozen=True, kw_only=True)

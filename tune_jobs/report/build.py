@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.files import write_text
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.report.charts import find_charts
 from tune_jobs.report.findings import Findings, find_findings
 from tune_jobs.report.markdown import build_markdown
 from tune_jobs.report.page import PageContent, build_page
 from tune_jobs.report.picture import write_picture
+from tuning_common.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.units import format_bytes
 from tune_jobs.config.parameters import to_number
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
 from tune_jobs.report.drawing import Canvas, Cross, Dot, Drawing, Label, Polyline, Rectangle, shorten, text_width
 from tune_jobs.report.formatting import NARROW, inner_plot, plain_value, trials_text
+from tuning_common.units import format_bytes
 
 MOST_KINDS = 12  # more different estimates are drawn as a cloud of points instead of bars
 _GIB = 2.0**30

@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from common.units import format_duration
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.config.parameters import to_number
 from tune_jobs.records.ledger import OUTCOMES, TrialOutcome, TrialRecord
@@ -13,6 +12,7 @@ from tune_jobs.report.axes import Axis, Plot, draw_x_axis, duration_ticks
 from tune_jobs.report.drawing import Canvas, Drawing, DrawnShape, Label, Rectangle, shorten, text_width
 from tune_jobs.report.formatting import NARROW, OUTCOME_TEXT, gpu_time, percent, trial_tip, trials_text
 from tune_jobs.report.symbols import is_winner, legend, outcome_bar
+from tuning_common.units import format_duration
 
 _ROW, _TALL_ROW = 46.0, 76.0  # height of one card in the timeline; of a few cards
 _FEW_LANES = 3

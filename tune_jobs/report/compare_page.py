@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from html import escape
 
-from common.units import format_duration
 from tune_jobs.analysis.comparison import COMBINED, Certainty, Comparison, Side, largest_differences
 from tune_jobs.analysis.paired_summaries import SharedSummaries
 from tune_jobs.analysis.significance import RESAMPLES, PairedDifference
@@ -11,6 +10,7 @@ from tune_jobs.config.parameters import show_value
 from tune_jobs.report.charts_compare import SIDE_INKS, find_comparison_charts
 from tune_jobs.report.shell import chart_html, document, table_card, tiles_html
 from tune_jobs.report.summary import Tile
+from tuning_common.units import format_duration
 
 _NAMES = {"rouge1_f1": "R-1", "rouge2_f1": "R-2", "rougeL_f1": "R-L", COMBINED: "Combined"}
 _SHOWN_DIALOGUES = 12

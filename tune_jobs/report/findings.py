@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from common.errors import RequestError
 from tune_jobs.analysis.experiments import folder_of
 from tune_jobs.analysis.importance import Importances, find_importances
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
@@ -15,6 +14,7 @@ from tune_jobs.records.sweep_lock import is_held
 from tune_jobs.report.advice import Advice, advise
 from tune_jobs.report.summary import wandb_page
 from tune_jobs.report.unfinished import with_unfinished
+from tuning_common.errors import RequestError
 
 
 @dataclass(frozen=True, kw_only=True)

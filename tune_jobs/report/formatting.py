@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.units import format_duration
 from tune_jobs.analysis.sweep_analysis import Analysis, describe_settings
 from tune_jobs.config.parameters import show_value
 from tune_jobs.records.ledger import TrialOutcome, TrialRecord
 from tune_jobs.report.axes import Plot
 from tune_jobs.report.drawing import Drawing
+from tuning_common.units import format_duration
 
 OUTCOME_TEXT: dict[TrialOutcome, str] = {
     "finished": "finished",

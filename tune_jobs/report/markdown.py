@@ -4,8 +4,6 @@ import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from common.cli import visible
-from common.units import format_bytes, format_duration
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
@@ -26,6 +24,8 @@ from tune_jobs.report.summary import (
     tiles,
     wandb_page,
 )
+from tuning_common.cli import visible
+from tuning_common.units import format_bytes, format_duration
 
 _MOST_FAILURES = 30
 _SPECIAL = re.compile(r"[\\|<\[\]]|://|www\.")  # what begins HTML or a link, in GitHub's Markdown too

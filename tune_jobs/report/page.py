@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from common.units import format_duration, parse_duration
 from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.report.advice import Advice
@@ -24,6 +23,7 @@ from tune_jobs.report.summary import (
     tiles,
     wandb_page,
 )
+from tuning_common.units import format_duration, parse_duration
 
 _MOST_FAILURES = 30
 _WIDEST_CELL = 260.0  # a longer text is shortened in its middle; its tooltip has all of it

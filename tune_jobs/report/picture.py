@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.files import write_bytes
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.report.drawing import (
     Canvas,
@@ -23,6 +22,7 @@ from tune_jobs.report.drawing import (
 )
 from tune_jobs.report.formatting import Chart
 from tune_jobs.report.summary import badges, eyebrow, headline, tiles
+from tuning_common.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from common.units import format_duration
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.config.parameters import show_value
@@ -15,6 +14,7 @@ from tune_jobs.report.findings import Findings, find_links
 from tune_jobs.report.formatting import metric_name, show_score, trials_text
 from tune_jobs.report.markdown import code, link, markdown_table, plain
 from tune_jobs.report.summary import headline, notes, runs_table, tiles
+from tuning_common.units import format_duration
 
 _SHOWN_RUNS = 5
 

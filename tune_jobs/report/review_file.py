@@ -4,9 +4,9 @@ import hashlib
 import re
 from pathlib import Path
 
-from common.files import write_text
 from tune_jobs.report.findings import Findings
 from tune_jobs.report.review import build_review
+from tuning_common.files import write_text
 
 _SIGNATURE = re.compile(r"\n<!-- written by tune_jobs, sha256 (?P<digest>[0-9a-f]{64}) -->\n\Z")
 

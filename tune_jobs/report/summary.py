@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from common.units import format_duration
 from tune_jobs.analysis.candidates import Candidate
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.config.parameters import show_value
@@ -19,6 +18,7 @@ from tune_jobs.report.formatting import (
     show_score,
     trials_text,
 )
+from tuning_common.units import format_duration
 
 SHOWN_RUNS = 20
 

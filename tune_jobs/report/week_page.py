@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from html import escape
 
-from common.units import format_duration
 from tune_jobs.analysis.weekly import Figures, Pair, Scale, Week
 from tune_jobs.report.charts_week import find_week_charts
 from tune_jobs.report.formatting import amount, gpu_time, metric_name, show_score
 from tune_jobs.report.shell import chart_html, document, table_card, tiles_html
 from tune_jobs.report.summary import Tile
+from tuning_common.units import format_duration
 
 _MOST_ROWS = 30
 

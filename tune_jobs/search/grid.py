@@ -3,11 +3,11 @@
 import random
 from collections.abc import Iterator
 
-from common.errors import Problems, RequestError
 from tune_jobs.config.points import grid_of_points
 from tune_jobs.config.rules import ResolvedTrial
 from tune_jobs.config.space import Space, Value
 from tune_jobs.config.sweep import Sweep
+from tuning_common.errors import Problems, RequestError
 
 _MISSES = 100  # repeats in a row before the rest of a nearly exhausted space is listed instead of guessed
 

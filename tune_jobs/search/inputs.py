@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from common.cli import note
-from common.errors import Problems
 from dialsum.config import RunConfig
 from tune_jobs.config.sweep import Phase, Sweep
 from tune_jobs.search.grid import planned_trials
+from tuning_common.cli import note
+from tuning_common.errors import Problems
 
 SAMPLE_FOLDER = Path("outputs/sample_data")
 ASSUMED_DIALOGUES = 10_000  # about as many as the Korean DialogSum has to learn from

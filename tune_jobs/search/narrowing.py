@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from common.goal import Goal, best_first
 from tune_jobs.config.fields import value_problems
 from tune_jobs.config.parameters import show_value, to_number
 from tune_jobs.config.space import (
@@ -18,6 +17,7 @@ from tune_jobs.config.space import (
     Space,
     Value,
 )
+from tuning_common.goal import Goal, best_first
 
 LEAST_BEST = 3  # fewer trials span no box
 LEAST_PAD = 0.05  # of the whole range, on each side: also a box around one point has a width

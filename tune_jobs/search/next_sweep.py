@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import RequestError
-from common.files import write_text
 from tune_jobs.analysis.candidates import Candidate
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
 from tune_jobs.config.early_terminate import EarlyTerminate, default_stop
@@ -18,6 +16,8 @@ from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.config.sweep_writer import sweep_text
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.search.narrowing import Box, Tried, narrow
+from tuning_common.errors import RequestError
+from tuning_common.files import write_text
 
 MOST_POINTS = 8  # that a search starts from; more would only make the file longer
 LEAST_COUNT = 8

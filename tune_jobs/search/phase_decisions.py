@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.errors import RequestError
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
 from tune_jobs.config.fields import to_value
 from tune_jobs.config.parameters import show_spec
@@ -12,6 +11,7 @@ from tune_jobs.config.space import Constant, Space
 from tune_jobs.config.sweep import Phase, PhaseKind, Sweep
 from tune_jobs.records.ledger import Ledger, TrialRecord
 from tune_jobs.search.next_sweep import NextSweep, confirming, narrowed
+from tuning_common.errors import RequestError
 
 SEARCHED: tuple[PhaseKind, ...] = ("wide", "narrow")
 

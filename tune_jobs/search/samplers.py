@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from common.goal import Goal
 from tune_jobs.config.space import Categorical, Constant, Parameter, Range, Space, Value
+from tuning_common.goal import Goal
 
 if TYPE_CHECKING:
     import optuna

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
-from common.goal import better
 from tune_jobs.records.ledger import ExperimentFolder, SweepRecord, TrialRecord
 from tune_jobs.records.step_log import FILE_NAME as STEPS_NAME
 from tune_jobs.records.step_log import Tail, decoded
 from tune_jobs.tracking.wandb_client import RunState, TrackedRun
+from tuning_common.goal import better
 
 EXAMPLES = 10  # of the best and of the worst summaries in the table
 EXAMPLE_COLUMNS = (

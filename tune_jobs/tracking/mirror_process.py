@@ -21,8 +21,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from common.files import open_to_append, write_json
-from common.strict import from_mapping
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord, read_record
 from tune_jobs.records.step_log import Tail
@@ -38,6 +36,8 @@ from tune_jobs.tracking.mirroring import LINGERS_S, STATUS_NAME, MirrorStatus
 from tune_jobs.tracking.report_keeper import ReportKeeper
 from tune_jobs.tracking.wandb_client import FOLDER, RunState, Timeouts, TrackedRun, Wandb, WandbRun, is_sent
 from tune_jobs.tracking.wandb_report import publish
+from tuning_common.files import open_to_append, write_json
+from tuning_common.strict import from_mapping
 
 logger = logging.getLogger(__name__)
 _POLL_S = 2.0

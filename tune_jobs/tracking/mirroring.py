@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from common.cli import note
-from common.errors import RequestError
-from common.files import open_to_append
-from common.strict import from_mapping
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.tracking.mirror import MirrorProgress, MirrorSettings
 from tune_jobs.tracking.report_keeper import ReportStatus
 from tune_jobs.tracking.wandb_client import FOLDER, mode_here, sync_command
+from tuning_common.cli import note
+from tuning_common.errors import RequestError
+from tuning_common.files import open_to_append
+from tuning_common.strict import from_mapping
 
 STATUS_NAME = "mirror.json"
 LOG_NAME = "mirror.log"

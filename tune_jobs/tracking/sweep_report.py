@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
-from common.goal import Goal
 from tune_jobs.config.parameters import show_value
 from tune_jobs.records.ledger import SweepRecord
 from tune_jobs.tracking.mirror import MirrorSettings, job_type, run_id
+from tuning_common.goal import Goal
 
 if TYPE_CHECKING:
     from tune_jobs.analysis.sweep_analysis import Analysis

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from common.files import open_to_append
+from tuning_common.files import open_to_append
 
 logger = logging.getLogger(__name__)
 Mode = Literal["auto", "online", "offline", "disabled"]

@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from common.errors import RequestError
 from dialsum.config import COMPOSITE, METRIC_GOALS
 from tune_jobs.analysis.week_sources import Source
 from tune_jobs.analysis.weekly import UNKNOWN, WeekRun, scale_of
 from tune_jobs.config.parameters import to_number
 from tune_jobs.records.ledger import OUTCOMES, TrialOutcome
 from tune_jobs.tracking.wandb_client import has_login
+from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
     from wandb.apis.public import Run

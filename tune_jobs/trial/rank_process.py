@@ -13,13 +13,13 @@ from typing import Final, Literal
 
 from cluster.guard import Guard, OutOfMemoryError, environment
 from cluster.machines.ray_folder import restore_umask
-from common.errors import ProductError
-from common.strict import from_mapping
 from dialsum.config import RunConfig
 from tune_jobs.records.trial_spec import RunShape, TrialSpec
 from tune_jobs.trial.failures import classify
 from tune_jobs.trial.hold import DeviceOf, card_of, hold
 from tune_jobs.trial.reporter import HELD_BYTES, StopFile
+from tuning_common.errors import ProductError
+from tuning_common.strict import from_mapping
 
 THREADS: Final = 3  # of the actor: one trains, one hands out messages, one takes the answer
 Kind = Literal["waiting", "log", "report", "interrupted", "end"]

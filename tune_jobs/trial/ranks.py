@@ -20,7 +20,6 @@ from ray.exceptions import RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from common.strict import from_mapping
 from dialsum.config import RunConfig
 from dialsum.ranks import MEETING_FILE
 from dialsum.reporter import Reporter
@@ -28,6 +27,7 @@ from tune_jobs.records.trial_spec import FailureKind, TrialSpec
 from tune_jobs.trial.failures import classify
 from tune_jobs.trial.hold import DeviceOf, card_of
 from tune_jobs.trial.rank_process import THREADS, RankMessage, RankProcess, RankTask
+from tuning_common.strict import from_mapping
 
 GRACE_S = 5.0  # for the others to say what happened to them: the first to fail is often not the one to blame
 _LOOPBACK = "lo"

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cluster.guard import Guard
-from common.errors import DivergedError, WorkError
 from tune_jobs.config.anomalies import LossWatch
 from tune_jobs.records.trial_spec import EVALUATION_KEY, INTERRUPTED_KEY, STOP_FILE, TrialSpec
 from tune_jobs.records.trial_state import write_state
 from tune_jobs.trial.meter import TrialMeter
 from tune_jobs.trial.storage import TrialStorage
+from tuning_common.errors import DivergedError, WorkError
 
 POLL_S = 0.5  # for STOP_FILE, which may lie on a slow shared file system
 HELD_BYTES = "trial/held_bytes"  # what the process was seen to hold on its card at most

@@ -18,9 +18,6 @@ from typing import cast
 from cluster.guard import environment
 from cluster.machines.metrics import Meters
 from cluster.machines.ray_folder import restore_umask
-from common.errors import ProductError, WorkError
-from common.files import append_jsonl
-from common.storage import storage_trouble
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
@@ -43,6 +40,9 @@ from tune_jobs.trial.machine_load import MachineLoad
 from tune_jobs.trial.meter import TrialMeter
 from tune_jobs.trial.reporter import Keep, Send, TrialReporter
 from tune_jobs.trial.storage import TrialStorage
+from tuning_common.errors import ProductError, WorkError
+from tuning_common.files import append_jsonl
+from tuning_common.storage import storage_trouble
 
 logger = logging.getLogger(__name__)
 ATTEMPTS_FILE = "attempts.jsonl"

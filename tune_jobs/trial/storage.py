@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.files import write_bytes
-from common.storage import LEAST_BYTES, LIMIT_S, StorageGoneError, free_bytes
-from common.units import format_bytes, format_duration
 from tune_jobs.records.journal import FILE_NAME
+from tuning_common.files import write_bytes
+from tuning_common.storage import LEAST_BYTES, LIMIT_S, StorageGoneError, free_bytes
+from tuning_common.units import format_bytes, format_duration
 
 logger = logging.getLogger(__name__)
 _EVERY_S = 5.0

@@ -21,7 +21,7 @@ from cluster.estimator.calibration import (
     margin_for,
     record_peak,
 )
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[3]

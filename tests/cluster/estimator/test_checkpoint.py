@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cluster.estimator.checkpoint import find_in_hub_cache, read_checkpoint
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 EMBEDDING = np.arange(12, dtype=np.float32).reshape(4, 3)
 

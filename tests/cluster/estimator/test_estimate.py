@@ -15,7 +15,7 @@ from cluster.estimator.model_facts import model_facts
 from cluster.estimator.request import MemoryRequest
 from cluster.estimator.sharding import Sharding
 from cluster.estimator.template import Template
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 MIB = 2**20
 BART = model_facts("kobart", {"model_type": "bart", "vocab_size": 30000, "max_position_embeddings": 1026})

@@ -15,9 +15,9 @@ from cluster.estimator.template_keys import part_key
 from cluster.estimator.template_requests import key_of, settings_of, sizes_of
 from cluster.estimator.trace import traced_peaks
 from cluster.estimator.workload import Shape
-from common.errors import RequestError
 from dialsum.workload import empty_model, summarizer_workload
 from tests.cluster.estimator.families import FAMILIES
+from tuning_common.errors import RequestError
 
 L4 = find_gpu("L4")
 WITHOUT_SDPA = frozenset({"Gemma-2", "BLOOM", "LED", "BigBird-Pegasus", "ProphetNet", "T5Gemma"})

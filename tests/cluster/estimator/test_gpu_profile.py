@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cluster.estimator import gpu_profile
 from cluster.estimator.gpu_profile import MIB, find_gpu, gpu_of_size, known_gpus
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.estimator import memory_plan
 from cluster.estimator.memory_plan import NoPlan, Plan, TimeModel, divisors, plan, time_model
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 MODEL = TimeModel(launch_s=0.02, sample_s=0.005)
 

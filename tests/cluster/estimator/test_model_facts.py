@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from cluster.estimator import model_facts as module
 from cluster.estimator.model_facts import model_facts, read_model_folder
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 MT5 = {"model_type": "mt5", "vocab_size": 250112, "is_encoder_decoder": True}
 

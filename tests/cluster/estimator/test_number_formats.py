@@ -17,9 +17,9 @@ from cluster.estimator.template_keys import part_key
 from cluster.estimator.template_requests import key_of, settings_of
 from cluster.estimator.trace import Trace, trace
 from cluster.estimator.workload import Shape
-from common.errors import RequestError
 from dialsum.workload import summarizer_workload
 from tests.cluster.estimator.tiny_models import T5
+from tuning_common.errors import RequestError
 
 L4 = find_gpu("L4")
 REQUEST = MemoryRequest(model=model_facts("tiny", T5, untied=False), gpu=L4, batch_size=4)

@@ -5,7 +5,7 @@ import pytest
 from cluster.estimator.gpu_profile import find_gpu
 from cluster.estimator.model_facts import model_facts
 from cluster.estimator.request import OPTIMIZERS, MemoryRequest
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 BART = model_facts("kobart", {"model_type": "bart", "vocab_size": 30000, "max_position_embeddings": 1026})
 GPT2 = model_facts("kogpt2", {"model_type": "gpt2", "vocab_size": 51200, "n_positions": 1024})

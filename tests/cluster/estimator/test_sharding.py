@@ -12,7 +12,7 @@ from cluster.estimator.gpu_profile import find_gpu
 from cluster.estimator.model_facts import model_facts
 from cluster.estimator.request import MemoryRequest
 from cluster.estimator.sharding import Sharding, divided
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 MIB = 2**20
 L4 = find_gpu("L4")

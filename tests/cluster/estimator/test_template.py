@@ -5,8 +5,8 @@ import pytest
 
 from cluster.estimator.template import Template, TemplateKey, TrainTapes
 from cluster.estimator.template_tape import TERMS
-from common.errors import RequestError
 from tests.cluster.estimator.tapes import Block, tape
+from tuning_common.errors import RequestError
 
 KEY = TemplateKey(
     model="0" * 64, precision="fp32", optimizer="adamw_fused", attention="sdpa", gradient_checkpointing=False,

@@ -22,7 +22,7 @@ from cluster.estimator.template_fit import (
 from cluster.estimator.template_tape import ATOMS, LENGTH_FORMS, atom_values
 from cluster.estimator.trace_recorder import RawTape
 from cluster.estimator.workload import Shape
-from common.errors import WorkError
+from tuning_common.errors import WorkError
 
 
 def raw(sizes: list[int], events: list[int] | None = None, phases: tuple[str, ...] = ("forward",)) -> RawTape:

@@ -18,8 +18,8 @@ from cluster.estimator.template_file import Part, read_part, write_part
 from cluster.estimator.template_keys import PART_NAMES, ExactSizes, PartKey, model_hash, part_key
 from cluster.estimator.template_store import find_template, has_template
 from cluster.estimator.workload import Recipe
-from common.errors import RequestError, WorkError
 from tests.cluster.estimator.tiny_models import BART
+from tuning_common.errors import RequestError, WorkError
 
 RECIPE = Recipe(factory="dialsum.workload:summarizer_workload", settings={"model_config": dict(BART)})
 KEY = TemplateKey(

@@ -15,8 +15,8 @@ from cluster.scheduling.events import Decisions
 from cluster.scheduling.messages import Join, Report
 from cluster.scheduling.quotas import Member, Team, Window
 from cluster.scheduling.request import Request
-from common.errors import RequestError
-from common.strict import from_mapping
+from tuning_common.errors import RequestError
+from tuning_common.strict import from_mapping
 
 GIB = 2**30
 SEOUL = ZoneInfo("Asia/Seoul")

@@ -13,8 +13,8 @@ from cluster.scheduling.cluster_broker import ANSWER_S, RETRY_S, SILENT
 from cluster.scheduling.quotas import Team
 from cluster.scheduling.request import Alternative, Request
 from cluster.scheduling.shares import UNITS, Share
-from common.errors import WorkError
 from tests.cluster.scheduling.shells import TEAM, Link, Shells, names
+from tuning_common.errors import WorkError
 
 Make = Callable[[Shells], BrokerClient]
 KINDS: dict[str, Make] = {"local": lambda shells: shells.local("s"), "cluster": lambda shells: shells.driver("s")}

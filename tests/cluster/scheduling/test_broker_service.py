@@ -7,8 +7,8 @@ import pytest
 from cluster.scheduling.broker_service import LEASE_S
 from cluster.scheduling.cluster_broker import ClusterBroker
 from cluster.scheduling.quotas import Member, Team
-from common.errors import RequestError
 from tests.cluster.scheduling.shells import SEOUL, TEAM, Shells, names
+from tuning_common.errors import RequestError
 
 
 def fill(shells: Shells, client: ClusterBroker, sweep: str) -> None:

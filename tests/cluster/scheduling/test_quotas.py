@@ -16,7 +16,7 @@ from cluster.scheduling.quotas import (
     quota_gpus,
     refuse_models,
 )
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 SEOUL = ZoneInfo("Asia/Seoul")
 NIGHT = Window(

@@ -17,7 +17,7 @@ from cluster.scheduling.quotas import Member, Team, Window
 from cluster.scheduling.request import Request
 from cluster.scheduling.simulation import SimulatedTrial, Simulation, bound_s, hold_under, simulate
 from cluster.scheduling.synthetic_trials import synthetic_trials
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 GIB = 2**30
 POLICIES = ("shares", "half", "whole")

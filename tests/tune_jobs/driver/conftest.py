@@ -6,4 +6,4 @@ import pytest
 @pytest.fixture
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are not forced to the disk: no machine loses its power in these tests."""
-    monkeypatch.setattr("common.files.os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("tuning_common.files.os.fsync", lambda descriptor: None)

@@ -13,9 +13,6 @@ from cluster.scheduling.broker_client import LocalBroker
 from cluster.scheduling.events import Decisions as BrokerDecisions
 from cluster.scheduling.events import Pause
 from cluster.scheduling.request import Request
-from common.errors import RequestError
-from common.goal import Goal
-from common.storage import StorageRetry
 from dialsum.config import RunConfig
 from tests.tune_jobs.specs_of import METRIC, spec_of
 from tune_jobs.config.rules import Rules, resolve
@@ -44,6 +41,9 @@ from tune_jobs.records.trial_spec import (
 from tune_jobs.records.trial_state import evaluations_of, write_state
 from tune_jobs.search.early_stopping import EarlyStopping
 from tune_jobs.search.samplers import CompletedTrial, ListSampler, Sampled, Sampler
+from tuning_common.errors import RequestError
+from tuning_common.goal import Goal
+from tuning_common.storage import StorageRetry
 
 GIB = 2**30
 HALF_GIB = 11  # needs half of a card of 24 GiB

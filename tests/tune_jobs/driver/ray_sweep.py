@@ -9,8 +9,6 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from cluster.machines.hardware import Inventory
 from cluster.scheduling.broker_client import BrokerClient, LocalBroker
-from common.files import read_jsonl
-from common.storage import StorageRetry
 from tests.tune_jobs.options_of import options_of
 from tests.tune_jobs.specs_of import METRIC
 from tune_jobs.driver.callbacks import LedgerCallback, SweepCallback
@@ -30,6 +28,8 @@ from tune_jobs.records.progress import SweepFrame
 from tune_jobs.records.trial_spec import TrialSpec
 from tune_jobs.search.early_stopping import EarlyStopping
 from tune_jobs.search.samplers import ListSampler, Sampled
+from tuning_common.files import read_jsonl
+from tuning_common.storage import StorageRetry
 
 Trainable = Callable[[dict[str, object]], None]
 Watch = Callable[[Mapping[int, TrialHistory]], None]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import WorkError
 from tests.tune_jobs.driver.driven_sweep import DrivenSweep, ObservedList, Setup
 from tests.tune_jobs.driver.schedulers import LONGEST, SCHEDULERS, score_of
 from tune_jobs.config.anomalies import STALL_FACTOR, STALL_FLOOR_S, Anomalies
@@ -14,6 +13,7 @@ from tune_jobs.driver.sweep_driver import MOST_DEATHS, SweepDriver
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import FailureKind
 from tune_jobs.search.samplers import ListSampler
+from tuning_common.errors import WorkError
 
 
 def outcome(sweep: DrivenSweep, number: int) -> str:

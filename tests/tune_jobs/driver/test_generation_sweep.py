@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
-from common.files import read_jsonl
 from dialsum.config import load_run_config
 from dialsum.finished import load_finished, predict, score, score_metrics
 from dialsum.sample_data.generate import generate
@@ -16,6 +14,8 @@ from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.driver.run_sweep import RunOptions, run_sweep
 from tune_jobs.driver.trained_model import trained_experiment
 from tune_jobs.driver.view import LogView
+from tuning_common.errors import RequestError
+from tuning_common.files import read_jsonl
 
 SWEEP = """
 name: beams

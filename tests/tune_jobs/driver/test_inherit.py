@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.rules import ResolvedTrial, Rules, resolve
 from tune_jobs.config.space import Value
@@ -15,6 +14,7 @@ from tune_jobs.records.journal import Journal, TrialHistory
 from tune_jobs.records.trial_spec import Bundle, RunShape, TrialSpec
 from tune_jobs.records.trial_state import INHERITED_FILE
 from tune_jobs.search.early_stopping import Exploit
+from tuning_common.errors import RequestError
 
 EXPLOIT = Exploit(
     number=1,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from common.storage import StorageGoneError, StorageRetry
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.outcomes import record_of
+from tuning_common.storage import StorageGoneError, StorageRetry
 
 
 def at(seconds: float) -> dict[str, float]:

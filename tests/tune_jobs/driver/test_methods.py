@@ -9,7 +9,6 @@ from typing import cast
 
 import pytest
 
-from common.files import read_jsonl
 from tests.tune_jobs.counting import counting_trial
 from tests.tune_jobs.tiny import write_dialogues
 from tests.waiting import tail, wait_until
@@ -21,6 +20,7 @@ from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.search.early_stopping import EVALUATION, EarlyStopping
 from tune_jobs.search.tune_schedulers import scheduler_for
+from tuning_common.files import read_jsonl
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from cluster.scheduling.events import Pause
-from common.files import read_jsonl
 from tests.tune_jobs.driver.driven_sweep import DrivenSweep, ObservedList, Setup
 from tune_jobs.driver.trial_queue import LAUNCH_LIMIT_S
+from tuning_common.files import read_jsonl
 
 ONE_CARD = Setup(cards="1xA:24GiB", sampler=lambda: ObservedList(2), needs_gib={1: 20.0, 2: 20.0})
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError
 from tests.tune_jobs.tiny import write_dialogues
 from tune_jobs.config.space import Range
 from tune_jobs.config.sweep_file import load_sweep
@@ -14,6 +13,7 @@ from tune_jobs.driver.phases import StagedOutcome, run_staged
 from tune_jobs.driver.run_sweep import RunOptions
 from tune_jobs.driver.view import LogView
 from tune_jobs.records.ledger import SweepFolder
+from tuning_common.errors import RequestError
 
 STAGED = """
 name: s

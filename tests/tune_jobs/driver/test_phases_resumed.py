@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from cluster.machines.hardware import Inventory
-from common.errors import RequestError, WorkError
 from tests.tune_jobs.synthetic import METRIC
 from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.config.sweep import Sweep
@@ -20,6 +19,7 @@ from tune_jobs.driver.view import LogView
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialOutcome, TrialRecord
 from tune_jobs.records.progress import SweepFrame, SweepProgress
 from tune_jobs.search.grid import sampled_configs
+from tuning_common.errors import RequestError, WorkError
 
 STAGED = """
 name: s

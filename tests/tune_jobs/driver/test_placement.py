@@ -8,12 +8,12 @@ import pytest
 
 from cluster.estimator.calibration import load_calibration
 from cluster.machines.hardware import parse_simulated
-from common.files import read_jsonl
 from tests.tune_jobs.driver.driven_sweep import GIB, DrivenSweep, ObservedList, Setup
 from tests.tune_jobs.specs_of import METRIC
 from tune_jobs.config.space import Categorical, Space
 from tune_jobs.placing.submission import SubmissionLimits
 from tune_jobs.search.samplers import TpeSampler
+from tuning_common.files import read_jsonl
 
 UNEQUAL = "1xA:24GiB,1xB:80GiB"
 USABLE_B = parse_simulated(UNEQUAL).pools[1].usable_bytes

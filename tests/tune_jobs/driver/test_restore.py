@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from common.files import read_jsonl
 from tests.tune_jobs.tiny import write_tiny_grid
 from tests.waiting import LIMIT_S, ended, stretched, tail, wait_until
 from tune_jobs.records.ledger import SweepFolder
+from tuning_common.files import read_jsonl
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[3]

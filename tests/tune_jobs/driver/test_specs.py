@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from cluster.machines.hardware import parse_simulated
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tests.tune_jobs.placing.linear_estimator import GIB, LinearEstimator
 from tune_jobs.config.result_paths import shared_folders_of
@@ -16,6 +15,7 @@ from tune_jobs.config.space import Categorical, Space
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.driver.specs import SweepSpecs
 from tune_jobs.placing.placer import placer_for
+from tuning_common.errors import RequestError
 
 SWEEP = Sweep(
     name="wide",

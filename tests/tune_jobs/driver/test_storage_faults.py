@@ -11,13 +11,13 @@ from typing import IO
 
 import pytest
 
-from common.files import read_jsonl
-from common.storage import LEAST_BYTES
 from tests.tune_jobs.tiny import write_tiny_grid
 from tests.waiting import LIMIT_S, wait_until
 from tune_jobs.driver.storage_watch import StorageWatch
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.trial.storage import TrialStorage
+from tuning_common.files import read_jsonl
+from tuning_common.storage import LEAST_BYTES
 
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 10

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from common.files import read_jsonl
 from tests.tune_jobs.tiny import write_tiny_grid
 from tests.tune_jobs.wandb_compare import compare_with_ledger
 from tests.tune_jobs.wandb_files import read_offline_run
 from tests.waiting import ended, stretched, tail, wait_until
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.tracking.mirroring import LOG_NAME, STATUS_NAME, MirrorStatus, remark
+from tuning_common.files import read_jsonl
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from common.goal import better
 from tune_jobs.driver.view import LogView, TerminalView, screen, summary_line, view_for
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.progress import SweepFrame, SweepProgress, progress_of
+from tuning_common.goal import better
 
 FRAME = SweepFrame(
     sweep="sample", metric="eval/loss", goal="minimize", total=4, longest=4, slots=2, rungs=(1,), started_s=100.0

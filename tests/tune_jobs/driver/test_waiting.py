@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from common.files import read_jsonl
 from tests.tune_jobs.driver.driven_sweep import DrivenSweep, ObservedList, Setup
 from tune_jobs.driver.sweep_driver import SHOWN_WAITING, WAIT_NOTICE_S
 from tune_jobs.driver.trial_queue import NO_NODE_LIMIT_S, RESUBMIT_S
+from tuning_common.files import read_jsonl
 
 LARGE = Setup(cards="1xA:24GiB", sampler=lambda: ObservedList(2), needs_gib={1: 20.0, 2: 20.0})
 

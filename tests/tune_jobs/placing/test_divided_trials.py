@@ -3,13 +3,13 @@
 import pytest
 
 from cluster.machines.hardware import Inventory, Node, parse_simulated
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tests.tune_jobs.placing.linear_estimator import GIB, LinearEstimator
 from tune_jobs.config.sections import Resources
 from tune_jobs.driver.recovery import next_bytes
 from tune_jobs.placing.placer import Placer, placer_for
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
+from tuning_common.errors import RequestError
 
 CLASSES = (0.25, 0.5, 1.0)
 

@@ -8,10 +8,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from cluster.estimator.gpu_profile import find_gpu, gpu_of_size
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from dialsum.device import OVERFLOWS_IN_FP16
 from tune_jobs.placing.memory_requests import NEVER_FP16, NO_BYTES, facts_of, hub_cache, precision_on, request_of
+from tuning_common.errors import RequestError
 
 L4, T4 = find_gpu("L4"), find_gpu("T4")
 

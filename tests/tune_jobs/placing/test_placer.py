@@ -10,13 +10,13 @@ from cluster.estimator.estimate import MemoryEstimate
 from cluster.estimator.request import MemoryRequest
 from cluster.machines.hardware import Inventory, Node, parse_simulated
 from cluster.scheduling.request import Alternative
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tests.tune_jobs.placing.linear_estimator import GIB, LinearEstimator
 from tune_jobs.config.sections import Resources
 from tune_jobs.placing.placer import HOST_BYTES, Option, Placer, placer_for, shape_of, slots
 from tune_jobs.placing.submission import largest_first, request_for
 from tune_jobs.records.trial_spec import Bundle, RunShape
+from tuning_common.errors import RequestError
 
 
 def placer(cards: str, **resources: object) -> Placer:

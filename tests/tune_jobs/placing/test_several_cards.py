@@ -3,12 +3,12 @@
 import pytest
 
 from cluster.machines.hardware import Inventory, Node, parse_simulated
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tests.tune_jobs.placing.linear_estimator import LinearEstimator
 from tune_jobs.config.sections import Resources
 from tune_jobs.placing.placer import HOST_BYTES, Placer, placer_for, slots
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
+from tuning_common.errors import RequestError
 
 TWO = Resources(gpus_per_trial=2, cpus_per_trial=4)
 

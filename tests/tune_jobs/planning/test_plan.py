@@ -9,8 +9,6 @@ import pytest
 
 from cluster.machines.hardware import Inventory, parse_simulated
 from cluster.scheduling.alternatives import Need, find_alternatives
-from common import cli
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.__main__ import main
 from tune_jobs.config.early_terminate import EarlyTerminate
@@ -26,6 +24,8 @@ from tune_jobs.planning.throughput import CPU, Speed, Throughput, observe
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
 from tune_jobs.search.inputs import DataSizes
+from tuning_common import cli
+from tuning_common.errors import RequestError
 
 SWEEP = """
 name: small

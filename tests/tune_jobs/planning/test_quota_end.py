@@ -9,7 +9,6 @@ import pytest
 from cluster.machines.hardware import Node, parse_simulated
 from cluster.scheduling.alternatives import Need, find_alternatives, find_cpu_alternatives
 from cluster.scheduling.quotas import Member, Team, Window
-from common.errors import RequestError
 from dialsum.config import RunConfig
 from tune_jobs.config.space import Categorical, Space
 from tune_jobs.config.sweep import Sweep
@@ -20,6 +19,7 @@ from tune_jobs.planning.quota_end import end_in_quota
 from tune_jobs.planning.throughput import Observation, Throughput
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
 from tune_jobs.search.inputs import DataSizes
+from tuning_common.errors import RequestError
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 HOUR_S = 3600.0

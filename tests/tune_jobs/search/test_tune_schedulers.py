@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune import schedulers
 
-from common.errors import RequestError
 from tests.tune_jobs.search.stand_in_driver import StandInDriver
 from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.sections import Metric, SearchOptions
@@ -21,6 +20,7 @@ from tune_jobs.planning.expected_stops import expected_evaluations, left_at
 from tune_jobs.search.early_stopping import EVALUATION, EarlyStopping
 from tune_jobs.search.tune_schedulers import nearest_value, scheduler_for
 from tune_jobs.search.wandb_hyperband import WandbHyperBand
+from tuning_common.errors import RequestError
 
 RATE = Range(name="learning_rate", distribution="log_uniform_values", low=1e-5, high=1e-3)
 SPACE = Space(

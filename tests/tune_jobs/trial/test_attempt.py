@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import RequestError, WorkError
-from common.files import read_jsonl
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
 from tests.tune_jobs.linear_devices import LinearDevice, LinearDevices
@@ -28,6 +26,8 @@ from tune_jobs.records.trial_state import STATE_FILE
 from tune_jobs.trial.hold import hold
 from tune_jobs.trial.reporter import POLL_S, TrialReporter
 from tune_jobs.trial.run_trial import ATTEMPTS_FILE, MOST_VANISHED, attempt
+from tuning_common.errors import RequestError, WorkError
+from tuning_common.files import read_jsonl
 
 
 class OutOfMemoryError(RuntimeError):

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import RequestError
 from tune_jobs.driver.recovery import larger_share
 from tune_jobs.records.trial_spec import RunShape
 from tune_jobs.trial.failures import classify, smaller
+from tuning_common.errors import RequestError
 
 CLASSES = (0.0625, 0.125, 0.25, 0.3333, 0.5, 0.6666, 0.75, 1.0)
 

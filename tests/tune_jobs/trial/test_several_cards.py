@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from cluster.guard import OutOfMemoryError
-from common.errors import DivergedError
 from dialsum.config import RunConfig
 from tests.tune_jobs.specs_of import spec_of
 from tune_jobs.records.trial_spec import RunShape, TrialSpec
@@ -14,6 +13,7 @@ from tune_jobs.trial.rank_process import RankMessage, RankProcess, RankReporter,
 from tune_jobs.trial.ranks import root_cause
 from tune_jobs.trial.reporter import StopFile
 from tune_jobs.trial.run_trial import attempt
+from tuning_common.errors import DivergedError
 
 
 class TorchOutOfMemoryError(RuntimeError):

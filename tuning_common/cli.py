@@ -7,8 +7,8 @@ import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from common.errors import ProductError
-from common.storage import storage_trouble
+from tuning_common.errors import ProductError
+from tuning_common.storage import storage_trouble
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar, Union
 
 import yaml
 
-from common.errors import Problems, RequestError
+from tuning_common.errors import Problems, RequestError
 
 T = TypeVar("T")
 KeyPath = tuple[str | int, ...]

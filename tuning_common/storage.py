@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from common.errors import WorkError
-from common.units import format_duration
+from tuning_common.errors import WorkError
+from tuning_common.units import format_duration
 
 T = TypeVar("T")
 LEAST_BYTES = 4 * 2**20  # for logs and numbers; checkpoints are counted by their own size

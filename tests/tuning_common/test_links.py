@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.errors import RequestError
-from common.files import append_jsonl, is_private, open_to_append, private_folder, write_bytes
 from dialsum.config import RunConfig
 from dialsum.retune import retune_checkpoint
 from dialsum.run_folder import RunFolder
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.records.step_log import StepLog
 from tune_jobs.records.sweep_lock import alone
+from tuning_common.errors import RequestError
+from tuning_common.files import append_jsonl, is_private, open_to_append, private_folder, write_bytes
 
 
 def take_lock(folder: Path) -> None:

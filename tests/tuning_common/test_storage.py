@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from common import cli
-from common.errors import WorkError
-from common.files import append_jsonl, read_jsonl
-from common.storage import StorageGoneError, StorageRetry, free_bytes, storage_trouble
+from tuning_common import cli
+from tuning_common.errors import WorkError
+from tuning_common.files import append_jsonl, read_jsonl
+from tuning_common.storage import StorageGoneError, StorageRetry, free_bytes, storage_trouble
 
 
 class Disk:
@@ -76,7 +76,7 @@ def test_a_line_that_found_room_for_a_part_only_is_an_error_and_costs_no_other_l
     path = tmp_path / "ledger.jsonl"
     append_jsonl(path, {"number": 1})
     write = __import__("os").write
-    monkeypatch.setattr("common.files.os.write", lambda descriptor, line: write(descriptor, line[:7]))
+    monkeypatch.setattr("tuning_common.files.os.write", lambda descriptor, line: write(descriptor, line[:7]))
     with pytest.raises(OSError, match="No space left"):
         append_jsonl(path, {"number": 2})
     monkeypatch.undo()

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.errors import RequestError
+from tuning_common.errors import RequestError
 
 
 def write_bytes(path: Path, content: bytes) -> None:

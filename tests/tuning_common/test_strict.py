@@ -6,8 +6,8 @@ from typing import Literal
 
 import pytest
 
-from common.errors import RequestError
-from common.strict import from_mapping, load_yaml, parse_yaml
+from tuning_common.errors import RequestError
+from tuning_common.strict import from_mapping, load_yaml, parse_yaml
 
 
 @dataclass(frozen=True, kw_only=True)

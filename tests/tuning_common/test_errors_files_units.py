@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import Problems, RequestError
-from common.files import append_jsonl, read_jsonl, write_json, write_text
-from common.units import format_duration, parse_bytes, parse_duration
+from tuning_common.errors import Problems, RequestError
+from tuning_common.files import append_jsonl, read_jsonl, write_json, write_text
+from tuning_common.units import format_duration, parse_bytes, parse_duration
 
 
 def test_request_error_survives_pickling() -> None:
