@@ -25,7 +25,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--cluster", required=True, metavar="CARDS",
-        help="COUNTxSIZE or COUNTxNAME:SIZE[@SPEED], with commas between, for example 64xT4:16GiB@0.5,16xA100:80GiB@2",
+        help="COUNTxSIZE, COUNTxMODEL or COUNTxNAME:SIZE[@SPEED], for example 64xT4:16GiB@0.5,16xA100:80GiB@2",
     )  # fmt: skip
     parser.add_argument("--trials", type=int, default=1000, metavar="N", help="number of trials (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the made-up trials (default: %(default)s)")

@@ -12,11 +12,13 @@ import numpy as np
 
 from cluster.estimator.calibration import Calibration, Layout, Margin
 from cluster.estimator.gpu_profile import MIB, GpuProfile
+from cluster.estimator.operations import Ints
 from cluster.estimator.process import ProcessPeaks, Setting, Sizes, dynamic_batches, replay_process, usual_slack
 from cluster.estimator.request import BF16_SM, MemoryRequest
+from cluster.estimator.roofline import roofline_of
 from cluster.estimator.sharding import Sharding, divided
+from cluster.estimator.step_seconds import StepSeconds, predict_seconds
 from cluster.estimator.template import ROUTINES, Routine, RoutinePeak, Template, TemplateKey
-from cluster.estimator.template_tape import Ints
 
 TemplateFinder = Callable[[MemoryRequest], Template]
 """Finds (or makes) the template of a request."""
@@ -171,6 +173,15 @@ class Estimator:
         """Returns the size of a request's model."""
         template = self._template(request)
         return ModelSize(parameters=template.model_parameters, operations=template.operations)
+
+    def seconds(self, request: MemoryRequest) -> StepSeconds | None:
+        """Predicts the seconds of a run's parts on its card; of several cards without their exchange of gradients.
+
+        Returns:
+            None where the peaks of the GPU model are not known.
+        """
+        roofline = roofline_of(request.gpu.name)
+        return None if roofline is None else predict_seconds(self._templates(request), request, roofline)
 
     def margin(self, request: MemoryRequest) -> Margin:
         """Returns the margin of a request; torch.compile widens it."""

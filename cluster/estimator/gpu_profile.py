@@ -24,6 +24,7 @@ SMALL_WORKSPACE_BYTES = 8_519_680
 RESERVE_BYTES = 256 * MIB  # kept free on every card: display, driver, small processes of others
 DRIVER_PART = 0.02  # fraction of the NVML total that the driver reserves; see driver_bytes
 NOT_MEASURED = "not measured"
+SIZE_TOLERANCE = 0.1  # between a card's size by its name and by its driver: 16 GiB are 15 on a T4
 PROFILES_FILE = Path("outputs/gpu_profiles.jsonl")  # measured profiles of this team's machines
 _DATA = Path(__file__).with_name("gpu_profiles.json")
 
@@ -81,11 +82,12 @@ def known_gpus() -> tuple[GpuProfile, ...]:
     return tuple(_shipped().values())
 
 
-def find_gpu(name: str) -> GpuProfile:
+def find_gpu(name: str, *, near_bytes: int | None = None) -> GpuProfile:
     """Finds a GPU model by its NVML name or a unique part of it.
 
     Args:
         name: "NVIDIA GeForce RTX 3090", "rtx 3090" or "3090"; case and punctuation do not matter.
+        near_bytes: About its memory, where that is known: of several models only those of about this size count.
 
     Returns:
         The shipped profile.
@@ -95,8 +97,14 @@ def find_gpu(name: str) -> GpuProfile:
 
     >>> find_gpu("a100 sxm4 40gb").name, find_gpu("3090").name
     ('NVIDIA A100-SXM4-40GB', 'NVIDIA GeForce RTX 3090')
+    >>> find_gpu("a100", near_bytes=80 * 2**30).name
+    'NVIDIA A100-SXM4-80GB'
     """
-    shipped = _shipped()
+    shipped = {
+        full: gpu
+        for full, gpu in _shipped().items()
+        if near_bytes is None or abs(gpu.total_bytes - near_bytes) <= SIZE_TOLERANCE * gpu.total_bytes
+    }
     asked = _words(name)
     if not asked:
         raise RequestError("GPU name is empty", [_remedy(list(shipped))])

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cluster.estimator.operations import Ints
 from cluster.estimator.template import Template, TrainTapes
-from cluster.estimator.template_tape import MAX_FACTORS, ONE, TERMS, Ints, Tape
+from cluster.estimator.template_tape import MAX_FACTORS, ONE, TERMS, Tape
 
 MASTER_BYTES = 4  # of one element: weights are stored, and gradients reduced, in fp32
 _BACKWARD = "backward"

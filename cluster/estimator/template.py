@@ -11,7 +11,8 @@ from typing import Literal, overload
 
 import numpy as np
 
-from cluster.estimator.template_tape import BLOCK_BYTES, Floats, Ints, Sizes, Tape, atom_values, round_up
+from cluster.estimator.operations import Floats, Ints
+from cluster.estimator.template_tape import BLOCK_BYTES, Sizes, Tape, atom_values, round_up
 from tuning_common.errors import RequestError
 
 Routine = Literal["train", "evaluate", "generate"]
@@ -239,6 +240,10 @@ class Template:
             script.play(tape, self._atoms(*shape, "generate", beams), keep="generation")
             script.release("generation")
         return script.log()
+
+    def atoms(self, batch: int, encoder_len: int, decoder_len: int, *, routine: Routine, beams: int = 1) -> Floats:
+        """Returns the factors of sizes, see template_tape.atom_values; arguments as for allocated_bytes."""
+        return self._atoms(batch, encoder_len, decoder_len, routine, beams)
 
     def _atoms(self, batch: Sizes, encoder_len: Sizes, decoder_len: Sizes, routine: Routine, beams: int) -> Floats:
         if self.causal and routine != "generate":  # one sequence: only the sum matters

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cluster.estimator.operations import Ints, Operations
 from cluster.estimator.template_keys import PartKey
-from cluster.estimator.template_tape import Ints, Tape
+from cluster.estimator.template_tape import Tape
 from tuning_common.files import write_bytes
 
 Array = npt.NDArray[np.generic]
+OPERATION_FIELDS = tuple(field.name for field in dataclasses.fields(Operations))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,8 @@ def part_bytes(part: Part, *, compressed: bool = True) -> bytes:
     arrays: dict[str, Array] = {"weight_bytes": part.weight_bytes}
     for name, tape in part.tapes.items():
         arrays |= {f"{name}.{field}": array for field, array in _packed(tape).items()}
+        for phase, operations in enumerate(tape.operations):
+            arrays |= {f"{name}.{phase}.{field}": getattr(operations, field) for field in OPERATION_FIELDS}
     facts = {
         "key": part.key.to_dict(),
         "causal": part.causal,
@@ -170,6 +174,21 @@ def _unpacked(arrays: Mapping[str, Array], name: str, phases: tuple[str, ...]) -
         events=events.astype(np.int32),
         phase_starts=arrays[f"{name}.phase_starts"].astype(np.int32),
         phases=phases,
+        operations=tuple(_operations(arrays, f"{name}.{phase}") for phase in range(len(phases))),
+    )
+
+
+def _operations(arrays: Mapping[str, Array], prefix: str) -> Operations:
+    stored = {field: arrays[f"{prefix}.{field}"] for field in OPERATION_FIELDS}
+    return Operations(
+        products=stored["products"].astype(np.int8),
+        count=stored["count"].astype(np.int32),
+        half=stored["half"].astype(np.bool_),
+        flops_product=stored["flops_product"].astype(np.int16),
+        flops_coefficient=stored["flops_coefficient"].astype(np.float64),
+        moved_kind=stored["moved_kind"].astype(np.int16),
+        moved_product=stored["moved_product"].astype(np.int16),
+        moved_coefficient=stored["moved_coefficient"].astype(np.float64),
     )
 
 

@@ -12,7 +12,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from cluster.estimator.template_tape import ATOMS, LENGTH_FORMS, MAX_FACTORS, Floats, Ints, Tape, atom_values
+from cluster.estimator.operation_fit import are_alike, by_phase, constant_operations, fit_operations, joined
+from cluster.estimator.operations import Floats, Ints
+from cluster.estimator.template_tape import ATOMS, LENGTH_FORMS, MAX_FACTORS, Tape, atom_values
 from cluster.estimator.trace_recorder import RawTape
 from cluster.estimator.workload import Shape
 from tuning_common.errors import WorkError
@@ -111,6 +113,7 @@ def fit(tapes: Sequence[RawTape], shapes: Sequence[Shape], growth: Growth) -> Fi
             " lengths nor with their products (windows, routing, sizes that depend on values)"
         )
     used, block_product = np.unique(chosen[inverse], return_inverse=True)
+    phases = zip(*(by_phase(tape.operations) for tape in tapes), strict=True)
     tape = Tape(
         products=products[used],
         block_product=block_product.astype(np.int16),
@@ -119,6 +122,7 @@ def fit(tapes: Sequence[RawTape], shapes: Sequence[Shape], growth: Growth) -> Fi
         events=tapes[0].events,
         phase_starts=tapes[0].phase_starts,
         phases=tapes[0].phases,
+        operations=tuple(fit_operations(phase, products, values) for phase in phases),
     )
     return Fitted(tape=tape, inexact_part=inexact_part)
 
@@ -133,6 +137,7 @@ def constant_tape(raw: RawTape) -> Tape:
         events=raw.events,
         phase_starts=raw.phase_starts,
         phases=raw.phases,
+        operations=tuple(constant_operations(phase) for phase in by_phase(raw.operations)),
     )
 
 
@@ -159,7 +164,9 @@ def condense(raw: RawTape) -> RawTape:
     events = np.concatenate([prompt, np.array(bridge, dtype=np.int32), tail])
     closing = sorted(_held(events))
     events = np.concatenate([events, -np.array(closing, dtype=np.int32)])
-    return _renumbered(raw, events, phases=("prefill", "decode"), phase_starts=(0, len(prompt)))
+    condensed = _renumbered(raw, events, phases=("prefill", "decode"), phase_starts=(0, len(prompt)))
+    computed = dict(zip(raw.phases, by_phase(raw.operations), strict=False))
+    return replace(condensed, operations=joined([computed["pass 0"], computed[last]])) if computed else condensed
 
 
 def _held(events: Ints) -> set[int]:
@@ -188,6 +195,8 @@ def _renumbered(raw: RawTape, events: Ints, *, phases: tuple[str, ...], phase_st
 
 def _check_alike(tapes: Sequence[RawTape]) -> None:
     first = tapes[0]
+    if not are_alike([tape.operations for tape in tapes]):
+        raise UnevenModelError("this model computes differently for different lengths")
     for other in tapes[1:]:
         if not np.array_equal(first.events, other.events) or first.phases != other.phases:
             raise UnevenModelError(

@@ -14,7 +14,7 @@ from cluster.estimator.template import TemplateKey
 
 PartName = Literal["step", "optimizer", "evaluation"]
 PART_NAMES: tuple[PartName, ...] = ("step", "optimizer", "evaluation")
-FORMAT = 1  # of files; increase it when the content of traces changes
+FORMAT = 2  # of files; increase it when the content of traces changes
 # Paged states are counted as if they stayed on the card: then these hold the same (adamw_fused a scalar more for each).
 PAGED = {"paged_adamw": "adamw_fused", "paged_adamw_8bit": "adamw_8bit"}
 DROPOUTS = re.compile(r"(dropout|dropout_rate|_pdrop|layerdrop)$")

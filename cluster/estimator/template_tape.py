@@ -10,8 +10,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from cluster.estimator.operations import Floats, Ints, Operations
 
 BLOCK_BYTES = 512  # torch rounds every request up to this (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)
 TERMS = ("weights", "gradients", "optimizer", "activations", "logits", "workspace")
@@ -118,6 +117,8 @@ class Tape:
         events: (m) block + 1 where it is allocated, -(block + 1) where it is released.
         phase_starts: (k) index of the first event of each phase, ascending, the first 0.
         phases: k names.
+        operations: What each phase computes and moves, see operations; of a generation, those of its first and of its
+            last pass. Empty where that was not traced.
     """
 
     products: npt.NDArray[np.int8]
@@ -127,6 +128,7 @@ class Tape:
     events: npt.NDArray[np.int32]
     phase_starts: npt.NDArray[np.int32]
     phases: tuple[str, ...]
+    operations: tuple[Operations, ...] = ()
 
     def values(self, atoms: Floats) -> Floats:
         """Returns each product's value: (p, *shape) for atoms (atoms + 1, *shape)."""

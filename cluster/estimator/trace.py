@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from cluster.estimator.cuda_imitation import Autocast, KernelFamily, imitation, kernel_workspace_bytes
+from cluster.estimator.operations import Ints
 from cluster.estimator.template import EventLog
-from cluster.estimator.template_tape import Ints
 from cluster.estimator.trace_recorder import GRADIENTS, OPTIMIZER, RawTape, Recorder, watching
 from cluster.estimator.workload import Region, Shape, Workload
 

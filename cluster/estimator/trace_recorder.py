@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cluster.estimator.template_tape import BLOCK_BYTES, TERMS, Ints, round_up
+from cluster.estimator.operation_trace import Counted, OperationLog, counter
+from cluster.estimator.operations import Ints, RawOperations
+from cluster.estimator.template_tape import BLOCK_BYTES, TERMS, round_up
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +32,7 @@ class RawTape:
         events: (m) block + 1 where it is allocated, -(block + 1) where it is released.
         phase_starts: Index of the first event of each phase.
         phases: Their names.
+        operations: What was computed meanwhile, in the same phases.
     """
 
     sizes: Ints
@@ -37,6 +40,7 @@ class RawTape:
     events: npt.NDArray[np.int32]
     phase_starts: npt.NDArray[np.int32]
     phases: tuple[str, ...]
+    operations: RawOperations = dataclasses.field(default_factory=lambda: OperationLog().raw())
 
     @property
     def peak_bytes(self) -> int:
@@ -52,6 +56,7 @@ class _Section:
     first_block: int
     events: list[int] = dataclasses.field(default_factory=list)
     phases: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+    operations: OperationLog = dataclasses.field(default_factory=OperationLog)
 
 
 class Recorder:
@@ -87,6 +92,7 @@ class Recorder:
         if name != self.phase:
             section = self._sections[-1]
             section.phases.append((name, len(section.events)))
+            section.operations.phase_starts.append(len(section.operations.counted))
             self.phase = name
 
     def know_parameters(self, shapes: Iterable[tuple[int, ...]]) -> None:
@@ -107,6 +113,10 @@ class Recorder:
         if workspace_bytes:
             block = self._allocate(workspace_bytes, WORKSPACE)
             self._release(block)
+
+    def counted(self, operation: Counted) -> None:
+        """Records what an operation computes and moves."""
+        self._sections[-1].operations.counted.append(operation)
 
     def mark_kept(self, section: str, term: str) -> None:
         """Sets the purpose of the blocks that a section has allocated and still holds."""
@@ -133,6 +143,7 @@ class Recorder:
             events=(events - np.sign(events) * begin).astype(np.int32),
             phase_starts=own_before[[start for _, start in section.phases]].astype(np.int32),
             phases=tuple(phase for phase, _ in section.phases),
+            operations=section.operations.raw(),
         )
 
     def live_sizes(self, section: str) -> Ints:
@@ -202,6 +213,8 @@ def watching(
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
+    count = counter()
+
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own base is not typed
         def __torch_dispatch__(
             self,
@@ -214,7 +227,11 @@ def watching(
             packet = getattr(func, "overloadpacket", None)
             name = packet.__name__ if packet is not None else ""
             found = [outputs] if isinstance(outputs, torch.Tensor) else tree_leaves(outputs)
-            recorder.saw((leaf for leaf in found if isinstance(leaf, torch.Tensor)), workspace(name, args))
+            tensors = [leaf for leaf in found if isinstance(leaf, torch.Tensor)]
+            counted = count(func, name, args, kwargs or {}, outputs, tensors)
+            if counted is not None:
+                recorder.counted(counted)
+            recorder.saw(tensors, workspace(name, args))
             return outputs
 
     return Watch()  # type: ignore[no-untyped-call]

@@ -4,8 +4,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from cluster.estimator.gpu_profile import DRIVER_PART, RESERVE_BYTES
-from tuning_common.errors import Problems
+from cluster.estimator.gpu_profile import DRIVER_PART, RESERVE_BYTES, find_gpu
+from tuning_common.errors import Problems, RequestError
 from tuning_common.units import parse_bytes
 
 GPU_MODEL_LABEL = "gpu-model"  # node labels in Ray: Kubernetes syntax, so letters, digits, '-', '_' and '.'
@@ -194,10 +194,10 @@ def split_by_model(node: Node, cards: tuple[Card, ...]) -> tuple[Node, ...]:
 
 
 def parse_simulated(text: str, *, cards_per_node: int = SIMULATED_CARDS_PER_NODE) -> Inventory:
-    """Parses a cluster description: `COUNTxSIZE` or `COUNTxNAME:SIZE[@SPEED]`, separated by commas.
+    """Parses a cluster description: `COUNTxSIZE`, `COUNTxMODEL` or `COUNTxNAME:SIZE[@SPEED]`, separated by commas.
 
     Args:
-        text: For example "2x24GiB,1x80GiB" or "64xT4:16GiB@0.5,16xA100:80GiB@2".
+        text: For example "2x24GiB,1x80GiB", "2x3090,1xL4" or "64xT4:16GiB@0.5,16xA100:80GiB@2".
         cards_per_node: Maximum number of cards per node.
 
     Returns:
@@ -231,19 +231,35 @@ _PART = re.compile(r"(\d+)\s*x\s*(?:([A-Za-z0-9][A-Za-z0-9_.-]*):)?([^@]+?)(?:@(
 def _parse_part(part: str, problems: Problems) -> tuple[int, Card] | None:
     match = _PART.fullmatch(part)
     if match is None:
-        problems.add(f"{part!r} is no group of cards; write COUNTxSIZE or COUNTxNAME:SIZE[@SPEED], for example 2x24GiB")
+        problems.add(
+            f"{part!r} is no group of cards; write COUNTxSIZE, COUNTxMODEL or COUNTxNAME:SIZE[@SPEED], as 2x24GiB"
+        )
         return None
     count, name, size, speed = match.groups()
-    try:
-        total_bytes = parse_bytes(size)
-    except ValueError as error:
-        problems.add(f"{part!r}: {error}")
+    found = _size_or_model(size, named=name is not None)
+    if isinstance(found, str):
+        problems.add(f"{part!r}: {found}")
         return None
+    total_bytes, known = found
     if int(count) < 1 or total_bytes <= RESERVE_BYTES or float(speed or 1) <= 0:
         problems.add(f"{part!r}: needs at least one card of more than {RESERVE_BYTES >> 20} MiB and a speed above 0")
         return None
-    model = label_of(name) if name else f"simulated-{label_of(size)}"
+    model = label_of(name or known) if name or known else f"simulated-{label_of(size)}"
     return int(count), Card(model=model, total_bytes=total_bytes, speed=float(speed or 1))
+
+
+def _size_or_model(text: str, *, named: bool) -> tuple[int, str] | str:
+    """Returns the bytes of a card and its name where it is a known GPU model; the problem where it is neither."""
+    try:
+        return parse_bytes(text), ""
+    except ValueError as error:
+        if named:
+            return str(error)
+    try:
+        gpu = find_gpu(text)
+    except RequestError as error:
+        return f"neither a size such as 24GiB nor a GPU model: {error.message}"
+    return gpu.total_bytes, gpu.name
 
 
 def _simulated_nodes(card: Card, count: int, cards_per_node: int) -> list[Node]:

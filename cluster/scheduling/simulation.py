@@ -6,7 +6,7 @@ take beside their co-tenants (see compute_sharing), pause when the broker asks f
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -34,12 +34,30 @@ class SimulatedTrial:
         work_s: How long it really takes alone on a card of speed 1, or on CPUs.
         busy: Part of a card's compute that it really keeps busy alone.
         arrives_s: When it is submitted.
+        alone_on: By GPU model, where that is known: the seconds that it takes alone there, and the part that it keeps
+            busy; these count instead of work_s and busy.
     """
 
     request: Request
     work_s: float
     busy: float = 0.0
     arrives_s: float = 0.0
+    alone_on: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def duration_s(self, model: str, speed: float) -> float:
+        """Returns how long it takes alone on cards of a GPU model of a speed.
+
+        >>> asked = Request(name="a", sweep="", alternatives=())
+        >>> SimulatedTrial(request=asked, work_s=60.0).duration_s("A40", speed=2.0)
+        30.0
+        >>> SimulatedTrial(request=asked, work_s=60.0, alone_on={"A40": (15.0, 0.5)}).duration_s("A40", speed=2.0)
+        15.0
+        """
+        return self.alone_on[model][0] if model in self.alone_on else self.work_s / speed
+
+    def busy_on(self, model: str) -> float:
+        """Returns the part of a card of a GPU model that it keeps busy alone."""
+        return self.alone_on[model][1] if model in self.alone_on else self.busy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,7 +187,7 @@ def bound_s(trials: Sequence[SimulatedTrial], inventory: Inventory, *, max_tenan
             one = by_model.get(pool.model)
             part = max(one.upper_bytes / pool.usable_bytes, 1 / max_tenants) if one else math.inf
             parts.append(float(one.cards) if one and one.cards > 1 else part)
-            durations_s.append(trial.work_s / pool.speed if one else 0.0)
+            durations_s.append(trial.duration_s(pool.model, pool.speed) if one else 0.0)
         if by_model:
             loads.append(Load(parts=tuple(parts), durations_s=tuple(durations_s), busy=trial.busy))
     return lower_bound_s(loads, [pool.cards for pool in inventory.pools])
@@ -265,27 +283,28 @@ class _Clock:
     def _start(self, allocation: Allocation, now_s: float) -> None:
         name, cards = allocation.name, allocation.cards
         trial = self.by_name[name]
-        work_s = self.left[name] * trial.work_s / self._speed(allocation)
+        work_s = self.left[name] * self._duration_s(trial, allocation)
         card = (allocation.nodes[0], cards[0]) if cards else name
         self.started += 1
         self.running[name] = _Running(allocation, now_s, self.started)
-        self.cards.start(name, card=card, work_s=work_s, busy=trial.busy if cards else 0.0, now_s=now_s)
+        busy = trial.busy_on(allocation.alternative.model) if cards else 0.0
+        self.cards.start(name, card=card, work_s=work_s, busy=busy, now_s=now_s)
 
     def _end(self, name: str, now_s: float) -> Ended:
         one, trial = self.running.pop(name), self.by_name[name]
         left_s = self.cards.stop(name, now_s)
         if left_s:
-            self.left[name] = left_s * self._speed(one.allocation) / trial.work_s
+            self.left[name] = left_s / self._duration_s(trial, one.allocation)
         else:
             del self.left[name]
-            self.busy_s += (
-                min(1.0, trial.busy) * one.allocation.alternative.cards * trial.work_s / self._speed(one.allocation)
-            )
+            held = one.allocation.alternative
+            self.busy_s += min(1.0, trial.busy_on(held.model)) * held.cards * self._duration_s(trial, one.allocation)
         self.runs.append((one.sequence, SimulatedRun(allocation=one.allocation, start_s=one.start_s, end_s=now_s)))
         return Ended(name=name)
 
-    def _speed(self, allocation: Allocation) -> float:
-        return self.speeds.get(allocation.alternative.model, 1.0)
+    def _duration_s(self, trial: SimulatedTrial, allocation: Allocation) -> float:
+        model = allocation.alternative.model
+        return trial.duration_s(model, self.speeds.get(model, 1.0))
 
     def _instant(self, now_s: float) -> datetime:
         return datetime.fromtimestamp(self.starts_at_s + now_s, tz=UTC)

@@ -20,12 +20,20 @@ def test_a_described_cluster_has_its_cards_on_nodes_of_one_model() -> None:
     assert inventory.nodes[2].labels == {"gpu-model": "simulated-80GiB", "gpu-memory-mib": "81920"}
 
 
+def test_a_known_gpu_model_needs_no_size() -> None:
+    pools = parse_simulated("2x3090, 1x a100 sxm4 40gb @2").pools
+    assert [(pool.model, pool.cards, pool.total_bytes >> 20, pool.speed) for pool in pools] == [
+        ("NVIDIA-A100-SXM4-40GB", 1, 40960, 2.0),
+        ("NVIDIA-GeForce-RTX-3090", 2, 24576, 1.0),
+    ]
+
+
 def test_every_wrong_part_of_a_described_cluster_is_named() -> None:
     with pytest.raises(RequestError) as raised:
         parse_simulated("2x24GB x, 0x24GiB, 1x24GiB, 2x24GiB, many, 1x100MiB, 1x16GiB@0")
     problems = raised.value.problems
     assert len(problems) == 6
-    assert "'24GB x' is no size" in problems[0]
+    assert "neither a size such as 24GiB nor a GPU model: GPU '24GB x' is unknown" in problems[0]
     assert "is there twice" in problems[2]
     assert "COUNTxSIZE" in problems[3]
 

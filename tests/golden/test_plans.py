@@ -15,9 +15,11 @@ from cluster.machines.hardware import parse_simulated
 from cluster.scheduling.alternatives import Need, explain_refusal, find_alternatives
 from cluster.scheduling.quotas import Member, Team
 from dialsum.config import RunConfig
+from tests.tune_jobs.planning.timed_options import timed
 from tune_jobs.analysis.importance import Importance
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.placing.placer import Option
+from tune_jobs.placing.throughput import Observation
 from tune_jobs.planning.guard_rails import KnownFacts, warnings
 from tune_jobs.planning.impact import impacts
 from tune_jobs.planning.plan import make_plan
@@ -25,7 +27,6 @@ from tune_jobs.planning.plan_json import as_json
 from tune_jobs.planning.plan_text import as_text
 from tune_jobs.planning.plan_values import SweepPlan
 from tune_jobs.planning.quota_end import end_in_quota
-from tune_jobs.planning.throughput import Observation, Throughput
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
 from tune_jobs.search.inputs import DataSizes
 from tuning_common.errors import RequestError
@@ -64,15 +65,9 @@ def measured(model: str, batch: int) -> Observation:
 
 def planned(name: str) -> SweepPlan:
     known = {"wide.yaml": [measured("kobart", 8), measured("kobart", 8), measured("t5", 16)]}
-    return make_plan(
-        load_sweep(Path(name)),
-        CARDS,
-        described=True,
-        options=options,
-        sizes=DataSizes(of={"train.jsonl": 1000, "dev.jsonl": 100}, absent=() if name == "wide.yaml" else ("x.csv",)),
-        throughput=Throughput(known.get(name, [])),
-        measured_as=lambda model: [model],
-    )
+    sizes = DataSizes(of={"train.jsonl": 1000, "dev.jsonl": 100}, absent=() if name == "wide.yaml" else ("x.csv",))
+    find = timed(options, CARDS, sizes, *known.get(name, []))
+    return make_plan(load_sweep(Path(name)), CARDS, described=True, options=find, sizes=sizes)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.yaml")))

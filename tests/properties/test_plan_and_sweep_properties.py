@@ -6,7 +6,7 @@ The driver is the real one, with its state, its journal and its embedded broker;
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hypothesis import given
@@ -51,6 +51,7 @@ class Asked:
     cards: int
     cpus: int
     minutes: int
+    busy: float | None = None
 
 
 asked = st.builds(
@@ -64,8 +65,9 @@ asked = st.builds(
 
 def options_of(one: Asked, inventory: Inventory) -> tuple[Option, ...]:
     if inventory.cards:
-        need = Need(upper_bytes=one.gib * GIB, cards=one.cards, cpus=one.cpus)
-        alternatives = find_alternatives((need, Need(upper_bytes=one.gib * GIB, cpus=one.cpus)), inventory)
+        expected_s = None if one.busy is None else one.minutes * 60.0
+        need = Need(upper_bytes=one.gib * GIB, cards=one.cards, cpus=one.cpus, expected_s=expected_s, busy=one.busy)
+        alternatives = find_alternatives((need, replace(need, cards=1)), inventory)
     else:
         alternatives = find_cpu_alternatives(cpus=one.cpus, host_bytes=GIB, inventory=inventory)
     return tuple(
@@ -194,10 +196,18 @@ class Embedded:
     running=st.sampled_from([None, 1, 3]),
     shuffled=st.randoms(use_true_random=False),
     tick_s=st.sampled_from([7.0, 61.0]),
+    busy=st.sampled_from([None, 0.1]),  # of eight co-tenants none slows another down
 )
 def test_a_plan_and_a_sweep_start_the_same_trials_in_the_same_sequence_on_the_same_nodes(
-    trials: list[Asked], inventory: Inventory, method: str, running: int | None, shuffled: object, tick_s: float
+    trials: list[Asked],
+    inventory: Inventory,
+    method: str,
+    running: int | None,
+    shuffled: object,
+    tick_s: float,
+    busy: float | None,
 ) -> None:
+    trials = [replace(one, busy=busy) for one in trials]
     sweep = Sweep(
         name="s",
         source="",

@@ -109,10 +109,11 @@ def run(chosen: argparse.Namespace) -> int:
         budget_bytes = request.gpu.usable_bytes
     alternative = _plan(estimator, calibration, request, budget_bytes) if budget_bytes is not None else None
     lighter = lighter_generation(estimator, request, found)
+    seconds = estimator.seconds(request)
     if chosen.format == "json":
-        cli.emit_json(as_json(request, found, alternative, lighter))
+        cli.emit_json(as_json(request, found, alternative, lighter, seconds))
     else:
-        cli.emit(as_text(request, found, alternative, lighter))
+        cli.emit(as_text(request, found, alternative, lighter, seconds))
     return 0
 
 

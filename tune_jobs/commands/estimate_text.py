@@ -8,9 +8,10 @@ from cluster.estimator.gpu_profile import GpuProfile
 from cluster.estimator.memory_plan import NoPlan, Plan
 from cluster.estimator.planning import Lighter
 from cluster.estimator.request import MemoryRequest
+from cluster.estimator.step_seconds import StepSeconds
 from cluster.machines.hardware import Card, label_of
 from cluster.scheduling.shares import UNITS, Share, share_for
-from tuning_common.units import format_bytes
+from tuning_common.units import format_bytes, format_duration
 
 BAR_WIDTH = 32
 _EXPLAINED: Mapping[str, str] = {
@@ -42,7 +43,11 @@ def share_on(found: MemoryEstimate, ranks: int = 1) -> Share | None:
 
 
 def as_text(
-    request: MemoryRequest, found: MemoryEstimate, alternative: Plan | NoPlan | None, lighter: Lighter | None
+    request: MemoryRequest,
+    found: MemoryEstimate,
+    alternative: Plan | NoPlan | None,
+    lighter: Lighter | None,
+    seconds: StepSeconds | None,
 ) -> str:
     """Formats an estimate.
 
@@ -51,6 +56,7 @@ def as_text(
         found: Its estimate.
         alternative: Plan of the same batch within the card or the given budget; None if not asked for.
         lighter: A smaller dev batch that would lower the peak; None if training sets the peak.
+        seconds: Of a step, an evaluation and a generation; None where the card's speed is not known.
     """
     placed = [_share(found, request), *([_planned(request, alternative)] if alternative is not None else [])]
     if lighter is not None:
@@ -59,7 +65,28 @@ def as_text(
             f" be, and {format_bytes(lighter.upper_bytes)} would be placed"
         )
     notes = [f"note: {text}" for text in (f"margin: {found.margin.basis}", *found.warnings)]
-    return "\n\n".join([_asked(request, found), _bars(found), _totals(found), "\n".join(placed), "\n".join(notes)])
+    times = _times(request, seconds)
+    return "\n\n".join(
+        [_asked(request, found), _bars(found), _totals(found), times, "\n".join(placed), "\n".join(notes)]
+    )
+
+
+def _times(request: MemoryRequest, seconds: StepSeconds | None) -> str:
+    if seconds is None:
+        return f"time: not known, as the peaks of {request.gpu.name} are not; name a GPU model (--gpu)"
+    step, dev = seconds.step, seconds.evaluate + seconds.generate
+    thousand_s = step.total_s * 1000 / request.batch_size
+    dev_thousand_s = dev.total_s * 1000 / request.generation_batch_size
+    dialogues = "1,000 dialogues"
+    return "\n".join(
+        [
+            f"step        {_short(step.total_s):>9}  {format_duration(thousand_s)} for {dialogues}; bound by"
+            f" {step.bound}; keeps {seconds.busy:.0%} of the card busy",
+            f"evaluation  {_short(dev.total_s):>9}  loss and summaries of {request.generation_batch_size}"
+            f" dialogues; {format_duration(dev_thousand_s)} for {dialogues}; bound by {dev.bound}",
+            f"seconds are those of the longest texts, predicted by a roofline ({seconds.source})",
+        ]
+    )
 
 
 def _asked(request: MemoryRequest, found: MemoryEstimate) -> str:
@@ -150,7 +177,11 @@ def _planned(request: MemoryRequest, found: Plan | NoPlan) -> str:
 
 
 def as_json(
-    request: MemoryRequest, found: MemoryEstimate, alternative: Plan | NoPlan | None, lighter: Lighter | None
+    request: MemoryRequest,
+    found: MemoryEstimate,
+    alternative: Plan | NoPlan | None,
+    lighter: Lighter | None,
+    seconds: StepSeconds | None,
 ) -> dict[str, object]:
     """Returns an estimate as JSON values, all sizes in bytes.
 
@@ -159,6 +190,7 @@ def as_json(
         found: Its estimate.
         alternative: As for as_text.
         lighter: As for as_text.
+        seconds: As for as_text.
     """
     share = share_on(found, request.ranks)
     return {
@@ -194,6 +226,7 @@ def as_json(
         "fits": found.fits,
         "peak_phase": found.peak_phase,
         "terms": found.terms,
+        **_seconds_json(seconds),
         "template": found.template,
         "plan": _plan_json(alternative),
         "lighter_generation": None if lighter is None else dataclasses.asdict(lighter),
@@ -214,4 +247,25 @@ def _plan_json(found: Plan | NoPlan | None) -> dict[str, object] | None:
         "upper_bytes": found.upper_bytes,
         "slowdown": round(found.slowdown, 4),
         "reason": found.reason,
+    }
+
+
+def _short(duration_s: float) -> str:
+    return f"{duration_s * 1000:.0f} ms" if duration_s < 1 else format_duration(duration_s)
+
+
+def _seconds_json(seconds: StepSeconds | None) -> dict[str, object]:
+    """Returns the seconds of a step and of a dev batch; null where they are not known."""
+    if seconds is None:
+        names = ("step_s", "evaluation_s", "generation_s", "busy", "bound", "step_flops", "step_moved_bytes")
+        return {**dict.fromkeys(names), "seconds_source": None}
+    return {
+        "step_s": seconds.step.total_s,
+        "evaluation_s": seconds.evaluate.total_s,
+        "generation_s": seconds.generate.total_s,
+        "busy": seconds.busy,
+        "bound": seconds.step.bound,
+        "step_flops": seconds.step.flops,
+        "step_moved_bytes": seconds.step.moved_bytes,
+        "seconds_source": seconds.source,
     }

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tune_jobs.config.sweep import Sweep
     from tune_jobs.planning.plan_values import SweepPlan
     from tune_jobs.planning.quota_end import QuotaEnd
-    from tune_jobs.planning.throughput import Throughput
     from tune_jobs.records.ledger import Ledger
     from tune_jobs.search.inputs import SweepInputs
 
@@ -102,49 +101,19 @@ def _planned(
     ledgers: "Sequence[Ledger]",
 ) -> "SweepPlan":
     from tune_jobs.placing.placer import sweep_placer
+    from tune_jobs.placing.throughput import Throughput
     from tune_jobs.planning.earlier import observations_of
     from tune_jobs.planning.plan import make_plan
-    from tune_jobs.planning.throughput import Throughput
 
     throughput = Throughput(observations_of(ledgers))
-    measured_here: tuple[str, ...] = ()
     if chosen.measure:
         from tune_jobs.planning.quick_measurement import measure_kinds
 
         searched = inputs.of_phases(phase for phase in sweep.phases if phase.kind != "confirm")
-        throughput = Throughput(measure_kinds(searched))
-        measured_here = throughput.cards
-
-    def measured_as(model: str) -> list[str]:
-        names = _measured_names(model, inventory, throughput, described=chosen.cluster is not None)
-        return [*names, *measured_here]
-
-    return make_plan(
-        sweep,
-        inventory,
-        described=chosen.cluster is not None,
-        options=sweep_placer(sweep, inventory).options,
-        sizes=inputs.sizes,
-        throughput=throughput,
-        measured_as=measured_as,
-    )
-
-
-def _measured_names(model: str, inventory: "Inventory", throughput: "Throughput", *, described: bool) -> list[str]:
-    """Returns the names under which a GPU model may have been measured; simulated cards here run on the CPU."""
-    from cluster.estimator.gpu_profile import find_gpu
-    from tune_jobs.planning.throughput import CPU
-
-    if not described and (inventory.simulated or not inventory.cards):
-        return [CPU]
-
-    def profile(label: str) -> str:
-        try:
-            return find_gpu(label.replace("-", " ")).name
-        except RequestError:
-            return label
-
-    return [card for card in throughput.cards if card == model or profile(card) == profile(model)]
+        throughput = Throughput(measure_kinds(searched), anywhere=True)
+    described = chosen.cluster is not None
+    placer = sweep_placer(sweep, inventory, inputs.sizes, throughput, described=described)
+    return make_plan(sweep, inventory, described=described, options=placer.options, sizes=inputs.sizes)
 
 
 def _in_quota(sweep: "Sweep", plan: "SweepPlan", now: datetime) -> "QuotaEnd | None":

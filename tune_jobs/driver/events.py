@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.scheduling.request import Request
+from cluster.scheduling.request import Alternative, Request
 from tune_jobs.records.trial_spec import FailureKind, TrialSpec
 
 
@@ -14,12 +14,12 @@ class Allocated:
 
     Attributes:
         number: The trial.
-        model: Label of the GPU model; empty on CPUs alone.
+        alternative: What it holds; its share may be larger than asked for.
         nodes: Ray's node id of each process.
     """
 
     number: int
-    model: str
+    alternative: Alternative
     nodes: tuple[str, ...]
 
 

@@ -27,6 +27,8 @@ from tune_jobs.driver.trained_model import with_trained_base
 from tune_jobs.driver.view import View
 from tune_jobs.placing.placer import CALIBRATION_NAME, Option, Placer, slots, sweep_placer
 from tune_jobs.placing.submission import largest_first, starts_largest_first, submission_limits
+from tune_jobs.placing.throughput import Throughput
+from tune_jobs.planning.earlier import earlier_ledgers, observations_of
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord
@@ -35,7 +37,7 @@ from tune_jobs.records.snapshot import keep_code
 from tune_jobs.records.sweep_lock import alone, names_in, put_aside
 from tune_jobs.records.trial_spec import STOP_FILE
 from tune_jobs.search.grid import drawn_configs, planned_trials, sampled_configs
-from tune_jobs.search.inputs import SweepInputs, prepare_inputs
+from tune_jobs.search.inputs import DataSizes, SweepInputs, prepare_inputs
 from tune_jobs.search.samplers import CompletedTrial, ListSampler, Sampled, Sampler, TpeSampler
 from tuning_common.errors import Problems, RequestError
 from tuning_common.files import write_bytes
@@ -108,7 +110,7 @@ def run_sweep(
         if options.resume and not (folder.path / JOURNAL_NAME).exists():
             raise RequestError(f"{folder.path}: nothing to resume; run the sweep without --resume")
         with nullcontext(inventory) if inventory is not None else at_hand(sweep, options) as found:
-            placer = sweep_placer(sweep, found)
+            placer = sweep_placer(sweep, found, inputs.sizes, earlier_runs(sweep, found))
             _check_placement(sweep, placer)
             run = _Run(folder, sweep, options, view, clocks, placer, inputs.longest_trial)
             return run.run(stop)
@@ -116,7 +118,14 @@ def run_sweep(
 
 def check_placement(sweep: Sweep, inventory: Inventory) -> None:
     """Refuses a sweep of which no trial can run on what there is."""
-    _check_placement(sweep, sweep_placer(sweep, inventory))
+    _check_placement(sweep, sweep_placer(sweep, inventory, DataSizes(of={}), Throughput(())))
+
+
+def earlier_runs(sweep: Sweep, inventory: Inventory) -> Throughput:
+    """Reads what earlier runs took, which tells the broker how long trials take; not for CPUs, which it only counts."""
+    if not inventory.cards or inventory.simulated:
+        return Throughput(())
+    return Throughput(observations_of(earlier_ledgers(Path(sweep.tracking.output_dir))))
 
 
 @contextmanager

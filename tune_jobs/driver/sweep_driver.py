@@ -218,7 +218,7 @@ class SweepDriver:
     def _poll(self, wait_s: float = 0.0) -> None:
         decisions = self._broker.poll(wait_s)
         events: list[Event] = [
-            Allocated(number=_number(one.name), model=one.alternative.model, nodes=one.nodes)
+            Allocated(number=_number(one.name), alternative=one.alternative, nodes=one.nodes)
             for one in decisions.allocations
         ]
         events += [PauseRequested(number=_number(one.name), reason=one.reason) for one in decisions.pauses]

@@ -151,8 +151,9 @@ class TrialQueue:
         self._unplaceable.pop(number, None)
         if number in self._unwritten:
             self._write(number)
-        option = next(one for one in self._options[number] if one.alternative.model == event.model)
-        spec = self.spec(number).at(option.placement, event.nodes)
+        held = event.alternative
+        option = next(one for one in self._options[number] if one.alternative.model == held.model)
+        spec = self.spec(number).at(option.placement_of(held), event.nodes)
         values, before = spec.to_dict(), self._journal.trials[number].spec
         placement = {name: values[name] for name in PLACEMENT_FIELDS}
         if any(before.get(name) != value for name, value in placement.items()):

@@ -143,6 +143,7 @@ class MemoryFits:
 def profile_of(pool: Pool) -> GpuProfile:
     """Finds the profile of a pool's GPU model; a card that is known only by its size gets that of its size."""
     try:
-        return replace(find_gpu(pool.model.replace("-", " ")), total_bytes=pool.total_bytes)
+        found = find_gpu(pool.model.replace("-", " "), near_bytes=pool.total_bytes)
+        return replace(found, total_bytes=pool.total_bytes)
     except RequestError:
         return gpu_of_size(pool.total_bytes)

@@ -4,7 +4,7 @@ On cards a trial gets a share that holds its memory estimate; without cards it i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cluster.estimator.calibration import load_calibration
@@ -24,10 +24,13 @@ from cluster.scheduling.shares import CLASSES, MAX_TENANTS, UNITS
 from dialsum.config import RunConfig
 from tune_jobs.config.sections import Resources
 from tune_jobs.config.sweep import Sweep
+from tune_jobs.placing.durations import Durations, measured_cards
 from tune_jobs.placing.memory_fits import MemoryFit, MemoryFits
 from tune_jobs.placing.memory_requests import memory_key
 from tune_jobs.placing.memory_templates import template_finder
+from tune_jobs.placing.throughput import Speed, Throughput
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
+from tune_jobs.search.inputs import DataSizes
 from tuning_common.cli import note
 from tuning_common.errors import RequestError
 from tuning_common.units import format_bytes
@@ -44,10 +47,20 @@ class Option:
     Attributes:
         alternative: What the broker may allocate.
         placement: What the trial's process gets then.
+        speed: How fast it goes there alone; None where nobody knows.
     """
 
     alternative: Alternative
     placement: Placement
+    speed: Speed | None = None
+
+    def placement_of(self, held: Alternative) -> Placement:
+        """Returns the placement with the share that the broker granted, which may be larger than asked for."""
+        if held.gpus == self.alternative.gpus:
+            return self.placement
+        bundle = replace(self.placement.bundle, gpus=held.gpus)
+        estimate = {**self.placement.estimate, "cap_bytes": held.cap_bytes}
+        return replace(self.placement, bundle=bundle, estimate=estimate)
 
 
 @dataclass(kw_only=True)
@@ -59,12 +72,14 @@ class Placer:
         resources: What each trial of the sweep takes.
         fits: How a configuration fits a GPU model.
         generates_only: Whether trials train nothing and only write summaries with a trained model.
+        durations: How long trials take; None where that is not asked for.
     """
 
     inventory: Inventory
     resources: Resources
     fits: MemoryFits
     generates_only: bool = False
+    durations: Durations | None = None
     _known: dict[tuple[object, ...], tuple[Option, ...]] = field(default_factory=dict, init=False)
     _known_on: Inventory | None = field(default=None, init=False)
 
@@ -88,10 +103,16 @@ class Placer:
             self._known, self._known_on = {}, self.inventory
         key = (*memory_key(config), least_bytes)
         if key not in self._known:
-            config = without_training(config) if self.generates_only else config
-            found = self._on_cards(name, config, least_bytes) if self.inventory.cards else self._on_cpus(name, config)
+            run = without_training(config) if self.generates_only else config
+            found = self._on_cards(name, run, least_bytes) if self.inventory.cards else self._on_cpus(name, run)
             self._known[key] = found
-        return self._known[key]
+        return tuple(self._timed(option, config) for option in self._known[key])
+
+    def _timed(self, option: Option, config: RunConfig) -> Option:
+        """Adds how long a whole run takes."""
+        if option.speed is None or self.durations is None:
+            return option
+        return replace(option, alternative=self.durations.timed(option.alternative, config, option.speed))
 
     def _on_cpus(self, name: str, config: RunConfig) -> tuple[Option, ...]:
         cards, cpus, found = self.resources.cards, self.resources.cpus_per_trial, self.inventory.describe()
@@ -106,7 +127,8 @@ class Placer:
         if not alternatives:
             raise RequestError(explain_cpu_refusal(name, cpus=cpus, host_bytes=HOST_BYTES, inventory=self.inventory))
         placement = Placement(bundle=Bundle(cpus=cpus), shape=shape_of(config))
-        return tuple(Option(alternative=alternative, placement=placement) for alternative in alternatives)
+        speed = self.durations.speed(config, "", None) if self.durations else None
+        return tuple(Option(alternative=alternative, placement=placement, speed=speed) for alternative in alternatives)
 
     def _on_cards(self, name: str, config: RunConfig, least_bytes: int) -> tuple[Option, ...]:
         """Takes the GPU models that hold the whole run on each card; where there is none, divides it among cards."""
@@ -114,10 +136,10 @@ class Placer:
         divided_only = config.fsdp and self.resources.cards == 1
         whole = {} if divided_only else {pool: self.fits.whole(config, pool) for pool in pools}
         fits = {pool: fit for pool, fit in whole.items() if isinstance(fit, MemoryFit)}
-        if options := self._options(fits, least_bytes):
+        if options := self._options(config, fits, least_bytes):
             return options
         divided = {pool: fit for pool in pools if (fit := self.fits.divided(config, pool, least_bytes)) is not None}
-        if options := self._options(divided, least_bytes):
+        if options := self._options(config, divided, least_bytes):
             return options
         if divided_only:
             raise RequestError(
@@ -127,14 +149,21 @@ class Placer:
         more = [text for pool in pools if (text := self.fits.more_cards(config, pool, least_bytes))]
         raise RequestError(self._refusal(name, whole, least_bytes, more))
 
-    def _options(self, fits: Mapping[Pool, MemoryFit], least_bytes: int) -> tuple[Option, ...]:
+    def _options(self, config: RunConfig, fits: Mapping[Pool, MemoryFit], least_bytes: int) -> tuple[Option, ...]:
         needs = [self._need(pool, fit, least_bytes) for pool, fit in fits.items()]
         max_tenants = self.resources.max_trials_per_gpu or MAX_TENANTS
         pools = {pool.model: pool for pool in fits}
         return tuple(
-            Option(alternative=one, placement=_placement(one, pools[one.model], fits[pools[one.model]]))
+            Option(
+                alternative=one,
+                placement=_placement(one, pools[one.model], fits[pools[one.model]]),
+                speed=self._speed(config, fits[pools[one.model]], one.model),
+            )
             for one in find_alternatives(needs, self.inventory, max_tenants=max_tenants)
         )
+
+    def _speed(self, config: RunConfig, fit: MemoryFit, model: str) -> Speed | None:
+        return self.durations.speed(config, model, fit.request) if self.durations else None
 
     def _need(self, pool: Pool, fit: MemoryFit | NoPlan, least_bytes: int) -> Need:
         if isinstance(fit, NoPlan):
@@ -183,18 +212,45 @@ class Placer:
 
 
 def placer_for(
-    inventory: Inventory, resources: Resources, estimator: Estimator, *, generates_only: bool = False
+    inventory: Inventory,
+    resources: Resources,
+    estimator: Estimator,
+    *,
+    generates_only: bool = False,
+    durations: Durations | None = None,
 ) -> Placer:
     """Makes a placer; see there."""
     fits = MemoryFits(estimator=estimator, share=resources.part, cards=resources.cards, spread=resources.spread)
-    return Placer(inventory=inventory, resources=resources, fits=fits, generates_only=generates_only)
+    return Placer(
+        inventory=inventory, resources=resources, fits=fits, generates_only=generates_only, durations=durations
+    )
 
 
-def sweep_placer(sweep: Sweep, inventory: Inventory) -> Placer:
-    """Makes the placer of a sweep, whose estimates are corrected by what earlier sweeps measured."""
+def sweep_placer(
+    sweep: Sweep, inventory: Inventory, sizes: DataSizes, throughput: Throughput, *, described: bool = False
+) -> Placer:
+    """Makes the placer of a sweep, whose estimates are corrected by what earlier sweeps measured.
+
+    Args:
+        sweep: As read.
+        inventory: What there is.
+        sizes: Of its data files.
+        throughput: What earlier runs took.
+        described: Whether the cards were described for a plan.
+    """
     calibration = load_calibration(Path(sweep.tracking.output_dir) / CALIBRATION_NAME)
     estimator = Estimator(template_finder(note), calibration)
-    return placer_for(inventory, sweep.resources, estimator, generates_only=sweep.trained_model is not None)
+    generates_only = sweep.trained_model is not None
+    durations = Durations(
+        sizes=sizes,
+        throughput=throughput,
+        cards=measured_cards(inventory, throughput, described=described),
+        estimator=estimator,
+        trains=not generates_only,
+        # What a time budget cuts off must be a random part of a search, not its short trials.
+        in_order=sweep.resources.time_budget_s is not None,
+    )
+    return placer_for(inventory, sweep.resources, estimator, generates_only=generates_only, durations=durations)
 
 
 def shape_of(config: RunConfig) -> RunShape:

@@ -6,7 +6,7 @@ Random weights and random tokens of the longest lengths: bytes and times do not 
 import dataclasses
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
@@ -76,12 +76,15 @@ def card_here(name: str | None) -> GpuProfile:
         return gpu_of_size(torch.cuda.get_device_properties(0).total_memory)
 
 
-def measure_run(config: RunConfig, request: MemoryRequest) -> Measured:
+def measure_run(
+    config: RunConfig, request: MemoryRequest, *, clock: Callable[[], float] = time.perf_counter
+) -> Measured:
     """Runs two optimizer steps, one evaluation batch and one generation batch.
 
     Args:
         config: The run.
         request: The same run as the estimator sees it.
+        clock: Seconds; those of this process's CPU where a machine is busy with other things.
 
     Returns:
         Times everywhere, bytes on a GPU.
@@ -91,7 +94,7 @@ def measure_run(config: RunConfig, request: MemoryRequest) -> Measured:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(config.cpu_threads)
     torch.manual_seed(config.seed)
-    meter = _Meter(device)
+    meter = _Meter(device, clock)
     fits = True
     try:
         _run(config, request, device, meter)
@@ -114,7 +117,8 @@ def measure_run(config: RunConfig, request: MemoryRequest) -> Measured:
 class _Meter:
     """Times phases and reads torch's peaks at their ends."""
 
-    def __init__(self, device: "torch.device") -> None:
+    def __init__(self, device: "torch.device", clock: Callable[[], float]) -> None:
+        self._clock = clock
         self.phases: list[MeasuredPhase] = []
         self.train_reserved_bytes: int | None = None
         self._cuda = device.type == "cuda"
@@ -128,11 +132,11 @@ class _Meter:
             torch.cuda.synchronize()
             self._reserved_bytes = max(self._reserved_bytes, torch.cuda.max_memory_reserved())
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
+        start = self._clock()
         yield
         if self._cuda:
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
+        seconds = self._clock() - start
         self._add(MeasuredPhase(name=name, seconds=seconds, allocated_bytes=_peak_bytes() if self._cuda else None))
 
     def forget_times(self) -> None:

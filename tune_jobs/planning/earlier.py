@@ -7,7 +7,7 @@ from dialsum.config import RunConfig
 from tune_jobs.analysis.candidates import Scored, score_of
 from tune_jobs.analysis.importance import Importance, find_importances
 from tune_jobs.config.parameters import find_parameters
-from tune_jobs.planning.throughput import Observation, observe
+from tune_jobs.placing.throughput import Observation, observe
 from tune_jobs.records.ledger import Ledger, SweepFolder
 from tuning_common.cli import note
 from tuning_common.errors import RequestError

@@ -11,12 +11,12 @@ from cluster.machines.hardware import Inventory
 from dialsum.config import RunConfig
 from tune_jobs.config.rules import ResolvedTrial
 from tune_jobs.config.sweep import Phase, Sweep
+from tune_jobs.placing.durations import epochs_of
 from tune_jobs.placing.memory_requests import memory_key
 from tune_jobs.placing.placer import Option
 from tune_jobs.placing.submission import largest_first, request_for, starts_largest_first, submission_limits
 from tune_jobs.planning.expected_stops import expected_evaluations, left_at
 from tune_jobs.planning.plan_values import MemoryGroup, PlannedPhase, PlannedTrial, SweepPlan
-from tune_jobs.planning.throughput import Speed, Throughput
 from tune_jobs.planning.timeline import TimedTrial, Timeline, run_timeline
 from tune_jobs.search.grid import drawn_configs, planned_trials
 from tune_jobs.search.inputs import DataSizes, count_evaluations
@@ -32,8 +32,6 @@ def make_plan(
     described: bool,
     options: FindOptions,
     sizes: DataSizes,
-    throughput: Throughput,
-    measured_as: Callable[[str], Sequence[str]],
 ) -> SweepPlan:
     """Plans a sweep.
 
@@ -43,27 +41,18 @@ def make_plan(
         described: See SweepPlan.
         options: Finds how a configuration can run.
         sizes: Of the data files.
-        throughput: What was measured.
-        measured_as: GPU model's label -> names under which it may have been measured, the best first.
 
     Raises:
         RequestError: With every trial that is no valid run.
     """
-    names = [(measured_as(pool.model), pool.speed) for pool in inventory.pools] or [(measured_as(""), 1.0)]
-
-    def speed_of(config: RunConfig) -> Speed | None:
-        """Of a card of speed 1, from the first GPU model on which something like it was measured."""
-        found = ((throughput.of(config, cards), factor) for cards, factor in names)
-        return next((speed.times(factor) for speed, factor in found if speed is not None), None)
-
     groups = _Groups(options)
     phases = _phases(sweep)
     planned = [
-        [_planned(phase, number, trial, groups, sizes, speed_of) for number, trial in enumerate(phase.trials, start=1)]
+        [_planned(phase, number, trial, groups, sizes) for number, trial in enumerate(phase.trials, start=1)]
         for phase in phases
     ]
     runs = [trial for trials in planned for trial in trials if not groups.found[trial.group].refused]
-    timed = all(trial.speed is not None for trial in runs) and bool(runs) and not sizes.absent
+    timed = all(trial.has_speed for trial in runs) and bool(runs)
     packing = _Packing(inventory=inventory, groups=groups.found, sizes=sizes, timed=timed)
     return SweepPlan(
         sweep=sweep,
@@ -72,8 +61,8 @@ def make_plan(
         groups=tuple(groups.found),
         phases=tuple(_packed(phase, trials, packing) for phase, trials in zip(phases, planned, strict=True)),
         timed=timed,
-        basis=tuple(sorted({trial.speed.source for trial in runs if trial.speed is not None})),
-        unknown=tuple(sorted({_alike(trial.trial.resolved) for trial in runs if trial.speed is None})),
+        basis=tuple(sorted({one.speed.source for trial in runs for one in trial.options if one.speed is not None})),
+        unknown=tuple(sorted({_alike(trial.trial.resolved) for trial in runs if not trial.has_speed})),
         absent=sizes.absent,
     )
 
@@ -147,10 +136,14 @@ class _Groups:
             self.found.append(self._group(config))
         return self._indices[key]
 
-    def _group(self, config: RunConfig) -> MemoryGroup:
+    def options(self, config: RunConfig) -> tuple[Option, ...]:
+        """Returns every option of a run, with its own duration."""
         name = f"{config.model}, batch {config.batch_size}, {config.encoder_max_len}/{config.decoder_max_len} tokens"
+        return tuple(self._options(name, config))
+
+    def _group(self, config: RunConfig) -> MemoryGroup:
         try:
-            return MemoryGroup(config=config, options=tuple(self._options(name, config)))
+            return MemoryGroup(config=config, options=self.options(config))
         except RequestError as error:
             return MemoryGroup(config=config, refused=str(error))
 
@@ -161,7 +154,6 @@ def _planned(
     trial: ResolvedTrial,
     groups: _Groups,
     sizes: DataSizes,
-    speed: Callable[[RunConfig], Speed | None],
 ) -> PlannedTrial:
     config, trains = trial.resolved, phase.sweep.trained_model is None
     evaluations = count_evaluations(config, sizes.train(config)) if trains else 1
@@ -174,8 +166,8 @@ def _planned(
         group=group,
         evaluations=evaluations,
         expected_evaluations=evaluations,
-        epochs=_epochs(config, sizes) if trains else 0.0,
-        speed=None if groups.found[group].refused else speed(config),
+        epochs=epochs_of(config, sizes.train(config)) if trains else 0.0,
+        options=() if groups.found[group].refused else groups.options(config),
     )
 
 
@@ -203,8 +195,9 @@ class _Packing:
         return tuple(
             TimedTrial(
                 name=trial.name,
-                request=request_for(sweep.name, trial.number, self.groups[trial.group].options),
-                length=max(1e-9, self._length(trial, made)),
+                request=request_for(sweep.name, trial.number, trial.options),
+                length=self._length(trial, made),
+                alone_on=self._alone_on(trial, made) if self.timed else {},
             )
             for trial, made in zip(trials, evaluations, strict=True)
         )
@@ -218,17 +211,23 @@ class _Packing:
         assert found is not None, "without quotas every trial that fits runs at last"
         return found
 
+    def _alone_on(self, trial: PlannedTrial, evaluations: int) -> dict[str, tuple[float, float]]:
+        config = trial.trial.resolved
+        found = {}
+        for option in trial.options:
+            if option.speed is not None:
+                seconds = option.speed.trial_s(
+                    evaluations=evaluations,
+                    dialogues=trial.epochs / trial.evaluations * self.sizes.train(config),
+                    dev_dialogues=self.sizes.dev(config),
+                    cards=option.alternative.bundles,
+                )
+                found[option.alternative.model] = (seconds, option.speed.busy or 0.0)
+        return found
+
     def _length(self, trial: PlannedTrial, evaluations: int) -> float:
-        config, cards = trial.trial.resolved, self.groups[trial.group].cards
-        epochs = trial.epochs * evaluations / trial.evaluations
-        if not self.timed or trial.speed is None:
-            return epochs / cards or 1.0  # a trained model only summarizes: one evaluation is counted as one epoch
-        return trial.speed.trial_s(
-            evaluations=evaluations,
-            dialogues=epochs / evaluations * self.sizes.train(config),
-            dev_dialogues=self.sizes.dev(config),
-            cards=cards,
-        )
+        """Where no seconds are known; a trained model only summarizes: one evaluation is counted as one epoch."""
+        return trial.epochs * evaluations / trial.evaluations / self.groups[trial.group].cards or 1.0
 
 
 def _packed(phase: _PhaseTrials, trials: Sequence[PlannedTrial], packing: _Packing) -> PlannedPhase:
@@ -251,12 +250,6 @@ def _packed(phase: _PhaseTrials, trials: Sequence[PlannedTrial], packing: _Packi
         timeline=packing.timeline(sweep, timed_trials) if expected != evaluations else at_most,
         at_most=at_most,
     )
-
-
-def _epochs(config: RunConfig, sizes: DataSizes) -> float:
-    if config.max_steps is None:
-        return float(config.num_epochs)
-    return config.max_steps / max(1, -(-sizes.train(config) // config.batch_size))
 
 
 def _alike(config: RunConfig) -> str:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from tune_jobs.placing.placer import Option
+from tune_jobs.placing.throughput import Speed
 from tune_jobs.planning.guard_rails import Remark
 from tune_jobs.planning.impact import Impact
 from tune_jobs.planning.plan_text import phase_method, phase_starts, plan_end, plan_notes
 from tune_jobs.planning.plan_values import PlannedPhase, PlannedTrial, SweepPlan
 from tune_jobs.planning.quota_end import QuotaEnd
 from tune_jobs.planning.timeline import PlannedRun
-from tune_jobs.records.trial_spec import Placement
 
 EPOCHS = "trial-epochs"
 
@@ -40,7 +41,7 @@ def as_json(
         "described": plan.described,
         "simulated": plan.inventory.simulated,
         "unit": "s" if timed else EPOCHS,
-        "time_basis": list(plan.basis) if timed else [],
+        "time_source": list(plan.basis) if timed else [],
         "not_measured": list(plan.unknown),
         "phases": [_phase_json(plan, phase) for phase in plan.phases],
         "trials": [_trial_json(plan, trial) for phase in plan.phases for trial in phase.trials],
@@ -118,12 +119,12 @@ def _group_json(plan: SweepPlan, index: int) -> dict[str, object]:
         "decoder_max_len": config.decoder_max_len,
         "trials": sum(1 for phase in plan.phases for trial in phase.trials if trial.group == index),
         "refused": group.refused or None,
-        "cards": [_placement_json(option.placement) for option in group.on_cards],
+        "cards": [_placement_json(option) for option in group.on_cards],
     }
 
 
-def _placement_json(placement: Placement) -> dict[str, object]:
-    shape = placement.shape
+def _placement_json(option: Option) -> dict[str, object]:
+    placement, shape = option.placement, option.placement.shape
     return {
         "gpu_model": placement.gpu_model,
         "gpu_share": placement.bundle.gpus,
@@ -132,6 +133,19 @@ def _placement_json(placement: Placement) -> dict[str, object]:
         "gradient_checkpointing": shape.gradient_checkpointing,
         "ranks": shape.ranks,
         **placement.estimate,
+        **_speed_json(option.speed),
+    }
+
+
+def _speed_json(speed: Speed | None) -> dict[str, object]:
+    """Returns the seconds of one card for a dialogue; null where they are not known."""
+    if speed is None:
+        return {"train_dialogue_s": None, "evaluation_dialogue_s": None, "busy": None, "seconds_source": None}
+    return {
+        "train_dialogue_s": speed.train_s,
+        "evaluation_dialogue_s": speed.evaluate_s,
+        "busy": speed.busy,
+        "seconds_source": speed.source,
     }
 
 

@@ -212,7 +212,7 @@ def _time(plan: SweepPlan, now: datetime, quota: QuotaEnd | None) -> str:
         f"{gpus}; started now it would end {plan_end(plan, now):%a %d %b %H:%M}"
     ]
     lines += [f"  {quota.describe()}"] if quota is not None else []
-    lines += [f"  measured: {text}" for text in plan.basis]
+    lines += [f"  basis: {text}" for text in plan.basis]
     return "\n".join(lines)
 
 
@@ -238,7 +238,8 @@ def plan_notes(plan: SweepPlan) -> list[str]:
         notes.append("nothing is trained: each trial is one evaluation of the trained model")
     if plan.inventory.simulated:
         notes.append("the cards are simulated")
-    if plan.timed and plan.inventory.cards:
+    options = [option for phase in plan.phases for trial in phase.trials for option in trial.options]
+    if plan.timed and any(option.alternative.model and option.alternative.busy is None for option in options):
         notes.append(
             "trials that share a card are taken not to slow each other down: how busy they keep it is not known"
         )

@@ -8,7 +8,6 @@ from dialsum.config import RunConfig
 from tune_jobs.config.rules import ResolvedTrial
 from tune_jobs.config.sweep import PhaseKind, Sweep
 from tune_jobs.placing.placer import Option
-from tune_jobs.planning.throughput import Speed
 from tune_jobs.planning.timeline import TimedTrial, Timeline
 
 
@@ -52,7 +51,7 @@ class PlannedTrial:
         evaluations: When it is never stopped.
         expected_evaluations: When trials differ by chance alone.
         epochs: Passes over the data when it is never stopped.
-        speed: How fast it goes; None where nothing like it was measured.
+        options: Every option to run it; empty where there is none.
     """
 
     number: int
@@ -63,7 +62,12 @@ class PlannedTrial:
     evaluations: int
     expected_evaluations: int
     epochs: float
-    speed: Speed | None
+    options: tuple[Option, ...]
+
+    @property
+    def has_speed(self) -> bool:
+        """Whether it is known how fast it goes wherever it may run."""
+        return all(option.speed is not None for option in self.options)
 
     @property
     def name(self) -> str:

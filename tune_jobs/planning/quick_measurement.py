@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dialsum.config import RunConfig
-from tune_jobs.planning.throughput import CPU, Observation, kind_of
+from tune_jobs.placing.throughput import CPU, Observation, kind_of
 from tuning_common import cli
 from tuning_common.units import format_duration
 

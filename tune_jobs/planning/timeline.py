@@ -1,7 +1,7 @@
 """When and where the trials of a phase would run: the broker of real sweeps under a simulated clock. Pure."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from cluster.machines.hardware import Inventory
@@ -21,12 +21,14 @@ class TimedTrial:
     Attributes:
         name: Unique in the plan.
         request: What it asks the broker for.
-        length: How long it takes alone on a card of speed 1, in the plan's unit.
+        length: How long it takes where no seconds are known, in the plan's unit.
+        alone_on: See SimulatedTrial; empty where no seconds are known.
     """
 
     name: str
     request: Request
     length: float
+    alone_on: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,7 @@ def run_timeline(
     member = quota.member if quota else None
     sweeps = {trial.request.sweep for trial in trials}
     done = simulate(
-        [SimulatedTrial(request=trial.request, work_s=trial.length) for trial in trials],
+        [SimulatedTrial(request=one.request, work_s=one.length, alone_on=one.alone_on) for one in trials],
         inventory,
         sweeps=[SweepJoined(sweep=sweep, member=member, max_concurrent=limits.running) for sweep in sweeps],
         team=quota.team if quota else None,

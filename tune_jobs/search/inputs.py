@@ -21,7 +21,7 @@ class DataSizes:
 
     Attributes:
         of: File -> dialogues.
-        absent: Files that are not there; then there are no times, and steps are counted for ASSUMED_DIALOGUES.
+        absent: Files that are not there; steps are counted for ASSUMED_DIALOGUES.
     """
 
     of: Mapping[str, int]
@@ -29,11 +29,18 @@ class DataSizes:
 
     def train(self, config: RunConfig) -> int:
         """Dialogues that a run learns from."""
-        return min(self.of.get(config.train_file, ASSUMED_DIALOGUES), config.max_train_samples or 10**12)
+        return min(self._dialogues(config.train_file), config.max_train_samples or 10**12)
 
     def dev(self, config: RunConfig) -> int:
         """Dialogues that each evaluation scores."""
-        return min(self.of.get(config.dev_file, ASSUMED_DIALOGUES), config.max_eval_samples or 10**12)
+        return min(self._dialogues(config.dev_file), config.max_eval_samples or 10**12)
+
+    def _dialogues(self, file: str) -> int:
+        """Finds a file also where its path is given in full."""
+        if file in self.of:
+            return self.of[file]
+        same = (count for known, count in self.of.items() if Path(known).absolute() == Path(file))
+        return next(same, ASSUMED_DIALOGUES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,3 +197,14 @@ def test_wrong_numbers_are_named_together() -> None:
     with pytest.raises(RequestError) as caught:
         main(["simulate", "--cluster", "2x8GiB", "--trials", "0", "--busy", "2", "--overhead", "-1"])
     assert all(word in str(caught.value) for word in ("--trials 0", "--busy 2", "--overhead -1"))
+
+
+@pytest.mark.parametrize("cluster", ["4x24GiB", "3x24GiB,1x80GiB"])
+def test_predicted_durations_are_never_worse_than_one_trial_a_card_or_half_a_card_each(cluster: str) -> None:
+    """Also where each prediction is up to 30 % wrong."""
+    inventory = parse_simulated(cluster)
+    for seed in range(10):
+        true = list(synthetic_trials(60, inventory, seed=seed).trials)
+        predicted = list(synthetic_trials(60, inventory, seed=seed, noise=0.3).trials)
+        others = {policy: under(policy, true, inventory).makespan_s for policy in ("half", "whole")}
+        assert under("shares", predicted, inventory).makespan_s <= min(others.values()), (seed, others)

@@ -5,6 +5,7 @@ import math
 from cluster.estimator.calibration import Margin
 from cluster.estimator.estimate import Estimator, MemoryEstimate, ModelSize
 from cluster.estimator.request import MemoryRequest
+from cluster.estimator.step_seconds import StepSeconds
 
 GIB = 2**30
 
@@ -45,6 +46,9 @@ class LinearEstimator(Estimator):
             template="made by hand",
             warnings=(),
         )
+
+    def seconds(self, request: MemoryRequest) -> StepSeconds | None:
+        return None
 
     def model_size(self, request: MemoryRequest) -> ModelSize:
         return ModelSize(parameters=1_000_000, operations=100)

@@ -16,11 +16,11 @@ from tune_jobs.config.sections import Resources
 from tune_jobs.config.space import Categorical, Range, Space
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.placer import Option
+from tune_jobs.placing.throughput import CPU, Speed, Throughput, observe
 from tune_jobs.planning.earlier import earlier_ledgers, importances_of, observations_of
 from tune_jobs.planning.expected_stops import expected_evaluations
 from tune_jobs.planning.plan import make_plan
 from tune_jobs.planning.plan_values import SweepPlan
-from tune_jobs.planning.throughput import CPU, Speed, Throughput, observe
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
 from tune_jobs.search.inputs import DataSizes
@@ -85,16 +85,16 @@ def test_speeds_are_those_of_the_same_card_and_model_and_of_the_nearest_batch() 
     known = Throughput([seen for run in runs if (seen := observe(run, lambda config: 20))])
     config = RunConfig(model="kobart", batch_size=16)
     assert known.cards == ("A", "B")
-    speed = known.of(config.with_changes({"batch_size": 32}), ["A"])
+    speed = known.of(config.with_changes({"batch_size": 32}), "A")
     assert speed is not None
     assert speed.train_s == pytest.approx(10 / 100 / 32)
     assert speed.source == "kobart on A: 1 run of earlier"
-    between = known.of(config, ["A"])
+    between = known.of(config, "A")
     assert between is not None
     assert between.source.endswith("from batch 8 and 32")
-    assert known.of(config, ["C"]) is None
-    assert known.of(config.with_changes({"encoder_max_len": 256}), ["A"]) is None
-    assert known.of(RunConfig(model="t5"), ["A"]) is None
+    assert known.of(config, "C") is None
+    assert known.of(config.with_changes({"encoder_max_len": 256}), "A") is None
+    assert known.of(RunConfig(model="t5"), "A") is None
 
 
 def test_ledgers_of_an_output_folder_are_read_and_a_broken_one_is_told(
@@ -153,7 +153,7 @@ def test_a_quick_measurement_gives_times(
     assert 0 < plan["gpu_hours"] <= plan["gpu_hours_at_most"]
     assert 0 < plan["makespan_s"] <= plan["makespan_at_most_s"]
     assert max(stay["end_s"] for stay in plan["placements"]) == pytest.approx(plan["makespan_s"], abs=0.06)
-    assert "a measurement at the longest texts" in plan["time_basis"][0]
+    assert "a measurement at the longest texts" in plan["time_source"][0]
 
 
 def test_a_grid_of_half_a_million_is_refused_at_once_with_the_better_line(
@@ -199,15 +199,8 @@ def planned(sweep: Sweep, cards: Inventory = CARDS) -> SweepPlan:
         )
 
     base = RunConfig()
-    return make_plan(
-        sweep,
-        cards,
-        described=True,
-        options=options,
-        sizes=DataSizes(of={base.train_file: 1000, base.dev_file: 100}),
-        throughput=Throughput([]),
-        measured_as=lambda model: [],
-    )
+    sizes = DataSizes(of={base.train_file: 1000, base.dev_file: 100})
+    return make_plan(sweep, cards, described=True, options=options, sizes=sizes)
 
 
 def test_a_thousand_trials_in_seconds_each_placed_once_and_never_more_than_a_card() -> None:

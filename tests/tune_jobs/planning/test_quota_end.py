@@ -10,13 +10,14 @@ from cluster.machines.hardware import Node, parse_simulated
 from cluster.scheduling.alternatives import Need, find_alternatives, find_cpu_alternatives
 from cluster.scheduling.quotas import Member, Team, Window
 from dialsum.config import RunConfig
+from tests.tune_jobs.planning.timed_options import timed
 from tune_jobs.config.space import Categorical, Space
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.placer import Option
+from tune_jobs.placing.throughput import Observation
 from tune_jobs.planning.plan import make_plan
 from tune_jobs.planning.plan_values import SweepPlan
 from tune_jobs.planning.quota_end import end_in_quota
-from tune_jobs.planning.throughput import Observation, Throughput
 from tune_jobs.records.trial_spec import Bundle, Placement, RunShape
 from tune_jobs.search.inputs import DataSizes
 from tuning_common.errors import RequestError
@@ -44,16 +45,22 @@ def planned(trials: int, gpus: int) -> SweepPlan:
         return tuple(Option(alternative=one, placement=placement) for one in found)
 
     base = RunConfig(model="kobart", num_epochs=1)
-    hour = Observation(config=base, card="any", train_s=3.6, evaluate_s=0.0, start_s=0.0, source="measured")
+    sizes = DataSizes(of={base.train_file: 1000, base.dev_file: 100})
+    hour = Observation(
+        config=base,
+        card=cards.pools[0].model if gpus else "CPU",
+        train_s=3.6,
+        evaluate_s=0.0,
+        start_s=0.0,
+        source="measured",
+    )
     rates = Categorical(name="learning_rate", options=tuple(number / 1e6 for number in range(1, trials + 1)))
     return make_plan(
         Sweep(name="hours", source="hours.yaml", method="grid", space=Space(parameters=(rates,)), base=base),
         cards,
         described=True,
-        options=options,
-        sizes=DataSizes(of={base.train_file: 1000, base.dev_file: 100}),
-        throughput=Throughput([hour]),
-        measured_as=lambda model: ["any"],
+        options=timed(options, cards, sizes, hour),
+        sizes=sizes,
     )
 
 

@@ -39,12 +39,17 @@ class Observation:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """How fast a run goes; see Observation."""
+    """How fast a run goes; see Observation.
+
+    Attributes:
+        busy: Part of a card's compute that training keeps busy alone; None where nobody knows.
+    """
 
     train_s: float
     evaluate_s: float
     start_s: float
     source: str
+    busy: float | None = None
 
     def times(self, factor: float) -> "Speed":
         """Returns the speed of a card on which everything takes `factor` times as long."""
@@ -107,24 +112,24 @@ class Throughput:
 
     Args:
         observations: Everything that was measured.
+        anywhere: Whether they count for GPU models on which nothing was measured, too.
     """
 
-    def __init__(self, observations: Iterable[Observation]) -> None:
+    def __init__(self, observations: Iterable[Observation], *, anywhere: bool = False) -> None:
+        self.anywhere = anywhere
         self._by_kind: dict[tuple[object, ...], list[Observation]] = {}
-        for one in observations:
+        self.observations = tuple(observations)
+        for one in self.observations:
             self._by_kind.setdefault((one.card, *kind_of(one.config)), []).append(one)
         self.cards = tuple(sorted({str(kind[0]) for kind in self._by_kind}))
 
-    def of(self, config: RunConfig, cards: Sequence[str]) -> Speed | None:
-        """Returns the speed of a run, None where no run of its model and lengths was measured on any of the cards.
+    def of(self, config: RunConfig, card: str) -> Speed | None:
+        """Returns the speed of a run on a card, None where no run of its model and lengths was measured there.
 
         Of several batches the nearest counts: time is taken to be proportional to the dialogues.
         """
-        for card in cards:
-            alike = self._by_kind.get((card, *kind_of(config)))
-            if alike:
-                return _speed(config, card, alike)
-        return None
+        alike = self._by_kind.get((card, *kind_of(config)))
+        return _speed(config, card, alike) if alike else None
 
 
 def kind_of(config: RunConfig) -> tuple[object, ...]:
