@@ -18,6 +18,7 @@ from tune_jobs.analysis.experiments import folder_of
 from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder, TrialRecord
 from tune_jobs.records.sweep_lock import is_held
+from tuning_common.bounds import lies_inside
 from tuning_common.errors import RequestError
 from tuning_common.goal import best_first
 
@@ -127,21 +128,6 @@ def remove(leftovers: Sequence[Leftover]) -> list[str]:
         except OSError as error:
             failed.append(f"{leftover.path} could not be removed: {error.strerror or error}")
     return failed
-
-
-def lies_inside(path: Path, root: Path) -> bool:
-    """Returns whether a path lies in a folder and no part of it below the folder is a link.
-
-    The folder itself may be a link. A path that contains `..` counts as outside.
-    """
-    for base in (root.absolute(), root.resolve()):
-        if not path.absolute().is_relative_to(base):
-            continue
-        steps = path.absolute().relative_to(base).parts
-        parents = [base.joinpath(*steps[: number + 1]) for number in range(len(steps))]
-        clean = ".." not in steps and not any(parent.is_symlink() for parent in parents)
-        return bool(steps) and clean and path.resolve().is_relative_to(root.resolve())
-    return False
 
 
 def _leftover(paths: Iterable[Path], kind: Kind, root: Path, kept: list[str]) -> list[Leftover]:

@@ -202,10 +202,10 @@ class ForgetCheckpoints:
     """Remove what an earlier attempt left in the sweep's storage.
 
     Attributes:
-        checkpoint: One of them.
+        folder: Of its checkpoints.
     """
 
-    checkpoint: Path
+    folder: Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -194,8 +194,10 @@ class _Staged:
 
     def _phase_sweep(self, phase: Phase) -> Sweep:
         """Reads the phase's file: the first phase's is made here, the others were made when the one before ended."""
-        path = Path(self._records[-1].following or "") if self._records else self._folder.path / f"{phase.name}.yaml"
-        if not self._records:
+        if self._records:
+            path = self._phase_folder(self._sweep.phases[len(self._records) - 1]).next_sweep
+        else:
+            path = self._folder.path / f"{phase.name}.yaml"
             write_text(path, prepare(self._sweep, phase, ()).text())
         sweep = load_sweep(path)
         if sweep.name != phase.sweep.name:
@@ -244,10 +246,10 @@ class _Staged:
         state = json.loads(self._state.read_text(encoding="utf-8"))
         self._records = [from_mapping(PhaseRecord, one, where=str(self._state)) for one in state["phases"]]
         for phase, record in zip(self._sweep.phases, self._records, strict=False):
-            folder = SweepFolder(Path(record.folder))
+            folder = self._phase_folder(phase)  # and not the written one: the results may have been moved
             if phase.name != record.name or not folder.sweep_file.exists():
                 raise RequestError(
-                    f"{self._state}: phase {record.name} in {record.folder} is not what {self._sweep.source} asks for "
+                    f"{self._state}: phase {record.name} in {folder.path} is not what {self._sweep.source} asks for "
                     f"({phase.name}); run the sweep without --resume"
                 )
             self._done.append(Done(phase=phase, sweep=load_sweep(folder.sweep_file), analysis=analyse(folder.load())))

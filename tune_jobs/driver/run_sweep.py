@@ -17,6 +17,7 @@ from tune_jobs.driver.broker_access import open_broker
 from tune_jobs.driver.cards import cards_at_hand
 from tune_jobs.driver.inherit import inherit_into
 from tune_jobs.driver.recovery import RetryPolicy
+from tune_jobs.driver.resume import adopt, check_paths
 from tune_jobs.driver.specs import SweepSpecs
 from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
 from tune_jobs.driver.storage_watch import StorageWatch
@@ -107,6 +108,8 @@ def run_sweep(
     with alone(folder):
         if options.resume and not (folder.path / JOURNAL_NAME).exists():
             raise RequestError(f"{folder.path}: nothing to resume; run the sweep without --resume")
+        if options.resume:
+            check_paths(folder)
         with nullcontext(inventory) if inventory is not None else at_hand(sweep, options) as found:
             placer = sweep_placer(sweep, found)
             _check_placement(sweep, placer)
@@ -275,6 +278,7 @@ class _Run:
             taken=names_in(ExperimentFolder.of(output_dir, "").path) - set(known.values()),
             known=known,
         )
+        adopt(journal, sampler, specs, self._view.event)
         scheduler = scheduler_for(sweep, last=self._longest, side_by_side=self._side_by_side)
         budget_s = sweep.resources.time_budget_s
         return SweepState(

@@ -43,6 +43,7 @@ from tune_jobs.driver.sweep_parts import Clocks
 from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.driver.wait_notices import WaitNotices
 from tune_jobs.records.journal import Journal
+from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.records.trial_spec import STOP_FILE, TrialSpec
 from tuning_common.errors import ProductError, WorkError
 from tuning_common.files import write_text
@@ -252,7 +253,7 @@ class SweepDriver:
             for callback in self._callbacks:
                 callback.trial_closed(instruction.number)
         elif isinstance(instruction, ForgetCheckpoints):
-            forget_checkpoints(instruction.checkpoint)
+            forget_checkpoints(instruction.folder, SweepFolder(self._folder))
         elif isinstance(instruction, AskToSave):
             write_text(self._folder / STOP_FILE, "the driver asks the trials to save and end\n")
         elif isinstance(instruction, Notify):

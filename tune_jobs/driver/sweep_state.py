@@ -42,6 +42,8 @@ from tune_jobs.driver.trial_queue import TrialQueue
 from tune_jobs.placing.submission import request_name
 from tune_jobs.records.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.records.trial_spec import (
+    DAMAGED_KEY,
+    DAMAGED_START_KEY,
     EVALUATION_KEY,
     FAILURE_KEY,
     FAILURE_MESSAGE_KEY,
@@ -203,10 +205,11 @@ class SweepState:
     # While it runs
 
     def _saved(self, number: int, folder: Path) -> None:
-        earlier = self._journal.trials[number].checkpoint
-        self._journal.write("saved", number, folder=str(folder))
-        if earlier is not None and earlier.parent != folder.parent:
-            self._out.append(ForgetCheckpoints(checkpoint=earlier))
+        trial = self._journal.write("saved", number, folder=str(folder))
+        kept = {one.parent for one in (trial.checkpoint, trial.earlier_checkpoint) if one is not None}
+        for one in [one for one in trial.checkpoint_folders if one not in kept]:
+            trial.checkpoint_folders.remove(one)
+            self._out.append(ForgetCheckpoints(folder=one))
 
     def _reported(self, number: int, result: Mapping[str, object]) -> None:
         if not self._journal.trials[number].running:  # it was given up meanwhile
@@ -216,6 +219,9 @@ class SweepState:
         if STARTED_KEY in result:
             location = {key.partition("/")[2]: result[key] for key in LOCATION_KEYS if key in result}
             self._journal.write("located", number, location=location)
+            return
+        if DAMAGED_KEY in result:
+            self._damaged(number, result)
             return
         if FAILURE_KEY in result:
             self._failures[number] = cast("FailureKind", result[FAILURE_KEY]), str(result[FAILURE_MESSAGE_KEY])
@@ -233,6 +239,13 @@ class SweepState:
             self._evaluated(number, result)
         if number in self._ending or number in self._pausing:
             self._out.append(EndAttempt(number=number))
+
+    def _damaged(self, number: int, result: Mapping[str, object]) -> None:
+        start, evaluation = cast("str | None", result[DAMAGED_START_KEY]), cast("int", result[EVALUATION_KEY])
+        reasons = cast("list[str]", result[DAMAGED_KEY])
+        self._journal.write("damaged", number, reasons=reasons, folder=start, evaluation=evaluation)
+        instead = f"it continues from evaluation {evaluation}" if start else "it starts anew"
+        self._notify(f"trial {number}: {'; '.join(reasons)}; {instead}")
 
     def _evaluated(self, number: int, result: Mapping[str, object]) -> None:
         metric = str(self._journal.trials[number].spec["metric"])

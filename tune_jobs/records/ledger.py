@@ -5,6 +5,7 @@ several lines (an attempt failed, a later one finished); the last one counts. A 
 and a restarted one continues.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tune_jobs.records.journal_events import relative_path, whole_path
 from tuning_common.errors import Problems, RequestError
 from tuning_common.files import append_jsonl, read_jsonl, write_text
 from tuning_common.goal import Goal
@@ -84,6 +86,7 @@ class TrialRecord:
             values at its end.
         trained: The experiment whose model it generated with; None where it trained its own.
         attempts: Times and cards of each attempt of a trial that started more than once; see TrialHistory.attempts.
+        damaged: Its checkpoints that were not used, in words; see TrialHistory.damaged.
     """
 
     trial_id: str
@@ -116,6 +119,7 @@ class TrialRecord:
     lineage: list[dict[str, object]] = field(default_factory=list)
     trained: str | None = None
     attempts: list[dict[str, object]] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
     @property
     def cards(self) -> int:
@@ -212,6 +216,11 @@ class SweepFolder:
         return cls(output_dir / "sweep_results" / sweep)
 
     @property
+    def output(self) -> Path:
+        """The output folder that contains sweep_results/<sweep>."""
+        return self.path.absolute().parents[1]
+
+    @property
     def ledger(self) -> Path:
         """The ledger, one JSON object per line."""
         return self.path / "all_results.jsonl"
@@ -259,7 +268,7 @@ class SweepFolder:
     def append(self, record: TrialRecord | SweepRecord) -> None:
         """Appends one line to the ledger; safe with several writers on one machine."""
         event = "trial" if isinstance(record, TrialRecord) else "sweep"
-        values = _for_json({"event": event, **dataclasses.asdict(record)})
+        values = _for_json({"event": event, **dataclasses.asdict(self._with_relative_paths(record))})
         assert isinstance(values, dict)
         append_jsonl(self.ledger, values)
 
@@ -275,7 +284,7 @@ class SweepFolder:
         problems = Problems()
         for number, line in enumerate(lines, start=1):
             try:
-                record = read_record(line)
+                record = self.read(line)
             except RequestError as error:
                 problems.extend([f"record {number}: {text}" for text in error.problems or (error.message,)])
                 continue
@@ -286,6 +295,28 @@ class SweepFolder:
                 sweep = dataclasses.replace(record, started_at=started_at)
         problems.raise_if_any(str(self.ledger))
         return Ledger(sweep=sweep, trials=tuple(trials.values()), torn=torn)
+
+    def _with_relative_paths(self, record: TrialRecord | SweepRecord) -> TrialRecord | SweepRecord:
+        if isinstance(record, SweepRecord) or not record.experiment_dir:
+            return record
+        with contextlib.suppress(RequestError):  # a path outside is not used when it is read
+            return dataclasses.replace(record, experiment_dir=relative_path(record.experiment_dir, self.output))
+        return record
+
+    def read(self, line: Mapping[str, object]) -> TrialRecord | SweepRecord:
+        """Reads one line, with the absolute path of the experiment, wherever the output folder is now.
+
+        Raises:
+            RequestError: When it is not a valid record.
+        """
+        record = read_record(line)
+        if isinstance(record, SweepRecord) or not record.experiment_dir:
+            return record
+        try:
+            folder = whole_path(record.experiment_dir, self.output)
+        except RequestError:
+            folder = str(ExperimentFolder.of(self.output, Path(record.name).name).path)
+        return dataclasses.replace(record, experiment_dir=folder)
 
     def write_best_config(self, best: TrialRecord) -> None:
         """Writes the run configuration of the best trial for `python -m dialsum train`."""

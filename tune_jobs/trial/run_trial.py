@@ -33,7 +33,8 @@ from tune_jobs.records.trial_spec import (
     RunShape,
     TrialSpec,
 )
-from tune_jobs.records.trial_state import INHERITED_FILE, evaluations_of, losses_of
+from tune_jobs.records.trial_state import INHERITED_FILE, drop_checksums, evaluations_of, losses_of, renew_checksums
+from tune_jobs.trial.checkpoints import whole_checkpoint
 from tune_jobs.trial.failures import classify, smaller
 from tune_jobs.trial.hold import DeviceOf, card_of, hold
 from tune_jobs.trial.machine_load import MachineLoad
@@ -42,7 +43,7 @@ from tune_jobs.trial.reporter import Keep, Send, TrialReporter
 from tune_jobs.trial.storage import TrialStorage
 from tuning_common.errors import ProductError, WorkError
 from tuning_common.files import append_jsonl
-from tuning_common.storage import storage_trouble
+from tuning_common.storage import StorageGoneError, storage_trouble
 
 logger = logging.getLogger(__name__)
 ATTEMPTS_FILE = "attempts.jsonl"
@@ -85,7 +86,12 @@ def run_trial(config: dict[str, object], device_of: DeviceOf = card_of) -> None:
         report({**metrics, **where}, checkpoint)
 
     send({STARTED_KEY: True}, None)
-    start = Path(spec.resume_from) if spec.resume_from else None
+    candidates = [Path(path) for path in (spec.resume_from, spec.resume_before) if path]
+    storage = TrialStorage(folder=Path(spec.folder), sweep_folder=Path(spec.sweep_folder), watched=True)
+    if candidates and not storage.wait_for_journal(lambda reason: send({WAITING_KEY: reason}, None)):
+        _send_failure("error", StorageGoneError(storage.sweep_folder), send)
+        return
+    start = whole_checkpoint(candidates, send)
     _take_snapshot(spec, goes_on=start is not None)
     keep = StepLog(Path(spec.folder) / STEPS_NAME, MachineLoad())
     meter = TrialMeter(Meters(), spec, here.address, here.card or "")
@@ -162,9 +168,11 @@ def attempt(
     folder = Path(spec.folder)
     storage = TrialStorage.of(folder, Path(spec.sweep_folder))
     if start is not None and (start / INHERITED_FILE).exists():
-        from dialsum.retune import retune_checkpoint
+        from dialsum.retune import RETUNED, retune_checkpoint
 
+        drop_checksums(start, RETUNED)
         retune_checkpoint(start, RunConfig.from_dict(spec.config))
+        renew_checksums(start, RETUNED)
     shape: RunShape | None = spec.shape
     vanished = 0
 
@@ -199,10 +207,11 @@ def attempt(
         if trouble:
             del error, reporter, guard  # the traceback holds the model's tensors
             _release_memory()
-            start = persisted() or start
-            if not storage.wait(trouble, start, waiting):
+            last = persisted() or start
+            if not storage.wait(trouble, last, waiting):
                 _send_failure("error", OSError(errno.ESTALE, f"{trouble}, for too long", str(folder)), send)
                 return
+            start = whole_checkpoint([path for path in dict.fromkeys((last, start)) if path is not None], send)
             continue
         kind = classify(error)
         start = reporter.checkpoint or start

@@ -51,6 +51,18 @@ class TrialStorage:
         if self.watched and not (self.sweep_folder / FILE_NAME).exists():
             raise StorageGoneError(self.sweep_folder / FILE_NAME)
 
+    def wait_for_journal(self, waiting: Callable[[str], None]) -> bool:
+        """Waits until the sweep's journal is there: without it a checkpoint that is missing is not lost.
+
+        Returns:
+            False where it was missing for too long.
+        """
+        try:
+            self.check()
+        except StorageGoneError:
+            return self.wait("it is gone", None, waiting)
+        return True
+
     def vanished(self, error: BaseException) -> str | None:
         """Says that the trial's own folder vanished under it, where that is what an error is about.
 

@@ -22,7 +22,7 @@ from tune_jobs.records.trial_spec import (
     RunShape,
     TrialSpec,
 )
-from tune_jobs.records.trial_state import STATE_FILE
+from tune_jobs.records.trial_state import evaluations_of, losses_of, write_state
 from tune_jobs.trial.hold import hold
 from tune_jobs.trial.reporter import POLL_S, TrialReporter
 from tune_jobs.trial.run_trial import ATTEMPTS_FILE, MOST_VANISHED, attempt
@@ -114,7 +114,7 @@ def test_at_the_smallest_shape_the_driver_gets_the_failure_and_the_process_ends(
 def test_the_count_goes_on_from_the_checkpoint_of_an_earlier_process(tmp_path: Path) -> None:
     start = tmp_path / "checkpoint-9"
     start.mkdir()
-    (start / STATE_FILE).write_text('{"evaluations": 3}')
+    write_state(start, evaluations=3, losses=None)
     sent = Sent()
     train, attempts = trainer(tmp_path, lambda config, start: [5.0])
     attempt(spec_in(tmp_path, batch_size=2), train, sent, keep_nothing, start)
@@ -137,6 +137,7 @@ def vanishing(folder: Path, times: int) -> tuple[Callable[..., None], list[str |
 def test_a_checkpoint_that_vanishes_while_it_is_written_is_the_storages_fault(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").touch()
     (tmp_path / "whole").mkdir()
+    write_state(tmp_path / "whole", evaluations=1, losses=None)
     sent = Sent()
     train, starts = vanishing(tmp_path, 1)
     attempt(spec_in(tmp_path), train, sent, keep_nothing, None, persisted=lambda: tmp_path / "whole")
@@ -301,17 +302,14 @@ def test_a_trial_looks_for_the_stop_file_now_and_then_and_sends_a_checkpoint_tha
         reporter.log({"train/loss": loss})
     reporter.interrupted(checkpoint)
     assert sent.reports == [{"trial/interrupted": True}]
-    assert json.loads((checkpoint / STATE_FILE).read_text()) == {
-        "evaluations": 4,
-        "first_and_lowest_loss": [7.0, 2.0],
-    }
+    assert (evaluations_of(checkpoint), losses_of(checkpoint)) == (4, (7.0, 2.0))
 
 
 def test_a_resumed_trial_compares_its_loss_with_where_it_began(tmp_path: Path) -> None:
     """Late in a training the loss is low: four times that is still far below its first."""
     start = tmp_path / "checkpoint-9"
     start.mkdir()
-    (start / STATE_FILE).write_text('{"evaluations": 3, "first_and_lowest_loss": [7.0, 0.5]}')
+    write_state(start, evaluations=3, losses=(7.0, 0.5))
 
     def rises_a_little(config: RunConfig, output_dir: Path, *, reporter: Reporter, **options: object) -> None:
         for loss in (0.6, 3.0, 3.5, 4.0):
