@@ -30,7 +30,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="example: python -m tune_jobs run tune_jobs/sweeps/sample.yaml",
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
-    parser.add_argument("--resume", action="store_true", help="continue an earlier run of this sweep")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="continue an earlier run of this sweep")
+    earlier.add_argument(
+        "--restart", action="store_true", help="put an earlier run aside and begin anew, as without --resume"
+    )
     parser.add_argument("--supervise", action="store_true", help="restart and continue when this process dies")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of results; instead of tracking.output_dir")
     parser.add_argument("--member", metavar="NAME", help="whose quota is used; instead of team.member")

@@ -15,6 +15,7 @@ from tune_jobs.config.result_paths import own_shared_folders
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.driver.broker_access import open_broker
 from tune_jobs.driver.cards import cards_at_hand
+from tune_jobs.driver.identity import check_identity, identity_of, keep_identity
 from tune_jobs.driver.inherit import inherit_into
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.driver.resume import adopt, check_paths
@@ -105,15 +106,17 @@ def run_sweep(
         sweep = with_trained_base(sweep)
     inputs = options.inputs or prepare_inputs(sweep)
     folder = SweepFolder.of(Path(sweep.tracking.output_dir), sweep.name)
+    identity = identity_of(sweep, inputs)
     with alone(folder):
         if options.resume and not (folder.path / JOURNAL_NAME).exists():
             raise RequestError(f"{folder.path}: nothing to resume; run the sweep without --resume")
         if options.resume:
+            check_identity(folder, identity)
             check_paths(folder)
         with nullcontext(inventory) if inventory is not None else at_hand(sweep, options) as found:
             placer = sweep_placer(sweep, found)
             _check_placement(sweep, placer)
-            run = _Run(folder, sweep, options, view, clocks, placer, inputs.longest_trial)
+            run = _Run(folder, sweep, options, view, clocks, placer, inputs.longest_trial, identity)
             return run.run(stop)
 
 
@@ -141,6 +144,7 @@ class _Run:
         clocks: Clocks,
         placer: Placer,
         longest: int,
+        identity: Mapping[str, object],
     ) -> None:
         self._folder, self._sweep, self._options, self._view = folder, sweep, options, view
         self._clocks, self._placer = clocks, placer
@@ -148,7 +152,7 @@ class _Run:
             slots(placer.inventory, sweep.resources), sweep.resources.max_concurrent_trials or 10**6
         )
         self._submission = submission_limits(sweep, placer.inventory)
-        self._longest = longest
+        self._longest, self._identity = longest, identity
 
     def run(self, stop: StopRequest | None) -> SweepOutcome:
         """Runs the sweep until it is over or stopped."""
@@ -165,7 +169,8 @@ class _Run:
                 stop = StopRequest()
                 stack.enter_context(stop_on_signals(stop))
             if not options.resume:
-                put_aside(self._folder)
+                put_aside(self._folder, sweep.team.member)
+                keep_identity(self._folder, self._identity)
             return self._drive(broker, stop)
 
     def _drive(self, broker: "BrokerClient", stop: StopRequest) -> SweepOutcome:
