@@ -78,7 +78,7 @@ def plan_cleaning(output: Path, cache: Path, *, keep: int, cache_days: float, no
     for sweep in sweeps:
         try:
             ledgers[sweep] = SweepFolder(sweep).load()
-        except (RequestError, OSError) as error:  # the owners of the experiments are unknown
+        except OSError as error:  # the owners of the experiments are unknown
             raise RequestError(f"{sweep}: its ledger cannot be read, so nothing is removed", [str(error)]) from None
     guarded = {path.resolve() for sweep, ledger in ledgers.items() for path in _best_folders(sweep, ledger, keep)}
     guarded |= {Path(model).resolve().parent.parent for model in _started_from(ledgers.values())}
@@ -190,6 +190,8 @@ def _started_from(ledgers: Iterable[Ledger]) -> list[str]:
 def _why_untouched(sweep: Path, ledger: Ledger) -> str:
     if is_held(sweep):
         return "runs"
+    if ledger.torn:
+        return f"has lines in its ledger that cannot be read ({ledger.torn[0]})"
     meant = ledger.sweep.trials if ledger.sweep is not None else None
     ended = sum(1 for trial in ledger.trials if trial.status != "running")
     if ended < len(ledger.trials) or (meant is not None and ended < meant):

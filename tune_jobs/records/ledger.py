@@ -15,12 +15,14 @@ from typing import Literal
 
 from tune_jobs.records.journal_events import relative_path, whole_path
 from tuning_common.errors import Problems, RequestError
-from tuning_common.files import append_jsonl, read_jsonl, write_text
+from tuning_common.files import append_jsonl, read_numbered_jsonl, write_text
 from tuning_common.goal import Goal
 from tuning_common.strict import dump_yaml, from_mapping
 
 TrialOutcome = Literal["running", "finished", "stopped", "failed", "oom", "refused"]
 OUTCOMES: tuple[TrialOutcome, ...] = ("finished", "stopped", "failed", "oom", "refused", "running")
+_MOST_SECONDS = 1e11  # later than any date that Python can show
+_MOST_CHARACTERS = 200  # of what is wrong with a line
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has no such numbers
 
 
@@ -189,12 +191,12 @@ class Ledger:
     Attributes:
         sweep: The last description of the sweep, with the start of the first; None where there is none.
         trials: The last line of every trial, in order of first appearance.
-        torn: Number of incomplete lines, which are lost.
+        torn: What is wrong with each line that could not be used.
     """
 
     sweep: SweepRecord | None = None
     trials: tuple[TrialRecord, ...] = ()
-    torn: int = 0
+    torn: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -273,28 +275,23 @@ class SweepFolder:
         append_jsonl(self.ledger, values)
 
     def load(self) -> Ledger:
-        """Reads the ledger; a missing file is an empty ledger.
-
-        Raises:
-            RequestError: With every complete line that is not a valid record.
-        """
-        lines, torn = read_jsonl(self.ledger)
+        """Reads the ledger; a missing file is an empty ledger, and a line that is no record is left out and named."""
+        lines, torn = read_numbered_jsonl(self.ledger)
         sweep: SweepRecord | None = None
         trials: dict[str, TrialRecord] = {}
-        problems = Problems()
-        for number, line in enumerate(lines, start=1):
+        for number, line in lines.items():
             try:
                 record = self.read(line)
             except RequestError as error:
-                problems.extend([f"record {number}: {text}" for text in error.problems or (error.message,)])
+                torn[number] = "; ".join(error.problems or (error.message,))
                 continue
             if isinstance(record, TrialRecord):
                 trials[record.trial_id] = record
             else:
                 started_at = sweep.started_at if sweep and sweep.started_at is not None else record.started_at
                 sweep = dataclasses.replace(record, started_at=started_at)
-        problems.raise_if_any(str(self.ledger))
-        return Ledger(sweep=sweep, trials=tuple(trials.values()), torn=torn)
+        texts = tuple(f"line {number}: {text}"[:_MOST_CHARACTERS] for number, text in sorted(torn.items()))
+        return Ledger(sweep=sweep, trials=tuple(trials.values()), torn=texts)
 
     def _with_relative_paths(self, record: TrialRecord | SweepRecord) -> TrialRecord | SweepRecord:
         if isinstance(record, SweepRecord) or not record.experiment_dir:
@@ -393,7 +390,29 @@ def read_record(line: Mapping[str, object]) -> TrialRecord | SweepRecord:
         raise RequestError(f"event must be 'sweep' or 'trial', but is {line.get('event')!r}")
     numbers = {key: _numbers(values[key]) for key in ("metrics", "best_metrics") if key in values}
     history = _rows(values.pop("history", []))  # most of a ledger: checked without strict's slow path
-    return dataclasses.replace(from_mapping(TrialRecord, values | numbers, where="trial record"), history=history)
+    record = dataclasses.replace(from_mapping(TrialRecord, values | numbers, where="trial record"), history=history)
+    _check(record)
+    return record
+
+
+def _check(record: TrialRecord) -> None:
+    """Refuses values that no trial can have, on which a report would fail."""
+    problems = Problems()
+    for name in ("started_at", "ended_at", "wall_s", "gpu_seconds", "share"):
+        value = getattr(record, name)
+        if value is not None and not 0 <= value <= _MOST_SECONDS:
+            problems.add(f"{name} cannot be {value:g}")
+    for name, value in record.sampled.items():
+        if not all(isinstance(one, (str, int, float, type(None))) for one in _items(value)):
+            problems.add(f"sampled.{name} must be a value, or a list of values")
+    ranks = (record.plan or {}).get("ranks", 1)
+    if not isinstance(ranks, int) or ranks < 1:
+        problems.add("plan.ranks must be a whole number of at least 1")
+    problems.raise_if_any("trial record")
+
+
+def _items(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else [value]
 
 
 def _for_json(value: object) -> object:

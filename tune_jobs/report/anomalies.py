@@ -59,7 +59,8 @@ def _ends(analysis: Analysis) -> list[str]:
             found.append(f"{trial.name} did not continue from its last checkpoint: {'; '.join(trial.damaged)}")
     if analysis.ledger.torn:
         found.append(
-            f"torn lines of the ledger that could not be read, so trials may be missing: {analysis.ledger.torn}"
+            f"{len(analysis.ledger.torn)} lines of the ledger could not be read, so trials may be missing:"
+            f" {'; '.join(analysis.ledger.torn[:_SHOWN])}"
         )
     return found
 
