@@ -69,6 +69,16 @@ def test_drivers_that_get_nowhere_are_given_up_with_the_reason(monkeypatch: pyte
         keep_running(["run", "a.yaml", "--supervise"], lambda: 0)
 
 
+@pytest.mark.parametrize(("code", "starts"), [(1, 1), (-9, 2)])
+def test_a_stop_file_that_a_person_left_ends_the_supervision(
+    monkeypatch: pytest.MonkeyPatch, code: int, starts: int
+) -> None:
+    endings = [DriverExit(code=0), DriverExit(code=code, progressed=True)]
+    monkeypatch.setattr(supervise, "_run", lambda *_: endings.pop())
+    keep_running(["run", "a.yaml", "--supervise"], lambda: 0, lambda: True)
+    assert 2 - len(endings) == starts
+
+
 def test_a_wrong_request_is_passed_on_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("name: a\nmethod: grid\nparameters: {learning_rate: {value: 1e-3}}\nbad: 1\n")
     done = subprocess.run(

@@ -42,6 +42,7 @@ from tune_jobs.driver.trial_queue import TrialQueue
 from tune_jobs.placing.submission import request_name
 from tune_jobs.records.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.records.trial_spec import (
+    DAMAGED_EVALUATION_KEY,
     DAMAGED_KEY,
     DAMAGED_START_KEY,
     EVALUATION_KEY,
@@ -50,6 +51,7 @@ from tune_jobs.records.trial_spec import (
     INTERRUPTED_KEY,
     LOCATION_KEYS,
     STARTED_KEY,
+    STOP_FILE,
     WAITING_KEY,
     FailureKind,
     TrialSpec,
@@ -86,7 +88,7 @@ class SweepState:
         self._exploits: dict[int, Exploit] = {}
         self._stalls = StallWatch(self._retry.anomalies.stall_limit_s)
         self._suspects = SuspectNodes()
-        self._stopping = False
+        self._stopping = self.stopped_by_file = False
         self.waiting: dict[int, str] = {}
         self._resume()
 
@@ -227,6 +229,7 @@ class SweepState:
             self._failures[number] = cast("FailureKind", result[FAILURE_KEY]), str(result[FAILURE_MESSAGE_KEY])
             return  # its process ends by itself
         if INTERRUPTED_KEY in result:
+            self._found_stop_file()
             self._pausing[number] = _STOPPED
         elif WAITING_KEY in result:
             self._stalls.started(number, now_s)
@@ -241,7 +244,8 @@ class SweepState:
             self._out.append(EndAttempt(number=number))
 
     def _damaged(self, number: int, result: Mapping[str, object]) -> None:
-        start, evaluation = cast("str | None", result[DAMAGED_START_KEY]), cast("int", result[EVALUATION_KEY])
+        start = cast("str | None", result[DAMAGED_START_KEY])
+        evaluation = cast("int", result[DAMAGED_EVALUATION_KEY])
         reasons = cast("list[str]", result[DAMAGED_KEY])
         self._journal.write("damaged", number, reasons=reasons, folder=start, evaluation=evaluation)
         instead = f"it continues from evaluation {evaluation}" if start else "it starts anew"
@@ -444,6 +448,13 @@ class SweepState:
         self._notify("asked to stop: trials save a checkpoint at their next step and end")
         self._out.append(AskToSave())
         self._out += self._queue.withdraw_all()
+
+    def _found_stop_file(self) -> None:
+        """Stops where a trial found the stop file and the driver did not write it: a person did."""
+        if not self._stopping:
+            self.stopped_by_file = True
+            self._notify(f"somebody left a file {STOP_FILE!r} in the sweep's results")
+            self._stop()
 
     def _is_out_of_time(self) -> bool:
         ends_at_s = self._limits.ends_at_s

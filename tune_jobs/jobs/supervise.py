@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -16,6 +16,7 @@ from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.records.command_line import driver_arguments
 from tune_jobs.records.journal import FILE_NAME
 from tune_jobs.records.sweep_lock import is_held
+from tune_jobs.records.trial_spec import STOP_FILE
 from tuning_common.cli import note
 from tuning_common.errors import WorkError
 
@@ -88,7 +89,8 @@ def supervise(source: Path, output: Path | None, arguments: Sequence[str]) -> in
 
     if "--resume" in arguments:
         _wait_for_another(results, sweep.name)
-    return keep_running(arguments, progress)
+    folders = [results / name for name in (sweep.name, *(phase.sweep.name for phase in sweep.phases))]
+    return keep_running(arguments, progress, lambda: any((folder / STOP_FILE).exists() for folder in folders))
 
 
 def _wait_for_another(results: Path, sweep: str) -> None:
@@ -100,8 +102,16 @@ def _wait_for_another(results: Path, sweep: str) -> None:
         time.sleep(POLL_S)
 
 
-def keep_running(arguments: Sequence[str], progress: Callable[[], object]) -> int:
-    """See supervise; the value that `progress` returns changes when a driver makes progress."""
+def keep_running(
+    arguments: Sequence[str], progress: Callable[[], object], stopped: Callable[[], bool] = lambda: False
+) -> int:
+    """See supervise.
+
+    Args:
+        arguments: See supervise.
+        progress: Its value changes when a driver makes progress.
+        stopped: Returns whether a person has left a stop file, which an ended driver leaves where it is.
+    """
     endings: list[DriverExit] = []
     resume = "--resume" in arguments
     while True:
@@ -109,6 +119,8 @@ def keep_running(arguments: Sequence[str], progress: Callable[[], object]) -> in
         ending = _run(
             [sys.executable, "-m", "tune_jobs", *driver_arguments(arguments, resume=resume)], progress, before
         )
+        if stopped() and ending.code > 0:
+            ending = replace(ending, asked=True)
         endings.append(ending)
         resume = resume or ending.progressed  # without a journal there is nothing to resume
         step = next_step(endings)

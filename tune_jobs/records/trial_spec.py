@@ -16,6 +16,7 @@ INTERRUPTED_KEY: Final = "trial/interrupted"  # a checkpoint between two evaluat
 WAITING_KEY: Final = "trial/waiting"  # why the process waits (its storage, its card); repeated while it waits
 DAMAGED_KEY: Final = "trial/damaged"  # checkpoints that are not as they were written, in words
 DAMAGED_START_KEY: Final = "trial/damaged_start"  # what is used instead of them; None for a new start
+DAMAGED_EVALUATION_KEY: Final = "trial/damaged_evaluation"  # evaluations at that start
 FAILURE_KEY: Final = "trial/failure"  # a FailureKind: the attempt failed
 FAILURE_MESSAGE_KEY: Final = "trial/failure_message"
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tune_jobs.records.trial_spec import DAMAGED_KEY, DAMAGED_START_KEY, EVALUATION_KEY
+from tune_jobs.records.trial_spec import DAMAGED_EVALUATION_KEY, DAMAGED_KEY, DAMAGED_START_KEY
 from tune_jobs.records.trial_state import damage_of, evaluations_of
 
 logger = logging.getLogger(__name__)
@@ -30,5 +30,6 @@ def whole_checkpoint(
     if damaged:
         logger.warning("%s", "; ".join(damaged))
         start = None if found is None else str(found)
-        send({DAMAGED_KEY: damaged, DAMAGED_START_KEY: start, EVALUATION_KEY: evaluations_of(found)}, None)
+        instead = {DAMAGED_START_KEY: start, DAMAGED_EVALUATION_KEY: evaluations_of(found)}
+        send({DAMAGED_KEY: damaged, **instead}, None)
     return found

@@ -174,12 +174,12 @@ def test_the_driver_is_told_of_a_damaged_checkpoint_and_everybody_can_read_it(tm
     spec = sweep.start(1)
     assert (spec.resume_from, spec.resume_before) == (str(saved[1]), str(saved[0]))
     why = "checkpoint bs1_101/checkpoint_2 is damaged: weights has another checksum"
-    sweep.report_other(1, damaged=[why], damaged_start=str(saved[0]), evaluation=1)
+    sweep.report_other(1, damaged=[why], damaged_start=str(saved[0]), damaged_evaluation=1)
     assert f"trial 1: {why}; it continues from evaluation 1" in sweep.text
     sweep.lose(1)
     spec = sweep.start(1)
     assert (spec.resume_from, spec.resume_before) == (str(saved[0]), None)
-    sweep.report_other(1, damaged=[why], damaged_start=None, evaluation=0)
+    sweep.report_other(1, damaged=[why], damaged_start=None, damaged_evaluation=0)
     assert f"trial 1: {why}; it starts anew" in sweep.text
     second = DrivenSweep(tmp_path)
     assert second.start(1).resume_from is None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_jobs.records.trial_spec import DAMAGED_KEY, DAMAGED_START_KEY, EVALUATION_KEY
+from tune_jobs.records.trial_spec import DAMAGED_EVALUATION_KEY, DAMAGED_KEY, DAMAGED_START_KEY
 from tune_jobs.records.trial_state import (
     STATE_FILE,
     damage_of,
@@ -82,8 +82,8 @@ def test_of_a_damaged_checkpoint_the_one_before_it_is_used_and_then_none(tmp_pat
     DAMAGES[damage](before)
     assert whole_checkpoint([last, before], sent) is None
     first, second = sent.reports
-    assert (first[DAMAGED_START_KEY], first[EVALUATION_KEY]) == (str(before), 1)
-    assert (second[DAMAGED_START_KEY], second[EVALUATION_KEY]) == (None, 0)
+    assert (first[DAMAGED_START_KEY], first[DAMAGED_EVALUATION_KEY]) == (str(before), 1)
+    assert (second[DAMAGED_START_KEY], second[DAMAGED_EVALUATION_KEY]) == (None, 0)
     assert f"checkpoint {tmp_path.name}/checkpoint_000002 is damaged: " in str(first[DAMAGED_KEY])
     assert len(second[DAMAGED_KEY]) == 2  # type: ignore[arg-type]
 
