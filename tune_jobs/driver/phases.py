@@ -18,7 +18,6 @@ from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
 from tune_jobs.driver.sweep_end import reported
 from tune_jobs.driver.sweep_parts import Clocks
 from tune_jobs.driver.view import View
-from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
 from tune_jobs.records.sweep_lock import alone, check_owner, put_aside
 from tune_jobs.search.inputs import prepare_inputs
@@ -185,7 +184,7 @@ class _Staged:
     def _run_phase(self, phase: Phase, inventory: Inventory) -> bool:
         sweep = self._phase_sweep(phase)
         folder = SweepFolder.of(self._output_dir, sweep.name)
-        resume = self._options.resume and (folder.path / JOURNAL_NAME).exists()
+        resume = self._options.resume and folder.ledger.exists()
         options = dataclasses.replace(
             self._options, resume=resume, group=self._sweep.name, phase=phase.name, inputs=None
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from tune_jobs.driver.recovery import LOST
 from tune_jobs.driver.specs import SweepSpecs
 from tune_jobs.records.journal import FILE_NAME, Journal
 from tune_jobs.records.ledger import SweepFolder
@@ -44,7 +45,7 @@ def adopt(journal: Journal, sampler: Sampler, specs: SweepSpecs, notify: Callabl
         if number not in numbers:
             journal.drop(number)
             notify(f"trial {number} of {FILE_NAME} is none of this sweep")
-        elif trial.status in (None, "failed") and "config" in trial.spec:
+        elif (trial.status is None or trial.failure in LOST) and "config" in trial.spec:
             try:
                 trial.spec = specs.here(trial.spec)
             except RequestError as error:

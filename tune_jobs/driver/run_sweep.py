@@ -17,6 +17,7 @@ from tune_jobs.driver.broker_access import open_broker
 from tune_jobs.driver.cards import cards_at_hand
 from tune_jobs.driver.identity import check_identity, identity_of, keep_identity
 from tune_jobs.driver.inherit import inherit_into
+from tune_jobs.driver.rebuild import rebuild_journal
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.driver.resume import adopt, check_paths
 from tune_jobs.driver.specs import SweepSpecs
@@ -108,7 +109,7 @@ def run_sweep(
     folder = SweepFolder.of(Path(sweep.tracking.output_dir), sweep.name)
     identity = identity_of(sweep, inputs)
     with alone(folder):
-        if options.resume and not (folder.path / JOURNAL_NAME).exists():
+        if options.resume and not folder.ledger.exists() and not (folder.path / JOURNAL_NAME).exists():
             raise RequestError(f"{folder.path}: nothing to resume; run the sweep without --resume")
         if options.resume:
             check_identity(folder, identity)
@@ -183,6 +184,9 @@ class _Run:
         frame = self._frame(sampler)
         retry = StorageRetry(self._view.event)
         journal = Journal(self._folder.path / JOURNAL_NAME, retry)
+        if self._options.resume and not journal.trials:
+            rebuild_journal(journal, self._folder, self._sweep.metric.name, self._view.event)
+            journal = Journal(self._folder.path / JOURNAL_NAME, retry)  # as the events that a state replays
         ledger = LedgerCallback(
             self._folder,
             journal,

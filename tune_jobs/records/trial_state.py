@@ -13,22 +13,31 @@ from typing import cast
 from tuning_common.files import json_object, write_json
 
 STATE_FILE = "trial_state.json"  # in every checkpoint
+HISTORY_FILE = "history.json"  # dialsum's own: the evaluations before a checkpoint
 INHERITED_FILE = "inherited.json"  # in a checkpoint that was copied from another trial
 _BLOCK_BYTES = 2**22
 _OWN = "own_checksum"
 
 
-def write_state(checkpoint: Path, *, evaluations: int, losses: tuple[float, float] | None) -> None:
+def write_state(
+    checkpoint: Path,
+    *,
+    evaluations: int,
+    losses: tuple[float, float] | None,
+    trial: Mapping[str, object] | None = None,
+) -> None:
     """Writes the state into a checkpoint that is complete otherwise.
 
     Args:
         checkpoint: Its folder.
         evaluations: Number of evaluations so far.
         losses: First and lowest training loss, or None.
+        trial: The trial's specification, from which a lost journal is rebuilt.
     """
     names = [str(path.relative_to(checkpoint)) for path in sorted(checkpoint.rglob("*")) if path.is_file()]
     files = {name: _checksum(checkpoint / name) for name in names if name != STATE_FILE}
-    _write(checkpoint, {"evaluations": evaluations, "first_and_lowest_loss": losses, "files": files})
+    state = {"evaluations": evaluations, "first_and_lowest_loss": losses, "trial": trial or {}, "files": files}
+    _write(checkpoint, state)
 
 
 def drop_checksums(checkpoint: Path, names: Collection[str]) -> None:
@@ -70,6 +79,11 @@ def damage_of(checkpoint: Path) -> str:
 def evaluations_of(checkpoint: Path | None) -> int:
     """Returns the number of evaluations at a checkpoint; 0 where it is unknown."""
     return int(cast("int", _state_of(checkpoint).get("evaluations", 0)))
+
+
+def trial_of(checkpoint: Path) -> Mapping[str, object]:
+    """Returns the specification of the trial that wrote a checkpoint; empty where it is unknown."""
+    return cast("Mapping[str, object]", _state_of(checkpoint).get("trial", {}))
 
 
 def losses_of(checkpoint: Path | None) -> tuple[float, float] | None:

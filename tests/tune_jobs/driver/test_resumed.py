@@ -1,4 +1,4 @@
-"""A sweep is stopped, its folder is moved and a checkpoint is damaged: the next driver finishes every trial."""
+"""A sweep is stopped, its folder is moved, checkpoints are damaged, its journal is removed: no trial is lost."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tune_jobs.records.ledger import SweepFolder
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_damaged_checkpoints_and_a_moved_folder_cost_no_trial(tmp_path: Path) -> None:
+def test_damaged_checkpoints_a_moved_folder_and_a_lost_journal_cost_no_trial(tmp_path: Path) -> None:
     home = tmp_path / "old"
     home.mkdir()
     write_sweep(home, epochs=12)
@@ -41,3 +41,10 @@ def test_damaged_checkpoints_and_a_moved_folder_cost_no_trial(tmp_path: Path) ->
     assert [len(record.damaged) >= 1 for record in records.values()] == [True, True]
     assert "did not continue from its last checkpoint" in results.review.read_text()
     assert not (tmp_path / "old").exists()
+
+    (results.path / "journal.jsonl").unlink()
+    third = command(tmp_path / "new", "--cpu-only", "--resume")
+    _, err = ended(third)
+    assert third.returncode == 0, err
+    assert "it was rebuilt from the ledger (2 ended trials)" in err
+    assert {int(record.trial_id): record for record in results.load().trials} == records, "no trial ran again"
