@@ -94,9 +94,13 @@ def _shown(value: object) -> str:
 
 def _data_files(inputs: SweepInputs) -> list[str]:
     named = {getattr(config, name) for config in inputs.of_phases() for name in _DATA}
-    return sorted(path for path in named if path and Path(path).is_file())
+    return sorted(path for path in named if path and Path(path).exists())
 
 
 def _checksum(path: Path) -> str:
+    """Returns the SHA-256 of a file, or of the names and contents of a folder's files."""
+    if path.is_dir():
+        inner = [(str(one.relative_to(path)), _checksum(one)) for one in sorted(path.rglob("*")) if one.is_file()]
+        return hashlib.sha256(json.dumps(inner).encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
