@@ -86,7 +86,8 @@ def test_a_wrong_request_is_passed_on_at_once(tmp_path: Path) -> None:
 STAND_IN = """
 import signal, sys, time
 got = []
-signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(number, lambda *_: got.append(1))
 print("ready", flush=True)
 ends = time.monotonic() + 60
 while not got and time.monotonic() < ends: time.sleep(0.02)
@@ -124,11 +125,12 @@ def supervisor(stopped: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_sigterm_reaches_the_driver_once_and_nothing_starts_again() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_stop_reaches_the_driver_once_and_nothing_starts_again(number: int) -> None:
     process = supervisor("when it is ready")
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, err = ended(process)
     assert process.returncode == 1
     assert out == "signals 1\n"

@@ -13,6 +13,7 @@ from cluster.machines.hardware import Inventory, Node
 from cluster.machines.loopback import LOOPBACK, keep_loopback
 from cluster.machines.ray_folder import private_ray
 from cluster.machines.tokens import make_token, token_path
+from tune_jobs.driver.stop_signals import without_terminal_signals
 from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _embedded(inventory: Inventory) -> Iterator[Inventory]:
 
     nodes = sorted(inventory.nodes, key=lambda node: node.name)
     keep_loopback()
-    with private_ray():
+    with private_ray(), without_terminal_signals():
         cluster = _start(nodes, simulated=inventory.simulated)
     try:
         ids = {entry["Labels"].get(_NUMBER_LABEL): str(entry["NodeID"]) for entry in ray.nodes()}

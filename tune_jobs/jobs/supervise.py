@@ -13,6 +13,7 @@ from typing import Literal
 
 from tune_jobs.config.result_paths import with_output_folder
 from tune_jobs.config.sweep_file import load_sweep
+from tune_jobs.driver.stop_signals import STOPS
 from tune_jobs.records.command_line import driver_arguments
 from tune_jobs.records.journal import FILE_NAME
 from tune_jobs.records.sweep_lock import is_held
@@ -136,11 +137,12 @@ def _run(command: Sequence[str], progress: Callable[[], object], before: object)
 
     def handle(number: int, frame: FrameType | None) -> None:
         asked.append(number)
-        if number == signal.SIGTERM:  # Ctrl-C reaches the driver by itself
+        if number != signal.SIGINT:  # Ctrl-C reaches the driver by itself, and a second one means more than the first
             pending.append(number)
             forward()
 
-    earlier = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    taken = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    earlier = {number: signal.signal(number, handle) for number in taken}
     try:
         process = subprocess.Popen(command)
         forward()

@@ -38,6 +38,7 @@ from tune_jobs.trial.failures import classify, smaller
 from tune_jobs.trial.hold import DeviceOf, card_of, hold
 from tune_jobs.trial.machine_load import MachineLoad
 from tune_jobs.trial.meter import TrialMeter
+from tune_jobs.trial.orphan import end_with_raylet
 from tune_jobs.trial.reporter import Keep, Send, TrialReporter
 from tune_jobs.trial.storage import TrialStorage
 from tuning_common.errors import ProductError, WorkError
@@ -52,15 +53,17 @@ _PROCESS_IS_WELL: tuple[FailureKind, ...] = ("diverged", "wrong_request", "work_
 Train = Callable[..., object]  # dialsum.trainer.train
 
 
-def run_trial(config: dict[str, object], device_of: DeviceOf = card_of) -> None:
+def run_trial(config: dict[str, object], device_of: DeviceOf = card_of, train: Train | None = None) -> None:
     """The function that Tune runs in the trial's process.
 
     Args:
         config: {SPEC_KEY: a TrialSpec as plain values}.
         device_of: See hold.hold.
+        train: What the trial does; what its specification says where None.
     """
     spec = TrialSpec.from_dict(cast("Mapping[str, object]", config[SPEC_KEY]))
     restore_umask()
+    end_with_raylet()
     os.environ.update(environment(os.environ))  # before torch starts CUDA
     if spec.simulated:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray names the logical card 0, which may be a real one here
@@ -90,7 +93,8 @@ def run_trial(config: dict[str, object], device_of: DeviceOf = card_of) -> None:
     keep = StepLog(Path(spec.folder) / STEPS_NAME, MachineLoad())
     meter = TrialMeter(Meters(), spec, here.address, here.card or "")
     try:
-        attempt(spec, _work(spec, where, send, device_of), send, keep, start, meter, last_checkpoint, device_of)
+        train = train or _work(spec, where, send, device_of)
+        attempt(spec, train, send, keep, start, meter, last_checkpoint, device_of)
     finally:
         meter.close()
 
