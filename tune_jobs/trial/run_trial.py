@@ -146,6 +146,7 @@ def attempt(
     meter: TrialMeter | None = None,
     persisted: Callable[[], Path | None] = lambda: None,
     device_of: DeviceOf = card_of,
+    storage: TrialStorage | None = None,
 ) -> None:
     """Trains until the end, making the trial smaller after each out-of-memory and waiting for a storage in trouble.
 
@@ -158,13 +159,14 @@ def attempt(
         meter: Shows the trial's numbers to whoever watches the cluster.
         persisted: Returns the last checkpoint that is whole in the sweep's storage.
         device_of: See hold.hold.
+        storage: Where it writes; found by the specification where None.
 
     Raises:
         SystemExit: When the driver stops the attempt.
         Exception: Of a failure that may have damaged the process; it was sent to the driver before.
     """
     folder = Path(spec.folder)
-    storage = TrialStorage.of(folder, Path(spec.sweep_folder))
+    storage = storage or TrialStorage.of(folder, Path(spec.sweep_folder))
     if start is not None and (start / INHERITED_FILE).exists():
         from dialsum.retune import retune_checkpoint
 
@@ -201,11 +203,12 @@ def attempt(
         if trouble is None and vanished < MOST_VANISHED and (trouble := storage.vanished(error)):
             vanished += 1
         if trouble:
+            place = storage.where(error)
             del error, reporter, guard  # the traceback holds the model's tensors
             _release_memory()
             start = persisted() or start
-            if not storage.wait(trouble, start, waiting):
-                _send_failure("error", OSError(errno.ESTALE, f"{trouble}, for too long", str(folder)), send)
+            if not storage.wait(trouble, place, start, waiting):
+                _send_failure("error", OSError(errno.ESTALE, f"{trouble}, for too long", str(place)), send)
                 return
             continue
         kind = classify(error)
