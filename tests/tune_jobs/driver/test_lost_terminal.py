@@ -16,6 +16,7 @@ from typing import IO
 import psutil
 import pytest
 
+from benchmarks.chaos import processes_of
 from benchmarks.light_sweep import SWEEP
 from tests.waiting import LIMIT_S, tail, wait_until
 from tune_jobs.records.ledger import SweepFolder
@@ -128,6 +129,18 @@ def test_the_quit_key_and_a_closed_terminal_are_clean_stops_that_save(tmp_path: 
     check_saved(tmp_path)
     reports = [(event["number"], event["evaluation"]) for event in events(tmp_path, "reported")]
     assert len(reports) == len(set(reports)), "nothing twice"
+
+
+def test_a_driver_whose_raylet_is_killed_ends_and_shows_how_to_resume(tmp_path: Path) -> None:
+    with (tmp_path / "shown").open("wb") as log:
+        process = start(tmp_path, output=log)
+    wait_until(lambda: "4 waiting" in (tmp_path / "shown").read_text(), "the start of the sweep")
+    (raylet,) = [number for number, program in processes_of(process.pid) if program == "raylet"]
+    os.kill(raylet, signal.SIGKILL)
+    assert process.wait(LIMIT_S) == 1
+    shown = (tmp_path / "shown").read_text()
+    assert "Ray lost a raylet on this machine: the sweep stops, and --resume continues it with a new Ray" in shown
+    assert "Traceback" not in shown
 
 
 def events(folder: Path, kind: str) -> list[dict[str, object]]:
