@@ -17,7 +17,7 @@ from tuning_common.units import format_duration
 
 if TYPE_CHECKING:
     from tune_jobs.config.sweep import Sweep
-    from tune_jobs.driver.run_sweep import RunOptions
+    from tune_jobs.driver.run_sweep import RunOptions, Trainable
     from tune_jobs.driver.sweep_end import SweepOutcome
 
 
@@ -50,13 +50,18 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=run)
 
 
-def run(chosen: argparse.Namespace) -> int:
+def run(chosen: argparse.Namespace, trainable: "Trainable | None" = None) -> int:
     """Runs the sweep.
+
+    Args:
+        chosen: The arguments.
+        trainable: What runs in a trial's process; run_trial where None.
 
     Raises:
         RequestError: When the file, the data or the cluster cannot be used.
         WorkError: When the sweep was interrupted, or no trial has a result.
     """
+    cli.outlast_readers()
     end_with_job(os.environ)
     if chosen.supervise:
         from tune_jobs.jobs.supervise import supervise
@@ -78,6 +83,7 @@ def run(chosen: argparse.Namespace) -> int:
         resume=chosen.resume,
         simulate=chosen.simulate,
         cpu_only=chosen.cpu_only,
+        trainable=trainable,
         command=Redactor.of_environment(os.environ).hide(shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]])),
     )
     sweep = _with_results_folder(load_sweep(chosen.sweep).with_member(chosen.member), chosen.output)

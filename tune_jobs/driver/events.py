@@ -91,12 +91,12 @@ class TunerDied:
 
     Attributes:
         error: Its last line.
-        kind: What kind of failure ended the attempts.
+        kind: What kind of failure ended the attempts; None where no attempt is to blame, so that all pause.
         caused_by: Trials whose processes caused it; empty where nobody knows.
     """
 
     error: str
-    kind: FailureKind
+    kind: FailureKind | None
     caused_by: tuple[int, ...] = ()
 
 

@@ -351,7 +351,7 @@ class SweepState:
             self._out.append(Release(number=number))
             self._submit(number)
         for number in list(self._running()):
-            if number in event.caused_by or not event.caused_by:
+            if event.kind is not None and (number in event.caused_by or not event.caused_by):
                 self._attempt_ended(AttemptEnded(number=number, error=event.error, kind=event.kind))
             else:
                 self._pausing[number] = "Ray Tune ended with an error"

@@ -132,6 +132,8 @@ class TrialReporter:
             },
             checkpoint,
         )
+        if self._storage is not None:
+            self._storage.backoff.succeeded()
 
     def wants_checkpoint(self) -> bool:
         """Looks now and then whether the driver asks the trials to save and end."""
