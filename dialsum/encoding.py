@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,20 +13,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dialsum.cache import read_cached, write_cached
 from dialsum.config import RunConfig
 from dialsum.models import Kind, resolve
 from dialsum.prompts import PROMPTS
 from dialsum.sampling import FILLER
 from dialsum.step import IGNORED_LABEL
 from dialsum.tokenizers import fingerprint
-from tuning_common.files import write_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dialsum.data import Example
 
-_FORMAT = 1  # part of the cache key: change it when encoding changes
+_FORMAT = 2  # part of the cache key: change it when encoding changes
 
 Item = dict[str, list[int]]
 
@@ -58,7 +57,7 @@ def encode(
         examples: Dialogues, with summaries or without.
         tokenizer: See tokenizers.build_tokenizer.
         config: Gives the lengths and, for a causal model, the language of the prompt.
-        cache_dir: Holds one .npz per content; an unreadable file is replaced.
+        cache_dir: Holds one file per content; a damaged file is replaced.
     """
     spec = resolve(config.model)
     texts = [(example.dialogue, example.summaries[0] if example.summaries else "") for example in examples]
@@ -66,12 +65,12 @@ def encode(
     key = hashlib.sha256(
         json.dumps([settings, fingerprint(tokenizer), texts], ensure_ascii=False).encode("utf-8")
     ).hexdigest()
-    path = cache_dir / "encodings" / f"{key[:32]}.npz"
-    cached = _read(path)
+    path = cache_dir / "encodings" / key[:32]
+    cached = read_cached(path)
     if cached is not None:
-        return cached
+        return _from_npz(cached)
     encoding = _encode(texts, tokenizer, config, kind=spec.kind, begins=spec.architecture == "bart")
-    write_bytes(path, _to_npz(encoding))
+    write_cached(path, _to_npz(encoding))
     return encoding
 
 
@@ -197,14 +196,11 @@ def _to_npz(encoding: Encoding) -> bytes:
     return buffer.getvalue()
 
 
-def _read(path: Path) -> Encoding | None:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            source, target = (
-                tuple(tuple(part.tolist()) for part in np.split(arrays[f"{name}_ids"], arrays[f"{name}_ends"][:-1]))
-                for name in ("source", "target")
-            )
-            cut_dialogues, cut_summaries = arrays["cut"].tolist()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # absent or damaged
+def _from_npz(content: bytes) -> Encoding:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        source, target = (
+            tuple(tuple(part.tolist()) for part in np.split(arrays[f"{name}_ids"], arrays[f"{name}_ends"][:-1]))
+            for name in ("source", "target")
+        )
+        cut_dialogues, cut_summaries = arrays["cut"].tolist()
     return Encoding(sources=source, targets=target, cut_dialogues=cut_dialogues, cut_summaries=cut_summaries)

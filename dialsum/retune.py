@@ -7,6 +7,7 @@ import torch
 from dialsum.config import RunConfig
 
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"  # of transformers' trainer
+RETUNED = (_OPTIMIZER, _SCHEDULER)
 
 
 def retune_checkpoint(checkpoint: Path, config: RunConfig) -> None:

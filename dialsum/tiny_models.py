@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from dialsum.config import RunConfig
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
@@ -27,7 +28,6 @@ def train_tokenizer(texts: Iterable[str], placeholders: Iterable[str], vocab_siz
         A fast tokenizer with pad 0, bos 1, eos 2, unk 3 that adds no special tokens by itself.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE(unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -37,6 +37,13 @@ def train_tokenizer(texts: Iterable[str], placeholders: Iterable[str], vocab_siz
     )
     tokenizer.train_from_iterator(sorted(set(texts)), trainer)  # sorted: the same data give the same tokens
     tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in sorted(set(placeholders))])
+    return wrap_tokenizer(tokenizer)
+
+
+def wrap_tokenizer(tokenizer: "Tokenizer") -> "PreTrainedTokenizerFast":
+    """Returns a trained tokenizer as transformers uses it; see train_tokenizer."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNK,
         clean_up_tokenization_spaces=False,

@@ -2,27 +2,25 @@
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dialsum.cache import read_cached, write_cached
 from dialsum.cleaning import find_placeholders
 from dialsum.config import RunConfig
 from dialsum.models import hub_options, resolve
-from dialsum.tiny_models import train_tokenizer
+from dialsum.tiny_models import train_tokenizer, wrap_tokenizer
 from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-_FORMAT = 1  # part of the cache key: change it when training of the tiny tokenizer changes
+_FORMAT = 2  # part of the cache key: change it when training of the tiny tokenizer changes
 _MARKER = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")  # <usr>, <extra_id_0>, [PAD]: never part of a summary
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MIN_KEPT_LETTERS = 0.8  # an English vocabulary keeps under a tenth of a Korean text
@@ -157,31 +155,13 @@ def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
 def _learned(
     texts: Sequence[str], placeholders: Sequence[str], vocab_size: int, cache_dir: Path
 ) -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer
+    from tokenizers import Tokenizer
 
     key = json.dumps([_FORMAT, vocab_size, sorted(placeholders), sorted(set(texts))], ensure_ascii=False)
-    folder = cache_dir / "tokenizers" / hashlib.sha256(key.encode("utf-8")).hexdigest()[:24]
-    if not folder.exists():
-        save_folder(folder, train_tokenizer(texts, placeholders, vocab_size).save_pretrained)
-    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
-    return loaded
-
-
-def save_folder(folder: Path, save: Callable[[str], object]) -> None:
-    """Writes a folder atomically, by renaming a temporary one. When another process was first, its folder stays.
-
-    Args:
-        folder: The target.
-        save: Writes into a given folder.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        save(str(temporary))
-        os.chmod(temporary, 0o755)
-        os.replace(temporary, folder)
-    except OSError:
-        if not folder.exists():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    path = cache_dir / "tokenizers" / hashlib.sha256(key.encode("utf-8")).hexdigest()[:24]
+    cached = read_cached(path)
+    if cached is None:
+        trained: str = train_tokenizer(texts, placeholders, vocab_size).backend_tokenizer.to_str()
+        cached = trained.encode("utf-8")
+        write_cached(path, cached)
+    return wrap_tokenizer(Tokenizer.from_str(cached.decode("utf-8")))

@@ -1,14 +1,20 @@
 """Command lines: exit codes, one-screen errors, text for people and JSON for programs."""
 
+import errno
+import io
 import json
 import logging
 import os
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from tuning_common.errors import ProductError
 from tuning_common.storage import storage_trouble
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
@@ -21,14 +27,17 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
         arguments: Without the program's name; those of this process when None.
 
     Returns:
-        The exit code. ProductErrors and storage errors are printed on standard error without a traceback;
-        any other exception is a bug of ours and is raised.
+        The exit code; 130, as of a shell, after Ctrl-C. ProductErrors and storage errors are printed on standard error
+        without a traceback; any other exception is a bug of ours and is raised.
     """
     try:
         return main(sys.argv[1:] if arguments is None else arguments)
     except ProductError as error:
         note(f"error: {error}")
         return error.exit_code
+    except KeyboardInterrupt:
+        note("interrupted")
+        return 130
     except BrokenPipeError:  # `... | head` closed the pipe: nobody reads the output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -38,6 +47,37 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
             raise
         note(f"error: {error.filename or 'a file'}: {trouble}; mend it and try again")
         return 1
+
+
+class _OutlastingFile(io.FileIO):
+    """An output whose errors are ignored: what cannot be written is lost."""
+
+    def write(self, content: "ReadableBuffer", /) -> int:
+        try:
+            written = super().write(content)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:  # a full disk may have room later; a closed pipe or terminal never returns
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+        else:
+            if written is not None:
+                return written
+        return memoryview(content).nbytes
+
+
+def outlast_readers() -> None:
+    """Makes this process go on when its terminal or the reader of its output goes away, or the disk below it is full.
+
+    Replaces sys.stdout and sys.stderr, where these are still those of the process.
+    """
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream: TextIO | None = getattr(sys, name)
+        if stream is None:  # the process was started without it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for the life of the process
+        elif stream is getattr(sys, f"__{name}__"):
+            stream.flush()
+            buffer = io.BufferedWriter(_OutlastingFile(number, "wb", closefd=False))
+            lasting = io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=True)
+            setattr(sys, name, lasting)
 
 
 def emit(text: str) -> None:

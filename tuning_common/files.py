@@ -158,23 +158,71 @@ def read_jsonl(path: Path) -> tuple[list[dict[str, object]], int]:
     Returns:
         The records in order, and the number of torn lines that were skipped.
     """
-    if not path.exists():
-        return [], 0
-    records: list[dict[str, object]] = []
-    torn = 0
-    for raw in path.read_bytes().split(b"\n"):
+    records, torn = read_numbered_jsonl(path)
+    return list(records.values()), len(torn)
+
+
+def read_numbered_jsonl(path: Path) -> tuple[dict[int, dict[str, object]], dict[int, str]]:
+    """Reads a JSON-lines ledger; see read_jsonl.
+
+    Returns:
+        The records by the number of their line, and what is wrong with each line that was skipped.
+    """
+    records: dict[int, dict[str, object]] = {}
+    torn: dict[int, str] = {}
+    content = path.read_bytes() if path.exists() else b""
+    for number, raw in enumerate(content.split(b"\n"), start=1):
         if not raw.strip():
             continue
         try:
-            record = json.loads(raw)
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            torn += 1
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-        else:
-            torn += 1
+            records[number] = json_object(raw)
+        except ValueError as error:
+            torn[number] = str(error)
     return records, torn
+
+
+def json_object(raw: bytes) -> dict[str, object]:
+    """Reads one JSON object.
+
+    Raises:
+        ValueError: When it is torn, no object, nested too deeply, or holds a number that JSON or this program lacks.
+    """
+    try:
+        record = json.loads(raw, parse_int=_whole_number, parse_constant=_refuse_constant)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ValueError("is torn, or no JSON") from None
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    if not isinstance(record, dict):
+        raise ValueError("is no JSON object")
+    if raw.count(b"{") + raw.count(b"[") > MOST_LEVELS and _depth(record) > MOST_LEVELS:
+        raise ValueError(_TOO_DEEP)
+    return record
+
+
+MOST_LEVELS = 50
+MOST_DIGITS = 18
+_TOO_DEEP = f"has more than {MOST_LEVELS} levels"
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MOST_DIGITS + 1:
+        raise ValueError(f"has a number of more than {MOST_DIGITS} digits")
+    return int(digits)
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"has {name}, which JSON lacks")
+
+
+def _depth(value: object) -> int:
+    """Counts levels, without a recursion that a value of many levels would exhaust."""
+    levels, current = 0, [value]
+    while current:
+        levels += 1
+        inner = [one for one in current if isinstance(one, (dict, list))]
+        current = [item for one in inner for item in (one.values() if isinstance(one, dict) else one)]
+    return levels
 
 
 def _flush_folder(folder: Path) -> None:

@@ -3,7 +3,7 @@
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ T = TypeVar("T")
 LEAST_BYTES = 4 * 2**20  # for logs and numbers; checkpoints are counted by their own size
 LIMIT_S = 3600.0  # time to repair a disk, without paying for idle GPUs for days
 _EVERY_S = 5.0
+_LONGEST_PAUSE_S = 60.0
 _TROUBLE = {
     errno.ENOSPC: "no space left",
     errno.EDQUOT: "the disk quota is used up",
@@ -60,17 +61,72 @@ def storage_trouble(error: BaseException) -> str | None:
     >>> storage_trouble(OSError(28, "No space left on device")), storage_trouble(ValueError("x"))
     ('no space left', None)
     """
-    seen: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in seen:
-        seen.append(link)
+    for link in _chain(error):
         if isinstance(link, OSError) and link.errno in _TROUBLE:
             return _TROUBLE[link.errno]
         for text, trouble in _TEXTS.items():
             if text in str(link):
                 return trouble
-        link = getattr(link, "cause", None) or link.__cause__ or link.__context__
     return None
+
+
+def troubled_path(error: BaseException, folders: Iterable[Path]) -> Path | None:
+    """Returns the file that an error is about; where it names none, the first folder without room.
+
+    Args:
+        error: Anything; its causes are checked too.
+        folders: Folders on the disks that may be full.
+
+    >>> troubled_path(OSError(28, "No space left on device", "/tmp/a.bin"), []).as_posix()
+    '/tmp/a.bin'
+    """
+    for link in _chain(error):
+        if isinstance(link, OSError) and isinstance(link.filename, str | os.PathLike):
+            return Path(link.filename)
+    return next((folder for folder in folders if free_bytes(folder) < LEAST_BYTES), None)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        seen.append(link)
+        yield link
+        link = getattr(link, "cause", None) or link.__cause__ or link.__context__
+
+
+class Backoff:
+    """Pauses between tries: each is twice the one before, and one limit covers all tries until one succeeds.
+
+    Args:
+        limit_s: Longest time without a success, in seconds.
+        elapsed_s: A monotonic clock, in seconds.
+
+    >>> backoff = Backoff(elapsed_s=lambda: 0.0)
+    >>> [backoff.failed() for _ in range(6)], backoff.succeeded(), backoff.failed()
+    ([5.0, 10.0, 20.0, 40.0, 60.0, 60.0], None, 5.0)
+    """
+
+    def __init__(self, *, limit_s: float = LIMIT_S, elapsed_s: Callable[[], float] = time.monotonic) -> None:
+        self.limit_s, self._elapsed_s = limit_s, elapsed_s
+        self._begun_s: float | None = None
+        self._pause_s = _EVERY_S
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has failed for longer than the limit."""
+        return self._begun_s is not None and self._elapsed_s() - self._begun_s > self.limit_s
+
+    def failed(self) -> float | None:
+        """Takes in a failure; returns the seconds until the next try, None where there is none."""
+        if self._begun_s is None:
+            self._begun_s = self._elapsed_s()
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        return None if self.is_over else pause_s
+
+    def succeeded(self) -> None:
+        """Takes in a success."""
+        self._begun_s, self._pause_s = None, _EVERY_S
 
 
 class StorageRetry:

@@ -9,10 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tuning_common.errors import WorkError
 from tuning_common.files import is_private, private_folder
+from tuning_common.storage import free_bytes
+from tuning_common.units import format_bytes
 
 VARIABLE = "RAY_TMPDIR"  # Ray's variable: it creates its folder `ray` inside
 UMASK = 0o077  # of Ray's processes
+ROOM_BYTES = 16 * 2**20  # without it Ray fails after half a minute, with a traceback
 _OWN_UMASK = "TUNE_JOBS_UMASK"
 
 
@@ -40,8 +44,16 @@ def private_ray() -> Iterator[None]:
 
     Raises:
         RequestError: When other users can enter the folder.
+        WorkError: When its disk is full.
     """
-    os.environ[VARIABLE] = str(private_folder(private_root(os.environ)))
+    root = private_folder(private_root(os.environ))
+    left_bytes = free_bytes(root)
+    if left_bytes < ROOM_BYTES:
+        raise WorkError(
+            f"{root}: only {format_bytes(left_bytes)} are left for Ray's files; make room, or name a folder on another"
+            f" disk: export {VARIABLE}=DIR"
+        )
+    os.environ[VARIABLE] = str(root)
     before = os.umask(UMASK)
     os.environ.update(own_umask(before))
     try:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import cluster.machines.ray_folder
-from cluster.machines.ray_folder import own_address, private_ray, private_root, ray_folder, restore_umask
-from tuning_common.errors import RequestError
+from cluster.machines.ray_folder import ROOM_BYTES, own_address, private_ray, private_root, ray_folder, restore_umask
+from tuning_common.errors import RequestError, WorkError
 
 ROOT = Path(__file__).resolve().parents[2]
 NEIGHBOUR = 12345  # a user id
@@ -77,6 +77,13 @@ def test_a_folder_that_a_neighbour_made_open_is_refused_with_the_remedy(temporar
     (temporary / f"ray-{os.geteuid()}").mkdir()
     (temporary / f"ray-{os.geteuid()}").chmod(mode)
     with pytest.raises(RequestError, match=r"could run code as you\n.*export RAY_TMPDIR="), private_ray():
+        pass
+
+
+def test_a_full_disk_is_named_before_ray_starts(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.machines.ray_folder.free_bytes", lambda folder: ROOM_BYTES - 1)
+    refusal = rf"{temporary}/ray-{os.geteuid()}: only 16.0 MiB are left for Ray's files; .* export RAY_TMPDIR=DIR"
+    with pytest.raises(WorkError, match=refusal), private_ray():
         pass
 
 

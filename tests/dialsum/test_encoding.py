@@ -1,6 +1,8 @@
 """Encoding keeps what the model needs, pads as each model kind needs it, and is done once."""
 
 import doctest
+import errno
+import random
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import dialsum.tokenizers
 from dialsum.config import RunConfig
 from dialsum.data import Example
 from dialsum.encoding import EncodedDataset, encode
-from dialsum.tokenizers import build_tokenizer, decode
+from dialsum.tokenizers import build_tokenizer, decode, fingerprint
 
 EXAMPLES = [
     Example(
@@ -54,7 +56,7 @@ def test_long_texts_are_cut_to_the_limit_and_counted(tmp_path: Path) -> None:
     assert (encoding.cut_dialogues, encoding.cut_summaries) == (1, 2)
 
 
-def test_the_second_trial_reads_the_cache_and_a_damaged_file_is_made_again(tmp_path: Path) -> None:
+def test_the_second_trial_reads_the_cache(tmp_path: Path) -> None:
     config = RunConfig(model="tiny-bart")
     tokenizer = build_tokenizer(config, TEXTS, tmp_path)
     first = encode(EXAMPLES, tokenizer, config, tmp_path)
@@ -62,6 +64,40 @@ def test_the_second_trial_reads_the_cache_and_a_damaged_file_is_made_again(tmp_p
     stamp = path.stat().st_mtime_ns
     assert encode(EXAMPLES, build_tokenizer(config, TEXTS, tmp_path), config, tmp_path) == first
     assert path.stat().st_mtime_ns == stamp
-    path.write_bytes(path.read_bytes()[:100])
-    assert encode(EXAMPLES, tokenizer, config, tmp_path) == first
     assert len(list((tmp_path / "tokenizers").iterdir())) == 1
+
+
+@pytest.mark.parametrize("folder", ["tokenizers", "encodings"])
+def test_a_damaged_cache_file_is_made_again(tmp_path: Path, folder: str) -> None:
+    """Cut anywhere, one bit changed anywhere, and zeros behind any byte, as a power loss leaves them."""
+    config = RunConfig(model="tiny-bart")
+    tokenizer = build_tokenizer(config, TEXTS, tmp_path)
+    first = encode(EXAMPLES, tokenizer, config, tmp_path)
+    (path,) = (tmp_path / folder).iterdir()
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    for at in rng.sample(range(len(whole)), 60):
+        bit = bytes([whole[at] ^ 1 << rng.randrange(8)])
+        for damaged in (whole[:at], whole[:at] + bit + whole[at + 1 :], whole[:at] + bytes(len(whole) - at)):
+            path.write_bytes(damaged)
+            again = build_tokenizer(config, TEXTS, tmp_path)
+            assert fingerprint(again) == fingerprint(tokenizer)
+            assert encode(EXAMPLES, again, config, tmp_path) == first
+    assert path.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = RunConfig(model="tiny-bart")
+    tokenizer = build_tokenizer(config, TEXTS, tmp_path / "there")
+    first = encode(EXAMPLES, tokenizer, config, tmp_path / "there")
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("dialsum.cache.write_bytes", full)
+    again = build_tokenizer(config, TEXTS, tmp_path / "full")
+    assert fingerprint(again) == fingerprint(tokenizer)
+    assert encode(EXAMPLES, again, config, tmp_path / "full") == first
+    assert [record.message.rsplit(": ", 1)[1] for record in caplog.records] == ["No space left on device"] * 2

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.tune_jobs.synthetic import sweep_record, wide_ledger, write
-from tune_jobs.after.cleaning import CleanPlan, lies_inside, plan_cleaning, remove
+from tune_jobs.after.cleaning import CleanPlan, plan_cleaning, remove
 from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.commands import clean_cli
 from tune_jobs.records.ledger import Ledger, SweepFolder, TrialRecord
 from tune_jobs.records.sweep_lock import alone
+from tuning_common.bounds import lies_inside
 from tuning_common.errors import RequestError
 
 NOW = 1_800_000_000.0

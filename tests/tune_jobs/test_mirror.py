@@ -12,7 +12,8 @@ import pytest
 from tests.tune_jobs.sweep_files import BUNDLE, ESTIMATE, METRIC, SweepFiles
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
-from tune_jobs.records.ledger import SweepFolder, SweepRecord, read_record
+from tune_jobs.records.journal_events import read_event
+from tune_jobs.records.ledger import SweepFolder, SweepRecord
 from tune_jobs.records.step_log import StepLog, Tail, decoded
 from tune_jobs.tracking.mirror import ExampleRow, Mirror, MirrorProgress, MirrorSettings, example_rows
 from tune_jobs.tracking.mirror_process import QueuedRun
@@ -74,6 +75,7 @@ class Following:
         self.mirror = Mirror(
             settings, self._open, self.progress, examples=lambda folder, config: [(folder.name, config["batch_size"])]
         )
+        self._folder = files.folder
         self._journal, self._ledger = Tail(files.folder.path / JOURNAL_NAME), Tail(files.folder.ledger)
 
     def _open(self, run: TrackedRun) -> HeardRun:
@@ -82,10 +84,10 @@ class Following:
 
     def look(self) -> None:
         for event in self._journal.read():
-            self.mirror.take_event(event)
+            self.mirror.take_event(read_event(event, self._folder.path))
         self.mirror.take_steps()
         for line in self._ledger.read():
-            record = read_record(line)
+            record = self._folder.read(line)
             if isinstance(record, SweepRecord):
                 self.mirror.take_sweep(record)
             else:

@@ -150,7 +150,7 @@ def check_nothing_lost(folder: Path, trials: int, steps: int) -> None:
         sum((to - begun) * gpus for begun, to, gpus in spans)
     )
     assert all(record.retries == 0 for record in records)
-    assert not list((folder.parent / "tune").rglob("checkpoint_*")), "checkpoints of trials that are over"
+    assert not list((folder / "tune").rglob("checkpoint_*")), "checkpoints of trials that are over"
 
 
 def test_two_members_share_two_cards_and_what_was_lent_comes_back_within_a_rung(

@@ -18,6 +18,7 @@ from tune_jobs.analysis.experiments import folder_of
 from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder, TrialRecord
 from tune_jobs.records.sweep_lock import is_held
+from tuning_common.bounds import lies_inside
 from tuning_common.errors import RequestError
 from tuning_common.goal import best_first
 
@@ -77,7 +78,7 @@ def plan_cleaning(output: Path, cache: Path, *, keep: int, cache_days: float, no
     for sweep in sweeps:
         try:
             ledgers[sweep] = SweepFolder(sweep).load()
-        except (RequestError, OSError) as error:  # the owners of the experiments are unknown
+        except OSError as error:  # the owners of the experiments are unknown
             raise RequestError(f"{sweep}: its ledger cannot be read, so nothing is removed", [str(error)]) from None
     guarded = {path.resolve() for sweep, ledger in ledgers.items() for path in _best_folders(sweep, ledger, keep)}
     guarded |= {Path(model).resolve().parent.parent for model in _started_from(ledgers.values())}
@@ -127,21 +128,6 @@ def remove(leftovers: Sequence[Leftover]) -> list[str]:
         except OSError as error:
             failed.append(f"{leftover.path} could not be removed: {error.strerror or error}")
     return failed
-
-
-def lies_inside(path: Path, root: Path) -> bool:
-    """Returns whether a path lies in a folder and no part of it below the folder is a link.
-
-    The folder itself may be a link. A path that contains `..` counts as outside.
-    """
-    for base in (root.absolute(), root.resolve()):
-        if not path.absolute().is_relative_to(base):
-            continue
-        steps = path.absolute().relative_to(base).parts
-        parents = [base.joinpath(*steps[: number + 1]) for number in range(len(steps))]
-        clean = ".." not in steps and not any(parent.is_symlink() for parent in parents)
-        return bool(steps) and clean and path.resolve().is_relative_to(root.resolve())
-    return False
 
 
 def _leftover(paths: Iterable[Path], kind: Kind, root: Path, kept: list[str]) -> list[Leftover]:
@@ -204,6 +190,8 @@ def _started_from(ledgers: Iterable[Ledger]) -> list[str]:
 def _why_untouched(sweep: Path, ledger: Ledger) -> str:
     if is_held(sweep):
         return "runs"
+    if ledger.torn:
+        return f"has lines in its ledger that cannot be read ({ledger.torn[0]})"
     meant = ledger.sweep.trials if ledger.sweep is not None else None
     ended = sum(1 for trial in ledger.trials if trial.status != "running")
     if ended < len(ledger.trials) or (meant is not None and ended < meant):

@@ -42,7 +42,7 @@ def read_output(output: Path) -> Source:
     for folder in folders:
         try:
             ledger = SweepFolder(folder).load()
-        except (RequestError, OSError) as error:
+        except OSError as error:
             remarks.append(f"{folder} could not be read and is left out: {error}")
             continue
         found, undated = runs_of(ledger)
@@ -50,7 +50,7 @@ def read_output(output: Path) -> Source:
         if undated:
             remarks.append(f"{undated} trials of {folder.name} have no time and belong to no week")
         if ledger.torn:
-            remarks.append(f"{ledger.torn} torn lines of {folder.name} could not be read")
+            remarks.append(f"{len(ledger.torn)} torn lines of {folder.name} could not be read: {ledger.torn[0]}")
     return Source(runs=tuple(runs.values()), remarks=tuple(remarks))
 
 

@@ -190,10 +190,7 @@ def _journal(folder: Path) -> Journal | None:
         if SweepFolder(folder).ledger.exists():
             return None
         raise RequestError(f"{folder}: no {FILE_NAME} in it; give the folder of a sweep, outputs/sweep_results/NAME")
-    try:
-        return Journal(folder / FILE_NAME)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RequestError(f"{folder / FILE_NAME}: of another version of this program ({error!r})") from None
+    return Journal(folder / FILE_NAME)
 
 
 def _odd(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from tuning_common.units import format_duration
 
 if TYPE_CHECKING:
     from tune_jobs.config.sweep import Sweep
-    from tune_jobs.driver.run_sweep import RunOptions
+    from tune_jobs.driver.run_sweep import RunOptions, Trainable
     from tune_jobs.driver.sweep_end import SweepOutcome
 
 
@@ -30,7 +30,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="example: python -m tune_jobs run tune_jobs/sweeps/sample.yaml",
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
-    parser.add_argument("--resume", action="store_true", help="continue an earlier run of this sweep")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="continue an earlier run of this sweep")
+    earlier.add_argument(
+        "--restart", action="store_true", help="put an earlier run aside and begin anew, as without --resume"
+    )
     parser.add_argument("--supervise", action="store_true", help="restart and continue when this process dies")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of results; instead of tracking.output_dir")
     parser.add_argument("--member", metavar="NAME", help="whose quota is used; instead of team.member")
@@ -46,13 +50,18 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=run)
 
 
-def run(chosen: argparse.Namespace) -> int:
+def run(chosen: argparse.Namespace, trainable: "Trainable | None" = None) -> int:
     """Runs the sweep.
+
+    Args:
+        chosen: The arguments.
+        trainable: What runs in a trial's process; run_trial where None.
 
     Raises:
         RequestError: When the file, the data or the cluster cannot be used.
         WorkError: When the sweep was interrupted, or no trial has a result.
     """
+    cli.outlast_readers()
     end_with_job(os.environ)
     if chosen.supervise:
         from tune_jobs.jobs.supervise import supervise
@@ -74,6 +83,7 @@ def run(chosen: argparse.Namespace) -> int:
         resume=chosen.resume,
         simulate=chosen.simulate,
         cpu_only=chosen.cpu_only,
+        trainable=trainable,
         command=Redactor.of_environment(os.environ).hide(shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]])),
     )
     sweep = _with_results_folder(load_sweep(chosen.sweep).with_member(chosen.member), chosen.output)

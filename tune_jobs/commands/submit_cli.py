@@ -34,7 +34,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--no-follow", action="store_true", help="return as soon as the job is submitted")
     parser.add_argument("--supervise", action="store_true", help="restart the driver and continue when it dies")
-    parser.add_argument("--resume", action="store_true", help="continue an earlier run of this sweep")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="continue an earlier run of this sweep")
+    earlier.add_argument(
+        "--restart", action="store_true", help="put an earlier run aside and begin anew, as without --resume"
+    )
     parser.add_argument("--no-key", action="store_true", help="do not send your W&B key: the runs stay offline")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
     parser.add_argument("--until", metavar="PHASE", help="of a staged sweep: stop after this phase")

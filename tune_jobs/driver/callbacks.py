@@ -84,9 +84,9 @@ class LedgerCallback(SweepCallback):
         if peak is not None and self._calibration is not None:
             calibration = self._calibration
             self._retry.run(lambda: record_peak(calibration, peak), where)
-        self._retry.run(lambda: leave_in_order(trial), where)
+        self._retry.run(lambda: leave_in_order(trial, self._folder), where)
         progress = progress_of(self._frame, self._journal.trials, self._journal.trials[number].elapsed_s)
-        keep_best_models(self._journal.trials, progress, self._to_come())
+        keep_best_models(self._journal.trials, progress, self._folder.output, self._to_come())
 
 
 class ViewCallback(SweepCallback):

@@ -91,12 +91,12 @@ class TunerDied:
 
     Attributes:
         error: Its last line.
-        kind: What kind of failure ended the attempts.
+        kind: What kind of failure ended the attempts; None where no attempt is to blame, so that all pause.
         caused_by: Trials whose processes caused it; empty where nobody knows.
     """
 
     error: str
-    kind: FailureKind
+    kind: FailureKind | None
     caused_by: tuple[int, ...] = ()
 
 
@@ -202,10 +202,10 @@ class ForgetCheckpoints:
     """Remove what an earlier attempt left in the sweep's storage.
 
     Attributes:
-        checkpoint: One of them.
+        folder: Of its checkpoints.
     """
 
-    checkpoint: Path
+    folder: Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

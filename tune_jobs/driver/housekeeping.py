@@ -1,40 +1,50 @@
 """What stays on the disk of a sweep's trials: numbers of all, weights of the best, checkpoints of none that is over."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from tune_jobs.analysis.candidates import Scored, group_seeds, without_seed
+from tune_jobs.driver.recovery import LOST
 from tune_jobs.records.journal import TrialHistory
-from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
+from tune_jobs.records.journal_events import is_checkpoint
+from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, TrialRecord
 from tune_jobs.records.progress import ENDED, SweepProgress
+from tuning_common.bounds import lies_inside, remove_folder
 from tuning_common.files import write_json
 
 KEPT_MODELS = 5  # of one sweep; hundreds of models fill any disk
 
 
-def leave_in_order(trial: TrialHistory) -> None:
-    """Removes what only a resume would need, and writes the numbers of a trial that could not do so itself."""
-    if trial.checkpoint is not None:
-        forget_checkpoints(trial.checkpoint)
+def leave_in_order(trial: TrialHistory, sweep: SweepFolder) -> None:
+    """Removes what only a resume would need, and writes the numbers of a trial that could not do so itself.
+
+    The checkpoints of a trial that failed without a fault of its configuration stay: it can be continued.
+    """
+    if trial.failure != "error" and trial.failure not in LOST:
+        for checkpoints in trial.checkpoint_folders:
+            forget_checkpoints(checkpoints, sweep)
     if "folder" not in trial.spec:
         return
     folder = ExperimentFolder(Path(str(trial.spec["folder"])))
     for leftover in folder.path.glob("checkpoint-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove_folder(leftover, sweep.output)
     rows = [trial.evaluations[number].metrics for number in sorted(trial.evaluations)]
-    if rows and not folder.metrics.exists():
+    if rows and not folder.metrics.exists() and lies_inside(folder.metrics, sweep.output):
         write_json(folder.metrics, {"last": rows[-1], "history": rows})
 
 
-def forget_checkpoints(checkpoint: Path) -> None:
-    """Removes a checkpoint and its neighbours: all that one start of a trial left in the sweep's storage."""
-    shutil.rmtree(checkpoint.parent, ignore_errors=True)  # its folder at Tune
+def forget_checkpoints(folder: Path, sweep: SweepFolder) -> None:
+    """Removes the folder of one attempt's checkpoints in the sweep's storage."""
+    if is_checkpoint(folder / "checkpoint", sweep.path):
+        remove_folder(folder, sweep.path)
 
 
 def keep_best_models(
-    trials: Mapping[int, TrialHistory], progress: SweepProgress, to_come: Sequence[Mapping[str, object]] | None = ()
+    trials: Mapping[int, TrialHistory],
+    progress: SweepProgress,
+    output: Path,
+    to_come: Sequence[Mapping[str, object]] | None = (),
 ) -> None:
     """Removes the weights of trials that are over and cannot be the winner any more.
 
@@ -45,6 +55,7 @@ def keep_best_models(
     Args:
         trials: All so far.
         progress: Of the sweep.
+        output: The output folder; nothing outside is removed.
         to_come: What will be sampled for the trials that were not tried yet; None where results decide.
     """
     over = [trial for trial in progress.trials.values() if trial.status in ENDED and trial.best is not None]
@@ -68,7 +79,7 @@ def keep_best_models(
     for one in scored:
         if one.trial.trial_id not in kept:
             folder = ExperimentFolder(Path(str(trials[int(one.trial.trial_id)].spec["folder"])))
-            shutil.rmtree(folder.best_model.parent, ignore_errors=True)
+            remove_folder(folder.best_model.parent, output)
 
 
 def _as_record(trial: TrialHistory) -> TrialRecord:

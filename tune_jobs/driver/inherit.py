@@ -3,21 +3,22 @@
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from tune_jobs.config.rules import ResolvedTrial
+from tune_jobs.driver.specs import FILE_FIELDS
 from tune_jobs.records.journal import TrialHistory
 from tune_jobs.records.trial_spec import TrialSpec
-from tune_jobs.records.trial_state import INHERITED_FILE, evaluations_of
+from tune_jobs.records.trial_state import HISTORY_FILE, INHERITED_FILE, drop_checksums, evaluations_of
 from tune_jobs.search.early_stopping import Exploit
 from tune_jobs.search.samplers import Sampled
+from tuning_common.bounds import remove_folder
 from tuning_common.errors import RequestError
 from tuning_common.files import write_json
 
 FOLDER = "population"  # of a sweep: checkpoints on their way from one trial to another
-_HISTORY_FILE = "history.json"  # dialsum's own: a trial's past, which is not inherited
-_OF_THE_MACHINE = ("train_file", "dev_file", "test_file", "model")  # named in full in the specification
 
 Inherit = Callable[[TrialHistory, TrialHistory, Exploit], Mapping[str, object] | None]
 """Called with trial, donor and exploit; returns the journal's "copied" event, None where it cannot be carried out."""
@@ -41,13 +42,15 @@ def inherit_into(folder: Path, resolve: Callable[[Sampled], ResolvedTrial]) -> I
             return None
         evaluation = max(trial.evaluations, default=0)
         target = folder / FOLDER / f"{trial.number}_{evaluation}" / "checkpoint"
-        if not _copied(donor.checkpoint, target):
+        if not _copied(donor.checkpoint, target, folder):
             return None
         made = evaluations_of(target) or exploit.donor_evaluation
         write_json(target / INHERITED_FILE, {"donor": donor.number, "evaluation": made})
-        own = trial.checkpoint / _HISTORY_FILE if trial.checkpoint else None
+        with suppress(OSError, ValueError):  # damaged: the trial finds it
+            drop_checksums(target, [HISTORY_FILE])
+        own = trial.checkpoint / HISTORY_FILE if trial.checkpoint else None
         if own is not None and own.exists():
-            shutil.copyfile(own, target / _HISTORY_FILE)
+            shutil.copyfile(own, target / HISTORY_FILE)
         return {
             "donor": donor.number,
             "evaluation": evaluation,
@@ -63,22 +66,22 @@ def inherit_into(folder: Path, resolve: Callable[[Sampled], ResolvedTrial]) -> I
 
 def _changed(trial: TrialHistory, resolved: ResolvedTrial) -> TrialSpec:
     spec = TrialSpec.from_dict(trial.spec)
-    kept = {name: spec.config[name] for name in _OF_THE_MACHINE}
+    kept = {name: spec.config[name] for name in FILE_FIELDS}
     sampled: dict[str, object] = {
         name: list(value) if isinstance(value, tuple) else value for name, value in resolved.sampled.items()
     }
     return replace(spec, sampled=sampled, config=resolved.resolved.to_dict() | kept, notes=list(resolved.notes))
 
 
-def _copied(checkpoint: Path | None, target: Path) -> bool:
-    shutil.rmtree(target.parent, ignore_errors=True)  # of a driver that died before it wrote the copy down
+def _copied(checkpoint: Path | None, target: Path, sweep_folder: Path) -> bool:
+    remove_folder(target.parent, sweep_folder)  # of a driver that died before it wrote the copy down
     if checkpoint is None:
         return False
-    ignored = shutil.ignore_patterns(_HISTORY_FILE, INHERITED_FILE)
+    ignored = shutil.ignore_patterns(HISTORY_FILE, INHERITED_FILE)
     try:
         shutil.copytree(checkpoint, target, copy_function=_link, ignore=ignored)
     except (OSError, shutil.Error):  # Tune has just replaced it
-        shutil.rmtree(target.parent, ignore_errors=True)
+        remove_folder(target.parent, sweep_folder)
         return False
     return True
 

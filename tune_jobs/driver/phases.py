@@ -12,14 +12,14 @@ from tune_jobs.analysis.sweep_analysis import Analysis, analyse
 from tune_jobs.config.sweep import Phase, Sweep
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.config.sweep_parts import name_problems
+from tune_jobs.driver.identity import check_identity, identity_of, keep_identity
 from tune_jobs.driver.run_sweep import RunOptions, at_hand, check_placement, run_sweep
 from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
 from tune_jobs.driver.sweep_end import reported
 from tune_jobs.driver.sweep_parts import Clocks
 from tune_jobs.driver.view import View
-from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
 from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
-from tune_jobs.records.sweep_lock import alone, put_aside
+from tune_jobs.records.sweep_lock import alone, check_owner, put_aside
 from tune_jobs.search.inputs import prepare_inputs
 from tune_jobs.search.next_sweep import NextSweep
 from tune_jobs.search.phase_decisions import SEARCHED, Done, describe, pooled, prepare, problem_of
@@ -137,8 +137,7 @@ class _Staged:
         for phase in self._sweep.phases:
             problems.extend([f"phase {phase.name}: {text}" for text in name_problems(phase.sweep.name)])
         problems.raise_if_any(self._sweep.source)
-        if self._options.inputs is None:
-            prepare_inputs(self._sweep)
+        self._identity = identity_of(self._sweep, self._options.inputs or prepare_inputs(self._sweep))
 
     def _foreseen(self) -> list[Phase]:
         """The phases whose trials do not depend on others' results."""
@@ -146,11 +145,15 @@ class _Staged:
 
     def _begin(self, inventory: Inventory) -> None:
         if self._options.resume:
+            check_identity(self._folder, self._identity)
             self._read_state()
         else:
-            for phase in self._sweep.phases:  # else --resume would take an older run's phase for this one's
-                put_aside(self._phase_folder(phase))
-            put_aside(self._folder)
+            folders = [*map(self._phase_folder, self._sweep.phases), self._folder]
+            for folder in folders:
+                check_owner(folder, self._sweep.team.member)
+            for folder in folders:  # else --resume would take an older run's phase for this one's
+                put_aside(folder, self._sweep.team.member)
+            keep_identity(self._folder, self._identity)
         write_bytes(self._folder.sweep_file, Path(self._sweep.source).read_bytes())
         self._folder.append(self._sweep_record(inventory))
 
@@ -181,7 +184,7 @@ class _Staged:
     def _run_phase(self, phase: Phase, inventory: Inventory) -> bool:
         sweep = self._phase_sweep(phase)
         folder = SweepFolder.of(self._output_dir, sweep.name)
-        resume = self._options.resume and (folder.path / JOURNAL_NAME).exists()
+        resume = self._options.resume and folder.ledger.exists()
         options = dataclasses.replace(
             self._options, resume=resume, group=self._sweep.name, phase=phase.name, inputs=None
         )
@@ -194,8 +197,10 @@ class _Staged:
 
     def _phase_sweep(self, phase: Phase) -> Sweep:
         """Reads the phase's file: the first phase's is made here, the others were made when the one before ended."""
-        path = Path(self._records[-1].following or "") if self._records else self._folder.path / f"{phase.name}.yaml"
-        if not self._records:
+        if self._records:
+            path = self._phase_folder(self._sweep.phases[len(self._records) - 1]).next_sweep
+        else:
+            path = self._folder.path / f"{phase.name}.yaml"
             write_text(path, prepare(self._sweep, phase, ()).text())
         sweep = load_sweep(path)
         if sweep.name != phase.sweep.name:
@@ -244,10 +249,10 @@ class _Staged:
         state = json.loads(self._state.read_text(encoding="utf-8"))
         self._records = [from_mapping(PhaseRecord, one, where=str(self._state)) for one in state["phases"]]
         for phase, record in zip(self._sweep.phases, self._records, strict=False):
-            folder = SweepFolder(Path(record.folder))
+            folder = self._phase_folder(phase)  # and not the written one: the results may have been moved
             if phase.name != record.name or not folder.sweep_file.exists():
                 raise RequestError(
-                    f"{self._state}: phase {record.name} in {record.folder} is not what {self._sweep.source} asks for "
+                    f"{self._state}: phase {record.name} in {folder.path} is not what {self._sweep.source} asks for "
                     f"({phase.name}); run the sweep without --resume"
                 )
             self._done.append(Done(phase=phase, sweep=load_sweep(folder.sweep_file), analysis=analyse(folder.load())))

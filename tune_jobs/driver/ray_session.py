@@ -13,6 +13,8 @@ from cluster.machines.hardware import Inventory, Node
 from cluster.machines.loopback import LOOPBACK, keep_loopback
 from cluster.machines.ray_folder import private_ray
 from cluster.machines.tokens import make_token, token_path
+from tune_jobs.driver.ray_watch import end_without
+from tune_jobs.driver.stop_signals import without_terminal_signals
 from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
@@ -107,16 +109,26 @@ def _embedded(inventory: Inventory) -> Iterator[Inventory]:
 
     nodes = sorted(inventory.nodes, key=lambda node: node.name)
     keep_loopback()
-    with private_ray():
+    with private_ray(), without_terminal_signals():
         cluster = _start(nodes, simulated=inventory.simulated)
     try:
         ids = {entry["Labels"].get(_NUMBER_LABEL): str(entry["NodeID"]) for entry in ray.nodes()}
         named = tuple(replace(node, name=ids[str(number)]) for number, node in enumerate(nodes))
-        yield replace(inventory, nodes=named)
+        with end_without([node.name for node in named], _living_nodes):
+            yield replace(inventory, nodes=named)
     finally:
         ray.shutdown()
         if cluster is not None:
             cluster.shutdown()
+
+
+def _living_nodes() -> list[str]:
+    import ray
+
+    try:
+        return [str(entry["NodeID"]) for entry in ray.nodes() if entry["Alive"]]
+    except Exception:  # Ray raises a plain one where its head is gone
+        return []
 
 
 def _start(nodes: Sequence[Node], *, simulated: bool) -> "Cluster | None":

@@ -34,8 +34,8 @@ def replay(journal: Journal, sampler: Sampler, scheduler: EarlyStopping, goal: G
             continue
         ruling = Ruling()
         if event["event"] == "submitted":
-            sampled_of[number] = _sampled(event)
-            if not sampler.is_list:
+            is_new, sampled_of[number] = number not in sampled_of, _sampled(event)
+            if is_new and not sampler.is_list:
                 scheduler.add(number, sampled_of[number])
         elif event["event"] == "reported":
             evaluation = cast("int", event["evaluation"])
@@ -46,7 +46,7 @@ def replay(journal: Journal, sampler: Sampler, scheduler: EarlyStopping, goal: G
         elif event["event"] == "started" and number in exploits:  # it could not be carried out
             del exploits[number]
             scheduler.keep(number, sampled_of[number])
-        elif event["event"] == "reopened":
+        elif event["event"] == "reopened" and scheduler.is_finished(number):
             scheduler.add(number, sampled_of[number])
         elif event["event"] == "ended":
             ruling = _end(event, trial, sampler, scheduler, goal)

@@ -15,8 +15,11 @@ from tune_jobs.config.result_paths import own_shared_folders
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.driver.broker_access import open_broker
 from tune_jobs.driver.cards import cards_at_hand
+from tune_jobs.driver.identity import check_identity, identity_of, keep_identity
 from tune_jobs.driver.inherit import inherit_into
+from tune_jobs.driver.rebuild import rebuild_journal
 from tune_jobs.driver.recovery import RetryPolicy
+from tune_jobs.driver.resume import adopt, check_paths
 from tune_jobs.driver.specs import SweepSpecs
 from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
 from tune_jobs.driver.storage_watch import StorageWatch
@@ -106,13 +109,17 @@ def run_sweep(
         sweep = with_trained_base(sweep)
     inputs = options.inputs or prepare_inputs(sweep)
     folder = SweepFolder.of(Path(sweep.tracking.output_dir), sweep.name)
+    identity = identity_of(sweep, inputs)
     with alone(folder):
-        if options.resume and not (folder.path / JOURNAL_NAME).exists():
+        if options.resume and not folder.ledger.exists() and not (folder.path / JOURNAL_NAME).exists():
             raise RequestError(f"{folder.path}: nothing to resume; run the sweep without --resume")
+        if options.resume:
+            check_identity(folder, identity)
+            check_paths(folder)
         with nullcontext(inventory) if inventory is not None else at_hand(sweep, options) as found:
             placer = sweep_placer(sweep, found, inputs.sizes, earlier_runs(sweep, found))
             _check_placement(sweep, placer)
-            run = _Run(folder, sweep, options, view, clocks, placer, inputs.longest_trial)
+            run = _Run(folder, sweep, options, view, clocks, placer, inputs.longest_trial, identity)
             return run.run(stop)
 
 
@@ -147,6 +154,7 @@ class _Run:
         clocks: Clocks,
         placer: Placer,
         longest: int,
+        identity: Mapping[str, object],
     ) -> None:
         self._folder, self._sweep, self._options, self._view = folder, sweep, options, view
         self._clocks, self._placer = clocks, placer
@@ -154,7 +162,7 @@ class _Run:
             slots(placer.inventory, sweep.resources), sweep.resources.max_concurrent_trials or 10**6
         )
         self._submission = submission_limits(sweep, placer.inventory)
-        self._longest = longest
+        self._longest, self._identity = longest, identity
 
     def run(self, stop: StopRequest | None) -> SweepOutcome:
         """Runs the sweep until it is over or stopped."""
@@ -171,7 +179,8 @@ class _Run:
                 stop = StopRequest()
                 stack.enter_context(stop_on_signals(stop))
             if not options.resume:
-                put_aside(self._folder)
+                put_aside(self._folder, sweep.team.member)
+                keep_identity(self._folder, self._identity)
             return self._drive(broker, stop)
 
     def _drive(self, broker: "BrokerClient", stop: StopRequest) -> SweepOutcome:
@@ -184,6 +193,9 @@ class _Run:
         frame = self._frame(sampler)
         retry = StorageRetry(self._view.event)
         journal = Journal(self._folder.path / JOURNAL_NAME, retry)
+        if self._options.resume and not journal.trials:
+            rebuild_journal(journal, self._folder, self._sweep.metric.name, self._view.event)
+            journal = Journal(self._folder.path / JOURNAL_NAME, retry)  # as the events that a state replays
         ledger = LedgerCallback(
             self._folder,
             journal,
@@ -221,7 +233,8 @@ class _Run:
         try:
             driver.run(self._run_tuner((ledger, shown)))
             wandb.sweep_ended()
-            (self._folder.path / STOP_FILE).unlink(missing_ok=True)
+            if not state.stopped_by_file:  # else it tells a supervisor; the next driver removes it
+                (self._folder.path / STOP_FILE).unlink(missing_ok=True)
             storage.check()
             final = progress_of(frame, journal.trials, self._clocks.elapsed_s(), driver_ended=True)
             shown.close(final)
@@ -284,6 +297,7 @@ class _Run:
             taken=names_in(ExperimentFolder.of(output_dir, "").path) - set(known.values()),
             known=known,
         )
+        adopt(journal, sampler, specs, self._view.event)
         scheduler = scheduler_for(sweep, last=self._longest, side_by_side=self._side_by_side)
         budget_s = sweep.resources.time_budget_s
         return SweepState(

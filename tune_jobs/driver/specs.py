@@ -2,8 +2,10 @@
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 from dialsum.config import RunConfig
 from tune_jobs.config.naming import generation_name, trial_name
@@ -14,7 +16,10 @@ from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
 from tune_jobs.records.trial_spec import TrialSpec
 from tune_jobs.search.grid import sampled_configs
 from tune_jobs.search.samplers import Sampled
+from tuning_common.bounds import lies_inside
 from tuning_common.errors import RequestError
+
+FILE_FIELDS = ("train_file", "dev_file", "test_file", "model")  # named in full in a specification
 
 
 class SweepSpecs:
@@ -73,6 +78,26 @@ class SweepSpecs:
             trained=self._sweep.trained_model,
         ).at(placement)
 
+    def here(self, kept: Mapping[str, object]) -> Mapping[str, object]:
+        """Returns the specification of an earlier driver, with folders and files as this driver finds them.
+
+        Raises:
+            RequestError: When it is no specification of this sweep, or its folder lies behind a link.
+        """
+        spec = TrialSpec.from_dict({**kept, "cache_dir": str(self._folders.cache_dir.resolve())})
+        folder = ExperimentFolder.of(self._output_dir, spec.name).path
+        if not lies_inside(folder, self._output_dir):
+            raise RequestError(f"{folder} lies behind a link, or outside of {self._output_dir}")
+        sampled = {name: tuple(value) if isinstance(value, list) else value for name, value in spec.sampled.items()}
+        found = _with_whole_paths(self._sweep.resolve(cast("Sampled", sampled)).resolved, self._folders).to_dict()
+        return replace(
+            spec,
+            folder=str(folder),
+            sweep_folder=str(SweepFolder.of(self._output_dir, self._sweep.name).path),
+            trained=self._sweep.trained_model,
+            config=spec.config | {name: found[name] for name in FILE_FIELDS},
+        ).to_dict()
+
     def options(self, spec: TrialSpec, least_bytes: int = 0) -> tuple[Option, ...]:
         """Returns every way to run a trial; see sweep_state.SpecMaker."""
         return self._placer.options(spec.name, RunConfig.from_dict(spec.config), least_bytes)
@@ -95,8 +120,7 @@ class SweepSpecs:
 
 def _with_whole_paths(config: RunConfig, folders: SharedFolders) -> RunConfig:
     """A trial's process has a working folder of its own, so files and local models are named in full."""
-    names = ("train_file", "dev_file", "test_file", "model")
-    paths = {name: str(getattr(config, name)) for name in names if getattr(config, name) is not None}
+    paths = {name: str(getattr(config, name)) for name in FILE_FIELDS if getattr(config, name) is not None}
     return config.with_changes(
         {name: str(folders.permanent_path(Path(path))) for name, path in paths.items() if Path(path).exists()}
     )

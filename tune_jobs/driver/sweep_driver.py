@@ -39,11 +39,13 @@ from tune_jobs.driver.events import (
 )
 from tune_jobs.driver.housekeeping import forget_checkpoints
 from tune_jobs.driver.stop_signals import StopRequest
+from tune_jobs.driver.storage_pause import StoragePause
 from tune_jobs.driver.sweep_parts import Clocks
 from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.driver.wait_notices import WaitNotices
 from tune_jobs.records.journal import Journal
-from tune_jobs.records.trial_spec import STOP_FILE, TrialSpec
+from tune_jobs.records.ledger import SweepFolder
+from tune_jobs.records.trial_spec import EVALUATION_KEY, STOP_FILE, FailureKind, TrialSpec
 from tuning_common.errors import ProductError, WorkError
 from tuning_common.files import write_text
 from tuning_common.units import format_duration
@@ -93,6 +95,7 @@ class SweepDriver:
         self._ending: set[int] = set()
         self._notices = WaitNotices(WAIT_NOTICE_S)
         self._deaths = 0
+        self._pause = StoragePause(folder, notify, clocks.elapsed_s)
         self._fatal: ProductError | None = None
 
     def run(self, run_tuner: RunTuner) -> None:
@@ -108,7 +111,7 @@ class SweepDriver:
         """
         self.tick()
         while not (self.state.is_over or (self.state.stopping and self.state.is_idle) or self.must_end()):
-            if not self._launches:
+            if not self._launches or self._pause.is_on:
                 time.sleep(IDLE_S)
                 self.tick()
                 self.update_callbacks()
@@ -130,19 +133,18 @@ class SweepDriver:
     def _tuner_died(self, error: Exception) -> None:
         if self._fatal is not None:
             raise self._fatal
-        self._deaths += 1
-        if self._deaths >= MOST_DEATHS:
-            raise WorkError(f"Ray Tune failed {self._deaths} times in a row: {_last_line(error)}") from error
         is_memory = type(error).__name__ == "OutOfMemoryError" or "running low on memory" in str(error)
+        kind: FailureKind | None = "host_memory" if is_memory else "worker_lost"
+        if self._pause.begin(error):
+            kind = None  # no fault of a trial
+        else:
+            self._deaths += 1
+            if self._deaths >= MOST_DEATHS:
+                raise WorkError(f"Ray Tune failed {self._deaths} times in a row: {_last_line(error)}") from error
         for known in (self._launches, self._cancelled, self._ending):  # of attempts that are gone
             known.clear()
-        self._apply(
-            TunerDied(
-                error=_last_line(error),
-                kind="host_memory" if is_memory else "worker_lost",
-                caused_by=self._trials_of(_process_ids(str(error))),
-            )
-        )
+        caused_by = self._trials_of(_process_ids(str(error)))
+        self._apply(TunerDied(error=_last_line(error), kind=kind, caused_by=caused_by))
 
     def _trials_of(self, processes: Collection[int]) -> tuple[int, ...]:
         running = (trial for trial in self._journal.trials.values() if trial.running)
@@ -165,7 +167,9 @@ class SweepDriver:
 
     def reported(self, number: int, result: Mapping[str, object]) -> bool:
         """Takes in a report and returns whether the attempt should end here."""
-        self._deaths = 0
+        if EVALUATION_KEY in result:
+            self._deaths = 0
+            self._pause.succeeded()
         with self._guarded():
             self._apply(Reported(number=number, result=result))
         ends = number in self._ending
@@ -252,7 +256,7 @@ class SweepDriver:
             for callback in self._callbacks:
                 callback.trial_closed(instruction.number)
         elif isinstance(instruction, ForgetCheckpoints):
-            forget_checkpoints(instruction.checkpoint)
+            forget_checkpoints(instruction.folder, SweepFolder(self._folder))
         elif isinstance(instruction, AskToSave):
             write_text(self._folder / STOP_FILE, "the driver asks the trials to save and end\n")
         elif isinstance(instruction, Notify):

@@ -42,12 +42,16 @@ from tune_jobs.driver.trial_queue import TrialQueue
 from tune_jobs.placing.submission import request_name
 from tune_jobs.records.journal import EndStatus, Journal, TrialHistory
 from tune_jobs.records.trial_spec import (
+    DAMAGED_EVALUATION_KEY,
+    DAMAGED_KEY,
+    DAMAGED_START_KEY,
     EVALUATION_KEY,
     FAILURE_KEY,
     FAILURE_MESSAGE_KEY,
     INTERRUPTED_KEY,
     LOCATION_KEYS,
     STARTED_KEY,
+    STOP_FILE,
     WAITING_KEY,
     FailureKind,
     TrialSpec,
@@ -84,7 +88,7 @@ class SweepState:
         self._exploits: dict[int, Exploit] = {}
         self._stalls = StallWatch(self._retry.anomalies.stall_limit_s)
         self._suspects = SuspectNodes()
-        self._stopping = False
+        self._stopping = self.stopped_by_file = False
         self.waiting: dict[int, str] = {}
         self._resume()
 
@@ -203,10 +207,11 @@ class SweepState:
     # While it runs
 
     def _saved(self, number: int, folder: Path) -> None:
-        earlier = self._journal.trials[number].checkpoint
-        self._journal.write("saved", number, folder=str(folder))
-        if earlier is not None and earlier.parent != folder.parent:
-            self._out.append(ForgetCheckpoints(checkpoint=earlier))
+        trial = self._journal.write("saved", number, folder=str(folder))
+        kept = {one.parent for one in (trial.checkpoint, trial.earlier_checkpoint) if one is not None}
+        for one in [one for one in trial.checkpoint_folders if one not in kept]:
+            trial.checkpoint_folders.remove(one)
+            self._out.append(ForgetCheckpoints(folder=one))
 
     def _reported(self, number: int, result: Mapping[str, object]) -> None:
         if not self._journal.trials[number].running:  # it was given up meanwhile
@@ -217,10 +222,14 @@ class SweepState:
             location = {key.partition("/")[2]: result[key] for key in LOCATION_KEYS if key in result}
             self._journal.write("located", number, location=location)
             return
+        if DAMAGED_KEY in result:
+            self._damaged(number, result)
+            return
         if FAILURE_KEY in result:
             self._failures[number] = cast("FailureKind", result[FAILURE_KEY]), str(result[FAILURE_MESSAGE_KEY])
             return  # its process ends by itself
         if INTERRUPTED_KEY in result:
+            self._found_stop_file()
             self._pausing[number] = _STOPPED
         elif WAITING_KEY in result:
             self._stalls.started(number, now_s)
@@ -233,6 +242,14 @@ class SweepState:
             self._evaluated(number, result)
         if number in self._ending or number in self._pausing:
             self._out.append(EndAttempt(number=number))
+
+    def _damaged(self, number: int, result: Mapping[str, object]) -> None:
+        start = cast("str | None", result[DAMAGED_START_KEY])
+        evaluation = cast("int", result[DAMAGED_EVALUATION_KEY])
+        reasons = cast("list[str]", result[DAMAGED_KEY])
+        self._journal.write("damaged", number, reasons=reasons, folder=start, evaluation=evaluation)
+        instead = f"it continues from evaluation {evaluation}" if start else "it starts anew"
+        self._notify(f"trial {number}: {'; '.join(reasons)}; {instead}")
 
     def _evaluated(self, number: int, result: Mapping[str, object]) -> None:
         metric = str(self._journal.trials[number].spec["metric"])
@@ -334,7 +351,7 @@ class SweepState:
             self._out.append(Release(number=number))
             self._submit(number)
         for number in list(self._running()):
-            if number in event.caused_by or not event.caused_by:
+            if event.kind is not None and (number in event.caused_by or not event.caused_by):
                 self._attempt_ended(AttemptEnded(number=number, error=event.error, kind=event.kind))
             else:
                 self._pausing[number] = "Ray Tune ended with an error"
@@ -431,6 +448,13 @@ class SweepState:
         self._notify("asked to stop: trials save a checkpoint at their next step and end")
         self._out.append(AskToSave())
         self._out += self._queue.withdraw_all()
+
+    def _found_stop_file(self) -> None:
+        """Stops where a trial found the stop file and the driver did not write it: a person did."""
+        if not self._stopping:
+            self.stopped_by_file = True
+            self._notify(f"somebody left a file {STOP_FILE!r} in the sweep's results")
+            self._stop()
 
     def _is_out_of_time(self) -> bool:
         ends_at_s = self._limits.ends_at_s

@@ -166,8 +166,8 @@ class TrialQueue:
         if number in self._unwritten:
             return self._unwritten[number]
         trial = self._journal.trials[number]
-        resume_from = str(trial.checkpoint) if trial.checkpoint else None
-        return TrialSpec.from_dict({**trial.spec, "resume_from": resume_from})
+        starts = {"resume_from": trial.checkpoint, "resume_before": trial.earlier_checkpoint}
+        return TrialSpec.from_dict({**trial.spec, **{name: path and str(path) for name, path in starts.items()}})
 
     def set_unplaceable(self, event: Unplaceable) -> None:
         """Takes in that no node can hold a trial now; it asks again later."""

@@ -130,8 +130,9 @@ class LogView:
         self.event(screen(progress))
 
 
-def view_for(stream: TextIO = sys.stderr) -> View:
-    """Chooses the redrawing view for a terminal and log lines for everything else."""
+def view_for(stream: TextIO | None = None) -> View:
+    """Chooses the redrawing view for a terminal and log lines for everything else; standard error where None."""
+    stream = stream or sys.stderr
     return TerminalView(stream) if stream.isatty() else LogView(stream)
 
 

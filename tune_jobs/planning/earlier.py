@@ -15,13 +15,13 @@ from tuning_common.goal import Goal
 
 
 def earlier_ledgers(output_dir: Path) -> list[Ledger]:
-    """Reads all ledgers below an output folder; one that cannot be read is named and left out."""
+    """Reads all ledgers below an output folder; lines that cannot be read are named and left out."""
     found = []
     for folder in sorted(path.parent for path in SweepFolder.of(output_dir, "").path.glob("*/all_results.jsonl")):
-        try:
-            found.append(SweepFolder(folder).load())
-        except RequestError as error:
-            note(f"{folder}: not used for the plan: {error.message}")
+        ledger = SweepFolder(folder).load()
+        if ledger.torn:
+            note(f"{folder}: {len(ledger.torn)} lines are not used for the plan: {ledger.torn[0]}")
+        found.append(ledger)
     return found
 
 

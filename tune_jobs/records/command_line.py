@@ -12,6 +12,7 @@ def driver_arguments(arguments: Sequence[str], *, resume: bool) -> list[str]:
     kept = [argument for argument in arguments if argument not in ("--supervise", "--resume")]
     if not resume:
         return kept
+    kept = [argument for argument in kept if argument != "--restart"]
     hour = [place for place, argument in enumerate(kept) if argument == "--start-at"]
     gone = {index + more for index in hour for more in (0, 1)}  # the start time has passed
     kept = [one for place, one in enumerate(kept) if place not in gone and not one.startswith("--start-at=")]

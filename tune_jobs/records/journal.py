@@ -3,16 +3,17 @@
 The ledger holds the outcome of each trial; the journal holds its events, from which another driver can continue.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
-from tuning_common.files import append_jsonl, read_jsonl
+from tune_jobs.records.journal_events import Event, ForeignPathError, read_event, with_relative_paths
+from tuning_common.errors import RequestError
+from tuning_common.files import append_jsonl, read_numbered_jsonl
 from tuning_common.storage import StorageGoneError, StorageRetry
 
 FILE_NAME = "journal.jsonl"
-Event = Mapping[str, object]
 EndStatus = Literal["finished", "stopped", "failed", "refused"]
 
 
@@ -43,6 +44,9 @@ class TrialHistory:
         evaluations: Evaluations by number; a repeated one replaces the earlier.
         checkpoint: The last complete checkpoint.
         checkpoint_evaluation: Evaluation of that checkpoint; 0 before the first.
+        earlier_checkpoint: The checkpoint before it; None where that is of no use any more.
+        checkpoint_folders: The folders of all checkpoints that may be left in the sweep's storage.
+        damaged: Checkpoints that were not as they had been written, in words.
         starts: Number of attempts.
         retries: Kinds of the failures after which it was restarted.
         lost_in_a_row: Attempts lost with their process or node since the last new evaluation.
@@ -71,6 +75,9 @@ class TrialHistory:
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
     checkpoint: Path | None = None
     checkpoint_evaluation: int = 0
+    earlier_checkpoint: Path | None = None
+    checkpoint_folders: list[Path] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
     starts: int = 0
     retries: list[str] = field(default_factory=list)
     lost_in_a_row: int = 0
@@ -105,29 +112,51 @@ class Journal:
     """Events on disk, and the resulting state of each trial in memory.
 
     Events of an attempt carry two times: `at`, wall-clock seconds for people, and `elapsed_s`, the driver's monotonic
-    clock, for durations.
+    clock, for durations. Paths are relative to the output folder on disk, and absolute in memory.
 
     Args:
-        path: The file; existing events are read.
+        path: The file in the sweep's folder; existing events are read.
         retry: Waits on storage errors; None fails at once.
+
+    Attributes:
+        earlier: The events that were read.
+        torn: What is wrong with each line that was skipped, by its number.
+        foreign: Those of them that name a path outside of the output folder.
+        trials: The state of each trial.
     """
 
     def __init__(self, path: Path, retry: StorageRetry | None = None) -> None:
-        self._path, self._retry = path, retry
-        self.earlier, self.torn_lines = read_jsonl(path)
+        self._path, self._folder, self._retry = path, path.absolute().parent, retry
         self._exists = path.exists()
         self.trials: dict[int, TrialHistory] = {}
-        self._apply(self.earlier)
+        self.earlier: list[Event] = []
+        self.foreign: dict[int, str] = {}
+        events, self.torn = read_numbered_jsonl(path)
+        for line, written in events.items():
+            try:
+                event = read_event(written, self._folder)
+            except RequestError as error:
+                self.torn[line] = error.message
+                if isinstance(error, ForeignPathError):
+                    self.foreign[line] = error.message
+                continue
+            self.earlier.append(event)
+            self._apply(event)
 
     def write(self, event: str, number: int, **content: object) -> TrialHistory:
         """Appends one event and returns the changed trial."""
-        record = {"event": event, "number": number, **content}
+        written = with_relative_paths({"event": event, "number": number, **content}, self._folder.parents[1])
+        whole = read_event(written, self._folder)
         if self._retry is None:
-            self._append(record)
+            self._append(written)
         else:
-            self._retry.run(lambda: self._append(record), self._path)
-        self._apply([record])
+            self._retry.run(lambda: self._append(written), self._path)
+        self._apply(whole)
         return self.trials[number]
+
+    def drop(self, number: int) -> None:
+        """Forgets a trial that cannot be continued."""
+        del self.trials[number]
 
     def _append(self, record: Event) -> None:
         if self._exists and not self._path.exists():
@@ -136,14 +165,13 @@ class Journal:
         append_jsonl(self._path, record)
         self._exists = True
 
-    def _apply(self, events: Iterable[Event]) -> None:
-        for event in events:
-            number = cast("int", event["number"])
-            if event["event"] == "submitted":
-                spec = cast("Mapping[str, object]", event["spec"])
-                self.trials[number] = TrialHistory(number=number, spec=spec)
-            elif number in self.trials:  # else its first line was torn: it is submitted again
-                _apply(self.trials[number], event)
+    def _apply(self, event: Event) -> None:
+        number = cast("int", event["number"])
+        if event["event"] == "submitted":
+            spec = cast("Mapping[str, object]", event["spec"])
+            self.trials[number] = TrialHistory(number=number, spec=spec)
+        elif number in self.trials:  # else its first line was torn: it is submitted again
+            _apply(self.trials[number], event)
 
 
 def _apply(trial: TrialHistory, event: Event) -> None:
@@ -163,8 +191,13 @@ def _apply(trial: TrialHistory, event: Event) -> None:
     elif kind == "reported":
         _add_evaluation(trial, event)
     elif kind == "saved":
-        trial.checkpoint = Path(cast("str", event["folder"]))
+        _add_checkpoint(trial, event, trial.checkpoint)
         trial.checkpoint_evaluation = max(trial.evaluations, default=0)
+    elif kind == "damaged":
+        trial.damaged += cast("list[str]", event["reasons"])
+        trial.checkpoint = Path(cast("str", event["folder"])) if event["folder"] else None
+        trial.earlier_checkpoint = None
+        trial.checkpoint_evaluation = cast("int", event["evaluation"])
     elif kind == "retried":
         trial.running = False
         trial.retries.append(cast("str", event["kind"]))
@@ -178,7 +211,7 @@ def _apply(trial: TrialHistory, event: Event) -> None:
         trial.waits_for = cast("str", event["reason"])
     elif kind == "copied":
         trial.spec = cast("Mapping[str, object]", event["spec"])
-        trial.checkpoint = Path(cast("str", event["folder"]))
+        _add_checkpoint(trial, event, None)  # its own earlier ones have other weights and values
         trial.checkpoint_evaluation = cast("int", event["donor_evaluation"])
         names = ("donor", "evaluation", "donor_evaluation", "changes", "before")
         trial.copies.append({name: event[name] for name in names})
@@ -193,6 +226,12 @@ def _apply(trial: TrialHistory, event: Event) -> None:
         trial.failure = cast("str | None", event.get("failure"))
     elif kind == "reopened":  # a resumed sweep retries a trial that failed for an external reason
         trial.status, trial.reason, trial.failure, trial.lost_in_a_row = None, "", None, 0
+
+
+def _add_checkpoint(trial: TrialHistory, event: Event, earlier: Path | None) -> None:
+    trial.checkpoint, trial.earlier_checkpoint = Path(cast("str", event["folder"])), earlier
+    if trial.checkpoint.parent not in trial.checkpoint_folders:
+        trial.checkpoint_folders.append(trial.checkpoint.parent)
 
 
 def _add_evaluation(trial: TrialHistory, event: Event) -> None:

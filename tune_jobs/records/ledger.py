@@ -5,6 +5,7 @@ several lines (an attempt failed, a later one finished); the last one counts. A 
 and a restarted one continues.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -12,13 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tune_jobs.records.journal_events import relative_path, whole_path
 from tuning_common.errors import Problems, RequestError
-from tuning_common.files import append_jsonl, read_jsonl, write_text
+from tuning_common.files import append_jsonl, read_numbered_jsonl, write_text
 from tuning_common.goal import Goal
 from tuning_common.strict import dump_yaml, from_mapping
 
 TrialOutcome = Literal["running", "finished", "stopped", "failed", "oom", "refused"]
 OUTCOMES: tuple[TrialOutcome, ...] = ("finished", "stopped", "failed", "oom", "refused", "running")
+_MOST_SECONDS = 1e11  # later than any date that Python can show
+_MOST_CHARACTERS = 200  # of what is wrong with a line
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has no such numbers
 
 
@@ -84,6 +88,7 @@ class TrialRecord:
             values at its end.
         trained: The experiment whose model it generated with; None where it trained its own.
         attempts: Times and cards of each attempt of a trial that started more than once; see TrialHistory.attempts.
+        damaged: Its checkpoints that were not used, in words; see TrialHistory.damaged.
     """
 
     trial_id: str
@@ -116,6 +121,7 @@ class TrialRecord:
     lineage: list[dict[str, object]] = field(default_factory=list)
     trained: str | None = None
     attempts: list[dict[str, object]] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
     @property
     def cards(self) -> int:
@@ -185,12 +191,12 @@ class Ledger:
     Attributes:
         sweep: The last description of the sweep, with the start of the first; None where there is none.
         trials: The last line of every trial, in order of first appearance.
-        torn: Number of incomplete lines, which are lost.
+        torn: What is wrong with each line that could not be used.
     """
 
     sweep: SweepRecord | None = None
     trials: tuple[TrialRecord, ...] = ()
-    torn: int = 0
+    torn: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -210,6 +216,11 @@ class SweepFolder:
     def of(cls, output_dir: Path, sweep: str) -> "SweepFolder":
         """Returns the folder of a sweep inside the output folder."""
         return cls(output_dir / "sweep_results" / sweep)
+
+    @property
+    def output(self) -> Path:
+        """The output folder that contains sweep_results/<sweep>."""
+        return self.path.absolute().parents[1]
 
     @property
     def ledger(self) -> Path:
@@ -259,33 +270,50 @@ class SweepFolder:
     def append(self, record: TrialRecord | SweepRecord) -> None:
         """Appends one line to the ledger; safe with several writers on one machine."""
         event = "trial" if isinstance(record, TrialRecord) else "sweep"
-        values = _for_json({"event": event, **dataclasses.asdict(record)})
+        values = _for_json({"event": event, **dataclasses.asdict(self._with_relative_paths(record))})
         assert isinstance(values, dict)
         append_jsonl(self.ledger, values)
 
     def load(self) -> Ledger:
-        """Reads the ledger; a missing file is an empty ledger.
-
-        Raises:
-            RequestError: With every complete line that is not a valid record.
-        """
-        lines, torn = read_jsonl(self.ledger)
+        """Reads the ledger; a missing file is an empty ledger, and a line that is no record is left out and named."""
+        lines, torn = read_numbered_jsonl(self.ledger)
         sweep: SweepRecord | None = None
         trials: dict[str, TrialRecord] = {}
-        problems = Problems()
-        for number, line in enumerate(lines, start=1):
+        for number, line in lines.items():
             try:
-                record = read_record(line)
+                record = self.read(line)
             except RequestError as error:
-                problems.extend([f"record {number}: {text}" for text in error.problems or (error.message,)])
+                torn[number] = "; ".join(error.problems or (error.message,))
                 continue
             if isinstance(record, TrialRecord):
                 trials[record.trial_id] = record
             else:
                 started_at = sweep.started_at if sweep and sweep.started_at is not None else record.started_at
                 sweep = dataclasses.replace(record, started_at=started_at)
-        problems.raise_if_any(str(self.ledger))
-        return Ledger(sweep=sweep, trials=tuple(trials.values()), torn=torn)
+        texts = tuple(f"line {number}: {text}"[:_MOST_CHARACTERS] for number, text in sorted(torn.items()))
+        return Ledger(sweep=sweep, trials=tuple(trials.values()), torn=texts)
+
+    def _with_relative_paths(self, record: TrialRecord | SweepRecord) -> TrialRecord | SweepRecord:
+        if isinstance(record, SweepRecord) or not record.experiment_dir:
+            return record
+        with contextlib.suppress(RequestError):  # a path outside is not used when it is read
+            return dataclasses.replace(record, experiment_dir=relative_path(record.experiment_dir, self.output))
+        return record
+
+    def read(self, line: Mapping[str, object]) -> TrialRecord | SweepRecord:
+        """Reads one line, with the absolute path of the experiment, wherever the output folder is now.
+
+        Raises:
+            RequestError: When it is not a valid record.
+        """
+        record = read_record(line)
+        if isinstance(record, SweepRecord) or not record.experiment_dir:
+            return record
+        try:
+            folder = whole_path(record.experiment_dir, self.output)
+        except RequestError:
+            folder = str(ExperimentFolder.of(self.output, Path(record.name).name).path)
+        return dataclasses.replace(record, experiment_dir=folder)
 
     def write_best_config(self, best: TrialRecord) -> None:
         """Writes the run configuration of the best trial for `python -m dialsum train`."""
@@ -362,7 +390,29 @@ def read_record(line: Mapping[str, object]) -> TrialRecord | SweepRecord:
         raise RequestError(f"event must be 'sweep' or 'trial', but is {line.get('event')!r}")
     numbers = {key: _numbers(values[key]) for key in ("metrics", "best_metrics") if key in values}
     history = _rows(values.pop("history", []))  # most of a ledger: checked without strict's slow path
-    return dataclasses.replace(from_mapping(TrialRecord, values | numbers, where="trial record"), history=history)
+    record = dataclasses.replace(from_mapping(TrialRecord, values | numbers, where="trial record"), history=history)
+    _check(record)
+    return record
+
+
+def _check(record: TrialRecord) -> None:
+    """Refuses values that no trial can have, on which a report would fail."""
+    problems = Problems()
+    for name in ("started_at", "ended_at", "wall_s", "gpu_seconds", "share"):
+        value = getattr(record, name)
+        if value is not None and not 0 <= value <= _MOST_SECONDS:
+            problems.add(f"{name} cannot be {value:g}")
+    for name, value in record.sampled.items():
+        if not all(isinstance(one, (str, int, float, type(None))) for one in _items(value)):
+            problems.add(f"sampled.{name} must be a value, or a list of values")
+    ranks = (record.plan or {}).get("ranks", 1)
+    if not isinstance(ranks, int) or ranks < 1:
+        problems.add("plan.ranks must be a whole number of at least 1")
+    problems.raise_if_any("trial record")
+
+
+def _items(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else [value]
 
 
 def _for_json(value: object) -> object:

@@ -35,7 +35,7 @@ def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -
         metrics=last,
         best_metrics=_best_metrics(trial, goal),
         history=_history(trial, rungs),
-        error=TrialError(type=kind, message=trial.reason, where=str(spec.get("folder", ""))) if kind else None,
+        error=TrialError(type=kind, message=trial.reason) if kind else None,
         started_at=trial.first_start_at,
         ended_at=trial.last_at,
         wall_s=trial.run_s,
@@ -54,6 +54,7 @@ def record_of(trial: TrialHistory, *, goal: Goal, rungs: tuple[int, ...] = ()) -
         member=cast("str | None", spec.get("member")),
         lineage=list(trial.copies),
         trained=cast("str | None", spec.get("trained")),
+        damaged=list(trial.damaged),
         attempts=list(trial.attempts) if len(trial.attempts) > 1 else [],
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tuning_common.errors import RequestError
-from tuning_common.files import open_to_append
+from tuning_common.files import json_object, open_to_append
 
 logger = logging.getLogger(__name__)
 FILE_NAME = "steps.jsonl"
@@ -89,7 +89,6 @@ def decoded(value: object) -> object:
 
 def _record(line: bytes) -> dict[str, object] | None:
     try:
-        record = json.loads(line)
+        return json_object(line)
     except ValueError:  # a torn line
         return None
-    return record if isinstance(record, dict) else None

@@ -39,8 +39,29 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def put_aside(folder: SweepFolder) -> None:
-    """Renames the results of an earlier run of the same sweep."""
+def check_owner(folder: SweepFolder, member: str | None) -> None:
+    """Refuses to touch the results of somebody else whose sweep has the same name.
+
+    Args:
+        folder: The sweep's results.
+        member: The team member who starts a sweep of that name; None without a team.
+
+    Raises:
+        RequestError: When another member started it, or the folder belongs to another user.
+    """
+    if not folder.path.exists():
+        return
+    earlier = folder.load().sweep
+    owner = earlier.member if earlier is not None else None
+    is_foreign = folder.path.stat().st_uid != os.geteuid()
+    if is_foreign or (owner is not None and owner != member):
+        whose = owner if owner is not None and owner != member else f"another user (uid {folder.path.stat().st_uid})"
+        raise RequestError(f"{folder.path}: these are results of {whose}; give your sweep another name")
+
+
+def put_aside(folder: SweepFolder, member: str | None) -> None:
+    """Renames the results of an earlier run of the same sweep by the same member; see check_owner."""
+    check_owner(folder, member)
     if not folder.path.exists():
         return
     earlier = folder.load().sweep

@@ -14,6 +14,9 @@ STARTED_KEY: Final = "trial/started"  # the first report of every attempt: node 
 EVALUATION_KEY: Final = "trial/evaluation"  # evaluations so far, counted over attempts
 INTERRUPTED_KEY: Final = "trial/interrupted"  # a checkpoint between two evaluations, because STOP_FILE exists
 WAITING_KEY: Final = "trial/waiting"  # why the process waits (its storage, its card); repeated while it waits
+DAMAGED_KEY: Final = "trial/damaged"  # checkpoints that are not as they were written, in words
+DAMAGED_START_KEY: Final = "trial/damaged_start"  # what is used instead of them; None for a new start
+DAMAGED_EVALUATION_KEY: Final = "trial/damaged_evaluation"  # evaluations at that start
 FAILURE_KEY: Final = "trial/failure"  # a FailureKind: the attempt failed
 FAILURE_MESSAGE_KEY: Final = "trial/failure_message"
 
@@ -136,6 +139,7 @@ class TrialSpec:
         notes: Changes of the rules between `sampled` and `config`.
         exploding_loss: See anomalies.Anomalies.
         resume_from: Checkpoint to resume from; None for a new start.
+        resume_before: The checkpoint before it, which is used where that is damaged.
         simulated: Whether the card is a logical one.
         member: Team member whose quota it uses.
         trained: The experiment whose best model generates with other settings; None: the trial trains.
@@ -159,6 +163,7 @@ class TrialSpec:
     notes: list[str] = field(default_factory=list)
     exploding_loss: float | None = None
     resume_from: str | None = None
+    resume_before: str | None = None
     simulated: bool = False
     member: str | None = None
     trained: str | None = None

@@ -54,9 +54,13 @@ def _ends(analysis: Analysis) -> list[str]:
     if again:
         attempts = sum(trial.retries for trial in again)
         found.append(f"{trials_text(len(again))} were started again, {attempts} times in all: {_names(again)}")
+    for trial in analysis.ledger.trials:
+        if trial.damaged:
+            found.append(f"{trial.name} did not continue from its last checkpoint: {'; '.join(trial.damaged)}")
     if analysis.ledger.torn:
         found.append(
-            f"torn lines of the ledger that could not be read, so trials may be missing: {analysis.ledger.torn}"
+            f"{len(analysis.ledger.torn)} lines of the ledger could not be read, so trials may be missing:"
+            f" {'; '.join(analysis.ledger.torn[:_SHOWN])}"
         )
     return found
 

@@ -230,8 +230,9 @@ def notes(analysis: Analysis) -> list[str]:
             "The cards were simulated: placement was real, training ran on the CPU, and times are not those of GPUs."
         )
     if analysis.ledger.torn:
-        noun = "line" if analysis.ledger.torn == 1 else "lines"
-        found.append(f"{analysis.ledger.torn} torn {noun} of the ledger could not be read.")
+        count = len(analysis.ledger.torn)
+        noun = "line" if count == 1 else "lines"
+        found.append(f"{count} torn {noun} of the ledger could not be read: {'; '.join(analysis.ledger.torn[:3])}.")
     if analysis.ledger.sweep is None and analysis.ledger.trials:
         found.append(f"The ledger has no record of the sweep; trials are compared by {analysis.sweep.metric}.")
     if any(trial.lineage for trial in analysis.ledger.trials):

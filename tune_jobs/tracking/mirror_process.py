@@ -22,7 +22,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
-from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord, read_record
+from tune_jobs.records.journal_events import read_event
+from tune_jobs.records.ledger import ExperimentFolder, SweepFolder, SweepRecord
 from tune_jobs.records.step_log import Tail
 from tune_jobs.tracking.mirror import (
     EXAMPLE_COLUMNS,
@@ -36,6 +37,7 @@ from tune_jobs.tracking.mirroring import LINGERS_S, STATUS_NAME, MirrorStatus
 from tune_jobs.tracking.report_keeper import ReportKeeper
 from tune_jobs.tracking.wandb_client import FOLDER, RunState, Timeouts, TrackedRun, Wandb, WandbRun, is_sent
 from tune_jobs.tracking.wandb_report import publish
+from tuning_common.errors import RequestError
 from tuning_common.files import open_to_append, write_json
 from tuning_common.strict import from_mapping
 
@@ -201,11 +203,15 @@ class SweepMirror:
         self._save()
 
     def _poll(self) -> None:
-        for event in self._journal.read():
-            self._mirror.take_event(event)
+        for written in self._journal.read():
+            with contextlib.suppress(RequestError):  # an odd line; the report names it
+                self._mirror.take_event(read_event(written, self._folder.path))
         self._mirror.take_steps()
         for values in self._ledger.read():
-            record = read_record(values)
+            try:
+                record = self._folder.read(values)
+            except RequestError:
+                continue
             if isinstance(record, SweepRecord):
                 self._sweep = record
                 self._mirror.take_sweep(record)

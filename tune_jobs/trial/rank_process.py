@@ -17,6 +17,7 @@ from dialsum.config import RunConfig
 from tune_jobs.records.trial_spec import RunShape, TrialSpec
 from tune_jobs.trial.failures import classify
 from tune_jobs.trial.hold import DeviceOf, card_of, hold
+from tune_jobs.trial.orphan import end_with_raylet
 from tune_jobs.trial.reporter import HELD_BYTES, StopFile
 from tuning_common.errors import ProductError
 from tuning_common.strict import from_mapping
@@ -123,6 +124,7 @@ class RankProcess:
     """The actor. It is ended by force when the trial is over, whatever it does then, and with the trial's process."""
 
     def __init__(self) -> None:
+        end_with_raylet()
         self._pending: queue.SimpleQueue[RankMessage] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[None] = queue.SimpleQueue()
 

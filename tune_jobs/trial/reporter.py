@@ -132,6 +132,8 @@ class TrialReporter:
             },
             checkpoint,
         )
+        if self._storage is not None:
+            self._storage.backoff.succeeded()
 
     def wants_checkpoint(self) -> bool:
         """Looks now and then whether the driver asks the trials to save and end."""
@@ -143,7 +145,8 @@ class TrialReporter:
         self._send({INTERRUPTED_KEY: True}, checkpoint)
 
     def _write_state(self, checkpoint: Path) -> None:
-        write_state(checkpoint, evaluations=self.evaluations, losses=self._loss.seen)
+        trial = self._spec.to_dict()
+        write_state(checkpoint, evaluations=self.evaluations, losses=self._loss.seen, trial=trial)
 
     def _watch(self, metrics: Mapping[str, float]) -> None:
         if self._guard is not None:

@@ -33,16 +33,18 @@ from tune_jobs.records.trial_spec import (
     RunShape,
     TrialSpec,
 )
-from tune_jobs.records.trial_state import INHERITED_FILE, evaluations_of, losses_of
+from tune_jobs.records.trial_state import INHERITED_FILE, drop_checksums, evaluations_of, losses_of, renew_checksums
+from tune_jobs.trial.checkpoints import whole_checkpoint
 from tune_jobs.trial.failures import classify, smaller
 from tune_jobs.trial.hold import DeviceOf, card_of, hold
 from tune_jobs.trial.machine_load import MachineLoad
 from tune_jobs.trial.meter import TrialMeter
+from tune_jobs.trial.orphan import end_with_raylet
 from tune_jobs.trial.reporter import Keep, Send, TrialReporter
 from tune_jobs.trial.storage import TrialStorage
 from tuning_common.errors import ProductError, WorkError
 from tuning_common.files import append_jsonl
-from tuning_common.storage import storage_trouble
+from tuning_common.storage import StorageGoneError, storage_trouble
 
 logger = logging.getLogger(__name__)
 ATTEMPTS_FILE = "attempts.jsonl"
@@ -52,15 +54,17 @@ _PROCESS_IS_WELL: tuple[FailureKind, ...] = ("diverged", "wrong_request", "work_
 Train = Callable[..., object]  # dialsum.trainer.train
 
 
-def run_trial(config: dict[str, object], device_of: DeviceOf = card_of) -> None:
+def run_trial(config: dict[str, object], device_of: DeviceOf = card_of, train: Train | None = None) -> None:
     """The function that Tune runs in the trial's process.
 
     Args:
         config: {SPEC_KEY: a TrialSpec as plain values}.
         device_of: See hold.hold.
+        train: What the trial does; what its specification says where None.
     """
     spec = TrialSpec.from_dict(cast("Mapping[str, object]", config[SPEC_KEY]))
     restore_umask()
+    end_with_raylet()
     os.environ.update(environment(os.environ))  # before torch starts CUDA
     if spec.simulated:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray names the logical card 0, which may be a real one here
@@ -85,12 +89,18 @@ def run_trial(config: dict[str, object], device_of: DeviceOf = card_of) -> None:
         report({**metrics, **where}, checkpoint)
 
     send({STARTED_KEY: True}, None)
-    start = Path(spec.resume_from) if spec.resume_from else None
+    candidates = [Path(path) for path in (spec.resume_from, spec.resume_before) if path]
+    storage = TrialStorage(folder=Path(spec.folder), sweep_folder=Path(spec.sweep_folder), watched=True)
+    if candidates and not storage.wait_for_journal(lambda reason: send({WAITING_KEY: reason}, None)):
+        _send_failure("error", StorageGoneError(storage.sweep_folder), send)
+        return
+    start = whole_checkpoint(candidates, send)
     _take_snapshot(spec, goes_on=start is not None)
     keep = StepLog(Path(spec.folder) / STEPS_NAME, MachineLoad())
     meter = TrialMeter(Meters(), spec, here.address, here.card or "")
     try:
-        attempt(spec, _work(spec, where, send, device_of), send, keep, start, meter, last_checkpoint, device_of)
+        train = train or _work(spec, where, send, device_of)
+        attempt(spec, train, send, keep, start, meter, last_checkpoint, device_of)
     finally:
         meter.close()
 
@@ -142,6 +152,7 @@ def attempt(
     meter: TrialMeter | None = None,
     persisted: Callable[[], Path | None] = lambda: None,
     device_of: DeviceOf = card_of,
+    storage: TrialStorage | None = None,
 ) -> None:
     """Trains until the end, making the trial smaller after each out-of-memory and waiting for a storage in trouble.
 
@@ -154,17 +165,20 @@ def attempt(
         meter: Shows the trial's numbers to whoever watches the cluster.
         persisted: Returns the last checkpoint that is whole in the sweep's storage.
         device_of: See hold.hold.
+        storage: Where it writes; found by the specification where None.
 
     Raises:
         SystemExit: When the driver stops the attempt.
         Exception: Of a failure that may have damaged the process; it was sent to the driver before.
     """
     folder = Path(spec.folder)
-    storage = TrialStorage.of(folder, Path(spec.sweep_folder))
+    storage = storage or TrialStorage.of(folder, Path(spec.sweep_folder))
     if start is not None and (start / INHERITED_FILE).exists():
-        from dialsum.retune import retune_checkpoint
+        from dialsum.retune import RETUNED, retune_checkpoint
 
+        drop_checksums(start, RETUNED)
         retune_checkpoint(start, RunConfig.from_dict(spec.config))
+        renew_checksums(start, RETUNED)
     shape: RunShape | None = spec.shape
     vanished = 0
 
@@ -197,12 +211,14 @@ def attempt(
         if trouble is None and vanished < MOST_VANISHED and (trouble := storage.vanished(error)):
             vanished += 1
         if trouble:
+            place = storage.where(error)
             del error, reporter, guard  # the traceback holds the model's tensors
             _release_memory()
-            start = persisted() or start
-            if not storage.wait(trouble, start, waiting):
-                _send_failure("error", OSError(errno.ESTALE, f"{trouble}, for too long", str(folder)), send)
+            last = persisted() or start
+            if not storage.wait(trouble, place, last, waiting):
+                _send_failure("error", OSError(errno.ESTALE, f"{trouble}, for too long", str(place)), send)
                 return
+            start = whole_checkpoint([path for path in dict.fromkeys((last, start)) if path is not None], send)
             continue
         kind = classify(error)
         start = reporter.checkpoint or start

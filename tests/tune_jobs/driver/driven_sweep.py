@@ -1,5 +1,6 @@
 """One driver over the files of a folder: everything is real but Ray, the trials' processes and the clock."""
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,7 @@ from tune_jobs.records.trial_spec import (
     Placement,
     TrialSpec,
 )
-from tune_jobs.records.trial_state import evaluations_of, write_state
+from tune_jobs.records.trial_state import HISTORY_FILE, evaluations_of, write_state
 from tune_jobs.search.early_stopping import EarlyStopping
 from tune_jobs.search.samplers import CompletedTrial, ListSampler, Sampled, Sampler
 from tuning_common.errors import RequestError
@@ -418,7 +419,10 @@ class DrivenSweep:
         checkpoint = self.folder.path / "tune" / name
         checkpoint.mkdir(parents=True, exist_ok=True)
         (checkpoint / "weights").write_text(f"trial {number} evaluation {attempt.evaluations}")
-        write_state(checkpoint, evaluations=attempt.evaluations, losses=None)
+        values = self.journal.trials[number].evaluations
+        history = [{METRIC: values[one].value} for one in sorted(values)]
+        (checkpoint / HISTORY_FILE).write_text(json.dumps(history))
+        write_state(checkpoint, evaluations=attempt.evaluations, losses=None, trial=attempt.spec.to_dict())
         self.driver.saved(number, checkpoint)
         return checkpoint
 

@@ -167,7 +167,7 @@ class RaySweep:
             clocks=self.clocks,
             kill=kill_process,
         )
-        settings = TunerSettings(folder=self.folder / "tune", name=self.name, callbacks=callbacks)
+        settings = TunerSettings(folder=self.results.path / "tune", name=self.name, callbacks=callbacks)
         driver.run(lambda host: run_tuner(self.trainable, host, settings))
         broker.close()
         return self

@@ -1,5 +1,6 @@
 """Trials that fail, run out of memory, hang or lose their process, and which of them start again."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import FailureKind
 from tune_jobs.search.samplers import ListSampler
 from tuning_common.errors import WorkError
+from tuning_common.storage import LIMIT_S
 
 
 def outcome(sweep: DrivenSweep, number: int) -> str:
@@ -312,6 +314,44 @@ def test_a_controller_that_dies_again_and_again_without_a_report_ends_the_driver
     with pytest.raises(WorkError, match=f"Ray Tune failed {MOST_DEATHS} times in a row: RuntimeError: no cluster"):
         sweep.driver.run(SilentTuner(sweep))
     assert not sweep.holding or sweep.waiting == []
+
+
+def full_disk() -> Exception:
+    return OSError(errno.ENOSPC, "No space left on device", "/scratch/ray/searcher.pkl")
+
+
+def sleeps_of(sweep: DrivenSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(seconds: float) -> None:
+        sweep.now_s += seconds
+
+    monkeypatch.setattr("tune_jobs.driver.sweep_driver.time.sleep", sleep)
+
+
+def test_a_full_temporary_folder_is_waited_for_with_pauses_that_grow_and_costs_no_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = DrivenSweep(tmp_path)
+    sleeps_of(sweep, monkeypatch)
+    began_s = sweep.now_s
+    sweep.driver.run(DyingTuner(sweep, *[full_disk] * 6))
+    assert sweep.statuses == dict.fromkeys((1, 2, 3, 4), "finished")
+    assert [trial.retries for trial in sweep.trials.values()] == [[]] * 4
+    assert [line for line in sweep.shown if "tries again" in line] == [
+        f"/scratch/ray/searcher.pkl: no space left; the sweep waits and tries again in {pause}"
+        for pause in ("5.0 s", "10 s", "20 s", "40 s", "1 min 00 s", "1 min 00 s")
+    ]
+    assert sweep.now_s - began_s >= 5 + 10 + 20 + 40 + 60 + 60
+
+
+def test_a_temporary_folder_that_stays_full_ends_the_driver_after_one_limit_over_all_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = DrivenSweep(tmp_path)
+    sleeps_of(sweep, monkeypatch)
+    began_s = sweep.now_s
+    with pytest.raises(WorkError, match=r"/scratch/ray/searcher.pkl: no space left, for 1 h"):
+        sweep.driver.run(DyingTuner(sweep, *[full_disk] * 1000))
+    assert LIMIT_S <= sweep.now_s - began_s < LIMIT_S + 120
 
 
 @pytest.mark.parametrize("scheduler", ["HyperBandScheduler", "asha", "median", "synchronous pbt"])

@@ -33,7 +33,7 @@ class Sweep:
         trial.evaluations[1] = Evaluation(number=1, value=value, metrics={METRIC: value}, run_s=1.0)
         self.trials[number] = trial
         to_come = None if self.decides_by_results else self.configurations[number:]
-        keep_best_models(self.trials, progress_of(self.frame, self.trials, now_s=1.0), to_come)
+        keep_best_models(self.trials, progress_of(self.frame, self.trials, now_s=1.0), self.folder, to_come)
 
     @property
     def kept(self) -> list[int]:

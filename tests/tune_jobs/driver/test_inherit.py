@@ -12,7 +12,7 @@ from tune_jobs.config.space import Value
 from tune_jobs.driver.inherit import inherit_into
 from tune_jobs.records.journal import Journal, TrialHistory
 from tune_jobs.records.trial_spec import Bundle, RunShape, TrialSpec
-from tune_jobs.records.trial_state import INHERITED_FILE
+from tune_jobs.records.trial_state import INHERITED_FILE, damage_of, write_state
 from tune_jobs.search.early_stopping import Exploit
 from tuning_common.errors import RequestError
 
@@ -48,7 +48,7 @@ def journal(tmp_path: Path) -> Journal:
         checkpoint.mkdir(parents=True)
         (checkpoint / "weights").write_text(f"of {number}")
         (checkpoint / "history.json").write_text(f'["past of {number}"]')
-        (checkpoint / "trial_state.json").write_text(json.dumps({"evaluations": 2}))
+        write_state(checkpoint, evaluations=2, losses=None)
         value = float(number)
         journal.write("reported", number, evaluation=2, value=value, metrics={}, at=2.0, elapsed_s=2.0)
         journal.write("saved", number, folder=str(checkpoint))
@@ -73,6 +73,7 @@ def test_a_copy_survives_the_donor_and_is_written_down(tmp_path: Path, journal: 
     again = Journal(tmp_path / "journal.jsonl").trials[1]  # as a resumed driver reads it
     assert again.checkpoint == tmp_path / "population" / "1_2" / "checkpoint"
     assert (again.checkpoint / "weights").read_text() == "of 4"
+    assert damage_of(again.checkpoint) == ""
     assert json.loads((again.checkpoint / "history.json").read_text()) == ["past of 1"]
     assert json.loads((again.checkpoint / INHERITED_FILE).read_text()) == {"donor": 4, "evaluation": 2}
     (copy,) = again.copies

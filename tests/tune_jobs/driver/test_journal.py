@@ -20,7 +20,7 @@ def written(path: Path) -> Journal:
     journal.write("submitted", 1, spec={"name": "one"})
     journal.write("started", 1, bundle={"gpus": 0.25}, **at(10))
     journal.write("reported", 1, evaluation=1, value=3.0, metrics={"eval/loss": 1.0}, **at(11))
-    journal.write("saved", 1, folder="/checkpoints/1")
+    journal.write("saved", 1, folder=str(path.parent / "tune" / "one" / "checkpoint_1"))
     journal.write("retried", 1, kind="out_of_memory", message="no bytes", **at(15))
     journal.write("started", 1, bundle={"gpus": 0.5}, **at(20))
     journal.write("reported", 1, evaluation=1, value=4.0, metrics={}, **at(21))
@@ -36,7 +36,7 @@ def test_a_second_driver_reads_what_the_first_wrote(tmp_path: Path) -> None:
     assert second.trials == first.trials
     trial = second.trials[1]
     assert (trial.starts, trial.retries, trial.bundle) == (2, ["out_of_memory"], {"gpus": 0.5})
-    assert (trial.values, trial.checkpoint) == ([(1, 4.0), (2, 5.0)], Path("/checkpoints/1"))
+    assert (trial.values, trial.checkpoint) == ([(1, 4.0), (2, 5.0)], tmp_path / "tune" / "one" / "checkpoint_1")
     assert (trial.status, trial.first_start_at, trial.last_at) == ("finished", 1010.0, 1030.0)
     assert (trial.run_s, trial.gpu_s) == (5.0 + 10.0, 5.0 * 0.25 + 10.0 * 0.5)
     assert second.trials[2].status is None
@@ -47,7 +47,7 @@ def test_a_line_torn_by_a_kill_costs_that_event_only(tmp_path: Path) -> None:
     written(path)
     path.write_bytes(path.read_bytes()[:-20])
     journal = Journal(path)
-    assert journal.torn_lines == 1
+    assert list(journal.torn) == [10]
     assert journal.trials[1].status is None
     journal.write("ended", 1, status="finished", reason="", **at(31))
     assert Journal(path).trials[1].last_at == 1031.0

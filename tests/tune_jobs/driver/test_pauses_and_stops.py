@@ -5,6 +5,7 @@ from pathlib import Path
 from cluster.scheduling.events import Pause
 from tests.tune_jobs.driver.driven_sweep import DrivenSweep, ObservedList, Setup
 from tune_jobs.driver.trial_queue import LAUNCH_LIMIT_S
+from tune_jobs.records.trial_spec import STOP_FILE
 from tuning_common.files import read_jsonl
 
 ONE_CARD = Setup(cards="1xA:24GiB", sampler=lambda: ObservedList(2), needs_gib={1: 20.0, 2: 20.0})
@@ -202,3 +203,20 @@ def test_a_launch_that_tune_has_not_taken_returns_to_the_queue_too(tmp_path: Pat
     sweep.tick()
     sweep.tick(LAUNCH_LIMIT_S)
     assert sweep.start(1).number == 1, "the only node again, after a while"
+
+
+def test_a_stop_file_that_a_person_left_stops_the_sweep_once(tmp_path: Path) -> None:
+    sweep = DrivenSweep(tmp_path)
+    assert sweep.start_all() == [1, 2, 3, 4]
+    (tmp_path / STOP_FILE).touch()
+    for number in (1, 2, 3, 4):
+        sweep.save(number)
+        assert sweep.report_other(number, interrupted=True), "its attempt ends"
+        sweep.end(number)
+    assert (sweep.state.stopping, sweep.state.stopped_by_file) == (True, True)
+    assert (sweep.send(), sweep.waiting, sweep.state.is_idle) == ([], [], True)
+    assert sweep.text.count("asked to stop: trials save") == sweep.text.count("somebody left a file 'stop'") == 1
+    assert [trial.starts for trial in sweep.trials.values()] == [1, 1, 1, 1]
+    second = DrivenSweep(tmp_path)
+    assert second.start_all() == [1, 2, 3, 4]
+    assert not second.state.stopping

@@ -49,14 +49,16 @@ def test_a_copy_waits_for_the_checkpoint_of_its_donor(tmp_path: Path) -> None:
     assert copy["before"] == {"learning_rate": 2e-4}
 
 
-def test_the_copy_goes_when_the_trial_has_a_checkpoint_of_its_own(tmp_path: Path) -> None:
+def test_the_copy_goes_when_the_trial_has_two_checkpoints_of_its_own(tmp_path: Path) -> None:
     sweep = DrivenSweep(tmp_path, PAIR)
     exchanged(sweep)
     sweep.save(1)
     copied = Path(str(sweep.start(2).resume_from))
     assert copied.exists()
-    sweep.report(2, 30.0)
-    sweep.save(2)
+    for value in (30.0, 31.0):
+        assert copied.exists()
+        sweep.report(2, value)
+        sweep.save(2)
     assert not copied.exists()
 
 

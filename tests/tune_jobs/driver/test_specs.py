@@ -13,8 +13,11 @@ from tune_jobs.config.result_paths import shared_folders_of
 from tune_jobs.config.sections import Resources
 from tune_jobs.config.space import Categorical, Space
 from tune_jobs.config.sweep import Sweep
+from tune_jobs.driver.resume import adopt
 from tune_jobs.driver.specs import SweepSpecs
 from tune_jobs.placing.placer import placer_for
+from tune_jobs.records.journal import Journal
+from tune_jobs.search.samplers import ListSampler
 from tuning_common.errors import RequestError
 
 SWEEP = Sweep(
@@ -64,6 +67,38 @@ def test_folders_and_files_are_named_in_full(tmp_path: Path, monkeypatch: pytest
     assert Path(str(spec.config["train_file"])).exists()
     assert spec.config["model"] == "kobart", "no file of that name"
     assert spec.metric == SWEEP.metric.name
+
+
+def test_a_kept_specification_gets_the_folders_and_files_of_this_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("old", "new"):
+        (tmp_path / place / "data").mkdir(parents=True)
+        (tmp_path / place / "data" / "train.jsonl").write_text("{}\n")
+    monkeypatch.chdir(tmp_path / "old")
+    kept = specs_in(Path("outputs")).make(1, {"batch_size": 8})
+    monkeypatch.chdir(tmp_path / "new")
+    here = specs_in(Path("outputs")).here(kept.to_dict())
+    assert str(tmp_path / "old") not in str(here)
+    assert here["folder"] == str(tmp_path / "new" / "outputs" / "experiments" / kept.name)
+    assert here["config"] == {**kept.config, "train_file": str(tmp_path / "new" / "data" / "train.jsonl")}
+    with pytest.raises(RequestError, match="outside of"):
+        specs_in(Path("outputs")).here({**kept.to_dict(), "name": "../../elsewhere"})
+
+
+def test_trials_that_cannot_be_continued_are_named_and_start_anew(tmp_path: Path) -> None:
+    specs = specs_in(tmp_path)
+    journal = Journal(tmp_path / "sweep_results" / "wide" / "journal.jsonl")
+    journal.write("submitted", 1, spec=specs.make(1, {"batch_size": 8}).to_dict())
+    journal.write("submitted", 2, spec={"name": "two", "config": {}})
+    journal.write("submitted", 999, spec=specs.make(2, {"batch_size": 16}).to_dict())
+    shown: list[str] = []
+    adopt(journal, ListSampler([{"batch_size": 8}, {"batch_size": 16}]), specs, shown.append)
+    assert list(journal.trials) == [1]
+    assert [text.partition(":")[0] for text in shown] == [
+        "trial 2 of journal.jsonl cannot be continued and starts anew",
+        "trial 999 of journal.jsonl is none of this sweep",
+    ]
 
 
 def test_a_trial_is_placed_by_its_estimate_and_gets_more_where_that_was_not_enough(tmp_path: Path) -> None:

@@ -1,19 +1,21 @@
-"""SIGINT and SIGTERM end a sweep cleanly; a second SIGINT ends it at once."""
+"""Signals end a sweep cleanly; a second SIGINT ends it at once."""
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from tune_jobs.driver import stop_signals
-from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
+from tune_jobs.driver.stop_signals import STOPS, StopRequest, stop_on_signals, without_terminal_signals
 
 
 @pytest.fixture(autouse=True)
 def _signals_as_before() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -43,10 +45,49 @@ def test_the_first_sigterm_asks_and_no_later_one_ends_the_process() -> None:
 
 
 def test_where_nobody_asked_all_is_as_it_was() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in STOPS]
     with stop_on_signals(StopRequest()):
         pass
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in STOPS] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_a_closed_terminal_and_its_quit_key_ask_for_a_clean_stop(number: int) -> None:
+    stop = StopRequest()
+    with stop_on_signals(stop):
+        send(number)
+        send(number)
+    send(number)  # the driver writes its report, and no traceback
+    assert flags(stop) == (True, False, False)
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopRequest()
+    with stop_on_signals(stop):
+        send(signal.SIGHUP)
+    assert flags(stop) == (False, False, False)
+
+
+def test_each_interrupt_shows_what_the_next_one_does(capfd: pytest.CaptureFixture[str]) -> None:
+    stop = StopRequest()
+    with stop_on_signals(stop):
+        send(signal.SIGINT)
+        assert "stopping; press Ctrl-C again to end at once without saving" in capfd.readouterr().err
+        send(signal.SIGINT)
+    shown = capfd.readouterr().err
+    assert "ending at once: the steps since the last checkpoints are repeated by --resume" in shown
+    assert "press Ctrl-C again to leave without a report" in shown
+
+
+def test_processes_that_are_started_meanwhile_survive_the_terminal() -> None:
+    with without_terminal_signals():
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        for number in (signal.SIGHUP, signal.SIGQUIT):
+            child.send_signal(number)
+    child.communicate(b"\n")
+    assert child.returncode == 0
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
 
 
 def test_a_second_interrupt_ends_the_trials_at_once_and_a_third_the_driver() -> None:

@@ -17,7 +17,7 @@ from tune_jobs.driver.storage_watch import StorageWatch
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.trial.storage import TrialStorage
 from tuning_common.files import read_jsonl
-from tuning_common.storage import LEAST_BYTES
+from tuning_common.storage import LEAST_BYTES, Backoff
 
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 10
@@ -156,15 +156,16 @@ def test_a_trial_waits_until_its_checkpoint_is_there_and_gives_up_in_time(tmp_pa
         folder=folder,
         sweep_folder=sweep,
         watched=True,
-        limit_s=60.0,
-        elapsed_s=lambda: clock.now_s,
+        backoff=Backoff(limit_s=60.0, elapsed_s=lambda: clock.now_s),
         sleep=clock.sleep,
     )
-    assert storage.wait("no space left", checkpoint)
+    assert storage.wait("no space left", folder, checkpoint)
+    storage.backoff.succeeded()
+    clock.now_s = 0.0
     assert not half_written.exists()
     checkpoint.rmdir()
     told: list[str] = []
-    assert not storage.wait("it is gone", checkpoint, told.append)
+    assert not storage.wait("it is gone", folder, checkpoint, told.append)
     assert clock.now_s > 60.0
     assert told == [f"it is gone, needs 4.00 MiB in {folder}"] * 2
     (sweep / "journal.jsonl").unlink()

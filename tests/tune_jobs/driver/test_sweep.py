@@ -144,7 +144,7 @@ def test_after_kill_9_of_the_driver_resume_repeats_nothing(tmp_path: Path) -> No
     first.kill()
     first.communicate()
     saved = [record for record in read_jsonl(journal)[0] if record["event"] == "saved"]
-    last_saved = {record["number"]: Path(str(record["folder"])) for record in saved}
+    last_saved = {record["number"]: tmp_path / "outputs" / str(record["folder"]) for record in saved}
     states = {number: json.loads((path / "trial_state.json").read_text()) for number, path in last_saved.items()}
 
     second = command(tmp_path, "--resume", "--cpu-only")

@@ -10,6 +10,7 @@ from tests.tune_jobs.driver.driven_sweep import DrivenSweep, ObservedList, Setup
 from tests.tune_jobs.specs_of import METRIC
 from tune_jobs.driver.housekeeping import KEPT_MODELS
 from tune_jobs.records.journal import Journal
+from tune_jobs.records.trial_spec import FailureKind
 
 
 def one_rung() -> TrialScheduler:
@@ -152,11 +153,54 @@ def test_a_trial_that_has_made_all_its_evaluations_is_finished_whatever_the_sche
     assert sweep.statuses == {2: "finished"}
 
 
-def test_the_checkpoints_of_an_earlier_attempt_go_when_the_next_attempt_has_one(tmp_path: Path) -> None:
+def test_the_checkpoints_of_an_earlier_attempt_go_when_the_next_attempt_has_two(tmp_path: Path) -> None:
     sweep = DrivenSweep(tmp_path)
     sweep.start(1)
-    folders = [sweep.save(1, name) for name in ("bs1_a/checkpoint_0", "bs1_a/checkpoint_1", "bs1_b/checkpoint_0")]
-    assert [folder.exists() for folder in folders] == [False, False, True]
+    before = [sweep.save(1, "bs1_a/checkpoint_0"), sweep.save(1, "bs1_a/checkpoint_1")]
+    after = [sweep.save(1, "bs1_b/checkpoint_0")]
+    assert all(folder.exists() for folder in (*before, *after)), "the one before the last may be needed"
+    after.append(sweep.save(1, "bs1_b/checkpoint_1"))
+    assert [folder.exists() for folder in (*before, *after)] == [False, False, True, True]
+
+
+def test_the_driver_is_told_of_a_damaged_checkpoint_and_everybody_can_read_it(tmp_path: Path) -> None:
+    sweep = DrivenSweep(tmp_path)
+    sweep.start(1)
+    saved = []
+    for value in (20.0, 21.0):
+        sweep.report(1, value)
+        saved.append(sweep.save(1))
+    sweep.lose(1)
+    spec = sweep.start(1)
+    assert (spec.resume_from, spec.resume_before) == (str(saved[1]), str(saved[0]))
+    why = "checkpoint bs1_101/checkpoint_2 is damaged: weights has another checksum"
+    sweep.report_other(1, damaged=[why], damaged_start=str(saved[0]), damaged_evaluation=1)
+    assert f"trial 1: {why}; it continues from evaluation 1" in sweep.text
+    sweep.lose(1)
+    spec = sweep.start(1)
+    assert (spec.resume_from, spec.resume_before) == (str(saved[0]), None)
+    sweep.report_other(1, damaged=[why], damaged_start=None, damaged_evaluation=0)
+    assert f"trial 1: {why}; it starts anew" in sweep.text
+    second = DrivenSweep(tmp_path)
+    assert second.start(1).resume_from is None
+    assert saved[0].exists(), "nothing is erased before the trial is whole"
+    second.finish(lambda number, evaluation: 20.0)
+    assert [row["iteration"] for row in second.records[1].history] == [1.0, 2.0, 3.0]
+    assert second.records[1].damaged == [why, why]
+    assert not saved[0].parent.exists()
+
+
+@pytest.mark.parametrize(("kind", "stays"), [("error", True), ("diverged", False)])
+def test_a_trial_that_failed_by_no_fault_of_its_own_keeps_its_checkpoints(
+    tmp_path: Path, kind: FailureKind, stays: bool
+) -> None:
+    sweep = DrivenSweep(tmp_path)
+    sweep.start(1)
+    sweep.report(1, 20.0)
+    checkpoint = sweep.save(1)
+    sweep.fail(1, kind)
+    assert sweep.statuses == {1: "failed"}
+    assert checkpoint.exists() == stays
 
 
 def test_a_refusal_that_was_half_written_is_written_again(tmp_path: Path) -> None:

@@ -22,12 +22,14 @@ from tune_jobs.records.trial_spec import (
     RunShape,
     TrialSpec,
 )
-from tune_jobs.records.trial_state import STATE_FILE
+from tune_jobs.records.trial_state import evaluations_of, losses_of, write_state
 from tune_jobs.trial.hold import hold
 from tune_jobs.trial.reporter import POLL_S, TrialReporter
 from tune_jobs.trial.run_trial import ATTEMPTS_FILE, MOST_VANISHED, attempt
+from tune_jobs.trial.storage import TrialStorage
 from tuning_common.errors import RequestError, WorkError
 from tuning_common.files import read_jsonl
+from tuning_common.storage import LIMIT_S, Backoff
 
 
 class OutOfMemoryError(RuntimeError):
@@ -114,12 +116,19 @@ def test_at_the_smallest_shape_the_driver_gets_the_failure_and_the_process_ends(
 def test_the_count_goes_on_from_the_checkpoint_of_an_earlier_process(tmp_path: Path) -> None:
     start = tmp_path / "checkpoint-9"
     start.mkdir()
-    (start / STATE_FILE).write_text('{"evaluations": 3}')
+    write_state(start, evaluations=3, losses=None)
     sent = Sent()
     train, attempts = trainer(tmp_path, lambda config, start: [5.0])
     attempt(spec_in(tmp_path, batch_size=2), train, sent, keep_nothing, start)
     assert attempts == [(2, "checkpoint-9")]
     assert [report["trial/evaluation"] for report in sent.reports] == [4]
+
+
+def storage_of(folder: Path, slept: list[float]) -> TrialStorage:
+    """The storage of a trial in a folder; its clock runs with its sleeps."""
+    backoff = Backoff(elapsed_s=lambda: sum(slept))
+    watched = (folder.parent / "journal.jsonl").exists()
+    return TrialStorage(folder=folder, sweep_folder=folder.parent, watched=watched, backoff=backoff, sleep=slept.append)
 
 
 def vanishing(folder: Path, times: int) -> tuple[Callable[..., None], list[str | None]]:
@@ -137,19 +146,58 @@ def vanishing(folder: Path, times: int) -> tuple[Callable[..., None], list[str |
 def test_a_checkpoint_that_vanishes_while_it_is_written_is_the_storages_fault(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").touch()
     (tmp_path / "whole").mkdir()
+    write_state(tmp_path / "whole", evaluations=1, losses=None)
     sent = Sent()
     train, starts = vanishing(tmp_path, 1)
-    attempt(spec_in(tmp_path), train, sent, keep_nothing, None, persisted=lambda: tmp_path / "whole")
+    spec, slept = spec_in(tmp_path), list[float]()
+    storage = storage_of(Path(spec.folder), slept)
+    attempt(spec, train, sent, keep_nothing, None, persisted=lambda: tmp_path / "whole", storage=storage)
     assert starts == [None, "whole"]
-    assert sent.reports == [], "no failure, and nothing to wait for: it is there again"
+    assert slept == [5.0]
+    assert [report for report in sent.reports if FAILURE_KEY in report] == []
+
+
+def full(times: int, path: Path) -> Callable[..., None]:
+    """A trainer that finds no room for a file so often, then reports once."""
+    left = [times]
+
+    def train(config: RunConfig, output_dir: Path, *, reporter: Reporter, **options: object) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        reporter.report({METRIC: 1.0}, None)
+
+    return train
+
+
+def test_a_full_disk_elsewhere_is_waited_for_with_pauses_that_grow(tmp_path: Path) -> None:
+    """As of the temporary folder: there is room in the trial's own folder all the time."""
+    sent, slept, spec = Sent(), list[float](), spec_in(tmp_path)
+    train = full(6, tmp_path / "scratch/model.bin")
+    attempt(spec, train, sent, keep_nothing, None, storage=storage_of(Path(spec.folder), slept))
+    assert slept == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+    reasons = [str(report[WAITING_KEY]) for report in sent.reports if WAITING_KEY in report]
+    assert len(reasons) == 6
+    assert reasons[0].startswith(f"no space left ({tmp_path}/scratch/model.bin), needs ")
+    assert sent.reports[-1][METRIC] == 1.0
+
+
+def test_a_disk_elsewhere_that_stays_full_fails_the_trial_after_one_limit_over_all_tries(tmp_path: Path) -> None:
+    sent, slept, spec = Sent(), list[float](), spec_in(tmp_path)
+    train = full(10**6, tmp_path / "scratch/model.bin")
+    with pytest.raises(OSError, match="no space left, for too long"):
+        attempt(spec, train, sent, keep_nothing, None, storage=storage_of(Path(spec.folder), slept))
+    assert LIMIT_S <= sum(slept) <= LIMIT_S + 60
+    assert str(sent.reports[-1][FAILURE_MESSAGE_KEY]).endswith(f"for too long: '{tmp_path}/scratch/model.bin'")
 
 
 def test_what_vanishes_again_and_again_is_no_storage_but_a_fault(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").touch()
     sent = Sent()
     train, starts = vanishing(tmp_path, 99)
+    spec = spec_in(tmp_path)
     with pytest.raises(RuntimeError, match="Parent directory"):
-        attempt(spec_in(tmp_path), train, sent, keep_nothing, None)
+        attempt(spec, train, sent, keep_nothing, None, storage=storage_of(Path(spec.folder), []))
     assert len(starts) == 1 + MOST_VANISHED
 
 
@@ -301,17 +349,14 @@ def test_a_trial_looks_for_the_stop_file_now_and_then_and_sends_a_checkpoint_tha
         reporter.log({"train/loss": loss})
     reporter.interrupted(checkpoint)
     assert sent.reports == [{"trial/interrupted": True}]
-    assert json.loads((checkpoint / STATE_FILE).read_text()) == {
-        "evaluations": 4,
-        "first_and_lowest_loss": [7.0, 2.0],
-    }
+    assert (evaluations_of(checkpoint), losses_of(checkpoint)) == (4, (7.0, 2.0))
 
 
 def test_a_resumed_trial_compares_its_loss_with_where_it_began(tmp_path: Path) -> None:
     """Late in a training the loss is low: four times that is still far below its first."""
     start = tmp_path / "checkpoint-9"
     start.mkdir()
-    (start / STATE_FILE).write_text('{"evaluations": 3, "first_and_lowest_loss": [7.0, 0.5]}')
+    write_state(start, evaluations=3, losses=(7.0, 0.5))
 
     def rises_a_little(config: RunConfig, output_dir: Path, *, reporter: Reporter, **options: object) -> None:
         for loss in (0.6, 3.0, 3.5, 4.0):
