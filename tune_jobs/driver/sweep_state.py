@@ -221,7 +221,6 @@ class SweepState:
             self._failures[number] = cast("FailureKind", result[FAILURE_KEY]), str(result[FAILURE_MESSAGE_KEY])
             return  # its process ends by itself
         if INTERRUPTED_KEY in result:
-            self._stop()  # where nobody asked this driver, somebody made the stop file
             self._pausing[number] = _STOPPED
         elif WAITING_KEY in result:
             self._stalls.started(number, now_s)

@@ -106,21 +106,6 @@ def test_asked_to_stop_trials_save_where_they_are_and_none_starts(tmp_path: Path
     assert second.start(2).number == 2
 
 
-def test_a_stop_file_that_somebody_made_stops_the_sweep_once(tmp_path: Path) -> None:
-    sweep = DrivenSweep(tmp_path, Setup(cards="1xA:24GiB"))
-    assert sweep.start_all() == [1, 2]
-    (tmp_path / "stop").touch()
-    assert sweep.report_other(1, interrupted=True)
-    sweep.save(1)
-    sweep.end(1)
-    assert sweep.report(2, 5.0)
-    sweep.end(2)
-    sweep.tick()
-    assert (sweep.send(), sweep.state.stopping, sweep.state.is_idle) == ([], True, True)
-    assert [trial.pauses for trial in sweep.trials.values() if trial.starts] == [1, 1]
-    assert sweep.statuses == {}
-
-
 def test_asked_to_stop_launches_that_ray_has_not_started_are_taken_back(tmp_path: Path) -> None:
     sweep = DrivenSweep(tmp_path)
     sent = sweep.driver.next_launch()
