@@ -29,6 +29,7 @@ from tuning_common.files import read_jsonl
 ROOT = Path(__file__).resolve().parent.parent
 Fault = Literal["driver", "stop", "trial", "raylet", "results full", "temporary folder full"]
 DISKS: dict[Fault, str] = {"results full": "work/outputs", "temporary folder full": "tmp"}
+PROGRAMS: dict[Fault, str] = {"raylet": "raylet", "trial": "ray::ImplicitFu"}  # of Tune, cut by the kernel
 EPOCHS = 24
 PAUSE_S = (2.0, 9.0)  # between a driver's start and a fault, and between two faults
 FULL_S = (2.0, 12.0)
@@ -140,10 +141,7 @@ class Chaos:
         elif fault == "stop":
             process.send_signal(signal.SIGTERM)
         else:
-            wanted = (
-                "raylet" if fault == "raylet" else "ray::ImplicitFun"
-            )  # as the kernel cuts the name of Tune's actor
-            victims = [number for number, program in processes_of(process.pid) if program == wanted]
+            victims = [number for number, program in processes_of(process.pid) if program == PROGRAMS[fault]]
             if not victims:
                 return False
             with suppress(ProcessLookupError):

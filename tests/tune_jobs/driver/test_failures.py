@@ -316,6 +316,14 @@ def test_a_controller_that_dies_again_and_again_without_a_report_ends_the_driver
     assert not sweep.holding or sweep.waiting == []
 
 
+def test_attempts_that_only_start_are_no_progress_of_a_controller_that_dies(tmp_path: Path) -> None:
+    sweep = DrivenSweep(tmp_path)
+    dying = DyingTuner(sweep, *[lambda: RuntimeError("no cluster")] * 2 * MOST_DEATHS)
+    with pytest.raises(WorkError, match=f"Ray Tune failed {MOST_DEATHS} times in a row: RuntimeError: no cluster"):
+        sweep.driver.run(dying)
+    assert sweep.statuses == {}, "--resume continues every trial"
+
+
 def full_disk() -> Exception:
     return OSError(errno.ENOSPC, "No space left on device", "/scratch/ray/searcher.pkl")
 
