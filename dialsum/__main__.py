@@ -194,5 +194,10 @@ def _scores(metrics: Mapping[str, float], prefix: str) -> str:
     return "   ".join(f"{label} {metrics[prefix + name]:.2f}" for label, name in names)
 
 
+def command() -> int:
+    """Runs the command line of this process; also installed as `dialsum`."""
+    return cli.run(main)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(command())

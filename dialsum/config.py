@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 from tuning_common.errors import Problems
+from tuning_common.files import packaged
 from tuning_common.goal import Goal
 from tuning_common.strict import from_mapping, load_yaml, nearest
 
@@ -168,7 +169,7 @@ def load_run_config(path: Path, overrides: Mapping[str, object] | None = None) -
     Raises:
         RequestError: When the file cannot be read, and with every unknown key, wrong type and bad value, by line.
     """
-    located = load_yaml(path)
+    located = load_yaml(packaged(path))
     changed = dict(overrides or {})
     file_lines = {keys: line for keys, line in located.lines.items() if not keys or keys[0] not in changed}
     where = f"{path} with {', '.join(changed)} given beside it" if changed else str(path)

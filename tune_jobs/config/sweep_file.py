@@ -34,6 +34,7 @@ from tune_jobs.config.sweep_parts import (
     read_section,
 )
 from tuning_common.errors import Problems, RequestError
+from tuning_common.files import packaged
 from tuning_common.strict import Located, load_yaml, nearest
 
 _KEYS = (
@@ -82,7 +83,7 @@ def load_sweep(path: Path) -> Sweep:
     Raises:
         RequestError: With every problem of all files, each with file, line and remedy.
     """
-    return read_sweep(load_yaml(path), load_sweep)
+    return read_sweep(load_yaml(packaged(path)), load_sweep)
 
 
 def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
