@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from dialsum import rouge_cli
-from dialsum.config import RunConfig, load_run_config
+from dialsum.aliases import other_names
+from dialsum.config import FIELD_DESCRIPTIONS, RunConfig, read_run_config
 from dialsum.reporter import NullReporter
 from dialsum.sample_data import command as sample_data
 from tuning_common import cli
@@ -38,8 +39,9 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "train",
         help="train one summarizer",
         description="Trains one summarizer and keeps its best model; on several GPUs under torchrun, which share each"
-        " batch: torchrun --nproc-per-node 2 -m dialsum train ...",
-        epilog="example: python -m dialsum train --config configs/tiny.yaml --output outputs/one_run",
+        " batch:\n  torchrun --nproc-per-node 2 -m dialsum train ...",
+        epilog="example: python -m dialsum train --config configs/tiny.yaml --output outputs/one_run\n\n" + _fields(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, required=True, help="a run configuration, for example configs/tiny.yaml")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model and the numbers")
@@ -50,8 +52,19 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=_train)
 
 
+def _fields() -> str:
+    """Lists the fields of a configuration, with their names in other trainers."""
+    lines = ["fields of a configuration (names of other trainers are read too, see docs/other_trainers.md):"]
+    for name, text in FIELD_DESCRIPTIONS.items():
+        others = ", ".join(other_names(name))
+        lines.append(f"  {name:28} {text}{f' Also: {others}.' if others else ''}")
+    return "\n".join(lines)
+
+
 def _train(chosen: argparse.Namespace) -> int:
-    config = load_run_config(chosen.config, _changes(chosen.set))
+    config, notes = read_run_config(chosen.config, _changes(chosen.set))
+    for text in notes:
+        cli.note(f"note: {text}")
     start = _last_checkpoint(chosen.output) if chosen.resume else None
     if not chosen.resume and not chosen.overwrite and any(chosen.output.glob("models/*")):
         raise RequestError(

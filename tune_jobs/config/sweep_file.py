@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from dialsum.config import COMPOSITE, RunConfig, load_run_config
+from dialsum.aliases import our_metric
+from dialsum.config import COMPOSITE, RunConfig, read_run_config
 from tune_jobs.config.anomalies import Anomalies
 from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.early_terminate_file import read_early_terminate
+from tune_jobs.config.parameter_entries import Entries, is_parameter, read_entries
 from tune_jobs.config.phase_file import read_phases
 from tune_jobs.config.points import check_points
 from tune_jobs.config.rules import Rules
@@ -22,7 +24,7 @@ from tune_jobs.config.sections import (
     TeamSection,
     Tracking,
 )
-from tune_jobs.config.space import Space
+from tune_jobs.config.space import Constant, Space
 from tune_jobs.config.space_file import read_space
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_parts import (
@@ -63,11 +65,12 @@ _REFUSED_OF_METRIC = MappingProxyType(
 # Fields that may change during a training: a checkpoint fixes the model's shape and counts its steps in batches.
 _CHANGED_BY_PBT = (
     "learning_rate", "weight_decay", "dropout", "label_smoothing", "max_grad_norm", "num_beams", "length_penalty",
-    "no_repeat_ngram_size",
+    "no_repeat_ngram_size", "repetition_penalty",
 )  # fmt: skip
 _SHAPE_FIELDS = ("model", "tiny_hidden_size", "tiny_layers", "tiny_vocab_size")
 GENERATION_FIELDS = (
-    "num_beams", "length_penalty", "no_repeat_ngram_size", "generation_max_len", "generation_batch_size",
+    "num_beams", "length_penalty", "no_repeat_ngram_size", "repetition_penalty", "do_sample", "temperature", "top_k",
+    "top_p", "generation_min_len", "generation_max_len", "generation_batch_size", "remove_tokens",
     "max_eval_samples", "dev_file",
 )  # fmt: skip
 _COMMAND_MACROS = (  # of wandb 0.31, sdk/launch/sweeps/utils.py, and names of interpreters
@@ -77,21 +80,26 @@ _COMMAND_MACROS = (  # of wandb 0.31, sdk/launch/sweeps/utils.py, and names of i
 )  # fmt: skip
 
 
-def load_sweep(path: Path) -> Sweep:
+def load_sweep(path: Path, count: int | None = None) -> Sweep:
     """Reads a sweep file with its base configurations and the files of its phases.
+
+    Args:
+        path: The file; a ready one where the working folder has none of this name.
+        count: Number of trials where the file has none, as `wandb agent --count` gives it.
 
     Raises:
         RequestError: With every problem of all files, each with file, line and remedy.
     """
-    return read_sweep(load_yaml(packaged(path)), load_sweep)
+    return read_sweep(load_yaml(packaged(path)), load_sweep, count)
 
 
-def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
+def read_sweep(document: Located, load: Callable[[Path], Sweep], count: int | None = None) -> Sweep:
     """Converts a document to a sweep.
 
     Args:
         document: The sweep file.
         load: Reads the sweep file of a phase.
+        count: Number of trials where the file has none.
 
     Raises:
         RequestError: With every problem, in the order of the lines.
@@ -99,19 +107,24 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
     problems = Problems()
     raw = document.mapping()
     staged = "phases" in raw
-    _check_keys(raw, document, problems)
-    space = read_space(document, problems)
+    top = tuple(key for key, value in raw.items() if key not in (*_KEYS, *_REFUSED) and is_parameter(key, value))
+    _check_keys(raw, top, document, problems)
+    entries = read_entries(document, top, problems)
+    document = entries.located(document)
+    metric, weights = _metric(raw, document, problems)
+    space = _with_weights(read_space(entries), weights)
     named = read_method(raw.get("method", "random" if staged else None), ("method",), document, problems)
     method = named or "random"
-    bases = _bases(raw.get("base_config"), space, document, problems)
+    notes = [*_notes(raw, document, problems), *entries.notes, *_metric_note(raw, metric, weights, document)]
+    bases = _bases(raw.get("base_config"), space, document, problems, notes)
     sweep = Sweep(
         name=_name(raw, document, problems),
         source=document.source,
         description=_text(raw, "description", document, problems) or "",
         method=method,
-        metric=_metric(raw, document, problems),
+        metric=metric,
         space=space,
-        count=_count(raw, document, problems),
+        count=_count(raw, document, problems) or (None if staged else count),
         early_terminate=read_early_terminate(
             raw.get("early_terminate"), ("early_terminate",), method, document, problems
         ),
@@ -122,10 +135,10 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
         search=read_section(SearchOptions, "search", document, problems),
         resources=read_section(Resources, "resources", document, problems),
         tracking=_tracking(raw, document, problems),
-        rules=read_section(Rules, "rules", document, problems),
+        rules=_rules(read_section(Rules, "rules", document, problems), entries, space, bases),
         anomalies=read_section(Anomalies, "anomalies", document, problems),
         team=read_section(TeamSection, "team", document, problems),
-        notes=_notes(raw, document, problems),
+        notes=tuple(notes),
     )
     if staged:
         sweep = dataclasses.replace(sweep, phases=read_phases(sweep, document, problems, load))
@@ -140,8 +153,8 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
     return sweep
 
 
-def _check_keys(raw: Mapping[str, object], document: Located, problems: Problems) -> None:
-    for key in raw:
+def _check_keys(raw: Mapping[str, object], top: tuple[str, ...], document: Located, problems: Problems) -> None:
+    for key in [key for key in raw if key not in top]:
         if key in _REFUSED:
             problems.add(f"{document.where(key)}: {key!r} of W&B has no meaning here: {_REFUSED[key]}")
         elif key not in _KEYS:
@@ -182,16 +195,39 @@ def _count(raw: Mapping[str, object], document: Located, problems: Problems) -> 
     return None
 
 
-def _metric(raw: Mapping[str, object], document: Located, problems: Problems) -> Metric:
+def _rules(rules: Rules, entries: Entries, space: Space, bases: Mapping[str, RunConfig]) -> Rules:
+    """Returns the rules; a batch size by device, as other trainers give it, is multiplied by the accumulation."""
+    accumulates = "gradient_accumulation_steps" in space or any(
+        base.gradient_accumulation_steps > 1 for base in bases.values()
+    )
+    if not entries.micro_batches or not accumulates or "batch_size" in rules.set:
+        return rules
+    return dataclasses.replace(rules, set={"batch_size": "batch_size * gradient_accumulation_steps", **rules.set})
+
+
+def _with_weights(space: Space, weights: tuple[float, float, float] | None) -> Space:
+    """Returns the space with the weights that make the composite rank as the metric of the file."""
+    if weights is None or "rouge_weights" in space:
+        return space
+    return Space(parameters=(*space.parameters, Constant(name="rouge_weights", value=weights)))
+
+
+def _metric(
+    raw: Mapping[str, object], document: Located, problems: Problems
+) -> tuple[Metric, tuple[float, float, float] | None]:
+    """Returns the metric, and the weights of ROUGE that a metric of another trainer needs."""
     section = raw.get("metric", {})
     if not isinstance(section, dict):
         problems.add(f"{document.where('metric')}: write `metric: {{name: {section}}}`, a mapping")
-        return Metric()
+        return Metric(), None
     for key in [str(key) for key in section if key in _REFUSED_OF_METRIC]:
         problems.add(
             f"{document.where('metric', key)}: metric.{key} of W&B has no meaning here: {_REFUSED_OF_METRIC[key]}"
         )
     values = {str(key): value for key, value in section.items() if key not in _REFUSED_OF_METRIC}
+    weights, named = None, values.get("name")
+    if isinstance(named, str) and named not in METRIC_GOALS and (ours := our_metric(named)) is not None:
+        values["name"], weights = ours
     goal = values.get("goal")
     values["goal"] = own = METRIC_GOALS.get(str(values.get("name", COMPOSITE)), "maximize")  # W&B would minimize
     found = read_mapping(Metric, values, ("metric",), document, problems)
@@ -202,7 +238,18 @@ def _metric(raw: Mapping[str, object], document: Located, problems: Problems) ->
         )
     elif found is not None and goal not in (None, own):
         read_mapping(Metric, values | {"goal": goal}, ("metric",), document, problems)  # adds its problems
-    return found or Metric()
+    return found or Metric(), weights
+
+
+def _metric_note(
+    raw: Mapping[str, object], metric: Metric, weights: tuple[float, float, float] | None, document: Located
+) -> list[str]:
+    section = raw.get("metric")
+    named = section.get("name", metric.name) if isinstance(section, dict) else metric.name
+    if named == metric.name:
+        return []
+    mean = ", with ROUGE-1, -2 and -L weighed alike" if weights else ""
+    return [f"{document.where('metric')}: metric {named} is {metric.name} here{mean}"]
 
 
 def _tracking(raw: Mapping[str, object], document: Located, problems: Problems) -> Tracking:
@@ -219,12 +266,12 @@ def _tracking(raw: Mapping[str, object], document: Located, problems: Problems) 
     )
 
 
-def _bases(raw: object, space: Space, document: Located, problems: Problems) -> dict[str, RunConfig]:
-    """Returns base configurations by model; "" is the one of all others."""
+def _bases(raw: object, space: Space, document: Located, problems: Problems, notes: list[str]) -> dict[str, RunConfig]:
+    """Returns base configurations by model; "" is the one of all others. Adds notes on what was translated."""
     if raw is None:
         return {}
     if isinstance(raw, str):
-        base = _base(raw, document.where("base_config"), problems)
+        base = _base(raw, document.where("base_config"), problems, notes)
         return {"": base} if base else {}
     if not isinstance(raw, dict) or not all(isinstance(path, str) for path in raw.values()):
         problems.add(
@@ -238,7 +285,10 @@ def _bases(raw: object, space: Space, document: Located, problems: Problems) -> 
     for model in [str(model) for model in raw if model not in models]:
         hint = nearest(model, sorted(models))
         problems.add(f"{document.where('base_config', model)}: model {model!r} is not among `parameters.model`{hint}")
-    read = {str(model): _base(path, document.where("base_config", str(model)), problems) for model, path in raw.items()}
+    read = {
+        str(model): _base(path, document.where("base_config", str(model)), problems, notes)
+        for model, path in raw.items()
+    }
     return {model: base for model, base in read.items() if base is not None}
 
 
@@ -249,9 +299,11 @@ def _base_files(raw: object) -> dict[str, str]:
     return {"": raw} if isinstance(raw, str) else {}
 
 
-def _base(path: str, location: str, problems: Problems) -> RunConfig | None:
+def _base(path: str, location: str, problems: Problems, notes: list[str]) -> RunConfig | None:
     try:
-        return load_run_config(Path(path))
+        config, translated = read_run_config(Path(path))
+        notes += translated
+        return config
     except RequestError as error:
         problems.extend(error.problems or [f"{location}: {error.message}"])
         return None
