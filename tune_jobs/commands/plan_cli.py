@@ -32,6 +32,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="example: python -m tune_jobs plan tune_jobs/sweeps/wide_search.yaml --cluster 2x24GiB,1x80GiB",
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
+    parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file does not say it")
     cards = parser.add_mutually_exclusive_group()
     cards.add_argument("--cluster", metavar="CARDS", help="a described cluster, for example 2x24GiB,1x80GiB")
     cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")
@@ -56,7 +57,7 @@ def run(chosen: argparse.Namespace) -> int:
     from tune_jobs.planning.plan_text import as_text
     from tune_jobs.search.inputs import prepare_inputs
 
-    sweep = load_sweep(chosen.sweep)
+    sweep = load_sweep(chosen.sweep, chosen.count)
     if sweep.trained_model is not None:
         sweep = with_trained_base(sweep)
     inputs = prepare_inputs(sweep, for_plan=True)

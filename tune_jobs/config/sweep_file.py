@@ -26,6 +26,7 @@ from tune_jobs.config.sections import (
 )
 from tune_jobs.config.space import Constant, Space
 from tune_jobs.config.space_file import read_space
+from tune_jobs.config.staging import DECODING_FIELDS, staged_by_need
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_parts import (
     check_end,
@@ -68,11 +69,7 @@ _CHANGED_BY_PBT = (
     "no_repeat_ngram_size", "repetition_penalty",
 )  # fmt: skip
 _SHAPE_FIELDS = ("model", "tiny_hidden_size", "tiny_layers", "tiny_vocab_size")
-GENERATION_FIELDS = (
-    "num_beams", "length_penalty", "no_repeat_ngram_size", "repetition_penalty", "do_sample", "temperature", "top_k",
-    "top_p", "generation_min_len", "generation_max_len", "generation_batch_size", "remove_tokens",
-    "max_eval_samples", "dev_file",
-)  # fmt: skip
+GENERATION_FIELDS = (*DECODING_FIELDS, "generation_batch_size", "max_eval_samples", "dev_file")
 _COMMAND_MACROS = (  # of wandb 0.31, sdk/launch/sweeps/utils.py, and names of interpreters
     "${env}", "${interpreter}", "${program}", "${args}", "${args_no_hyphens}", "${args_no_boolean_flags}",
     "${args_no_equals}", "${args_json}", "${args_json_file}", "${args_append_hydra}", "${args_override_hydra}",
@@ -91,6 +88,18 @@ def load_sweep(path: Path, count: int | None = None) -> Sweep:
         RequestError: With every problem of all files, each with file, line and remedy.
     """
     return read_sweep(load_yaml(packaged(path)), load_sweep, count)
+
+
+def kept_text(sweep: Sweep) -> bytes:
+    """Returns the file of a sweep for its results, with the count from the command line."""
+    text = Path(sweep.source).read_bytes()
+    if sweep.given_count is None:
+        return text
+    line = f"count: {sweep.given_count}"
+    if text.lstrip().startswith(b"{"):
+        head, _, tail = text.rpartition(b"}")
+        return head + f", {line}}}".encode() + tail
+    return text.rstrip(b"\n") + f"\n{line}  # --count\n".encode()
 
 
 def read_sweep(document: Located, load: Callable[[Path], Sweep], count: int | None = None) -> Sweep:
@@ -113,6 +122,7 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep], count: int | No
     document = entries.located(document)
     metric, weights = _metric(raw, document, problems)
     space = _with_weights(read_space(entries), weights)
+    given = None if staged or "count" in raw or "run_cap" in raw else count
     named = read_method(raw.get("method", "random" if staged else None), ("method",), document, problems)
     method = named or "random"
     notes = [*_notes(raw, document, problems), *entries.notes, *_metric_note(raw, metric, weights, document)]
@@ -124,7 +134,8 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep], count: int | No
         method=method,
         metric=metric,
         space=space,
-        count=_count(raw, document, problems) or (None if staged else count),
+        count=_count(raw, document, problems) or given,
+        given_count=given,
         early_terminate=read_early_terminate(
             raw.get("early_terminate"), ("early_terminate",), method, document, problems
         ),
@@ -150,7 +161,7 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep], count: int | No
         sweep = dataclasses.replace(sweep, early_terminate=EarlyTerminate(type="none"))
         _check_generation(sweep, raw, document, problems)
     Problems().extend(sorted(problems.texts, key=_line_of)).raise_if_any(document.source)
-    return sweep
+    return staged_by_need(sweep)
 
 
 def _check_keys(raw: Mapping[str, object], top: tuple[str, ...], document: Located, problems: Problems) -> None:
