@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dialsum.aliases import SECTIONS, Ignored, Part, Piece, Refused, To, find_alias, our_metric
-from tuning_common.strict import KeyPath, Located
+from tuning_common.strict import KeyPath, Located, dump_yaml
 
 _SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 _FILES: Mapping[str, Part] = {"train": "train_file", "dev": "dev_file", "test": "test_file"}
@@ -71,6 +71,25 @@ class Translation:
         texts = [f"{source}: read as ours: {', '.join(plain)}"] if plain else []
         texts += [f"{source}: {text}" for text in others]
         return (*texts, *(f"{source}: {', '.join(names)} ignored: {why}" for why, names in self.ignored.items()))
+
+
+def as_file(found: Translation, source: str) -> str:
+    """Returns a translated configuration as a file in our words, with a comment for each translation.
+
+    >>> from tuning_common.strict import parse_yaml
+    >>> document = parse_yaml("training: {num_train_epochs: 3, do_train: true}", "theirs.yaml")
+    >>> print(as_file(translate(document, ("num_epochs",)), "theirs.yaml"), end="")
+    # Translated from theirs.yaml.
+    num_epochs: 3  # training.num_train_epochs: 3
+    # no meaning here: training.do_train (every evaluation writes summaries and scores them)
+    """
+    lines = [f"# Translated from {source}."]
+    for name, value in found.values.items():
+        theirs = " and ".join(map(str, found.sources[name]))
+        same = theirs == f"{name}: {_shown(value)}"
+        lines.append(dump_yaml({name: value}, flow=True).strip()[1:-1] + ("" if same else f"  # {theirs}"))
+    lines += [f"# no meaning here: {', '.join(names)} ({why})" for why, names in found.ignored.items()]
+    return "\n".join(lines) + "\n"
 
 
 def translate(document: Located, fields: tuple[str, ...]) -> Translation:

@@ -124,7 +124,10 @@ def _translated(found: list[Entry], document: Located, problems: Problems) -> En
             searched.append(entry)
     order = {one.path: number for number, one in enumerate(found)}
     notes = [f"{one.name} -> {now.name}" for one, now in _renamed(found, ours)]
-    micro_batches = False
+    left_out: list[str] = []
+    micro_batches = any(
+        one.name == "training.gradient_accumulation_steps" and set(one.spec) != {"value"} for one in found
+    )
     for entry in searched:
         alias = find_alias(entry.name)
         micro_batches = micro_batches or (isinstance(alias, Piece) and alias.part == "micro_batch")
@@ -135,12 +138,12 @@ def _translated(found: list[Entry], document: Located, problems: Problems) -> En
             half = [one for one in constants if target.name == "precision" and one.name.endswith(("fp16", "bf16"))]
             constants = [one for one in constants if one not in half or one.spec["value"]]
         elif isinstance(alias, Ignored):
-            notes.append(f"{entry.name} is not searched: {alias.reason}")
+            left_out.append(f"{document.source}: {entry.name} is not searched: {alias.reason}")
     context = [one for one in ours if one.name in _CONTEXT and set(one.spec) == {"value"}]
     found_values = translate_settings([_setting(one) for one in (*context, *constants)], document, FIELDS)
     problems.extend(found_values.problems)
     ours += list(_constants(found_values, {one.name for one in context}, document, problems))
-    texts = [f"{document.source}: read as ours: {', '.join(notes)}"] if notes else []
+    texts = [*([f"{document.source}: read as ours: {', '.join(notes)}"] if notes else []), *left_out]
     texts += [text for text in found_values.notes(document.source) if constants]
     ours.sort(key=lambda one: order[one.path])
     return Entries(entries=tuple(ours), notes=tuple(texts), micro_batches=micro_batches)

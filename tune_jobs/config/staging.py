@@ -55,7 +55,7 @@ def staged_by_need(sweep: Sweep) -> Sweep:
             f"{sweep.source}: {', '.join(one.name for one in decoding)} need no training: they are tried with the best"
             " trained model, in a phase of their own"
         )
-    return dataclasses.replace(sweep, phases=tuple(phases), count=None, notes=tuple(notes))
+    return dataclasses.replace(sweep, phases=tuple(phases), notes=tuple(notes))
 
 
 def _phase_sweep(sweep: Sweep, name: str, space: Space) -> Sweep:

@@ -116,7 +116,7 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep], count: int | No
     problems = Problems()
     raw = document.mapping()
     staged = "phases" in raw
-    top = tuple(key for key, value in raw.items() if key not in (*_KEYS, *_REFUSED) and is_parameter(key, value))
+    top = top_parameters(raw)
     _check_keys(raw, top, document, problems)
     entries = read_entries(document, top, problems)
     document = entries.located(document)
@@ -162,6 +162,15 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep], count: int | No
         _check_generation(sweep, raw, document, problems)
     Problems().extend(sorted(problems.texts, key=_line_of)).raise_if_any(document.source)
     return staged_by_need(sweep)
+
+
+def top_parameters(raw: Mapping[str, object]) -> tuple[str, ...]:
+    """Returns the keys at the top of a sweep file that are parameters or sections of parameters.
+
+    >>> top_parameters({"method": "grid", "learning_rate": [1e-5], "training": {"fp16": True}})
+    ('learning_rate', 'training')
+    """
+    return tuple(key for key, value in raw.items() if key not in (*_KEYS, *_REFUSED) and is_parameter(key, value))
 
 
 def _check_keys(raw: Mapping[str, object], top: tuple[str, ...], document: Located, problems: Problems) -> None:
@@ -213,7 +222,8 @@ def _rules(rules: Rules, entries: Entries, space: Space, bases: Mapping[str, Run
     )
     if not entries.micro_batches or not accumulates or "batch_size" in rules.set:
         return rules
-    return dataclasses.replace(rules, set={"batch_size": "batch_size * gradient_accumulation_steps", **rules.set})
+    micro = "batch_size" if "batch_size" in space else next(iter(bases.values()), RunConfig()).micro_batch
+    return dataclasses.replace(rules, set={"batch_size": f"{micro} * gradient_accumulation_steps", **rules.set})
 
 
 def _with_weights(space: Space, weights: tuple[float, float, float] | None) -> Space:
