@@ -95,9 +95,10 @@ def _check_quickly(config: RunConfig) -> None:
     if config.model not in SPECS and "/" not in config.model:
         problems.collect(partial(resolve, config.model))
     for name in (config.train_file, config.dev_file):
-        problems.collect(partial(load_examples, Path(name)))
+        problems.collect(partial(load_examples, Path(name), columns=config.columns))
     if config.test_file:
-        problems.collect(partial(load_examples, Path(config.test_file), require_summary=False))
+        path = Path(config.test_file)
+        problems.collect(partial(load_examples, path, require_summary=False, columns=config.columns))
     problems.raise_if_any("nothing was trained")
 
 
@@ -124,7 +125,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _evaluate(chosen: argparse.Namespace) -> int:
     from dialsum.data import load_examples
 
-    examples = load_examples(chosen.data)
+    examples = load_examples(chosen.data, columns=_columns(chosen))
     from dialsum.finished import load_finished, predict, score
 
     run = load_finished(chosen.folder, CACHE_DIR, _changes(chosen.set))
@@ -156,7 +157,7 @@ def _generate(chosen: argparse.Namespace) -> int:
         raise RequestError(f"--output {chosen.output} must end in .jsonl or .csv")
     from dialsum.data import load_examples
 
-    examples = load_examples(chosen.data, require_summary=False)
+    examples = load_examples(chosen.data, require_summary=False, columns=_columns(chosen))
     from dialsum.finished import load_finished, predict, submission
     from dialsum.run_folder import write_predictions
 
@@ -183,6 +184,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="replace one value of the configuration; repeatable",
     )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text for people, json for programs")
+
+
+def _columns(chosen: argparse.Namespace) -> tuple[str, ...]:
+    """Returns the names of columns that the run was given; none where there is no run, which is refused later."""
+    path = chosen.folder / "config.yaml"
+    return read_run_config(path, _changes(chosen.set))[0].columns if path.exists() else ()
 
 
 def _changes(settings: Sequence[str]) -> dict[str, object]:

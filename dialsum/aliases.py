@@ -12,7 +12,7 @@ from typing import Literal
 
 Part = Literal[  # settings that only together give a field
     "micro_batch", "fp16", "bf16", "rhythm", "eval_steps", "stops_early", "best_metric", "folder", "train_file",
-    "dev_file", "test_file", "subset", "subset_size",
+    "dev_file", "test_file", "text_column", "summary_column", "subset", "subset_size",
 ]  # fmt: skip
 
 
@@ -156,6 +156,8 @@ ALIASES: Mapping[str, Alias] = MappingProxyType(
         "paths.dev_data": Piece(part="dev_file"),
         "paths.dev_file": Piece(part="dev_file"),
         "validation_file": Piece(part="dev_file"),
+        "text_column": Piece(part="text_column"),
+        "summary_column": Piece(part="summary_column"),
         "paths.test_data": Piece(part="test_file"),
         "paths.test_file": Piece(part="test_file"),
         "debug.use_subset": Piece(part="subset"),

@@ -6,6 +6,7 @@ Must not import torch or transformers: the tuner reads configurations before hea
 import dataclasses
 import functools
 import math
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,6 +58,9 @@ class RunConfig:
     train_file: Annotated[str, "Dialogues with summaries for training."] = "outputs/sample_data/train.jsonl"
     dev_file: Annotated[str, "Dialogues with summaries for choosing the best model."] = "outputs/sample_data/dev.jsonl"
     test_file: Annotated[str | None, "Dialogues that the best model summarizes at the end."] = None
+    columns: Annotated[
+        tuple[str, ...], "Names of the columns in the data files: {dialogue: text, summary: label}."
+    ] = ()
     language: Annotated[Language, "How ROUGE splits text: ko (Kiwi morphemes) or en (Porter stems)."] = "ko"
 
     encoder_max_len: Annotated[int, "Longest dialogue in tokens; the rest is cut off and counted."] = 512
@@ -263,6 +267,10 @@ def _check_choices(config: RunConfig, problems: Problems) -> None:
         value = getattr(config, name)
         if value not in choices:
             problems.add(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
+    for one in config.columns:
+        ours, _, theirs = one.partition("=")
+        if not theirs or not re.fullmatch(r"fname|dialogue|(summary|topic)\d*|summaries", ours):
+            problems.add(f"columns: {one!r} is no name; write {{fname: id, dialogue: text, summary: label}}")
     for name in ("model", "train_file", "dev_file"):
         if not getattr(config, name).strip():
             problems.add(f"{name} must not be empty")

@@ -122,7 +122,7 @@ def flatten(values: Mapping[str, object], path: KeyPath = ()) -> Iterator[Settin
     for key, value in values.items():
         inner = (*path, key)
         name = ".".join(str(part) for part in inner)
-        if isinstance(value, dict) and value and name.split(".")[0] in SECTIONS:
+        if isinstance(value, dict) and value and name.split(".")[0] in SECTIONS and key != "columns":
             yield from flatten({str(one): item for one, item in value.items()}, inner)
         else:
             yield Setting(name=name, path=inner, value=value)
@@ -138,6 +138,9 @@ class _Translator:
     def take(self, setting: Setting) -> None:
         """Translates one setting, or keeps it for put_together."""
         alias, bare = find_alias(setting.name), setting.name.split(".")[-1]
+        if bare == "columns" and isinstance(setting.value, dict):
+            self._give("columns", [f"{ours}={theirs}" for ours, theirs in setting.value.items()], setting)
+            return
         if setting.name in self._fields and not (isinstance(alias, To) and alias.field == setting.name):
             self._give(setting.name, setting.value, setting)
             return
@@ -173,6 +176,10 @@ class _Translator:
         self._rhythm()
         self._metric()
         self._data()
+        named = {"dialogue": self._pieces.get("text_column"), "summary": self._pieces.get("summary_column")}
+        columns = {ours: one for ours, one in named.items() if one is not None}
+        if columns:
+            self._give("columns", [f"{ours}={one.value}" for ours, one in columns.items()], *columns.values())
         stops, subset = self._pieces.get("stops_early"), self._pieces.get("subset")
         if stops is not None and not stops.value:
             self.found.values.pop("early_stopping_patience", None)

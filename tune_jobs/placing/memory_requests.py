@@ -39,6 +39,7 @@ NO_BYTES = frozenset(
         "top_p",
         "generation_min_len",
         "remove_tokens",
+        "columns",
         "max_train_samples",
         "max_eval_samples",
     }
