@@ -49,7 +49,7 @@ ROOMS = {  # from low to high: a room imports itself and lower ones; a module be
     "cluster": ("estimator", "machines", "guard", "scheduling", "commands", "__main__"),
     "tune_jobs": (
         "config", "records", "analysis", "search", "placing", "trial", "planning", "report", "tracking", "after",
-        "driver", "jobs", "checks", "commands", "__main__",
+        "driver", "jobs", "checks", "commands", "api", "", "__main__",
     ),
 }  # fmt: skip
 

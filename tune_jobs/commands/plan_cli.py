@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +48,33 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: When the file or the cluster cannot be used, or `--strict` refuses.
     """
+    described = describe(chosen)
+    if chosen.format == "json":
+        cli.emit_json(described.values)
+    else:
+        cli.emit(described.text)
+    if described.refused:
+        raise RequestError(described.refused)
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribedPlan:
+    """A plan for people and for programs.
+
+    Attributes:
+        text: For people.
+        values: For programs.
+        refused: Why no trial can run; empty where some can.
+    """
+
+    text: str
+    values: dict[str, object]
+    refused: str
+
+
+def describe(chosen: argparse.Namespace) -> DescribedPlan:
+    """Plans the sweep that the arguments name; see run."""
     from tune_jobs.config.sweep_file import load_sweep
     from tune_jobs.driver.trained_model import with_trained_base
     from tune_jobs.planning.earlier import earlier_ledgers, importances_of
@@ -72,14 +99,13 @@ def run(chosen: argparse.Namespace) -> int:
     experience, parts = importances_of(ledgers, sweep.metric.name, sweep.metric.goal)
     rows = impacts(plan.phases[0].sweep if len(plan.phases) == 1 else _searching(sweep), parts)
     now = datetime.now().astimezone()
-    show = {"experience": experience, "now": now, "quota": _in_quota(sweep, plan, now)}
-    if chosen.format == "json":
-        cli.emit_json(as_json(plan, remarks, rows, **show))  # type: ignore[arg-type]
-    else:
-        cli.emit(as_text(plan, remarks, rows, **show))  # type: ignore[arg-type]
-    if all(group.refused for group in plan.groups):
-        raise RequestError(f"{sweep.source}: no trial can run on {inventory.describe()}")
-    return 0
+    quota = _in_quota(sweep, plan, now)
+    refused = all(group.refused for group in plan.groups)
+    return DescribedPlan(
+        text=as_text(plan, remarks, rows, experience=experience, now=now, quota=quota),
+        values=as_json(plan, remarks, rows, experience=experience, now=now, quota=quota),
+        refused=f"{sweep.source}: no trial can run on {inventory.describe()}" if refused else "",
+    )
 
 
 @contextmanager
