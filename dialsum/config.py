@@ -178,14 +178,14 @@ def load_run_config(path: Path, overrides: Mapping[str, object] | None = None) -
 
 
 def read_run_config(path: Path, overrides: Mapping[str, object] | None = None) -> tuple[RunConfig, tuple[str, ...]]:
-    """Reads a run configuration from YAML, in our words or in those of Hugging Face's trainers (see aliases).
+    """Reads a run configuration from YAML, with our names or those of Hugging Face's trainers (see aliases).
 
     Args:
         path: A YAML file of `field: value` lines, flat or in sections; absent fields keep their defaults.
         overrides: Values that replace those of the file, for example from the command line.
 
     Returns:
-        The configuration, and notes on what was translated; none for a file in our words.
+        The configuration, and notes on what was translated; none for a file with our names.
 
     Raises:
         RequestError: When the file cannot be read, and with every unknown key, wrong type and bad value, by line.

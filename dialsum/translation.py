@@ -1,12 +1,14 @@
 """Translates a run configuration that was written for another trainer; see aliases for the names."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dialsum.aliases import SECTIONS, Ignored, Part, Piece, Refused, To, find_alias, our_metric
 from tuning_common.strict import KeyPath, Located, dump_yaml
 
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 _FILES: Mapping[str, Part] = {"train": "train_file", "dev": "dev_file", "test": "test_file"}
 
@@ -74,7 +76,7 @@ class Translation:
 
 
 def as_file(found: Translation, source: str) -> str:
-    """Returns a translated configuration as a file in our words, with a comment for each translation.
+    """Returns a translated configuration as a file with our names, with a comment for each translation.
 
     >>> from tuning_common.strict import parse_yaml
     >>> document = parse_yaml("training: {num_train_epochs: 3, do_train: true}", "theirs.yaml")
@@ -96,7 +98,7 @@ def translate(document: Located, fields: tuple[str, ...]) -> Translation:
     """Translates a document to our fields.
 
     Args:
-        document: A run configuration in our words or in another trainer's, in sections or flat.
+        document: A run configuration with our names or another trainer's, in sections or flat.
         fields: The names of our fields.
 
     >>> from tuning_common.strict import parse_yaml
@@ -111,8 +113,10 @@ def translate(document: Located, fields: tuple[str, ...]) -> Translation:
 def translate_settings(settings: Iterable[Setting], document: Located, fields: tuple[str, ...]) -> Translation:
     """Translates settings of a document; see translate."""
     translator = _Translator(document, fields)
-    for setting in settings:
-        translator.take(setting)
+    given = list(settings)
+    known = {setting.name: setting.value for setting in given}
+    for setting in given:
+        translator.take(replace(setting, value=_filled(setting.value, known)))
     translator.put_together()
     return translator.found
 
@@ -126,6 +130,20 @@ def flatten(values: Mapping[str, object], path: KeyPath = ()) -> Iterator[Settin
             yield from flatten({str(one): item for one, item in value.items()}, inner)
         else:
             yield Setting(name=name, path=inner, value=value)
+
+
+def _filled(value: object, known: Mapping[str, object]) -> object:
+    """Returns a value with `${section.name}` replaced, as OmegaConf and Hydra write it.
+
+    >>> _filled("${paths.data_dir}/train.csv", {"paths.data_dir": "data"}), _filled("${oc.env:HOME}", {})
+    ('data/train.csv', '${oc.env:HOME}')
+    """
+    if not isinstance(value, str):
+        return value
+    whole = _REFERENCE.fullmatch(value)
+    if whole and whole[1] in known:
+        return known[whole[1]]
+    return _REFERENCE.sub(lambda found: str(known.get(found[1], found[0])), value)
 
 
 class _Translator:

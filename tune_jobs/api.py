@@ -192,16 +192,16 @@ def estimate(model: str, **options: object) -> dict[str, object]:
     return as_json(*estimate_cli.estimated(chosen))
 
 
-def _arguments(command: object, words: list[str], options: Mapping[str, object]) -> argparse.Namespace:
+def _arguments(command: object, given: list[str], options: Mapping[str, object]) -> argparse.Namespace:
     """Returns a command's arguments with options by name; those that are not given have the command's defaults."""
     parser = argparse.ArgumentParser()
     command.add_parser(parser.add_subparsers())  # type: ignore[attr-defined]  # every command module has it
-    chosen = parser.parse_args(words)
+    chosen = parser.parse_args(given)
     for name, value in options.items():
         if not hasattr(chosen, name):
             known = [one for one in vars(chosen) if one not in ("run", "format")]
             hint = nearest(name, known) or f"; known: {', '.join(known)}"
-            raise RequestError(f"{words[0]} has no option {name!r}{hint}")
+            raise RequestError(f"{given[0]} has no option {name!r}{hint}")
         is_path = isinstance(value, str) and isinstance(getattr(chosen, name), Path)
         setattr(chosen, name, Path(str(value)) if is_path else value)
     return chosen

@@ -1,6 +1,7 @@
 """Configurations of other trainers: every key that teams use is translated, ignored with a reason, or refused."""
 
 import csv
+import dataclasses
 import os
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def test_every_key_of_several_teams_is_known(row: dict[str, str]) -> None:
     found = read(nested(row["key"], value_of(row)))
     known = found.problems or found.ignored or set(found.values) <= set(FIELD_DESCRIPTIONS)
     assert known, f"{row['key']} would be refused as unknown"
+
+
+def test_every_argument_of_transformers_is_known() -> None:
+    from transformers import Seq2SeqTrainingArguments
+
+    names = sorted(one.name for one in dataclasses.fields(Seq2SeqTrainingArguments))
+    unknown = [name for name in names if f"training.{name}" in read(f"training: {{{name}: 1}}").values]
+    assert unknown == []
 
 
 def test_what_becomes_of_each_key_is_listed() -> None:
@@ -97,6 +106,8 @@ def test_a_file_of_another_trainer_is_read_and_its_translation_is_shown(
         ("paths: {data_dir: d, train_file: a.csv, dev_file: x/b.csv}",
          {"train_file": "d/a.csv", "dev_file": "x/b.csv"}),
         ("debug: {use_subset: true, subset_size: 100}", {"max_train_samples": 100}),
+        ("paths: {data_dir: d, train_data: '${paths.data_dir}/a.csv'}", {"train_file": "d/a.csv"}),
+        ("experiment: {seed: 7}\ntraining: {seed: '${experiment.seed}'}", {"seed": 7}),
         ("columns: {fname: id, summary: label}", {"columns": ["fname=id", "summary=label"]}),
         ("data: {columns: {dialogue: text}}", {"columns": ["dialogue=text"]}),
         ("text_column: document\nsummary_column: label", {"columns": ["dialogue=document", "summary=label"]}),
@@ -141,7 +152,7 @@ def test_an_unknown_key_keeps_its_line_and_its_hint(tmp_path: Path) -> None:
     ]
 
 
-def test_our_own_words_are_translated_to_themselves() -> None:
+def test_our_own_names_are_translated_to_themselves() -> None:
     own = RunConfig().to_dict()
     found = translate(Located(data=own, lines={(): 1}, source="a"), tuple(FIELD_DESCRIPTIONS))
     assert found.values == own

@@ -1,4 +1,4 @@
-"""Files of other trainers become files in our words, with a comment for each translation."""
+"""Files of other trainers become files with our names, with a comment for each translation."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ from tuning_common.errors import RequestError
 TESTS = Path(__file__).resolve().parent.parent
 
 
-def test_a_configuration_and_a_sweep_are_written_in_our_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_and_its_sweep_are_written_as_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, sweep = tmp_path / "config.yaml", tmp_path / "team_sweep.yaml"
     config.write_bytes((TESTS / "data" / "other_trainers" / "team_baseline.yaml").read_bytes())
     sweep.write_bytes((TESTS / "golden" / "wandb_sweeps" / "team_sweep.yaml").read_bytes())

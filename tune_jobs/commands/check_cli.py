@@ -27,7 +27,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="example: python -m tune_jobs check tune_jobs/sweeps/sample.yaml   (exit code 1 if a check failed)",
     )
     parser.add_argument("target", type=Path, nargs="?", metavar="SWEEP", help="a sweep file, or a sweep's results")
-    parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file does not say it")
+    parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file has none")
     parser.add_argument("--no-pipeline", action="store_true", help="before: skip the quick training")
     parser.add_argument("--clean", action="store_true", help="after: remove checkpoints and partial files")
     nodes_cli.add_arguments(parser)

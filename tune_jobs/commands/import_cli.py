@@ -24,7 +24,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a run configuration")
     parser.add_argument("sweep", type=Path, nargs="?", metavar="SWEEP", help="a sweep over it")
-    parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the sweep does not say it")
+    parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the sweep has none")
     parser.add_argument("--output", type=Path, default=Path("imported"), metavar="DIR", help="folder of the new files")
     parser.set_defaults(run=run)
 
@@ -64,7 +64,7 @@ def _sweep_text(chosen: argparse.Namespace, config: Path) -> str:
     sweep = load_sweep(chosen.sweep, chosen.count)
     document = load_yaml(chosen.sweep)
     if "phases" in document.mapping():
-        raise RequestError(f"{chosen.sweep}: a file with phases is in our words already")
+        raise RequestError(f"{chosen.sweep}: a file with phases has our names already")
     entries = read_entries(document, top_parameters(document.mapping()), Problems())
     reasons = {}
     for entry in entries.entries:

@@ -32,7 +32,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="example: python -m tune_jobs plan tune_jobs/sweeps/wide_search.yaml --cluster 2x24GiB,1x80GiB",
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
-    parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file does not say it")
+    parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file has none")
     cards = parser.add_mutually_exclusive_group()
     cards.add_argument("--cluster", metavar="CARDS", help="a described cluster, for example 2x24GiB,1x80GiB")
     cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")

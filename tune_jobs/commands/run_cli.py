@@ -30,7 +30,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="example: python -m tune_jobs run tune_jobs/sweeps/sample.yaml",
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
-    parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file does not say it")
+    parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file has none")
     parser.add_argument("--resume", action="store_true", help="continue an earlier run of this sweep")
     parser.add_argument("--supervise", action="store_true", help="restart and continue when this process dies")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of results; instead of tracking.output_dir")

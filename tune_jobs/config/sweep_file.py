@@ -345,7 +345,7 @@ def _notes(raw: Mapping[str, object], document: Located, problems: Problems) -> 
     if not isinstance(command, list):
         problems.add(f"{document.where('command')}: command must be a list, but is {command!r}")
         return tuple(notes)
-    extra = [str(part) for part in command if part not in _COMMAND_MACROS]
+    extra = [str(part) for part in command if part not in _COMMAND_MACROS and not str(part).endswith(".py")]
     if extra:
         problems.add(
             f"{document.where('command')}: command is not run, so {' '.join(extra)!r} would be lost; "
