@@ -61,6 +61,7 @@ class RunConfig:
     columns: Annotated[
         tuple[str, ...], "Names of the columns in the data files: {dialogue: text, summary: label}."
     ] = ()
+    use_topic: Annotated[bool, "Give a dialogue's topic, where it has one, on a line before it."] = False
     language: Annotated[Language, "How ROUGE splits text: ko (Kiwi morphemes) or en (Porter stems)."] = "ko"
 
     encoder_max_len: Annotated[int, "Longest dialogue in tokens; the rest is cut off and counted."] = 512

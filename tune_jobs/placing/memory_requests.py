@@ -40,6 +40,7 @@ NO_BYTES = frozenset(
         "generation_min_len",
         "remove_tokens",
         "columns",
+        "use_topic",
         "max_train_samples",
         "max_eval_samples",
     }
