@@ -143,10 +143,25 @@ def _translated(found: list[Entry], document: Located, problems: Problems) -> En
     found_values = translate_settings([_setting(one) for one in (*context, *constants)], document, FIELDS)
     problems.extend(found_values.problems)
     ours += list(_constants(found_values, {one.name for one in context}, document, problems))
+    ours, given_up = _without_weaker(ours, {one.path: one.name for one in found})
+    left_out += [f"{document.source}: {text}" for text in given_up]
     texts = [*([f"{document.source}: read as ours: {', '.join(notes)}"] if notes else []), *left_out]
     texts += [text for text in found_values.notes(document.source) if constants]
     ours.sort(key=lambda one: order[one.path])
     return Entries(entries=tuple(ours), notes=tuple(texts), micro_batches=micro_batches)
+
+
+def _without_weaker(ours: list[Entry], theirs: Mapping[KeyPath, str]) -> tuple[list[Entry], list[str]]:
+    """Leaves out names that give way to another name of the same field; returns notes on them."""
+    weak = [one for one in ours if getattr(find_alias(theirs[one.path]), "gives_way", False)]
+    notes, kept = [], []
+    for entry in ours:
+        stronger = [one for one in ours if one.name == entry.name and one not in weak]
+        if entry in weak and stronger:
+            notes.append(f"{theirs[entry.path]} gives way to {theirs[stronger[0].path]}")
+        else:
+            kept.append(entry)
+    return kept, notes
 
 
 def _renamed(found: list[Entry], ours: list[Entry]) -> Iterator[tuple[Entry, Entry]]:

@@ -6,25 +6,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from dialsum.aliases import our_metric
-from dialsum.config import COMPOSITE, RunConfig, read_run_config
+from dialsum.config import COMPOSITE, RunConfig
 from tune_jobs.config.anomalies import Anomalies
+from tune_jobs.config.base_configs import base_files, read_bases, with_micro_batches
 from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.early_terminate_file import read_early_terminate
-from tune_jobs.config.parameter_entries import Entries, is_parameter, read_entries
+from tune_jobs.config.metric_file import metric_note, read_metric, with_weights
+from tune_jobs.config.parameter_entries import is_parameter, read_entries
 from tune_jobs.config.phase_file import read_phases
 from tune_jobs.config.points import check_points
 from tune_jobs.config.rules import Rules
 from tune_jobs.config.sections import (
-    METRIC_GOALS,
     READ_BY,
-    Metric,
     Resources,
     SearchOptions,
     TeamSection,
     Tracking,
 )
-from tune_jobs.config.space import Constant, Space
 from tune_jobs.config.space_file import read_space
 from tune_jobs.config.staging import DECODING_FIELDS, staged_by_need
 from tune_jobs.config.sweep import Sweep
@@ -32,11 +30,10 @@ from tune_jobs.config.sweep_parts import (
     check_end,
     folder_name,
     name_problems,
-    read_mapping,
     read_method,
     read_section,
 )
-from tuning_common.errors import Problems, RequestError
+from tuning_common.errors import Problems
 from tuning_common.files import packaged
 from tuning_common.strict import Located, load_yaml, nearest
 
@@ -54,13 +51,6 @@ _REFUSED = MappingProxyType(  # keys of W&B that are refused, and why
         "metrics": "one metric decides; eval/rouge_combined_f1 already weighs ROUGE-1, ROUGE-2 and ROUGE-L",
         "apiVersion": "the keys of the file are its version",
         "kind": "every file here is a sweep",
-    }
-)
-_REFUSED_OF_METRIC = MappingProxyType(
-    {
-        "target": "`count`, `resources.time_budget` and `early_terminate` end a sweep",
-        "impute": "a failed trial has no score and teaches a search nothing",
-        "impute_while_running": "a running trial is compared by what it has reported",
     }
 )
 # Fields that may change during a training: a checkpoint fixes the model's shape and counts its steps in batches.
@@ -120,13 +110,13 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep], count: int | No
     _check_keys(raw, top, document, problems)
     entries = read_entries(document, top, problems)
     document = entries.located(document)
-    metric, weights = _metric(raw, document, problems)
-    space = _with_weights(read_space(entries), weights)
+    metric, weights = read_metric(raw, document, problems)
+    space = with_weights(read_space(entries), weights)
     given = None if staged or "count" in raw or "run_cap" in raw else count
     named = read_method(raw.get("method", "random" if staged else None), ("method",), document, problems)
     method = named or "random"
-    notes = [*_notes(raw, document, problems), *entries.notes, *_metric_note(raw, metric, weights, document)]
-    bases = _bases(raw.get("base_config"), space, document, problems, notes)
+    notes = [*_notes(raw, document, problems), *entries.notes, *metric_note(raw, metric, weights, document)]
+    bases = read_bases(raw.get("base_config"), space, document, problems, notes)
     sweep = Sweep(
         name=_name(raw, document, problems),
         source=document.source,
@@ -141,12 +131,12 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep], count: int | No
         ),
         base=bases.get("", RunConfig()),
         base_by_model={model: base for model, base in bases.items() if model},
-        base_files=_base_files(raw.get("base_config")),
+        base_files=base_files(raw.get("base_config")),
         trained_model=_text(raw, "trained_model", document, problems),
         search=read_section(SearchOptions, "search", document, problems),
         resources=read_section(Resources, "resources", document, problems),
         tracking=_tracking(raw, document, problems),
-        rules=_rules(read_section(Rules, "rules", document, problems), entries, space, bases),
+        rules=with_micro_batches(read_section(Rules, "rules", document, problems), entries, space, bases),
         anomalies=read_section(Anomalies, "anomalies", document, problems),
         team=read_section(TeamSection, "team", document, problems),
         notes=tuple(notes),
@@ -215,64 +205,6 @@ def _count(raw: Mapping[str, object], document: Located, problems: Problems) -> 
     return None
 
 
-def _rules(rules: Rules, entries: Entries, space: Space, bases: Mapping[str, RunConfig]) -> Rules:
-    """Returns the rules; a batch size by device, as other trainers give it, is multiplied by the accumulation."""
-    accumulates = "gradient_accumulation_steps" in space or any(
-        base.gradient_accumulation_steps > 1 for base in bases.values()
-    )
-    if not entries.micro_batches or not accumulates or "batch_size" in rules.set:
-        return rules
-    micro = "batch_size" if "batch_size" in space else next(iter(bases.values()), RunConfig()).micro_batch
-    return dataclasses.replace(rules, set={"batch_size": f"{micro} * gradient_accumulation_steps", **rules.set})
-
-
-def _with_weights(space: Space, weights: tuple[float, float, float] | None) -> Space:
-    """Returns the space with the weights that make the composite rank as the metric of the file."""
-    if weights is None or "rouge_weights" in space:
-        return space
-    return Space(parameters=(*space.parameters, Constant(name="rouge_weights", value=weights)))
-
-
-def _metric(
-    raw: Mapping[str, object], document: Located, problems: Problems
-) -> tuple[Metric, tuple[float, float, float] | None]:
-    """Returns the metric, and the weights of ROUGE that a metric of another trainer needs."""
-    section = raw.get("metric", {})
-    if not isinstance(section, dict):
-        problems.add(f"{document.where('metric')}: write `metric: {{name: {section}}}`, a mapping")
-        return Metric(), None
-    for key in [str(key) for key in section if key in _REFUSED_OF_METRIC]:
-        problems.add(
-            f"{document.where('metric', key)}: metric.{key} of W&B has no meaning here: {_REFUSED_OF_METRIC[key]}"
-        )
-    values = {str(key): value for key, value in section.items() if key not in _REFUSED_OF_METRIC}
-    weights, named = None, values.get("name")
-    if isinstance(named, str) and named not in METRIC_GOALS and (ours := our_metric(named)) is not None:
-        values["name"], weights = ours
-    goal = values.get("goal")
-    values["goal"] = own = METRIC_GOALS.get(str(values.get("name", COMPOSITE)), "maximize")  # W&B would minimize
-    found = read_mapping(Metric, values, ("metric",), document, problems)
-    if goal not in (None, "maximize", "minimize"):
-        hint = nearest(str(goal), ("maximize", "minimize"))
-        problems.add(
-            f"{document.where('metric', 'goal')}: metric.goal must be maximize or minimize, but is {goal!r}{hint}"
-        )
-    elif found is not None and goal not in (None, own):
-        read_mapping(Metric, values | {"goal": goal}, ("metric",), document, problems)  # adds its problems
-    return found or Metric(), weights
-
-
-def _metric_note(
-    raw: Mapping[str, object], metric: Metric, weights: tuple[float, float, float] | None, document: Located
-) -> list[str]:
-    section = raw.get("metric")
-    named = section.get("name", metric.name) if isinstance(section, dict) else metric.name
-    if named == metric.name:
-        return []
-    mean = ", with ROUGE-1, -2 and -L weighed alike" if weights else ""
-    return [f"{document.where('metric')}: metric {named} is {metric.name} here{mean}"]
-
-
 def _tracking(raw: Mapping[str, object], document: Located, problems: Problems) -> Tracking:
     """Returns the section, with W&B's top-level `project` and `entity`."""
     tracking = read_section(Tracking, "tracking", document, problems)
@@ -285,49 +217,6 @@ def _tracking(raw: Mapping[str, object], document: Located, problems: Problems) 
         project=_text(raw, "project", document, problems) or tracking.project,
         entity=_text(raw, "entity", document, problems) or tracking.entity,
     )
-
-
-def _bases(raw: object, space: Space, document: Located, problems: Problems, notes: list[str]) -> dict[str, RunConfig]:
-    """Returns base configurations by model; "" is the one of all others. Adds notes on what was translated."""
-    if raw is None:
-        return {}
-    if isinstance(raw, str):
-        base = _base(raw, document.where("base_config"), problems, notes)
-        return {"": base} if base else {}
-    if not isinstance(raw, dict) or not all(isinstance(path, str) for path in raw.values()):
-        problems.add(
-            f"{document.where('base_config')}: base_config must be a file such as configs/kobart.yaml, "
-            f"or a file for each model, but is {raw!r}"
-        )
-        return {}
-    models = {str(model) for model in space["model"].values()} if "model" in space else set()
-    for model in sorted(models - set(raw)):
-        problems.add(f"{document.where('base_config')}: base_config has no file for model {model!r}")
-    for model in [str(model) for model in raw if model not in models]:
-        hint = nearest(model, sorted(models))
-        problems.add(f"{document.where('base_config', model)}: model {model!r} is not among `parameters.model`{hint}")
-    read = {
-        str(model): _base(path, document.where("base_config", str(model)), problems, notes)
-        for model, path in raw.items()
-    }
-    return {model: base for model, base in read.items() if base is not None}
-
-
-def _base_files(raw: object) -> dict[str, str]:
-    """Returns the files by model, as written; _bases has reported their problems."""
-    if isinstance(raw, dict):
-        return {str(model): str(path) for model, path in raw.items()}
-    return {"": raw} if isinstance(raw, str) else {}
-
-
-def _base(path: str, location: str, problems: Problems, notes: list[str]) -> RunConfig | None:
-    try:
-        config, translated = read_run_config(Path(path))
-        notes += translated
-        return config
-    except RequestError as error:
-        problems.extend(error.problems or [f"{location}: {error.message}"])
-        return None
 
 
 def _notes(raw: Mapping[str, object], document: Located, problems: Problems) -> tuple[str, ...]:
