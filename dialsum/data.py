@@ -162,8 +162,13 @@ def _encoding_of(raw: bytes) -> str:
 
 
 def _renamed(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
-    """Returns our names of columns; one that another column replaces has none."""
-    return [names.get(name, "" if name in names.values() else name) for name in header]
+    """Returns our names of columns; one that another column replaces has none.
+
+    >>> _renamed(["text", "dialogue"], {"text": "dialogue"}), _renamed(["dialogue"], {"text": "dialogue"})
+    (['dialogue', ''], ['dialogue'])
+    """
+    there = {theirs: ours for theirs, ours in names.items() if theirs in header}  # other files may have our names
+    return [there.get(name, "" if name in there.values() else name) for name in header]
 
 
 def _with_names(values: Mapping[str, object], names: Mapping[str, str]) -> Mapping[str, object]:

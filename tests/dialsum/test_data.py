@@ -209,6 +209,8 @@ def test_columns_of_other_names_and_lists_of_references_are_read(tmp_path: Path)
     for kind, path in found.items():
         examples = load_examples(path, columns=names)
         assert [one.summaries for one in examples] == [(row["summary"], "둘째.") for row in GOOD], kind
+    ours = write_lines(tmp_path / "ours.jsonl", *GOOD)
+    assert load_examples(ours, columns=names) == load_examples(ours), "another file of the run may have our names"
     flat = [{**row, "label": row["label"][0]} for row in rows]  # type: ignore[index]
     path = write_table(tmp_path / "a.csv", flat)  # type: ignore[arg-type]
     assert [one.summaries for one in load_examples(path, columns=names)] == [(row["summary"],) for row in GOOD]
