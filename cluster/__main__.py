@@ -20,5 +20,10 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
+def command() -> int:
+    """Runs the command line of this process; also installed as `dialsum-cluster`."""
+    return cli.run(main)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(command())

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from dialsum import rouge_cli
-from dialsum.config import RunConfig, load_run_config
+from dialsum.aliases import other_names
+from dialsum.config import FIELD_DESCRIPTIONS, RunConfig, read_run_config
 from dialsum.reporter import NullReporter
 from dialsum.sample_data import command as sample_data
 from tuning_common import cli
@@ -38,8 +39,9 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "train",
         help="train one summarizer",
         description="Trains one summarizer and keeps its best model; on several GPUs under torchrun, which share each"
-        " batch: torchrun --nproc-per-node 2 -m dialsum train ...",
-        epilog="example: python -m dialsum train --config configs/tiny.yaml --output outputs/one_run",
+        " batch:\n  torchrun --nproc-per-node 2 -m dialsum train ...",
+        epilog="example: python -m dialsum train --config configs/tiny.yaml --output outputs/one_run\n\n" + _fields(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, required=True, help="a run configuration, for example configs/tiny.yaml")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model and the numbers")
@@ -50,8 +52,19 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=_train)
 
 
+def _fields() -> str:
+    """Lists the fields of a configuration, with their names in other trainers."""
+    lines = ["fields of a configuration (names of other trainers are read too, see docs/other_trainers.md):"]
+    for name, text in FIELD_DESCRIPTIONS.items():
+        others = ", ".join(other_names(name))
+        lines.append(f"  {name:28} {text}{f' Also: {others}.' if others else ''}")
+    return "\n".join(lines)
+
+
 def _train(chosen: argparse.Namespace) -> int:
-    config = load_run_config(chosen.config, _changes(chosen.set))
+    config, notes = read_run_config(chosen.config, _changes(chosen.set))
+    for text in notes:
+        cli.note(f"note: {text}")
     start = _last_checkpoint(chosen.output) if chosen.resume else None
     if not chosen.resume and not chosen.overwrite and any(chosen.output.glob("models/*")):
         raise RequestError(
@@ -82,9 +95,10 @@ def _check_quickly(config: RunConfig) -> None:
     if config.model not in SPECS and "/" not in config.model:
         problems.collect(partial(resolve, config.model))
     for name in (config.train_file, config.dev_file):
-        problems.collect(partial(load_examples, Path(name)))
+        problems.collect(partial(load_examples, Path(name), columns=config.columns))
     if config.test_file:
-        problems.collect(partial(load_examples, Path(config.test_file), require_summary=False))
+        path = Path(config.test_file)
+        problems.collect(partial(load_examples, path, require_summary=False, columns=config.columns))
     problems.raise_if_any("nothing was trained")
 
 
@@ -111,7 +125,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _evaluate(chosen: argparse.Namespace) -> int:
     from dialsum.data import load_examples
 
-    examples = load_examples(chosen.data)
+    examples = load_examples(chosen.data, columns=_columns(chosen))
     from dialsum.finished import load_finished, predict, score
 
     run = load_finished(chosen.folder, CACHE_DIR, _changes(chosen.set))
@@ -143,7 +157,7 @@ def _generate(chosen: argparse.Namespace) -> int:
         raise RequestError(f"--output {chosen.output} must end in .jsonl or .csv")
     from dialsum.data import load_examples
 
-    examples = load_examples(chosen.data, require_summary=False)
+    examples = load_examples(chosen.data, require_summary=False, columns=_columns(chosen))
     from dialsum.finished import load_finished, predict, submission
     from dialsum.run_folder import write_predictions
 
@@ -172,6 +186,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text for people, json for programs")
 
 
+def _columns(chosen: argparse.Namespace) -> tuple[str, ...]:
+    """Returns the names of columns that the run was given; none where there is no run, which is refused later."""
+    path = chosen.folder / "config.yaml"
+    return read_run_config(path, _changes(chosen.set))[0].columns if path.exists() else ()
+
+
 def _changes(settings: Sequence[str]) -> dict[str, object]:
     """Parses KEY=VALUE settings; values are YAML."""
     wrong = [setting for setting in settings if "=" not in setting]
@@ -194,5 +214,10 @@ def _scores(metrics: Mapping[str, float], prefix: str) -> str:
     return "   ".join(f"{label} {metrics[prefix + name]:.2f}" for label, name in names)
 
 
+def command() -> int:
+    """Runs the command line of this process; also installed as `dialsum`."""
+    return cli.run(main)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(command())

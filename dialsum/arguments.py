@@ -39,7 +39,7 @@ def training_arguments(
         max_steps=config.max_steps or -1,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.lr_scheduler if config.lr_scheduler != "constant" else "constant_with_warmup",
-        warmup_steps=round(total_steps * config.warmup_ratio),
+        warmup_steps=round(total_steps * config.warmup_ratio) if config.warmup_steps is None else config.warmup_steps,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         bf16=precision == "bf16",

@@ -96,7 +96,8 @@ def memory_metrics() -> dict[str, float]:
 
     Returns:
         On a GPU `memory/allocated_bytes` and `memory/reserved_bytes` (peaks of torch's allocator),
-        `memory/device_bytes` (used on the card, by all processes) and `train/gpu_memory_used` (percent of the card).
+        `memory/device_bytes` (used on the card, by all processes) and `train/gpu_memory_used` (the same in GiB) and
+        `train/gpu_memory_percent` of the card.
         Always `memory/host_rss_bytes` (peak).
     """
     metrics = {"memory/host_rss_bytes": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}
@@ -105,7 +106,8 @@ def memory_metrics() -> dict[str, float]:
         metrics["memory/allocated_bytes"] = float(torch.cuda.max_memory_allocated())
         metrics["memory/reserved_bytes"] = float(torch.cuda.max_memory_reserved())
         metrics["memory/device_bytes"] = float(total - free)
-        metrics["train/gpu_memory_used"] = 100.0 * (total - free) / total
+        metrics["train/gpu_memory_used"] = (total - free) / 2**30
+        metrics["train/gpu_memory_percent"] = 100.0 * (total - free) / total
         utilization = gpu_utilization()
         if utilization is not None:
             metrics["train/gpu_utilization"] = utilization

@@ -6,18 +6,21 @@ Must not import torch or transformers: the tuner reads configurations before hea
 import dataclasses
 import functools
 import math
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from tuning_common.errors import Problems
+from dialsum.translation import translate
+from tuning_common.errors import Problems, RequestError
+from tuning_common.files import packaged
 from tuning_common.goal import Goal
 from tuning_common.strict import from_mapping, load_yaml, nearest
 
 Language = Literal["ko", "en"]
-LrScheduler = Literal["linear", "cosine", "constant"]
+LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "constant"]
 OptimizerName = Literal["adamw_fused", "adamw", "adafactor", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd"]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "bf16_pure"]
 Attention = Literal["sdpa", "eager"]
@@ -55,6 +58,10 @@ class RunConfig:
     train_file: Annotated[str, "Dialogues with summaries for training."] = "outputs/sample_data/train.jsonl"
     dev_file: Annotated[str, "Dialogues with summaries for choosing the best model."] = "outputs/sample_data/dev.jsonl"
     test_file: Annotated[str | None, "Dialogues that the best model summarizes at the end."] = None
+    columns: Annotated[
+        tuple[str, ...], "Names of the columns in the data files: {dialogue: text, summary: label}."
+    ] = ()
+    use_topic: Annotated[bool, "Give a dialogue's topic, where it has one, on a line before it."] = False
     language: Annotated[Language, "How ROUGE splits text: ko (Kiwi morphemes) or en (Porter stems)."] = "ko"
 
     encoder_max_len: Annotated[int, "Longest dialogue in tokens; the rest is cut off and counted."] = 512
@@ -70,6 +77,7 @@ class RunConfig:
     eval_steps: Annotated[int | None, "Optimizer steps between evaluations; each epoch when null."] = None
     lr_scheduler: Annotated[LrScheduler, "How the learning rate falls after the warm-up."] = "linear"
     warmup_ratio: Annotated[float, "Fraction of all steps in which the learning rate rises from zero."] = 0.1
+    warmup_steps: Annotated[int | None, "Steps in which it rises, instead of warmup_ratio."] = None
     weight_decay: Annotated[float, "Decoupled weight decay."] = 0.01
     label_smoothing: Annotated[float, "Probability taken from the right token and spread over all."] = 0.0
     dropout: Annotated[float | None, "Dropout of the model; the model's own when null."] = None
@@ -96,8 +104,15 @@ class RunConfig:
     num_beams: Annotated[int, "Beams of the search for a summary; 1 is greedy."] = 1
     length_penalty: Annotated[float, "Above 1 prefers longer summaries; only with beams."] = 1.0
     no_repeat_ngram_size: Annotated[int, "N-grams of this many tokens must not repeat; 0 allows it."] = 0
+    repetition_penalty: Annotated[float, "Above 1 makes tokens that are in the text already less probable."] = 1.0
+    do_sample: Annotated[bool, "Draw tokens by their probability, with the run's seed, instead of the best."] = False
+    temperature: Annotated[float, "Sampling: below 1 prefers probable tokens."] = 1.0
+    top_k: Annotated[int, "Sampling: only the k most probable tokens; 0: all."] = 50
+    top_p: Annotated[float, "Sampling: only the most probable tokens with this probability together."] = 1.0
+    generation_min_len: Annotated[int, "Shortest generated summary in tokens."] = 0
     generation_max_len: Annotated[int | None, "Longest generated summary in tokens; decoder_max_len when null."] = None
     generation_batch_size: Annotated[int, "Dialogues that are summarized together."] = 32
+    remove_tokens: Annotated[tuple[str, ...], "Texts cut out of summaries; markers such as </s> always are."] = ()
 
     rouge_weights: Annotated[
         tuple[float, float, float], "Weights of ROUGE-1, ROUGE-2 and ROUGE-L in rouge_combined_f1; they add up to 1."
@@ -159,25 +174,38 @@ FIELD_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 
 
 def load_run_config(path: Path, overrides: Mapping[str, object] | None = None) -> RunConfig:
-    """Reads a run configuration from YAML.
+    """Reads a run configuration from YAML; see read_run_config."""
+    return read_run_config(path, overrides)[0]
+
+
+def read_run_config(path: Path, overrides: Mapping[str, object] | None = None) -> tuple[RunConfig, tuple[str, ...]]:
+    """Reads a run configuration from YAML, with our names or those of Hugging Face's trainers (see aliases).
 
     Args:
-        path: A YAML file of `field: value` lines; absent fields keep their defaults.
+        path: A YAML file of `field: value` lines, flat or in sections; absent fields keep their defaults.
         overrides: Values that replace those of the file, for example from the command line.
+
+    Returns:
+        The configuration, and notes on what was translated; none for a file with our names.
 
     Raises:
         RequestError: When the file cannot be read, and with every unknown key, wrong type and bad value, by line.
     """
-    located = load_yaml(path)
+    document = load_yaml(packaged(path))
+    translation = translate(document, tuple(FIELD_DESCRIPTIONS))
+    located = translation.located(document)
     changed = dict(overrides or {})
     file_lines = {keys: line for keys, line in located.lines.items() if not keys or keys[0] not in changed}
     where = f"{path} with {', '.join(changed)} given beside it" if changed else str(path)
-    return from_mapping(
-        RunConfig,
-        located.mapping() | changed,
-        where=where,
-        located=dataclasses.replace(located, lines=file_lines),  # an override has no line in the file
-    )
+    located = dataclasses.replace(located, lines=file_lines)  # an override has no line in the file
+    problems = Problems()
+    problems.extend(translation.problems)
+    try:
+        config = from_mapping(RunConfig, translation.values | changed, where=where, located=located)
+    except RequestError as error:
+        problems.extend(error.problems)
+    problems.raise_if_any(where)
+    return config, translation.notes(str(path))
 
 
 _AT_LEAST = MappingProxyType(
@@ -191,6 +219,9 @@ _AT_LEAST = MappingProxyType(
         "num_epochs": 1,
         "max_steps": 1,
         "eval_steps": 1,
+        "warmup_steps": 0,
+        "top_k": 0,
+        "generation_min_len": 0,
         "early_stopping_patience": 1,
         "cpu_threads": 1,
         "dataloader_workers": 0,
@@ -216,6 +247,7 @@ _AT_MOST = MappingProxyType(
         "cpu_threads": 1024,
         "dataloader_workers": 256,
         "num_beams": 1000,
+        "warmup_steps": 10**9,
         "generation_max_len": 10**6,
         "generation_batch_size": 10**5,
         "tiny_hidden_size": 8192,
@@ -236,6 +268,10 @@ def _check_choices(config: RunConfig, problems: Problems) -> None:
         value = getattr(config, name)
         if value not in choices:
             problems.add(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
+    for one in config.columns:
+        ours, _, theirs = one.partition("=")
+        if not theirs or not re.fullmatch(r"fname|dialogue|(summary|topic)\d*|summaries", ours):
+            problems.add(f"columns: {one!r} is no name; write {{fname: id, dialogue: text, summary: label}}")
     for name in ("model", "train_file", "dev_file"):
         if not getattr(config, name).strip():
             problems.add(f"{name} must not be empty")
@@ -276,6 +312,12 @@ def _check_fractions(config: RunConfig, problems: Problems) -> None:
         value = getattr(config, name)
         if not 0 <= value < math.inf:
             problems.add(f"{name} must be a number of at least 0, but is {value}")
+    for name in ("repetition_penalty", "temperature"):
+        value = getattr(config, name)
+        if not 0 < value < math.inf:
+            problems.add(f"{name} must be a number above 0, but is {value}")
+    if not 0 < config.top_p <= 1:
+        problems.add(f"top_p must be above 0 and at most 1, but is {config.top_p}")
     if not math.isfinite(config.length_penalty):
         problems.add(f"length_penalty must be finite, but is {config.length_penalty}")
 
@@ -284,6 +326,11 @@ def _check_together(config: RunConfig, problems: Problems) -> None:
     pieces = config.gradient_accumulation_steps
     if pieces >= 1 and config.batch_size % pieces:
         problems.add(f"gradient_accumulation_steps must divide batch_size {config.batch_size}, but is {pieces}")
+    if config.generation_min_len > config.summary_max_len:
+        problems.add(
+            f"generation_min_len must be at most generation_max_len {config.summary_max_len},"
+            f" but is {config.generation_min_len}"
+        )
     if config.fsdp and config.optimizer not in DIVISIBLE:
         problems.add(
             f"fsdp: the states of {config.optimizer} depend on whole weights; take {', '.join(DIVISIBLE[:-1])} or"

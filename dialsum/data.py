@@ -1,4 +1,4 @@
-"""Reads dialogue files: CSV and JSON lines with `fname, dialogue, summary[, topic]`.
+"""Reads dialogue files with `fname, dialogue, summary[, topic]`: CSV, JSON, JSON lines, Parquet, Arrow, datasets.
 
 A file with faults is refused, with every fault and its line; no row is skipped silently.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dialsum.cleaning import clean_text
+from dialsum.tables import is_table, read_table
 from tuning_common.errors import RequestError
 from tuning_common.files import write_text
 from tuning_common.strict import nearest
@@ -55,12 +56,14 @@ class _Row:
     values: Mapping[str, object]
 
 
-def load_examples(path: Path, *, require_summary: bool = True) -> list[Example]:
+def load_examples(path: Path, *, require_summary: bool = True, columns: Sequence[str] = ()) -> list[Example]:
     """Reads and cleans a dialogue file.
 
     Args:
-        path: `.csv` (UTF-8, comma, a header line; an unnamed index column is ignored) or `.jsonl`.
+        path: `.csv` (UTF-8, comma, a header line; an unnamed index column is ignored), `.jsonl`, `.json` (a list of
+            objects), `.parquet`, `.arrow`, or a folder that `datasets.save_to_disk` wrote.
         require_summary: False for dialogues without references.
+        columns: Names of columns in the file, for example `dialogue=text`; see RunConfig.columns.
 
     Returns:
         The examples in the order of the file.
@@ -69,14 +72,26 @@ def load_examples(path: Path, *, require_summary: bool = True) -> list[Example]:
         RequestError: When the file cannot be read, has no row, lacks a column, or has a fault in any row: broken JSON,
             an empty dialogue or summary, a duplicate name. Lists all faults with their lines.
     """
-    text = _read_text(path)
     faults: list[_Fault] = []
-    if path.suffix.lower() == ".csv":
-        rows = list(_csv_rows(path, text, require_summary, faults))
-    elif path.suffix.lower() in JSON_LINES_SUFFIXES:
-        rows = list(_json_rows(text, faults))
+    names = {theirs: ours for ours, _, theirs in (one.partition("=") for one in columns)}
+    kind = path.suffix.lower()
+    if path.exists() and is_table(path):
+        header, values = read_table(path)
+        _check_header(path, _renamed(header, names), require_summary)
+        rows = [_Row(number, _several(_with_names(row, names))) for number, row in enumerate(values, start=1)]
+    elif kind == ".csv":
+        rows = list(_csv_rows(path, _read_text(path), require_summary, names, faults))
+    elif kind in JSON_LINES_SUFFIXES or kind == ".json":
+        read = _json_rows(_read_text(path), faults) if kind != ".json" else _json_document(path, faults)
+        rows = [_Row(row.line, _several(_with_names(row.values, names))) for row in read]
+    elif not path.exists():
+        _read_text(path)
+        rows = []
     else:
-        raise RequestError(f"{path}: unknown kind of file {path.suffix!r}; give a .csv or a .jsonl file")
+        raise RequestError(
+            f"{path}: unknown kind of file {path.suffix!r}; give a .csv, .jsonl, .json, .parquet or .arrow file, or a"
+            " folder of datasets.save_to_disk"
+        )
     if not rows and not faults:
         raise RequestError(f"{path}: holds no dialogue; needed: {_WHAT_WORKS}")
     examples = [example for row in rows if (example := _example(row, require_summary, faults)) is not None]
@@ -125,15 +140,59 @@ def _read_text(path: Path) -> str:
         return raw.decode("utf-8-sig")  # Excel puts a byte order mark before UTF-8
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        advice = "save it as UTF-8 (Excel: 'CSV UTF-8'), or convert it: iconv -f CP949 -t UTF-8"
-        raise RequestError(f"{path}: not UTF-8 text", [f"{path}:{line}: byte {error.start}; {advice}"]) from None
+        found = _encoding_of(raw)
+        advice = f"save it as UTF-8 (Excel: 'CSV UTF-8'), or convert it: iconv -f {found or 'CP949'} -t UTF-8"
+        seems = f", it seems to be {found}" if found else ""
+        raise RequestError(f"{path}: not UTF-8 text{seems}", [f"{path}:{line}: byte {error.start}; {advice}"]) from None
 
 
-def _csv_rows(path: Path, text: str, require_summary: bool, faults: list[_Fault]) -> Iterator[_Row]:
+def _encoding_of(raw: bytes) -> str:
+    """Returns the encoding of Korean text that is not UTF-8; empty where it is unknown.
+
+    >>> _encoding_of("요약,대화".encode("cp949")), _encoding_of("a".encode("utf-16"))
+    ('CP949', 'UTF-16')
+    """
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    try:
+        text = raw.decode("cp949")
+    except UnicodeDecodeError:
+        return ""
+    return "CP949" if re.search("[가-힣]", text) else ""
+
+
+def _renamed(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """Returns our names of columns; one that another column replaces has none.
+
+    >>> _renamed(["text", "dialogue"], {"text": "dialogue"}), _renamed(["dialogue"], {"text": "dialogue"})
+    (['dialogue', ''], ['dialogue'])
+    """
+    there = {theirs: ours for theirs, ours in names.items() if theirs in header}  # other files may have our names
+    return [there.get(name, "" if name in there.values() else name) for name in header]
+
+
+def _with_names(values: Mapping[str, object], names: Mapping[str, str]) -> Mapping[str, object]:
+    renamed = zip(_renamed(list(values), names), values.values(), strict=True)
+    return {name: value for name, value in renamed if name} if names else values
+
+
+def _several(values: Mapping[str, object]) -> Mapping[str, object]:
+    """Returns a row whose list of references, as `summary` or `summaries`, has become summary1, summary2 and so on."""
+    for name in ("summary", "summaries"):
+        listed = values.get(name)
+        if isinstance(listed, list):
+            rest = {key: value for key, value in values.items() if key != name}
+            return rest | {f"summary{number}": text for number, text in enumerate(listed, start=1)}
+    return values
+
+
+def _csv_rows(
+    path: Path, text: str, require_summary: bool, names: Mapping[str, str], faults: list[_Fault]
+) -> Iterator[_Row]:
     previous_limit = csv.field_size_limit(MAX_CELL_CHARS)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        header = [name.strip() for name in next(reader, [])]
+        header = _renamed([name.strip() for name in next(reader, [])], names)
         _check_header(path, header, require_summary)
         while True:
             line = reader.line_num + 1
@@ -161,12 +220,34 @@ def _check_header(path: Path, header: list[str], require_summary: bool) -> None:
     for needed in ("fname", "dialogue"):
         if needed not in named:
             problems.append(f"{path}:1: column {needed!r} is missing{nearest(needed, named)}")
-    if require_summary and not any(_SUMMARY_COLUMN.fullmatch(name) for name in named):
+    if require_summary and not any(_SUMMARY_COLUMN.fullmatch(name) or name == "summaries" for name in named):
         problems.append(f"{path}:1: the label column 'summary' is missing{nearest('summary', named)}")
     problems += [f"{path}:1: column {name!r} is repeated" for name in sorted({n for n in named if named.count(n) > 1})]
     if problems:
         found = ", ".join(named) or "nothing"
-        raise RequestError(f"{path}: wrong columns (found: {found}); needed: {_WHAT_WORKS}", problems)
+        hint = "; other names: columns: {dialogue: text, summary: label}"
+        raise RequestError(f"{path}: wrong columns (found: {found}); needed: {_WHAT_WORKS}{hint}", problems)
+
+
+def _json_document(path: Path, faults: list[_Fault]) -> Iterator[_Row]:
+    """Reads a JSON file: a list of objects, an object with one such list, or JSON lines."""
+    text = _read_text(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return _json_rows(text, faults)
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        content = lists[0] if len(lists) == 1 else [content]
+    return _objects(content, faults) if isinstance(content, list) else _json_rows(text, faults)
+
+
+def _objects(content: Sequence[object], faults: list[_Fault]) -> Iterator[_Row]:
+    for number, values in enumerate(content, start=1):
+        if isinstance(values, dict):
+            yield _Row(number, values)
+        else:
+            faults.append(_Fault(number, "not a JSON object", f"must be an object, but is {type(values).__name__}"))
 
 
 def _json_rows(text: str, faults: list[_Fault]) -> Iterator[_Row]:

@@ -60,7 +60,7 @@ def encode(
         cache_dir: Holds one file per content; a damaged file is replaced.
     """
     spec = resolve(config.model)
-    texts = [(example.dialogue, example.summaries[0] if example.summaries else "") for example in examples]
+    texts = [(_source(example, config), example.summaries[0] if example.summaries else "") for example in examples]
     settings = [_FORMAT, spec.kind, spec.architecture, config.encoder_max_len, config.decoder_max_len, config.language]
     key = hashlib.sha256(
         json.dumps([settings, fingerprint(tokenizer), texts], ensure_ascii=False).encode("utf-8")
@@ -72,6 +72,10 @@ def encode(
     encoding = _encode(texts, tokenizer, config, kind=spec.kind, begins=spec.architecture == "bart")
     write_cached(path, _to_npz(encoding))
     return encoding
+
+
+def _source(example: "Example", config: RunConfig) -> str:
+    return f"{example.topic}\n{example.dialogue}" if config.use_topic and example.topic else example.dialogue
 
 
 def _encode(

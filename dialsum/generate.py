@@ -1,5 +1,6 @@
 """Generates summaries with beam search in batches of similar length, in input order."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -39,14 +40,15 @@ def summarize(
     written = [""] * len(sources)
     training = model.training
     model.eval()
-    try:
+    with torch.random.fork_rng(enabled=config.do_sample), contextlib.ExitStack() as stack:
+        stack.callback(model.train, training)
+        if config.do_sample:
+            torch.manual_seed(config.seed)  # the same model writes the same summaries, and training's numbers stay
         for start in range(0, len(order), config.generation_batch_size):
             chosen = order[start : start + config.generation_batch_size]
             texts = _batch(model, tokenizer, [sources[index] for index in chosen], config, kind)
             for index, text in zip(chosen, texts, strict=True):
                 written[index] = text
-    finally:
-        model.train(training)
     return written
 
 
@@ -63,7 +65,10 @@ def _batch(
     mask = pad([[1] * len(row) for row in sources], 0, left=left).to(model.device)
     generated = generate_ids(model, inputs, mask, config, pad_id)
     width = inputs.shape[1] if kind == "causal" else 0
-    return [decode(tokenizer, row[width:]) for row in generated.tolist()]
+    texts = [decode(tokenizer, row[width:]) for row in generated.tolist()]
+    for token in config.remove_tokens:
+        texts = [text.replace(token, " ").strip() for text in texts]
+    return texts
 
 
 def generate_ids(
@@ -90,11 +95,17 @@ def generate_ids(
             length_penalty=config.length_penalty if config.num_beams > 1 else None,
             no_repeat_ngram_size=config.no_repeat_ngram_size,
             early_stopping=config.num_beams > 1,
-            do_sample=False,
             # A checkpoint's own settings (bart-large-cnn: no summary under 56 tokens) must have no effect.
-            min_length=0,
-            repetition_penalty=1.0,
+            **({"min_new_tokens": config.generation_min_len} if config.generation_min_len else {"min_length": 0}),
+            repetition_penalty=config.repetition_penalty,
+            **_sampling(config),
             use_cache=True,
             pad_token_id=pad_id,
         )
     return generated
+
+
+def _sampling(config: RunConfig) -> dict[str, float | bool]:
+    if not config.do_sample:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}

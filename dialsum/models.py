@@ -113,6 +113,19 @@ _SPECS = (
 SPECS: Mapping[str, ModelSpec] = {spec.name: spec for spec in _SPECS}
 
 
+BROKEN = (ValueError, TypeError, KeyError, AttributeError, IndexError)  # what transformers raises for odd files
+
+
+def reason_of(error: Exception) -> str:
+    """Returns an error's reason on one line; the validator of transformers gives it in its last lines.
+
+    >>> reason_of(ValueError("Validation error for field 'd_model':\\n    TypeError: Field 'd_model' expected int"))
+    "Validation error for field 'd_model': TypeError: Field 'd_model' expected int"
+    """
+    text = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
+    return text[:300] if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__}: {text[:300]}"
+
+
 def resolve(name: str) -> ModelSpec:
     """Finds a model by its name, hub id or folder.
 
@@ -136,6 +149,7 @@ def resolve(name: str) -> ModelSpec:
             [f"known names: {', '.join(SPECS)}", "or a hub id (owner/model), or a folder with config.json"],
         )
     config = _load_config(name)
+    _refuse_other_tasks(name, config)
     kind: Kind = "seq2seq" if config.is_encoder_decoder else "causal"
     return ModelSpec(name=name, architecture=str(config.model_type), kind=kind, hub_id=name, source="its own config")
 
@@ -186,6 +200,7 @@ def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "Pre
     Raises:
         RequestError: When the weights cannot be loaded, or the model has fewer positions than the run wants.
     """
+    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from dialsum.device import weights_dtype
@@ -198,6 +213,9 @@ def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "Pre
         return model.to(weights_dtype(config.precision))
     shape = with_dropout(_load_config(spec.hub_id), config.dropout)
     check_lengths(config, getattr(shape, "max_position_embeddings", None), spec.kind)
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
     try:
         model = model_class(spec.kind).from_pretrained(
             spec.hub_id,
@@ -207,7 +225,9 @@ def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "Pre
             dtype=weights_dtype(config.precision),
             **hub_options(spec.hub_id),
         )
-    except (OSError, ValueError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, *BROKEN, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
         raise _not_loaded(spec.hub_id, error) from None
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -267,17 +287,33 @@ def _hub_reachable() -> bool:
 
 
 def _load_config(hub_id: str) -> "PretrainedConfig":
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(hub_id, **hub_options(hub_id))
-    except (OSError, ValueError) as error:
+    except (OSError, *BROKEN, StrictDataclassError) as error:
         raise _not_loaded(hub_id, error) from None
     return config
 
 
+def _refuse_other_tasks(name: str, config: "PretrainedConfig") -> None:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        raise RequestError(
+            f"model {name!r} is no language model",
+            [f"model_type {config.model_type!r} neither writes text from text (seq2seq) nor continues text (causal)"],
+        )
+
+
 def _not_loaded(hub_id: str, error: Exception) -> RequestError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = reason_of(error)
+    if "custom code" in reason:
+        what = "it brings its own code, which is never run here (trust_remote_code)"
+        return RequestError(
+            f"model {hub_id!r} cannot be loaded", [what, "take a model whose model_type transformers knows by itself"]
+        )
     if not Path(hub_id).is_dir() and not _hub_reachable():
         reason = "it is not in the local cache, and the model hub cannot be reached from this machine"
     return RequestError(

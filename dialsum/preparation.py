@@ -53,8 +53,8 @@ def prepare(config: RunConfig, cache_dir: Path) -> Prepared:
     Raises:
         RequestError: When a file, the tokenizer or the model cannot be used.
     """
-    train_examples = load_examples(Path(config.train_file))[: config.max_train_samples]
-    dev_examples = load_examples(Path(config.dev_file))[: config.max_eval_samples]
+    train_examples = load_examples(Path(config.train_file), columns=config.columns)[: config.max_train_samples]
+    dev_examples = load_examples(Path(config.dev_file), columns=config.columns)[: config.max_eval_samples]
     texts = [text for example in train_examples for text in (example.dialogue, *example.summaries)]
     tokenizer = build_tokenizer(config, texts, cache_dir)
     set_seed(config.seed)  # weights of a tiny model must depend on the seed only, not on the cache

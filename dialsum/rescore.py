@@ -43,7 +43,7 @@ def rescore(
     """
     folder = RunFolder(output_dir)
     with folder.log():
-        examples = load_examples(Path(config.dev_file))[: config.max_eval_samples]
+        examples = load_examples(Path(config.dev_file), columns=config.columns)[: config.max_eval_samples]
         write_text(output_dir / "config.yaml", dump_yaml(config.to_dict()))
         run = load_finished(trained, cache_dir, {k: v for k, v in config.to_dict().items() if k != "model"})
         begun = time.perf_counter()

@@ -83,8 +83,13 @@ class RunFolder:
     def write_metrics(
         self, history: Sequence[Mapping[str, float]], scorer: ScorerIdentity, test: Mapping[str, float] | None = None
     ) -> None:
-        """Writes metrics.json: the last, the best and all evaluations, the scorer, test scores."""
-        content: dict[str, object] = {"last": history[-1], "best": self.best(), "history": history}
+        """Writes metrics.json: the last, the best and all evaluations, the scorer, test scores.
+
+        The best scores stand at the top too, flat (`best_rouge1_f1`), as scripts that compare runs read them.
+        """
+        best = self.best()
+        content: dict[str, object] = {"last": history[-1], "best": best, "history": history}
+        content |= {name.replace("/", "_"): value for name, value in best.items() if name != "best/global_step"}
         content["scorer"] = asdict(scorer)
         if test is not None:
             content["test"] = test

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dialsum.cache import read_cached, write_cached
 from dialsum.cleaning import find_placeholders
 from dialsum.config import RunConfig
-from dialsum.models import hub_options, resolve
+from dialsum.models import BROKEN, hub_options, reason_of, resolve
 from dialsum.tiny_models import train_tokenizer, wrap_tokenizer
 from tuning_common.errors import RequestError
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _FORMAT = 2  # part of the cache key: change it when training of the tiny tokenizer changes
 _MARKER = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")  # <usr>, <extra_id_0>, [PAD]: never part of a summary
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_FILES = (  # any of them is a tokenizer; without one, transformers would make an empty tokenizer
+    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model", "vocab.json",
+    "vocab.txt", "tokenizer_config.json",
+)  # fmt: skip
 MIN_KEPT_LETTERS = 0.8  # an English vocabulary keeps under a tenth of a Korean text
 _CHECKED_TEXTS = 100
 
@@ -46,9 +50,8 @@ def build_tokenizer(config: RunConfig, texts: Sequence[str], cache_dir: Path) ->
 
     try:
         tokenizer = _load(spec.hub_id, spec.special_tokens)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RequestError(f"the tokenizer of {spec.hub_id!r} cannot be loaded", [reason]) from None
+    except (OSError, *BROKEN, ImportError) as error:
+        raise RequestError(f"the tokenizer of {spec.hub_id!r} cannot be loaded", [reason_of(error)]) from None
     # Not special tokens: skip_special_tokens would drop them from predictions and references.
     tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in placeholders])
     if tokenizer.pad_token_id is None:
@@ -73,6 +76,8 @@ def _load(hub_id: str, special_tokens: Mapping[str, str]) -> "PreTrainedTokenize
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.utils.hub import cached_file
 
+    if Path(hub_id).is_dir() and not any((Path(hub_id) / name).exists() for name in _FILES):
+        raise ValueError(f"there is none: save it beside the model ({', '.join(_FILES[:3])} ...)")
     options = hub_options(hub_id)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(hub_id, **special_tokens, **options)
     backend = getattr(tokenizer, "backend_tokenizer", None)

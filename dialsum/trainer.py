@@ -76,7 +76,8 @@ def train(
     folder = RunFolder(output_dir)
     with joined_ranks() as ranks, folder.log() if ranks.is_first else nullcontext():
         torch.set_num_threads(config.cpu_threads)
-        test_examples = load_examples(Path(config.test_file), require_summary=False) if config.test_file else []
+        test = Path(config.test_file) if config.test_file else None
+        test_examples = load_examples(test, require_summary=False, columns=config.columns) if test else []
         scorer = RougeScorer(config.language)
         limit_bytes = limit_bytes or allowed_bytes()
         numbers = NumbersCallback(config, reporter or NullReporter(), folder, scorer.identity, limit_bytes, ranks)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from dialsum.config import Attention, OptimizerName, Precision, RunConfig
 from dialsum.device import weights_dtype
 from dialsum.generate import generate_ids
-from dialsum.models import Kind, model_class, with_dropout
+from dialsum.models import BROKEN, Kind, model_class, reason_of, with_dropout
 from dialsum.optimizers import BITSANDBYTES, build_optimizer, parameter_groups
 from dialsum.step import forward_loss
 from tuning_common.errors import RequestError
@@ -207,13 +207,14 @@ def empty_model(values: Mapping[str, object], *, untied: bool) -> "PreTrainedMod
 
 
 def _configuration(values: Mapping[str, object]) -> "PretrainedConfig":
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     rest = {name: value for name, value in values.items() if name != "model_type"}
     try:
         config = AutoConfig.for_model(str(values.get("model_type")), **rest)
-    except ValueError as error:
-        raise RequestError(f"model_type {values.get('model_type')!r}: {str(error).splitlines()[0]}") from None
+    except (*BROKEN, StrictDataclassError) as error:
+        raise RequestError(f"model_type {values.get('model_type')!r}: {reason_of(error)}") from None
     for name, fallback in (("decoder_start_token_id", 0), ("eos_token_id", 1), ("bos_token_id", 0)):
         if getattr(config, name, None) is None:  # generation needs them; their values do not change the bytes
             setattr(config, name, fallback)

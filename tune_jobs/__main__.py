@@ -24,6 +24,11 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
-if __name__ == "__main__":
+def command() -> int:
+    """Runs the command line of this process; also installed as `tune-jobs`."""
     prefer_loopback()
-    sys.exit(cli.run(main))
+    return cli.run(main)
+
+
+if __name__ == "__main__":
+    sys.exit(command())

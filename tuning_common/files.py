@@ -11,6 +11,22 @@ from pathlib import Path
 
 from tuning_common.errors import RequestError
 
+_ROOT = Path(__file__).resolve().parents[1]
+_READY = (("tune_jobs", "sweeps"), ("configs",))  # folders of the ready files
+
+
+def packaged(path: Path) -> Path:
+    """Returns the path, or the ready file of that name where the working folder has none.
+
+    Ready files (`tune_jobs/sweeps/...`, `configs/...`) are part of the installed packages.
+
+    >>> packaged(Path("mine.yaml")).as_posix(), packaged(Path("configs/tiny.yaml")).exists()
+    ('mine.yaml', True)
+    """
+    if path.exists() or not any(path.parts[: len(folder)] == folder for folder in _READY):
+        return path
+    return next((one for one in (_ROOT / path, _ROOT / "dialsum" / path) if one.is_file()), path)
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically: a reader sees the old content or the new, never a part.

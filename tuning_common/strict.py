@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import math
 import re
 import sys
 import types
@@ -171,13 +172,14 @@ def from_mapping(
     return result
 
 
-def dump_yaml(content: object) -> str:
-    """Writes plain data as YAML for people: keys in their order, Hangul as it is.
+def dump_yaml(content: object, *, flow: bool = False) -> str:
+    """Writes plain data as YAML for people: keys in their order, Hangul as it is; `flow` writes one line.
 
     >>> dump_yaml({"rate": 1e-05, "names": ["요약"], "start": "22:00"})
     "rate: 1.0e-05\\nnames:\\n- 요약\\nstart: '22:00'\\n"
     """
-    text: str = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
+    width = math.inf if flow else None
+    text: str = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, default_flow_style=flow, width=width)
     return text
 
 

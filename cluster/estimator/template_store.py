@@ -18,6 +18,7 @@ from tuning_common.errors import WorkError
 
 SHIPPED = Path(__file__).with_name("templates")
 CACHE = Path(".cache/dialsum/templates")
+IMITATED_TORCH = "2.13"  # see cuda_imitation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,8 @@ def find_template(
     found = {part: _existing(name, shipped, cache) for part, name in names.items()}
     while missing := [names[part] for part, where in found.items() if where is None]:
         note(f"no template at hand: tracing {', '.join(wanted.part for wanted in missing)} (some seconds, once)")
+        if not key.torch.startswith(f"{IMITATED_TORCH}."):
+            note(f"CUDA's choices are imitated as in torch {IMITATED_TORCH}; with torch {key.torch} they may differ")
         family = next(name for name in KERNEL_FAMILIES if name == key.kernels)
         build_in_subprocess(recipe, missing, family=family, folder=cache)
         _remembered.cache_clear()

@@ -85,7 +85,36 @@ def load_team(path: Path) -> Team:
         RequestError: With file, line and remedy of every problem.
     """
     document = load_yaml(path)
-    return from_mapping(Team, document.mapping(), located=document)
+    values = document.mapping()
+    if "assignments" in values and "members" not in values:
+        values["members"] = _members(values.pop("assignments"))
+    return from_mapping(Team, values, located=document)
+
+
+def _members(assignments: object) -> object:
+    """Returns members for assignments: a list with names, or a mapping by name, each with focus, models and gpu.
+
+    `gpu` names a card, or lists several; it becomes a quota of as many cards, which are not tied to a member.
+
+    >>> _members([{"member": "minji", "focus": "KoBART", "models": ["kobart"], "gpu": 0}])
+    {'minji': {'focus': 'KoBART', 'models': ['kobart'], 'quota_gpus': 1}}
+    """
+    named: dict[str, object] = {}
+    if isinstance(assignments, dict):
+        named = {str(name): one for name, one in assignments.items()}
+    elif isinstance(assignments, list) and all(isinstance(one, dict) for one in assignments):
+        for one in assignments:
+            rest = dict(one)
+            named[str(rest.pop("member", None) or rest.pop("name", None))] = rest
+    else:
+        return assignments  # refused by the reader
+    members: dict[str, object] = {}
+    for name, one in named.items():
+        values = dict(one) if isinstance(one, dict) else {"focus": one}
+        cards = values.pop("gpu", values.pop("gpus", 0))
+        cards = cards.split(",") if isinstance(cards, str) else cards
+        members[name] = {**values, "quota_gpus": len(cards) if isinstance(cards, list) else 1}
+    return members
 
 
 def open_window(team: Team, instant: datetime) -> Window | None:

@@ -133,6 +133,13 @@ def test_a_sick_cluster_as_text_and_as_json() -> None:
     assert {tuple(check) for check in told["checks"]} == {("name", "status", "detail", "remedy")}
 
 
+def test_another_torch_on_every_node_is_a_warning() -> None:
+    newer = {"torch": "2.14.1+cu128", "ray": "2.60.0"}
+    nodes = [dataclasses.replace(WELL, packages=newer), other(packages=newer)]
+    found = {check.name: check for check in evaluate(nodes, WANTED)}["packages"]
+    assert (found.status, found.detail.splitlines()[0]) == ("warning", "10.0.0.1: torch 2.14.1+cu128 instead of 2.13.0")
+
+
 def test_pins_are_read_as_pip_reads_them() -> None:
     found = pinned()
     assert found["torch"] == "2.13.0"

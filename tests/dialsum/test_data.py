@@ -141,7 +141,7 @@ def test_korean_excel_files_get_advice(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     assert "sample-data" in refused(tmp_path / "absent.jsonl").message
-    assert "give a .csv or a .jsonl file" in refused(write_lines(tmp_path / "a.txt", "가")).message
+    assert ".json, .parquet or .arrow file" in refused(write_lines(tmp_path / "a.txt", "가")).message
     assert "holds no dialogue" in refused(write_lines(tmp_path / "a.jsonl", "")).message
     assert "holds no dialogue" in refused(write_lines(tmp_path / "a.csv", "fname,dialogue,summary")).message
 
@@ -166,3 +166,78 @@ def test_english_dialogsum_is_read_whole() -> None:
     assert (len(train), len(test)) == (12_460, 500)
     assert {len(example.summaries) for example in test} == {3}
     assert not any("#PErson2#" in example.dialogue for example in train)
+
+
+def tables(folder: Path, rows: list[dict[str, object]]) -> dict[str, Path]:
+    """Writes rows in every format that is no text, and as JSON."""
+    import pyarrow
+    from pyarrow import feather, parquet
+
+    table = pyarrow.Table.from_pylist(rows)
+    paths = {kind: folder / f"a.{kind}" for kind in ("parquet", "arrow", "feather", "json")}
+    parquet.write_table(table, paths["parquet"])
+    feather.write_feather(table, paths["feather"])
+    saved = folder / "saved" / "train"
+    saved.mkdir(parents=True)
+    for path in (paths["arrow"], saved / "data-00000-of-00001.arrow"):
+        with pyarrow.ipc.new_stream(path, table.schema) as stream:  # as datasets writes it
+            stream.write_table(table)
+    (saved / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+    (folder / "saved" / "dataset_dict.json").write_text(json.dumps({"splits": ["train"]}))
+    paths["json"].write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return paths | {"saved": saved}
+
+
+def test_tables_hold_the_same_examples_as_text(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [dict(row) for row in GOOD]
+    expected = load_examples(write_lines(tmp_path / "a.jsonl", *GOOD))
+    for kind, path in tables(tmp_path, rows).items():
+        assert load_examples(path) == expected, kind
+    with pytest.raises(RequestError, match=r"holds several splits; name one: .*/saved/train"):
+        load_examples(tmp_path / "saved")
+    (tmp_path / "a.json").write_text(json.dumps({"version": 1, "data": rows}), encoding="utf-8")
+    assert load_examples(tmp_path / "a.json") == expected
+
+
+def test_columns_of_other_names_and_lists_of_references_are_read(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"id": row["fname"], "text": row["dialogue"], "label": [row["summary"], "둘째."], "summary": "alt"}
+        for row in GOOD
+    ]
+    names = ("fname=id", "dialogue=text", "summary=label")
+    found = tables(tmp_path, rows)
+    for kind, path in found.items():
+        examples = load_examples(path, columns=names)
+        assert [one.summaries for one in examples] == [(row["summary"], "둘째.") for row in GOOD], kind
+    ours = write_lines(tmp_path / "ours.jsonl", *GOOD)
+    assert load_examples(ours, columns=names) == load_examples(ours), "another file of the run may have our names"
+    flat = [{**row, "label": row["label"][0]} for row in rows]  # type: ignore[index]
+    path = write_table(tmp_path / "a.csv", flat)  # type: ignore[arg-type]
+    assert [one.summaries for one in load_examples(path, columns=names)] == [(row["summary"],) for row in GOOD]
+
+
+def test_every_fault_of_a_table_is_named_with_its_row(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{**GOOD[0]}, {**GOOD[0], "summary": ""}, {**GOOD[1], "dialogue": None}]
+    found = tables(tmp_path, rows)
+    for kind in ("parquet", "json", "saved"):
+        error = refused(found[kind])
+        assert [text.removeprefix(f"{found[kind]}:") for text in error.problems] == [
+            "2: summary is empty",
+            "2: fname 'a' is already in line 1",
+            "3: dialogue is empty",
+        ], kind
+    other = tables(tmp_path / "other", [{"id": "a", "text": "b"}]) if (tmp_path / "other").mkdir() is None else {}
+    error = refused(other["parquet"])
+    assert "columns: {dialogue: text, summary: label}" in error.message
+    assert len(error.problems) == 3
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"PAR1 no parquet")
+    assert "cannot be read as a table" in refused(broken).message
+
+
+def test_korean_text_of_windows_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("fname,dialogue,summary\na,가나다,라\n".encode("cp949"))
+    error = refused(path)
+    assert error.message.endswith("not UTF-8 text, it seems to be CP949")
+    assert error.problems[0].endswith("iconv -f CP949 -t UTF-8")

@@ -48,6 +48,15 @@ def test_the_prompt_of_a_causal_model_carries_no_loss(tmp_path: Path) -> None:
     assert item["labels"][prompt:] == item["input_ids"][prompt:] == list(encoding.targets[0])
 
 
+def test_a_topic_stands_before_the_dialogue_on_request(tmp_path: Path) -> None:
+    config = RunConfig(use_topic=True)
+    tokenizer = build_tokenizer(config, [*TEXTS, "예약"], tmp_path)
+    named = Example(fname="a", dialogue=EXAMPLES[0].dialogue, summaries=(), topic="예약")
+    encoding = encode([named, EXAMPLES[1]], tokenizer, config, tmp_path)
+    assert decode(tokenizer, encoding.sources[0]) == f"예약\n{named.dialogue}"
+    assert decode(tokenizer, encoding.sources[1]) == EXAMPLES[1].dialogue
+
+
 def test_long_texts_are_cut_to_the_limit_and_counted(tmp_path: Path) -> None:
     config = RunConfig(model="tiny-bart", encoder_max_len=6, decoder_max_len=3)
     encoding = encode(EXAMPLES, build_tokenizer(config, TEXTS, tmp_path), config, tmp_path)

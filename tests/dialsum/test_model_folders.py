@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import (
     AutoTokenizer,
     BartConfig,
@@ -150,3 +151,38 @@ def test_without_a_route_to_the_hub_a_hub_id_is_refused_at_once(monkeypatch: pyt
     with pytest.raises(RequestError, match=r"model 'nobody/nothing' cannot be loaded") as caught:
         resolve("nobody/nothing")
     assert "the model hub cannot be reached" in caught.value.problems[0]
+
+
+SHAPE = {"vocab_size": 300, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"model_type": "bart", "d_model": "many"}, "field 'd_model'"),
+        ({"model_type": "gpt2", "n_embd": None}, "field 'n_embd'"),
+        ({"model_type": "brand-new"}, "brand-new"),
+        ({"model_type": "brand-new", "auto_map": {"AutoConfig": "own.OwnConfig"}}, "brings its own code"),
+        ({"model_type": "vit"}, "model_type 'vit' neither writes text from text"),
+        ({"model_type": "bart", "d_model": 33, "encoder_attention_heads": 2, **SHAPE}, "divisible by num_heads"),
+        ({"model_type": "bart", "d_model": 32, "activation_function": "swoosh", **SHAPE}, "swoosh"),
+        ({"model_type": "bart", "d_model": 32, **SHAPE}, "model.safetensors"),
+        ([1], "model_type"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Path, config: object, reason: str) -> None:
+    train_tokenizer(SUMMARIES * 20, [], 300).save_pretrained(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if reason != "model.safetensors":
+        save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    run = RunConfig(model=str(tmp_path), encoder_max_len=64, decoder_max_len=32)
+    with pytest.raises(RequestError) as caught:
+        build_model(run, build_tokenizer(run, SUMMARIES, tmp_path / "cache"))
+    assert reason in "\n".join(caught.value.problems)
+
+
+def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "vocab_size": 100}), encoding="utf-8")
+    with pytest.raises(RequestError, match=r"the tokenizer of .* cannot be loaded") as caught:
+        build_tokenizer(RunConfig(model=str(tmp_path)), SUMMARIES, tmp_path / "cache")
+    assert "save it beside the model (tokenizer.json" in caught.value.problems[0]

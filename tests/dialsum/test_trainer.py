@@ -62,6 +62,9 @@ def test_a_tiny_model_learns_and_leaves_its_files(tmp_path: Path, model: str) ->
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "config.yaml", "metrics.json", "models", "predictions.jsonl", "training.log",
     ]  # fmt: skip
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert written["best_rouge_combined_f1"] == result.best_metrics["best/rouge_combined_f1"]
+    assert {"best_rouge1_f1", "best_rouge2_f1", "best_rougeL_f1"} <= set(written)
     predictions = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
     assert len(predictions) == 9
     assert all("#Person1#" in row["prediction"] for row in predictions)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from dialsum.config import RunConfig
 from dialsum.data import Example, write_examples
 from dialsum.encoding import Collator, EncodedDataset
-from dialsum.generate import summarize
+from dialsum.generate import generate_ids, summarize
 from dialsum.preparation import prepare
 from dialsum.reporter import RecordingReporter
 from dialsum.step import forward_loss
@@ -166,6 +166,39 @@ def test_a_summary_does_not_depend_on_its_neighbours_in_the_batch(tmp_path: Path
     together = summarize(prepared.model, prepared.tokenizer, prepared.train.sources, config, prepared.kind)
     alone = config.with_changes({"generation_batch_size": 1})
     assert summarize(prepared.model, prepared.tokenizer, prepared.train.sources, alone, prepared.kind) == together
+
+
+def test_generation_settings_of_other_trainers_do_what_they_name(tmp_path: Path) -> None:
+    config = small_run(tmp_path, num_epochs=1, generation_max_len=12)
+    prepared = prepare(config, tmp_path / "cache")
+
+    def written(**changes: object) -> list[str]:
+        changed = config.with_changes(changes)
+        return summarize(prepared.model, prepared.tokenizer, prepared.dev.sources, changed, prepared.kind)
+
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    drawn = written(do_sample=True, top_k=0)
+    assert torch.equal(torch.random.get_rng_state(), before), "the numbers of the training are its own"
+    assert written(do_sample=True, top_k=0) == drawn != written()
+    assert written(do_sample=True, top_k=0, seed=1) != drawn
+    assert written(do_sample=True, top_k=1) == written()
+    assert written(do_sample=True, top_k=0, repetition_penalty=5.0) != drawn
+    letter = next(letter for letter in "".join(drawn) if letter.strip())
+    assert all(letter not in text for text in written(do_sample=True, top_k=0, remove_tokens=[letter]))
+    ids = torch.tensor([prepared.dev.sources[0]])
+    prepared.model.eval()
+    longest = config.with_changes({"generation_min_len": 12})
+    assert generate_ids(prepared.model, ids, torch.ones_like(ids), longest, pad_id=0).shape == (1, 13)
+
+
+@pytest.mark.parametrize("name", ["polynomial", "inverse_sqrt"])
+def test_a_schedule_of_transformers_rises_over_the_given_steps(tmp_path: Path, name: str) -> None:
+    config = small_run(tmp_path, lr_scheduler=name, warmup_steps=4, max_steps=6, batch_size=8)
+    reporter = RecordingReporter()
+    train(config, tmp_path / name, reporter=reporter, cache_dir=tmp_path / "cache")
+    rates = [row["train/learning_rate"] for row in reporter.logs]
+    assert rates[1] < rates[3] == pytest.approx(config.learning_rate, rel=0.3)
 
 
 def test_the_loss_of_a_causal_model_sees_no_prompt_and_no_padding(tmp_path: Path) -> None:

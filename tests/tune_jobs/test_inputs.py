@@ -38,7 +38,9 @@ def sweep_of(head: str) -> Sweep:
 def test_every_file_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     load = dialsum.data.load_examples
-    monkeypatch.setattr(dialsum.data, "load_examples", lambda path: read.append(str(path)) or load(path))
+    monkeypatch.setattr(
+        dialsum.data, "load_examples", lambda path, **options: read.append(str(path)) or load(path, **options)
+    )
     sweep = sweep_of("method: random\ncount: 8")
     inputs = prepare_inputs(sweep)
     assert sorted(read) == ["dev.jsonl", "train.jsonl"]

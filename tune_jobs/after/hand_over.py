@@ -115,7 +115,8 @@ def _summaries(folder: ExperimentFolder, data: Path | None, cache_dir: Path) -> 
     if data is not None:
         from dialsum.data import load_examples
 
-        examples = load_examples(data, require_summary=False)
+        config = load_run_config(folder.config)
+        examples = load_examples(data, require_summary=False, columns=config.columns)
         from dialsum.finished import load_finished, predict
 
         texts = predict(load_finished(folder.path, cache_dir), examples)
@@ -196,7 +197,7 @@ def _data(config: RunConfig, name: str, snapshot: Snapshot | None) -> DataFacts:
     sha256 = kept.sha256 if kept is not None else here.sha256 if here is not None else ""
     dialogues = None
     if here is not None and here.sha256 == sha256:
-        dialogues = len(load_examples(path, require_summary=False))
+        dialogues = len(load_examples(path, require_summary=False, columns=config.columns))
     used = {"train_file": config.max_train_samples, "dev_file": config.max_eval_samples}.get(name)
     return DataFacts(name=path.name, dialogues=dialogues, sha256=sha256, used=used)
 

@@ -99,6 +99,10 @@ def usage(facts: ModelCardFacts) -> str:
         begin = "[tokenizer.bos_token_id] + " if facts.begins else ""
         lines = [f"ids = {begin}{ids} + [tokenizer.eos_token_id]"]
     beams = f", num_beams={config.num_beams}, length_penalty={config.length_penalty}, early_stopping=True"
+    shortest = f"min_new_tokens={config.generation_min_len}" if config.generation_min_len else "min_length=0"
+    sampling = "do_sample=False"
+    if config.do_sample:
+        sampling = f"do_sample=True, temperature={config.temperature}, top_k={config.top_k}, top_p={config.top_p}"
     return f"""import re
 import torch
 from transformers import {auto}, AutoTokenizer
@@ -111,7 +115,8 @@ dialogue = "#Person1#: ...\\n#Person2#: ..."  # one turn a line; placeholders su
 inputs = torch.tensor([ids])
 written = model.generate(
     input_ids=inputs, attention_mask=torch.ones_like(inputs), max_new_tokens={config.summary_max_len},
-    no_repeat_ngram_size={config.no_repeat_ngram_size}, do_sample=False, min_length=0, repetition_penalty=1.0,
+    no_repeat_ngram_size={config.no_repeat_ngram_size}, {sampling}, {shortest},
+    repetition_penalty={config.repetition_penalty},
     pad_token_id=tokenizer.pad_token_id{beams if config.num_beams > 1 else ", num_beams=1"},
 )[0]{"[len(ids):]" if causal else ""}
 # skip_special_tokens=True would drop placeholders of some tokenizers

@@ -194,7 +194,7 @@ def _evaluations(config: RunConfig, before: RunNumbers) -> tuple[int, bool]:
     """Returns the number of evaluations, and whether the experiment was stopped before its configuration's end."""
     from dialsum.data import load_examples
 
-    whole = count_evaluations(config, len(load_examples(Path(config.train_file))))
+    whole = count_evaluations(config, len(load_examples(Path(config.train_file), columns=config.columns)))
     return len(before.history), before.test is None and len(before.history) < whole
 
 

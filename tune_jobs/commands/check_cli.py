@@ -27,6 +27,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="example: python -m tune_jobs check tune_jobs/sweeps/sample.yaml   (exit code 1 if a check failed)",
     )
     parser.add_argument("target", type=Path, nargs="?", metavar="SWEEP", help="a sweep file, or a sweep's results")
+    parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file has none")
     parser.add_argument("--no-pipeline", action="store_true", help="before: skip the quick training")
     parser.add_argument("--clean", action="store_true", help="after: remove checkpoints and partial files")
     nodes_cli.add_arguments(parser)
@@ -58,7 +59,7 @@ def _before(chosen: argparse.Namespace) -> tuple[tuple[NodeFacts, ...], list[Che
     from tune_jobs.config.sweep_file import load_sweep
     from tune_jobs.search.inputs import configs_by_phase
 
-    sweep = None if chosen.target is None else load_sweep(chosen.target)
+    sweep = None if chosen.target is None else load_sweep(chosen.target, chosen.count)
     by_phase = {} if sweep is None else configs_by_phase(sweep)
     configs = [config for part in by_phase.values() for config in part]
     wanted = Wanted(packages=pinned(), storage=chosen.storage, data=data_of(configs))

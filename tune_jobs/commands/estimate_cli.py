@@ -8,12 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cluster.estimator.calibration import Calibration, load_calibration
-from cluster.estimator.estimate import Estimator
+from cluster.estimator.estimate import Estimator, MemoryEstimate
 from cluster.estimator.gpu_profile import PROFILES_FILE, GpuProfile, find_gpu, gpu_of_size, with_measured
 from cluster.estimator.memory_plan import NoPlan, Plan
 from cluster.estimator.model_facts import ModelFacts
-from cluster.estimator.planning import lighter_generation, plan_request
+from cluster.estimator.planning import Lighter, lighter_generation, plan_request
 from cluster.estimator.request import ALLOCATORS, MemoryRequest
+from cluster.estimator.step_seconds import StepSeconds
 from dialsum.config import FIELD_DESCRIPTIONS, Attention, OptimizerName, Precision, RunConfig
 from tune_jobs.commands.estimate_text import as_json, as_text
 from tune_jobs.placing.memory_lengths import lengths_of
@@ -99,6 +100,19 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: With everything that is wrong with the request.
     """
+    found = estimated(chosen)
+    if chosen.format == "json":
+        cli.emit_json(as_json(*found))
+    else:
+        cli.emit(as_text(*found))
+    return 0
+
+
+Estimated = tuple[MemoryRequest, MemoryEstimate, Plan | NoPlan | None, Lighter | None, StepSeconds | None]
+
+
+def estimated(chosen: argparse.Namespace) -> Estimated:
+    """Returns the request that the flags describe, its estimate, what would need less, and seconds; see run."""
     request, budget_bytes = _request(chosen)
     calibration = load_calibration(chosen.calibration)
     if calibration.unreadable:
@@ -109,12 +123,7 @@ def run(chosen: argparse.Namespace) -> int:
         budget_bytes = request.gpu.usable_bytes
     alternative = _plan(estimator, calibration, request, budget_bytes) if budget_bytes is not None else None
     lighter = lighter_generation(estimator, request, found)
-    seconds = estimator.seconds(request)
-    if chosen.format == "json":
-        cli.emit_json(as_json(request, found, alternative, lighter, seconds))
-    else:
-        cli.emit(as_text(request, found, alternative, lighter, seconds))
-    return 0
+    return request, found, alternative, lighter, estimator.seconds(request)
 
 
 def _plan(estimator: Estimator, calibration: Calibration, request: MemoryRequest, budget_bytes: int) -> Plan | NoPlan:

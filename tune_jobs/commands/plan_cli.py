@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="example: python -m tune_jobs plan tune_jobs/sweeps/wide_search.yaml --cluster 2x24GiB,1x80GiB",
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
+    parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file has none")
     cards = parser.add_mutually_exclusive_group()
     cards.add_argument("--cluster", metavar="CARDS", help="a described cluster, for example 2x24GiB,1x80GiB")
     cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")
@@ -46,6 +47,33 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: When the file or the cluster cannot be used, or `--strict` refuses.
     """
+    described = describe(chosen)
+    if chosen.format == "json":
+        cli.emit_json(described.values)
+    else:
+        cli.emit(described.text)
+    if described.refused:
+        raise RequestError(described.refused)
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribedPlan:
+    """A plan for people and for programs.
+
+    Attributes:
+        text: For people.
+        values: For programs.
+        refused: Why no trial can run; empty where some can.
+    """
+
+    text: str
+    values: dict[str, object]
+    refused: str
+
+
+def describe(chosen: argparse.Namespace) -> DescribedPlan:
+    """Plans the sweep that the arguments name; see run."""
     from tune_jobs.config.sweep_file import load_sweep
     from tune_jobs.driver.trained_model import with_trained_base
     from tune_jobs.planning.earlier import earlier_ledgers, importances_of
@@ -55,7 +83,7 @@ def run(chosen: argparse.Namespace) -> int:
     from tune_jobs.planning.plan_text import as_text
     from tune_jobs.search.inputs import prepare_inputs
 
-    sweep = load_sweep(chosen.sweep)
+    sweep = load_sweep(chosen.sweep, chosen.count)
     if sweep.trained_model is not None:
         sweep = with_trained_base(sweep)
     inputs = prepare_inputs(sweep, for_plan=True)
@@ -70,14 +98,13 @@ def run(chosen: argparse.Namespace) -> int:
     experience, parts = importances_of(ledgers, sweep.metric.name, sweep.metric.goal)
     rows = impacts(plan.phases[0].sweep if len(plan.phases) == 1 else _searching(sweep), parts)
     now = datetime.now().astimezone()
-    show = {"experience": experience, "now": now, "quota": _in_quota(sweep, plan, now)}
-    if chosen.format == "json":
-        cli.emit_json(as_json(plan, remarks, rows, **show))  # type: ignore[arg-type]
-    else:
-        cli.emit(as_text(plan, remarks, rows, **show))  # type: ignore[arg-type]
-    if all(group.refused for group in plan.groups):
-        raise RequestError(f"{sweep.source}: no trial can run on {inventory.describe()}")
-    return 0
+    quota = _in_quota(sweep, plan, now)
+    refused = all(group.refused for group in plan.groups)
+    return DescribedPlan(
+        text=as_text(plan, remarks, rows, experience=experience, now=now, quota=quota),
+        values=as_json(plan, remarks, rows, experience=experience, now=now, quota=quota),
+        refused=f"{sweep.source}: no trial can run on {inventory.describe()}" if refused else "",
+    )
 
 
 @contextmanager

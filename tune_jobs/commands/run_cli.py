@@ -35,6 +35,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     earlier.add_argument(
         "--restart", action="store_true", help="put an earlier run aside and begin anew, as without --resume"
     )
+    parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file has none")
     parser.add_argument("--supervise", action="store_true", help="restart and continue when this process dies")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of results; instead of tracking.output_dir")
     parser.add_argument("--member", metavar="NAME", help="whose quota is used; instead of team.member")
@@ -66,7 +67,7 @@ def run(chosen: argparse.Namespace, trainable: "Trainable | None" = None) -> int
     if chosen.supervise:
         from tune_jobs.jobs.supervise import supervise
 
-        return supervise(chosen.sweep, chosen.output, sys.argv[1:])
+        return supervise(chosen.sweep, chosen.output, sys.argv[1:], chosen.count)
     from tune_jobs.config.sweep_file import load_sweep
     from tune_jobs.driver.run_sweep import RunOptions, run_sweep
     from tune_jobs.driver.trained_model import with_trained_base
@@ -86,7 +87,7 @@ def run(chosen: argparse.Namespace, trainable: "Trainable | None" = None) -> int
         trainable=trainable,
         command=Redactor.of_environment(os.environ).hide(shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]])),
     )
-    sweep = _with_results_folder(load_sweep(chosen.sweep).with_member(chosen.member), chosen.output)
+    sweep = _with_results_folder(load_sweep(chosen.sweep, chosen.count).with_member(chosen.member), chosen.output)
     problem = take_own_key()
     if problem is not None:
         cli.note(problem)
@@ -163,7 +164,7 @@ def _run_staged(sweep: "Sweep", options: "RunOptions", chosen: argparse.Namespac
 def _how_to_resume(chosen: argparse.Namespace) -> str:
     """Returns the message with the command that resumes the sweep, with its folder, member and cards."""
     arguments = [str(chosen.sweep)]
-    for option in ("output", "member", "simulate", "until"):
+    for option in ("count", "output", "member", "simulate", "until"):
         value = getattr(chosen, option)
         arguments += [f"--{option}", str(value)] if value is not None else []
     arguments += ["--cpu-only"] if chosen.cpu_only else []

@@ -41,6 +41,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--no-key", action="store_true", help="do not send your W&B key: the runs stay offline")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
+    parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file has none")
     parser.add_argument("--until", metavar="PHASE", help="of a staged sweep: stop after this phase")
     parser.add_argument("--start-at", metavar="HH:MM", help="wait for this hour (the team's zone, else local time)")
     parser.add_argument("--strict", action="store_true", help="refuse a sweep on which there is a warning")
@@ -56,7 +57,7 @@ def run(chosen: argparse.Namespace) -> int:
     """
     from tune_jobs.config.sweep_file import load_sweep
 
-    sweep = load_sweep(chosen.sweep)
+    sweep = load_sweep(chosen.sweep, chosen.count)
     submission = _submission(sweep, chosen)
     if chosen.dry_run:
         cli.emit(_described(submission))
@@ -115,8 +116,8 @@ def _passed_on(chosen: argparse.Namespace) -> list[str]:
     if chosen.start_at is not None:
         next_moment(chosen.start_at, datetime.now(UTC), UTC)
     options = ["--strict"] if chosen.strict else []
-    for name, value in (("--until", chosen.until), ("--start-at", chosen.start_at)):
-        options += [name, value] if value else []
+    for name, value in (("--count", chosen.count), ("--until", chosen.until), ("--start-at", chosen.start_at)):
+        options += [name, str(value)] if value else []
     return options
 
 
@@ -145,7 +146,7 @@ def _follow(submission: "Submission", jobs: "Jobs", name: str, chosen: argparse.
         job = jobs.follow(name, cli.pass_on)
         while job.was_lost and chosen.supervise:
             cli.note(f"{job.name} was lost with its machine ({job.message.splitlines()[0]}); it is submitted again")
-            again = _submission(load_sweep(chosen.sweep), chosen, resume=True)
+            again = _submission(load_sweep(chosen.sweep, chosen.count), chosen, resume=True)
             job = jobs.follow(_send(again, jobs), cli.pass_on)
     except KeyboardInterrupt:
         raise WorkError(

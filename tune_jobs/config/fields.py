@@ -3,36 +3,14 @@
 import types
 import typing
 from pathlib import Path
-from types import MappingProxyType
 from typing import cast
 
+from dialsum.aliases import To, find_alias
 from dialsum.config import FIELD_DESCRIPTIONS, RunConfig
 from dialsum.models import SPECS
 from tune_jobs.config.space import Value
 from tuning_common.errors import RequestError
 from tuning_common.strict import nearest
-
-_OTHER_NAMES = MappingProxyType(  # name in another program -> our field
-    {
-        "lr": "learning_rate",
-        "epochs": "num_epochs",
-        "num_train_epochs": "num_epochs",
-        "per_device_train_batch_size": "batch_size",
-        "train_batch_size": "batch_size",
-        "per_device_eval_batch_size": "generation_batch_size",
-        "warmup_steps": "warmup_ratio",
-        "lr_scheduler_type": "lr_scheduler",
-        "label_smoothing_factor": "label_smoothing",
-        "optim": "optimizer",
-        "model_name": "model",
-        "model_name_or_path": "model",
-        "architecture": "model",
-        "max_source_length": "encoder_max_len",
-        "max_target_length": "decoder_max_len",
-        "generation_max_length": "generation_max_len",
-        "beams": "num_beams",
-    }
-)
 
 _OF_THE_SWEEP = ("metric", "goal")  # set by the sweep, for all trials
 FIELDS = tuple(name for name in FIELD_DESCRIPTIONS if name not in _OF_THE_SWEEP)  # a sweep may search or set these
@@ -60,8 +38,8 @@ def unknown_field(name: str) -> str:
     """Returns the error message for a field that a sweep cannot set, with the closest known field."""
     if name in _OF_THE_SWEEP:
         return f"{name} is the same for all trials of a sweep; write `metric: {{name: ..., goal: ...}}` at its top"
-    meant = _OTHER_NAMES.get(name)
-    hint = f"; did you mean {meant!r}?" if meant else nearest(name, FIELDS)
+    alias = find_alias(name)
+    hint = f"; did you mean {alias.field!r}?" if isinstance(alias, To) else nearest(name, FIELDS)
     return (
         f"no field of a run configuration is called {name!r}{hint or '; `python -m dialsum train --help` lists them'}"
     )

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import get_args
 
 from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.early_terminate_file import read_early_terminate
@@ -16,7 +15,6 @@ from tune_jobs.config.sweep_parts import check_end, name_problems, read_mapping,
 from tuning_common.errors import Problems, RequestError
 from tuning_common.strict import KeyPath, Located, nearest
 
-KINDS: tuple[PhaseKind, ...] = get_args(PhaseKind)
 _SEARCH_KEYS = ("method", "count", "set", "early_terminate")
 _KEYS: Mapping[PhaseKind, tuple[str, ...]] = MappingProxyType(
     {
@@ -26,6 +24,7 @@ _KEYS: Mapping[PhaseKind, tuple[str, ...]] = MappingProxyType(
         "confirm": ("winners", "seeds", "set"),
     }
 )
+KINDS = tuple(_KEYS)  # of a file; a phase of generation follows from what is searched, see staging
 _QUICK: Mapping[str, Value] = MappingProxyType({"max_train_samples": 1000, "max_eval_samples": 200, "num_epochs": 1})
 _QUICK_COUNT = 2
 

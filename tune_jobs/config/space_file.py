@@ -2,12 +2,11 @@
 
 import math
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
 from tune_jobs.config.fields import FIELDS, takes_whole, to_value, unknown_field, value_problems
+from tune_jobs.config.parameter_entries import SPEC_KEYS, Entries, Entry
 from tune_jobs.config.space import (
     Bell,
     BellDistribution,
@@ -19,8 +18,7 @@ from tune_jobs.config.space import (
     Space,
     Value,
 )
-from tuning_common.errors import Problems
-from tuning_common.strict import KeyPath, Located, nearest
+from tuning_common.strict import KeyPath, nearest
 
 _KEYS = MappingProxyType(  # distribution -> (required keys, optional keys)
     {
@@ -44,54 +42,15 @@ _KEYS = MappingProxyType(  # distribution -> (required keys, optional keys)
 )
 _MOST_STEPS = 2**53  # above, floats skip whole numbers
 _LARGEST_EXPONENT = 700  # math.exp(710) is beyond what a float holds
-_SPEC_KEYS = ("value", "values", "probabilities", "distribution", "min", "max", "q", "mu", "sigma", "parameters")
 
 
-@dataclass(kw_only=True)
-class _Entry:
-    """One parameter of the file, before validation.
-
-    Attributes:
-        name: Its name in the file.
-        spec: Its keys and values.
-        path: Its path in the document.
-        document: The sweep file.
-        problems: Collects the problems.
-    """
-
-    name: str
-    spec: Mapping[str, object]
-    path: KeyPath
-    document: Located
-    problems: Problems
-
-    def add(self, text: str, *at: str | int) -> None:
-        """Adds a problem at the line of a key."""
-        self.problems.add(f"{self.document.where(*self.path, *at)}: {self.name}: {text}")
-
-
-def read_space(document: Located, problems: Problems) -> Space:
-    """Reads `parameters` and flattens nested groups.
-
-    Args:
-        document: The sweep file.
-        problems: Collects the problems; parameters with problems are left out of the result.
-
-    Returns:
-        The valid parameters, in the order of the file.
-    """
-    raw = document.mapping().get("parameters")
-    if not isinstance(raw, dict) or not raw:
-        problems.add(
-            f"{document.where('parameters')}: parameters must name at least one parameter, for example "
-            "`parameters: {learning_rate: {distribution: log_uniform_values, min: 1e-5, max: 1e-4}}`"
-        )
-        return Space()
+def read_space(entries: Entries) -> Space:
+    """Returns the valid parameters, in the order of the file; problems are added to those of the entries."""
     seen: dict[str, KeyPath] = {}
     parameters: list[Parameter] = []
-    for entry in _entries(raw, ("parameters",), document, problems):
+    for entry in entries.entries:
         if entry.name in seen:
-            entry.add(f"is set a second time; first at {document.where(*seen[entry.name])}")
+            entry.add(f"is set a second time; first at {entry.document.where(*seen[entry.name])}")
             continue
         seen[entry.name] = entry.path
         parameter = _read(entry)
@@ -100,25 +59,7 @@ def read_space(document: Located, problems: Problems) -> Space:
     return Space(parameters=tuple(parameters))
 
 
-def _entries(raw: Mapping[str, object], path: KeyPath, document: Located, problems: Problems) -> list[_Entry]:
-    found: list[_Entry] = []
-    for key, spec in raw.items():
-        name, inner = str(key), (*path, str(key))
-        entry = _Entry(name=name, spec={}, path=inner, document=document, problems=problems)
-        if not isinstance(spec, dict):
-            hint = "{values: [...]}" if isinstance(spec, list) else f"{{value: {spec}}}"
-            entry.add(f"write a mapping, for example `{name}: {hint}`, instead of {spec!r}")
-        elif isinstance(spec.get("parameters"), dict):
-            if len(spec) > 1:
-                entry.add("a group has `parameters` and nothing else")
-            found += _entries(spec["parameters"], (*inner, "parameters"), document, problems)
-        else:
-            entry.spec = {str(word): value for word, value in spec.items()}
-            found.append(entry)
-    return found
-
-
-def _read(entry: _Entry) -> Parameter | None:
+def _read(entry: Entry) -> Parameter | None:
     before = len(entry.problems)
     if entry.name not in FIELDS:
         entry.problems.add(f"{entry.document.where(*entry.path)}: {unknown_field(entry.name)}")
@@ -139,12 +80,12 @@ def _read(entry: _Entry) -> Parameter | None:
     return parameter if len(entry.problems) == before else None
 
 
-def _distribution(entry: _Entry) -> str | None:
+def _distribution(entry: Entry) -> str | None:
     """Returns the named distribution, or W&B's default for the given keys."""
     spec = entry.spec
-    unknown = [key for key in spec if key not in _SPEC_KEYS]
+    unknown = [key for key in spec if key not in SPEC_KEYS]
     for key in unknown:
-        entry.add(f"unknown key {key!r}{nearest(key, _SPEC_KEYS) or '; known: ' + ', '.join(_SPEC_KEYS)}", key)
+        entry.add(f"unknown key {key!r}{nearest(key, SPEC_KEYS) or '; known: ' + ', '.join(SPEC_KEYS)}", key)
     named = spec.get("distribution")
     if named is None:
         found = [key for key in ("value", "values", "min", "max") if key in spec]
@@ -166,12 +107,12 @@ def _distribution(entry: _Entry) -> str | None:
     needed, optional = _KEYS[named]
     for key in sorted(needed - set(spec)):
         entry.add(f"{named} needs {key!r}")
-    for key in [key for key in spec if key in _SPEC_KEYS and key not in needed | optional | {"distribution"}]:
+    for key in [key for key in spec if key in SPEC_KEYS and key not in needed | optional | {"distribution"}]:
         entry.add(f"{key!r} has no meaning beside {named}", key)
     return named if needed <= set(spec) else None
 
 
-def _constant(entry: _Entry) -> Constant | None:
+def _constant(entry: Entry) -> Constant | None:
     try:
         return Constant(name=entry.name, value=to_value(entry.spec["value"]))
     except ValueError as error:
@@ -179,7 +120,7 @@ def _constant(entry: _Entry) -> Constant | None:
         return None
 
 
-def _categorical(entry: _Entry) -> Categorical | None:
+def _categorical(entry: Entry) -> Categorical | None:
     raw, chances = entry.spec["values"], entry.spec.get("probabilities")
     if not isinstance(raw, list) or not raw:
         entry.add(f"values must be a list with at least one value, but is {raw!r}", "values")
@@ -205,7 +146,7 @@ def _categorical(entry: _Entry) -> Categorical | None:
     return Categorical(name=entry.name, options=options, probabilities=tuple(good))
 
 
-def _range(entry: _Entry, distribution: str) -> Range | None:
+def _range(entry: Entry, distribution: str) -> Range | None:
     low, high = (_checked_number(entry, key) for key in ("min", "max"))
     q = _step(entry, distribution)
     if low is None or high is None or (q is None and distribution.startswith("q_")):
@@ -237,7 +178,7 @@ def _range(entry: _Entry, distribution: str) -> Range | None:
     return found
 
 
-def _bell(entry: _Entry, distribution: BellDistribution) -> Bell | None:
+def _bell(entry: Entry, distribution: BellDistribution) -> Bell | None:
     mu = _checked_number(entry, "mu") if "mu" in entry.spec else 0.0
     sigma = _checked_number(entry, "sigma") if "sigma" in entry.spec else 1.0
     q = _step(entry, distribution)
@@ -249,7 +190,7 @@ def _bell(entry: _Entry, distribution: BellDistribution) -> Bell | None:
     return Bell(name=entry.name, distribution=distribution, mu=mu, sigma=sigma, q=q)
 
 
-def _step(entry: _Entry, distribution: str) -> float | None:
+def _step(entry: Entry, distribution: str) -> float | None:
     if not distribution.startswith("q_"):
         return None
     q = _checked_number(entry, "q") if "q" in entry.spec else 1
@@ -259,7 +200,7 @@ def _step(entry: _Entry, distribution: str) -> float | None:
     return q
 
 
-def _check_values(entry: _Entry, parameter: Parameter, distribution: str) -> None:
+def _check_values(entry: Entry, parameter: Parameter, distribution: str) -> None:
     if isinstance(parameter, (Range, Bell)):
         if takes_whole(entry.name) and not parameter.whole:
             entry.add(
@@ -284,7 +225,7 @@ def _check_values(entry: _Entry, parameter: Parameter, distribution: str) -> Non
                 return  # one end of a range is enough
 
 
-def _checked_number(entry: _Entry, key: str) -> float | None:
+def _checked_number(entry: Entry, key: str) -> float | None:
     number = _number(entry.spec[key])
     if number is None:
         entry.add(f"{key} must be a finite number, but is {entry.spec[key]!r}", key)

@@ -13,7 +13,7 @@ from tune_jobs.config.rules import ResolvedTrial, Rules, resolve
 from tune_jobs.config.sections import Method, Metric, Resources, SearchOptions, TeamSection, Tracking
 from tune_jobs.config.space import Constant, Space, Value
 
-PhaseKind = Literal["quick_check", "wide", "narrow", "confirm"]
+PhaseKind = Literal["quick_check", "wide", "narrow", "confirm", "generation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,8 @@ class Sweep:
         anomalies: Reactions to failed, hanging and diverged trials.
         team: The team member whose quota is used.
         phases: The phases of a staged search, in order; empty for a plain sweep.
-        notes: Settings of the file that have no effect here.
+        notes: Settings of the file that have no effect here, or were translated.
+        given_count: The count from the command line, where the file has none.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Sweep:
     team: TeamSection = field(default_factory=TeamSection)
     phases: tuple["Phase", ...] = ()
     notes: tuple[str, ...] = ()
+    given_count: int | None = None
 
     @property
     def trials(self) -> int:
@@ -111,7 +113,8 @@ class Phase:
     Attributes:
         name: Unique in its file.
         kind: quick_check tests the pipeline; wide searches the whole space; narrow searches the box around the best
-            trials of the phase before; confirm trains the best configurations again with several seeds.
+            trials of the phase before; confirm trains the best configurations again with several seeds; generation
+            writes summaries with the best trained model and other settings of the decoding.
         sweep: The sweep of the phase. For narrow, its space limits the box; for confirm, the winners become its space
             when they are known.
         keep_fraction: narrow: fraction of the earlier trials, the best, that defines the box.

@@ -6,34 +6,35 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from dialsum.config import COMPOSITE, RunConfig, load_run_config
+from dialsum.config import COMPOSITE, RunConfig
 from tune_jobs.config.anomalies import Anomalies
+from tune_jobs.config.base_configs import base_files, read_bases, with_micro_batches
 from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.early_terminate_file import read_early_terminate
+from tune_jobs.config.metric_file import metric_note, read_metric, with_weights
+from tune_jobs.config.parameter_entries import is_parameter, read_entries
 from tune_jobs.config.phase_file import read_phases
 from tune_jobs.config.points import check_points
 from tune_jobs.config.rules import Rules
 from tune_jobs.config.sections import (
-    METRIC_GOALS,
     READ_BY,
-    Metric,
     Resources,
     SearchOptions,
     TeamSection,
     Tracking,
 )
-from tune_jobs.config.space import Space
 from tune_jobs.config.space_file import read_space
+from tune_jobs.config.staging import DECODING_FIELDS, staged_by_need
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_parts import (
     check_end,
     folder_name,
     name_problems,
-    read_mapping,
     read_method,
     read_section,
 )
-from tuning_common.errors import Problems, RequestError
+from tuning_common.errors import Problems
+from tuning_common.files import packaged
 from tuning_common.strict import Located, load_yaml, nearest
 
 _KEYS = (
@@ -52,23 +53,13 @@ _REFUSED = MappingProxyType(  # keys of W&B that are refused, and why
         "kind": "every file here is a sweep",
     }
 )
-_REFUSED_OF_METRIC = MappingProxyType(
-    {
-        "target": "`count`, `resources.time_budget` and `early_terminate` end a sweep",
-        "impute": "a failed trial has no score and teaches a search nothing",
-        "impute_while_running": "a running trial is compared by what it has reported",
-    }
-)
 # Fields that may change during a training: a checkpoint fixes the model's shape and counts its steps in batches.
 _CHANGED_BY_PBT = (
     "learning_rate", "weight_decay", "dropout", "label_smoothing", "max_grad_norm", "num_beams", "length_penalty",
-    "no_repeat_ngram_size",
+    "no_repeat_ngram_size", "repetition_penalty",
 )  # fmt: skip
 _SHAPE_FIELDS = ("model", "tiny_hidden_size", "tiny_layers", "tiny_vocab_size")
-GENERATION_FIELDS = (
-    "num_beams", "length_penalty", "no_repeat_ngram_size", "generation_max_len", "generation_batch_size",
-    "max_eval_samples", "dev_file",
-)  # fmt: skip
+GENERATION_FIELDS = (*DECODING_FIELDS, "generation_batch_size", "max_eval_samples", "dev_file")
 _COMMAND_MACROS = (  # of wandb 0.31, sdk/launch/sweeps/utils.py, and names of interpreters
     "${env}", "${interpreter}", "${program}", "${args}", "${args_no_hyphens}", "${args_no_boolean_flags}",
     "${args_no_equals}", "${args_json}", "${args_json_file}", "${args_append_hydra}", "${args_override_hydra}",
@@ -76,21 +67,38 @@ _COMMAND_MACROS = (  # of wandb 0.31, sdk/launch/sweeps/utils.py, and names of i
 )  # fmt: skip
 
 
-def load_sweep(path: Path) -> Sweep:
+def load_sweep(path: Path, count: int | None = None) -> Sweep:
     """Reads a sweep file with its base configurations and the files of its phases.
+
+    Args:
+        path: The file; a ready one where the working folder has none of this name.
+        count: Number of trials where the file has none, as `wandb agent --count` gives it.
 
     Raises:
         RequestError: With every problem of all files, each with file, line and remedy.
     """
-    return read_sweep(load_yaml(path), load_sweep)
+    return read_sweep(load_yaml(packaged(path)), load_sweep, count)
 
 
-def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
+def kept_text(sweep: Sweep) -> bytes:
+    """Returns the file of a sweep for its results, with the count from the command line."""
+    text = Path(sweep.source).read_bytes()
+    if sweep.given_count is None:
+        return text
+    line = f"count: {sweep.given_count}"
+    if text.lstrip().startswith(b"{"):
+        head, _, tail = text.rpartition(b"}")
+        return head + f", {line}}}".encode() + tail
+    return text.rstrip(b"\n") + f"\n{line}  # --count\n".encode()
+
+
+def read_sweep(document: Located, load: Callable[[Path], Sweep], count: int | None = None) -> Sweep:
     """Converts a document to a sweep.
 
     Args:
         document: The sweep file.
         load: Reads the sweep file of a phase.
+        count: Number of trials where the file has none.
 
     Raises:
         RequestError: With every problem, in the order of the lines.
@@ -98,33 +106,40 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
     problems = Problems()
     raw = document.mapping()
     staged = "phases" in raw
-    _check_keys(raw, document, problems)
-    space = read_space(document, problems)
+    top = top_parameters(raw)
+    _check_keys(raw, top, document, problems)
+    entries = read_entries(document, top, problems)
+    document = entries.located(document)
+    metric, weights = read_metric(raw, document, problems)
+    space = with_weights(read_space(entries), weights)
+    given = None if staged or "count" in raw or "run_cap" in raw else count
     named = read_method(raw.get("method", "random" if staged else None), ("method",), document, problems)
     method = named or "random"
-    bases = _bases(raw.get("base_config"), space, document, problems)
+    notes = [*_notes(raw, document, problems), *entries.notes, *metric_note(raw, metric, weights, document)]
+    bases = read_bases(raw.get("base_config"), space, document, problems, notes)
     sweep = Sweep(
         name=_name(raw, document, problems),
         source=document.source,
         description=_text(raw, "description", document, problems) or "",
         method=method,
-        metric=_metric(raw, document, problems),
+        metric=metric,
         space=space,
-        count=_count(raw, document, problems),
+        count=_count(raw, document, problems) or given,
+        given_count=given,
         early_terminate=read_early_terminate(
             raw.get("early_terminate"), ("early_terminate",), method, document, problems
         ),
         base=bases.get("", RunConfig()),
         base_by_model={model: base for model, base in bases.items() if model},
-        base_files=_base_files(raw.get("base_config")),
+        base_files=base_files(raw.get("base_config")),
         trained_model=_text(raw, "trained_model", document, problems),
         search=read_section(SearchOptions, "search", document, problems),
         resources=read_section(Resources, "resources", document, problems),
         tracking=_tracking(raw, document, problems),
-        rules=read_section(Rules, "rules", document, problems),
+        rules=with_micro_batches(read_section(Rules, "rules", document, problems), entries, space, bases),
         anomalies=read_section(Anomalies, "anomalies", document, problems),
         team=read_section(TeamSection, "team", document, problems),
-        notes=_notes(raw, document, problems),
+        notes=tuple(notes),
     )
     if staged:
         sweep = dataclasses.replace(sweep, phases=read_phases(sweep, document, problems, load))
@@ -136,11 +151,20 @@ def read_sweep(document: Located, load: Callable[[Path], Sweep]) -> Sweep:
         sweep = dataclasses.replace(sweep, early_terminate=EarlyTerminate(type="none"))
         _check_generation(sweep, raw, document, problems)
     Problems().extend(sorted(problems.texts, key=_line_of)).raise_if_any(document.source)
-    return sweep
+    return staged_by_need(sweep)
 
 
-def _check_keys(raw: Mapping[str, object], document: Located, problems: Problems) -> None:
-    for key in raw:
+def top_parameters(raw: Mapping[str, object]) -> tuple[str, ...]:
+    """Returns the keys at the top of a sweep file that are parameters or sections of parameters.
+
+    >>> top_parameters({"method": "grid", "learning_rate": [1e-5], "training": {"fp16": True}})
+    ('learning_rate', 'training')
+    """
+    return tuple(key for key, value in raw.items() if key not in (*_KEYS, *_REFUSED) and is_parameter(key, value))
+
+
+def _check_keys(raw: Mapping[str, object], top: tuple[str, ...], document: Located, problems: Problems) -> None:
+    for key in [key for key in raw if key not in top]:
         if key in _REFUSED:
             problems.add(f"{document.where(key)}: {key!r} of W&B has no meaning here: {_REFUSED[key]}")
         elif key not in _KEYS:
@@ -181,29 +205,6 @@ def _count(raw: Mapping[str, object], document: Located, problems: Problems) -> 
     return None
 
 
-def _metric(raw: Mapping[str, object], document: Located, problems: Problems) -> Metric:
-    section = raw.get("metric", {})
-    if not isinstance(section, dict):
-        problems.add(f"{document.where('metric')}: write `metric: {{name: {section}}}`, a mapping")
-        return Metric()
-    for key in [str(key) for key in section if key in _REFUSED_OF_METRIC]:
-        problems.add(
-            f"{document.where('metric', key)}: metric.{key} of W&B has no meaning here: {_REFUSED_OF_METRIC[key]}"
-        )
-    values = {str(key): value for key, value in section.items() if key not in _REFUSED_OF_METRIC}
-    goal = values.get("goal")
-    values["goal"] = own = METRIC_GOALS.get(str(values.get("name", COMPOSITE)), "maximize")  # W&B would minimize
-    found = read_mapping(Metric, values, ("metric",), document, problems)
-    if goal not in (None, "maximize", "minimize"):
-        hint = nearest(str(goal), ("maximize", "minimize"))
-        problems.add(
-            f"{document.where('metric', 'goal')}: metric.goal must be maximize or minimize, but is {goal!r}{hint}"
-        )
-    elif found is not None and goal not in (None, own):
-        read_mapping(Metric, values | {"goal": goal}, ("metric",), document, problems)  # adds its problems
-    return found or Metric()
-
-
 def _tracking(raw: Mapping[str, object], document: Located, problems: Problems) -> Tracking:
     """Returns the section, with W&B's top-level `project` and `entity`."""
     tracking = read_section(Tracking, "tracking", document, problems)
@@ -216,44 +217,6 @@ def _tracking(raw: Mapping[str, object], document: Located, problems: Problems) 
         project=_text(raw, "project", document, problems) or tracking.project,
         entity=_text(raw, "entity", document, problems) or tracking.entity,
     )
-
-
-def _bases(raw: object, space: Space, document: Located, problems: Problems) -> dict[str, RunConfig]:
-    """Returns base configurations by model; "" is the one of all others."""
-    if raw is None:
-        return {}
-    if isinstance(raw, str):
-        base = _base(raw, document.where("base_config"), problems)
-        return {"": base} if base else {}
-    if not isinstance(raw, dict) or not all(isinstance(path, str) for path in raw.values()):
-        problems.add(
-            f"{document.where('base_config')}: base_config must be a file such as configs/kobart.yaml, "
-            f"or a file for each model, but is {raw!r}"
-        )
-        return {}
-    models = {str(model) for model in space["model"].values()} if "model" in space else set()
-    for model in sorted(models - set(raw)):
-        problems.add(f"{document.where('base_config')}: base_config has no file for model {model!r}")
-    for model in [str(model) for model in raw if model not in models]:
-        hint = nearest(model, sorted(models))
-        problems.add(f"{document.where('base_config', model)}: model {model!r} is not among `parameters.model`{hint}")
-    read = {str(model): _base(path, document.where("base_config", str(model)), problems) for model, path in raw.items()}
-    return {model: base for model, base in read.items() if base is not None}
-
-
-def _base_files(raw: object) -> dict[str, str]:
-    """Returns the files by model, as written; _bases has reported their problems."""
-    if isinstance(raw, dict):
-        return {str(model): str(path) for model, path in raw.items()}
-    return {"": raw} if isinstance(raw, str) else {}
-
-
-def _base(path: str, location: str, problems: Problems) -> RunConfig | None:
-    try:
-        return load_run_config(Path(path))
-    except RequestError as error:
-        problems.extend(error.problems or [f"{location}: {error.message}"])
-        return None
 
 
 def _notes(raw: Mapping[str, object], document: Located, problems: Problems) -> tuple[str, ...]:
@@ -271,7 +234,7 @@ def _notes(raw: Mapping[str, object], document: Located, problems: Problems) -> 
     if not isinstance(command, list):
         problems.add(f"{document.where('command')}: command must be a list, but is {command!r}")
         return tuple(notes)
-    extra = [str(part) for part in command if part not in _COMMAND_MACROS]
+    extra = [str(part) for part in command if part not in _COMMAND_MACROS and not str(part).endswith(".py")]
     if extra:
         problems.add(
             f"{document.where('command')}: command is not run, so {' '.join(extra)!r} would be lost; "

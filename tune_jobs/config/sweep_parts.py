@@ -95,7 +95,7 @@ def check_end(sweep: Sweep, path: KeyPath, document: Located, problems: Problems
         if sweep.count is None:
             problems.add(
                 f"{document.where(*path)}: {method} does not end by itself; "
-                "say how many trials, for example `count: 20`"
+                "say how many trials, for example `count: 20`, or --count 20"
             )
         return
     for parameter in sweep.space.parameters:

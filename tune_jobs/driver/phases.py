@@ -10,7 +10,7 @@ from pathlib import Path
 from cluster.machines.hardware import Inventory
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
 from tune_jobs.config.sweep import Phase, Sweep
-from tune_jobs.config.sweep_file import load_sweep
+from tune_jobs.config.sweep_file import kept_text, load_sweep
 from tune_jobs.config.sweep_parts import name_problems
 from tune_jobs.driver.identity import check_identity, identity_of, keep_identity
 from tune_jobs.driver.run_sweep import RunOptions, at_hand, check_placement, run_sweep
@@ -154,7 +154,7 @@ class _Staged:
             for folder in folders:  # else --resume would take an older run's phase for this one's
                 put_aside(folder, self._sweep.team.member)
             keep_identity(self._folder, self._identity)
-        write_bytes(self._folder.sweep_file, Path(self._sweep.source).read_bytes())
+        write_bytes(self._folder.sweep_file, kept_text(self._sweep))
         self._folder.append(self._sweep_record(inventory))
 
     def _phases_left(self, stack: ExitStack, inventory: Inventory) -> bool:
@@ -299,6 +299,6 @@ def _deciding(done: Sequence[Done]) -> Analysis | None:
     """The analysis that names the winner: the confirmation's, else that of all searching phases together."""
     if not done:
         return None
-    if done[-1].phase.kind == "confirm":
+    if done[-1].phase.kind in ("confirm", "generation"):
         return done[-1].analysis
     return pooled(done) if any(one.phase.kind in SEARCHED for one in done) else done[-1].analysis

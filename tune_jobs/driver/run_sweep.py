@@ -13,6 +13,7 @@ from cluster.machines.metrics import Meters
 from tune_jobs.config.points import points_of
 from tune_jobs.config.result_paths import own_shared_folders
 from tune_jobs.config.sweep import Sweep
+from tune_jobs.config.sweep_file import kept_text
 from tune_jobs.driver.broker_access import open_broker
 from tune_jobs.driver.cards import cards_at_hand
 from tune_jobs.driver.identity import check_identity, identity_of, keep_identity
@@ -264,7 +265,7 @@ class _Run:
         started_at = earlier.started_at if earlier and earlier.started_at is not None else self._clocks.now()
         rungs = self._sweep.early_terminate.rungs(self._longest)
         self._folder.append(_sweep_record(self._sweep, self._options, started_at, rungs, self._placer.inventory))
-        write_bytes(self._folder.sweep_file, Path(self._sweep.source).read_bytes())
+        write_bytes(self._folder.sweep_file, kept_text(self._sweep))
         keep_code(self._folder.snapshot, self._options.command, {"search": self._sweep.search.seed})
         return started_at
 

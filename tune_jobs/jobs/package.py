@@ -10,6 +10,7 @@ from dialsum.models import SPECS
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.search.inputs import SAMPLE_FOLDER, configs_by_phase
 from tuning_common.errors import Problems, RequestError
+from tuning_common.files import packaged
 from tuning_common.units import format_bytes
 
 CODE = ("tuning_common", "dialsum", "cluster", "tune_jobs")
@@ -51,12 +52,13 @@ def files_of(sweep: Sweep, root: Path, here: Path) -> tuple[PackagedFile, ...]:
     files = {file.target: file for file in _code(root)}
     problems = Problems()
     for what, name in _named(sweep):
-        path = here / name
+        path = here / (name if (here / name).exists() else packaged(Path(name)))
         if Path(name).is_absolute() and what != "sweep file":
             continue
         if Path(name).parent == SAMPLE_FOLDER and not path.exists():
             continue  # the job writes the sample dialogues itself
-        problem = _problem(what, path, here)
+        is_ready = path != here / name
+        problem = "" if is_ready else _problem(what, path, here)
         if problem:
             problems.add(problem)
             continue

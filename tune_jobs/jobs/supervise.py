@@ -113,13 +113,14 @@ def read_progress(results: Path, sweeps: Sequence[str]) -> Progress:
     return Progress(journals=frozenset(journals), results=frozenset(found))
 
 
-def supervise(source: Path, output: Path | None, arguments: Sequence[str]) -> int:
+def supervise(source: Path, output: Path | None, arguments: Sequence[str], count: int | None = None) -> int:
     """Runs `python -m tune_jobs` with the arguments until the sweep is over, is stopped, or makes no progress.
 
     Args:
         source: The sweep file.
         output: Result folder from the command line.
         arguments: Arguments of this process, including --supervise.
+        count: Number of trials from the command line.
 
     Returns:
         The last driver's exit code.
@@ -128,7 +129,7 @@ def supervise(source: Path, output: Path | None, arguments: Sequence[str]) -> in
         RequestError: When the sweep file cannot be read.
         WorkError: When the drivers die without progress.
     """
-    sweep = with_output_folder(load_sweep(source), output, os.environ, Path.home())
+    sweep = with_output_folder(load_sweep(source, count), output, os.environ, Path.home())
     results = Path(sweep.tracking.output_dir) / "sweep_results"
 
     names = [sweep.name, *(phase.sweep.name for phase in sweep.phases)]

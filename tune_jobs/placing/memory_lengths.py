@@ -21,7 +21,7 @@ def lengths_of(config: RunConfig, *, cache: Path = CACHE) -> tuple[tuple[int, in
     from dialsum.encoding import encode
     from dialsum.tokenizers import build_tokenizer
 
-    examples = load_examples(Path(config.train_file))[: config.max_train_samples]
+    examples = load_examples(Path(config.train_file), columns=config.columns)[: config.max_train_samples]
     texts = [text for example in examples for text in (example.dialogue, *example.summaries)]
     encoding = encode(examples, build_tokenizer(config, texts, cache), config, cache)
     return tuple((len(source), len(target)) for source, target in zip(encoding.sources, encoding.targets, strict=True))

@@ -31,7 +31,7 @@ def observations_of(ledgers: Sequence[Ledger]) -> list[Observation]:
 
     def dev_size(config: RunConfig) -> int:
         if config.dev_file not in sizes:
-            sizes[config.dev_file] = _dialogues(config.dev_file)
+            sizes[config.dev_file] = _dialogues(config)
         counted = sizes[config.dev_file] or config.max_eval_samples or 1
         return min(counted, config.max_eval_samples or counted)
 
@@ -67,10 +67,10 @@ def importances_of(ledgers: Sequence[Ledger], metric: str, goal: Goal) -> tuple[
     return best
 
 
-def _dialogues(path: str) -> int:
+def _dialogues(config: RunConfig) -> int:
     from dialsum.data import load_examples
 
     try:
-        return len(load_examples(Path(path)))
+        return len(load_examples(Path(config.dev_file), columns=config.columns))
     except RequestError:
         return 0

@@ -93,6 +93,8 @@ def phase_method(phase: PlannedPhase) -> str:
     sweep = phase.sweep
     if phase.kind == "confirm":
         return "confirm: the best of the phase before, trained again with several seeds"
+    if phase.kind == "generation":
+        return f"generation: {METHODS[sweep.method]}, with the best model of the phase before; nothing is trained"
     inside = ", inside the box of the best trials before (not known yet)" if phase.kind == "narrow" else ""
     return f"{METHODS[sweep.method]} (seed {sweep.search.seed}){inside}"
 

@@ -96,10 +96,11 @@ def prepare_inputs(
     _write_sample_data(every, trains=trains)
     absent = tuple(path for path in files if not Path(path).exists()) if for_plan else ()
     problems = Problems()
+    columns = {path: config.columns for config in every for path in _files(config, trains=trains)}
     sizes: dict[str, int] = {}
 
     def count(path: str) -> None:
-        sizes[path] = len(load_examples(Path(path)))
+        sizes[path] = len(load_examples(Path(path), columns=columns[path]))
 
     for path in [path for path in files if path not in absent]:
         problems.collect(partial(count, path))

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
 from tune_jobs.config.fields import to_value
 from tune_jobs.config.parameters import show_spec
 from tune_jobs.config.space import Constant, Space
 from tune_jobs.config.sweep import Phase, PhaseKind, Sweep
-from tune_jobs.records.ledger import Ledger, TrialRecord
+from tune_jobs.records.ledger import Ledger, SweepFolder, TrialRecord
 from tune_jobs.search.next_sweep import NextSweep, confirming, narrowed
 from tuning_common.errors import RequestError
 
@@ -54,6 +55,10 @@ def prepare(whole: Sweep, phase: Phase, done: Sequence[Done]) -> NextSweep:
         names = [one.name for one in whole.space.parameters if not isinstance(one, Constant)]
         of = " and ".join(one.phase.name for one in done if one.phase.kind in SEARCHED)
         return confirming(pool, phase.sweep, of=of, searched=names, winners=phase.winners, seeds=phase.seeds)
+    if phase.kind == "generation":
+        folder = SweepFolder.of(Path(whole.tracking.output_dir), done[-1].sweep.name).path
+        sweep = dataclasses.replace(phase.sweep, trained_model=str(folder))
+        return NextSweep(sweep=sweep, reasons={}, head=(f"Settings of the decoding, with the best model of {folder}.",))
     if phase.kind != "narrow":
         sweep = dataclasses.replace(phase.sweep, search=phase.sweep.search.read_by(phase.sweep.method))
         return NextSweep(sweep=sweep, reasons={}, head=(f"Phase {phase.name} of {whole.name}.",))
@@ -94,6 +99,8 @@ def describe(done: Sequence[Done], following: NextSweep | None) -> str:
         return _checked(last)
     if last.phase.kind == "confirm":
         return _confirmed(last)
+    if last.phase.kind == "generation":
+        return _best(last.analysis)
     parts = [_best(last.analysis), *_against_earlier(done)]
     if following is not None and following.box is not None:
         box = following.box

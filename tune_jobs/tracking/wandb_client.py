@@ -57,6 +57,14 @@ class TrackedRun:
     config: Mapping[str, object] = field(default_factory=dict)
 
 
+_USUAL_NAMES = {
+    "time/data_s": "time/data_loading",
+    "time/forward_s": "time/forward_pass",
+    "time/backward_s": "time/backward_pass",
+    "time/total_s": "time/total_step",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
     """How long the mirror waits for a W&B server.
@@ -173,7 +181,7 @@ class WandbRun:
 
     def log(self, row: Mapping[str, object], step: int) -> None:
         """Adds one row of history."""
-        self._run.log(dict(row), step=step)
+        self._run.log(dict(row) | with_usual_names(row), step=step)
 
     def describe(self, values: Mapping[str, object]) -> None:
         """Updates the configuration."""
@@ -209,6 +217,15 @@ class WandbRun:
             return False
         os.close(open_to_append(self.folder / f"run-{self._run.id}{_SYNCED}"))
         return True
+
+
+def with_usual_names(row: Mapping[str, object]) -> dict[str, object]:
+    """Returns the parts of a step also under the names that dashboards of other trainers use.
+
+    >>> with_usual_names({"time/total_s": 2.0, "train/loss": 1.0})
+    {'time/total_step': 2.0}
+    """
+    return {usual: row[name] for name, usual in _USUAL_NAMES.items() if name in row}
 
 
 def sync_command(folder: Path, unsent: Sequence[str]) -> str:

@@ -164,6 +164,22 @@ def test_a_file_that_cannot_be_trusted_is_made_again(
     assert "traced now" in template.source
 
 
+def test_a_trace_under_another_torch_is_noted(
+    cache: Path, parts: dict[str, Part], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corrupt(cache / parts["step"].key.file_name, "empty")
+    template_store._remembered.cache_clear()
+    monkeypatch.setattr(template_store, "IMITATED_TORCH", "2.12")
+    monkeypatch.setattr(
+        template_store,
+        "build_in_subprocess",
+        lambda recipe, keys, *, family, folder: [write_part(folder, parts[key.part]) for key in keys],
+    )
+    notes: list[str] = []
+    find_template(KEY, SIZES, RECIPE, cache=cache, shipped=cache / "none", note=notes.append)
+    assert notes[1:] == ["CUDA's choices are imitated as in torch 2.12; with torch 2.13.0 they may differ"]
+
+
 def test_a_cold_template_is_traced_in_another_process(tmp_path: Path, parts: dict[str, Part]) -> None:
     template = find_template(KEY, SIZES, RECIPE, cache=tmp_path, shipped=tmp_path / "none")
     assert template.source == "traced now"

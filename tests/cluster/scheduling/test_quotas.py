@@ -79,6 +79,21 @@ def test_models_that_are_not_a_members_are_refused() -> None:
         refuse_models(team, "minji", ["kobart", "t5"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "assignments:\n  - {member: minji, focus: KoBART, models: [kobart], gpu: 0}\n  - {member: jun, gpu: [1, 2]}\n",
+        "assignments:\n  minji: {focus: KoBART, models: [kobart], gpu: 0}\n  jun: {gpu: '1,2'}\n",
+    ],
+)
+def test_assignments_of_cards_become_quotas(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "team.yaml"
+    path.write_text(text, encoding="utf-8")
+    team = load_team(path)
+    assert team.members["minji"] == Member(quota_gpus=1, focus="KoBART", models=("kobart",))
+    assert quota_gpus(team, "jun", NOON) == 2
+
+
 def test_the_team_file_that_we_ship_is_right() -> None:
     team = load_team(Path(__file__).resolve().parents[3] / "team.yaml")
     assert quota_gpus(team, "jun", MIDNIGHT) == 3

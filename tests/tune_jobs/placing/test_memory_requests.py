@@ -119,6 +119,7 @@ def test_fields_of_no_bytes_change_no_memory_request() -> None:
     card = gpu_of_size("24GiB")
     base = RunConfig(model="kobart", dropout=0.1)
     other: dict[str, object] = {"lr_scheduler": "cosine", "max_steps": 7, "eval_steps": 7, "early_stopping_patience": 3}
+    other |= {"remove_tokens": ["<usr>"], "columns": ["dialogue=text"], "use_topic": True}
     for name in NO_BYTES:
         value = other.get(name, 0.25 if isinstance(getattr(base, name), float) else 2)
         assert request_of(base.with_changes({name: value}), card) == request_of(base, card), name
