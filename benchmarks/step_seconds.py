@@ -2,8 +2,9 @@
 
 `python -m benchmarks.step_seconds` times 72 shapes of small BART, GPT-2 and T5 models (batch, lengths, fp32 and bf16,
 gradient checkpointing) on one core, in CPU seconds, the best of three. The CPU is one more device with a roofline:
-matrix products, memory traffic and small operations are timed by themselves. One shape of each family gives the factor
-that corrects its predictions, as earlier runs do in a sweep; the other 69 are predicted. About five minutes.
+matrix products, memory traffic and small operations are timed by themselves. One shape of each family and precision
+gives the factor that corrects its predictions, as earlier runs do in a sweep; the other 66 are predicted. About three
+minutes.
 """
 
 import argparse
@@ -32,7 +33,7 @@ PRECISIONS = ("fp32", "bf16")
 MODELS = ((128, 2, 4000), (256, 3, 8000))  # width, layers, vocabulary
 SHAPES = ((2, 64, 32), (4, 128, 48), (8, 192, 64), (3, 256, 96))  # batch, lengths
 CHECKPOINTED = SHAPES[1:3]
-KNOWN = {"tiny_hidden_size": 256, "batch_size": 4, "gradient_checkpointing": False, "precision": "fp32"}
+KNOWN = {"tiny_hidden_size": 256, "batch_size": 4, "gradient_checkpointing": False}
 TRAINING = ("forward", "backward", "optimizer")
 TIMES = 3
 
@@ -45,7 +46,7 @@ class Compared:
         config: The run.
         measured_s: CPU seconds of a step.
         raw_s: Predicted by the roofline alone.
-        factor: Of its family; 1 where it gave that itself.
+        factor: Of its family in its precision.
         gave_factor: Whether it did.
     """
 
@@ -148,13 +149,15 @@ def compared(configs: Sequence[RunConfig], roofline: Roofline) -> list[Compared]
         measured.append((config, min(steps), predicted.step.total_s))
         left_s = (time.perf_counter() - begin_s) / done * (len(configs) - done)
         note(f"{done} of {len(configs)}: {config.model}; about {format_duration(left_s)} left")
-    factors = {config.model: step_s / raw_s for config, step_s, raw_s in measured if _gives_factor(config)}
+    factors = {
+        (config.model, config.precision): step_s / raw_s for config, step_s, raw_s in measured if _gives_factor(config)
+    }
     return [
         Compared(
             config=config,
             measured_s=step_s,
             raw_s=raw_s,
-            factor=factors[config.model],
+            factor=factors[config.model, config.precision],
             gave_factor=_gives_factor(config),
         )
         for config, step_s, raw_s in measured

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -25,8 +26,13 @@ _own_folder = ""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Gives each of several test processes a folder for Ray of its own, so that no cluster finds another one's."""
+    """Gives each of several test processes a folder for Ray of its own, so that no cluster finds another one's.
+
+    Signals that a closed terminal sends have their usual meaning again.
+    """
     global _own_folder
+    for number in (signal.SIGHUP, signal.SIGQUIT):  # ignored where `nohup` or a script in the background started us
+        signal.signal(number, signal.SIG_DFL)
     if "PYTEST_XDIST_WORKER" in os.environ:
         _own_folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets lie in it
 
