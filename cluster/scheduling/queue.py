@@ -44,10 +44,7 @@ class Kind:
         waits_for: What the first of these waits for, as the last pass found.
         work_s: Duration of all of them, each alone on its quickest model; 0 where nobody knows.
         is_possible: Whether a node of the cluster is large enough for one; None where nobody has checked yet.
-        work_s: Duration of all of them, each alone on its quickest model; 0 where nobody knows.
-        work_s: float = 0.0
-    is_possible: bool | None = None
-    homeless_since_s: Since when none is.
+        homeless_since_s: Since when none is.
     """
 
     key: KindKey
