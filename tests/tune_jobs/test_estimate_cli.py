@@ -44,6 +44,24 @@ def test_json_has_what_the_design_promises(capsys: pytest.CaptureFixture[str]) -
     assert answer["peak_phase"].split("/")[0] == "train"
 
 
+def test_seconds_follow_the_card_and_say_where_they_come_from(capsys: pytest.CaptureFixture[str]) -> None:
+    cards = ("T4", "L4", "rtx 3090", "A100-SXM4-80GB")
+    found = [ask(capsys, "--gpu", card) for card in cards]
+    steps = [answer["step_s"] for answer in found]
+    assert steps == sorted(steps, reverse=True)
+    assert 0.05 < steps[1] < 0.2
+    # By hand: 6 operations for each weight and token that passes it, for 8 dialogues; attention adds a tenth.
+    encoder, decoder, cross, head = 6 * 7_077_888, 6 * 8_257_536, 6 * 1_179_648, 30_000 * 768
+    by_hand = 6 * 8 * (512 * (encoder + cross) + 128 * (decoder + head))
+    assert all(by_hand < answer["step_flops"] < 1.2 * by_hand for answer in found)
+    assert all(0 < answer["busy"] <= 1 for answer in found)
+    assert all(answer["generation_s"] > answer["evaluation_s"] > 0 for answer in found)
+    assert "NVIDIA L4 data sheet" in found[1]["seconds_source"]
+    assert "not measured" in found[1]["seconds_source"]
+    unnamed = ask(capsys)
+    assert (unnamed["step_s"], unnamed["busy"], unnamed["seconds_source"]) == (None, None, None)
+
+
 def test_the_tensors_of_training_are_those_of_the_published_trace(capsys: pytest.CaptureFixture[str]) -> None:
     # 3,195 MiB by an independent tracer (facts-memory, peaks at B8 S512 T128), and 16.25 MiB for cuBLAS.
     assert ask(capsys, "--gpu", "rtx 3090")["train_allocated_bytes"] / 2**20 == pytest.approx(3195 + 16.25, rel=0.002)
@@ -95,7 +113,7 @@ def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0] == ("kobart (bart, 123,859,968 parameters, tied output head) on NVIDIA GeForce RTX 3090 (24.0 GiB)")
     assert max(line.count("█") for line in lines) == 32
     assert "share: 0.1875 of a card, as " in text
-    assert "5 such trials run beside each other" in text
+    assert "5 such trials fit beside each other and would each take 5.0 times as long as alone" in text
     assert "note: margin: default, no measured peak yet" in text
     assert "not measured on this project" in text
 

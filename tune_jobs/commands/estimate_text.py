@@ -58,7 +58,7 @@ def as_text(
         lighter: A smaller dev batch that would lower the peak; None if training sets the peak.
         seconds: Of a step, an evaluation and a generation; None where the card's speed is not known.
     """
-    placed = [_share(found, request), *([_planned(request, alternative)] if alternative is not None else [])]
+    placed = [_share(found, request, seconds), *([_planned(request, alternative)] if alternative is not None else [])]
     if lighter is not None:
         placed.append(
             f"hint: the peak is not in training; with generation_batch_size {lighter.generation_batch_size} it would"
@@ -147,7 +147,7 @@ def _totals(found: MemoryEstimate) -> str:
     return "\n".join(f"{name:<10}  {format_bytes(size):>9}  {text}" for name, size, text in rows)
 
 
-def _share(found: MemoryEstimate, request: MemoryRequest) -> str:
+def _share(found: MemoryEstimate, request: MemoryRequest, seconds: StepSeconds | None) -> str:
     gpu, share = found.gpu, share_on(found, request.ranks)
     upper, usable = format_bytes(found.upper_bytes), format_bytes(gpu.usable_bytes)
     if share is None:
@@ -160,7 +160,10 @@ def _share(found: MemoryEstimate, request: MemoryRequest) -> str:
     tenants = int(1 / share.gpus)
     why = f"{upper} are {found.gpu_fraction:.1%} of the {usable} that trials can use"
     if tenants > 1:
-        together = f"{tenants} such trials run beside each other"
+        together = f"{tenants} such trials fit beside each other"
+        if seconds is not None:
+            slowdown = max(1.0, tenants * seconds.busy)
+            together += f" and would each take {slowdown:.1f} times as long as alone"
         return f"share: {share}, as {why}, rounded up to a class of shares that tile a card; {together}"
     return f"share: {share}, as {why}"
 

@@ -141,6 +141,28 @@ def test_a_plan_from_a_file_has_what_the_design_promises(
     assert sorted(path.name for path in Path("outputs").iterdir()) == ["sample_data"], "nothing ran"
 
 
+def test_hours_and_an_end_are_known_on_gpu_models_that_have_run_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = "  tiny_hidden_size: {value: 16}\n  tiny_layers: {value: 1}\n"
+    Path("kobart.yaml").write_text(SWEEP.replace(tiny, "  model: {value: kobart}\n"))
+    Path("data").mkdir()
+    assert cli.run(main, ["plan", "kobart.yaml", "--cluster", "1x3090,1xA100:40GiB", "--format", "json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["unit"], plan["not_measured"]) == ("s", [])
+    assert 0 < plan["gpu_hours"] <= plan["gpu_hours_at_most"]
+    assert 0 < plan["makespan_s"] <= plan["makespan_at_most_s"]
+    assert plan["ends_at"]
+    assert plan["time_source"] == [
+        "kobart on NVIDIA A100-SXM4-40GB: predicted by a roofline, not measured",
+        "kobart on NVIDIA GeForce RTX 3090: predicted by a roofline, not measured",
+    ]
+    quick, slow = plan["estimates"][0]["cards"]
+    assert 0 < quick["train_dialogue_s"] < slow["train_dialogue_s"] < 1
+    assert 0 < quick["busy"] <= slow["busy"] == 1.0
+
+
 @pytest.mark.slow
 def test_a_quick_measurement_gives_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
