@@ -1,5 +1,6 @@
 # make sweep   a fresh machine -> environment -> the sample sweep -> best model and report
-# make test    environment -> lint, types and every test
+# make test    environment -> lint, types and every test but the longest
+# make long    the longest tests: machines over SSH, faults at random moments (about ten minutes)
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -7,9 +8,9 @@ SWEEP ?= tune_jobs/sweeps/sample.yaml
 # Two files of tests at a time, each by one process in its order; `make test SIDE_BY_SIDE=` runs them one after another.
 SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE :=
-unit ray: export OMP_NUM_THREADS := 1
+unit ray long: export OMP_NUM_THREADS := 1
 
-.PHONY: sweep test lint unit ray environment development clean
+.PHONY: sweep test lint unit ray long environment development clean
 
 sweep: environment
 	$(PY) -m tune_jobs run $(SWEEP)
@@ -25,7 +26,10 @@ unit: development
 	$(PY) -m pytest $(SIDE_BY_SIDE) --durations 15 -m "not ray and not gpu"
 
 ray: development
-	$(PY) -m pytest $(SIDE_BY_SIDE) --durations 15 -m ray
+	$(PY) -m pytest $(SIDE_BY_SIDE) --durations 15 -m "ray and not long"
+
+long: development
+	$(PY) -m pytest $(SIDE_BY_SIDE) --durations 15 -m long
 
 environment: $(VENV)/.runtime
 development: $(VENV)/.development

@@ -21,6 +21,7 @@ REASON = missing("sshd", "ssh", "ssh-keygen", "rsync", "script", "ss", "curl")
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(bool(REASON), reason=REASON),
 ]
 

@@ -55,6 +55,7 @@ def raylets() -> Iterator["subprocess.Popen[str]"]:
     ended(process)  # the end of its input ends it
 
 
+@pytest.mark.long
 def test_trials_of_a_lost_node_go_on_elsewhere_from_their_checkpoints(
     tmp_path: Path, raylets: "subprocess.Popen[str]"
 ) -> None:
