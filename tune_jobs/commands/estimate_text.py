@@ -264,7 +264,7 @@ def _seconds_json(seconds: StepSeconds | None) -> dict[str, object]:
         return {**dict.fromkeys(names), "seconds_source": None}
     return {
         "step_s": seconds.step.total_s,
-        "evaluation_s": seconds.evaluate.total_s,
+        "evaluation_s": (seconds.evaluate + seconds.generate).total_s,
         "generation_s": seconds.generate.total_s,
         "busy": seconds.busy,
         "bound": seconds.step.bound,
