@@ -11,6 +11,19 @@ from dialsum.device import precision_of
 from dialsum.ranks import piece_of
 
 
+class OneCardArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]  # transformers is not typed
+    """Arguments of a process that uses one card, also where it sees more.
+
+    With more, transformers would split each batch among them and multiply it (DataParallel).
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """Cards that the process uses: one, or none."""
+        seen: int = super().n_gpu
+        return min(seen, 1)
+
+
 def training_arguments(
     config: RunConfig, output_dir: Path, num_examples: int, architecture: str, ranks: int = 1
 ) -> Seq2SeqTrainingArguments:
@@ -30,10 +43,10 @@ def training_arguments(
     total_steps = config.max_steps or steps_an_epoch * config.num_epochs
     rhythm = "steps" if config.eval_steps else "epoch"
     precision = precision_of(config.precision, architecture)
-    arguments = Seq2SeqTrainingArguments(
+    return OneCardArguments(
         output_dir=str(output_dir),
         per_device_train_batch_size=piece_of(config, ranks),
-        per_device_eval_batch_size=config.generation_batch_size,
+        per_device_eval_batch_size=config.generation_batch,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         num_train_epochs=config.num_epochs,
         max_steps=config.max_steps or -1,
@@ -67,6 +80,3 @@ def training_arguments(
         disable_tqdm=True,
         log_level="error",
     )
-    # Several cards in one process would make transformers split and multiply the batch (DataParallel).
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments

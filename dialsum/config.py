@@ -36,6 +36,7 @@ METRIC_GOALS: Mapping[str, Goal] = MappingProxyType(  # metrics of every evaluat
 )
 MAX_SEED = 2**32 - 1  # the largest that numpy takes
 DIVISIBLE = ("adamw_fused", "adamw", "sgd")  # element-wise optimizers, whose states can be sharded
+GENERATION_BATCH = 32
 TINY_HIDDEN_STEP = 16  # so that every tiny model splits evenly into attention heads
 
 
@@ -111,7 +112,12 @@ class RunConfig:
     top_p: Annotated[float, "Sampling: only the most probable tokens with this probability together."] = 1.0
     generation_min_len: Annotated[int, "Shortest generated summary in tokens."] = 0
     generation_max_len: Annotated[int | None, "Longest generated summary in tokens; decoder_max_len when null."] = None
-    generation_batch_size: Annotated[int, "Dialogues that are summarized together."] = 32
+    generation_batch_size: Annotated[
+        int | None, "Dialogues that are summarized together; null: 32, in a sweep as many as need no more memory."
+    ] = None
+    loss_batch_size: Annotated[
+        int | None, "Dialogues per forward pass of the dev loss; null: a micro-batch, in a sweep as above."
+    ] = None
     remove_tokens: Annotated[tuple[str, ...], "Texts cut out of summaries; markers such as </s> always are."] = ()
 
     rouge_weights: Annotated[
@@ -140,6 +146,16 @@ class RunConfig:
     def summary_max_len(self) -> int:
         """Longest generated summary in tokens."""
         return self.generation_max_len or self.decoder_max_len
+
+    @property
+    def generation_batch(self) -> int:
+        """Dialogues that are summarized together."""
+        return self.generation_batch_size or GENERATION_BATCH
+
+    @property
+    def loss_batch(self) -> int:
+        """Dialogues per forward pass of the dev loss."""
+        return self.loss_batch_size or self.micro_batch
 
     def to_dict(self) -> dict[str, object]:
         """Returns plain values for JSON, YAML and from_dict."""
@@ -229,6 +245,7 @@ _AT_LEAST = MappingProxyType(
         "no_repeat_ngram_size": 0,
         "generation_max_len": 2,
         "generation_batch_size": 1,
+        "loss_batch_size": 1,
         "summary_length_floor_chars": 0,
         "tiny_hidden_size": TINY_HIDDEN_STEP,
         "tiny_layers": 1,
@@ -250,6 +267,7 @@ _AT_MOST = MappingProxyType(
         "warmup_steps": 10**9,
         "generation_max_len": 10**6,
         "generation_batch_size": 10**5,
+        "loss_batch_size": 10**5,
         "tiny_hidden_size": 8192,
         "tiny_layers": 100,
         "tiny_vocab_size": 10**6,

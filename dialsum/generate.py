@@ -44,8 +44,8 @@ def summarize(
         stack.callback(model.train, training)
         if config.do_sample:
             torch.manual_seed(config.seed)  # the same model writes the same summaries, and training's numbers stay
-        for start in range(0, len(order), config.generation_batch_size):
-            chosen = order[start : start + config.generation_batch_size]
+        for start in range(0, len(order), config.generation_batch):
+            chosen = order[start : start + config.generation_batch]
             texts = _batch(model, tokenizer, [sources[index] for index in chosen], config, kind)
             for index, text in zip(chosen, texts, strict=True):
                 written[index] = text

@@ -200,7 +200,7 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
             dataset = Subset(dataset, [*self._ranks.part_of(range(len(dataset))), *fillers])
         return DataLoader(
             dataset,
-            batch_size=self._config.generation_batch_size,
+            batch_size=self._config.loss_batch_size or self.args.per_device_train_batch_size,
             collate_fn=self.data_collator,
             num_workers=self._config.dataloader_workers,
         )

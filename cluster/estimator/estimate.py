@@ -174,13 +174,26 @@ class Estimator:
         template = self._template(request)
         return ModelSize(parameters=template.model_parameters, operations=template.operations)
 
-    def seconds(self, request: MemoryRequest) -> StepSeconds | None:
+    def tensor_bytes(self, request: MemoryRequest, routine: Routine) -> int:
+        """Returns the peak of a routine's tensors, without workspaces, the allocator's overhead and context."""
+        beams = request.num_beams if routine == "generate" else 1
+        return self._template(request).allocated_bytes(*_sizes(request, routine), routine=routine, beams=beams)
+
+    def takes_any_size(self, request: MemoryRequest) -> bool:
+        """Returns whether a request's template serves every batch, and not the request's own sizes alone."""
+        return not self._templates(request).key.sizes
+
+    def seconds(self, request: MemoryRequest, *, otherwise: str = "") -> StepSeconds | None:
         """Predicts the seconds of a run's parts on its card; of several cards without their exchange of gradients.
 
+        Args:
+            request: The run.
+            otherwise: The GPU model to take where the peaks of the request's own are not known.
+
         Returns:
-            None where the peaks of the GPU model are not known.
+            None where those are not known either.
         """
-        roofline = roofline_of(request.gpu.name)
+        roofline = roofline_of(request.gpu.name) or roofline_of(otherwise)
         return None if roofline is None else predict_seconds(self._templates(request), request, roofline)
 
     def margin(self, request: MemoryRequest) -> Margin:
@@ -303,7 +316,7 @@ def _sizes(request: MemoryRequest, routine: Routine) -> Sizes:
     if routine == "generate":
         return request.generation_batch_size, request.encoder_max_len, request.new_tokens
     encoder_len, decoder_len = request.padded_lengths
-    return request.micro_batch if routine == "train" else request.generation_batch_size, encoder_len, decoder_len
+    return request.micro_batch if routine == "train" else request.loss_batch, encoder_len, decoder_len
 
 
 def _peak(template: Template, request: MemoryRequest, routine: Routine) -> RoutinePeak:

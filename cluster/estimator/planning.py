@@ -1,9 +1,9 @@
 """Plans how to run a request within a memory budget; with remedies where nothing fits."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from cluster.estimator.estimate import Estimator, MemoryEstimate
+from cluster.estimator.estimate import Estimator
 from cluster.estimator.gpu_profile import DRIVER_PART, RESERVE_BYTES
 from cluster.estimator.memory_plan import NoPlan, Plan, plan, time_model
 from cluster.estimator.request import BF16_SM, MemoryRequest, Precision
@@ -67,38 +67,6 @@ def _plan_in_format(
         if replayed_bytes <= budget_bytes:
             return replace(found, upper_bytes=replayed_bytes)
         offered_bytes = found.upper_bytes - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lighter:
-    """A smaller generation batch, with which the peak is in training.
-
-    Attributes:
-        generation_batch_size: The batch size.
-        upper_bytes: Upper bytes of the trial with it.
-    """
-
-    generation_batch_size: int
-    upper_bytes: int
-
-
-def lighter_generation(estimator: Estimator, request: MemoryRequest, found: MemoryEstimate) -> Lighter | None:
-    """Returns a generation batch that does not exceed the training peak; None where the current one does not.
-
-    The generation batch does not change scores, only the speed of the evaluation.
-
-    Args:
-        estimator: The estimator.
-        request: The request of the estimate.
-        found: The estimate.
-    """
-    if found.peak_phase.startswith("train/"):
-        return None
-    for candidate in _halved_generation(request):
-        smaller = estimator.estimate(candidate)
-        if smaller.peak_phase.startswith("train/"):
-            return Lighter(generation_batch_size=candidate.generation_batch_size, upper_bytes=smaller.upper_bytes)
-    return None
 
 
 def _planned(

@@ -38,7 +38,8 @@ class MemoryRequest:
         label_smoothing: 0 to 1; only whether it is 0 changes memory.
         dropout: None keeps the model's own; only whether it is 0 changes memory.
         num_beams: Beams of the generation.
-        generation_batch_size: Dialogues that are scored and summarized together.
+        generation_batch_size: Dialogues that are summarized together.
+        loss_batch_size: Dialogues per forward pass of the dev loss; a micro-batch when None.
         generation_max_len: Longest generated summary; decoder_max_len when None.
         no_repeat_ngram_size: Setting of the generation; only whether it is 0 changes memory.
         allocator: expandable (expandable_segments:True, as the guard sets it) or native (torch's default).
@@ -66,6 +67,7 @@ class MemoryRequest:
     dropout: float | None = None
     num_beams: int = 1
     generation_batch_size: int = 32
+    loss_batch_size: int | None = None
     generation_max_len: int | None = None
     no_repeat_ngram_size: int = 0
     allocator: Allocator = "expandable"
@@ -86,6 +88,11 @@ class MemoryRequest:
     def micro_batch(self) -> int:
         """Samples in one forward pass of one process."""
         return self.batch_size // self.gradient_accumulation_steps // self.ranks
+
+    @property
+    def loss_batch(self) -> int:
+        """Dialogues per forward pass of the dev loss."""
+        return self.loss_batch_size or self.micro_batch
 
     @property
     def layout(self) -> Layout:
@@ -121,7 +128,8 @@ def _whole_steps(length: int) -> int:
 def _check_numbers(request: MemoryRequest, problems: Problems) -> None:
     least = {
         "batch_size": 1, "gradient_accumulation_steps": 1, "encoder_max_len": 1, "decoder_max_len": 2, "num_beams": 1,
-        "generation_batch_size": 1, "generation_max_len": 2, "no_repeat_ngram_size": 0, "ranks": 1,
+        "loss_batch_size": 1, "generation_batch_size": 1, "generation_max_len": 2, "no_repeat_ngram_size": 0,
+        "ranks": 1,
     }  # fmt: skip
     for name, smallest in least.items():
         value = getattr(request, name)

@@ -18,8 +18,8 @@ class StepSeconds:
 
     Attributes:
         step: One optimizer step, all its micro-batches included.
-        evaluate: The loss of one dev batch.
-        generate: The summaries of one dev batch.
+        evaluate: The loss of as many dev dialogues as are summarized together.
+        generate: Their summaries.
         source: Where the device's numbers come from.
     """
 
@@ -51,11 +51,11 @@ def predict_seconds(template: Template, request: MemoryRequest, roofline: Roofli
     step = _sum(template.train.first, train, roofline)
     step = step.plus(_sum(template.train.later, train, roofline), request.gradient_accumulation_steps - 1)
     step = step + _sum(template.train.optimizer_later, train, roofline)
-    rows = request.generation_batch_size
-    evaluate = template.atoms(rows, *request.padded_lengths, routine="evaluate")
+    evaluate = template.atoms(request.loss_batch, *request.padded_lengths, routine="evaluate")
+    passes = request.generation_batch_size / request.loss_batch
     return StepSeconds(
         step=step,
-        evaluate=_sum(template.evaluate, evaluate, roofline),
+        evaluate=Seconds().plus(_sum(template.evaluate, evaluate, roofline), passes),
         generate=_generation(template, request, roofline),
         source=roofline.source,
     )

@@ -121,10 +121,10 @@ def _exact(workload: Workload, key: PartKey, family: KernelFamily, sizes: tuple[
     if key.part == "step":
         traces = [trace(workload, shape, family=family, parts=("train",))]
         return traces, {name: constant_tape(raw) for name, raw in traces[0].tapes.items()}
-    prompt_len, beams = sizes[3:]
+    rows, prompt_len, beams = sizes[3:]
     tapes = {"evaluate": constant_tape(trace(workload, shape, family=family, parts=("evaluate",)).tapes["evaluate"])}
     behind = GENERATED_BEHIND if workload.causal else GENERATED_BESIDE
-    shapes = [Shape(batch=batch, encoder_len=prompt_len, decoder_len=passes, beams=max(2, beams)) for passes in PASSES]
+    shapes = [Shape(batch=rows, encoder_len=prompt_len, decoder_len=passes, beams=max(2, beams)) for passes in PASSES]
     traces = [trace(workload, shape, family=family, parts=("greedy", "beam")) for shape in shapes]
     return traces, tapes | {name: _fitted(traces, name, behind) for name in ("greedy", "beam")}
 

@@ -146,20 +146,22 @@ class ExactSizes:
 
     Attributes:
         micro_batch: Samples of one forward pass in training.
-        generation_batch: Samples that are scored and summarized together.
+        loss_batch: Samples of one forward pass of the dev loss.
+        generation_batch: Samples that are summarized together.
         encoder_len: Encoder length of the longest training batch, with padding.
         decoder_len: Its decoder length.
         prompt_len: Longest dialogue of the generation; the number of new tokens stays variable.
         beams: Beams of the generation.
 
     >>> sizes = ExactSizes(
-    ...     micro_batch=4, generation_batch=8, encoder_len=512, decoder_len=128, prompt_len=512, beams=1
+    ...     micro_batch=4, loss_batch=8, generation_batch=32, encoder_len=512, decoder_len=128, prompt_len=512, beams=1
     ... )
     >>> sizes.of("step"), sizes.of("optimizer"), sizes.of("evaluation")
-    ('4x512x128', '', '8x512x128x512x1')
+    ('4x512x128', '', '8x512x128x32x512x1')
     """
 
     micro_batch: int
+    loss_batch: int
     generation_batch: int
     encoder_len: int
     decoder_len: int
@@ -173,7 +175,7 @@ class ExactSizes:
         lengths = f"{self.encoder_len}x{self.decoder_len}"
         if part == "step":
             return f"{self.micro_batch}x{lengths}"
-        return f"{self.generation_batch}x{lengths}x{self.prompt_len}x{self.beams}"
+        return f"{self.loss_batch}x{lengths}x{self.generation_batch}x{self.prompt_len}x{self.beams}"
 
 
 def window_of(config: Mapping[str, object]) -> int | None:

@@ -48,6 +48,7 @@ def sizes_of(request: MemoryRequest) -> ExactSizes:
     encoder_len, decoder_len = request.padded_lengths
     return ExactSizes(
         micro_batch=request.micro_batch,
+        loss_batch=request.loss_batch,
         generation_batch=request.generation_batch_size,
         encoder_len=encoder_len,
         decoder_len=decoder_len,

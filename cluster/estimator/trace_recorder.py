@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cluster.estimator.operation_trace import Counted, OperationLog, counter
+from cluster.estimator.operation_trace import Counted, OperationLog, counter, storage_key
 from cluster.estimator.operations import Ints, RawOperations
 from cluster.estimator.template_tape import BLOCK_BYTES, TERMS, round_up
 
@@ -165,7 +165,7 @@ class Recorder:
 
     def _track(self, tensor: "Tensor") -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = storage_key(storage)
         size = storage.nbytes()
         if key in self._live or not size:
             return

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import dialsum.summarizer_trainer
+from dialsum.arguments import training_arguments
 from dialsum.callbacks import StepTimer
 from dialsum.config import RunConfig
 from dialsum.reporter import RecordingReporter
@@ -120,6 +122,23 @@ def test_accumulation_changes_how_a_batch_is_computed_not_what_is_learned(tmp_pa
     whole = run(tmp_path, "whole", **changes)
     pieces = run(tmp_path, "pieces", gradient_accumulation_steps=4, **changes)
     assert pieces.metrics["eval/loss"] == pytest.approx(whole.metrics["eval/loss"], rel=2e-2)
+
+
+def test_a_process_that_sees_several_cards_uses_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", property(lambda arguments: 4))
+    plain = transformers.Seq2SeqTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=8, use_cpu=True)
+    assert (plain.n_gpu, plain.train_batch_size) == (4, 32)
+    ours = training_arguments(RunConfig(batch_size=8), tmp_path, 8, "bart")
+    assert (ours.n_gpu, ours.train_batch_size, ours.eval_batch_size) == (1, 8, 32)
+
+
+def test_the_batches_of_an_evaluation_change_neither_scores_nor_weights(tmp_path: Path) -> None:
+    usual = run(tmp_path, "usual", num_epochs=1)
+    small = run(tmp_path, "small", num_epochs=1, loss_batch_size=2, generation_batch_size=3)
+    assert small.metrics["eval/loss"] == pytest.approx(usual.metrics["eval/loss"], rel=1e-5)
+    assert small.metrics["eval/rouge_combined_f1"] == usual.metrics["eval/rouge_combined_f1"]
+    files = [(one.best_model_dir / "model.safetensors").read_bytes() for one in (usual, small)]
+    assert files[0] == files[1]
 
 
 def test_checkpointing_changes_nothing_that_is_learned(tmp_path: Path) -> None:

@@ -9,16 +9,17 @@ from pathlib import Path
 
 from cluster.estimator.calibration import Calibration, load_calibration
 from cluster.estimator.estimate import Estimator, MemoryEstimate
+from cluster.estimator.evaluation_batches import with_evaluation_batches
 from cluster.estimator.gpu_profile import PROFILES_FILE, GpuProfile, find_gpu, gpu_of_size, with_measured
 from cluster.estimator.memory_plan import NoPlan, Plan
 from cluster.estimator.model_facts import ModelFacts
-from cluster.estimator.planning import Lighter, lighter_generation, plan_request
+from cluster.estimator.planning import plan_request
 from cluster.estimator.request import ALLOCATORS, MemoryRequest
 from cluster.estimator.step_seconds import StepSeconds
 from dialsum.config import FIELD_DESCRIPTIONS, Attention, OptimizerName, Precision, RunConfig
 from tune_jobs.commands.estimate_text import as_json, as_text
 from tune_jobs.placing.memory_lengths import lengths_of
-from tune_jobs.placing.memory_requests import facts_of, request_of
+from tune_jobs.placing.memory_requests import facts_of, open_batches, request_of
 from tune_jobs.placing.memory_templates import template_finder
 from tuning_common import cli
 from tuning_common.errors import Problems, RequestError
@@ -29,7 +30,7 @@ UNNAMED_CARD = "24GiB"  # assumed if no card is named: the most common size in s
 T = typing.TypeVar("T")
 _NUMBERS = (
     "batch_size", "encoder_max_len", "decoder_max_len", "gradient_accumulation_steps", "num_beams",
-    "generation_batch_size", "generation_max_len", "no_repeat_ngram_size",
+    "loss_batch_size", "generation_batch_size", "generation_max_len", "no_repeat_ngram_size",
 )  # fmt: skip
 _FRACTIONS = ("label_smoothing", "dropout")
 _CHOICES = {"precision": Precision, "optimizer": OptimizerName, "attention": Attention}
@@ -108,7 +109,7 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-Estimated = tuple[MemoryRequest, MemoryEstimate, Plan | NoPlan | None, Lighter | None, StepSeconds | None]
+Estimated = tuple[MemoryRequest, MemoryEstimate, Plan | NoPlan | None, StepSeconds | None]
 
 
 def estimated(chosen: argparse.Namespace) -> Estimated:
@@ -118,12 +119,12 @@ def estimated(chosen: argparse.Namespace) -> Estimated:
     if calibration.unreadable:
         cli.note(f"{calibration.source}: {calibration.unreadable} unreadable lines were skipped")
     estimator = Estimator(template_finder(cli.note), calibration)
-    found = estimator.estimate(request)
+    placed = with_evaluation_batches(estimator, request, open_batches(run_config(chosen)))
+    found = estimator.estimate(placed)
     if budget_bytes is None and not found.fits:
         budget_bytes = request.gpu.usable_bytes
     alternative = _plan(estimator, calibration, request, budget_bytes) if budget_bytes is not None else None
-    lighter = lighter_generation(estimator, request, found)
-    return request, found, alternative, lighter, estimator.seconds(request)
+    return placed, found, alternative, estimator.seconds(placed)
 
 
 def _plan(estimator: Estimator, calibration: Calibration, request: MemoryRequest, budget_bytes: int) -> Plan | NoPlan:

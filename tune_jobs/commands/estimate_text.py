@@ -1,12 +1,10 @@
 """Formats an estimate as text and JSON: terms as bars, the share of the card and its reason. Pure."""
 
-import dataclasses
 from collections.abc import Mapping
 
 from cluster.estimator.estimate import MemoryEstimate
 from cluster.estimator.gpu_profile import GpuProfile
 from cluster.estimator.memory_plan import NoPlan, Plan
-from cluster.estimator.planning import Lighter
 from cluster.estimator.request import MemoryRequest
 from cluster.estimator.step_seconds import StepSeconds
 from cluster.machines.hardware import Card, label_of
@@ -46,7 +44,6 @@ def as_text(
     request: MemoryRequest,
     found: MemoryEstimate,
     alternative: Plan | NoPlan | None,
-    lighter: Lighter | None,
     seconds: StepSeconds | None,
 ) -> str:
     """Formats an estimate.
@@ -55,15 +52,9 @@ def as_text(
         request: The request.
         found: Its estimate.
         alternative: Plan of the same batch within the card or the given budget; None if not asked for.
-        lighter: A smaller dev batch that would lower the peak; None if training sets the peak.
         seconds: Of a step, an evaluation and a generation; None where the card's speed is not known.
     """
     placed = [_share(found, request, seconds), *([_planned(request, alternative)] if alternative is not None else [])]
-    if lighter is not None:
-        placed.append(
-            f"hint: the peak is not in training; with generation_batch_size {lighter.generation_batch_size} it would"
-            f" be, and {format_bytes(lighter.upper_bytes)} would be placed"
-        )
     notes = [f"note: {text}" for text in (f"margin: {found.margin.basis}", *found.warnings)]
     times = _times(request, seconds)
     return "\n\n".join(
@@ -100,7 +91,8 @@ def _asked(request: MemoryRequest, found: MemoryEstimate) -> str:
     options = [request.precision, request.optimizer, request.attention]
     options += ["gradient checkpointing"] if request.gradient_checkpointing else []
     options += ["label smoothing"] if request.label_smoothing else []
-    generation = f"generation of {request.new_tokens} tokens for {request.generation_batch_size} at once"
+    generation = f"dev loss of {request.loss_batch} at once, generation of {request.new_tokens} tokens for"
+    generation += f" {request.generation_batch_size} at once"
     beams = f"{request.num_beams} beams" if request.num_beams > 1 else "greedy"
     data = f"replayed with the lengths of {len(request.lengths):,} dialogues" if request.lengths else ""
     return "\n".join(
@@ -183,7 +175,6 @@ def as_json(
     request: MemoryRequest,
     found: MemoryEstimate,
     alternative: Plan | NoPlan | None,
-    lighter: Lighter | None,
     seconds: StepSeconds | None,
 ) -> dict[str, object]:
     """Returns an estimate as JSON values, all sizes in bytes.
@@ -192,7 +183,6 @@ def as_json(
         request: The request.
         found: Its estimate.
         alternative: As for as_text.
-        lighter: As for as_text.
         seconds: As for as_text.
     """
     share = share_on(found, request.ranks)
@@ -206,6 +196,8 @@ def as_json(
         "gradient_accumulation_steps": request.gradient_accumulation_steps,
         "ranks": request.ranks,
         "layout": request.layout,
+        "loss_batch": request.loss_batch,
+        "generation_batch": request.generation_batch_size,
         "encoder_max_len": request.encoder_max_len,
         "decoder_max_len": request.decoder_max_len,
         "dialogues_replayed": len(request.lengths),
@@ -232,7 +224,6 @@ def as_json(
         **_seconds_json(seconds),
         "template": found.template,
         "plan": _plan_json(alternative),
-        "lighter_generation": None if lighter is None else dataclasses.asdict(lighter),
         "warnings": list(found.warnings),
     }
 

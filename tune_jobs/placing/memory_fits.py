@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cluster.estimator.estimate import Estimator, MemoryEstimate
+from cluster.estimator.evaluation_batches import with_evaluation_batches
 from cluster.estimator.gpu_profile import GpuProfile, find_gpu, gpu_of_size
 from cluster.estimator.memory_plan import NoPlan, divisors
 from cluster.estimator.planning import plan_request
@@ -12,7 +13,7 @@ from cluster.estimator.request import MemoryRequest
 from cluster.machines.hardware import Pool
 from cluster.scheduling.shares import UNITS, Share
 from dialsum.config import RunConfig
-from tune_jobs.placing.memory_requests import precision_on, request_of
+from tune_jobs.placing.memory_requests import open_batches, precision_on, request_of
 from tune_jobs.placing.ranks import divided
 from tuning_common.errors import RequestError
 
@@ -116,7 +117,20 @@ class MemoryFits:
         return None
 
     def _fit(self, config: RunConfig, pool: Pool, cards: int) -> MemoryFit | NoPlan:
-        """As configured where that fits, else planned: smaller micro-batches, then checkpointing."""
+        """As configured where that fits, else planned: smaller micro-batches, then checkpointing.
+
+        Evaluation batches that the configuration leaves open are then chosen, as far as they fit too.
+        """
+        fit = self._planned(config, pool, cards)
+        if isinstance(fit, NoPlan):
+            return fit
+        request = with_evaluation_batches(self.estimator, fit.request, open_batches(config))
+        estimate = fit.estimate if request == fit.request else self.estimator.estimate(request)
+        if estimate.upper_bytes > max(self._budget_bytes(pool), fit.estimate.upper_bytes):
+            return fit
+        return replace(fit, request=request, estimate=estimate)
+
+    def _planned(self, config: RunConfig, pool: Pool, cards: int) -> MemoryFit | NoPlan:
         request = request_of(divided(config, cards), profile_of(pool), ranks=cards)
         budget_bytes = self._budget_bytes(pool)
         among = f", divided among {cards} cards" if config.fsdp else ""

@@ -95,7 +95,8 @@ def request_of(
         label_smoothing=config.label_smoothing,
         dropout=config.dropout,
         num_beams=config.num_beams,
-        generation_batch_size=config.generation_batch_size,
+        generation_batch_size=config.generation_batch,
+        loss_batch_size=config.loss_batch_size,
         generation_max_len=config.generation_max_len,
         no_repeat_ngram_size=config.no_repeat_ngram_size,
         allocator=allocator,
@@ -103,6 +104,15 @@ def request_of(
         ranks=ranks,
         sharding=sharding_of(facts) if config.fsdp else None,
     )
+
+
+def open_batches(config: RunConfig) -> tuple[str, ...]:
+    """Returns the evaluation batches that a configuration leaves to the memory plan.
+
+    >>> open_batches(RunConfig(loss_batch_size=8))
+    ('generation_batch_size',)
+    """
+    return tuple(name for name in ("loss_batch_size", "generation_batch_size") if getattr(config, name) is None)
 
 
 def sharding_of(facts: ModelFacts) -> Sharding:

@@ -292,6 +292,8 @@ def _placement(alternative: Alternative, pool: Pool, fit: MemoryFit) -> Placemen
             gradient_checkpointing=request.gradient_checkpointing,
             ranks=fit.cards,
             sharded=request.sharding is not None,
+            loss_batch=request.loss_batch_size,
+            generation_batch=request.generation_batch_size,
         ),
         gpu_model=alternative.model,
         usable_bytes=pool.usable_bytes,

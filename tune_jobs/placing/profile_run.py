@@ -196,7 +196,7 @@ def _run(config: RunConfig, request: MemoryRequest, device: "torch.device", mete
     meter.training_ended()
     model.eval()
     with meter.phase("evaluate"), torch.no_grad():
-        forward_loss(model, _batch(request, request.generation_batch_size, device), label_smoothing=0.0, causal=causal)
+        forward_loss(model, _batch(request, request.loss_batch, device), label_smoothing=0.0, causal=causal)
     model.generation_config.eos_token_id = None  # no summary ends early: the longest is measured
     with meter.phase("generate"):
         inputs = _tokens(request, request.generation_batch_size, request.encoder_max_len).to(device)

@@ -41,7 +41,7 @@ def _measure(config: RunConfig) -> Observation | None:
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         batch = min(config.batch_size, _BATCH_ON_CPU)
-        generated = min(config.generation_batch_size, _BATCH_ON_CPU)
+        generated = min(config.generation_batch, _BATCH_ON_CPU)
         config = config.with_changes(
             {"batch_size": batch, "gradient_accumulation_steps": 1, "generation_batch_size": generated}
         )
@@ -54,13 +54,13 @@ def _measure(config: RunConfig) -> Observation | None:
         return None
     seconds = {phase.name: phase.seconds for phase in measured.phases}
     step_s = sum(seconds[name] for name in _TRAINING)
-    batch_s = seconds["evaluate"] + seconds["generate"]
+    batch_s = seconds["evaluate"] * config.generation_batch / config.loss_batch + seconds["generate"]
     cli.note(f"measurement: a step of {format_duration(step_s)}, a dev batch of {format_duration(batch_s)}")
     return Observation(
         config=config,
         card=measured.device if on_gpu else CPU,
         train_s=step_s / config.batch_size,
-        evaluate_s=batch_s / config.generation_batch_size,
+        evaluate_s=batch_s / config.generation_batch,
         start_s=0.0,
         source="a measurement at the longest texts, without start-up",
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from tune_jobs.records.journal_events import relative_path, whole_path
+from tune_jobs.records.trial_spec import planned_fields
 from tuning_common.errors import Problems, RequestError
 from tuning_common.files import append_jsonl, read_numbered_jsonl, write_text
 from tuning_common.goal import Goal
@@ -39,13 +40,6 @@ class TrialError:
     type: str
     message: str
     where: str = ""
-
-
-_PLANNED = {
-    "accumulation": "gradient_accumulation_steps",
-    "gradient_checkpointing": "gradient_checkpointing",
-    "sharded": "fsdp",
-}  # fields of a run configuration that the memory plan sets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +124,8 @@ class TrialRecord:
 
     @property
     def as_run(self) -> dict[str, object]:
-        """Returns its configuration with the last memory plan: accumulation, checkpointing and sharding."""
-        plan = self.plan or {}
-        changed = {field: plan[name] for name, field in _PLANNED.items() if name in plan}
-        return self.resolved | changed
+        """Returns its configuration with the last memory plan; see RunShape."""
+        return self.resolved | planned_fields(self.plan or {})
 
     @property
     def model_folder(self) -> str:

@@ -1,11 +1,13 @@
 """Converts a trial's journal to its ledger record and its calibration peak. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import cast
 
 from cluster.estimator.calibration import Layout, Peak
 from tune_jobs.records.journal import EndStatus, TrialHistory
 from tune_jobs.records.ledger import TrialError, TrialOutcome, TrialRecord
+from tune_jobs.records.trial_spec import RunShape
 from tuning_common.goal import Goal, best_of
 
 _MEASURED = ("allocated_bytes", "reserved_bytes", "device_bytes", "host_rss_bytes")
@@ -138,9 +140,8 @@ def _measured(trial: TrialHistory) -> dict[str, float] | None:
 
 def _plan(seen: Mapping[str, object], spec: Mapping[str, object]) -> dict[str, object] | None:
     """Returns the last reported shape of the trial, else the submitted one."""
-    names = ("micro_batch", "accumulation", "gradient_checkpointing", "ranks", "sharded")
     if "trial/micro_batch" in seen:
-        return {name: seen[f"trial/{name}"] for name in names if f"trial/{name}" in seen}
+        return {one.name: seen[key] for one in fields(RunShape) if (key := f"trial/{one.name}") in seen}
     return cast("dict[str, object] | None", spec.get("shape"))
 
 

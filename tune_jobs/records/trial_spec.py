@@ -25,6 +25,27 @@ FailureKind = Literal[
 ]
 
 
+_PLANNED: Final = {
+    "accumulation": "gradient_accumulation_steps",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "sharded": "fsdp",
+    "loss_batch": "loss_batch_size",
+    "generation_batch": "generation_batch_size",
+}  # fields of a run configuration that a shape sets
+
+
+def planned_fields(shape: Mapping[str, object]) -> dict[str, object]:
+    """Returns the fields of a run configuration that a shape sets.
+
+    Args:
+        shape: Values of a RunShape, or some of them.
+
+    >>> planned_fields({"micro_batch": 4, "accumulation": 2, "loss_batch": None})
+    {'gradient_accumulation_steps': 2}
+    """
+    return {field: shape[name] for name, field in _PLANNED.items() if shape.get(name) is not None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunShape:
     """How an effective batch is computed; all shapes of a trial have the same effective batch.
@@ -35,6 +56,8 @@ class RunShape:
         gradient_checkpointing: Whether activations are computed again in the backward pass.
         ranks: Processes that share the batch, each on a card of its own.
         sharded: Whether the ranks also shard the model; else each holds all of it.
+        loss_batch: Dialogues per forward pass of the dev loss; as configured when None.
+        generation_batch: Dialogues that are summarized together; as configured when None.
     """
 
     micro_batch: int
@@ -42,11 +65,21 @@ class RunShape:
     gradient_checkpointing: bool = False
     ranks: int = 1
     sharded: bool = False
+    loss_batch: int | None = None
+    generation_batch: int | None = None
 
     @property
     def batch_size(self) -> int:
         """The effective batch."""
         return self.micro_batch * self.accumulation * self.ranks
+
+    def changes(self) -> dict[str, object]:
+        """Returns the fields of a run configuration that the shape sets.
+
+        >>> RunShape(micro_batch=4, accumulation=4, loss_batch=8).changes()["loss_batch_size"]
+        8
+        """
+        return planned_fields(asdict(self))
 
     def describe(self) -> str:
         """Returns the shape as text.

@@ -29,19 +29,25 @@ _WORKER_LOST = frozenset(
 def smaller(shape: RunShape) -> RunShape | None:
     """Returns the next smaller way to compute the same effective batch, None where there is none.
 
-    The micro-batch becomes the largest divisor of the batch that is at most half of it; at one dialogue the last
-    resort is gradient checkpointing, which costs about a third more time.
+    The micro-batch becomes the largest divisor of the batch that is at most half of it, and the batches of an
+    evaluation half of theirs; at one dialogue the last resort is gradient checkpointing, which costs about a third more
+    time.
 
     >>> [smaller(RunShape(micro_batch=size, accumulation=1, ranks=2)).describe() for size in (16, 6)]
     ['8 x 2 on each of 2 cards', '3 x 2 on each of 2 cards']
     """
     batch = shape.micro_batch * shape.accumulation
+    shape = replace(shape, loss_batch=_half(shape.loss_batch), generation_batch=_half(shape.generation_batch))
     for micro_batch in range(shape.micro_batch // 2, 0, -1):
         if batch % micro_batch == 0:
             return replace(shape, micro_batch=micro_batch, accumulation=batch // micro_batch)
     if not shape.gradient_checkpointing:
         return replace(shape, gradient_checkpointing=True)
     return None
+
+
+def _half(size: int | None) -> int | None:
+    return None if size is None else max(1, size // 2)
 
 
 def classify(error: BaseException) -> FailureKind:

@@ -56,6 +56,8 @@ class RankTask:
             gradient_checkpointing=config.gradient_checkpointing,
             ranks=self.size,
             sharded=config.fsdp,
+            loss_batch=config.loss_batch_size,
+            generation_batch=config.generation_batch_size,
         )
 
 

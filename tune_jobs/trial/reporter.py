@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from cluster.guard import Guard
@@ -124,12 +125,8 @@ class TrialReporter:
             | self.peaks
             | {
                 EVALUATION_KEY: self.evaluations,
-                "trial/micro_batch": self.shape.micro_batch,
-                "trial/accumulation": self.shape.accumulation,
-                "trial/gradient_checkpointing": self.shape.gradient_checkpointing,
-                "trial/ranks": self.shape.ranks,
-                "trial/sharded": self.shape.sharded,
-            },
+            }
+            | {f"trial/{name}": value for name, value in asdict(self.shape).items() if value is not None},
             checkpoint,
         )
         if self._storage is not None:

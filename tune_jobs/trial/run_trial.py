@@ -257,13 +257,7 @@ def _train_once(spec: TrialSpec, train: Train, reporter: TrialReporter, start: P
 
 
 def _config(spec: TrialSpec, shape: RunShape) -> RunConfig:
-    return RunConfig.from_dict(spec.config).with_changes(
-        {
-            "gradient_accumulation_steps": shape.accumulation,
-            "gradient_checkpointing": shape.gradient_checkpointing,
-            "fsdp": shape.sharded,
-        }
-    )
+    return RunConfig.from_dict(spec.config).with_changes(shape.changes())
 
 
 def _send_failure(kind: FailureKind, error: Exception, send: Send) -> None:

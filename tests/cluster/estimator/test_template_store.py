@@ -27,7 +27,9 @@ KEY = TemplateKey(
     gradient_checkpointing=False, dropout=True, label_smoothing=False, accumulation=False, kernels="efficient",
     torch="2.13.0", transformers="5.23.0",
 )  # fmt: skip
-SIZES = ExactSizes(micro_batch=4, generation_batch=8, encoder_len=64, decoder_len=16, prompt_len=64, beams=1)
+SIZES = ExactSizes(
+    micro_batch=4, loss_batch=8, generation_batch=8, encoder_len=64, decoder_len=16, prompt_len=64, beams=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +237,8 @@ def test_a_model_that_is_uneven_gets_parts_of_its_exact_sizes(
     monkeypatch.setattr(template_store, "build_in_subprocess", build)
     template_store._remembered.cache_clear()
     found = find_template(KEY, SIZES, RECIPE, cache=tmp_path, shipped=tmp_path / "none")
-    assert found.key.sizes == "4x64x16-8x64x16x64x1"
-    assert [dict(key.options).get("sizes") for key in traced] == [None, None, None, "4x64x16", "8x64x16x64x1"]
+    assert found.key.sizes == "4x64x16-8x64x16x8x64x1"
+    assert [dict(key.options).get("sizes") for key in traced] == [None, None, None, "4x64x16", "8x64x16x8x64x1"]
     assert has_template(KEY, SIZES, cache=tmp_path, shipped=tmp_path / "none")
     longer = dataclasses.replace(SIZES, encoder_len=128)
     assert not has_template(KEY, longer, cache=tmp_path, shipped=tmp_path / "none")

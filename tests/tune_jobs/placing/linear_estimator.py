@@ -19,6 +19,10 @@ class LinearEstimator(Estimator):
     def __init__(self) -> None:
         """Needs no templates."""
 
+    def takes_any_size(self, request: MemoryRequest) -> bool:
+        del request
+        return False
+
     def upper_bytes(self, request: MemoryRequest) -> int:
         length = request.encoder_max_len / 512
         factor = 0.25 if request.gradient_checkpointing else 1.0

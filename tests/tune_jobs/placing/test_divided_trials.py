@@ -32,7 +32,9 @@ def test_a_trial_too_large_for_one_card_is_divided_among_two() -> None:
     placed = cheapest(placer("2x4GiB"), "large", config())
     assert placed.bundle == Bundle(cpus=1, gpus=2.0)
     assert placed.gpu_model == "simulated-4GiB"
-    assert placed.shape == RunShape(micro_batch=8, accumulation=1, gradient_checkpointing=True, ranks=2, sharded=True)
+    assert placed.shape == RunShape(
+        micro_batch=8, accumulation=1, gradient_checkpointing=True, ranks=2, sharded=True, generation_batch=32
+    )
     assert placed.estimate["upper_bytes"] == 3.5 * GIB  # 4 / 2, a half to gather, an eighth for each of 8
     assert (placed.estimate["layout"], placed.estimate["ranks"]) == ("divided", 2)
     assert placed.estimate["plan_reason"].endswith(", divided among 2 cards")  # type: ignore[attr-defined]

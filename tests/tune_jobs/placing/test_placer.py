@@ -34,7 +34,7 @@ def test_the_share_follows_the_estimate_on_the_model_that_it_was_computed_for() 
     assert placement.usable_bytes is not None
     assert placement.bundle.gpus * placement.usable_bytes >= 8 * GIB
     assert placement.bundle == Bundle(cpus=1.0, gpus=alternative.gpus)
-    assert placement.shape == RunShape(micro_batch=8, accumulation=1)
+    assert placement.shape == RunShape(micro_batch=8, accumulation=1, generation_batch=32)
     assert (alternative.cpus, alternative.host_bytes, alternative.upper_bytes) == (1.0, HOST_BYTES, 8 * GIB)
     assert (placement.estimate["upper_bytes"], placement.estimate["plan_reason"]) == (8 * GIB, "as configured")
     assert placement.estimate["cap_bytes"] == alternative.cap_bytes >= 8 * GIB

@@ -29,7 +29,7 @@ def config(batch_size: int, **changes: object) -> RunConfig:
 def test_two_cards_halve_the_micro_batch_and_are_held_whole() -> None:
     found = placed("2x24GiB", config(16))
     assert found.bundle == Bundle(cpus=4, gpus=2.0)
-    assert found.shape == RunShape(micro_batch=8, accumulation=1, ranks=2)
+    assert found.shape == RunShape(micro_batch=8, accumulation=1, ranks=2, generation_batch=32)
     assert (found.shape.batch_size, found.context_bytes) == (16, 2**29)  # the estimate's own, with NCCL
     assert found.estimate["ranks"] == 2
     assert found.estimate["upper_bytes"] == 8 * 2**30  # on each card: 4 GiB, and half a GiB for each of 8
@@ -37,7 +37,7 @@ def test_two_cards_halve_the_micro_batch_and_are_held_whole() -> None:
 
 def test_pieces_that_one_card_would_need_are_divided_among_the_cards() -> None:
     found = placed("2x24GiB", config(16, gradient_accumulation_steps=4))
-    assert found.shape == RunShape(micro_batch=4, accumulation=2, ranks=2)
+    assert found.shape == RunShape(micro_batch=4, accumulation=2, ranks=2, generation_batch=32)
 
 
 def test_where_a_part_of_the_batch_is_too_large_it_is_planned_in_pieces_again() -> None:

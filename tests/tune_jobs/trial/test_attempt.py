@@ -94,11 +94,29 @@ def test_each_out_of_memory_halves_the_micro_batch_and_goes_on_from_the_last_che
     ]
     assert sent.reports[-1]["memory/device_bytes"] == 300.0
     records, _ = read_jsonl(tmp_path / "one" / ATTEMPTS_FILE)
-    plain = {"gradient_checkpointing": False, "ranks": 1, "sharded": False}
+    plain = {
+        "gradient_checkpointing": False, "ranks": 1, "sharded": False, "loss_batch": None, "generation_batch": None,
+    }  # fmt: skip
     assert [(record["kind"], record["next_shape"]) for record in records] == [
         ("out_of_memory", {"micro_batch": 4, "accumulation": 2, **plain}),
         ("out_of_memory", {"micro_batch": 2, "accumulation": 4, **plain}),
     ]
+
+
+def test_the_batches_of_an_evaluation_follow_the_shape_and_halve_with_it(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def train(config: RunConfig, output_dir: Path, *, reporter: Reporter, **options: object) -> None:
+        seen.append((config.loss_batch, config.generation_batch))
+        if len(seen) < 3:
+            raise OutOfMemoryError("no bytes left")
+        reporter.report({METRIC: 1.0, "train/global_step": 1.0}, None)
+
+    shape = RunShape(micro_batch=8, accumulation=1, loss_batch=16, generation_batch=64)
+    sent = Sent()
+    attempt(replace(spec_in(tmp_path), shape=shape), train, sent, keep_nothing, None)
+    assert seen == [(16, 64), (8, 32), (4, 16)]
+    assert (sent.reports[-1]["trial/loss_batch"], sent.reports[-1]["trial/generation_batch"]) == (4, 16)
 
 
 def test_at_the_smallest_shape_the_driver_gets_the_failure_and_the_process_ends(tmp_path: Path) -> None:
