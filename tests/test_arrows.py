@@ -36,8 +36,11 @@ ONLY_IN = {  # heavy package -> the only modules that may import it
         "tune_jobs/search/wandb_hyperband.py",
         "tune_jobs/driver/callbacks.py",
         "tune_jobs/driver/tuner.py",
+        "tune_jobs/tracking/tune_loggers.py",
         "tune_jobs/trial/tune_session.py",
     },
+    "ray.air": {"tune_jobs/tracking/tune_loggers.py"},
+    "mlflow": {"tune_jobs/tracking/tune_loggers.py"},
     "ray.util.metrics": {"cluster/machines/metrics.py"},
     "scipy": {"cluster/scheduling/linear_program.py"},
     "wandb": {"tune_jobs/tracking/wandb_client.py", "tune_jobs/tracking/wandb_runs.py"},  # one writes, one reads

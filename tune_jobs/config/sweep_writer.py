@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from tune_jobs.config.early_terminate import default_stop
+from tune_jobs.config.sections import MlflowServer
 from tune_jobs.config.sweep import Sweep
 
 _SECTIONS = ("search", "resources", "tracking", "rules", "anomalies", "team")
@@ -76,6 +77,8 @@ def _changed(section: object) -> dict[str, object]:
 
 def _flow(value: object) -> str:
     """Formats a value on one line: mappings and lists in YAML's flow style, plain text without quotes."""
+    if isinstance(value, MlflowServer):
+        value = {name: one for name, one in vars(value).items() if one is not None}
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_flow(str(key))}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):

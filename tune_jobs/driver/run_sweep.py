@@ -43,13 +43,14 @@ from tune_jobs.records.trial_spec import STOP_FILE
 from tune_jobs.search.grid import drawn_configs, planned_trials, sampled_configs
 from tune_jobs.search.inputs import DataSizes, SweepInputs, prepare_inputs
 from tune_jobs.search.samplers import CompletedTrial, ListSampler, Sampled, Sampler, TpeSampler
+from tune_jobs.tracking.tune_loggers import TENSORBOARD_FOLDER, check_installed, openers
 from tuning_common.errors import Problems, RequestError
 from tuning_common.files import write_bytes
 from tuning_common.storage import StorageRetry
 
 if TYPE_CHECKING:
     from cluster.scheduling.broker_client import BrokerClient
-    from tune_jobs.driver.callbacks import LedgerCallback, ViewCallback
+    from tune_jobs.driver.callbacks import SweepCallback
     from tune_jobs.driver.sweep_driver import RunTuner, SweepDriver
 
 Trainable = Callable[[dict[str, object]], None]
@@ -106,6 +107,7 @@ def run_sweep(
         WorkError: When the cluster cannot be started.
     """
     clocks = clocks or Clocks()
+    check_installed(sweep.tracking)
     if sweep.trained_model is not None:
         sweep = with_trained_base(sweep)
     inputs = options.inputs or prepare_inputs(sweep)
@@ -188,6 +190,7 @@ class _Run:
         from tune_jobs.driver.callbacks import LedgerCallback, ViewCallback, WandbLoggerCallback
         from tune_jobs.driver.kill_process import kill_process
         from tune_jobs.driver.sweep_driver import SweepDriver
+        from tune_jobs.driver.trial_loggers import TrialLoggers
 
         sampler = _sampler(self._sweep, self._placer)
         started_at = self._write_beginning()
@@ -214,6 +217,13 @@ class _Run:
             return progress_of(frame, journal.trials, self._clocks.elapsed_s(), waiting=state.waiting)
 
         shown = ViewCallback(self._view, progress, Meters(), self._sweep.team.member or "", self._clocks.elapsed_s)
+        loggers = TrialLoggers(
+            journal,
+            openers(self._sweep, self._folder, resume=self._options.resume),
+            self._folder.path / TENSORBOARD_FOLDER,
+            self._view.event,
+        )
+        callbacks = (ledger, shown, loggers)
         wandb = WandbLoggerCallback(self._folder, self._sweep, group=self._options.group, phase=self._options.phase)
         self._view.event(
             _opening(self._sweep, sampler, frame.rungs, self._longest, self._placer.inventory, frame.slots)
@@ -224,7 +234,7 @@ class _Run:
             journal,
             broker,
             self._folder.path,
-            callbacks=(ledger, shown),
+            callbacks=callbacks,
             notify=self._view.event,
             stop=stop,
             clocks=self._clocks,
@@ -232,7 +242,7 @@ class _Run:
         )
         wandb.start()
         try:
-            driver.run(self._run_tuner((ledger, shown)))
+            driver.run(self._run_tuner(callbacks))
             wandb.sweep_ended()
             if not state.stopped_by_file:  # else it tells a supervisor; the next driver removes it
                 (self._folder.path / STOP_FILE).unlink(missing_ok=True)
@@ -241,9 +251,10 @@ class _Run:
             shown.close(final)
             return outcome_of(self._folder, final, is_over=state.is_over, hurried=stop.hurried)
         finally:
+            loggers.close()
             wandb.close()
 
-    def _run_tuner(self, callbacks: "tuple[LedgerCallback, ViewCallback]") -> "RunTuner":
+    def _run_tuner(self, callbacks: "Sequence[SweepCallback]") -> "RunTuner":
         from tune_jobs.driver.tuner import TunerSettings, run_tuner
         from tune_jobs.trial.run_trial import run_trial
 

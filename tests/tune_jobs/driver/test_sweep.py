@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tune_jobs.logged_values import compare_mlflow, compare_tensorboard
 from tests.tune_jobs.tiny import write_tiny_grid
 from tests.tune_jobs.wandb_compare import compare_with_ledger
 from tests.tune_jobs.wandb_files import read_offline_run
@@ -64,8 +65,10 @@ def wait_for(path: Path, text: str, count: int, process: "subprocess.Popen[str]"
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow under SQLAlchemy 2.1
 def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path: Path) -> None:
-    path = write_sweep(tmp_path, rates="1e-2, 1e-5, 2e-5", epochs=3, stop="asha", wandb="offline")
+    others = "tensorboard: true, mlflow: {uri: 'sqlite:///mlflow.db', experiment: night}"
+    path = write_sweep(tmp_path, rates="1e-2, 1e-5, 2e-5", epochs=3, stop="asha", wandb=f"offline, {others}")
     path.write_text(path.read_text() + "team: {member: minji}\n")
     (tmp_path / "team.yaml").write_text("members:\n  minji: {quota_gpus: 1}\n")
     process = command(tmp_path, "--format", "json")
@@ -97,6 +100,9 @@ def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path
     assert (Path(best.experiment_dir) / "metrics.json").exists()
     assert "learning_rate: " in folder.best_config.read_text()
     assert folder.sweep_file.read_text() == (tmp_path / "small.yaml").read_text()
+    for record in records:
+        compare_tensorboard(folder.path / "tensorboard" / record.name, record)
+    compare_mlflow(f"sqlite:///{tmp_path}/mlflow.db", "night", {record.name: record for record in records})
     assert folder.report_html.exists()
     assert folder.report_picture.exists()
     assert "Better by" in folder.review.read_text()
