@@ -2,9 +2,12 @@
 
 import argparse
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from tuning_common import cli
+from tuning_common.errors import RequestError
+from tuning_common.units import format_bytes
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -19,6 +22,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("names", nargs="+", metavar="FOLDER [TRIAL]", help="an experiment; or a sweep and its trial")
     parser.add_argument("--data", type=Path, help="dialogues for submission.csv; the run's own test file if absent")
     parser.add_argument("--output", type=Path, help="a folder; OUTPUT/hand_over/NAME if absent")
+    parser.add_argument(
+        "--push", metavar="REPO", help="upload the model with its card to the Hugging Face hub: OWNER/NAME"
+    )
+    parser.add_argument("--public", action="store_true", help="with --push: everybody may see it; private otherwise")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
 
@@ -27,16 +34,28 @@ def run(chosen: argparse.Namespace) -> int:
     """Hands the model over and prints its paths.
 
     Raises:
-        RequestError: When the arguments name no experiment with a model, or the output folder is not empty.
+        RequestError: When the arguments name no experiment with a model, the output folder is not empty, or the hub
+            cannot be used.
+        WorkError: When the upload fails.
     """
     from tune_jobs.after.hand_over import hand_over
+    from tune_jobs.after.push import files_of, hub_of, push
     from tune_jobs.analysis.experiments import find_winner_or_one, output_of
     from tune_jobs.config.result_paths import shared_folders_of
 
+    if chosen.public and chosen.push is None:
+        raise RequestError("--public is for --push REPO; add that, or leave it out")
+    hub = hub_of(chosen.push) if chosen.push is not None else None  # refuses before anything is written
     experiment = find_winner_or_one(chosen.names)
     output = chosen.output or output_of(experiment) / "hand_over" / experiment.name
     cache_dir = shared_folders_of(experiment.folder.parent.parent, os.environ, Path.home()).cache_dir
     done = hand_over(experiment, output, chosen.data, cache_dir)
+    pushed = None
+    if hub is not None:
+        cli.note(f"uploads to {hub.endpoint}, {chosen.push}:")
+        for name, size_bytes in files_of(done.model).items():
+            cli.note(f"  {name}  {format_bytes(size_bytes)}")
+        pushed = push(hub, done.model, chosen.push, public=chosen.public)
     if chosen.format == "json":
         cli.emit_json(
             {
@@ -47,6 +66,7 @@ def run(chosen: argparse.Namespace) -> int:
                 "predictions": None if done.predictions is None else str(done.predictions),
                 "submission": None if done.submission is None else str(done.submission),
                 "summaries": done.summaries,
+                "pushed": None if pushed is None else {**asdict(pushed), "files": files_of(done.model)},
             }
         )
         return 0
@@ -57,4 +77,6 @@ def run(chosen: argparse.Namespace) -> int:
         cli.emit(f"submission:  {done.submission} ({done.summaries} summaries)")
     else:
         cli.note("no submission.csv: the run had no test_file; --data FILE writes one")
+    if pushed is not None:
+        cli.emit(f"hub:         {pushed.url} ({'private' if pushed.private else 'public'})")
     return 0
