@@ -46,6 +46,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--start-at", metavar="HH:MM", help="wait for this hour (the team's time zone, else local time)"
     )
+    parser.add_argument("--dashboard", action="store_true", help="show Ray's dashboard on this machine while it runs")
     parser.add_argument("--strict", action="store_true", help="refuse a sweep on which there is a warning")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
@@ -69,6 +70,7 @@ def run(chosen: argparse.Namespace, trainable: "Trainable | None" = None) -> int
 
         return supervise(chosen.sweep, chosen.output, sys.argv[1:], chosen.count)
     from tune_jobs.config.sweep_file import load_sweep
+    from tune_jobs.driver.ray_session import attached
     from tune_jobs.driver.run_sweep import RunOptions, run_sweep
     from tune_jobs.driver.trained_model import with_trained_base
     from tune_jobs.driver.view import view_for
@@ -77,6 +79,11 @@ def run(chosen: argparse.Namespace, trainable: "Trainable | None" = None) -> int
     from tune_jobs.records.redaction import Redactor
     from tune_jobs.search.inputs import prepare_inputs
 
+    if chosen.dashboard and attached():
+        raise RequestError(
+            "--dashboard is for a Ray that this command starts, but RAY_ADDRESS names a cluster; it has a dashboard"
+            " already, by default at http://127.0.0.1:8265 of its head's machine"
+        )
     handler = logging.StreamHandler()
     handler.setFormatter(cli.VisibleFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -84,6 +91,7 @@ def run(chosen: argparse.Namespace, trainable: "Trainable | None" = None) -> int
         resume=chosen.resume,
         simulate=chosen.simulate,
         cpu_only=chosen.cpu_only,
+        dashboard=chosen.dashboard,
         trainable=trainable,
         command=Redactor.of_environment(os.environ).hide(shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]])),
     )
@@ -168,6 +176,7 @@ def _how_to_resume(chosen: argparse.Namespace) -> str:
         value = getattr(chosen, option)
         arguments += [f"--{option}", str(value)] if value is not None else []
     arguments += ["--cpu-only"] if chosen.cpu_only else []
+    arguments += ["--dashboard"] if chosen.dashboard else []
     return f"stopped before the end; resume with: python -m tune_jobs run {shlex.join(arguments)} --resume"
 
 

@@ -23,6 +23,7 @@ from tune_jobs.records.sweep_lock import alone, check_owner, put_aside
 from tune_jobs.search.inputs import prepare_inputs
 from tune_jobs.search.next_sweep import NextSweep
 from tune_jobs.search.phase_decisions import SEARCHED, Done, describe, pooled, prepare, problem_of
+from tune_jobs.tracking.tune_loggers import check_installed
 from tuning_common.errors import Problems, RequestError, WorkError
 from tuning_common.files import write_bytes, write_json, write_text
 from tuning_common.strict import from_mapping
@@ -98,6 +99,7 @@ def run_staged(
         RequestError: Before anything runs.
         WorkError: When a phase has no result, so that nothing can follow.
     """
+    check_installed(sweep.tracking)
     return _Staged(sweep, options, view, clocks or Clocks(), until).run()
 
 
@@ -164,7 +166,8 @@ class _Staged:
         left = self._sweep.phases[len(self._records) :]
         if left:
             self._options = dataclasses.replace(self._options, embedded=not attached())
-            inventory = stack.enter_context(session(inventory))  # one start for all phases
+            show = self._view.event if self._options.dashboard else None
+            inventory = stack.enter_context(session(inventory, show))  # one start for all phases
             stack.enter_context(stop_on_signals(self._stop))
         for phase in left:
             if self._stop.requested:  # between two phases: everything is on the disk

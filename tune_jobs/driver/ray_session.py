@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from cluster.machines.connection import connected_to
 from cluster.machines.hardware import Inventory, Node
 from cluster.machines.loopback import LOOPBACK, keep_loopback
 from cluster.machines.ray_folder import private_ray
-from cluster.machines.tokens import make_token, token_path
+from cluster.machines.tokens import AUTH_MODE, make_token, token_path
 from tune_jobs.driver.ray_watch import end_without
 from tune_jobs.driver.stop_signals import without_terminal_signals
 from tuning_common.errors import RequestError
@@ -69,11 +69,12 @@ def looking_at(address: str | None) -> Iterator[bool]:
 
 
 @contextmanager
-def session(inventory: Inventory) -> Iterator[Inventory]:
+def session(inventory: Inventory, show_dashboard: Callable[[str], None] | None = None) -> Iterator[Inventory]:
     """Starts an embedded Ray that looks like the inventory, unless this process is connected already.
 
     Args:
         inventory: Nodes, cards and labels; a simulated card becomes a logical GPU of Ray.
+        show_dashboard: Shows the address of Ray's dashboard, which is started with it; None: it is not started.
 
     Yields:
         The inventory with Ray's node ids as names.
@@ -84,7 +85,7 @@ def session(inventory: Inventory) -> Iterator[Inventory]:
         yield inventory
         return
     _prepare()
-    with _embedded(inventory) as named:
+    with _embedded(inventory, show_dashboard) as named:
         yield named
 
 
@@ -104,14 +105,16 @@ def _prepare() -> None:
 
 
 @contextmanager
-def _embedded(inventory: Inventory) -> Iterator[Inventory]:
+def _embedded(inventory: Inventory, show_dashboard: Callable[[str], None] | None) -> Iterator[Inventory]:
     import ray
 
     nodes = sorted(inventory.nodes, key=lambda node: node.name)
     keep_loopback()
     with private_ray(), without_terminal_signals():
-        cluster = _start(nodes, simulated=inventory.simulated)
+        cluster, url = _start(nodes, simulated=inventory.simulated, dashboard=show_dashboard is not None)
     try:
+        if show_dashboard is not None:
+            show_dashboard(dashboard_text(url, os.environ, Path.home()))
         ids = {entry["Labels"].get(_NUMBER_LABEL): str(entry["NodeID"]) for entry in ray.nodes()}
         named = tuple(replace(node, name=ids[str(number)]) for number, node in enumerate(nodes))
         with end_without([node.name for node in named], _living_nodes):
@@ -131,23 +134,42 @@ def _living_nodes() -> list[str]:
         return []
 
 
-def _start(nodes: Sequence[Node], *, simulated: bool) -> "Cluster | None":
-    """Starts a raylet for each node and connects this process; one that has a raylet of its own has no Cluster."""
+def dashboard_text(url: str, environment: Mapping[str, str], home: Path) -> str:
+    """Returns where Ray's dashboard is and what its token page asks for; never shows the token.
+
+    >>> dashboard_text("127.0.0.1:8265", {}, Path("/home/minji"))
+    "Ray's dashboard: http://127.0.0.1:8265 (it asks for the token: what `cat /home/minji/.ray/auth_token` prints)"
+    """
+    if environment.get(AUTH_MODE) == "disabled":
+        return f"Ray's dashboard: http://{url}"
+    where = "$RAY_AUTH_TOKEN" if environment.get("RAY_AUTH_TOKEN") else f"`cat {token_path(environment, home)}`"
+    shown = f"the value of {where}" if where.startswith("$") else f"what {where} prints"
+    return f"Ray's dashboard: http://{url} (it asks for the token: {shown})"
+
+
+def _start(nodes: Sequence[Node], *, simulated: bool, dashboard: bool) -> "tuple[Cluster | None, str]":
+    """Starts a raylet for each node and connects this process; one that has a raylet of its own has no Cluster.
+
+    Returns:
+        The cluster, and the address of its dashboard, empty where there is none.
+    """
     import ray
 
+    shown = {"include_dashboard": dashboard, "dashboard_host": LOOPBACK}
     if len(nodes) == 1:
         # More processes than cores would start if Ray counted all it sees: the inventory is what trials may use.
-        ray.init("local", include_dashboard=False, _node_ip_address=LOOPBACK, **_QUIET, **_resources(0, nodes[0]))
-        return None
+        context = ray.init("local", _node_ip_address=LOOPBACK, **shown, **_QUIET, **_resources(0, nodes[0]))
+        return None, str(context.dashboard_url)
     from ray.cluster_utils import Cluster  # a node carries one GPU model's label, so unequal cards need a raylet each
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     cluster = Cluster()
     for number, node in enumerate(nodes):
         visible = {} if simulated else {"env_vars": {"CUDA_VISIBLE_DEVICES": _indices(node)}}
-        cluster.add_node(include_dashboard=False, node_ip_address=LOOPBACK, **_resources(number, node), **visible)
-    ray.init(cluster.address, _node_ip_address=LOOPBACK, **_QUIET)
-    return cluster
+        on_head = shown if number == 0 else {"include_dashboard": False}
+        cluster.add_node(node_ip_address=LOOPBACK, **on_head, **_resources(number, node), **visible)
+    context = ray.init(cluster.address, _node_ip_address=LOOPBACK, **_QUIET)
+    return cluster, str(context.dashboard_url)
 
 
 def _resources(number: int, node: Node) -> dict[str, object]:

@@ -68,6 +68,7 @@ class RunOptions:
         group: The staged search that this sweep is a phase of; empty for a sweep of its own.
         phase: Name of that phase.
         trainable: What runs in a trial's process; None for run_trial.
+        dashboard: Whether an embedded Ray has its dashboard.
         embedded: Whether the caller started the Ray that this process is connected to, so that nobody else uses it.
         inputs: Of the sweep, where the caller has prepared them already.
     """
@@ -79,6 +80,7 @@ class RunOptions:
     group: str = ""
     phase: str = ""
     trainable: Trainable | None = None
+    dashboard: bool = False
     embedded: bool = False
     inputs: SweepInputs | None = None
 
@@ -174,7 +176,9 @@ class _Run:
 
         on_cluster = attached() and not options.embedded
         with ExitStack() as stack:
-            inventory = stack.enter_context(session(self._placer.inventory))
+            inventory = stack.enter_context(
+                session(self._placer.inventory, self._view.event if options.dashboard else None)
+            )
             limit = self._submission.running
             broker = open_broker(sweep, inventory, self._clocks, on_cluster=on_cluster, max_concurrent=limit)
             stack.callback(broker.close)  # a refusal leaves earlier results where they are

@@ -71,9 +71,10 @@ def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path
     path = write_sweep(tmp_path, rates="1e-2, 1e-5, 2e-5", epochs=3, stop="asha", wandb=f"offline, {others}")
     path.write_text(path.read_text() + "team: {member: minji}\n")
     (tmp_path / "team.yaml").write_text("members:\n  minji: {quota_gpus: 1}\n")
-    process = command(tmp_path, "--format", "json")
+    process = command(tmp_path, "--format", "json", "--dashboard")
     out, err = ended(process)
     assert process.returncode == 0, err
+    assert "Ray's dashboard: http://127.0.0.1:" in err
     result = json.loads(out)
     folder = SweepFolder.of(tmp_path / "outputs", "small")
     records = folder.load().trials
