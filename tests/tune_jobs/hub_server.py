@@ -1,6 +1,7 @@
-"""A Hugging Face hub for tests: repositories, and uploads of small files in commits and of large ones by Git LFS.
+"""A Hugging Face hub for tests: repositories, uploads of small files in commits and of large ones by Git LFS or Xet.
 
-It speaks what huggingface_hub 2.4 asks for in create_repo, model_info and upload_folder, and refuses other calls.
+It speaks what huggingface_hub 2.4 and hf_xet 1.8 ask for in create_repo, model_info and upload_folder, and refuses
+other calls. Of Xet it knows the first version of each call, to which hf_xet falls back.
 """
 
 import base64
@@ -8,6 +9,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 TOKEN = "hf_" + "t" * 34  # opens nothing but this server
+XET_TOKEN = "xet-token"  # which the hub gives for its storage
+_XET: dict[str, tuple[int, dict[str, Any]]] = {  # calls of newer versions are not there
+    "GET /v1/chunks/": (404, {}), "POST /v1/xorb-grants/": (404, {}), "POST /v2/shards": (404, {}),
+    "POST /v1/shards": (200, {"result": 1}), "POST /v1/telemetry": (200, {}),
+}  # fmt: skip
 
 
 @dataclass
@@ -41,6 +48,7 @@ class HubServer:
         large: Files that end so are sent by Git LFS.
         repositories: By OWNER/NAME.
         objects: Large files by SHA-256.
+        by_xet: Number of large files that came by Xet.
         unknown: Calls that were refused.
         fails: Status of every commit; None: they work.
     """
@@ -49,6 +57,7 @@ class HubServer:
     large: str = ".safetensors"
     repositories: dict[str, Repository] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
+    by_xet: int = 0
     unknown: list[str] = field(default_factory=list)
     fails: int | None = None
 
@@ -60,11 +69,18 @@ class HubServer:
             assert hashlib.sha256(body).hexdigest() == found[1]
             self.objects[found[1]] = body
             return 200, {}
+        if call.startswith("POST /v1/xorbs/"):  # one file: this server is for models with one file of weights
+            content = _unpacked(body)
+            self.objects[hashlib.sha256(content).hexdigest()] = content
+            self.by_xet += 1
+            return 200, {"was_inserted": True}
+        if known := [answer for start, answer in _XET.items() if call.startswith(start)]:
+            return known[0]
         if call == "POST /api/validate-yaml":  # the header of README.md
             return 200, {"errors": [], "warnings": []}
         found = re.fullmatch(
             r"(?:GET|POST) /(?:api/models/)?([\w-]+/[\w-]+)"
-            r"(|/preupload/main|/commit/main|\.git/info/lfs/objects/batch)",
+            r"(|/preupload/main|/commit/main|\.git/info/lfs/objects/batch|/xet-write-token/main)",
             call,
         )
         if found is None:
@@ -76,6 +92,8 @@ class HubServer:
             return 404, {"error": "Repository not found"}
         if not what:
             return 200, {"id": name, "private": repository.private, "siblings": [], "tags": [], "downloads": 0}
+        if what == "/xet-write-token/main":
+            return 200, {"accessToken": XET_TOKEN, "exp": int(time.time()) + 3600, "casUrl": self.url}
         if what == "/preupload/main":
             return 200, {"files": [self._mode(one["path"]) for one in json.loads(body)["files"]]}
         if what == ".git/info/lfs/objects/batch":
@@ -114,6 +132,26 @@ class HubServer:
         return 200, {"success": True, "commitOid": "a" * 40, "commitUrl": f"{self.url}/{name}/commit/{'a' * 40}"}
 
 
+def _unpacked(body: bytes) -> bytes:
+    """Joins the chunks of one upload to Xet, each behind its version, packed length, kind of packing and length."""
+    import pyarrow
+
+    content = b""
+    while body:
+        packed_bytes, kind, size = int.from_bytes(body[1:4], "little"), body[4], int.from_bytes(body[5:8], "little")
+        chunk, body = body[8 : 8 + packed_bytes], body[8 + packed_bytes :]
+        if kind:
+            chunk = pyarrow.Codec("lz4").decompress(chunk, size).to_pybytes()
+        if kind == 2:  # the first bytes of all four-byte words, then the second ones, and so on
+            words = bytearray(size)
+            for place in range(4):
+                count = len(words[place::4])
+                words[place::4], chunk = chunk[:count], chunk[count:]
+            chunk = bytes(words)
+        content += chunk
+    return content
+
+
 @contextmanager
 def hub_server() -> Iterator[HubServer]:
     """Runs a hub on the loopback."""
@@ -125,7 +163,8 @@ def hub_server() -> Iterator[HubServer]:
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             call = f"{self.command} {self.path.partition('?')[0]}"
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}" and not self.path.startswith("/objects/"):
+            wanted = XET_TOKEN if self.path.startswith(("/v1/", "/v2/")) else TOKEN
+            if self.headers.get("Authorization") != f"Bearer {wanted}" and not self.path.startswith("/objects/"):
                 status, answer = 401, {"error": "Invalid credentials in Authorization header"}
             else:
                 status, answer = hub.answer(call, body)

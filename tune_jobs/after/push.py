@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_jobs.records.redaction import Redactor
 from tuning_common.errors import ProductError, RequestError, WorkError
 
 if TYPE_CHECKING:
@@ -95,5 +96,7 @@ def _hub_errors(hub: "HfApi", repo: str, model: Path) -> Iterator[None]:
                 ["hf auth whoami", later],
             ) from None
         raise WorkError(f"{hub.endpoint} answered {status} for {repo}; {later}") from None
-    except Exception as error:  # no connection, and whatever the library refuses; its text may hold headers
-        raise WorkError(f"{hub.endpoint}: the upload failed ({type(error).__name__}); {later}") from None
+    except Exception as error:  # no connection, and whatever the library refuses
+        secrets = (hub.token,) if isinstance(hub.token, str) else ()
+        reason = Redactor(values=secrets).hide(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        raise WorkError(f"{hub.endpoint}: the upload failed ({reason}); {later}") from None
