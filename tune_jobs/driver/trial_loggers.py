@@ -56,7 +56,7 @@ class TrialLoggers(SweepCallback):
         self.update()
         left = list(self._open.values())
         for one in self._queues:
-            one.put(lambda logger: logger.interrupt(left))
+            one.put("", lambda logger: logger.interrupt(left))
             one.end()
         until_s = time.monotonic() + self._waits_s
         for one in self._queues:
@@ -90,7 +90,7 @@ class TrialLoggers(SweepCallback):
 
     def _put(self, trial: LoggedTrial, call: Call) -> None:
         for one in self._queues:
-            one.put(lambda logger: None if trial.name in logger.complete else call(logger))
+            one.put(trial.name, call)
 
 
 class _LoggerQueue:
@@ -101,14 +101,14 @@ class _LoggerQueue:
 
     def __init__(self, name: str, opener: Callable[[], OpenLogger]) -> None:
         self.name, self._opener = name, opener
-        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[str, Call] | None] = queue.SimpleQueue()
         self._problem, self._is_shown = "", False
         self.thread = threading.Thread(target=self._work, name=name, daemon=True)
         self.thread.start()
 
-    def put(self, call: Call) -> None:
-        """Calls later."""
-        self._calls.put(call)
+    def put(self, trial: str, call: Call) -> None:
+        """Calls later; not for a trial that an earlier driver logged to its end, nor after a failed call for it."""
+        self._calls.put((trial, call))
 
     def end(self) -> None:
         """Lets the thread end after the calls so far."""
@@ -126,10 +126,14 @@ class _LoggerQueue:
         except Exception as error:  # any: the sweep's own files are complete
             self._problem = _in_short(error)
             return
-        while (call := self._calls.get()) is not None:
+        ignored = set(logger.complete)
+        while (next_one := self._calls.get()) is not None:
+            trial, call = next_one
             try:
-                call(logger)
-            except Exception as error:  # only this value is lost
+                if trial not in ignored:
+                    call(logger)
+            except Exception as error:  # its log stays unfinished, so that --resume writes it anew
+                ignored.add(trial)
                 self._problem = self._problem or _in_short(error)
 
 

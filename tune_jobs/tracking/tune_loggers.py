@@ -71,7 +71,7 @@ class OpenLogger:
     Attributes:
         callback: Takes trials and results.
         complete: Names of the trials that an earlier driver logged to their end.
-        interrupt: Takes the trials that have not ended when the driver ends.
+        interrupt: Closes unfinished logs when the driver ends; takes the trials that have not ended.
     """
 
     callback: "LoggerCallback"
@@ -147,7 +147,7 @@ def _open_mlflow(server: MlflowServer, sweep: Sweep, folder: SweepFolder, *, res
             client.delete_run(run)
 
     def interrupt(trials: Collection[LoggedTrial]) -> None:
-        for _, run, state in _runs(client, experiment, tag) if trials else ():
+        for _, run, state in _runs(client, experiment, tag):
             if state == "RUNNING":
                 client.set_terminated(run, status="KILLED")
 

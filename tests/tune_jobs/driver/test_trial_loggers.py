@@ -102,6 +102,27 @@ def test_a_logger_that_hangs_or_fails_is_named_and_holds_nobody_up(tmp_path: Pat
     never.set()
 
 
+def test_a_trial_of_which_a_value_was_lost_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    files, tracking = SweepFiles(tmp_path / "outputs"), replace(both(tmp_path), tensorboard=False)
+    with monkeypatch.context() as broken:
+
+        def lose(*_: object) -> None:
+            raise ConnectionError("the server is gone for a moment")
+
+        broken.setattr(MLflowLoggerCallback, "log_trial_result", lose)
+        files.submit(1)
+        files.report(1, 1, 20.0, step=4)
+        files.end(1, "finished")
+        first = Driver(files, tracking)
+        first.loggers.close()
+        assert "MLflow is not complete: ConnectionError: the server is gone for a moment" in first.shown[0]
+    Driver(files, tracking, resume=True).loggers.close()
+    assert tracking.mlflow is not None
+    compare_mlflow(tracking.mlflow.uri, tracking.project, {one.name: one for one in files.folder.load().trials})
+
+
 def test_a_missing_package_is_refused_with_what_would_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     check_installed(Tracking())
