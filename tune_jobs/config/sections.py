@@ -3,16 +3,15 @@
 import re
 from dataclasses import dataclass, replace
 from typing import Literal
-from urllib.parse import urlsplit
 
 from dialsum.config import COMPOSITE, MAX_SEED
 from dialsum.config import METRIC_GOALS as EVALUATED_GOALS
+from tune_jobs.config.mlflow_server import MlflowServer
 from tuning_common.errors import Problems
 from tuning_common.goal import Goal
 from tuning_common.strict import nearest
 from tuning_common.units import parse_bytes, parse_duration
 
-_MLFLOW_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 _MOST = 10_000  # cards, trials in parallel, retries
 Method = Literal["grid", "random", "bayes", "bohb", "pbt"]
 METRIC_GOALS: dict[str, Goal] = {  # best/*: value of the best evaluation so far
@@ -185,34 +184,6 @@ class Resources:
     def time_budget_s(self) -> float | None:
         """The time limit in seconds."""
         return None if self.time_budget is None else parse_duration(self.time_budget)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MlflowServer:
-    """Where MLflow keeps the runs of a sweep.
-
-    Attributes:
-        uri: A server (https://...) or a database (sqlite:///mlflow.db). Names and passwords belong in the environment.
-        experiment: MLflow's experiment; None: `project`.
-    """
-
-    uri: str
-    experiment: str | None = None
-
-    def __post_init__(self) -> None:
-        problems = Problems()
-        given = urlsplit(self.uri)
-        if given.scheme.partition("+")[0] not in _MLFLOW_SCHEMES:
-            problems.add(
-                f"uri must be a server or a database ({', '.join(_MLFLOW_SCHEMES)}), for example sqlite:///mlflow.db or"
-                " https://mlflow.example.org; MLflow keeps no new runs in plain folders"
-            )
-        if given.username or given.password or "password" in given.query.lower():
-            problems.add(
-                f"uri must not hold a name or password, as files keep it; write {given.scheme}://{given.hostname} and"
-                " set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            )
-        problems.raise_if_any("mlflow")
 
 
 @dataclass(frozen=True, kw_only=True)

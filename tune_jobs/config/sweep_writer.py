@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from tune_jobs.config.early_terminate import default_stop
-from tune_jobs.config.sections import MlflowServer
+from tune_jobs.config.mlflow_server import MlflowServer
 from tune_jobs.config.sweep import Sweep
 
 _SECTIONS = ("search", "resources", "tracking", "rules", "anomalies", "team")

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from tune_jobs.config.sections import MlflowServer, Tracking
+from tune_jobs.config.mlflow_server import MlflowServer
+from tune_jobs.config.sections import Tracking
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.tracking.mirror import run_id

@@ -8,7 +8,8 @@ import pytest
 
 from tests.tune_jobs.logged_values import compare_mlflow, compare_tensorboard, read_mlflow
 from tests.tune_jobs.sweep_files import SweepFiles
-from tune_jobs.config.sections import MlflowServer, Tracking
+from tune_jobs.config.mlflow_server import MlflowServer
+from tune_jobs.config.sections import Tracking
 from tune_jobs.config.space import Space
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_writer import sweep_text
