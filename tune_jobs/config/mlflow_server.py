@@ -1,7 +1,6 @@
 """The part `mlflow` of a sweep file's section `tracking`."""
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from tuning_common.errors import Problems
 
@@ -13,24 +12,37 @@ class MlflowServer:
     """Where MLflow keeps the runs of a sweep.
 
     Attributes:
-        uri: A server (https://...) or a database (sqlite:///mlflow.db). Names and passwords belong in the environment.
+        uri: A server (https://...) or a database (sqlite:///mlflow.db); empty: MLflow is not used. Names and passwords
+            belong in the environment.
         experiment: MLflow's experiment; None: `project`.
     """
 
-    uri: str
+    uri: str = ""
     experiment: str | None = None
 
     def __post_init__(self) -> None:
         problems = Problems()
-        given = urlsplit(self.uri)
-        if given.scheme.partition("+")[0] not in _SCHEMES:
-            problems.add(
-                f"uri must be a server or a database ({', '.join(_SCHEMES)}), for example sqlite:///mlflow.db or"
-                " https://mlflow.example.org; MLflow keeps no new runs in plain folders"
-            )
-        if given.username or given.password or "password" in given.query.lower():
-            problems.add(
-                f"uri must not hold a name or password, as files keep it; write {given.scheme}://{given.hostname} and"
-                " set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            )
+        if self.uri or self.experiment is not None:
+            problems.extend(uri_problems(self.uri))
         problems.raise_if_any("mlflow")
+
+
+def uri_problems(uri: str) -> list[str]:
+    """Returns what is wrong with MLflow's address, without a password in it.
+
+    >>> uri_problems("sqlite:///mlflow.db"), uri_problems("https://me:secret@mlflow.example.org")[0][:60]
+    ([], 'uri must not hold a name or password, as files keep it; writ')
+    """
+    scheme, _, rest = uri.partition("://")
+    if not rest or scheme.partition("+")[0] not in _SCHEMES:
+        return [
+            f"uri must be a server or a database ({', '.join(_SCHEMES)}), for example sqlite:///mlflow.db or"
+            " https://mlflow.example.org; MLflow keeps no new runs in plain folders"
+        ]
+    if "password" in rest.lower() or ("@" in rest and scheme != "sqlite"):
+        public = rest.rpartition("@")[2].partition("?")[0]
+        return [
+            f"uri must not hold a name or password, as files keep it; write {scheme}://{public} and set"
+            " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        ]
+    return []

@@ -1,7 +1,7 @@
 """Sections of a sweep file: metric, search, resources, tracking, team."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dialsum.config import COMPOSITE, MAX_SEED
@@ -198,7 +198,7 @@ class Tracking:
         tags: Tags of every run.
         upload_checkpoints: Whether a trial that is the best when it ends uploads its model as a W&B artifact.
         tensorboard: Whether TensorBoard's files are written, below the sweep's results.
-        mlflow: Where MLflow keeps the runs; None: it is not used.
+        mlflow: Where MLflow keeps the runs.
         output_dir: Folder of experiments and sweep results.
     """
 
@@ -208,7 +208,7 @@ class Tracking:
     tags: tuple[str, ...] = ()
     upload_checkpoints: bool = False
     tensorboard: bool = False
-    mlflow: MlflowServer | None = None
+    mlflow: MlflowServer = field(default_factory=MlflowServer)
     output_dir: str = "outputs"
 
 

@@ -89,7 +89,7 @@ def check_installed(tracking: Tracking) -> None:
     Raises:
         RequestError: When one is missing.
     """
-    wished = {"tensorboard": ("tensorboardX", tracking.tensorboard), "mlflow": ("mlflow", tracking.mlflow)}
+    wished = {"tensorboard": ("tensorboardX", tracking.tensorboard), "mlflow": ("mlflow", bool(tracking.mlflow.uri))}
     for setting, (package, is_wished) in wished.items():
         if is_wished and importlib.util.find_spec(package) is None:
             raise RequestError(
@@ -104,7 +104,7 @@ def openers(sweep: Sweep, folder: SweepFolder, *, resume: bool) -> Openers:
     found: dict[str, Callable[[], OpenLogger]] = {}
     if wished.tensorboard:
         found["TensorBoard"] = partial(_open_tensorboard, folder.path / TENSORBOARD_FOLDER)
-    if wished.mlflow is not None:
+    if wished.mlflow.uri:
         found["MLflow"] = partial(_open_mlflow, wished.mlflow, sweep, folder, resume=resume)
     return found
 

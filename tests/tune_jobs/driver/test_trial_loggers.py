@@ -8,10 +8,12 @@ import pytest
 
 from tests.tune_jobs.logged_values import compare_mlflow, compare_tensorboard, read_mlflow
 from tests.tune_jobs.sweep_files import SweepFiles
+from tests.tune_jobs.tiny import write_tiny_grid
 from tune_jobs.config.mlflow_server import MlflowServer
 from tune_jobs.config.sections import Tracking
 from tune_jobs.config.space import Space
 from tune_jobs.config.sweep import Sweep
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.config.sweep_writer import sweep_text
 from tune_jobs.driver.trial_loggers import TrialLoggers
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
@@ -61,7 +63,7 @@ def test_after_two_drivers_both_hold_what_the_ledger_holds(tmp_path: Path) -> No
     files.end(3, "failed", "broken", "a wrong value")
     first.run(files).loggers.close()
     assert first.shown == []
-    uri, name = str(tracking.mlflow and tracking.mlflow.uri), tracking.project
+    uri, name = tracking.mlflow.uri, tracking.project
     states = {run: state for run, (state, _, _) in read_mlflow(uri, name).items()}
     assert states == {"night_1": "FINISHED", "night_2": "KILLED", "night_3": "FAILED"}
 
@@ -120,7 +122,6 @@ def test_a_trial_of_which_a_value_was_lost_is_written_anew(tmp_path: Path, monke
         first.loggers.close()
         assert "MLflow is not complete: ConnectionError: the server is gone for a moment" in first.shown[0]
     Driver(files, tracking, resume=True).loggers.close()
-    assert tracking.mlflow is not None
     compare_mlflow(tracking.mlflow.uri, tracking.project, {one.name: one for one in files.folder.load().trials})
 
 
@@ -133,10 +134,24 @@ def test_a_missing_package_is_refused_with_what_would_work(monkeypatch: pytest.M
         check_installed(Tracking(mlflow=MlflowServer(uri="sqlite:///mlflow.db")))
 
 
-@pytest.mark.parametrize("uri", ["https://minji:secret@host/", "postgresql://h/db?user=a&password=secret"])
+@pytest.mark.parametrize(
+    "uri",
+    ["https://minji:secret@host/", "postgresql://h/db?user=a&password=secret", "http://[a:se/cret#x@host"],
+)
 def test_an_address_with_a_password_is_refused_without_showing_it(uri: str) -> None:
     with pytest.raises(RequestError, match="MLFLOW_TRACKING_PASSWORD") as refused:
         MlflowServer(uri=uri)
+    assert "cret" not in str(refused.value)
+
+
+def test_a_sweep_file_is_refused_with_the_line_and_without_the_password(tmp_path: Path) -> None:
+    path = write_tiny_grid(tmp_path / "small.yaml", tracking="mlflow: {uri: 'https://a:secret@h', experimnt: x}")
+    with pytest.raises(RequestError, match=r"small\.yaml:\d+: unknown key 'experimnt'; did you mean") as refused:
+        load_sweep(path)
+    assert "secret" not in str(refused.value)
+    path = write_tiny_grid(tmp_path / "small.yaml", tracking="mlflow: {uri: 'https://a:secret@h'}")
+    with pytest.raises(RequestError, match=r"small\.yaml:\d+: .*uri must not hold a name or password") as refused:
+        load_sweep(path)
     assert "secret" not in str(refused.value)
 
 
