@@ -4,7 +4,6 @@ Must not import torch or transformers: the tuner reads configurations before hea
 """
 
 import dataclasses
-import functools
 import math
 import re
 import typing
@@ -13,11 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
+from pydantic import Field, ValidationInfo, field_validator
+
 from dialsum.translation import translate
 from tuning_common.errors import Problems, RequestError
 from tuning_common.files import packaged
 from tuning_common.goal import Goal
-from tuning_common.strict import from_mapping, load_yaml, nearest
+from tuning_common.strict import from_mapping, load_yaml, model, nearest
 
 Language = Literal["ko", "en"]
 LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "constant"]
@@ -38,14 +39,23 @@ MAX_SEED = 2**32 - 1  # the largest that numpy takes
 DIVISIBLE = ("adamw_fused", "adamw", "sgd")  # element-wise optimizers, whose states can be sharded
 GENERATION_BATCH = 32
 TINY_HIDDEN_STEP = 16  # so that every tiny model splits evenly into attention heads
+Count = Annotated[int, Field(ge=1)]
+Batch = Annotated[int, Field(ge=1, le=10**5)]
+Steps = Annotated[int, Field(ge=0, le=10**9)]
+Length = Annotated[int, Field(ge=2, le=10**6)]
+Natural = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@model
 class RunConfig:
     """All settings of training, scoring and running one summarizer.
 
     The defaults train `tiny-bart` on the sample data within a minute or two on one CPU core. Each field's type
-    carries its description, for help texts (FIELD_DESCRIPTIONS). Values are checked on construction.
+    carries its description, for help texts (FIELD_DESCRIPTIONS). Bounds stand in the type, and values are checked
+    on construction.
 
     Raises:
         RequestError: With every invalid field.
@@ -65,58 +75,71 @@ class RunConfig:
     use_topic: Annotated[bool, "Give a dialogue's topic, where it has one, on a line before it."] = False
     language: Annotated[Language, "How ROUGE splits text: ko (Kiwi morphemes) or en (Porter stems)."] = "ko"
 
-    encoder_max_len: Annotated[int, "Longest dialogue in tokens; the rest is cut off and counted."] = 512
-    decoder_max_len: Annotated[int, "Longest summary in tokens."] = 128
-    max_train_samples: Annotated[int | None, "Train on the first N dialogues only; all when null."] = None
-    max_eval_samples: Annotated[int | None, "Evaluate on the first N dialogues only; all when null."] = None
+    encoder_max_len: Annotated[
+        int, Field(ge=1, le=10**6), "Longest dialogue in tokens; the rest is cut off and counted."
+    ] = 512
+    decoder_max_len: Annotated[Length, "Longest summary in tokens."] = 128
+    max_train_samples: Annotated[Count | None, "Train on the first N dialogues only; all when null."] = None
+    max_eval_samples: Annotated[Count | None, "Evaluate on the first N dialogues only; all when null."] = None
 
-    learning_rate: Annotated[float, "Peak learning rate."] = 1e-3
-    batch_size: Annotated[int, "Effective batch: dialogues per optimizer step."] = 16
-    gradient_accumulation_steps: Annotated[int, "Forward passes per effective batch; must divide it."] = 1
-    num_epochs: Annotated[int, "Passes over the training data."] = 3
-    max_steps: Annotated[int | None, "Stop after this many optimizer steps, regardless of num_epochs."] = None
-    eval_steps: Annotated[int | None, "Optimizer steps between evaluations; each epoch when null."] = None
+    learning_rate: Annotated[float, Field(gt=0, le=1), "Peak learning rate."] = 1e-3
+    batch_size: Annotated[Batch, "Effective batch: dialogues per optimizer step."] = 16
+    gradient_accumulation_steps: Annotated[Count, "Forward passes per effective batch; must divide it."] = 1
+    num_epochs: Annotated[int, Field(ge=1, le=10**5), "Passes over the training data."] = 3
+    max_steps: Annotated[
+        Annotated[int, Field(ge=1, le=10**9)] | None, "Stop after this many optimizer steps, regardless of num_epochs."
+    ] = None
+    eval_steps: Annotated[Count | None, "Optimizer steps between evaluations; each epoch when null."] = None
     lr_scheduler: Annotated[LrScheduler, "How the learning rate falls after the warm-up."] = "linear"
-    warmup_ratio: Annotated[float, "Fraction of all steps in which the learning rate rises from zero."] = 0.1
-    warmup_steps: Annotated[int | None, "Steps in which it rises, instead of warmup_ratio."] = None
-    weight_decay: Annotated[float, "Decoupled weight decay."] = 0.01
-    label_smoothing: Annotated[float, "Probability taken from the right token and spread over all."] = 0.0
-    dropout: Annotated[float | None, "Dropout of the model; the model's own when null."] = None
-    max_grad_norm: Annotated[float, "Gradients longer than this are scaled down; 0 turns that off."] = 1.0
+    warmup_ratio: Annotated[Fraction, "Fraction of all steps in which the learning rate rises from zero."] = 0.1
+    warmup_steps: Annotated[Steps | None, "Steps in which it rises, instead of warmup_ratio."] = None
+    weight_decay: Annotated[NotNegative, "Decoupled weight decay."] = 0.01
+    label_smoothing: Annotated[Fraction, "Probability taken from the right token and spread over all."] = 0.0
+    dropout: Annotated[Fraction | None, "Dropout of the model; the model's own when null."] = None
+    max_grad_norm: Annotated[NotNegative, "Gradients longer than this are scaled down; 0 turns that off."] = 1.0
     optimizer: Annotated[OptimizerName, "Optimizer; 8-bit and paged ones need bitsandbytes and CUDA."] = "adamw_fused"
-    seed: Annotated[int, "Seed of weights, order of dialogues and dropout."] = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), "Seed of weights, order of dialogues and dropout."] = 0
     metric: Annotated[str, "Metric that selects the best model and drives early stopping."] = COMPOSITE
-    goal: Annotated[Goal, "Whether the metric is maximized or minimized."] = "maximize"
-    early_stopping_patience: Annotated[int | None, "Stop after N evaluations without progress; never when null."] = None
-    early_stopping_threshold: Annotated[float, "Smallest gain in the metric that counts as progress."] = 0.0
+    goal: Annotated[Goal, Field(validate_default=True), "Whether the metric is maximized or minimized."] = "maximize"
+    early_stopping_patience: Annotated[Count | None, "Stop after N evaluations without progress; never when null."] = (
+        None
+    )
+    early_stopping_threshold: Annotated[NotNegative, "Smallest gain in the metric that counts as progress."] = 0.0
 
-    precision: Annotated[
-        Precision,
-        "Number format; auto: the best that the device can do; bf16_pure: weights too.",
-    ] = "auto"
+    precision: Annotated[Precision, "Number format; auto: the best that the device can do; bf16_pure: weights too."] = (
+        "auto"
+    )
     attention: Annotated[Attention, "Attention kernels: sdpa (fast) or eager (plain)."] = "sdpa"
     gradient_checkpointing: Annotated[bool, "Recompute activations in the backward pass: less memory, slower."] = False
     fsdp: Annotated[bool, "Shard weights, gradients and optimizer over a run's processes: less memory each."] = False
     torch_compile: Annotated[bool, "Compile the model; pays on long runs on a GPU."] = False
-    cpu_threads: Annotated[int, "Threads of torch in this process."] = 1
-    dataloader_workers: Annotated[int, "Processes that prepare batches; 0 prepares them in this process."] = 0
+    cpu_threads: Annotated[int, Field(ge=1, le=1024), "Threads of torch in this process."] = 1
+    dataloader_workers: Annotated[
+        int, Field(ge=0, le=256), "Processes that prepare batches; 0 prepares them in this process."
+    ] = 0
     pin_memory: Annotated[bool | None, "Page-locked batches; null: where a GPU is used."] = None
 
-    num_beams: Annotated[int, "Beams of the search for a summary; 1 is greedy."] = 1
+    num_beams: Annotated[int, Field(ge=1, le=1000), "Beams of the search for a summary; 1 is greedy."] = 1
     length_penalty: Annotated[float, "Above 1 prefers longer summaries; only with beams."] = 1.0
-    no_repeat_ngram_size: Annotated[int, "N-grams of this many tokens must not repeat; 0 allows it."] = 0
-    repetition_penalty: Annotated[float, "Above 1 makes tokens that are in the text already less probable."] = 1.0
+    no_repeat_ngram_size: Annotated[Natural, "N-grams of this many tokens must not repeat; 0 allows it."] = 0
+    repetition_penalty: Annotated[Positive, "Above 1 makes tokens that are in the text already less probable."] = 1.0
     do_sample: Annotated[bool, "Draw tokens by their probability, with the run's seed, instead of the best."] = False
-    temperature: Annotated[float, "Sampling: below 1 prefers probable tokens."] = 1.0
-    top_k: Annotated[int, "Sampling: only the k most probable tokens; 0: all."] = 50
-    top_p: Annotated[float, "Sampling: only the most probable tokens with this probability together."] = 1.0
-    generation_min_len: Annotated[int, "Shortest generated summary in tokens."] = 0
-    generation_max_len: Annotated[int | None, "Longest generated summary in tokens; decoder_max_len when null."] = None
+    temperature: Annotated[Positive, "Sampling: below 1 prefers probable tokens."] = 1.0
+    top_k: Annotated[Natural, "Sampling: only the k most probable tokens; 0: all."] = 50
+    top_p: Annotated[
+        float, Field(gt=0, le=1), "Sampling: only the most probable tokens with this probability together."
+    ] = 1.0
+    generation_min_len: Annotated[Natural, "Shortest generated summary in tokens."] = 0
+    generation_max_len: Annotated[
+        Length | None,
+        Field(validate_default=True),
+        "Longest generated summary in tokens; decoder_max_len when null.",
+    ] = None
     generation_batch_size: Annotated[
-        int | None, "Dialogues that are summarized together; null: 32, in a sweep as many as need no more memory."
+        Batch | None, "Dialogues that are summarized together; null: 32, in a sweep as many as need no more memory."
     ] = None
     loss_batch_size: Annotated[
-        int | None, "Dialogues per forward pass of the dev loss; null: a micro-batch, in a sweep as above."
+        Batch | None, "Dialogues per forward pass of the dev loss; null: a micro-batch, in a sweep as above."
     ] = None
     remove_tokens: Annotated[tuple[str, ...], "Texts cut out of summaries; markers such as </s> always are."] = ()
 
@@ -124,18 +147,95 @@ class RunConfig:
         tuple[float, float, float], "Weights of ROUGE-1, ROUGE-2 and ROUGE-L in rouge_combined_f1; they add up to 1."
     ] = (0.3, 0.3, 0.4)
     summary_length_floor_chars: Annotated[
-        int, "rouge_combined_f1 is multiplied by 0.9 where the mean summary is shorter."
+        Natural, "rouge_combined_f1 is multiplied by 0.9 where the mean summary is shorter."
     ] = 0
 
-    tiny_hidden_size: Annotated[int, "Width of a tiny-* model."] = 64
-    tiny_layers: Annotated[int, "Layers of a tiny-* model (of encoder and decoder each)."] = 2
-    tiny_vocab_size: Annotated[int, "Vocabulary that a tiny-* model's tokenizer learns from the data."] = 2000
+    tiny_hidden_size: Annotated[
+        int, Field(ge=TINY_HIDDEN_STEP, le=8192, multiple_of=TINY_HIDDEN_STEP), "Width of a tiny-* model."
+    ] = 64
+    tiny_layers: Annotated[int, Field(ge=1, le=100), "Layers of a tiny-* model (of encoder and decoder each)."] = 2
+    tiny_vocab_size: Annotated[
+        int, Field(ge=300, le=10**6), "Vocabulary that a tiny-* model's tokenizer learns from the data."
+    ] = 2000
 
-    def __post_init__(self) -> None:
-        problems = Problems()
-        for check in (_check_choices, _check_metric, _check_whole_numbers, _check_fractions, _check_together):
-            check(self, problems)
-        problems.raise_if_any("run configuration")
+    @field_validator("model", "train_file", "dev_file")
+    @classmethod
+    def _check_named(cls, value: str, info: ValidationInfo) -> str:
+        if not value.strip():
+            raise ValueError(f"{info.field_name} must not be empty")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _check_columns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            ours, _, theirs = one.partition("=")
+            if not theirs or not re.fullmatch(r"fname|dialogue|(summary|topic)\d*|summaries", ours):
+                raise ValueError(f"columns: {one!r} is no name; write {{fname: id, dialogue: text, summary: label}}")
+        return value
+
+    @field_validator("gradient_accumulation_steps")
+    @classmethod
+    def _check_pieces(cls, value: int, info: ValidationInfo) -> int:
+        batch = info.data.get("batch_size", value)  # absent where it is wrong itself
+        if batch % value:
+            raise ValueError(f"gradient_accumulation_steps must divide batch_size {batch}, but is {value}")
+        return value
+
+    @field_validator("metric")
+    @classmethod
+    def _check_metric(cls, value: str) -> str:
+        if value not in METRIC_GOALS:
+            known = nearest(value, list(METRIC_GOALS)) or f"; known: {', '.join(METRIC_GOALS)}"
+            raise ValueError(f"metric {value!r} is reported by no evaluation{known}")
+        return value
+
+    @field_validator("goal")
+    @classmethod
+    def _check_goal(cls, value: Goal, info: ValidationInfo) -> Goal:
+        metric = info.data.get("metric")
+        if metric is not None and METRIC_GOALS[metric] != value:
+            raise ValueError(
+                f"goal {value!r} would choose the worst model by {metric}; write goal: {METRIC_GOALS[metric]}"
+            )
+        return value
+
+    @field_validator("fsdp")
+    @classmethod
+    def _check_fsdp(cls, value: bool, info: ValidationInfo) -> bool:
+        optimizer, precision = info.data.get("optimizer", DIVISIBLE[0]), info.data.get("precision")
+        if value and optimizer not in DIVISIBLE:
+            raise ValueError(
+                f"fsdp: the states of {optimizer} depend on whole weights; take {', '.join(DIVISIBLE[:-1])} or"
+                f" {DIVISIBLE[-1]}"
+            )
+        if value and precision == "fp16":
+            raise ValueError("fsdp: each process would scale its fp16 gradients separately; take bf16 or fp32")
+        if value and precision == "bf16_pure":
+            raise ValueError("fsdp keeps fp32 weights beside the bf16 ones that it gathers; take bf16 or fp32")
+        return value
+
+    @field_validator("torch_compile")
+    @classmethod
+    def _check_compile(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("fsdp"):
+            raise ValueError("torch_compile and fsdp were not tried together; leave one of them out")
+        return value
+
+    @field_validator("generation_max_len")
+    @classmethod
+    def _check_lengths(cls, value: int | None, info: ValidationInfo) -> int | None:
+        longest, shortest = value or info.data.get("decoder_max_len"), info.data.get("generation_min_len")
+        if longest is not None and shortest is not None and shortest > longest:
+            raise ValueError(f"generation_min_len must be at most generation_max_len {longest}, but is {shortest}")
+        return value
+
+    @field_validator("rouge_weights")
+    @classmethod
+    def _check_weights(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not all(0 <= weight <= 1 for weight in value) or not math.isclose(sum(value), 1.0, abs_tol=1e-6):
+            raise ValueError(f"rouge_weights must be three numbers from 0 to 1 that add up to 1, but are {list(value)}")
+        return value
 
     @property
     def micro_batch(self) -> int:
@@ -185,7 +285,7 @@ class RunConfig:
 
 
 FIELD_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
-    {name: hint.__metadata__[0] for name, hint in typing.get_type_hints(RunConfig, include_extras=True).items()}
+    {name: hint.__metadata__[-1] for name, hint in typing.get_type_hints(RunConfig, include_extras=True).items()}
 )
 
 
@@ -222,144 +322,3 @@ def read_run_config(path: Path, overrides: Mapping[str, object] | None = None) -
         problems.extend(error.problems)
     problems.raise_if_any(where)
     return config, translation.notes(str(path))
-
-
-_AT_LEAST = MappingProxyType(
-    {
-        "encoder_max_len": 1,
-        "decoder_max_len": 2,
-        "max_train_samples": 1,
-        "max_eval_samples": 1,
-        "batch_size": 1,
-        "gradient_accumulation_steps": 1,
-        "num_epochs": 1,
-        "max_steps": 1,
-        "eval_steps": 1,
-        "warmup_steps": 0,
-        "top_k": 0,
-        "generation_min_len": 0,
-        "early_stopping_patience": 1,
-        "cpu_threads": 1,
-        "dataloader_workers": 0,
-        "num_beams": 1,
-        "no_repeat_ngram_size": 0,
-        "generation_max_len": 2,
-        "generation_batch_size": 1,
-        "loss_batch_size": 1,
-        "summary_length_floor_chars": 0,
-        "tiny_hidden_size": TINY_HIDDEN_STEP,
-        "tiny_layers": 1,
-        "tiny_vocab_size": 300,
-    }
-)
-
-
-_AT_MOST = MappingProxyType(
-    {
-        "encoder_max_len": 10**6,
-        "decoder_max_len": 10**6,
-        "batch_size": 10**5,
-        "num_epochs": 10**5,
-        "max_steps": 10**9,
-        "cpu_threads": 1024,
-        "dataloader_workers": 256,
-        "num_beams": 1000,
-        "warmup_steps": 10**9,
-        "generation_max_len": 10**6,
-        "generation_batch_size": 10**5,
-        "loss_batch_size": 10**5,
-        "tiny_hidden_size": 8192,
-        "tiny_layers": 100,
-        "tiny_vocab_size": 10**6,
-    }
-)
-
-
-@functools.cache  # a sweep builds thousands of configurations, and reading type hints takes most of the time
-def _choices() -> Mapping[str, tuple[str, ...]]:
-    hints = typing.get_type_hints(RunConfig).items()
-    return {name: typing.get_args(hint) for name, hint in hints if typing.get_origin(hint) is Literal}
-
-
-def _check_choices(config: RunConfig, problems: Problems) -> None:
-    for name, choices in _choices().items():
-        value = getattr(config, name)
-        if value not in choices:
-            problems.add(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
-    for one in config.columns:
-        ours, _, theirs = one.partition("=")
-        if not theirs or not re.fullmatch(r"fname|dialogue|(summary|topic)\d*|summaries", ours):
-            problems.add(f"columns: {one!r} is no name; write {{fname: id, dialogue: text, summary: label}}")
-    for name in ("model", "train_file", "dev_file"):
-        if not getattr(config, name).strip():
-            problems.add(f"{name} must not be empty")
-
-
-def _check_metric(config: RunConfig, problems: Problems) -> None:
-    goal = METRIC_GOALS.get(config.metric)
-    if goal is None:
-        known = nearest(config.metric, list(METRIC_GOALS)) or f"; known: {', '.join(METRIC_GOALS)}"
-        problems.add(f"metric {config.metric!r} is reported by no evaluation{known}")
-    elif config.goal != goal:
-        problems.add(f"goal {config.goal!r} would choose the worst model by {config.metric}; write goal: {goal}")
-
-
-def _check_whole_numbers(config: RunConfig, problems: Problems) -> None:
-    for name, least in _AT_LEAST.items():
-        value = getattr(config, name)
-        if value is not None and value < least:
-            problems.add(f"{name} must be at least {least}, but is {value}")
-    for name, most in _AT_MOST.items():
-        value = getattr(config, name)
-        if value is not None and value > most:
-            problems.add(f"{name} must be at most {most}, but is {value}")
-    if not 0 <= config.seed <= MAX_SEED:
-        problems.add(f"seed must be between 0 and {MAX_SEED}, but is {config.seed}")
-    if config.tiny_hidden_size % TINY_HIDDEN_STEP:
-        problems.add(f"tiny_hidden_size must be a multiple of {TINY_HIDDEN_STEP}, but is {config.tiny_hidden_size}")
-
-
-def _check_fractions(config: RunConfig, problems: Problems) -> None:
-    if not 0 < config.learning_rate <= 1:  # NaN fails every comparison, here and below
-        problems.add(f"learning_rate must be above 0 and at most 1, but is {config.learning_rate}")
-    for name in ("warmup_ratio", "label_smoothing", "dropout"):
-        value = getattr(config, name)
-        if value is not None and not 0 <= value < 1:
-            problems.add(f"{name} must be at least 0 and below 1, but is {value}")
-    for name in ("weight_decay", "max_grad_norm", "early_stopping_threshold"):
-        value = getattr(config, name)
-        if not 0 <= value < math.inf:
-            problems.add(f"{name} must be a number of at least 0, but is {value}")
-    for name in ("repetition_penalty", "temperature"):
-        value = getattr(config, name)
-        if not 0 < value < math.inf:
-            problems.add(f"{name} must be a number above 0, but is {value}")
-    if not 0 < config.top_p <= 1:
-        problems.add(f"top_p must be above 0 and at most 1, but is {config.top_p}")
-    if not math.isfinite(config.length_penalty):
-        problems.add(f"length_penalty must be finite, but is {config.length_penalty}")
-
-
-def _check_together(config: RunConfig, problems: Problems) -> None:
-    pieces = config.gradient_accumulation_steps
-    if pieces >= 1 and config.batch_size % pieces:
-        problems.add(f"gradient_accumulation_steps must divide batch_size {config.batch_size}, but is {pieces}")
-    if config.generation_min_len > config.summary_max_len:
-        problems.add(
-            f"generation_min_len must be at most generation_max_len {config.summary_max_len},"
-            f" but is {config.generation_min_len}"
-        )
-    if config.fsdp and config.optimizer not in DIVISIBLE:
-        problems.add(
-            f"fsdp: the states of {config.optimizer} depend on whole weights; take {', '.join(DIVISIBLE[:-1])} or"
-            f" {DIVISIBLE[-1]}"
-        )
-    if config.fsdp and config.precision == "fp16":
-        problems.add("fsdp: each process would scale its fp16 gradients separately; take bf16 or fp32")
-    if config.fsdp and config.precision == "bf16_pure":
-        problems.add("fsdp keeps fp32 weights beside the bf16 ones that it gathers; take bf16 or fp32")
-    if config.fsdp and config.torch_compile:
-        problems.add("fsdp and torch_compile were not tried together; leave one of them out")
-    weights = config.rouge_weights
-    if not all(0 <= weight <= 1 for weight in weights) or not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
-        problems.add(f"rouge_weights must be three numbers from 0 to 1 that add up to 1, but are {list(weights)}")

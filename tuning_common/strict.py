@@ -1,23 +1,24 @@
 """Strict YAML: safe loading, file and line of every value, unknown keys refused, all problems at once."""
 
 import dataclasses
-import difflib
 import functools
 import math
 import re
-import sys
-import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeVar, Union
+from typing import TypeVar
 
+import pydantic
+import pydantic_core
 import yaml
 
 from tuning_common.errors import Problems, RequestError
+from tuning_common.faults import KeyPath as KeyPath
+from tuning_common.faults import adapter, faults_of
+from tuning_common.faults import nearest as nearest
 
 T = TypeVar("T")
-KeyPath = tuple[str | int, ...]
 MOST_BYTES = 256 * 2**10  # of a YAML file
 MOST_VALUES = 10_000  # each use of an alias counts; PyYAML reads about as many in a second
 MOST_LEVELS = 50
@@ -147,6 +148,38 @@ def parse_yaml(text: str, source: str) -> Located:
     return Located(data=data, lines=lines, source=source)
 
 
+@typing.dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
+def model(cls: type[T]) -> type[T]:
+    """Makes a class a frozen dataclass whose fields pydantic checks, on construction as in a file.
+
+    Bounds of a field stand in its type. A `field_validator` or `model_validator` raises ValueError with problems; one
+    that does not begin with a field's name is about the validated field.
+
+    >>> @model
+    ... class Point:
+    ...     x: typing.Annotated[int, pydantic.Field(ge=0)] = 0
+    >>> Point(x=-1)
+    Traceback (most recent call last):
+    tuning_common.errors.RequestError: Point: 1 problem
+      - x must be at least 0, but is -1
+    """
+    config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    made = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
+    checked = made.__init__
+
+    @functools.wraps(checked)
+    def construct(self: T, **values: object) -> None:
+        problems = Problems()
+        try:
+            checked(self, **values)
+        except pydantic.ValidationError as error:
+            problems.extend([text for _, text in faults_of(made, error)])
+        problems.raise_if_any(cls.__name__)
+
+    setattr(made, "__init__", construct)  # noqa: B010  # mypy refuses a plain assignment
+    return made  # type: ignore[return-value]  # the same class
+
+
 def from_mapping(
     cls: type[T], values: Mapping[str, object], *, where: str = "", located: Located | None = None, prefix: KeyPath = ()
 ) -> T:
@@ -165,11 +198,20 @@ def from_mapping(
     Raises:
         RequestError: With every unknown key (and its nearest valid name), every wrong type and every missing field.
     """
+    try:  # as JSON, where pydantic's strict mode takes a list for a tuple and a mapping for a dataclass
+        content = pydantic_core.to_json(values, inf_nan_mode="constants")
+        built: T = adapter(cls).validate_json(content, strict=True, extra="forbid")  # type: ignore[arg-type]
+        return built
+    except pydantic.ValidationError as error:
+        faults = faults_of(cls, error, prefix)
+    except pydantic_core.PydanticSerializationError as error:
+        faults = [(prefix, f"cannot be read: {error}")]
+    if located:
+        faults.sort(key=lambda fault: located.lines.get(fault[0], 0))
     problems = Problems()
-    result = _build(cls, values, prefix, located, problems)
+    problems.extend([f"{located.where(*path)}: {text}" if located else text for path, text in faults])
     problems.raise_if_any(where or (located.source if located else cls.__name__))
-    assert result is not None
-    return result
+    raise AssertionError("pydantic gave no reason")
 
 
 def dump_yaml(content: object, *, flow: bool = False) -> str:
@@ -181,152 +223,6 @@ def dump_yaml(content: object, *, flow: bool = False) -> str:
     width = math.inf if flow else None
     text: str = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, default_flow_style=flow, width=width)
     return text
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Returns "; did you mean ...?" with the closest known name; empty where none is close.
-
-    >>> nearest("metod", ["method", "metric"])
-    "; did you mean 'method'?"
-    """
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
-@functools.cache  # slow to read
-def _hints(cls: type[object]) -> dict[str, object]:
-    return typing.get_type_hints(cls)
-
-
-def _build(
-    cls: type[T], values: Mapping[str, object], path: KeyPath, located: Located | None, problems: Problems
-) -> T | None:
-    hints = _hints(cls)  # type: ignore[arg-type]  # every class can be hashed
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
-    before = len(problems)
-    arguments: dict[str, object] = {}
-    for key, value in values.items():
-        location = _location(located, (*path, key))
-        if key not in fields:
-            problems.add(
-                f"{location}unknown key {key!r}{nearest(key, list(fields)) or '; known: ' + ', '.join(fields)}"
-            )
-            continue
-        arguments[key] = _convert(value, hints[key], (*path, key), located, problems)
-    for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in values:
-            problems.add(f"{_location(located, path)}missing key {name!r}")
-    if len(problems) > before:
-        return None
-    try:
-        return cls(**arguments)
-    except RequestError as error:
-        texts = error.problems or (error.message,)  # a problem that begins with a field's name gets its line
-        names = [
-            [int(part) if part.isdigit() else part for part in text.split(" ", 1)[0].rstrip(":").split(".")]
-            for text in texts
-        ]
-        problems.extend([_location(located, (*path, *name)) + text for name, text in zip(names, texts, strict=True)])
-        return None
-
-
-def _convert(value: object, hint: object, path: KeyPath, located: Located | None, problems: Problems) -> object:
-    before = len(problems)
-    result = _match(value, hint, path, located, problems)
-    if result is _MISMATCH:
-        if len(problems) == before:
-            name = ".".join(str(part) for part in path)
-            problems.add(f"{_location(located, path)}{name} must be {_describe(hint)}, but is {value!r}")
-        return None
-    return result
-
-
-_MISMATCH = object()
-
-
-def _match(value: object, hint: object, path: KeyPath, located: Located | None, problems: Problems) -> object:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        for option in arguments:
-            attempt = Problems()
-            result = _match(value, option, path, located, attempt)
-            if result is not _MISMATCH and not attempt:
-                return result
-        return _MISMATCH
-    if origin is Literal:
-        return value if any(value == option and type(value) is type(option) for option in arguments) else _MISMATCH
-    if origin in (list, tuple, Sequence):
-        return _match_sequence(value, origin, arguments, path, located, problems)
-    if origin in (dict, Mapping):
-        if not isinstance(value, dict):
-            return _MISMATCH
-        return {
-            str(key): _convert(item, arguments[1], (*path, str(key)), located, problems) for key, item in value.items()
-        }
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            return _MISMATCH
-        built = _build(hint, {str(key): item for key, item in value.items()}, path, located, problems)
-        return _MISMATCH if built is None else built
-    return _match_scalar(value, hint)
-
-
-def _match_sequence(
-    value: object,
-    origin: object,
-    arguments: tuple[object, ...],
-    path: KeyPath,
-    located: Located | None,
-    problems: Problems,
-) -> object:
-    if not isinstance(value, (list, tuple)):
-        return _MISMATCH
-    if origin is tuple and (len(arguments) != 2 or arguments[1] is not Ellipsis):
-        if len(value) != len(arguments):
-            return _MISMATCH
-        hints: Sequence[object] = arguments
-    else:
-        hints = [arguments[0]] * len(value)
-    items = [
-        _convert(item, hint, (*path, index), located, problems)
-        for index, (item, hint) in enumerate(zip(value, hints, strict=True))
-    ]
-    return items if origin is list else tuple(items)
-
-
-def _match_scalar(value: object, hint: object) -> object:
-    if hint is object:
-        return value
-    if hint is type(None):
-        return value if value is None else _MISMATCH
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value) if isinstance(value, float) or abs(value) < sys.float_info.max else _MISMATCH
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(hint, type) and hint not in (int, float) and isinstance(value, hint):
-        return value
-    return _MISMATCH
-
-
-def _describe(hint: object) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_describe(option) for option in arguments)
-    if origin is Literal:
-        return "one of " + ", ".join(repr(option) for option in arguments)
-    if origin in (list, tuple, Sequence):
-        return f"a list of {_describe(arguments[0])}"
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
-    if hint is type(None):
-        return "null"
-    if isinstance(hint, type):
-        return "a mapping" if dataclasses.is_dataclass(hint) else names.get(hint, hint.__name__)
-    return "a mapping" if origin in (dict, Mapping) else str(hint)
-
-
-def _location(located: Located | None, path: KeyPath) -> str:
-    return f"{located.where(*path)}: " if located else ""
 
 
 def _refuse_large(size: int, source: str) -> None:

@@ -1,22 +1,23 @@
 """Who may use how many GPUs, and when: members, quotas and the windows in which other quotas hold. Pure."""
 
-import math
 import zoneinfo
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tuning_common.errors import Problems, RequestError
-from tuning_common.strict import from_mapping, load_yaml
+from pydantic import Field, ValidationInfo, field_validator
+
+from tuning_common.errors import RequestError
+from tuning_common.strict import from_mapping, load_yaml, model
 
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+Quota = Annotated[float, Field(ge=0)]
 _HORIZON_DAYS = 8  # a weekly plan repeats, so its next change lies within eight days
 
 
-@dataclass(frozen=True, kw_only=True)
+@model
 class Member:
     """One person or group that submits sweeps.
 
@@ -26,12 +27,12 @@ class Member:
         models: The only models they may tune; empty means any.
     """
 
-    quota_gpus: float
+    quota_gpus: Quota
     focus: str = ""
     models: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@model
 class Window:
     """Hours in which other quotas hold.
 
@@ -46,11 +47,20 @@ class Window:
     name: str
     start: str
     end: str
-    quota_gpus: Mapping[str, float]
-    days: tuple[Weekday, ...] = WEEKDAYS
+    quota_gpus: Mapping[str, Quota]
+    days: Annotated[tuple[Weekday, ...], Field(min_length=1)] = WEEKDAYS
+
+    @field_validator("start", "end")
+    @classmethod
+    def _check_time(cls, value: str, info: ValidationInfo) -> str:
+        try:
+            time.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"{info.field_name} {value!r} is no time of day; write HH:MM, for example 22:00") from None
+        return value
 
 
-@dataclass(frozen=True, kw_only=True)
+@model
 class Team:
     """The content of team.yaml.
 
@@ -66,16 +76,26 @@ class Team:
     time_zone: str = "Asia/Seoul"
     lend_idle: bool = True
 
-    def __post_init__(self) -> None:
-        problems = Problems()
-        if self.time_zone not in zoneinfo.available_timezones():
-            problems.add(f"time_zone {self.time_zone!r} is unknown; write an IANA name such as Asia/Seoul")
-        for name, member in self.members.items():
-            if not 0 <= member.quota_gpus < math.inf:
-                problems.add(f"members.{name}.quota_gpus must be a number of at least 0, but is {member.quota_gpus:g}")
-        for index, window in enumerate(self.windows):
-            problems.extend([f"windows.{index}: {text}" for text in _window_problems(window, self.members)])
-        problems.raise_if_any("team")
+    @field_validator("time_zone")
+    @classmethod
+    def _check_zone(cls, value: str) -> str:
+        if value not in zoneinfo.available_timezones():
+            raise ValueError(f"time_zone {value!r} is unknown; write an IANA name such as Asia/Seoul")
+        return value
+
+    @field_validator("windows")
+    @classmethod
+    def _check_members(cls, value: tuple[Window, ...], info: ValidationInfo) -> tuple[Window, ...]:
+        members = info.data.get("members")  # absent where they are wrong themselves
+        problems = [
+            f"windows.{index}.quota_gpus.{name} is no member; known: {', '.join(sorted(members))}"
+            for index, window in enumerate(value)
+            for name in window.quota_gpus
+            if members is not None and name not in members
+        ]
+        if problems:
+            raise ValueError(*problems)
+        return value
 
 
 def load_team(path: Path) -> Team:
@@ -206,24 +226,3 @@ def _spans(team: Team, window: Window, moment: datetime) -> list[tuple[datetime,
                 )
             )
     return spans
-
-
-def _window_problems(window: Window, members: Mapping[str, Member]) -> list[str]:
-    problems = []
-    for name, text in (("start", window.start), ("end", window.end)):
-        try:
-            time.fromisoformat(text)
-        except ValueError:
-            problems.append(
-                f"window {window.name!r}: {name} {text!r} is no time of day; write HH:MM, for example 22:00"
-            )
-    for member, quota in window.quota_gpus.items():
-        if member not in members:
-            problems.append(f"window {window.name!r}: {member!r} is no member; known: {', '.join(sorted(members))}")
-        if not 0 <= quota < math.inf:
-            problems.append(
-                f"window {window.name!r}: the quota of {member!r} must be a number of at least 0, but is {quota:g}"
-            )
-    if not window.days:
-        problems.append(f"window {window.name!r}: days is empty, so the window never opens")
-    return problems

@@ -36,13 +36,13 @@ def test_every_problem_is_named_at_once() -> None:
             seed=-1,
         )
     assert [problem.split()[0] for problem in caught.value.problems] == [
+        "learning_rate",
+        "gradient_accumulation_steps",
+        "dropout",
         "optimizer",
         "seed",
-        "tiny_hidden_size",
-        "learning_rate",
-        "dropout",
-        "gradient_accumulation_steps",
         "rouge_weights",
+        "tiny_hidden_size",
     ]
     assert "must divide batch_size 10, but is 4" in str(caught.value)
 

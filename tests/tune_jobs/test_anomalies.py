@@ -29,8 +29,8 @@ def test_every_problem_of_the_policy_is_told(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as raised:
         load_sweep(path)
     assert list(raised.value.problems) == [
-        f"{path}:5: exploding_loss must be above 1 (times the lowest loss), but is 0.5",
-        f"{path}:6: stall_after 'soon' is no duration; write for example 90s, 20m, 1h30m or 2d",
+        f"{path}:5: anomalies.exploding_loss must be above 1, but is 0.5",
+        f"{path}:6: anomalies.stall_after 'soon' is no duration; write for example 90s, 20m, 1h30m or 2d",
     ]
     path.write_text(SWEEP + "anomalies: {diverged: restart, stalls: stop}\n")
     with pytest.raises(RequestError, match="diverged must be one of 'retry', 'stop', but is 'restart'"):

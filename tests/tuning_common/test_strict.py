@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field
 
 from tuning_common.errors import RequestError
-from tuning_common.strict import from_mapping, load_yaml, parse_yaml
+from tuning_common.strict import from_mapping, load_yaml, model, parse_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class Metric:
     goal: Literal["maximize", "minimize"] = "maximize"
 
 
-@dataclass(frozen=True, kw_only=True)
+@model
 class Sweep:
     method: str
     metric: Metric
@@ -42,12 +43,12 @@ def test_every_problem_is_reported_with_its_line() -> None:
         from_mapping(Sweep, document.mapping(), located=document)
     assert caught.value.message == "a.yaml: 6 problems"
     assert caught.value.problems == (
+        "a.yaml:1: missing key 'method'",
         "a.yaml:1: unknown key 'metod'; did you mean 'method'?",
         "a.yaml:3: metric.name must be text, but is 3",
         "a.yaml:4: metric.goal must be one of 'maximize', 'minimize', but is 'up'",
         "a.yaml:5: limit must be a whole number or null, but is 'many'",
-        "a.yaml:6: weights must be a list of a number, but is [1]",
-        "a.yaml:1: missing key 'method'",
+        "a.yaml:6: weights must be a list of 2 values, each a number, but is [1]",
     )
 
 
@@ -57,8 +58,26 @@ def test_true_is_no_number() -> None:
 
 
 def test_a_whole_number_beyond_every_float_is_no_number() -> None:
-    with pytest.raises(RequestError, match="rate must be a number"):
+    with pytest.raises(RequestError, match="rate must be a finite number"):
         from_mapping(Sweep, {"method": "grid", "metric": {"name": "a"}, "rate": 10**400})
+
+
+def test_a_value_that_fits_no_type_of_a_union_is_one_problem() -> None:
+    @model
+    class Share:
+        part: Literal["auto"] | Annotated[float, Field(le=1)] = "auto"
+
+    for value, problem in (("full", "part must be one of 'auto' or a number, but is 'full'"), (2, "must be at most 1")):
+        with pytest.raises(RequestError, match=problem) as caught:
+            from_mapping(Share, {"part": value})
+        assert len(caught.value.problems) == 1
+    assert (Share(part=1).part, from_mapping(Share, {"part": "auto"}).part) == (1.0, "auto")
+
+
+def test_half_a_character_is_refused_in_words() -> None:
+    document = parse_yaml('method: "\\ud800"\nmetric: {name: a}\n', "a.yaml")
+    with pytest.raises(RequestError, match=r"cannot be read: .*surrogates not allowed"):
+        from_mapping(Sweep, document.mapping(), located=document)
 
 
 def test_a_key_that_stands_twice_is_refused() -> None:

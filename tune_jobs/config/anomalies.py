@@ -1,9 +1,10 @@
 """The `anomalies` section of a sweep file: failed, hanging and diverged trials; detects an exploding loss. Pure."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from tuning_common.errors import Problems
+from pydantic import Field, field_validator
+
+from tuning_common.strict import model
 from tuning_common.units import parse_duration
 
 Policy = Literal["retry", "stop"]
@@ -12,7 +13,7 @@ STALL_FACTOR = 10.0  # times the longest time between two reports of any trial
 IN_A_ROW = 2  # readings above the bound: one alone may be an unlucky batch
 
 
-@dataclass(frozen=True, kw_only=True)
+@model
 class Anomalies:
     """The reaction to each kind of failure: `retry` resumes from the last checkpoint, `stop` ends the trial.
 
@@ -27,22 +28,18 @@ class Anomalies:
         lost_worker: The reaction to a trial whose process or node died.
     """
 
-    exploding_loss: float | None = 4.0
+    exploding_loss: Annotated[float, Field(gt=1)] | None = 4.0
     diverged: Policy = "stop"
     stall_after: str | None = None
     stalled: Policy = "retry"
     lost_worker: Policy = "retry"
 
-    def __post_init__(self) -> None:
-        problems = Problems()
-        if self.exploding_loss is not None and not self.exploding_loss > 1:
-            problems.add(f"exploding_loss must be above 1 (times the lowest loss), but is {self.exploding_loss:g}")
-        try:
-            if self.stall_after is not None and parse_duration(self.stall_after) <= 0:
-                problems.add("stall_after must be longer than nothing")
-        except ValueError as error:
-            problems.add(f"stall_after {error}")
-        problems.raise_if_any("anomalies")
+    @field_validator("stall_after")
+    @classmethod
+    def _check_duration(cls, value: str | None) -> str | None:
+        if value is not None and parse_duration(value) <= 0:
+            raise ValueError("stall_after must be longer than nothing")
+        return value
 
     def stall_limit_s(self, longest_gap_s: float) -> float:
         """Returns how many seconds without a report mean that a trial hangs.

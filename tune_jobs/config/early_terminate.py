@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
-from typing import cast
+from typing import Annotated, Self, cast
 
+from pydantic import Field, model_validator
+
+from dialsum.config import Count
 from tune_jobs.config.sections import Method
 from tune_jobs.config.space import Value
-from tuning_common.errors import Problems
+from tuning_common.strict import model
 
 KEYS = MappingProxyType(  # keys by type, beside `type`; any other type is a class of ray.tune.schedulers
     {
@@ -21,9 +24,10 @@ KEYS = MappingProxyType(  # keys by type, beside `type`; any other type is a cla
 _ASHA_CLASSES = ("ASHAScheduler", "AsyncHyperBandScheduler")
 MOST_BRACKETS = 100
 LEAST_REDUCTION = 1.1  # closer to 1, every evaluation would be a rung
+Brackets = Annotated[int, Field(ge=1, le=MOST_BRACKETS)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@model
 class EarlyTerminate:
     """The rule that stops bad trials early. An iteration is one evaluation, counted from 1.
 
@@ -40,33 +44,22 @@ class EarlyTerminate:
     """
 
     type: str = "asha"
-    min_iter: int | None = None
-    max_iter: int | None = None
-    eta: float = 3.0
-    brackets: int = 1
-    s: int | None = None
+    min_iter: Count | None = None
+    max_iter: Count | None = None
+    eta: Annotated[float, Field(ge=LEAST_REDUCTION, le=1000)] = 3.0
+    brackets: Brackets = 1
+    s: Brackets | None = None
     strict: bool = False
-    min_trials: int = 3
+    min_trials: Count = 3
     arguments: Mapping[str, Value] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        problems = Problems()
-        if not LEAST_REDUCTION <= self.eta <= 1000:
-            problems.add(
-                f"eta must be from {LEAST_REDUCTION} to 1000 (one in eta trials passes a rung), but is {self.eta:g}"
-            )
-        for name in ("min_iter", "max_iter", "brackets", "s", "min_trials"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                problems.add(f"{name} must be at least 1, but is {value}")
-        for name in ("brackets", "s"):
-            if (getattr(self, name) or 1) > MOST_BRACKETS:
-                problems.add(f"{name} must be at most {MOST_BRACKETS}, but is {getattr(self, name)}")
-        if self.type == "hyperband" and not problems:
-            problems.extend(self._bracket_problems())
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.type == "hyperband":
+            self._check_brackets()
         if self.type == "asha" and self.min_iter and self.max_iter and self.min_iter >= self.max_iter:
-            problems.add(f"min_iter {self.min_iter} leaves no rung below max_iter {self.max_iter}")
-        problems.raise_if_any("early_terminate")
+            raise ValueError(f"min_iter {self.min_iter} leaves no rung below max_iter {self.max_iter}")
+        return self
 
     @property
     def is_ray_class(self) -> bool:
@@ -117,16 +110,14 @@ class EarlyTerminate:
     def _number(self, name: str, default: float) -> float:
         return float(cast("float", self.arguments.get(name, default)))
 
-    def _bracket_problems(self) -> list[str]:
-        if self.min_iter is not None and (self.max_iter is not None or self.s is not None):
-            return ["min_iter counts brackets up, max_iter and s count them down; give one of the two"]
+    def _check_brackets(self) -> None:
         if self.min_iter is not None:
-            return []
-        if self.max_iter is None or self.s is None:
-            return ["type hyperband needs min_iter, or both max_iter and s"]
-        if self.max_iter / self.eta < 1:
-            return [f"max_iter {self.max_iter} / eta {self.eta:g} is below 1: there is no bracket"]
-        return []
+            if self.max_iter is not None or self.s is not None:
+                raise ValueError("min_iter counts brackets up, max_iter and s count them down; give one of the two")
+        elif self.max_iter is None or self.s is None:
+            raise ValueError("type hyperband needs min_iter, or both max_iter and s")
+        elif self.max_iter / self.eta < 1:
+            raise ValueError(f"max_iter {self.max_iter} / eta {self.eta:g} is below 1: there is no bracket")
 
 
 def geometric_rungs(*, first: float, factor: float, end: int) -> tuple[int, ...]:

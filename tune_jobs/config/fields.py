@@ -1,6 +1,5 @@
 """The fields of a run configuration: their names in other programs, valid values, types."""
 
-import types
 import typing
 from pathlib import Path
 from typing import cast
@@ -65,4 +64,4 @@ def takes_whole(name: str) -> bool:
     (True, False, True)
     """
     hint = typing.get_type_hints(RunConfig)[name]
-    return int in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
+    return int in (typing.get_args(hint) or (hint,))

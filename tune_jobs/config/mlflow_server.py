@@ -1,13 +1,15 @@
 """The part `mlflow` of a sweep file's section `tracking`."""
 
-from dataclasses import dataclass
+from typing import Self
 
-from tuning_common.errors import Problems
+from pydantic import model_validator
+
+from tuning_common.strict import model
 
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
-@dataclass(frozen=True, kw_only=True)
+@model
 class MlflowServer:
     """Where MLflow keeps the runs of a sweep.
 
@@ -20,11 +22,12 @@ class MlflowServer:
     uri: str = ""
     experiment: str | None = None
 
-    def __post_init__(self) -> None:
-        problems = Problems()
-        if self.uri or self.experiment is not None:
-            problems.extend(uri_problems(self.uri))
-        problems.raise_if_any("mlflow")
+    @model_validator(mode="after")
+    def _check_uri(self) -> Self:
+        problems = uri_problems(self.uri) if self.uri or self.experiment is not None else []
+        if problems:
+            raise ValueError(*problems)
+        return self
 
 
 def uri_problems(uri: str) -> list[str]:

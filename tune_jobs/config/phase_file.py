@@ -4,7 +4,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated
 
+from pydantic import Field, field_validator
+
+from dialsum.config import Count
 from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.early_terminate_file import read_early_terminate
 from tune_jobs.config.fields import FIELDS, to_value, unknown_field, value_problems
@@ -13,7 +17,7 @@ from tune_jobs.config.space import Value
 from tune_jobs.config.sweep import Phase, PhaseKind, Sweep
 from tune_jobs.config.sweep_parts import check_end, name_problems, read_mapping, read_method
 from tuning_common.errors import Problems, RequestError
-from tuning_common.strict import KeyPath, Located, nearest
+from tuning_common.strict import KeyPath, Located, model, nearest
 
 _SEARCH_KEYS = ("method", "count", "set", "early_terminate")
 _KEYS: Mapping[PhaseKind, tuple[str, ...]] = MappingProxyType(
@@ -29,30 +33,23 @@ _QUICK: Mapping[str, Value] = MappingProxyType({"max_train_samples": 1000, "max_
 _QUICK_COUNT = 2
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@model
 class _Numbers:
     """The numeric keys of a phase, with the defaults of Phase."""
 
-    count: int | None = None
+    count: Count | None = None
     file: str | None = None
-    keep_fraction: float = 0.25
-    margin: float = 0.1
-    winners: int = 2
+    keep_fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
+    margin: Annotated[float, Field(ge=0, le=1)] = 0.1
+    winners: Count = 2
     seeds: tuple[int, ...] = (0, 1, 2)
 
-    def __post_init__(self) -> None:
-        problems = Problems()
-        if self.count is not None and self.count < 1:
-            problems.add(f"count must be at least 1, but is {self.count}")
-        if not 0 < self.keep_fraction <= 1:
-            problems.add(f"keep_fraction must be above 0 and at most 1, but is {self.keep_fraction:g}")
-        if not 0 <= self.margin <= 1:
-            problems.add(f"margin must be from 0 to 1, but is {self.margin:g}")
-        if self.winners < 1:
-            problems.add(f"winners must be at least 1, but is {self.winners}")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            problems.add(f"seeds must be different numbers of at least 0, but are {list(self.seeds)}")
-        problems.raise_if_any("phase")
+    @field_validator("seeds")
+    @classmethod
+    def _check_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) < len(value) or min(value) < 0:
+            raise ValueError(f"seeds must be different numbers of at least 0, but are {list(value)}")
+        return value
 
 
 def read_phases(

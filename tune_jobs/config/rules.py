@@ -5,16 +5,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from dialsum.config import RunConfig
+from pydantic import field_validator
+
+from dialsum.config import Count, RunConfig
 from tune_jobs.config.expressions import Expression, parse
 from tune_jobs.config.fields import FIELDS, takes_whole, to_value, unknown_field
 from tune_jobs.config.space import Value
 from tuning_common.errors import Problems, RequestError
+from tuning_common.strict import model
 
 RuleValue = str | int | float | bool | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@model
 class Rules:
     """Rules by which some parameters follow from others; all are off by default.
 
@@ -28,24 +31,22 @@ class Rules:
     """
 
     set: Mapping[str, RuleValue] = field(default_factory=dict)
-    scale_learning_rate_from_batch: int | None = None
-    accumulate_above_tokens: int | None = None
+    scale_learning_rate_from_batch: Count | None = None
+    accumulate_above_tokens: Count | None = None
 
-    def __post_init__(self) -> None:
-        problems = Problems()
-        for name in ("scale_learning_rate_from_batch", "accumulate_above_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                problems.add(f"{name} must be at least 1, but is {value}")
-        for name, text in self.set.items():
-            if name not in FIELDS:
-                problems.add(f"set.{name}: {unknown_field(name)}")
-            elif isinstance(text, str):
-                try:
+    @field_validator("set")
+    @classmethod
+    def _check_set(cls, value: Mapping[str, RuleValue]) -> Mapping[str, RuleValue]:
+        problems = [f"set.{name}: {unknown_field(name)}" for name in value if name not in FIELDS]
+        for name, text in value.items():
+            try:
+                if name in FIELDS and isinstance(text, str):
                     _parse(text)
-                except RequestError as error:
-                    problems.add(f"set.{name}: {error.message}")
-        problems.raise_if_any("rules")
+            except RequestError as error:
+                problems.append(f"set.{name}: {error.message}")
+        if problems:
+            raise ValueError(*problems)
+        return value
 
     def reads(self, name: str) -> bool:
         """Returns whether any rule reads a field."""

@@ -1,18 +1,20 @@
 """Sections of a sweep file: metric, search, resources, tracking, team."""
 
 import re
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import field, replace
+from typing import Annotated, Literal, Self
 
-from dialsum.config import COMPOSITE, MAX_SEED
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from dialsum.config import COMPOSITE, MAX_SEED, Count
 from dialsum.config import METRIC_GOALS as EVALUATED_GOALS
 from tune_jobs.config.mlflow_server import MlflowServer
-from tuning_common.errors import Problems
 from tuning_common.goal import Goal
-from tuning_common.strict import nearest
+from tuning_common.strict import model, nearest
 from tuning_common.units import parse_bytes, parse_duration
 
 _MOST = 10_000  # cards, trials in parallel, retries
+Few = Annotated[int, Field(ge=1, le=_MOST)]
 Method = Literal["grid", "random", "bayes", "bohb", "pbt"]
 METRIC_GOALS: dict[str, Goal] = {  # best/*: value of the best evaluation so far
     name: goal for own, goal in EVALUATED_GOALS.items() for name in (own, own.replace("eval/", "best/"))
@@ -26,7 +28,7 @@ READ_BY: dict[str, tuple[Method, ...]] = {  # key of `search` -> methods that re
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@model
 class Metric:
     """The metric that ranks trials.
 
@@ -39,18 +41,24 @@ class Metric:
     """
 
     name: str = COMPOSITE
-    goal: Goal = "maximize"
+    goal: Annotated[Goal, Field(validate_default=True)] = "maximize"
 
-    def __post_init__(self) -> None:
-        problems = Problems()
-        right = METRIC_GOALS.get(self.name)
-        if right is None:
-            problems.add(f"name {_unknown_metric(self.name)}")
-        elif self.goal != right:
-            problems.add(
-                f"goal {self.goal!r} of {self.name} would choose the worst model; write {right!r} or leave it out"
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        if value not in METRIC_GOALS:
+            raise ValueError(f"name {_unknown_metric(value)}")
+        return value
+
+    @field_validator("goal")
+    @classmethod
+    def _check_goal(cls, value: Goal, info: ValidationInfo) -> Goal:
+        name = info.data.get("name")
+        if name is not None and METRIC_GOALS[name] != value:
+            raise ValueError(
+                f"goal {value!r} of {name} would choose the worst model; write {METRIC_GOALS[name]!r} or leave it out"
             )
-        problems.raise_if_any("metric")
+        return value
 
     @property
     def evaluated(self) -> str:
@@ -62,7 +70,7 @@ class Metric:
         return self.name.replace("best/", "eval/")
 
 
-@dataclass(frozen=True, kw_only=True)
+@model
 class SearchOptions:
     """Options of the search method.
 
@@ -77,25 +85,12 @@ class SearchOptions:
         resample_probability: pbt: probability that a value is resampled instead of perturbed.
     """
 
-    seed: int = 0
-    startup_trials: int = 10
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    startup_trials: Count = 10
     points: tuple[dict[str, object], ...] = ()
-    perturbation_interval: int = 1
-    exploit_fraction: float = 0.25
-    resample_probability: float = 0.25
-
-    def __post_init__(self) -> None:
-        problems = Problems()
-        if not 0 <= self.seed <= MAX_SEED:
-            problems.add(f"seed must be between 0 and {MAX_SEED}, but is {self.seed}")
-        for name in ("startup_trials", "perturbation_interval"):
-            if getattr(self, name) < 1:
-                problems.add(f"{name} must be at least 1, but is {getattr(self, name)}")
-        if not 0 < self.exploit_fraction <= 0.5:
-            problems.add(f"exploit_fraction must be above 0 and at most 0.5, but is {self.exploit_fraction:g}")
-        if not 0 <= self.resample_probability <= 1:
-            problems.add(f"resample_probability must be from 0 to 1, but is {self.resample_probability:g}")
-        problems.raise_if_any("search")
+    perturbation_interval: Count = 1
+    exploit_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
 
     def read_by(self, method: Method) -> "SearchOptions":
         """Returns the options with those that a method does not read reset to their defaults.
@@ -109,7 +104,7 @@ class SearchOptions:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@model
 class Resources:
     """Compute limits of a sweep.
 
@@ -128,39 +123,51 @@ class Resources:
     """
 
     share: Literal["auto"] | float = "auto"
-    gpus_per_trial: int | None = None
+    gpus_per_trial: Few | None = None
     spread: bool = False
-    cpus_per_trial: float = 1.0
-    max_concurrent_trials: int | None = None
-    max_trials_per_gpu: int | None = None
+    cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
+    max_concurrent_trials: Few | None = None
+    max_trials_per_gpu: Few | None = None
     simulate: str | None = None
     time_budget: str | None = None
-    retries: int = 1
+    retries: Annotated[int, Field(ge=0, le=_MOST)] = 1
 
-    def __post_init__(self) -> None:
-        problems = Problems()
-        if self.share != "auto" and not 0 < self.share <= 1:
-            problems.add(
-                f"share must be auto, or above 0 and at most 1, as it is a part of one card, but is {self.share:g};"
+    @field_validator("share")
+    @classmethod
+    def _check_share(cls, value: Literal["auto"] | float) -> Literal["auto"] | float:
+        if value != "auto" and not 0 < value <= 1:
+            raise ValueError(
+                f"share must be auto, or above 0 and at most 1, as it is a part of one card, but is {value:g};"
                 " whole cards, also several, are `gpus_per_trial`"
             )
-        problems.extend(self._several_cards())
-        if self.cpus_per_trial <= 0:
-            problems.add(f"cpus_per_trial must be above 0, but is {self.cpus_per_trial:g}")
-        for name, least in (
-            ("gpus_per_trial", 1), ("max_concurrent_trials", 1), ("max_trials_per_gpu", 1), ("retries", 0),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and not least <= value <= _MOST:
-                problems.add(f"{name} must be from {least} to {_MOST}, but is {value}")
-        problems.extend([*_readable(self.simulate, "simulate"), *_readable(self.time_budget, "time_budget")])
-        problems.raise_if_any("resources")
+        return value
 
-    def _several_cards(self) -> list[str]:
-        """Returns contradictions between share, gpus_per_trial, max_trials_per_gpu and spread."""
+    @field_validator("simulate")
+    @classmethod
+    def _check_cards(cls, value: str | None) -> str | None:
+        for part in value.split(",") if value is not None else ():
+            match = re.fullmatch(r"\s*[1-9]\d{0,3}x(.+)", part)
+            if match is None:
+                raise ValueError(
+                    f"simulate must look like 2x24GiB,1x80GiB, with at most 9999 cards, but {part!r} does not"
+                )
+            parse_bytes(match.group(1))
+        return value
+
+    @field_validator("time_budget")
+    @classmethod
+    def _check_budget(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_duration(value)
+        return value
+
+    @model_validator(mode="after")
+    def _check_several_cards(self) -> Self:
+        """Refuses contradictions between share, gpus_per_trial, max_trials_per_gpu and spread."""
         if self.gpus_per_trial is None:
-            alone = self.spread and self.share != "auto"
-            return ["spread is for several cards of one trial, which with a fixed share has one"] if alone else []
+            if self.spread and self.share != "auto":
+                raise ValueError("spread is for several cards of one trial, which with a fixed share has one")
+            return self
         problems = []
         if self.share not in ("auto", 1):
             problems.append(f"share {self.share} is a part of a card, gpus_per_trial whole ones; give one of the two")
@@ -168,7 +175,9 @@ class Resources:
             problems.append("gpus_per_trial gives each trial whole cards, so max_trials_per_gpu cannot be above 1")
         if self.spread and self.gpus_per_trial == 1:
             problems.append("spread is for the cards of one trial, which with gpus_per_trial 1 has one")
-        return problems
+        if problems:
+            raise ValueError(*problems)
+        return self
 
     @property
     def cards(self) -> int:
@@ -186,7 +195,7 @@ class Resources:
         return None if self.time_budget is None else parse_duration(self.time_budget)
 
 
-@dataclass(frozen=True, kw_only=True)
+@model
 class Tracking:
     """Settings for W&B, TensorBoard, MLflow and the output folder.
 
@@ -212,7 +221,7 @@ class Tracking:
     output_dir: str = "outputs"
 
 
-@dataclass(frozen=True, kw_only=True)
+@model
 class TeamSection:
     """The team member whose quota a sweep uses.
 
@@ -230,17 +239,3 @@ def _unknown_metric(name: str) -> str:
         return f"{name!r} does not say how good a summarizer is on new dialogues; take eval/loss or {COMPOSITE}"
     found = nearest(name, list(METRIC_GOALS)) or nearest(f"eval/{name}", list(METRIC_GOALS))
     return f"{name!r} is reported by no trainer{found or '; known: ' + ', '.join(METRIC_GOALS)}"
-
-
-def _readable(text: str | None, name: str) -> list[str]:
-    try:
-        if text is not None and name == "time_budget":
-            parse_duration(text)
-        for part in (text or "").split(",") if name == "simulate" and text is not None else ():
-            match = re.fullmatch(r"\s*[1-9]\d{0,3}x(.+)", part)
-            if match is None:
-                return [f"simulate must look like 2x24GiB,1x80GiB, with at most 9999 cards, but {part!r} does not"]
-            parse_bytes(match.group(1))
-    except ValueError as error:
-        return [f"{name} {error}"]
-    return []

@@ -11,9 +11,11 @@ import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal, TypeAlias
+from typing import Literal
 
-Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | None"
+from typing_extensions import TypeAliasType
+
+Value = TypeAliasType("Value", "bool | int | float | str | tuple[Value, ...] | None")  # may contain itself
 RangeDistribution = Literal[
     "uniform", "int_uniform", "q_uniform", "log_uniform_values", "q_log_uniform_values", "inv_log_uniform_values"
 ]

@@ -1,6 +1,5 @@
 """Reads what a sweep and its phases have in common: sections, method, limits."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import TypeVar, get_args
@@ -21,19 +20,12 @@ METHODS: tuple[Method, ...] = get_args(Method)
 def read_mapping(
     cls: type[T], values: Mapping[str, object], path: KeyPath, document: Located, problems: Problems
 ) -> T | None:
-    """Builds a dataclass from a part of the document; collects the problems and returns None where it is wrong.
-
-    The known keys are checked also where there is an unknown key.
-    """
+    """Builds a dataclass from a part of the document; collects the problems and returns None where it is wrong."""
     try:
         return from_mapping(cls, values, located=document, prefix=path)
     except RequestError as error:
         problems.extend(error.problems)
-    fields = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]  # T is always a dataclass
-    known = {key: value for key, value in values.items() if key in fields}
-    if len(known) < len(values):
-        read_mapping(cls, known, path, document, problems)
-    return None
+        return None
 
 
 def read_section(cls: type[T], key: str, document: Located, problems: Problems) -> T:

@@ -54,17 +54,21 @@ def test_a_window_follows_the_wall_clock_through_a_change_of_clocks() -> None:
 def test_a_bad_team_file_is_refused_whole(tmp_path: Path) -> None:
     path = tmp_path / "team.yaml"
     path.write_text(
-        "time_zone: Asia/Soul\nmembers:\n  minji: {quota_gpus: -1}\n"
+        "time_zone: Asia/Soul\nmembers:\n  minji: {quota_gpus: 1}\n  jun: {quota_gpus: two, focuss: T5}\n"
         "windows:\n  - {name: night, start: 22:00, end: 25:00, quota_gpus: {mimji: 2}}\n"
     )
     with pytest.raises(RequestError) as caught:
         load_team(path)
     assert caught.value.problems == (
         f"{path}:1: time_zone 'Asia/Soul' is unknown; write an IANA name such as Asia/Seoul",
-        f"{path}:3: members.minji.quota_gpus must be a number of at least 0, but is -1",
-        f"{path}:5: windows.0: window 'night': end '25:00' is no time of day; write HH:MM, for example 22:00",
-        f"{path}:5: windows.0: window 'night': 'mimji' is no member; known: minji",
+        f"{path}:4: members.jun.quota_gpus must be a number, but is 'two'",
+        f"{path}:4: unknown key 'focuss'; did you mean 'focus'?",
+        f"{path}:6: windows.0.end '25:00' is no time of day; write HH:MM, for example 22:00",
     )
+    windows = "windows:\n  - {name: a, start: 01:00, end: 02:00, quota_gpus: {mimji: 2}}\n"
+    path.write_text("members: {minji: {quota_gpus: 1}}\n" + windows)
+    with pytest.raises(RequestError, match=r"yaml:3: windows\.0\.quota_gpus\.mimji is no member; known: minji"):
+        load_team(path)
 
 
 def test_an_unknown_member_is_named() -> None:

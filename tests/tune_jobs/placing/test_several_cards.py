@@ -78,7 +78,7 @@ def test_the_sweep_file_says_what_cannot_go_together() -> None:
         "gpus_per_trial gives each trial whole cards, so max_trials_per_gpu cannot be above 1",
     )
     for wrong, message in (
-        ({"gpus_per_trial": 0}, "gpus_per_trial must be from 1 to 10000, but is 0"),
+        ({"gpus_per_trial": 0}, "gpus_per_trial must be at least 1, but is 0"),
         ({"spread": True, "share": 0.5}, "which with a fixed share has one"),
         ({"share": 2.0}, "whole cards, also several, are `gpus_per_trial`"),
     ):
