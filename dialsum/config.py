@@ -18,6 +18,7 @@ from dialsum.translation import translate
 from tuning_common.errors import Problems, RequestError
 from tuning_common.files import packaged
 from tuning_common.goal import Goal
+from tuning_common.schemas import descriptions
 from tuning_common.strict import from_mapping, load_yaml, model, nearest
 
 Language = Literal["ko", "en"]
@@ -284,9 +285,7 @@ class RunConfig:
         return from_mapping(type(self), self.to_dict() | dict(changes), where=where)
 
 
-FIELD_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
-    {name: hint.__metadata__[-1] for name, hint in typing.get_type_hints(RunConfig, include_extras=True).items()}
-)
+FIELD_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(descriptions(RunConfig))
 
 
 def load_run_config(path: Path, overrides: Mapping[str, object] | None = None) -> RunConfig:

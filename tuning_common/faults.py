@@ -1,15 +1,14 @@
 """What pydantic refused, in our words: the path, what is allowed there, what was found. Pure."""
 
 import difflib
-import functools
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
-from typing import TypeVar
 
 import pydantic
 from pydantic.json_schema import JsonSchemaValue as Schema
 
-T = TypeVar("T")
+from tuning_common.schemas import json_schema
+
 KeyPath = tuple[str | int, ...]
 _BOUNDS = MappingProxyType(  # pydantic's name of a rule -> the rule in words, before its bound
     {
@@ -20,18 +19,6 @@ _BOUNDS = MappingProxyType(  # pydantic's name of a rule -> the rule in words, b
         "multiple_of": "a multiple of",
     }
 )
-
-
-@functools.cache  # slow to build
-def adapter(cls: type[T]) -> pydantic.TypeAdapter[T]:
-    """Returns what reads a dataclass."""
-    return pydantic.TypeAdapter(cls)
-
-
-@functools.cache
-def json_schema(cls: type[object]) -> Schema:
-    """Returns the JSON Schema of a dataclass."""
-    return adapter(cls).json_schema()  # type: ignore[arg-type]  # every class can be hashed
 
 
 def faults_of(cls: type[object], error: pydantic.ValidationError, prefix: KeyPath = ()) -> list[tuple[KeyPath, str]]:

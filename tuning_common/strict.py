@@ -15,8 +15,9 @@ import yaml
 
 from tuning_common.errors import Problems, RequestError
 from tuning_common.faults import KeyPath as KeyPath
-from tuning_common.faults import adapter, faults_of
+from tuning_common.faults import faults_of
 from tuning_common.faults import nearest as nearest
+from tuning_common.schemas import adapter
 
 T = TypeVar("T")
 MOST_BYTES = 256 * 2**10  # of a YAML file

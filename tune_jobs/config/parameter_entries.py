@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from dialsum.aliases import SECTIONS, Ignored, Piece, Refused, To, find_alias
 from dialsum.translation import Setting, Translation, translate_settings
 from tune_jobs.config.fields import FIELDS
+from tune_jobs.config.file_keys import Specification
 from tuning_common.errors import Problems
 from tuning_common.strict import KeyPath, Located
 
-SPEC_KEYS = ("value", "values", "probabilities", "distribution", "min", "max", "q", "mu", "sigma", "parameters")
+SPEC_KEYS = tuple(Specification.__annotations__)
 _CONTEXT = ("gradient_accumulation_steps", "eval_steps", "early_stopping_patience")  # read together with theirs
 _HALF = {"fp16": {True: "fp16", False: "fp32"}, "bf16": {True: "bf16", False: "fp32"}}
 

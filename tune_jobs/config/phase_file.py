@@ -34,8 +34,17 @@ _QUICK_COUNT = 2
 
 
 @model
-class _Numbers:
-    """The numeric keys of a phase, with the defaults of Phase."""
+class PhaseNumbers:
+    """The keys of a phase that are checked alone, with the defaults of Phase.
+
+    Attributes:
+        count: Number of trials.
+        file: A sweep file for the phase, instead of this file's keys.
+        keep_fraction: narrow: the best fraction of the earlier trials, which defines the box.
+        margin: narrow: fraction of its width by which the box grows on each side.
+        winners: confirm: number of configurations to train again.
+        seeds: confirm: the seeds of each configuration.
+    """
 
     count: Count | None = None
     file: str | None = None
@@ -107,7 +116,7 @@ def _read_phase(
         listed = f"; it has {', '.join(allowed)}"
         problems.add(f"{document.where(*path, key)}: phase {name!r} ({kind}) has no key {key!r}{hint or listed}")
     plain = {key: spec[key] for key in spec if key in allowed and key not in ("method", "set", "early_terminate")}
-    numbers = read_mapping(_Numbers, plain, path, document, problems)
+    numbers = read_mapping(PhaseNumbers, plain, path, document, problems)
     if numbers is None:
         return None
     options = dataclasses.asdict(numbers)

@@ -40,6 +40,7 @@ _KEYS = MappingProxyType(  # distribution -> (required keys, optional keys)
         "q_log_normal": (set(), {"mu", "sigma", "q"}),
     }
 )
+DISTRIBUTIONS = tuple(_KEYS)
 _MOST_STEPS = 2**53  # above, floats skip whole numbers
 _LARGEST_EXPONENT = 700  # math.exp(710) is beyond what a float holds
 

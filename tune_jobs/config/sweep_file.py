@@ -11,6 +11,7 @@ from tune_jobs.config.anomalies import Anomalies
 from tune_jobs.config.base_configs import base_files, read_bases, with_micro_batches
 from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.early_terminate_file import read_early_terminate
+from tune_jobs.config.file_keys import SweepFile
 from tune_jobs.config.metric_file import metric_note, read_metric, with_weights
 from tune_jobs.config.parameter_entries import is_parameter, read_entries
 from tune_jobs.config.phase_file import read_phases
@@ -37,11 +38,7 @@ from tuning_common.errors import Problems
 from tuning_common.files import packaged
 from tuning_common.strict import Located, load_yaml, nearest
 
-_KEYS = (
-    "name", "description", "method", "metric", "parameters", "early_terminate", "count", "run_cap", "base_config",
-    "trained_model", "phases", "search", "resources", "tracking", "rules", "anomalies", "team", "project", "entity",
-    "program", "command",
-)  # fmt: skip
+_KEYS = tuple(SweepFile.__annotations__)
 _REFUSED = MappingProxyType(  # keys of W&B that are refused, and why
     {
         "controller": "trials are chosen by this program, not by W&B's server or its local controller",
