@@ -14,8 +14,10 @@ from dialsum.reporter import NullReporter
 from dialsum.sample_data import command as sample_data
 from tuning_common import cli
 from tuning_common.errors import Problems, RequestError
+from tuning_common.faults import describe
 from tuning_common.files import write_text
-from tuning_common.strict import parse_yaml
+from tuning_common.schemas import json_schema
+from tuning_common.strict import dump_yaml, parse_yaml
 
 CACHE_DIR = Path(".cache/dialsum")
 
@@ -53,11 +55,14 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _fields() -> str:
-    """Lists the fields of a configuration, with their names in other trainers."""
-    lines = ["fields of a configuration (names of other trainers are read too, see docs/other_trainers.md):"]
-    for name, text in FIELD_DESCRIPTIONS.items():
+    """Lists the fields of a configuration: default, meaning, what is allowed, names in other trainers."""
+    lines = ["fields of a configuration, with their defaults (names of other trainers are read too):"]
+    schema = json_schema(RunConfig)
+    for name, field in schema["properties"].items():
+        default = "null" if field["default"] is None else dump_yaml([field["default"]], flow=True).strip()[1:-1]
         others = ", ".join(other_names(name))
-        lines.append(f"  {name:28} {text}{f' Also: {others}.' if others else ''}")
+        also = f" Also: {others}." if others else ""
+        lines.append(f"  {name + ': ' + default:41} {FIELD_DESCRIPTIONS[name]} ({describe(field, schema)}){also}")
     return "\n".join(lines)
 
 

@@ -52,7 +52,7 @@ def faults_of(cls: type[object], error: pydantic.ValidationError, prefix: KeyPat
             bound = f"{_BOUNDS[kind]} {next(iter(one['ctx'].values())):.12g}"
             texts.append(f"{name} must be {bound}, but is {value!r}")
         else:
-            allowed = "a finite number" if kind == "finite_number" else _describe(schema, root)
+            allowed = "a finite number" if kind == "finite_number" else describe(schema, root)
             mismatches[path] = f"{name} must be {allowed}, but is {value!r}"
     for path, text in mismatches.items():
         found[path] = found[path] or [text]
@@ -85,23 +85,40 @@ def _options(schema: Schema, root: Schema) -> Iterator[Schema]:
         yield schema
 
 
-def _describe(schema: Schema, root: Schema) -> str:
+def describe(schema: Schema, root: Schema) -> str:
     """Returns what a schema allows, in words.
 
-    >>> _describe({"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "null"}]}, {})
-    'a list of a number or null'
+    >>> describe({"anyOf": [{"type": "array", "items": {"type": "number", "minimum": 0}}, {"type": "null"}]}, {})
+    'a list of a number of at least 0 or null'
     """
-    return " or ".join(dict.fromkeys(_described(option, root) for option in _options(schema, root)))
+    options = _options(schema, root)
+    return " or ".join(dict.fromkeys(_described(option, root) + _bounds(option) for option in options))
+
+
+def _bounds(option: Schema) -> str:
+    """Returns the bounds of a number.
+
+    >>> _bounds({"minimum": 1, "maximum": 9}), _bounds({"exclusiveMinimum": 0, "maximum": 1})
+    (' from 1 to 9', ' above 0 and at most 1')
+    """
+    if "multipleOf" in option:
+        rest = {name: value for name, value in option.items() if name != "multipleOf"}
+        return f"{_bounds(rest)}, a multiple of {option['multipleOf']}"
+    if "minimum" in option and "maximum" in option:
+        return f" from {option['minimum']:.12g} to {option['maximum']:.12g}"
+    names = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    rules = [f"{words} {option[name]:.12g}" for name, words in names.items() if name in option]
+    return f" {' and '.join(rules)}" if rules else ""
 
 
 def _described(option: Schema, root: Schema) -> str:
     if "enum" in option or "const" in option:
         return "one of " + ", ".join(repr(one) for one in option.get("enum", [option.get("const")]))
     if "prefixItems" in option:
-        items = dict.fromkeys(_describe(item, root) for item in option["prefixItems"])
+        items = dict.fromkeys(describe(item, root) for item in option["prefixItems"])
         return f"a list of {len(option['prefixItems'])} values, each {' or '.join(items)}"
     if "items" in option:
-        return f"a list of {_describe(option['items'], root)}"
+        return f"a list of {describe(option['items'], root)}"
     names = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
     names |= {"object": "a mapping", "array": "a list", "null": "null"}
     return names.get(str(option.get("type")), "a value")

@@ -67,7 +67,7 @@ def test_plain_values_go_through_json_and_back() -> None:
 def test_changes_are_checked_like_a_file() -> None:
     with pytest.raises(RequestError, match="unknown key 'learning_rat'; did you mean 'learning_rate'"):
         RunConfig().with_changes({"learning_rat": 1e-4})
-    with pytest.raises(RequestError, match="batch_size must be a whole number, but is '8'"):
+    with pytest.raises(RequestError, match="batch_size must be a whole number from 1 to 100000, but is '8'"):
         RunConfig().with_changes({"batch_size": "8"})
 
 
@@ -90,7 +90,7 @@ def test_problems_of_a_file_carry_their_lines(tmp_path: Path) -> None:
         load_run_config(path)
     assert caught.value.problems == (
         f"{path}:2: unknown key 'lerning_rate'; did you mean 'learning_rate'?",
-        f"{path}:3: num_epochs must be a whole number, but is 'many'",
+        f"{path}:3: num_epochs must be a whole number from 1 to 100000, but is 'many'",
     )
 
 

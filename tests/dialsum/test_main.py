@@ -1,11 +1,13 @@
 """The commands of dialsum: train, evaluate, generate; wrong requests end with 2 and one screen of text."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from dialsum.__main__ import main
+from dialsum.config import FIELD_DESCRIPTIONS
 from tests.dialsum.test_trainer import write_data
 from tuning_common import cli
 
@@ -39,6 +41,16 @@ def test_train_then_evaluate_then_generate(
     lines = Path("out/submission.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == ",fname,summary"
     assert [line.split(",")[0] for line in lines[1:]] == [str(index) for index in range(9)]
+
+
+def test_help_lists_every_field_with_default_rule_and_other_names(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = dict(re.findall(r"^  (\w+): (.*)$", capsys.readouterr().out, re.MULTILINE))
+    assert set(FIELD_DESCRIPTIONS) <= set(shown)
+    assert re.match(r"16 +Effective batch: .* \(a whole number from 1 to 100000\)", shown["batch_size"])
+    assert re.match(r"null +.* \(a number of at least 0 and below 1 or null\)", shown["dropout"])
+    assert shown["optimizer"].endswith("'sgd') Also: optim.")
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_an_unknown_key_keeps_its_line_and_its_hint(tmp_path: Path) -> None:
         read_run_config(path)
     assert [text.removeprefix(str(tmp_path)) for text in caught.value.problems] == [
         "/a.yaml:2: unknown key 'training.learning_rte'; did you mean 'learning_rate'?",
-        "/a.yaml:3: num_epochs must be a whole number, but is 'many'",
+        "/a.yaml:3: num_epochs must be a whole number from 1 to 100000, but is 'many'",
     ]
 
 

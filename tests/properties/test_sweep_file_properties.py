@@ -2,7 +2,9 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
+from tune_jobs.config.file_schemas import schema_of
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep, read_sweep
 from tune_jobs.planning.guard_rails import KnownFacts, warnings
@@ -77,6 +79,7 @@ files = st.fixed_dictionaries(
         "name": scalars,
     },
 )
+SCHEMA = Draft202012Validator(dict(schema_of("sweep")))
 
 
 @settings(max_examples=400)
@@ -87,6 +90,7 @@ def test_a_file_is_read_or_refused_with_places(raw: dict[str, object]) -> None:
     assert all(problems)
     if sweep is None:
         return
+    assert list(SCHEMA.iter_errors(raw)) == []  # an editor marks nothing that the reader takes
     for part in [phase.sweep for phase in sweep.phases if phase.kind != "confirm"] or [sweep]:
         assert part.trials >= 1
         rungs = part.early_terminate.rungs(last=5)

@@ -67,7 +67,10 @@ def test_a_value_that_fits_no_type_of_a_union_is_one_problem() -> None:
     class Share:
         part: Literal["auto"] | Annotated[float, Field(le=1)] = "auto"
 
-    for value, problem in (("full", "part must be one of 'auto' or a number, but is 'full'"), (2, "must be at most 1")):
+    for value, problem in (
+        ("full", "part must be one of 'auto' or a number at most 1, but is 'full'"),
+        (2, "must be at most 1"),
+    ):
         with pytest.raises(RequestError, match=problem) as caught:
             from_mapping(Share, {"part": value})
         assert len(caught.value.problems) == 1
