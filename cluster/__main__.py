@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuning_common import cli
+from tuning_common.completion import add_completion
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -15,6 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for path in sorted((Path(__file__).parent / "commands").glob("*_cli.py")):
         importlib.import_module(f"cluster.commands.{path.stem}").add_parser(commands)
+    add_completion(parser, "dialsum-cluster")
     chosen = parser.parse_args(arguments)
     code: int = chosen.run(chosen)
     return code

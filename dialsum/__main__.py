@@ -13,6 +13,7 @@ from dialsum.config import FIELD_DESCRIPTIONS, RunConfig, read_run_config
 from dialsum.reporter import NullReporter
 from dialsum.sample_data import command as sample_data
 from tuning_common import cli
+from tuning_common.completion import add_completion
 from tuning_common.errors import Problems, RequestError
 from tuning_common.faults import describe
 from tuning_common.files import write_text
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     _add_generate(commands)
     rouge_cli.add_parser(commands)
     sample_data.add_parser(commands)
+    add_completion(parser, "dialsum")
     chosen = parser.parse_args(arguments)
     code: int = chosen.run(chosen)
     return code

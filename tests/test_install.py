@@ -37,9 +37,17 @@ def test_the_wheel_holds_code_data_types_and_licence(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"tuning_common", "dialsum", "cluster", "tune_jobs"}
     held = ("tune_jobs/sweeps/sample.yaml", "dialsum/configs/tiny.yaml", "dialsum/sample_data/scenes/home.yaml")
+    schemas = {f"tune_jobs/schemas/{kind}.json" for kind in ("sweep", "run", "team")}
     templates = {name.relative_to(ROOT).as_posix() for name in ROOT.glob("cluster/estimator/templates/*.xz")}
     typed = {f"{top}/py.typed" for top in tops}
-    assert names >= {*held, *templates, *typed, "cluster/estimator/gpu_profiles.json", "tune_jobs/report/page.css"}
+    assert names >= {
+        *held,
+        *schemas,
+        *templates,
+        *typed,
+        "cluster/estimator/gpu_profiles.json",
+        "tune_jobs/report/page.css",
+    }
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from cluster.machines.loopback import prefer_loopback
 from cluster.machines.ray_folder import restore_umask
 from tuning_common import cli
+from tuning_common.completion import add_completion
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     for path in sorted(Path(__file__).parent.glob("**/*_cli.py")):
         name = ".".join(path.relative_to(Path(__file__).parent.parent).with_suffix("").parts)
         importlib.import_module(name).add_parser(commands)
+    add_completion(parser, "tune-jobs")
     chosen = parser.parse_args(arguments)
     restore_umask()  # of a submitted sweep's driver
     code: int = chosen.run(chosen)
