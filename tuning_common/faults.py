@@ -10,6 +10,7 @@ from pydantic.json_schema import JsonSchemaValue as Schema
 from tuning_common.schemas import json_schema
 
 KeyPath = tuple[str | int, ...]
+_UNKNOWN = "unexpected_keyword_argument"
 _BOUNDS = MappingProxyType(  # pydantic's name of a rule -> the rule in words, before its bound
     {
         "greater_than_equal": "at least",
@@ -32,12 +33,13 @@ def faults_of(cls: type[object], error: pydantic.ValidationError, prefix: KeyPat
     root = json_schema(cls)  # type: ignore[arg-type]  # every class can be hashed
     found: dict[KeyPath, list[str]] = {}
     mismatches: dict[KeyPath, str] = {}
-    for one in error.errors(include_url=False):
+    unknown_first = sorted(error.errors(include_url=False), key=lambda one: one["type"] != _UNKNOWN)
+    for one in unknown_first:  # an unknown key may be why another is missing
         loc, kind, value = one["loc"], one["type"], one["input"]
         path, schema = _follow(root, loc[:-1] if kind == "missing" else loc)
         name = ".".join(map(str, (*prefix, *path)))
-        texts = found.setdefault(loc if kind == "unexpected_keyword_argument" else path, [])
-        if kind == "unexpected_keyword_argument":
+        texts = found.setdefault(loc if kind == _UNKNOWN else path, [])
+        if kind == _UNKNOWN:
             known = list(schema.get("properties", {}))
             texts.append(f"unknown key {loc[-1]!r}{nearest(str(loc[-1]), known) or '; known: ' + ', '.join(known)}")
         elif kind == "missing" and isinstance(loc[-1], str):

@@ -43,8 +43,8 @@ def test_every_problem_is_reported_with_its_line() -> None:
         from_mapping(Sweep, document.mapping(), located=document)
     assert caught.value.message == "a.yaml: 6 problems"
     assert caught.value.problems == (
-        "a.yaml:1: missing key 'method'",
         "a.yaml:1: unknown key 'metod'; did you mean 'method'?",
+        "a.yaml:1: missing key 'method'",
         "a.yaml:3: metric.name must be text, but is 3",
         "a.yaml:4: metric.goal must be one of 'maximize', 'minimize', but is 'up'",
         "a.yaml:5: limit must be a whole number or null, but is 'many'",

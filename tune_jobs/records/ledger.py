@@ -380,9 +380,8 @@ def read_record(line: Mapping[str, object]) -> TrialRecord | SweepRecord:
         return from_mapping(SweepRecord, values, where="sweep record")
     if line.get("event") != "trial":
         raise RequestError(f"event must be 'sweep' or 'trial', but is {line.get('event')!r}")
-    numbers = {key: _numbers(values[key]) for key in ("metrics", "best_metrics") if key in values}
-    history = _rows(values.pop("history", []))  # most of a ledger: checked without strict's slow path
-    record = dataclasses.replace(from_mapping(TrialRecord, values | numbers, where="trial record"), history=history)
+    numbers = {key: _numbers(values[key]) for key in ("metrics", "best_metrics", "history") if key in values}
+    record = from_mapping(TrialRecord, values | numbers, where="trial record")
     _check(record)
     return record
 
@@ -418,21 +417,10 @@ def _for_json(value: object) -> object:
     return value
 
 
-def _rows(value: object) -> list[dict[str, float | None]]:
-    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        raise RequestError("history must be a list of mappings")
-    rows: list[dict[str, float | None]] = []
-    for row in value:
-        read = {name: _NOT_FINITE.get(item, item) if isinstance(item, str) else item for name, item in row.items()}
-        wrong = [name for name, item in read.items() if not (item is None or type(item) in (int, float))]
-        if wrong:
-            raise RequestError(f"history: {', '.join(wrong)} must be a number or null")
-        rows.append({name: None if item is None else float(item) for name, item in read.items()})
-    return rows
-
-
 def _numbers(value: object) -> object:
     """Inverts _for_json for the fields with measured numbers."""
     if isinstance(value, dict):
         return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
     return _NOT_FINITE.get(value, value) if isinstance(value, str) else value

@@ -61,8 +61,8 @@ def test_a_bad_team_file_is_refused_whole(tmp_path: Path) -> None:
         load_team(path)
     assert caught.value.problems == (
         f"{path}:1: time_zone 'Asia/Soul' is unknown; write an IANA name such as Asia/Seoul",
-        f"{path}:4: members.jun.quota_gpus must be a number, but is 'two'",
         f"{path}:4: unknown key 'focuss'; did you mean 'focus'?",
+        f"{path}:4: members.jun.quota_gpus must be a number of at least 0, but is 'two'",
         f"{path}:6: windows.0.end '25:00' is no time of day; write HH:MM, for example 22:00",
     )
     windows = "windows:\n  - {name: a, start: 01:00, end: 02:00, quota_gpus: {mimji: 2}}\n"
