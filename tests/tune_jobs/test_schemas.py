@@ -6,18 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from cluster.scheduling.quotas import load_team
-from dialsum.config import FIELD_DESCRIPTIONS, load_run_config
+from dialsum.config import FIELD_DESCRIPTIONS, RunConfig, load_run_config
+from dialsum.translation import translate
 from tune_jobs.__main__ import main
 from tune_jobs.config.file_keys import SweepFile
 from tune_jobs.config.file_schemas import FOLDER, Kind, schema_of, schema_text
 from tune_jobs.config.sweep_file import load_sweep
 from tuning_common.errors import RequestError
-from tuning_common.strict import load_yaml
+from tuning_common.strict import Located, load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+RUN = schema_of("run")
 KINDS: tuple[Kind, ...] = ("sweep", "run", "team")
 READERS: dict[str, Callable[[Path], object]] = {"sweep": load_sweep, "run": load_run_config, "team": load_team}
 SHIPPED = [
@@ -132,3 +136,22 @@ def test_the_pages_of_the_sweep_file_name_every_key_and_show_files_that_fit(tmp_
         path = tmp_path / f"block_{number}.yaml"
         path.write_text(block, encoding="utf-8")
         assert faults("sweep", path) == []
+
+
+scalars = st.sampled_from(
+    [None, True, "auto", "adamw", "adamw_torch", "linear", "", 0, 1, 2, 16, 40, 0.5, 1.5, -1, 10**10]
+)
+values = st.one_of(scalars, st.lists(scalars, max_size=3), st.dictionaries(st.sampled_from("ab"), scalars, max_size=1))
+names = st.sampled_from([*FIELD_DESCRIPTIONS, "lr", "optim", "training", "fp16", "learning_rat"])
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(names, values, max_size=3))
+def test_an_editor_marks_nothing_in_a_configuration_that_a_run_takes(content: dict[str, object]) -> None:
+    marked = list(Draft202012Validator(dict(RUN)).iter_errors(content))
+    translation = translate(Located(data=content, lines={(): 1}, source="a.yaml"), tuple(FIELD_DESCRIPTIONS))
+    try:
+        RunConfig.from_dict(translation.values)
+    except RequestError:
+        return
+    assert marked == [] or translation.problems
