@@ -164,3 +164,13 @@ def test_a_wrong_phase_file_is_told_by_its_own_lines(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as caught:
         loaded(tmp_path, f"{PARAMETERS}phases: [{{name: wide, file: {tmp_path}/wide.yaml}}]\n")
     assert caught.value.problems[0] == f"{tmp_path}/wide.yaml:1: unknown key 'metod'; did you mean 'method'?"
+
+
+def test_a_contradiction_is_told_beside_an_unknown_key_and_once(tmp_path: Path) -> None:
+    section = "resources: {cpus: 2, gpus_per_trial: 1, spread: true}\n"
+    with pytest.raises(RequestError) as caught:
+        loaded(tmp_path, f"method: random\ncount: 3\n{PARAMETERS}{section}")
+    assert [text.split(": ", 1)[1][:29] for text in caught.value.problems] == [
+        "unknown key 'cpus'; known: sh",
+        "resources.spread is for the c",
+    ]

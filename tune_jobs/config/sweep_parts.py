@@ -1,5 +1,6 @@
 """Reads what a sweep and its phases have in common: sections, method, limits."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import TypeVar, get_args
@@ -20,11 +21,20 @@ METHODS: tuple[Method, ...] = get_args(Method)
 def read_mapping(
     cls: type[T], values: Mapping[str, object], path: KeyPath, document: Located, problems: Problems
 ) -> T | None:
-    """Builds a dataclass from a part of the document; collects the problems and returns None where it is wrong."""
+    """Builds a dataclass from a part of the document; collects the problems and returns None where it is wrong.
+
+    Contradictions between the known keys are found also where there is an unknown key.
+    """
     try:
         return from_mapping(cls, values, located=document, prefix=path)
     except RequestError as error:
         problems.extend(error.problems)
+        fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # T is always a dataclass
+        known = {key: value for key, value in values.items() if key in fields}
+        more = Problems()
+        if len(known) < len(values):
+            read_mapping(cls, known, path, document, more)
+        problems.extend([text for text in more.texts if text not in error.problems])
         return None
 
 
