@@ -1,6 +1,7 @@
 """What pydantic refused, in our words: the path, what is allowed there, what was found. Pure."""
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 
@@ -11,6 +12,7 @@ from tuning_common.schemas import json_schema
 
 KeyPath = tuple[str | int, ...]
 _UNKNOWN = "unexpected_keyword_argument"
+_PASSWORD = re.compile(r"//[^\s'\"]*@")  # user and password in an address
 _BOUNDS = MappingProxyType(  # pydantic's name of a rule -> the rule in words, before its bound
     {
         "greater_than_equal": "at least",
@@ -35,7 +37,7 @@ def faults_of(cls: type[object], error: pydantic.ValidationError, prefix: KeyPat
     mismatches: dict[KeyPath, str] = {}
     unknown_first = sorted(error.errors(include_url=False), key=lambda one: one["type"] != _UNKNOWN)
     for one in unknown_first:  # an unknown key may be why another is missing
-        loc, kind, value = one["loc"], one["type"], one["input"]
+        loc, kind, value = one["loc"], one["type"], _PASSWORD.sub("//...@", repr(one["input"]))
         path, schema = _follow(root, loc[:-1] if kind == "missing" else loc)
         name = ".".join(map(str, (*prefix, *path)))
         texts = found.setdefault(loc if kind == _UNKNOWN else path, [])
@@ -45,20 +47,27 @@ def faults_of(cls: type[object], error: pydantic.ValidationError, prefix: KeyPat
         elif kind == "missing" and isinstance(loc[-1], str):
             texts.append(f"missing key {loc[-1]!r}")
         elif kind == "value_error":  # of a validator
-            model, schema = _follow(root, loc[:-1])
             for text in one["ctx"]["error"].args:
-                full = text if _named(text)[0] in schema["properties"] else f"{loc[-1]} {text}"
-                at = (*model, *_named(full))
-                found.setdefault(at, []).append(".".join(map(str, (*prefix, *model, full))))
+                at, full = _placed(root, loc, text)
+                found.setdefault((*at, *_named(full)), []).append(".".join(map(str, (*prefix, *at, full))))
         elif kind in _BOUNDS:
             bound = f"{_BOUNDS[kind]} {next(iter(one['ctx'].values())):.12g}"
-            texts.append(f"{name} must be {bound}, but is {value!r}")
+            texts.append(f"{name} must be {bound}, but is {value}")
         else:
             allowed = "a finite number" if kind == "finite_number" else describe(schema, root)
-            mismatches[path] = f"{name} must be {allowed}, but is {value!r}"
+            mismatches[path] = f"{name} must be {allowed}, but is {value}"
     for path, text in mismatches.items():
         found[path] = found[path] or [text]
     return [((*prefix, *path), text) for path, texts in found.items() for text in texts]
+
+
+def _placed(root: Schema, loc: KeyPath, text: str) -> tuple[KeyPath, str]:
+    """Returns the path of the model that a validator's text is about, and the text, beginning with a field's name."""
+    for inner in (loc, loc[:-1]):  # of a validator of the model, or of a field
+        path, schema = _follow(root, inner)
+        if any(_named(text)[0] in option.get("properties", {}) for option in _options(schema, root)):
+            return path, text
+    return path, f"{loc[-1]} {text}"
 
 
 def _follow(root: Schema, loc: KeyPath) -> tuple[KeyPath, Schema]:

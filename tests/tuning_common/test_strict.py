@@ -77,6 +77,11 @@ def test_a_value_that_fits_no_type_of_a_union_is_one_problem() -> None:
     assert (Share(part=1).part, from_mapping(Share, {"part": "auto"}).part) == (1.0, "auto")
 
 
+def test_a_password_in_an_address_is_not_shown() -> None:
+    with pytest.raises(RequestError, match=r"metric must be a mapping, but is 'https://\.\.\.@host/db'"):
+        from_mapping(Sweep, {"method": "grid", "metric": "https://minji:sec/ret@host/db"})
+
+
 def test_half_a_character_is_refused_in_words() -> None:
     document = parse_yaml('method: "\\ud800"\nmetric: {name: a}\n', "a.yaml")
     with pytest.raises(RequestError, match=r"cannot be read: .*surrogates not allowed"):
