@@ -36,7 +36,8 @@ def test_the_wheel_holds_code_data_types_and_licence(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"tuning_common", "dialsum", "cluster", "tune_jobs"}
-    held = ("tune_jobs/sweeps/sample.yaml", "dialsum/configs/tiny.yaml", "dialsum/sample_data/scenes/home.yaml")
+    held = ("tune_jobs/sweeps/sample.yaml", "dialsum/configs/tiny.yaml", "dialsum/sample_data/scenes/home.yaml",
+            "cluster/kubernetes/raycluster.yaml", "cluster/slurm/tune.sbatch")  # fmt: skip
     templates = {name.relative_to(ROOT).as_posix() for name in ROOT.glob("cluster/estimator/templates/*.xz")}
     typed = {f"{top}/py.typed" for top in tops}
     assert names >= {*held, *templates, *typed, "cluster/estimator/gpu_profiles.json", "tune_jobs/report/page.css"}
