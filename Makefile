@@ -1,6 +1,7 @@
 # make sweep   a fresh machine -> environment -> the sample sweep -> best model and report
 # make test    environment -> lint, types and every test but the longest
 # make long    the longest tests: machines over SSH, faults at random moments (about ten minutes)
+# make lock    writes requirements.lock anew after a change of requirements*.txt; keeps what still fits
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -10,7 +11,7 @@ SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE :=
 unit ray long: export OMP_NUM_THREADS := 1
 
-.PHONY: sweep test lint unit ray long environment development clean
+.PHONY: sweep test lint unit ray long lock environment development clean
 
 sweep: environment
 	$(PY) -m tune_jobs run $(SWEEP)
@@ -31,18 +32,23 @@ ray: development
 long: development
 	$(PY) -m pytest $(SIDE_BY_SIDE) --durations 15 -m long
 
+lock: environment
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock" \
+	  requirements.txt requirements-dev.txt requirements-gpu.txt --output-file requirements.lock
+
 environment: $(VENV)/.runtime
 development: $(VENV)/.development
 
 # torch goes first and alone: the exact pin finds a CPU build where one is at hand, and nothing later may replace it.
-$(VENV)/.runtime: requirements.txt
+$(VENV)/.runtime: requirements.txt requirements.lock
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock torch==2.13.0
+	$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -r requirements.txt
 	touch $@
 
 $(VENV)/.development: $(VENV)/.runtime requirements-dev.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -r requirements-dev.txt
 	touch $@
 
 clean:

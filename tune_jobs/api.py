@@ -146,24 +146,23 @@ def run(
     Raises:
         RequestError: When the file, the data or the cluster cannot be used, with every problem.
     """
-    from tune_jobs.driver.phases import run_staged
-    from tune_jobs.driver.run_sweep import RunOptions, run_sweep
-    from tune_jobs.driver.view import LogView
-
-    prefer_loopback()
-    options = RunOptions(resume=resume, simulate=simulate, cpu_only=cpu_only, command="tune_jobs.run(...)")
-    folder = None if output is None else Path(output)
-    read = with_output_folder(_read(sweep, count).with_member(member), folder, os.environ, Path.home())
-    view = LogView(sys.stderr)
-    for text in read.notes:
-        view.event(f"note: {text}")
     with _cluster(address):
+        from tune_jobs.driver.phases import run_staged
+        from tune_jobs.driver.run_sweep import RunOptions, run_sweep
+        from tune_jobs.driver.view import LogView
+
+        options = RunOptions(resume=resume, simulate=simulate, cpu_only=cpu_only, command="tune_jobs.run(...)")
+        folder = None if output is None else Path(output)
+        read = with_output_folder(_read(sweep, count).with_member(member), folder, os.environ, Path.home())
+        view = LogView(sys.stderr)
+        for text in read.notes:
+            view.event(f"note: {text}")
         if read.phases:
             staged = run_staged(read, options, view)
             return _result(read, staged.folder, staged.best, staged.score, staged.interrupted)
         outcome = run_sweep(read, options, view)
-    score = outcome.best.best_metrics.get(read.metric.name) if outcome.best is not None else None
-    return _result(read, outcome.folder, outcome.best, score, outcome.interrupted)
+        score = outcome.best.best_metrics.get(read.metric.name) if outcome.best is not None else None
+        return _result(read, outcome.folder, outcome.best, score, outcome.interrupted)
 
 
 def plan(sweep: SweepSource, **options: object) -> SweepPlanned:
@@ -172,6 +171,7 @@ def plan(sweep: SweepSource, **options: object) -> SweepPlanned:
     Raises:
         RequestError: When the file or the cluster cannot be used, an option is unknown, or no trial can run.
     """
+    prefer_loopback()  # it imports Ray, and an embedded sweep may follow
     chosen = _arguments(plan_cli, ["plan", str(_file(sweep))], options)
     described = plan_cli.describe(chosen)
     if described.refused:
@@ -233,10 +233,11 @@ def _file(sweep: SweepSource) -> Path:
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
-    """Names a running cluster to Ray for a while."""
+    """Names a running cluster for a while, or keeps an embedded Ray on the loopback; Ray must be imported inside."""
     earlier = os.environ.get("RAY_ADDRESS")
     if address is not None:
         os.environ["RAY_ADDRESS"] = address
+    prefer_loopback()
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 from cluster.machines.loopback import LOOPBACK, SINGLE_MACHINE
 from cluster.machines.ray_folder import private_ray, private_root
 from cluster.machines.raylets import GCS_PORT, HeadOptions, Start, raylet_starts
-from cluster.machines.tokens import token_path, token_problem
+from cluster.machines.tokens import token_problem
 from tuning_common import cli
 from tuning_common.errors import Problems, RequestError, WorkError
 from tuning_common.files import private_folder
@@ -108,7 +108,7 @@ def _refuse(chosen: argparse.Namespace) -> None:
     if chosen.storage is not None and not chosen.storage.expanduser().is_dir():
         problems.add(f"--storage {chosen.storage}: no such folder on this machine; is it mounted?")
     if not chosen.no_token:
-        problem = token_problem(token_path(os.environ, Path.home()))
+        problem = token_problem(os.environ, Path.home())
         if problem is not None:
             problems.add(problem)
     problems.raise_if_any("python -m cluster start")

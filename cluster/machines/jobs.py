@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
-from cluster.machines.tokens import AUTH_MODE, token_path, token_problem
+from cluster.machines.tokens import AUTH_MODE, TOKEN_VARIABLE, token_path, token_problem
 from tuning_common.errors import RequestError, WorkError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -199,8 +199,8 @@ def _use_token() -> None:
     """Sets the token mode, before Ray is imported and reads it."""
     if os.environ.get(AUTH_MODE, "token") != "token":
         return
-    trouble = token_problem(token_path(os.environ, Path.home()))
-    if trouble is not None and not os.environ.get("RAY_AUTH_TOKEN"):
+    trouble = token_problem(os.environ, Path.home())
+    if trouble is not None and not os.environ.get(TOKEN_VARIABLE):  # the other side decides which token it takes
         raise RequestError(trouble, [f"for a cluster that was started with --no-token: export {AUTH_MODE}=disabled"])
     os.environ[AUTH_MODE] = "token"
 

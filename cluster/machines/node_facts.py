@@ -20,7 +20,7 @@ from cluster.machines.inventory import Raylet, node_of, read_machine
 from cluster.machines.node_watch import ANSWER_S
 from cluster.machines.ray_nodes import raylet_of
 from cluster.machines.storage import STORAGE
-from cluster.machines.tokens import AUTH_MODE, token_path, token_problem
+from cluster.machines.tokens import AUTH_MODE, token_problem
 
 if TYPE_CHECKING:
     import ray
@@ -113,9 +113,7 @@ def _facts(wanted: Wanted, name: str, probe: Path | None, raylet: Raylet | None)
     from cluster.machines.nvml import read
 
     reading = read()
-    trouble = (
-        None if os.environ.get(AUTH_MODE) == "disabled" else token_problem(token_path(os.environ, Path.home())) or ""
-    )
+    trouble = None if os.environ.get(AUTH_MODE) == "disabled" else token_problem(os.environ, Path.home()) or ""
     return NodeFacts(
         name=name,
         python=platform.python_version(),

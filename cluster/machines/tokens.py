@@ -9,6 +9,7 @@ from pathlib import Path
 from tuning_common.errors import RequestError
 
 AUTH_MODE = "RAY_AUTH_MODE"  # Ray reads it on import
+TOKEN_VARIABLE = "RAY_AUTH_TOKEN"  # the token itself, before any file; KubeRay sets it from a Secret
 _PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 _SHORTEST = 32  # characters; Ray's own have 64
 
@@ -23,8 +24,12 @@ def token_path(environment: Mapping[str, str], home: Path) -> Path:
     return Path(chosen) if chosen else home / ".ray" / "auth_token"
 
 
-def token_problem(path: Path) -> str | None:
-    """Returns the problem of a token file with its remedy, or None. Never shows the token."""
+def token_problem(environment: Mapping[str, str], home: Path) -> str | None:
+    """Returns the problem of the token that Ray uses with its remedy, or None. Never shows the token."""
+    given = environment.get(TOKEN_VARIABLE)
+    if given:
+        return _too_short(TOKEN_VARIABLE, len(given))
+    path = token_path(environment, home)
     try:
         found = path.stat()
         length = len(path.read_text(encoding="utf-8", errors="replace").strip())
@@ -36,9 +41,13 @@ def token_problem(path: Path) -> str | None:
         return f"{path}: belongs to another user (uid {found.st_uid}); it must be your own"
     if stat.S_IMODE(found.st_mode) & 0o077:
         return f"{path}: others may read it (mode {stat.S_IMODE(found.st_mode):o}); chmod 600 {path}"
-    if length < _SHORTEST:
-        return f"{path}: {length} characters are too few for a token; make one with `python -m cluster token`"
-    return None
+    return _too_short(str(path), length)
+
+
+def _too_short(source: str, length: int) -> str | None:
+    if length >= _SHORTEST:
+        return None
+    return f"{source}: {length} characters are too few for a token; make one with `python -m cluster token`"
 
 
 def make_token(path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_token_is_long_random_and_its_owners_only(tmp_path: Path) -> None:
     assert first.parent.stat().st_mode & 0o777 == 0o700
     assert len(first.read_text()) == 64
     assert first.read_text() != second.read_text()
-    assert token_problem(first) is None
+    assert token_problem({"RAY_AUTH_TOKEN_PATH": str(first)}, tmp_path) is None
 
 
 def test_a_token_in_use_is_not_replaced(home: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_token_in_use_is_not_replaced(home: Path) -> None:
 def test_a_token_that_others_can_reach_is_refused_with_the_remedy(home: Path, mode: int) -> None:
     path = token_path({}, home)
     path.chmod(mode)
-    problem = token_problem(path)
+    problem = token_problem({}, home)
     assert problem == f"{path}: others may read it (mode {mode:o}); chmod 600 {path}"
 
 
@@ -71,10 +71,16 @@ def test_a_token_that_anybody_would_guess_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t"
     path.touch(0o600)
     path.write_text("secret\n")
-    problem = token_problem(path)
-    assert problem is not None
-    assert "6 characters are too few" in problem
-    assert "secret" not in problem
+    for environment in ({"RAY_AUTH_TOKEN_PATH": str(path)}, {"RAY_AUTH_TOKEN": "secret"}):
+        problem = token_problem(environment, tmp_path)
+        assert problem is not None
+        assert "6 characters are too few" in problem
+        assert "secret" not in problem
+
+
+def test_a_token_in_the_environment_comes_before_any_file_as_in_ray(home: Path) -> None:
+    token_path({}, home).chmod(0o644)
+    assert token_problem({"RAY_AUTH_TOKEN": "a" * 64}, home) is None
 
 
 def test_nothing_starts_without_a_token_unless_asked_for_by_name(tmp_path: Path) -> None:

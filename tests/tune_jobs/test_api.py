@@ -1,14 +1,14 @@
-"""The Python interface; the lines of the README run as they stand there."""
+"""The Python interface; the lines of the README run as they stand there, in a notebook."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 import tune_jobs
+from cluster.machines.loopback import SINGLE_MACHINE
 from tuning_common.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,17 +48,26 @@ def test_wrong_requests_are_refused_with_what_would_work(tmp_path: Path, monkeyp
 
 
 @pytest.mark.ray
-def test_the_lines_of_the_readme_run(tmp_path: Path) -> None:
+def test_the_notebook_runs_the_lines_of_the_readme_and_shows_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (lines,) = re.findall(r"```python\n(import tune_jobs.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     assert len(lines.strip().splitlines()) <= 10
-    shown = "print(len(result.table), result._repr_html_().count('<tr'))\n"
-    done = subprocess.run(
-        [sys.executable, "-c", lines + shown],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    score, model, report = done.stdout.splitlines()[2].split()
+    notebook = nbformat.read(ROOT / "docs" / "notebook.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.outputs for cell in cells] == [[]] * len(cells)
+    assert "\n".join(cell.source for cell in cells) == f"{lines.strip()}\nresult"
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv(SINGLE_MACHINE)  # of these tests: `plan` imports Ray, and it must still keep to the loopback
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    *_, run, shown, table, result = cells
+    progress = "".join(output.text for output in run.outputs if output.output_type == "stream")
+    assert "2 of 2 trials ended" in progress
+    score, model, report = "".join(output.text for output in shown.outputs).split()
     assert float(score) >= 0
     assert (tmp_path / model / "config.json").exists()
     assert (tmp_path / report).exists()
-    assert done.stdout.splitlines()[-1] == "2 3"
+    for cell in (table, result):
+        assert cell.outputs[-1].data["text/html"].count("<tr") == 3
+    assert "best: <b>first_" in result.outputs[-1].data["text/html"]

@@ -1,4 +1,7 @@
-"""A cluster that somebody started with plain `ray start`, without labels of ours, runs a sweep by shares."""
+"""A cluster that others started, without labels of ours and with a head that runs no trials, runs a sweep by shares.
+
+As KubeRay starts it: plain `ray start`, the token in the environment.
+"""
 
 import json
 from collections.abc import Iterator
@@ -34,16 +37,17 @@ tracking: {wandb: disabled}
 @pytest.fixture
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     made = Machine(tmp_path_factory.mktemp("m"))
-    (made.home / ".ray").mkdir()
-    (made.home / ".ray" / "auth_token").write_text("a" * 64)
+    made.environment["RAY_AUTH_TOKEN"] = "a" * 64
     yield made
     made.stop()
 
 
 def test_a_plain_cluster_runs_a_sweep_by_shares(machine: Machine, tmp_path: Path) -> None:
-    start = ["ray", "start", "--head", "--port=6379", "--num-cpus=4", "--num-gpus=2", f"--node-ip-address={IP}"]
-    started = machine.run(*start, "--include-dashboard=false")
-    assert started.returncode == 0, started.stdout
+    here = ["ray", "start", f"--node-ip-address={IP}"]
+    head = ["--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false"]
+    for start in (head, [f"--address={IP}:6379", "--num-cpus=4", "--num-gpus=2"]):
+        started = machine.run(*here, *start)
+        assert started.returncode == 0, started.stdout
     (tmp_path / "plain.yaml").write_text(SWEEP)
     output = tmp_path / "outputs"
     command = ["-m", "tune_jobs", "run", str(tmp_path / "plain.yaml"), "--output", str(output)]
@@ -54,5 +58,7 @@ def test_a_plain_cluster_runs_a_sweep_by_shares(machine: Machine, tmp_path: Path
     folder = output / "sweep_results" / "plain"
     trials = [row for row in read_jsonl(folder / "all_results.jsonl")[0] if row.get("status") == "finished"]
     assert len(trials) == 3
+    checked = machine.python("-m", "cluster", "check", "--address", f"{IP}:6379", "--format", "json")
+    assert [one["status"] for one in json.loads(checked.stdout)["checks"] if one["name"] == "token"] == ["ok"]
     status = json.loads(machine.python("-m", "tune_jobs", "team", "--format", "json", RAY_ADDRESS="auto").stdout)
     assert (status["capacity_gpus"], status["free_gpus"], status["held"], status["waiting"]) == (2, 2, [], [])

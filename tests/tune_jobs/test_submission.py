@@ -176,6 +176,20 @@ def test_results_of_a_submitted_sweep_go_to_the_shared_folder(project: Path) -> 
         with_output_folder(sweep, None, job | {"TUNE_JOBS_STORAGE": "/absent/folder"}, project)
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/results", "gs://bucket", "hdfs://name:8020/results"])
+def test_results_on_an_object_store_are_refused_with_what_works(project: Path, address: str) -> None:
+    (project / "there.yaml").write_text(f"{SWEEP}tracking: {{output_dir: '{address}'}}\n")
+    shared = {"TUNE_JOBS_STORAGE": address}
+    for name, output, environment in (
+        ("mine", Path(address), {}), ("there", None, {}), ("mine", None, shared),
+    ):  # fmt: skip
+        sweep = load_sweep(Path(f"{name}.yaml"))
+        with pytest.raises(RequestError) as caught:
+            with_output_folder(sweep, output, environment, project)
+        assert str(caught.value).startswith(f"{address}: ")
+        assert "a folder that all machines mount" in str(caught.value)
+
+
 def test_data_that_came_with_a_job_is_kept_under_its_content_where_every_node_finds_it(project: Path) -> None:
     folders = shared_folders_of(project / "shared", {"TUNE_JOBS_STORAGE": str(project)}, project)
     first = folders.permanent_path(Path("data/train.jsonl"))

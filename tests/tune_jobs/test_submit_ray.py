@@ -123,6 +123,18 @@ def test_a_cluster_takes_no_job_without_its_token(machine: Machine, desk: Path) 
     assert "Traceback" not in refused.stdout
 
 
+def test_with_the_dashboards_address_and_the_token_alone_a_job_checks_every_node(machine: Machine) -> None:
+    url = "http://127.0.0.1:8265"
+    job = ("ray", "job", "submit", "--address", url, "--working-dir", ".", "--")
+    checked = machine.run(*job, "python", "-m", "cluster", "check")
+    for text in ("3 answered", "pinned packages as in requirements.txt, on every node", "\n0 failed,"):
+        assert text in checked.stdout
+    token = (machine.home / ".ray" / "auth_token").read_text()
+    header = ("-H", f"Authorization: Bearer {token}")
+    answers = [machine.run("curl", "-s", *more, f"{url}/api/jobs/").stdout for more in ((), header)]
+    assert ['"job_id"' in answer for answer in answers] == [False, True]
+
+
 def test_two_members_submit_at_once_and_both_sweeps_end_right(machine: Machine, desk: Path) -> None:
     processes = [
         machine.start(

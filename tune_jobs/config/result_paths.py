@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,9 +45,11 @@ def with_output_folder(sweep: Sweep, output: Path | None, environment: Mapping[s
         home: This user's home folder.
 
     Raises:
-        RequestError: When the cluster's shared folder is missing on this machine.
+        RequestError: When the cluster's shared folder is missing on this machine, or the folder is an object store's.
     """
     base = results_base(environment, home)
+    for path in (base, output or Path(sweep.tracking.output_dir)):
+        _refuse_object_store(path)
     if base is not None and not base.is_dir():
         if base.is_relative_to(home):
             base.mkdir(parents=True)
@@ -88,6 +91,19 @@ def copy_by_hash(path: Path, folder: Path) -> Path:
     if target.is_symlink() or not target.is_file() or target.read_bytes() != content:
         write_bytes(target, content)
     return target
+
+
+def _refuse_object_store(path: Path | None) -> None:
+    address = re.fullmatch(r"([a-z][a-z0-9+.-]+):/+(.*)", str(path))  # Path("s3://bucket") is "s3:/bucket"
+    if address:
+        raise RequestError(
+            f"{address[1]}://{address[2]}: results go to a folder; an object store can neither append to a journal nor"
+            " rename a file in one step",
+            [
+                "use a folder that all machines mount (NFS, EFS, Filestore, CephFS, Lustre)",
+                "copy what has ended, for example: aws s3 sync outputs s3://BUCKET/outputs",
+            ],
+        )
 
 
 def _under_base(path: str | None, base: Path | None) -> str | None:

@@ -12,7 +12,7 @@ from cluster.machines.connection import connected_to
 from cluster.machines.hardware import Inventory, Node
 from cluster.machines.loopback import LOOPBACK, keep_loopback
 from cluster.machines.ray_folder import private_ray
-from cluster.machines.tokens import AUTH_MODE, make_token, token_path
+from cluster.machines.tokens import AUTH_MODE, TOKEN_VARIABLE, make_token, token_path
 from tune_jobs.driver.ray_watch import end_without
 from tune_jobs.driver.stop_signals import without_terminal_signals
 from tuning_common.errors import RequestError
@@ -92,7 +92,7 @@ def session(inventory: Inventory, show_dashboard: Callable[[str], None] | None =
 def own_token(environment: Mapping[str, str], home: Path) -> None:
     """Makes a token before Ray does: Ray 2.60 writes a missing one readable for every user of the machine."""
     path = token_path(environment, home)
-    if environment.get("RAY_AUTH_TOKEN") or path.exists():
+    if environment.get(TOKEN_VARIABLE) or path.exists():
         return
     with suppress(OSError, RequestError):  # a home that cannot be written; another process was quicker
         make_token(path)

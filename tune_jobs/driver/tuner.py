@@ -95,7 +95,7 @@ def run_tuner(trainable: Callable[[dict[str, object]], None], host: AttemptHost,
     Raises:
         Exception: When Tune's controller fails; its attempts have ended then.
     """
-    _configure_tune(settings)
+    configure_tune(settings.max_pending)
     tune.run(  # and not Tuner.fit, which unpickles each failed trial's error.pkl out of the sweep's storage
         tune.with_resources(trainable, _resources),
         name=settings.name,
@@ -115,15 +115,22 @@ def run_tuner(trainable: Callable[[dict[str, object]], None], host: AttemptHost,
     )
 
 
-def _configure_tune(settings: TunerSettings) -> None:
+def configure_tune(max_pending: int) -> None:
+    """Sets what Tune reads from the environment.
+
+    Args:
+        max_pending: Trials that wait for their process at most.
+    """
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # our ledger replaces its csv, json and TensorBoard files
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # the trial checks, with a better message
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the driver has its own: trials save first
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(settings.max_pending)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max_pending)
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"  # Tune's own state is not used: the journal is
     os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with it, Tune prints its own tables even at verbose=0
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # the driver shows which trial failed and why
+    # Ray imports an installed MLflow to count its loggers; MLflow would write below the home folder and send its usage.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for noisy in ("ray.tune", "ray.train"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
 

@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from cluster.machines.tokens import token_path
+from cluster.machines.tokens import TOKEN_VARIABLE, token_path
 from tuning_common.errors import RequestError
 
 FILE = ".wandb_key.sealed"
@@ -86,7 +86,7 @@ def read_token(environment: Mapping[str, str], home: Path) -> str:
     Raises:
         OSError: When it cannot be read.
     """
-    return environment.get("RAY_AUTH_TOKEN") or token_path(environment, home).read_text(encoding="utf-8").strip()
+    return environment.get(TOKEN_VARIABLE) or token_path(environment, home).read_text(encoding="utf-8").strip()
 
 
 def package_root() -> Path:

@@ -197,6 +197,7 @@ def test_a_trial_that_outgrows_a_whole_card_is_divided_among_two(raylets: Invent
     assert [event["bundle"]["gpus"] for event in started] == [0.375, 0.5625, 0.875, 1.0, 2.0]  # type: ignore[index]
     assert record.plan == {
         "micro_batch": 4, "accumulation": 1, "gradient_checkpointing": False, "ranks": 2, "sharded": True,
+        "generation_batch": 32,
     }  # fmt: skip
     assert "trial 1 failed and starts again: out of memory; 1 -> 2 cards" in sweep.shown
     assert record.estimate is not None

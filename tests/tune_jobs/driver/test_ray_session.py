@@ -20,7 +20,7 @@ REASON = missing("ss")
 def test_the_token_of_an_embedded_ray_is_its_owners_only(tmp_path: Path) -> None:
     own_token({}, tmp_path)
     path = tmp_path / ".ray" / "auth_token"
-    assert token_problem(path) is None
+    assert token_problem({}, tmp_path) is None
     before = path.read_text()
     own_token({}, tmp_path)
     assert path.read_text() == before
