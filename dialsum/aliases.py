@@ -72,8 +72,8 @@ Alias = To | Piece | Ignored | Refused
 
 SECTIONS = (  # mappings in which teams group settings; the table decides about their keys
     "general", "data", "model", "training", "train", "trainer", "tokenizer", "generation", "inference",
-    "early_stopping", "paths", "experiment", "wandb", "logging", "evaluation", "debug", "gpu", "lora", "strategies",
-    "chat_templates", "solar_api",
+    "early_stopping", "paths", "experiment", "wandb", "logging", "evaluation", "debug", "gpu", "lora", "adapter",
+    "strategies", "chat_templates", "solar_api", "quantization",
 )  # fmt: skip
 
 _OPTIMIZERS: Mapping[object, object] = MappingProxyType(
@@ -95,7 +95,14 @@ _TRACKED = "`tracking` in the sweep file names project and entity; a trial is na
 _PLACED = "device, share and memory of a trial are decided by the estimate and `resources`"
 _KIND = "the model's own configuration gives its kind"
 _PROMPT = "dialogues are given by this program's own prompt"
-_ADAPTERS = "adapters (LoRA) are not trained here, all weights are; leave the section out to train the whole model"
+_ADAPTERS = "an adapter has type, r, alpha, dropout, target_modules and modules_to_save"
+QLORA = (
+    "a base in 4 or 8 bits (QLoRA) needs the CUDA kernels of bitsandbytes, whose memory cannot be estimated without"
+    " them; write `adapter: {type: lora}`: the frozen base is in bf16, 2 bytes a weight"
+)
+_ADAPTER_FIELDS = ("r", "alpha", "dropout", "target_modules", "modules_to_save")
+_QUANTIZED = ("load_in_4bit", "load_in_8bit", "use_qlora", "model.load_in_4bit", "model.load_in_8bit")
+_LORA_SECTIONS = ("adapter", "lora", "model.lora")
 _DEFAULT_ADAM = "AdamW runs with torch's defaults"
 _BEST = "the best model by `metric` is kept always"
 
@@ -229,7 +236,17 @@ ALIASES: Mapping[str, Alias] = MappingProxyType(
         **dict(_same("a summary's loss is a mean over all tokens of a batch", "average_tokens_across_devices")),
         **dict(_same(_TOKENS, "special_tokens bos_token eos_token pad_token unk_token")),
         **dict(_same(_PROMPT, "prompt_template")),
-        **dict(_same(_KIND, "model.type model.architecture")),
+        **dict(_same(_KIND, "model.type model.architecture lora.task_type model.lora.task_type adapter.task_type")),
+        **dict(_to("adapter_type", "adapter adapter.type lora.type")),
+        **{f"adapter.{name}": To(field=f"adapter_{name}") for name in _ADAPTER_FIELDS},
+        **dict(_to("adapter_alpha", "lora.lora_alpha model.lora.lora_alpha lora.alpha adapter.lora_alpha lora_alpha")),
+        **dict(_to("adapter_dropout", "lora.lora_dropout model.lora.lora_dropout lora.dropout adapter.lora_dropout")),
+        **dict(_to("adapter_dropout", "lora_dropout")),
+        **dict(_to("adapter_r", "lora.r model.lora.r lora_r")),
+        **dict(_to("adapter_target_modules", "lora.target_modules model.lora.target_modules lora_target_modules")),
+        **dict(_to("adapter_modules_to_save", "lora.modules_to_save model.lora.modules_to_save")),
+        **{f"{section}.bias": Refused(reason="biases stay frozen", unless=("none",)) for section in _LORA_SECTIONS},
+        **{name: Refused(reason=QLORA, unless=(False,)) for name in (_QUANTIZED)},
     }
 )
 
@@ -244,8 +261,11 @@ WHOLE_SECTIONS: Mapping[str, Alias] = MappingProxyType(  # for keys that ALIASES
         "chat_templates": Ignored(reason=_PROMPT),
         "solar_api": Ignored(reason="no other service is asked"),
         "strategies": Refused(reason="this is no part of a run here", unless=(False,)),
+        "adapter": Refused(reason=_ADAPTERS),
         "lora": Refused(reason=_ADAPTERS),
         "model.lora": Refused(reason=_ADAPTERS),
+        "quantization": Refused(reason=QLORA),
+        "model.quantization": Refused(reason=QLORA),
     }
 )
 

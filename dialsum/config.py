@@ -26,6 +26,8 @@ LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", 
 OptimizerName = Literal["adamw_fused", "adamw", "adafactor", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd"]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "bf16_pure"]
 Attention = Literal["sdpa", "eager"]
+AdapterType = Literal["lora"]
+Prompt = Literal["plain", "chat"]
 COMPOSITE = "eval/rouge_combined_f1"
 METRIC_GOALS: Mapping[str, Goal] = MappingProxyType(  # metrics of every evaluation, usable for model selection
     {
@@ -66,7 +68,10 @@ class RunConfig:
     (8, 128)
     """
 
-    model: Annotated[str, "A named family (kobart, kogpt2, t5, mt5, tiny-*), a hub id or a local folder."] = "tiny-bart"
+    model: Annotated[
+        str,
+        "A named family (kobart, kogpt2, t5, mt5, tiny-*), a hub id (owner/model, owner/model@revision) or a folder.",
+    ] = "tiny-bart"
     train_file: Annotated[str, "Dialogues with summaries for training."] = "outputs/sample_data/train.jsonl"
     dev_file: Annotated[str, "Dialogues with summaries for choosing the best model."] = "outputs/sample_data/dev.jsonl"
     test_file: Annotated[str | None, "Dialogues that the best model summarizes at the end."] = None
@@ -75,6 +80,8 @@ class RunConfig:
     ] = ()
     use_topic: Annotated[bool, "Give a dialogue's topic, where it has one, on a line before it."] = False
     language: Annotated[Language, "How ROUGE splits text: ko (Kiwi morphemes) or en (Porter stems)."] = "ko"
+
+    prompt: Annotated[Prompt, "How a causal model is asked: plain text, or its tokenizer's chat template."] = "plain"
 
     encoder_max_len: Annotated[
         int, Field(ge=1, le=10**6), "Longest dialogue in tokens; the rest is cut off and counted."
@@ -106,6 +113,19 @@ class RunConfig:
         None
     )
     early_stopping_threshold: Annotated[NotNegative, "Smallest gain in the metric that counts as progress."] = 0.0
+
+    adapter_type: Annotated[AdapterType | None, "Train an adapter beside the frozen model; all weights when null."] = (
+        None
+    )
+    adapter_r: Annotated[int, Field(ge=1, le=4096), "Rank of the adapter's matrices."] = 16
+    adapter_alpha: Annotated[int, Field(ge=1, le=10**6), "The adapter's output is scaled by alpha / r."] = 32
+    adapter_dropout: Annotated[Fraction, "Dropout of the adapter's input."] = 0.0
+    adapter_target_modules: Annotated[
+        Literal["auto"] | tuple[str, ...], "Modules that get one, by the ends of their names; auto: all linear layers."
+    ] = "auto"
+    adapter_modules_to_save: Annotated[
+        tuple[str, ...], "Modules that are trained whole and saved with the adapter."
+    ] = ()
 
     precision: Annotated[Precision, "Number format; auto: the best that the device can do; bf16_pure: weights too."] = (
         "auto"
@@ -201,9 +221,41 @@ class RunConfig:
             )
         return value
 
+    @field_validator("adapter_type")
+    @classmethod
+    def _check_adapter(cls, value: AdapterType | None, info: ValidationInfo) -> AdapterType | None:
+        name = str(info.data.get("model", ""))
+        if value is not None and name.startswith("tiny-"):
+            raise ValueError(f"adapter_type: {name} has random weights, which must be trained; take a hub id or a folder")
+        return value
+
+    @field_validator(
+        "adapter_r", "adapter_alpha", "adapter_dropout", "adapter_target_modules", "adapter_modules_to_save"
+    )
+    @classmethod
+    def _check_adapter_setting(cls, value: object, info: ValidationInfo) -> object:
+        name = str(info.field_name)
+        if info.data.get("adapter_type", "") is None and value != WITHOUT_ADAPTER[name]:
+            raise ValueError(f"{name} has no effect without an adapter; write adapter: {{type: lora}}, or leave it out")
+        if name == "adapter_target_modules" and not value:
+            raise ValueError(f"{name} must be auto or name at least one module, for example [q_proj, v_proj]")
+        return value
+
+    @field_validator("precision")
+    @classmethod
+    def _check_precision(cls, value: Precision, info: ValidationInfo) -> Precision:
+        if value == "bf16_pure" and info.data.get("adapter_type") is not None:
+            raise ValueError("precision: an adapter is trained in fp32 beside a base in bf16; take bf16 or fp32")
+        return value
+
     @field_validator("fsdp")
     @classmethod
     def _check_fsdp(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("adapter_type") is not None:
+            raise ValueError(
+                "fsdp: a model with an adapter is not divided among cards: its frozen weights have no gradients to"
+                " share; leave fsdp out: several cards then train the adapter on parts of each batch"
+            )
         optimizer, precision = info.data.get("optimizer", DIVISIBLE[0]), info.data.get("precision")
         if value and optimizer not in DIVISIBLE:
             raise ValueError(
@@ -285,6 +337,9 @@ class RunConfig:
         return from_mapping(type(self), self.to_dict() | dict(changes), where=where)
 
 
+WITHOUT_ADAPTER: Mapping[str, object] = MappingProxyType(
+    {field.name: field.default for field in dataclasses.fields(RunConfig) if field.name.startswith("adapter_")}
+)
 FIELD_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(descriptions(RunConfig))
 
 

@@ -41,13 +41,17 @@ def precision_of(wanted: Precision, architecture: str) -> NumberFormat:
     return wanted
 
 
-def weights_dtype(precision: Precision) -> torch.dtype:
-    """Returns the format of trained weights: bf16 in bf16_pure; else fp32, which keeps small updates.
+def weights_dtype(precision: Precision, *, frozen: bool = False) -> torch.dtype:
+    """Returns the format of weights: that of the computation in bf16_pure and where frozen; else fp32.
 
-    >>> weights_dtype("bf16"), weights_dtype("bf16_pure")
-    (torch.float32, torch.bfloat16)
+    Trained weights in fp32 keep small updates.
+
+    >>> weights_dtype("bf16"), weights_dtype("bf16_pure"), weights_dtype("bf16", frozen=True)
+    (torch.float32, torch.bfloat16, torch.bfloat16)
     """
-    return torch.bfloat16 if precision == "bf16_pure" else torch.float32
+    if precision == "bf16_pure" or (frozen and precision == "bf16"):
+        return torch.bfloat16
+    return torch.float16 if frozen and precision == "fp16" else torch.float32
 
 
 def autocast(precision: NumberFormat) -> AbstractContextManager[object]:

@@ -16,10 +16,11 @@ from torch.utils.data import Dataset
 from dialsum.cache import read_cached, write_cached
 from dialsum.config import RunConfig
 from dialsum.models import Kind, resolve
-from dialsum.prompts import PROMPTS
+from dialsum.prompts import prompt_around
 from dialsum.sampling import FILLER
 from dialsum.step import IGNORED_LABEL
 from dialsum.tokenizers import fingerprint
+from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +37,7 @@ class Encoding:
     """Token ids of a data file.
 
     Attributes:
-        sources: Model input: the dialogue; for a causal model followed by the prompt.
+        sources: Model input: the dialogue; for a causal model with the prompt around it.
         targets: The summary with the end token; the first of several summaries.
         cut_dialogues: Number of dialogues longer than encoder_max_len.
         cut_summaries: Number of summaries longer than decoder_max_len.
@@ -58,10 +59,14 @@ def encode(
         tokenizer: See tokenizers.build_tokenizer.
         config: Gives the lengths and, for a causal model, the language of the prompt.
         cache_dir: Holds one file per content; a damaged file is replaced.
+
+    Raises:
+        RequestError: When the tokenizer has no chat template for the prompt, or the prompt fills encoder_max_len.
     """
     spec = resolve(config.model)
     texts = [(_source(example, config), example.summaries[0] if example.summaries else "") for example in examples]
-    settings = [_FORMAT, spec.kind, spec.architecture, config.encoder_max_len, config.decoder_max_len, config.language]
+    around = prompt_around(config, tokenizer) if spec.kind == "causal" else None
+    settings = [_FORMAT, spec.kind, spec.architecture, config.encoder_max_len, config.decoder_max_len, around]
     key = hashlib.sha256(
         json.dumps([settings, fingerprint(tokenizer), texts], ensure_ascii=False).encode("utf-8")
     ).hexdigest()
@@ -69,7 +74,7 @@ def encode(
     cached = read_cached(path)
     if cached is not None:
         return _from_npz(cached)
-    encoding = _encode(texts, tokenizer, config, kind=spec.kind, begins=spec.architecture == "bart")
+    encoding = _encode(texts, tokenizer, config, around, begins=spec.architecture == "bart")
     write_cached(path, _to_npz(encoding))
     return encoding
 
@@ -82,20 +87,23 @@ def _encode(
     texts: Sequence[tuple[str, str]],
     tokenizer: "PreTrainedTokenizerBase",
     config: RunConfig,
+    around: tuple[str, str] | None,
     *,
-    kind: Kind,
     begins: bool,
 ) -> Encoding:
     dialogues = _ids(tokenizer, [dialogue for dialogue, _ in texts])
     summaries = _ids(tokenizer, [summary for _, summary in texts])
     end = [tokenizer.eos_token_id]
-    if kind == "causal":
-        before: list[int] = []
-        behind = _ids(tokenizer, [PROMPTS[config.language]])[0]
+    if around is not None:
+        before, behind = _ids(tokenizer, around)
     else:  # BART was trained with a begin token; KoBART's tokenizer adds neither begin nor end by itself
         before = [tokenizer.bos_token_id] if begins and tokenizer.bos_token_id is not None else []
         behind = end
     room = config.encoder_max_len - len(before) - len(behind)
+    if room < 1:
+        raise RequestError(
+            f"encoder_max_len {config.encoder_max_len} leaves no token to the dialogue; the prompt has more"
+        )
     return Encoding(
         sources=tuple(tuple(before + ids[:room] + behind) for ids in dialogues),
         targets=tuple(tuple(ids[: config.decoder_max_len - 1] + end) for ids in summaries),

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dialsum.config import RunConfig, load_run_config
+from dialsum.adapters import base_of
+from dialsum.config import WITHOUT_ADAPTER, RunConfig, load_run_config
 from dialsum.data import Example
 from dialsum.device import autocast, precision_of
 from dialsum.encoding import encode
 from dialsum.generate import summarize
 from dialsum.metrics import RougeScorer, RougeScores
-from dialsum.models import Kind, build_model, resolve
+from dialsum.models import Kind, build_model, load_config, resolve
 from dialsum.tokenizers import build_tokenizer
 from tuning_common.errors import RequestError
 
@@ -57,6 +58,25 @@ def load_finished(folder: Path, cache_dir: Path, changes: Mapping[str, object] |
     return FinishedRun(
         config=config, kind=resolve(config.model).kind, tokenizer=tokenizer, model=model, cache_dir=cache_dir
     )
+
+
+def save_merged(folder: Path, output: Path, cache_dir: Path) -> None:
+    """Merges a run's adapter into its base in fp32 and writes one model, in the number format of the base's files.
+
+    Args:
+        folder: See load_finished.
+        output: Receives the model and its tokenizer.
+        cache_dir: Folder of encodings.
+
+    Raises:
+        RequestError: When the folder holds no finished run.
+    """
+    base = base_of(str(folder / "models" / "best_model"))
+    assert base is not None, "its model has an adapter"
+    run = load_finished(folder, cache_dir, WITHOUT_ADAPTER)
+    stored = load_config(base).dtype
+    run.model.to(stored or torch.float32).save_pretrained(str(output))
+    run.tokenizer.save_pretrained(str(output))
 
 
 def predict(run: FinishedRun, examples: Sequence[Example]) -> list[str]:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from dialsum.adapters import base_of, load_adapter, with_adapter
 from dialsum.config import RunConfig
 from dialsum.tiny_models import tiny_config
 from tuning_common.errors import Problems, RequestError
 from tuning_common.strict import nearest
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Kind = Literal["seq2seq", "causal"]
@@ -130,7 +132,8 @@ def resolve(name: str) -> ModelSpec:
     """Finds a model by its name, hub id or folder.
 
     Args:
-        name: A key of SPECS, `owner/model` on the hub, or a folder with a config.json.
+        name: A key of SPECS, `owner/model` or `owner/model@revision` on the hub, or a folder with a config.json or an
+            adapter.
 
     Returns:
         The specification; for a hub id or folder, kind and architecture are read from its configuration.
@@ -148,7 +151,7 @@ def resolve(name: str) -> ModelSpec:
             f"model {name!r} is unknown{nearest(name, list(SPECS))}",
             [f"known names: {', '.join(SPECS)}", "or a hub id (owner/model), or a folder with config.json"],
         )
-    config = _load_config(name)
+    config = load_config(name)
     _refuse_other_tasks(name, config)
     kind: Kind = "seq2seq" if config.is_encoder_decoder else "causal"
     return ModelSpec(name=name, architecture=str(config.model_type), kind=kind, hub_id=name, source="its own config")
@@ -168,11 +171,20 @@ def hf_config(name: str, *, dropout: float | None = None) -> "PretrainedConfig":
     if not spec.shape:
         if spec.hub_id is None:
             raise RequestError(f"{name}: a tiny model's shape depends on its data; use tiny_models.tiny_config")
-        return with_dropout(_load_config(spec.hub_id), dropout)
-    from transformers import BartConfig, GPT2Config, MT5Config, T5Config
+        return with_dropout(load_config(spec.hub_id), dropout)
+    from transformers import AutoConfig
 
-    classes = {"bart": BartConfig, "gpt2": GPT2Config, "t5": T5Config, "mt5": MT5Config}
-    return with_dropout(classes[spec.architecture](**spec.shape), dropout)
+    return with_dropout(AutoConfig.for_model(spec.architecture, **spec.shape), dropout)
+
+
+def repository_of(model: str) -> tuple[str, str | None]:
+    """Splits a hub id into repository and revision; a folder has none.
+
+    >>> repository_of("Qwen/Qwen3-0.6B@main"), repository_of("gogamza/kobart-base-v2")
+    (('Qwen/Qwen3-0.6B', 'main'), ('gogamza/kobart-base-v2', None))
+    """
+    name, _, revision = (model, "", "") if Path(model).is_dir() else model.partition("@")
+    return name, revision or None
 
 
 def with_dropout(config: "PretrainedConfig", dropout: float | None) -> "PretrainedConfig":
@@ -195,15 +207,15 @@ def model_class(kind: Kind) -> type["PreTrainedModel"]:
 def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
     """Loads the model of a run (or creates a tiny one) and resizes its embedding for the tokenizer; set the seed first.
 
-    Loads only safetensors and runs no code of a repository.
+    Loads only safetensors and runs no code of a repository. A run with an adapter gets a new one, or continues the one
+    in the model's folder; a run without an adapter gets the model into which the folder's adapter is merged.
 
     Raises:
         RequestError: When the weights cannot be loaded, or the model has fewer positions than the run wants.
     """
-    import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from dialsum.device import weights_dtype
+    from dialsum.device import precision_of, weights_dtype
 
     disable_progress_bar()
     spec = resolve(config.model)
@@ -211,29 +223,41 @@ def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "Pre
         shape = tiny_config(config, spec.architecture, len(tokenizer))
         model = model_class(spec.kind).from_config(shape, attn_implementation=config.attention)
         return model.to(weights_dtype(config.precision))
-    shape = with_dropout(_load_config(spec.hub_id), config.dropout)
-    check_lengths(config, getattr(shape, "max_position_embeddings", None), spec.kind)
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    try:
-        model = model_class(spec.kind).from_pretrained(
-            spec.hub_id,
-            config=shape,
-            attn_implementation=config.attention,
-            use_safetensors=True,
-            dtype=weights_dtype(config.precision),
-            **hub_options(spec.hub_id),
-        )
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, *BROKEN, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
-        raise _not_loaded(spec.hub_id, error) from None
+    base = base_of(spec.hub_id)
+    frozen = config.adapter_type is not None
+    precision = precision_of(config.precision, spec.architecture) if frozen else config.precision
+    model = _load_weights(base or spec.hub_id, config, spec.kind, weights_dtype(precision, frozen=frozen))
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    return model
+    if base is not None:
+        model = load_adapter(model, Path(spec.hub_id))
+        return model if frozen else model.merge_and_unload()
+    return with_adapter(model, config, repository_of(spec.hub_id)[1]) if frozen else model
+
+
+def _load_weights(name: str, config: RunConfig, kind: Kind, dtype: "torch.dtype") -> "PreTrainedModel":
+    """Loads a model from the hub or a folder."""
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    shape = with_dropout(load_config(name), config.dropout)
+    check_lengths(config, getattr(shape, "max_position_embeddings", None), kind)
+    try:
+        return model_class(kind).from_pretrained(
+            repository_of(name)[0],
+            config=shape,
+            attn_implementation=config.attention,
+            use_safetensors=True,
+            dtype=dtype,
+            **hub_options(name),
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, *BROKEN, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
+        raise _not_loaded(name, error) from None
 
 
 def check_lengths(config: RunConfig, positions: int | None, kind: Kind) -> None:
@@ -262,14 +286,14 @@ def check_lengths(config: RunConfig, positions: int | None, kind: Kind) -> None:
     problems.raise_if_any(f"model {config.model!r} has {positions} positions")
 
 
-def hub_options(hub_id: str) -> dict[str, bool]:
-    """Returns arguments for from_pretrained.
+def hub_options(hub_id: str) -> dict[str, bool | str | None]:
+    """Returns arguments for from_pretrained, beside the repository.
 
     Uses only the local cache where the hub is not reachable. Never runs a model's own code; without the setting,
     transformers would ask at the terminal and wait.
     """
     offline = not Path(hub_id).is_dir() and not _hub_reachable()
-    return {"local_files_only": offline, "trust_remote_code": False}
+    return {"local_files_only": offline, "trust_remote_code": False, "revision": repository_of(hub_id)[1]}
 
 
 @functools.cache
@@ -286,12 +310,19 @@ def _hub_reachable() -> bool:
     return True
 
 
-def _load_config(hub_id: str) -> "PretrainedConfig":
+def load_config(hub_id: str) -> "PretrainedConfig":
+    """Loads the configuration of a hub id or a folder; an adapter without one has its base's.
+
+    Raises:
+        RequestError: When it cannot be loaded.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
+    if not (Path(hub_id) / "config.json").is_file():
+        hub_id = base_of(hub_id) or hub_id
     try:
-        config = AutoConfig.from_pretrained(hub_id, **hub_options(hub_id))
+        config = AutoConfig.from_pretrained(repository_of(hub_id)[0], **hub_options(hub_id))
     except (OSError, *BROKEN, StrictDataclassError) as error:
         raise _not_loaded(hub_id, error) from None
     return config

@@ -2,15 +2,19 @@
 
 import functools
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import DataLoader, Subset
 from transformers import EarlyStoppingCallback, PrinterCallback, Seq2SeqTrainer
 
+from dialsum.adapters import has_adapter, save_adapter
 from dialsum.arguments import training_arguments
 from dialsum.callbacks import EpochCallback, NumbersCallback, check_finite
 from dialsum.config import RunConfig
+from dialsum.device import autocast, precision_of
 from dialsum.encoding import Collator, EncodedDataset, longest_first
 from dialsum.finished import score_metrics
 from dialsum.generate import summarize
@@ -163,11 +167,23 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
         """Summarizes this process's part of the dev dialogues with the current model."""
         prepared = self._prepared
         model = self.accelerator.unwrap_model(self.model)
-        with self.compute_loss_context_manager():
+        precision = precision_of(self._config.precision, prepared.architecture)
+        # accelerate casts in the forward pass that it wraps; generation calls the one inside of an adapter's wrapper.
+        with autocast(precision) if has_adapter(model) else nullcontext():
             sources = self._ranks.part_of(prepared.dev.sources)
             fillers = [prepared.dev.sources[0]] * self._missing(len(prepared.dev.sources))
             texts = summarize(model, prepared.tokenizer, [*sources, *fillers], self._config, prepared.kind)
             return texts[: len(sources)]
+
+    def _save(self, output_dir: str | None = None, state_dict: "dict[str, Tensor] | None" = None) -> None:
+        """Writes the model and its tokenizer; of a model with an adapter only the adapter."""
+        if not has_adapter(self.model):
+            super()._save(output_dir, state_dict)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_adapter(self.model, folder)
+        self._prepared.tokenizer.save_pretrained(str(folder))
 
     def weights(self) -> "dict[str, Tensor] | None":
         """Returns the weights to save; None means the model's own."""

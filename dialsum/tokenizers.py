@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dialsum.cache import read_cached, write_cached
 from dialsum.cleaning import find_placeholders
 from dialsum.config import RunConfig
-from dialsum.models import BROKEN, hub_options, reason_of, resolve
+from dialsum.models import BROKEN, hub_options, reason_of, repository_of, resolve
 from dialsum.tiny_models import train_tokenizer, wrap_tokenizer
 from tuning_common.errors import RequestError
 
@@ -34,6 +34,8 @@ _CHECKED_TEXTS = 100
 def build_tokenizer(config: RunConfig, texts: Sequence[str], cache_dir: Path) -> "PreTrainedTokenizerBase":
     """Loads a model's tokenizer, or trains that of a tiny model, and adds every placeholder of the data as one token.
 
+    Adds none for an adapter: its base is frozen and cannot learn the new tokens.
+
     Args:
         config: Names the model.
         texts: Dialogues and summaries of the training data; none for a finished model, which has its placeholders.
@@ -43,7 +45,7 @@ def build_tokenizer(config: RunConfig, texts: Sequence[str], cache_dir: Path) ->
         RequestError: When the tokenizer cannot be loaded, or cannot represent the language of the texts.
     """
     spec = resolve(config.model)
-    placeholders = find_placeholders(texts)
+    placeholders = find_placeholders(texts) if config.adapter_type is None else ()
     if spec.hub_id is None:
         return _learned(texts, placeholders, config.tiny_vocab_size, cache_dir)
     from tokenizers import AddedToken
@@ -78,22 +80,23 @@ def _load(hub_id: str, special_tokens: Mapping[str, str]) -> "PreTrainedTokenize
 
     if Path(hub_id).is_dir() and not any((Path(hub_id) / name).exists() for name in _FILES):
         raise ValueError(f"there is none: save it beside the model ({', '.join(_FILES[:3])} ...)")
-    options = hub_options(hub_id)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(hub_id, **special_tokens, **options)
+    options, repository = hub_options(hub_id), repository_of(hub_id)[0]
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(repository, **special_tokens, **options)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return tokenizer
     own = cached_file(
-        hub_id,
+        repository,
         "tokenizer.json",
         _raise_exceptions_for_missing_entries=False,
         local_files_only=options["local_files_only"],
+        revision=options["revision"],
     )
     backend = Tokenizer.from_file(own) if own else Tokenizer.from_str(backend.to_str())
     _prefix_only_the_start(backend)
     names = {name: getattr(tokenizer, name) for name in _NAMED_TOKENS if getattr(tokenizer, name) is not None}
     wrapped: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
-        tokenizer_object=backend, clean_up_tokenization_spaces=False, **names
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, chat_template=tokenizer.chat_template, **names
     )
     return wrapped
 

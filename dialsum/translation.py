@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dialsum.aliases import SECTIONS, Ignored, Part, Piece, Refused, To, find_alias, our_metric
+from dialsum.aliases import QLORA, SECTIONS, Ignored, Part, Piece, Refused, To, find_alias, our_metric
 from tuning_common.strict import KeyPath, Located, dump_yaml
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -51,7 +51,7 @@ class Translation:
     def changed(self) -> bool:
         """Whether anything was translated."""
         return bool(self.ignored or self.problems) or any(
-            len(found) > 1 or found[0].name != name for name, found in self.sources.items()
+            len(found) > 1 or not _is_ours(found[0].name, name) for name, found in self.sources.items()
         )
 
     def located(self, document: Located) -> Located:
@@ -67,7 +67,8 @@ class Translation:
         plain, others = [], []
         for name, found in self.sources.items():
             if len(found) == 1 and found[0].value == self.values[name]:
-                plain += [f"{found[0].name} -> {name}"] if found[0].name.split(".")[-1] != name else []
+                same = found[0].name.split(".")[-1] == name or _is_ours(found[0].name, name)
+                plain += [] if same else [f"{found[0].name} -> {name}"]
             else:
                 others.append(f"{' and '.join(map(str, found))} -> {name}: {_shown(self.values[name])}")
         texts = [f"{source}: read as ours: {', '.join(plain)}"] if plain else []
@@ -189,6 +190,7 @@ class _Translator:
             else:
                 stronger = self.found.sources[name][0]
                 self._ignore(setting, f"{stronger} decides")
+        self._adapter()
         self._batch()
         self._precision()
         self._rhythm()
@@ -210,6 +212,14 @@ class _Translator:
         else:
             for one in filter(None, (subset, size)):
                 self._ignore(one, "all dialogues are used")
+
+    def _adapter(self) -> None:
+        given = [found[0] for name, found in self.found.sources.items() if name.startswith("adapter_")]
+        if self.found.values.get("adapter_type") == "qlora":
+            del self.found.values["adapter_type"]
+            self._refuse(self.found.sources.pop("adapter_type")[0], Refused(reason=QLORA))
+        elif given and "adapter_type" not in self.found.values:
+            self._give("adapter_type", "lora", given[0])  # the only type
 
     def _batch(self) -> None:
         micro = self._pieces.get("micro_batch")
@@ -301,6 +311,11 @@ class _Translator:
     def _contradict(self, one: Setting, other: Setting) -> None:
         where = self._document.where(*other.path)
         self.found.problems.append(f"{where}: {other} contradicts {one} ({self._document.where(*one.path)})")
+
+
+def _is_ours(name: str, target: str) -> bool:
+    """Returns whether a name in the file is that of a field, also with the field's own section: `adapter: {r: 8}`."""
+    return name.replace("adapter.", "adapter_") == target
 
 
 def _shown(value: object) -> str:

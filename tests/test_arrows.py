@@ -23,6 +23,7 @@ FORBIDDEN_HEAVY = {
 }
 ONLY_IN = {  # heavy package -> the only modules that may import it
     "grpc": {"cluster/machines/connection.py"},
+    "peft": {"dialsum/adapters.py"},
     "pyarrow": {"dialsum/tables.py"},
     "pynvml": {"cluster/machines/nvml.py"},
     "ray._private": {"cluster/machines/ray_nodes.py"},

@@ -115,6 +115,9 @@ def test_a_file_of_another_trainer_is_read_and_its_translation_is_shown(
         ("training: {generation_num_beams: 4}", {"num_beams": 4}),
         ("training: {optim: adamw_torch_fused, lr_scheduler_type: polynomial, warmup_steps: 10}",
          {"optimizer": "adamw_fused", "lr_scheduler": "polynomial", "warmup_steps": 10}),
+        ("lora: {r: 8, lora_alpha: 16, bias: none}", {"adapter_type": "lora", "adapter_r": 8, "adapter_alpha": 16}),
+        ("adapter: {type: lora, dropout: 0.1}\ndropout: 0.2", {"adapter_dropout": 0.1, "dropout": 0.2}),
+        ("adapter: {target_modules: [q_proj]}", {"adapter_type": "lora", "adapter_target_modules": ["q_proj"]}),
         ("model: {name: mine, checkpoint: gogamza/kobart-base-v2}", {"model": "gogamza/kobart-base-v2"}),
     ],
 )  # fmt: skip
@@ -122,7 +125,7 @@ def test_settings_mean_what_they_meant(text: str, values: dict[str, object]) -> 
     found = read(text)
     assert found.problems == []
     assert {name: found.values.get(name) for name in values} == values
-    RunConfig.from_dict(found.values)
+    RunConfig.from_dict({"model": "kobart"} | found.values)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,10 @@ def test_settings_mean_what_they_meant(text: str, values: dict[str, object]) -> 
         ("batch_size: 8\ntraining:\n  per_device_train_batch_size: 16", "a.yaml:3: training.per_device_train"),
         ("training: {fp16: true, bf16: true}", "contradicts"),
         ("training: {adam_beta1: 0.8}", "a.yaml:1: training.adam_beta1: 0.8 is refused: AdamW runs with"),
-        ("lora: {r: 8}", "adapters (LoRA) are not trained here"),
+        ("lora: {variant: dora}", "a.yaml:1: lora.variant: dora is refused: an adapter has type, r, alpha"),
+        ("adapter: {type: qlora}", "a base in 4 or 8 bits (QLoRA) needs the CUDA kernels of bitsandbytes"),
+        ("model: {load_in_4bit: true}", "a base in 4 or 8 bits (QLoRA) needs the CUDA kernels of bitsandbytes"),
+        ("lora: {bias: all}", "biases stay frozen"),
         ("solar_api: {api_key: secret}", "take the key out of the file"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 
 from dialsum.config import RunConfig
 from dialsum.data import Example, write_examples
+from tests.dialsum.test_adapters import adapter_run
 from tests.tune_jobs.synthetic import sweep_record
 from tune_jobs.after.hand_over import hand_over, write_card
 from tune_jobs.analysis.experiments import Experiment
@@ -140,3 +141,32 @@ def test_an_experiment_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="only the best ones keep their weights") as refused:
         hand_over(Experiment(folder=folder.path), tmp_path / "out", None, tmp_path / "cache")
     assert refused.value.problems[0].startswith("train it again: python -m dialsum train --config ")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft by itself, in the card's code
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_adapter_is_handed_over_alone_or_merged_into_its_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merge: bool
+) -> None:
+    from dialsum.trainer import train
+
+    config = adapter_run(tmp_path, chat=True, prompt="chat", max_steps=4, num_beams=2)
+    folder = ExperimentFolder.of(tmp_path / "outputs", "lora").path
+    train(config, folder, cache_dir=tmp_path / "cache")
+    done = hand_over(Experiment(folder=folder), tmp_path / "given", None, tmp_path / "cache", merge=merge)
+    weights = sorted(path.name for path in done.model.glob("*.safetensors"))
+    assert weights == ["model.safetensors" if merge else "adapter_model.safetensors"]
+    assert (done.model / "config.json").exists() == merge
+    monkeypatch.chdir(done.model)
+    code = code_of(done.model / "README.md")
+    assert ("peft" in code) != merge
+    row = json.loads((folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    said = StringIO()
+    with redirect_stdout(said):
+        exec(code.replace('"#Person1#: ...\\n#Person2#: ..."', repr(row["dialogue"])), {})  # noqa: S102  # our own text
+    assert said.getvalue().rstrip("\n") == row["prediction"]
+
+
+def test_a_model_without_an_adapter_has_nothing_to_merge(experiment: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="has no adapter"):
+        hand_over(Experiment(folder=experiment), tmp_path / "given", None, tmp_path / "cache", merge=True)

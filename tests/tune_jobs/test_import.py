@@ -41,7 +41,7 @@ def test_a_configuration_and_its_sweep_are_written_as_ours(tmp_path: Path, monke
 
 def test_what_cannot_be_translated_is_refused_with_its_line(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text("training:\n  num_train_epochs: 3\nlora: {r: 8}\n", encoding="utf-8")
-    with pytest.raises(RequestError, match=r"config\.yaml:3: lora\.r: 8 is refused: adapters"):
+    config.write_text("training:\n  num_train_epochs: 3\nlora: {variant: dora}\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"config\.yaml:3: lora\.variant: dora is refused: an adapter has"):
         main(["import", str(config), "--output", str(tmp_path / "new")])
     assert not (tmp_path / "new").exists()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from dialsum.adapters import ADAPTER_FILE
 from dialsum.config import RunConfig, load_run_config
 from tune_jobs.after.model_card import DataFacts, ModelCardFacts, build_card, cost_rows
 from tune_jobs.analysis.experiments import Experiment, folder_of
@@ -54,11 +55,13 @@ def write_card(experiment: Experiment, ledger: Ledger | None = None) -> Path:
     Raises:
         RequestError: When the experiment has no model, or no numbers.
     """
-    folder = ExperimentFolder(experiment.folder)
-    card = build_card(_facts(experiment, ledger))
-    path = folder.best_model / CARD
-    write_text(path, Redactor.of_environment(os.environ).hide(card))
+    path = ExperimentFolder(experiment.folder).best_model / CARD
+    write_text(path, _card(_facts(experiment, ledger)))
     return path
+
+
+def _card(facts: ModelCardFacts) -> str:
+    return Redactor.of_environment(os.environ).hide(build_card(facts))
 
 
 def write_winner_card(findings: Findings) -> Path | None:
@@ -72,7 +75,9 @@ def write_winner_card(findings: Findings) -> Path | None:
     return write_card(experiment, findings.analysis.ledger)
 
 
-def hand_over(experiment: Experiment, output: Path, data: Path | None, cache_dir: Path) -> HandOver:
+def hand_over(
+    experiment: Experiment, output: Path, data: Path | None, cache_dir: Path, *, merge: bool = False
+) -> HandOver:
     """Copies a model with its card and its summaries into one folder.
 
     Args:
@@ -80,18 +85,30 @@ def hand_over(experiment: Experiment, output: Path, data: Path | None, cache_dir
         output: A new folder.
         data: Dialogues to summarize for the submission; None uses the run's own test file.
         cache_dir: The folder of cached encodings.
+        merge: Whether an adapter is merged into its base, so that the model needs no other.
 
     Raises:
-        RequestError: When the experiment has no model, the data cannot be read, or the output folder is not empty.
+        RequestError: When the experiment has no model (to merge: no adapter), the data cannot be read, or the output
+            folder is not empty.
     """
     folder = ExperimentFolder(experiment.folder)
     if output.exists() and any(output.iterdir()):
         raise RequestError(f"{output} is not empty; give another --output")
-    card = write_card(*_with_ledger(experiment))
+    facts = _facts(*_with_ledger(experiment))
+    if merge and not facts.adapter:
+        raise RequestError(f"--merge: {folder.path} has no adapter; all weights of its model were trained")
     written = _summaries(folder, data, cache_dir)
     model = output / "model"
-    shutil.copytree(folder.best_model, model)
-    shutil.copyfile(card, output / CARD)
+    if merge:
+        from dialsum.finished import save_merged
+
+        save_merged(folder.path, model, cache_dir)
+    else:
+        shutil.copytree(folder.best_model, model)
+        if (model / ADAPTER_FILE).exists():
+            (model / "config.json").unlink()  # with it, transformers would expect the base's weights here
+    for path in (output / CARD, model / CARD):
+        write_text(path, _card(replace(facts, adapter=facts.adapter and not merge)))
     shutil.copyfile(folder.config, output / folder.config.name)
     predictions = output / "predictions.jsonl"
     if folder.predictions.exists():
@@ -162,6 +179,8 @@ def _facts(experiment: Experiment, ledger: Ledger | None) -> ModelCardFacts:
         config=config,
         kind=spec.kind,
         begins=spec.architecture == "bart",
+        prompt=_prompt(config, folder.best_model) if spec.kind == "causal" else ("", ""),
+        adapter=(folder.best_model / ADAPTER_FILE).exists(),
         dev=_numbers(metrics.get("best"), "best/"),
         test=_numbers(metrics.get("test"), "test/"),
         scorer=cast("Mapping[str, str] | None", metrics.get("scorer")),
@@ -170,6 +189,14 @@ def _facts(experiment: Experiment, ledger: Ledger | None) -> ModelCardFacts:
         versions=_versions(snapshot),
         simulated=trial is not None and trial.simulated,
     )
+
+
+def _prompt(config: RunConfig, model: Path) -> tuple[str, str]:
+    """Returns the text around a dialogue; a chat template lies beside the model."""
+    from dialsum.prompts import prompt_around
+    from dialsum.tokenizers import build_tokenizer
+
+    return prompt_around(config, build_tokenizer(config.with_changes({"model": str(model)}), [], model))
 
 
 def _metrics(path: Path) -> Mapping[str, object]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from dialsum.config import RunConfig
 from dialsum.models import SPECS
-from dialsum.prompts import PROMPTS
 from tune_jobs.report.markdown import markdown_table, plain
 from tuning_common.strict import dump_yaml
 from tuning_common.units import format_bytes, format_duration
@@ -44,6 +43,8 @@ class ModelCardFacts:
         config: The configuration of training and generation.
         kind: "seq2seq" or "causal".
         begins: Whether the model reads a begin token before the dialogue.
+        prompt: Text before and behind the dialogue of a causal model.
+        adapter: Whether the folder has an adapter, without its base.
         dev: Scores of the best evaluation: `rouge1_f1` and the others, `loss`.
         test: Scores on the test data; empty where there were none.
         scorer: The scorer that computed the scores.
@@ -57,6 +58,8 @@ class ModelCardFacts:
     config: RunConfig
     kind: str
     begins: bool
+    prompt: tuple[str, str] = ("", "")
+    adapter: bool = False
     dev: Mapping[str, float]
     test: Mapping[str, float] = field(default_factory=dict)
     scorer: Mapping[str, str] | None = None
@@ -69,11 +72,12 @@ class ModelCardFacts:
 def build_card(facts: ModelCardFacts) -> str:
     """Returns README.md for the folder of a model."""
     language = "Korean" if facts.config.language == "ko" else "English"
+    packages = "`transformers`, `torch` and `peft`" if facts.adapter else "`transformers` and `torch`"
     sections = [
         f"---\n{dump_yaml(_header(facts))}---",
         f"# {plain(facts.name)}",
         f"Summarizes {language} dialogues. {_origin(facts.config.model)}",
-        "## Use\n\nNo other package than `transformers` and `torch` is needed; run this in the folder of the model:\n\n"
+        f"## Use\n\nNo other package than {packages} is needed; run this in the folder of the model:\n\n"
         f"```python\n{usage(facts)}```",
         "## Data\n\n" + _data(facts),
         "## Scores\n\n" + _scores(facts),
@@ -88,13 +92,21 @@ def usage(facts: ModelCardFacts) -> str:
     """Returns Python that summarizes one dialogue with transformers alone, as this program does."""
     config, causal = facts.config, facts.kind == "causal"
     auto = "AutoModelForCausalLM" if causal else "AutoModelForSeq2SeqLM"
-    room = config.encoder_max_len - (0 if causal else 1) - int(facts.begins)
+    imported = f"from transformers import {auto}, AutoTokenizer"
+    if facts.adapter:  # loads its base too
+        auto = auto.replace("Auto", "AutoPeft")
+        imported = f"from peft import {auto}\nfrom transformers import AutoTokenizer"
+    room = str(config.encoder_max_len - (0 if causal else 1) - int(facts.begins))
     ids = f"tokenizer(dialogue, add_special_tokens=False)['input_ids'][:{room}]"
     if causal:
-        prompt = PROMPTS[config.language]
-        behind = f"tokenizer({prompt!r}, add_special_tokens=False)['input_ids']"
-        ids = f"tokenizer(dialogue, add_special_tokens=False)['input_ids'][: {room} - len(prompt)] + prompt"
-        lines = [f"prompt = {behind}", f"ids = {ids}"]
+        encoded = [f"tokenizer({text!r}, add_special_tokens=False)['input_ids']" for text in facts.prompt]
+        lines = [f"prompt = {encoded[1]}"]
+        before = ""
+        if facts.prompt[0]:
+            lines.insert(0, f"before = {encoded[0]}")
+            before, room = "before + ", f"{room} - len(before)"
+        cut = f"tokenizer(dialogue, add_special_tokens=False)['input_ids'][: {room} - len(prompt)]"
+        lines.append(f"ids = {before}{cut} + prompt")
     else:
         begin = "[tokenizer.bos_token_id] + " if facts.begins else ""
         lines = [f"ids = {begin}{ids} + [tokenizer.eos_token_id]"]
@@ -105,7 +117,7 @@ def usage(facts: ModelCardFacts) -> str:
         sampling = f"do_sample=True, temperature={config.temperature}, top_k={config.top_k}, top_p={config.top_p}"
     return f"""import re
 import torch
-from transformers import {auto}, AutoTokenizer
+{imported}
 
 folder = "."
 tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -132,13 +144,13 @@ print(summary)
 def _header(facts: ModelCardFacts) -> dict[str, object]:
     header: dict[str, object] = {
         "language": facts.config.language,
-        "library_name": "transformers",
+        "library_name": "peft" if facts.adapter else "transformers",
         "pipeline_tag": "summarization",
         "tags": ["dialogue-summarization"],
     }
     base = SPECS[facts.config.model].hub_id if facts.config.model in SPECS else facts.config.model
     if base is not None and base.count("/") == 1 and not base.startswith((".", "/")):
-        header["base_model"] = base
+        header["base_model"] = base.partition("@")[0]
     return header
 
 
@@ -185,6 +197,8 @@ def _settings(facts: ModelCardFacts) -> str:
     shown = {name: value for name, value in facts.config.to_dict().items() if name not in _NOT_SHOWN}
     if facts.config.model not in SPECS or SPECS[facts.config.model].hub_id is not None:
         shown = {name: value for name, value in shown.items() if not name.startswith("tiny_")}
+    if facts.config.adapter_type is None:
+        shown = {name: value for name, value in shown.items() if not name.startswith("adapter_")}
     table = markdown_table(("Setting", "Value"), [(name, _exact(value)) for name, value in shown.items()])
     made = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
     return f"{table}\n\nMade with {plain(made)}." if made else table

@@ -26,6 +26,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--push", metavar="REPO", help="upload the model with its card to the Hugging Face hub: OWNER/NAME"
     )
     parser.add_argument("--public", action="store_true", help="with --push: everybody may see it; private otherwise")
+    parser.add_argument(
+        "--merge", action="store_true", help="merge an adapter into its base: one model that needs no other"
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
 
@@ -49,7 +52,7 @@ def run(chosen: argparse.Namespace) -> int:
     experiment = find_winner_or_one(chosen.names)
     output = chosen.output or output_of(experiment) / "hand_over" / experiment.name
     cache_dir = shared_folders_of(experiment.folder.parent.parent, os.environ, Path.home()).cache_dir
-    done = hand_over(experiment, output, chosen.data, cache_dir)
+    done = hand_over(experiment, output, chosen.data, cache_dir, merge=chosen.merge)
     pushed = None
     if hub is not None:
         cli.note(f"uploads to {hub.endpoint}, {chosen.push}:")

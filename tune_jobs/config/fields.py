@@ -24,6 +24,8 @@ def value_problems(name: str, value: Value) -> tuple[str, ...]:
     values: dict[str, object] = {name: list(value) if isinstance(value, tuple) else value}
     if name == "gradient_accumulation_steps":
         values["batch_size"] = value  # must divide batch_size, another parameter
+    if name.startswith("adapter_") and value is not None:  # it has an effect, and a base that can have it
+        values = {"adapter_type": "lora", "model": "kobart"} | values
     try:
         RunConfig.from_dict(values)
     except RequestError as error:
