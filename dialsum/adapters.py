@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+TRACED_DROPOUT = 0.1  # only whether there is dropout changes memory
 ADAPTER_FILE = "adapter_config.json"
 
 
@@ -39,6 +40,26 @@ def base_of(model: str) -> str | None:
     if not base or content.get("peft_type") != "LORA":
         raise RequestError(f"{path}: expected peft_type LORA and base_model_name_or_path, so it cannot be loaded")
     return f"{base}@{content['revision']}" if content.get("revision") else str(base)
+
+
+def memory_settings(config: RunConfig) -> dict[str, object] | None:
+    """Returns what an adapter's memory depends on, as fields of RunConfig; None without an adapter.
+
+    >>> lora = {"model": "kobart", "adapter_type": "lora"}
+    >>> one, other = (RunConfig.from_dict(lora | {"adapter_alpha": alpha}) for alpha in (8, 64))
+    >>> memory_settings(one) == memory_settings(other)
+    True
+    """
+    if config.adapter_type is None:
+        return None
+    targets = config.adapter_target_modules
+    return {
+        "adapter_type": config.adapter_type,
+        "adapter_r": config.adapter_r,
+        "adapter_dropout": TRACED_DROPOUT if config.adapter_dropout else 0.0,
+        "adapter_target_modules": targets if targets == "auto" else sorted(targets),
+        "adapter_modules_to_save": sorted(config.adapter_modules_to_save),
+    }
 
 
 def with_adapter(base: "PreTrainedModel", config: RunConfig, revision: str | None = None) -> "PeftModel":

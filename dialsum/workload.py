@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dialsum.adapters import has_adapter, with_adapter, without_adapter
 from dialsum.config import Attention, OptimizerName, Precision, RunConfig
 from dialsum.device import weights_dtype
 from dialsum.generate import generate_ids
@@ -54,6 +55,7 @@ class SummarizerWorkload:
         self._shape = shape
         self._run = run
         self._untied = untied
+        self._autocast: Region = nullcontext
         self._kind: Kind = "seq2seq" if shape.is_encoder_decoder else "causal"
         self.causal = self._kind == "causal"
         self.precision = str(run.precision)
@@ -71,7 +73,9 @@ class SummarizerWorkload:
         """
         try:
             model = model_class(self._kind).from_config(
-                self._shape, attn_implementation=self._run.attention, dtype=weights_dtype(self._run.precision)
+                self._shape,
+                attn_implementation=self._run.attention,
+                dtype=weights_dtype(self._run.precision, frozen=self._run.adapter_type is not None),
             )
         except ValueError as error:  # for example an architecture without sdpa
             reason = str(error).splitlines()[0].partition(" Please")[0]
@@ -79,6 +83,8 @@ class SummarizerWorkload:
             raise RequestError(f"{self._shape.model_type}: {reason}", remedy) from None
         if self._untied:
             _untie(model)
+        if self._run.adapter_type is not None:
+            model = with_adapter(model, self._run)
         if self._run.gradient_checkpointing:
             # No saving of the random state: meta tensors draw no random numbers.
             model.activation_checkpointing_enable(
@@ -90,6 +96,7 @@ class SummarizerWorkload:
             )
         if self.precision in ("fp16", "bf16"):
             model.forward = _mixed(model.forward, autocast)
+            self._autocast = autocast
         trained: nn.Module = model.train()
         return trained
 
@@ -141,14 +148,16 @@ class SummarizerWorkload:
             on_forward: Called with the number of each forward pass before it runs; may raise.
         """
         run = self._run.with_changes({"num_beams": shape.beams, "generation_max_len": max(2, shape.decoder_len)})
-        language_model = cast("PreTrainedModel", model)
+        wrapped = has_adapter(model)
+        language_model = without_adapter(cast("PreTrainedModel", model))
         forward = language_model.forward
         language_model.forward = _counted(forward, on_forward)
         # Meta tensors have no values to decide whether a beam is finished: none is.
         language_model._beam_search_has_unfinished_sequences = lambda *args, **kwargs: True
         inputs = _tokens(shape.batch, shape.encoder_len)
         try:
-            generate_ids(language_model, inputs, torch.empty_like(inputs), run, pad_id=0)
+            with self._autocast() if wrapped else nullcontext():  # as SummarizerTrainer.summarize_dev
+                generate_ids(language_model, inputs, torch.empty_like(inputs), run, pad_id=0)
         finally:
             language_model.forward = forward
 
@@ -158,6 +167,7 @@ def summarizer_workload(
     model_config: Mapping[str, object],
     untied: bool = False,
     precision: Precision = "fp32",
+    adapter: Mapping[str, object] | None = None,
     optimizer: OptimizerName = "adamw_fused",
     attention: Attention = "sdpa",
     gradient_checkpointing: bool = False,
@@ -171,6 +181,7 @@ def summarizer_workload(
         model_config: Values as in config.json; `model_type` names the architecture.
         untied: Whether the output head has weights of its own.
         precision: fp32, autocast to fp16 or bf16, or bf16_pure: all in bf16 without autocast.
+        adapter: See adapters.memory_settings; None trains all weights.
         optimizer: Name of the optimizer.
         attention: sdpa or eager.
         gradient_checkpointing: Whether layers are computed again in the backward pass.
@@ -185,6 +196,8 @@ def summarizer_workload(
         precision=precision, optimizer=optimizer, attention=attention, gradient_checkpointing=gradient_checkpointing,
         label_smoothing=label_smoothing, decoder_max_len=2, no_repeat_ngram_size=no_repeat_ngram_size,
     )  # fmt: skip
+    if adapter is not None:
+        run = run.with_changes({"model": str(model_config.get("model_type")), **adapter})  # its name is not read
     return SummarizerWorkload(with_dropout(_configuration(model_config), dropout), run, untied=untied)
 
 

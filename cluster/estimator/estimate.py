@@ -339,8 +339,7 @@ def _parts(request: MemoryRequest) -> int:
 
 def _ddp_bytes(request: MemoryRequest, template: Template) -> int:
     """Returns the bytes of DDP's gradient buckets, a copy of all gradients."""
-    gradient_bytes = 2 if request.precision == "bf16_pure" else 4
-    return template.model_parameters * gradient_bytes if request.ranks > 1 and request.sharding is None else 0
+    return template.gradient_bytes if request.ranks > 1 and request.sharding is None else 0
 
 
 def _terms(
@@ -372,6 +371,7 @@ def _kind(request: MemoryRequest) -> tuple[object, ...]:
         id(request.model),
         id(request.gpu),
         request.precision,
+        repr(request.adapter),
         request.optimizer,
         request.attention,
         request.gradient_checkpointing,

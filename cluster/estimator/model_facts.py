@@ -116,8 +116,8 @@ def read_model_folder(folder: Path, *, untied: bool | None = None) -> ModelFacts
     except FileNotFoundError:
         if (folder / ADAPTER).is_file():
             raise RequestError(
-                f"{folder}: an adapter (LoRA), which is not estimated: adapters are not trained here",
-                ["its base model, trained in full, needs more than any adapter of it: estimate that as a bound"],
+                f"{folder}: an adapter (LoRA) without its base's config.json",
+                ["estimate the base with the same adapter: --model BASE --adapter-type lora --adapter-r N"],
             ) from None
         raise RequestError(f"{folder}: no config.json here, so this is no model folder") from None
     except (OSError, ValueError) as error:

@@ -1,5 +1,6 @@
 """The estimator's request: a model, its training and scoring, and the card. Checked on construction."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +33,8 @@ class MemoryRequest:
         encoder_max_len: Longest dialogue in tokens.
         decoder_max_len: Longest summary in tokens.
         precision: fp32, autocast to fp16 or bf16, or bf16_pure: weights, gradients and states in bf16, no autocast.
+            Frozen weights below an adapter have the format of the computation.
+        adapter: Settings of the adapter that alone is trained, for the workload; None where all weights are.
         optimizer: A name of OPTIMIZERS.
         attention: sdpa or eager.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
@@ -60,6 +63,7 @@ class MemoryRequest:
     encoder_max_len: int = 512
     decoder_max_len: int = 128
     precision: Precision = "bf16"
+    adapter: Mapping[str, object] | None = None
     optimizer: str = "adamw_fused"
     attention: str = "sdpa"
     gradient_checkpointing: bool = False
@@ -143,6 +147,10 @@ def _check_numbers(request: MemoryRequest, problems: Problems) -> None:
         problems.add(f"a model is divided among at least 2 cards, but ranks is {request.ranks}")
     if request.sharding is not None and request.precision == "bf16_pure":
         problems.add("a model in bf16_pure is not divided among cards; take bf16 or fp32")
+    if request.adapter is not None and (request.sharding is not None or request.precision == "bf16_pure"):
+        problems.add(
+            "a model with an adapter is neither divided among cards nor trained in bf16_pure; take bf16 or fp32"
+        )
     if any(encoder_len < 1 or decoder_len < 1 for encoder_len, decoder_len in request.lengths):
         problems.add("lengths must be at least 1 token each")
     for name in ("label_smoothing", "dropout"):

@@ -183,12 +183,12 @@ class Template:
         if index < 0:
             tape = self.train.optimizer_later
             terms = tape.terms_at(event, atoms)
-            terms["gradients"] += self._gradient_bytes
+            terms["gradients"] += self.gradient_bytes
         else:
             tape = self._tapes(routine, beams)[index][0]
             terms = tape.terms_at(event, atoms)
             if routine == "train" and index == 1:
-                terms["gradients"] += self._gradient_bytes
+                terms["gradients"] += self.gradient_bytes
         terms["weights"] += self._weights
         terms["optimizer"] += self.state_bytes
         terms["workspace"] += allocated_bytes - sum(terms.values())  # rounding
@@ -258,7 +258,7 @@ class Template:
         if routine == "generate":
             return [(self.greedy if beams == 1 else self.beam, base)]
         tapes = [(self.train.first, base)]
-        return [*tapes, (self.train.later, base + self._gradient_bytes)] if self.key.accumulation else tapes
+        return [*tapes, (self.train.later, base + self.gradient_bytes)] if self.key.accumulation else tapes
 
     def _fullest(
         self, batch: int, encoder_len: int, decoder_len: int, routine: Routine, beams: int
@@ -285,7 +285,7 @@ class Template:
         return int(tape.block_bytes(_NO_SIZES)[tape.kept].sum())
 
     @cached_property
-    def _gradient_bytes(self) -> int:
+    def gradient_bytes(self) -> int:
         """Bytes of the gradients, which the first micro-step keeps."""
         tape = self.train.first
         return int(tape.block_bytes(_NO_SIZES)[tape.kept].sum())
@@ -294,7 +294,7 @@ class Template:
     def _optimizer_peak(self) -> tuple[int, int]:
         tape = self.train.optimizer_later
         held, event = tape.rows.fullest(tape.values(_NO_SIZES))
-        return held + self._weights + self.state_bytes + self._gradient_bytes, event
+        return held + self._weights + self.state_bytes + self.gradient_bytes, event
 
     @property
     def _optimizer_peak_bytes(self) -> int:

@@ -85,7 +85,7 @@ class PartKey:
         return f"{self.file_name}.uneven"
 
 
-def model_hash(config: Mapping[str, object], *, untied: bool) -> str:
+def model_hash(config: Mapping[str, object], *, untied: bool, adapter: Mapping[str, object] | None = None) -> str:
     """Hashes the memory-relevant part of a model's configuration.
 
     Ignores names and versions; token ids count only by their presence, a dropout only by being 0 or not.
@@ -93,6 +93,7 @@ def model_hash(config: Mapping[str, object], *, untied: bool) -> str:
     Args:
         config: Values as in config.json.
         untied: Whether the output head has weights of its own.
+        adapter: Settings of the adapter, if any.
 
     >>> small = {"model_type": "bart", "d_model": 8, "eos_token_id": 1}
     >>> model_hash(small, untied=False) == model_hash(small | {"eos_token_id": 2, "dropout": 0.3}, untied=False)
@@ -102,7 +103,7 @@ def model_hash(config: Mapping[str, object], *, untied: bool) -> str:
     >>> model_hash(small, untied=False) == model_hash(small | {"attention_dropout": 0.1}, untied=False)
     False
     """
-    kept: dict[str, object] = {"untied": untied}
+    kept: dict[str, object] = {"untied": untied} | ({"adapter": dict(adapter)} if adapter else {})
     for name, value in config.items():
         if value is None or NOT_MEMORY.match(name):
             continue

@@ -25,7 +25,7 @@ def key_of(request: MemoryRequest) -> TemplateKey:
     family = kernel_family(request.gpu.sm)
     window = window_of(request.model.config) if request.model.kind == "causal" else None
     return TemplateKey(
-        model=model_hash(request.model.config, untied=request.model.untied),
+        model=model_hash(request.model.config, untied=request.model.untied, adapter=request.adapter),
         precision=request.precision,
         optimizer=request.optimizer,
         attention=request.attention,
@@ -66,6 +66,7 @@ def settings_of(request: MemoryRequest) -> Mapping[str, object]:
         "model_config": dict(request.model.config),
         "untied": request.model.untied,
         "precision": request.precision if request.precision in ("fp32", "bf16_pure") else "fp16",
+        "adapter": None if request.adapter is None else dict(request.adapter),
         "optimizer": request.optimizer,
         "attention": request.attention,
         "gradient_checkpointing": request.gradient_checkpointing,

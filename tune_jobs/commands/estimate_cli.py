@@ -16,7 +16,7 @@ from cluster.estimator.model_facts import ModelFacts
 from cluster.estimator.planning import plan_request
 from cluster.estimator.request import ALLOCATORS, MemoryRequest
 from cluster.estimator.step_seconds import StepSeconds
-from dialsum.config import FIELD_DESCRIPTIONS, Attention, OptimizerName, Precision, RunConfig
+from dialsum.config import FIELD_DESCRIPTIONS, AdapterType, Attention, OptimizerName, Precision, RunConfig
 from tune_jobs.commands.estimate_text import as_json, as_text
 from tune_jobs.placing.memory_lengths import lengths_of
 from tune_jobs.placing.memory_requests import facts_of, open_batches, request_of
@@ -30,10 +30,11 @@ UNNAMED_CARD = "24GiB"  # assumed if no card is named: the most common size in s
 T = typing.TypeVar("T")
 _NUMBERS = (
     "batch_size", "encoder_max_len", "decoder_max_len", "gradient_accumulation_steps", "num_beams",
-    "loss_batch_size", "generation_batch_size", "generation_max_len", "no_repeat_ngram_size",
+    "loss_batch_size", "generation_batch_size", "generation_max_len", "no_repeat_ngram_size", "adapter_r",
 )  # fmt: skip
-_FRACTIONS = ("label_smoothing", "dropout")
-_CHOICES = {"precision": Precision, "optimizer": OptimizerName, "attention": Attention}
+_FRACTIONS = ("label_smoothing", "dropout", "adapter_dropout")
+_CHOICES = {"precision": Precision, "optimizer": OptimizerName, "attention": Attention, "adapter_type": AdapterType}
+_LISTS = ("adapter_target_modules", "adapter_modules_to_save")
 _SWITCHES = ("gradient_checkpointing", "fsdp", "torch_compile")
 
 
@@ -76,6 +77,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(_flag(name), type=float, metavar="P", help=FIELD_DESCRIPTIONS[name])
     for name, literal in _CHOICES.items():
         parser.add_argument(_flag(name), choices=typing.get_args(literal), help=FIELD_DESCRIPTIONS[name])
+    for name in _LISTS:
+        parser.add_argument(_flag(name), nargs="+", metavar="NAME", help=FIELD_DESCRIPTIONS[name])
     for name in _SWITCHES:
         parser.add_argument(_flag(name), action="store_true", help=FIELD_DESCRIPTIONS[name])
     head = parser.add_mutually_exclusive_group()
@@ -90,8 +93,12 @@ def run_config(chosen: argparse.Namespace) -> RunConfig:
     Raises:
         RequestError: With every invalid value.
     """
-    names = ("model", *_NUMBERS, *_FRACTIONS, *_CHOICES, *_SWITCHES)
+    names = ("model", *_NUMBERS, *_FRACTIONS, *_CHOICES, *_LISTS, *_SWITCHES)
     given = {name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None}
+    if given.get("adapter_target_modules") == ["auto"]:
+        given["adapter_target_modules"] = "auto"
+    if any(name.startswith("adapter_") for name in given):
+        given.setdefault("adapter_type", "lora")
     return RunConfig.from_dict(given, where="the run")
 
 

@@ -13,8 +13,8 @@ from tuning_common.units import format_bytes, format_duration
 
 BAR_WIDTH = 32
 _EXPLAINED: Mapping[str, str] = {
-    "weights": "parameters in fp32, their half-precision copies, buffers",
-    "gradients": "of all parameters, as far as they live at the peak",
+    "weights": "parameters, their half-precision copies, buffers",
+    "gradients": "of all trained parameters, as far as they live at the peak",
     "optimizer": "states of the optimizer",
     "activations": "kept for the backward pass, and temporaries",
     "logits": "scores of every token of the vocabulary, and their gradients",
@@ -89,6 +89,8 @@ def _asked(request: MemoryRequest, found: MemoryEstimate) -> str:
     batch += f" on each of {request.ranks} cards" if request.ranks > 1 else ""
     batch += " that the model is divided among" if request.sharding is not None else ""
     options = [request.precision, request.optimizer, request.attention]
+    if request.adapter is not None:
+        options.insert(0, f"an adapter of rank {request.adapter['adapter_r']}, all else frozen")
     options += ["gradient checkpointing"] if request.gradient_checkpointing else []
     options += ["label smoothing"] if request.label_smoothing else []
     generation = f"dev loss of {request.loss_batch} at once, generation of {request.new_tokens} tokens for"

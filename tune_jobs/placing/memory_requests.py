@@ -15,13 +15,16 @@ from cluster.estimator.gpu_profile import GpuProfile
 from cluster.estimator.model_facts import ModelFacts, model_facts, read_model_folder
 from cluster.estimator.request import BF16_SM, Allocator, MemoryRequest, Precision
 from cluster.estimator.sharding import Sharding
+from dialsum.adapters import memory_settings
 from dialsum.config import RunConfig
 from dialsum.models import ModelSpec, hf_config, resolve
 
 # Fields that no memory estimate depends on: runs that differ in nothing else need the same memory.
 NO_BYTES = frozenset(
     {
+        "adapter_alpha",
         "learning_rate",
+        "prompt",
         "num_epochs",
         "max_steps",
         "eval_steps",
@@ -56,7 +59,7 @@ def memory_key(config: RunConfig) -> tuple[object, ...]:
     >>> memory_key(RunConfig(dropout=0.0)) == memory_key(RunConfig(dropout=0.3))
     False
     """
-    switches = {name: True for name in ("dropout", "label_smoothing") if getattr(config, name)}
+    switches = {name: True for name in ("adapter_dropout", "dropout", "label_smoothing") if getattr(config, name)}
     return tuple(switches.get(name, value) for name, value in vars(config).items() if name not in NO_BYTES)
 
 
@@ -89,6 +92,7 @@ def request_of(
         encoder_max_len=config.encoder_max_len,
         decoder_max_len=config.decoder_max_len,
         precision=precision_on(gpu, config, facts.family),
+        adapter=memory_settings(config),
         optimizer=config.optimizer,
         attention=config.attention,
         gradient_checkpointing=config.gradient_checkpointing,

@@ -51,6 +51,7 @@ def _kind(request: MemoryRequest) -> tuple[object, ...]:
         key_of(request).window,
         request.gpu.sm,
         request.precision,
+        repr(request.adapter),
         request.optimizer,
         request.attention,
         request.gradient_checkpointing,

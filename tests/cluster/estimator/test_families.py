@@ -36,13 +36,13 @@ def request_of(facts: ModelFacts, name: str, *, encoder_len: int = 200, decoder_
     )  # fmt: skip
 
 
-def trained(request: MemoryRequest) -> Template:
+def trained(request: MemoryRequest, *, exact: bool = False) -> Template:
     """A template whose evaluation is that of the training's first pass; only its training is asked."""
     workload = summarizer_workload(**settings_of(request))  # type: ignore[arg-type]
     key = key_of(request)
     family = "flash" if request.attention == "sdpa" else "efficient"
     try:
-        step = build_part(workload, part_key(key, "step"), family=family)
+        step = build_part(workload, part_key(key, "step", sizes_of(request) if exact else None), family=family)
     except UnevenModelError:
         step = build_part(workload, part_key(key, "step", sizes_of(request)), family=family)
     optimizer = build_part(workload, part_key(key, "optimizer"), family=family)

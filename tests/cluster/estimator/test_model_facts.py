@@ -78,11 +78,11 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path: Path, content: st
         read_model_folder(tmp_path)
 
 
-def test_an_adapter_is_refused_with_what_bounds_it(tmp_path: Path) -> None:
+def test_an_adapter_without_its_base_is_refused_with_what_is_estimated_instead(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    with pytest.raises(RequestError, match=r"an adapter \(LoRA\), which is not estimated") as caught:
+    with pytest.raises(RequestError, match=r"an adapter \(LoRA\) without its base's config.json") as caught:
         read_model_folder(tmp_path)
-    assert "its base model, trained in full, needs more" in str(caught.value)
+    assert "--model BASE --adapter-type lora" in str(caught.value)
 
 
 def test_examples_hold() -> None:
