@@ -79,6 +79,18 @@ def _t5_shape(size: Literal["small", "base"], vocab_size: int, **changes: object
     return shape | changes
 
 
+def _language_model(name: str, architecture: str, hub_id: str, shape: Shape, source: str) -> ModelSpec:
+    """Returns a large model; its range of learning rates is that of an adapter."""
+    common: Shape = {"head_dim": 128, "num_key_value_heads": 8, "tie_word_embeddings": True}
+    return ModelSpec(
+        name=name, architecture=architecture, kind="causal", hub_id=hub_id, shape=common | shape, source=source,
+        learning_rates=(5e-5, 1e-3),
+    )  # fmt: skip
+
+
+_QWEN3: Shape = {
+    "vocab_size": 151936, "max_position_embeddings": 40960, "bos_token_id": 151643, "eos_token_id": 151645,
+}  # fmt: skip
 _T5_V1 = {"feed_forward_proj": "relu"}  # the first T5: plain ReLU, wider feed-forward
 _SPECS = (
     _seq2seq("kobart", "bart", "gogamza/kobart-base-v2", _KOBART, "SKT KoBART README; 123,859,968 parameters"),
@@ -108,6 +120,28 @@ _SPECS = (
     ),
     _seq2seq("mt5", "mt5", "google/mt5-small", _t5_shape("small", 250112), "t5x gin; 300,176,768 untied"),
     _seq2seq("mt5-base", "mt5", "google/mt5-base", _t5_shape("base", 250112), "t5x gin; 582,401,280 untied"),
+    _language_model(
+        "qwen3-0.6b", "qwen3", "Qwen/Qwen3-0.6B@c1899de289a04d12100db370d81485cdf75e47ca",
+        _QWEN3 | {
+            "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+        },
+        "config.json; multilingual; Apache 2.0; 596,049,920 parameters",
+    ),
+    _language_model(
+        "qwen3-4b", "qwen3", "Qwen/Qwen3-4B@1cfa9a7208912126459214e8b04321603b3df60c",
+        _QWEN3 | {
+            "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+        },
+        "config.json; multilingual; Apache 2.0; 4,022,468,096 parameters",
+    ),
+    _language_model(
+        "midm-2b", "llama", "K-intelligence/Midm-2.0-Mini-Instruct@383eb221c52a32278f1985257b264ade8d982e60",
+        {
+            "vocab_size": 131392, "hidden_size": 1792, "intermediate_size": 4608, "num_hidden_layers": 48,
+            "num_attention_heads": 32, "max_position_embeddings": 32768, "bos_token_id": 0, "eos_token_id": 2,
+        },
+        "technical report, arXiv 2601.09066; Korean and English; MIT; 2.3 billion parameters",
+    ),
     ModelSpec(name="tiny-bart", architecture="bart", kind="seq2seq", hub_id=None, learning_rates=(3e-4, 1e-2)),
     ModelSpec(name="tiny-gpt2", architecture="gpt2", kind="causal", hub_id=None, learning_rates=(3e-4, 1e-2)),
     ModelSpec(name="tiny-t5", architecture="t5", kind="seq2seq", hub_id=None, learning_rates=(3e-4, 1e-2)),
@@ -245,9 +279,10 @@ def _load_weights(name: str, config: RunConfig, kind: Kind, dtype: "torch.dtype"
 
     shape = with_dropout(load_config(name), config.dropout)
     check_lengths(config, getattr(shape, "max_position_embeddings", None), kind)
+    folder = Path(name)
     try:
         return model_class(kind).from_pretrained(
-            repository_of(name)[0],
+            str(folder.resolve()) if folder.is_dir() else repository_of(name)[0],  # an adapter names its base by it
             config=shape,
             attn_implementation=config.attention,
             use_safetensors=True,

@@ -51,7 +51,7 @@ class Translation:
     def changed(self) -> bool:
         """Whether anything was translated."""
         return bool(self.ignored or self.problems) or any(
-            len(found) > 1 or not _is_ours(found[0].name, name) for name, found in self.sources.items()
+            len(found) > 1 or not is_ours(found[0].name, name) for name, found in self.sources.items()
         )
 
     def located(self, document: Located) -> Located:
@@ -67,7 +67,7 @@ class Translation:
         plain, others = [], []
         for name, found in self.sources.items():
             if len(found) == 1 and found[0].value == self.values[name]:
-                same = found[0].name.split(".")[-1] == name or _is_ours(found[0].name, name)
+                same = found[0].name.split(".")[-1] == name or is_ours(found[0].name, name)
                 plain += [] if same else [f"{found[0].name} -> {name}"]
             else:
                 others.append(f"{' and '.join(map(str, found))} -> {name}: {_shown(self.values[name])}")
@@ -313,7 +313,7 @@ class _Translator:
         self.found.problems.append(f"{where}: {other} contradicts {one} ({self._document.where(*one.path)})")
 
 
-def _is_ours(name: str, target: str) -> bool:
+def is_ours(name: str, target: str) -> bool:
     """Returns whether a name in the file is that of a field, also with the field's own section: `adapter: {r: 8}`."""
     return name.replace("adapter.", "adapter_") == target
 

@@ -78,22 +78,25 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder=folder, tensors=tensors)
 
 
-def find_in_hub_cache(hub_id: str, cache: Path) -> Path | None:
+def find_in_hub_cache(hub_id: str, cache: Path, revision: str | None = None) -> Path | None:
     """Finds a downloaded checkpoint in the hub's cache folder.
 
     Args:
         hub_id: `owner/model`.
         cache: The cache's root, `~/.cache/huggingface/hub` unless HF_HUB_CACHE or HF_HOME is set.
+        revision: A commit; None: what `main` points to (or the only snapshot).
 
     Returns:
-        The snapshot that `main` points to (or the only one), or None.
+        The snapshot, or None.
     """
     repository = cache / ("models--" + hub_id.replace("/", "--"))
-    reference = repository / "refs" / "main"
+    if revision is not None and (repository / "snapshots" / revision).is_dir():
+        return repository / "snapshots" / revision
+    reference = repository / "refs" / (revision or "main")
     if reference.is_file():
         snapshot = repository / "snapshots" / reference.read_text(encoding="utf-8").strip()
         return snapshot if snapshot.is_dir() else None
-    snapshots = sorted((repository / "snapshots").glob("*"))
+    snapshots = sorted((repository / "snapshots").glob("*")) if revision is None else []
     return snapshots[0] if len(snapshots) == 1 else None
 
 

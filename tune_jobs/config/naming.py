@@ -16,7 +16,7 @@ def architecture_of(model: str) -> str:
     """
     if model in SPECS:
         return SPECS[model].architecture
-    return re.sub(r"[^\w.-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip("-.") or "model"
+    return re.sub(r"[^\w.-]+", "-", model.partition("@")[0].rstrip("/").rsplit("/", 1)[-1]).strip("-.") or "model"
 
 
 def trial_name(sweep: str, config: RunConfig, started: datetime, taken: Collection[str] = ()) -> str:

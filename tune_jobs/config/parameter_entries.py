@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from dialsum.aliases import SECTIONS, Ignored, Piece, Refused, To, find_alias
-from dialsum.translation import Setting, Translation, translate_settings
+from dialsum.translation import Setting, Translation, is_ours, translate_settings
 from tune_jobs.config.fields import FIELDS
 from tune_jobs.config.file_keys import Specification
 from tuning_common.errors import Problems
@@ -135,7 +135,7 @@ def _translated(found: list[Entry], document: Located, problems: Problems) -> En
         target = _searched(entry, alias, problems)
         if target is not None:
             ours.append(target)
-            notes += [f"{entry.name} -> {target.name}"] if entry.name != target.name else []
+            notes += [] if is_ours(entry.name, target.name) else [f"{entry.name} -> {target.name}"]
             half = [one for one in constants if target.name == "precision" and one.name.endswith(("fp16", "bf16"))]
             constants = [one for one in constants if one not in half or one.spec["value"]]
         elif isinstance(alias, Ignored):

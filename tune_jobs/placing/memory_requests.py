@@ -17,7 +17,7 @@ from cluster.estimator.request import BF16_SM, Allocator, MemoryRequest, Precisi
 from cluster.estimator.sharding import Sharding
 from dialsum.adapters import memory_settings
 from dialsum.config import RunConfig
-from dialsum.models import ModelSpec, hf_config, resolve
+from dialsum.models import ModelSpec, hf_config, repository_of, resolve
 
 # Fields that no memory estimate depends on: runs that differ in nothing else need the same memory.
 NO_BYTES = frozenset(
@@ -173,10 +173,12 @@ def facts_of(config: RunConfig, *, untied: bool | None = None) -> ModelFacts:
     if spec is not None and spec.hub_id is None:
         return model_facts(name, _tiny_values(config, spec), untied=untied)
     hub_id = spec.hub_id if spec is not None and spec.hub_id else name
-    folder = find_in_hub_cache(hub_id, hub_cache())
-    if spec is not None and spec.shape:
+    repository, revision = repository_of(hub_id)
+    folder = find_in_hub_cache(repository, hub_cache(), revision)
+    downloaded = folder is not None and (folder / "config.json").is_file()
+    if spec is not None and spec.shape and not (revision and downloaded):
         return model_facts(name, values_of(spec), checkpoint=_weights(folder), untied=untied)
-    if folder is not None and (folder / "config.json").is_file():
+    if folder is not None and downloaded:
         return dataclasses.replace(read_model_folder(folder, untied=untied), name=name)
     values: Mapping[str, object] = hf_config(name).to_dict()
     return model_facts(name, values, checkpoint=_weights(folder), untied=untied)
@@ -190,7 +192,9 @@ def resolve_light(name: str) -> ModelSpec | None:
     """
     from dialsum.models import SPECS
 
-    named = SPECS.get(name) or next((spec for spec in SPECS.values() if spec.hub_id == name), None)
+    repository = repository_of(name)[0]
+    ids = {repository_of(spec.hub_id)[0]: spec for spec in SPECS.values() if spec.hub_id is not None}
+    named = SPECS.get(name) or ids.get(repository)
     is_hub_id = name.count("/") == 1 and not name.startswith((".", "/"))
     return named if named is not None or is_hub_id else resolve(name)
 

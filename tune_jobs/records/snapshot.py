@@ -232,12 +232,14 @@ def _local_model(model: str) -> FileState | None:
 
 
 def _revision(model: str, environment: Mapping[str, str]) -> str | None:
-    """Returns the commit of `main` from the hub's local cache, as of the last download."""
-    from dialsum.models import SPECS
+    """Returns the revision that a model names, else the commit of `main` in the hub's cache as of the last download."""
+    from dialsum.models import SPECS, repository_of
 
-    hub_id = SPECS[model].hub_id if model in SPECS else model
+    hub_id, revision = repository_of(SPECS[model].hub_id or "" if model in SPECS else model)
     if not hub_id or not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) or Path(model).exists():
         return None
+    if revision is not None:
+        return revision
     home = Path(environment.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     cache = Path(environment.get("HF_HUB_CACHE", home / "hub"))
     path = cache / f"models--{hub_id.replace('/', '--')}" / "refs" / "main"

@@ -35,9 +35,10 @@ def test_every_field_that_moves_memory_is_taken_over() -> None:
     taken = {
         name: getattr(request, name)
         for name in vars(request)
-        if name not in ("model", "gpu", "allocator", "ranks", "sharding", "lengths")
+        if name not in ("model", "gpu", "adapter", "allocator", "ranks", "sharding", "lengths")
     }
     assert taken == {name: getattr(config, name) for name in taken}
+    assert request.adapter is None
     assert (request.micro_batch, request.new_tokens, request.allocator, request.gpu) == (16, 60, "native", L4)
 
 
@@ -72,6 +73,8 @@ def test_the_families_that_overflow_are_the_trainers() -> None:
         ("t5-base", "t5", False),
         ("t5", "t5", True),
         ("google/mt5-small", "mt5", True),
+        ("midm-2b", "llama", False),
+        ("Qwen/Qwen3-0.6B@main", "qwen3", False),
     ],
 )
 def test_named_models_are_known_without_any_file(name: str, family: str, untied: bool) -> None:
@@ -117,9 +120,9 @@ def test_the_cache_is_where_the_hub_library_keeps_it(monkeypatch: pytest.MonkeyP
 
 def test_fields_of_no_bytes_change_no_memory_request() -> None:
     card = gpu_of_size("24GiB")
-    base = RunConfig(model="kobart", dropout=0.1)
+    base = RunConfig(model="kobart", dropout=0.1, adapter_type="lora")
     other: dict[str, object] = {"lr_scheduler": "cosine", "max_steps": 7, "eval_steps": 7, "early_stopping_patience": 3}
-    other |= {"remove_tokens": ["<usr>"], "columns": ["dialogue=text"], "use_topic": True}
+    other |= {"remove_tokens": ["<usr>"], "columns": ["dialogue=text"], "use_topic": True, "prompt": "chat"}
     for name in NO_BYTES:
         value = other.get(name, 0.25 if isinstance(getattr(base, name), float) else 2)
         assert request_of(base.with_changes({name: value}), card) == request_of(base, card), name
