@@ -30,7 +30,9 @@ from dialsum.tokenizers import build_tokenizer
 from dialsum.trainer import train
 from tests.dialsum.test_training_invariants import CutAt, small_run
 from tests.dialsum.tiny_bases import CHAT_TEMPLATE, FAMILIES, tiny_base
+from tests.dialsum.together import run_together
 from tuning_common.errors import RequestError
+from tuning_common.files import read_jsonl
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft by itself
 LORA: dict[str, object] = {"adapter_type": "lora", "adapter_r": 4, "adapter_alpha": 16}
@@ -106,14 +108,36 @@ def test_the_merged_model_writes_the_same_summaries(tmp_path: Path, family: str)
     examples = load_examples(Path(config.dev_file))
     run = load_finished(tmp_path / "run", tmp_path / "cache")
     texts = predict(run, examples)
-    written = [json.loads(row)["prediction"] for row in (tmp_path / "run" / "predictions.jsonl").open(encoding="utf-8")]
-    assert texts == written  # those of the best evaluation
+    written = read_jsonl(tmp_path / "run" / "predictions.jsonl")[0]
+    assert texts == [row["prediction"] for row in written]  # those of the best evaluation
     merged = load_finished(tmp_path / "run", tmp_path / "cache", WITHOUT_ADAPTER)
     assert not has_adapter(merged.model)
     assert predict(merged, examples) == texts
     untrained = build_model(config.with_changes(WITHOUT_ADAPTER), run.tokenizer)
     assert predict(replace(merged, model=untrained), examples) != texts
     assert (result.best_model_dir / "adapter_model.safetensors").stat().st_size < 200_000
+
+
+def _train(config: RunConfig, folder: Path) -> None:
+    train(config, folder, cache_dir=folder.parent / "cache")
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_adapter_that_one_trains_in_two_pieces(tmp_path: Path) -> None:
+    config = adapter_run(
+        tmp_path, "bart", label_smoothing=0.1, dropout=0.0, optimizer="sgd", max_grad_norm=0.0, learning_rate=0.3,
+        max_steps=4, eval_steps=2,
+    )  # fmt: skip
+    one = train(config.with_changes({"gradient_accumulation_steps": 2}), tmp_path / "one", cache_dir=tmp_path / "cache")
+    run_together(tmp_path, _train, config, tmp_path / "two")
+    rows = json.loads((tmp_path / "two" / "metrics.json").read_text(encoding="utf-8"))["history"]
+    for name in ("train/loss", "eval/loss"):
+        assert [row[name] for row in rows] == pytest.approx([row[name] for row in one.history], rel=1e-4), name
+    found, expected = (
+        load_file(tmp_path / run / "models" / "best_model" / "adapter_model.safetensors") for run in ("two", "one")
+    )
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-5)
 
 
 def test_the_folder_of_an_adapter_names_its_base_and_loads_with_peft_alone(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.dialsum.test_training_invariants import small_run
 from tests.dialsum.tiny_bases import tiny_base
 from tune_jobs.__main__ import main as tune_jobs
 from tune_jobs.records.ledger import SweepFolder
+from tuning_common.files import read_jsonl
 
 SWEEP = """
 name: ranks
@@ -60,8 +61,8 @@ def test_a_sweep_of_ranks_ends_in_a_merged_model(
     stored = json.loads((winner / "models/best_model/adapter_config.json").read_text())
     assert stored["base_model_name_or_path"] == str(tmp_path / "base")
     assert dialsum(["generate", "--run", str(winner), "--data", "dev.jsonl", "--output", "written.jsonl"]) == 0
-    written = [json.loads(row)["prediction"] for row in Path("written.jsonl").open(encoding="utf-8")]
-    assert written == [json.loads(row)["prediction"] for row in (winner / "predictions.jsonl").open(encoding="utf-8")]
+    written, expected = (read_jsonl(path)[0] for path in (Path("written.jsonl"), winner / "predictions.jsonl"))
+    assert [row["prediction"] for row in written] == [row["prediction"] for row in expected]
     merged = AutoModelForCausalLM.from_pretrained(handed["model"])
     adapter = load_finished(winner, tmp_path / "cache").model.eval()
     ids = torch.arange(4, 24)[None]
