@@ -45,6 +45,9 @@ def base_of(model: str) -> str | None:
 def memory_settings(config: RunConfig) -> dict[str, object] | None:
     """Returns what an adapter's memory depends on, as fields of RunConfig; None without an adapter.
 
+    A rank that is neither 1, 2, 4 nor a multiple of 8 is rounded up to one: the estimate is a bound then, and a search
+    over all ranks to 64 traces ten adapters.
+
     >>> lora = {"model": "kobart", "adapter_type": "lora"}
     >>> one, other = (RunConfig.from_dict(lora | {"adapter_alpha": alpha}) for alpha in (8, 64))
     >>> memory_settings(one) == memory_settings(other)
@@ -55,11 +58,20 @@ def memory_settings(config: RunConfig) -> dict[str, object] | None:
     targets = config.adapter_target_modules
     return {
         "adapter_type": config.adapter_type,
-        "adapter_r": config.adapter_r,
+        "adapter_r": _traced_rank(config.adapter_r),
         "adapter_dropout": TRACED_DROPOUT if config.adapter_dropout else 0.0,
         "adapter_target_modules": targets if targets == "auto" else sorted(targets),
         "adapter_modules_to_save": sorted(config.adapter_modules_to_save),
     }
+
+
+def _traced_rank(rank: int) -> int:
+    """Rounds a rank up.
+
+    >>> [_traced_rank(rank) for rank in (1, 3, 5, 16, 17)]
+    [1, 4, 8, 16, 24]
+    """
+    return next((small for small in (1, 2, 4) if rank <= small), -(-rank // 8) * 8)
 
 
 def with_adapter(base: "PreTrainedModel", config: RunConfig, revision: str | None = None) -> "PeftModel":
@@ -93,12 +105,24 @@ def with_adapter(base: "PreTrainedModel", config: RunConfig, revision: str | Non
     return model
 
 
-def load_adapter(base: "PreTrainedModel", folder: Path) -> "PeftModel":
-    """Adds a saved adapter to its base; it can be trained further."""
+def load_adapter(base: "PreTrainedModel", folder: Path, config: RunConfig) -> "PeftModel":
+    """Adds a saved adapter to its base; it can be trained further.
+
+    Raises:
+        RequestError: When the run asks for another rank or scale.
+    """
     from peft import PeftModel
 
     with _quiet():
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+    stored = model.peft_config["default"]
+    found, asked = (stored.r, stored.lora_alpha), (config.adapter_r, config.adapter_alpha)
+    if config.adapter_type is not None and found != asked:
+        raise RequestError(
+            f"{folder}: its adapter has r {found[0]} and alpha {found[1]}, but the run has r {asked[0]} and alpha"
+            f" {asked[1]}; write those, or take the base {base_of(str(folder))} as model"
+        )
+    return model
 
 
 def save_adapter(model: "PeftModel", folder: Path) -> None:

@@ -266,7 +266,7 @@ def build_model(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> "Pre
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     if base is not None:
-        model = load_adapter(model, Path(spec.hub_id))
+        model = load_adapter(model, Path(spec.hub_id), config)
         return model if frozen else model.merge_and_unload()
     return with_adapter(model, config, repository_of(spec.hub_id)[1]) if frozen else model
 

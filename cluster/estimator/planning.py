@@ -108,7 +108,8 @@ def _remedies(smallest: MemoryRequest, budget_bytes: int, upper_of: UpperOf) -> 
 
 def _smaller_formats(request: MemoryRequest) -> tuple[Precision, ...]:
     """Returns number formats with less memory than the request's own, the most precise first."""
-    if request.gpu.sm < BF16_SM or request.precision == "bf16_pure" or request.sharding is not None:
+    whole = request.sharding is None and request.adapter is None
+    if request.gpu.sm < BF16_SM or request.precision == "bf16_pure" or not whole:
         return ("bf16",) if request.gpu.sm >= BF16_SM and request.precision == "fp32" else ()
     return ("bf16", "bf16_pure") if request.precision == "fp32" else ("bf16_pure",)
 

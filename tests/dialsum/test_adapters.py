@@ -153,6 +153,18 @@ def test_the_folder_of_an_adapter_names_its_base_and_loads_with_peft_alone(tmp_p
         assert torch.equal(alone(input_ids=ids).logits, ours.eval()(input_ids=ids).logits)
 
 
+def test_an_adapter_trains_on_from_its_folder_with_its_own_rank_only(tmp_path: Path) -> None:
+    config = adapter_run(tmp_path, num_epochs=1)
+    first = train(config, tmp_path / "run", cache_dir=tmp_path / "cache")
+    further = config.with_changes({"model": str(first.best_model_dir)})
+    again = train(further, tmp_path / "again", cache_dir=tmp_path / "cache")
+    assert again.history[-1]["eval/loss"] < first.history[-1]["eval/loss"]
+    stored = json.loads((again.best_model_dir / "adapter_config.json").read_text(encoding="utf-8"))
+    assert stored["base_model_name_or_path"] == config.model
+    with pytest.raises(RequestError, match="its adapter has r 4 and alpha 16, but the run has r 8 and alpha 16"):
+        prepare(further.with_changes({"adapter_r": 8}), tmp_path / "cache")
+
+
 def test_a_frozen_base_is_in_bf16_and_the_adapter_in_fp32(tmp_path: Path) -> None:
     config = adapter_run(tmp_path, precision="bf16", adapter_modules_to_save=["embed_tokens"])
     model = prepare(config, tmp_path / "cache").model

@@ -90,7 +90,7 @@ def _asked(request: MemoryRequest, found: MemoryEstimate) -> str:
     batch += " that the model is divided among" if request.sharding is not None else ""
     options = [request.precision, request.optimizer, request.attention]
     if request.adapter is not None:
-        options.insert(0, f"an adapter of rank {request.adapter['adapter_r']}, all else frozen")
+        options.insert(0, f"an adapter of rank up to {request.adapter['adapter_r']}, all else frozen")
     options += ["gradient checkpointing"] if request.gradient_checkpointing else []
     options += ["label smoothing"] if request.label_smoothing else []
     generation = f"dev loss of {request.loss_batch} at once, generation of {request.new_tokens} tokens for"

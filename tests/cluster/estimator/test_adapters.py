@@ -8,7 +8,9 @@ import pytest
 
 from cluster.estimator.estimate import Estimator
 from cluster.estimator.gpu_profile import find_gpu
+from cluster.estimator.memory_plan import NoPlan
 from cluster.estimator.model_facts import model_facts
+from cluster.estimator.planning import plan_request
 from cluster.estimator.request import MemoryRequest
 from cluster.estimator.template_requests import settings_of
 from cluster.estimator.trace import trace, traced_peaks
@@ -70,20 +72,34 @@ def _kept(tape: RawTape) -> int:
     return int(tape.sizes.sum() - tape.sizes[np.abs(tape.events[tape.events < 0]) - 1].sum())
 
 
-def test_seconds_ranks_and_cached_templates_are_those_of_the_adapter(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("templates")
+
+
+def test_seconds_ranks_and_cached_templates_are_those_of_the_adapter(cache: Path) -> None:
     small = request_of("Qwen3", adapter_r=4)
-    estimator = Estimator(template_finder(lambda text: None, cache=tmp_path))
+    estimator = Estimator(template_finder(lambda text: None, cache=cache))
     seconds = estimator.seconds(small)
     assert seconds is not None
     assert seconds.step.total_s > 0
-    again = template_finder(lambda text: None, only_at_hand=True, cache=tmp_path)
+    again = template_finder(lambda text: None, only_at_hand=True, cache=cache)
     template = again(request_of("Qwen3", adapter_r=4, adapter_alpha=8))
-    assert template.source == str(tmp_path)
+    assert template.source == str(cache)
     with pytest.raises(LookupError):
         again(request_of("Qwen3", adapter_r=8))
     both, alone = replace(small, ranks=2), replace(small, batch_size=2)
     more = estimator.estimate(both).train_allocated_bytes - estimator.estimate(alone).train_allocated_bytes
     assert more == template.gradient_bytes  # DDP's copy of the adapter's gradients
+
+
+def test_what_does_not_fit_is_not_told_to_train_the_adapter_in_bf16(cache: Path) -> None:
+    request = request_of("Qwen3", adapter_r=4)
+    estimator = Estimator(template_finder(lambda text: None, cache=cache))
+    at_hand = Estimator(template_finder(lambda text: None, only_at_hand=True, cache=cache))
+    found = plan_request(estimator, request, 2**20, checkpointing=(False,), remedies_from=at_hand.upper_bytes)
+    assert isinstance(found, NoPlan)
+    assert not any("bf16_pure" in remedy for remedy in found.remedies)
 
 
 def test_an_adapter_in_bf16_is_refused() -> None:
