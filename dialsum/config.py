@@ -226,7 +226,9 @@ class RunConfig:
     def _check_adapter(cls, value: AdapterType | None, info: ValidationInfo) -> AdapterType | None:
         name = str(info.data.get("model", ""))
         if value is not None and name.startswith("tiny-"):
-            raise ValueError(f"adapter_type: {name} has random weights, which must be trained; take a hub id or a folder")
+            raise ValueError(
+                f"adapter_type: {name} has random weights, which must be trained; take a hub id or a folder"
+            )
         return value
 
     @field_validator(

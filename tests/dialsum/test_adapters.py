@@ -213,7 +213,7 @@ def test_a_module_that_the_model_does_not_have_is_refused_with_those_that_it_has
         ({"adapter_type": None, "adapter_r": 8}, "adapter_r has no effect without an adapter"),
         ({"adapter_type": "lora"}, "tiny-bart has random weights"),
         ({"adapter_type": "lora", "model": "kobart", "fsdp": True}, "fsdp: a model with an adapter is not divided"),
-        ({"adapter_type": "lora", "model": "kobart", "precision": "bf16_pure"}, "take precision bf16 or fp32"),
+        ({"adapter_type": "lora", "model": "kobart", "precision": "bf16_pure"}, "take bf16 or fp32"),
         ({"adapter_type": "lora", "model": "kobart", "adapter_r": 0}, "adapter_r must be at least 1"),
         ({"adapter_type": "lora", "model": "kobart", "adapter_target_modules": []}, "name at least one module"),
     ],
