@@ -101,7 +101,7 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit_from_its_adapter_alone(tmp_path:
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gemma3", "t5", "bart"])  # Qwen3 is merged in the hand-over's test
 def test_the_merged_model_writes_the_same_summaries(tmp_path: Path, family: str) -> None:
     config = adapter_run(tmp_path, family, num_epochs=1, adapter_modules_to_save=[])
     result = train(config, tmp_path / "run", cache_dir=tmp_path / "cache")

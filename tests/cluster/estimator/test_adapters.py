@@ -25,8 +25,7 @@ from tune_jobs.placing.memory_templates import template_finder
 from tuning_common.errors import RequestError
 
 BART = {**FAMILIES["Pegasus"], "model_type": "bart"}
-CASES = {"Llama": FAMILIES["Llama"], "Qwen3": FAMILIES["Qwen3"], "Gemma-3": FAMILIES["Gemma-3"],
-         "pko-t5": FAMILIES["pko-t5"], "BART": BART}  # fmt: skip
+CASES = {name: FAMILIES[name] for name in ("Qwen3", "Gemma-3", "pko-t5")} | {"BART": BART}
 
 
 def request_of(name: str, *, precision: str = "bf16", **adapter: object) -> MemoryRequest:
