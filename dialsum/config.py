@@ -239,8 +239,17 @@ class RunConfig:
         name = str(info.field_name)
         if info.data.get("adapter_type", "") is None and value != WITHOUT_ADAPTER[name]:
             raise ValueError(f"{name} has no effect without an adapter; write adapter: {{type: lora}}, or leave it out")
-        if name == "adapter_target_modules" and not value:
-            raise ValueError(f"{name} must be auto or name at least one module, for example [q_proj, v_proj]")
+        return value
+
+    @field_validator("adapter_target_modules", mode="before")
+    @classmethod
+    def _check_targets(cls, value: object) -> object:
+        if isinstance(value, (list, tuple)) and value and all(isinstance(one, str) for one in value):
+            return tuple(value)
+        if value != "auto":
+            raise ValueError(
+                f"adapter_target_modules must be auto or a list such as [q_proj, v_proj], but is {value!r}"
+            )
         return value
 
     @field_validator("precision")

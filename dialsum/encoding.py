@@ -61,10 +61,12 @@ def encode(
         cache_dir: Holds one file per content; a damaged file is replaced.
 
     Raises:
-        RequestError: When the tokenizer has no chat template for the prompt, or the prompt fills encoder_max_len.
+        RequestError: When there is no chat template for the prompt, or the prompt fills encoder_max_len.
     """
     spec = resolve(config.model)
     texts = [(_source(example, config), example.summaries[0] if example.summaries else "") for example in examples]
+    if spec.kind == "seq2seq" and config.prompt == "chat":
+        raise RequestError(f"prompt chat: {config.model!r} reads the dialogue alone (seq2seq); take prompt: plain")
     around = prompt_around(config, tokenizer) if spec.kind == "causal" else None
     settings = [_FORMAT, spec.kind, spec.architecture, config.encoder_max_len, config.decoder_max_len, around]
     key = hashlib.sha256(

@@ -191,9 +191,10 @@ def test_a_chat_template_stands_around_the_dialogue_and_only_the_summary_has_los
     assert max(len(source) for source in encoding.sources) <= 60
 
 
-def test_a_chat_needs_a_template(tmp_path: Path) -> None:
-    config = adapter_run(tmp_path, prompt="chat")
-    with pytest.raises(RequestError, match="has no chat template; take prompt: plain"):
+@pytest.mark.parametrize(("family", "message"), [("qwen3", "has no chat template"), ("bart", "dialogue alone")])
+def test_a_chat_needs_a_template(tmp_path: Path, family: str, message: str) -> None:
+    config = adapter_run(tmp_path, family, prompt="chat")
+    with pytest.raises(RequestError, match=f"{message}.*; take prompt: plain"):
         prepare(config, tmp_path / "cache")
 
 
@@ -215,7 +216,11 @@ def test_a_module_that_the_model_does_not_have_is_refused_with_those_that_it_has
         ({"adapter_type": "lora", "model": "kobart", "fsdp": True}, "fsdp: a model with an adapter is not divided"),
         ({"adapter_type": "lora", "model": "kobart", "precision": "bf16_pure"}, "take bf16 or fp32"),
         ({"adapter_type": "lora", "model": "kobart", "adapter_r": 0}, "adapter_r must be at least 1"),
-        ({"adapter_type": "lora", "model": "kobart", "adapter_target_modules": []}, "name at least one module"),
+        ({"adapter_type": "lora", "model": "kobart", "adapter_target_modules": []}, "must be auto or a list such as"),
+        (
+            {"adapter_type": "lora", "model": "kobart", "adapter_target_modules": 3},
+            "must be auto or a list .* but is 3",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes: dict[str, object], message: str) -> None:
