@@ -140,7 +140,7 @@ _SPECS = (
             "vocab_size": 131392, "hidden_size": 1792, "intermediate_size": 4608, "num_hidden_layers": 48,
             "num_attention_heads": 32, "max_position_embeddings": 32768, "bos_token_id": 0, "eos_token_id": 2,
         },
-        "technical report, arXiv 2601.09066; Korean and English; MIT; 2.3 billion parameters",
+        "not read from its config.json: agrees with the published 2.3 billion parameters; Korean and English; MIT",
     ),
     ModelSpec(name="tiny-bart", architecture="bart", kind="seq2seq", hub_id=None, learning_rates=(3e-4, 1e-2)),
     ModelSpec(name="tiny-gpt2", architecture="gpt2", kind="causal", hub_id=None, learning_rates=(3e-4, 1e-2)),

@@ -24,7 +24,7 @@ WEIGHTS = 100 * MIB  # of the toy of conftest.py
 
 
 def ask(**changes: object) -> MemoryRequest:
-    plain = MemoryRequest(model=BART, gpu=L4, batch_size=8, generation_batch_size=2)
+    plain = MemoryRequest(model=BART, gpu=L4, batch_size=8, loss_batch_size=2, generation_batch_size=2)
     return dataclasses.replace(plain, **changes)
 
 
@@ -56,7 +56,7 @@ def test_generation_with_many_beams_can_set_the_peak(make: TemplateFinder) -> No
 
 
 def test_a_large_dev_batch_can_set_the_peak(make: TemplateFinder) -> None:
-    found = Estimator(make).estimate(ask(generation_batch_size=200, batch_size=1))
+    found = Estimator(make).estimate(ask(loss_batch_size=200, batch_size=1))
     assert found.peak_phase == "evaluate/forward"
     assert found.device_bytes >= found.evaluate_allocated_bytes + found.context_bytes
 
