@@ -31,6 +31,7 @@ from cluster.scheduling.events import (
 )
 from cluster.scheduling.explain import Circumstances, explain_refused, explain_waiting, status_of
 from cluster.scheduling.held import Held, SweepUse
+from cluster.scheduling.lost_room import Demand
 from cluster.scheduling.packing import Packing
 from cluster.scheduling.policy import QueuePolicy
 from cluster.scheduling.queue import Kind, Queue
@@ -81,7 +82,8 @@ class Broker:
     ) -> None:
         self._inventory, self._team = inventory, team
         self._allocate_from_s, self._refuse_after_s = allocate_from_s, refuse_after_s
-        self._capacity, self._empty, self._queue = Capacity(inventory), Capacity(inventory), Queue()
+        self._demand, self._queue = Demand(), Queue()
+        self._capacity, self._empty = Capacity(inventory, self._demand), Capacity(inventory)
         self._max_overtaken = max_overtaken
         self._policy, self._packing = QueuePolicy(), Packing(contention)
         self._sweeps: dict[str, SweepUse] = {}
@@ -177,6 +179,7 @@ class Broker:
                 if request.name not in self._held and request.name not in self._queue:
                     self._sweeps.setdefault(request.sweep, SweepUse())
                     self._queue.add(request)
+                    self._demand.add(request)
             case Restored():
                 self._restore(event)
             case Started(name=name):
@@ -254,7 +257,8 @@ class Broker:
 
     def _rebuild(self, inventory: Inventory) -> None:
         """Counts anew on other nodes; what was reserved is reserved again when somebody is overtaken."""
-        self._inventory, self._capacity, self._empty = inventory, Capacity(inventory), Capacity(inventory)
+        self._inventory = inventory
+        self._capacity, self._empty = Capacity(inventory, self._demand), Capacity(inventory)
         for kind in self._queue.kinds():
             kind.is_possible, kind.kept = None, frozenset()
         for held in self._held.values():

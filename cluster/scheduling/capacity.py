@@ -6,10 +6,11 @@ that), so this model does the same.
 
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from cluster.machines.hardware import Inventory, Node
+from cluster.scheduling.lost_room import Demand, NodeRooms, shape_of
 from cluster.scheduling.request import Allocation, Alternative
 from cluster.scheduling.shares import UNITS
 
@@ -54,6 +55,7 @@ class Room:
 class _Card:
     node: int
     index: int
+    column: int
     free_units: int = UNITS
     others_units: int = 0
 
@@ -62,6 +64,7 @@ class _Card:
 class _Node:
     name: str
     model: str
+    row: int
     free_cpu_units: int
     free_host_bytes: int
     cards: tuple[int, ...]
@@ -70,11 +73,13 @@ class _Node:
 class Capacity:
     """Free room of an inventory.
 
-    A trial gets the card on which least room would be left (best fit), so that large holes stay for large trials.
-    Nothing depends on the order of nodes or cards in the inventory.
+    A trial gets the node on which least is lost for later ones (see lost_room), among equals the card on which least
+    room would be left (best fit), so that large holes stay for large trials. Nothing depends on the order of nodes or
+    cards in the inventory.
 
     Args:
         inventory: The nodes.
+        demand: What was submitted so far; nothing where that does not matter.
 
     Attributes:
         changed: Cards that may have more room than when somebody last emptied this set.
@@ -91,7 +96,7 @@ class Capacity:
     [(0,), (0,), (1,), (1,)]
     """
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(self, inventory: Inventory, demand: Demand | None = None) -> None:
         self._cards: list[_Card] = []
         self._nodes: list[_Node] = []
         self._numbers: dict[str, int] = {}
@@ -102,6 +107,12 @@ class Capacity:
         self._held_units: dict[str, int] = {}
         for node in sorted(inventory.nodes, key=lambda node: (-len(node.cards), node.name)):
             self._add(node)
+        self._rooms: dict[str, NodeRooms] = {}
+        for model, numbers in self._nodes_of.items():
+            cards = [len(self._nodes[number].cards) for number in numbers]
+            self._rooms[model] = NodeRooms(model, cards, demand or Demand())
+            for number in numbers:
+                self._note_node(self._nodes[number])
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -172,27 +183,26 @@ class Capacity:
             alternative: What would be held.
             avoid: Names of nodes that are left out.
         """
+        found = self.cheapest(alternative, avoid=avoid)
+        return found[1] if found else None
+
+    def cheapest(self, alternative: Alternative, *, avoid: Collection[str] = ()) -> tuple[float, Slot] | None:
+        """Finds the slot that costs later requests least (see lost_room), and what it costs them."""
         if alternative.share is None:
             return self._find_cpus(alternative, avoid)
-        if alternative.model not in self._free:
+        free = self._free.get(alternative.model)
+        if not free or free[-1][0] < alternative.share.units:
             return None
+        found = self._best(alternative.model, alternative, avoid)
+        if found is None:
+            return self._find_spread(alternative, avoid) if alternative.spread else None
+        lost, units, number = found
+        keys = self._nodes[number].cards
         if alternative.share.cards > 1:
-            return self._find_cards(alternative, avoid)
-        return next(self.fitting(alternative, avoid=avoid), None)
-
-    def fitting(self, alternative: Alternative, *, avoid: Collection[str] = ()) -> Iterator[Slot]:
-        """Yields for each node the card that Ray would choose for a share of one card, the fullest card first."""
-        assert alternative.share is not None, alternative
-        assert alternative.share.cards == 1, alternative
-        free = self._free.get(alternative.model, [])
-        seen: set[int] = set()
-        for _, key in free[bisect_left(free, (alternative.share.units, -1)) :]:
-            card = self._cards[key]
-            if card.node not in seen:
-                seen.add(card.node)
-                node = self._nodes[card.node]
-                if node.name not in avoid and self._bundles(node, alternative):
-                    yield Slot(nodes=(card.node,), cards=(key,))
+            keys = tuple(key for key in keys if self._cards[key].free_units == UNITS)[: alternative.share.cards]
+        else:
+            keys = (next(key for key in keys if self._cards[key].free_units == units),)
+        return lost, Slot(nodes=(number,) * len(keys), cards=keys)
 
     def has(self, alternative: Alternative, slot: Slot) -> bool:
         """Whether a slot is free."""
@@ -330,35 +340,46 @@ class Capacity:
         keys = []
         for card in sorted(node.cards, key=lambda card: card.index):
             keys.append(len(self._cards))
-            self._cards.append(_Card(node=number, index=card.index))
+            self._cards.append(_Card(node=number, index=card.index, column=len(keys) - 1))
             insort(self._free.setdefault(model, []), (UNITS, keys[-1]))
             self._free_units += UNITS
             self.changed.add(keys[-1])
         if keys:
             self._held_units.setdefault(model, 0)
-            self._nodes_of[model].append(number)
+        row = len(self._nodes_of[model])
+        self._nodes_of[model].append(number)
         self._numbers[node.name] = number
         self._nodes.append(
             _Node(
                 name=node.name,
                 model=model,
+                row=row,
                 free_cpu_units=round(node.cpus * UNITS),
                 free_host_bytes=node.memory_bytes,
                 cards=tuple(keys),
             )
         )
 
-    def _find_cpus(self, alternative: Alternative, avoid: Collection[str]) -> Slot | None:
+    def _find_cpus(self, alternative: Alternative, avoid: Collection[str]) -> tuple[float, Slot] | None:
         """Prefers machines without cards, then the one with most CPUs left."""
-        fitting = [
-            (len(node.cards), -node.free_cpu_units, number)
-            for number, node in enumerate(self._nodes)
-            if node.name not in avoid and self._bundles(node, alternative)
-        ]
-        return Slot(nodes=(min(fitting)[2],)) if fitting else None
+        options = []
+        for model in self._rooms:
+            found = self._best(model, alternative, avoid)
+            if found is not None:
+                lost, minus_cpus, number = found
+                options.append((lost, len(self._nodes[number].cards), minus_cpus, number))
+        return (min(options)[0], Slot(nodes=(min(options)[-1],))) if options else None
 
-    def _find_cards(self, alternative: Alternative, avoid: Collection[str]) -> Slot | None:
-        """Takes whole cards of the node with the fewest empty ones; where spread, of as few nodes as possible."""
+    def _best(self, model: str, alternative: Alternative, avoid: Collection[str]) -> tuple[float, int, int] | None:
+        """Returns what NodeRooms.best finds for all bundles on one node, with the number of the node."""
+        numbers = [self._numbers[name] for name in avoid if name in self._numbers]
+        rows = [self._nodes[number].row for number in numbers if self._nodes[number].model == model]
+        host_bytes = alternative.bundle_host_bytes * alternative.bundles
+        found = self._rooms[model].best(shape_of(alternative), host_bytes, rows)
+        return None if found is None else (*found[:2], self._nodes_of[model][found[2]])
+
+    def _find_spread(self, alternative: Alternative, avoid: Collection[str]) -> tuple[float, Slot] | None:
+        """Takes whole cards of as few nodes as possible."""
         assert alternative.share is not None
         wanted, empty = alternative.share.cards, []
         for number in self._nodes_of[alternative.model]:
@@ -367,28 +388,19 @@ class Capacity:
             bundles = self._bundles(node, alternative) if keys and node.name not in avoid else 0
             if min(len(keys), bundles):
                 empty.append((number, keys[:bundles]))
-        enough = [(len(keys), number, keys) for number, keys in empty if len(keys) >= wanted]
-        if enough:
-            found = min(enough)[2][:wanted]
-        elif alternative.spread:
-            found = [key for _, keys in sorted(empty, key=lambda one: (-len(one[1]), one[0])) for key in keys][:wanted]
-        else:
-            found = []
+        found = [key for _, keys in sorted(empty, key=lambda one: (-len(one[1]), one[0])) for key in keys][:wanted]
         if len(found) < wanted:
             return None
-        return Slot(nodes=tuple(self._cards[key].node for key in found), cards=tuple(found))
+        return 0.0, Slot(nodes=tuple(self._cards[key].node for key in found), cards=tuple(found))
 
     def _bundles(self, node: _Node, alternative: Alternative) -> int:
-        """Counts the bundles whose CPUs and host memory a node has.
-
-        Without spread all of them must fit, so the answer is then all or none.
-        """
+        """Counts the bundles whose CPUs and host memory a node has."""
         fitting = alternative.bundles
         if alternative.bundle_cpu_units:
             fitting = min(fitting, node.free_cpu_units // alternative.bundle_cpu_units)
         if alternative.bundle_host_bytes:
             fitting = min(fitting, node.free_host_bytes // alternative.bundle_host_bytes)
-        return fitting if alternative.spread or fitting == alternative.bundles else 0
+        return fitting
 
     def _change(self, alternative: Alternative, slot: Slot, sign: int) -> None:
         if alternative.share is not None:
@@ -400,13 +412,18 @@ class Capacity:
             node = self._nodes[number]
             node.free_cpu_units += sign * alternative.bundle_cpu_units
             node.free_host_bytes += sign * alternative.bundle_host_bytes
+            self._note_node(node)
+
+    def _note_node(self, node: _Node) -> None:
+        self._rooms[node.model].set_node(node.row, cpu_units=node.free_cpu_units, host_bytes=node.free_host_bytes)
 
     def _set_free(self, key: int, units: int, others_units: int) -> None:
-        card = self._cards[key]
-        free = self._free[self._nodes[card.node].model]
+        card, node = self._cards[key], self._nodes[self._cards[key].node]
+        free = self._free[node.model]
         if units != card.free_units:
             del free[bisect_left(free, (card.free_units, key))]
             self._free_units += units - card.free_units
             card.free_units = units
             insort(free, (units, key))
+            self._rooms[node.model].set_card(node.row, card.column, units)
         card.others_units = others_units

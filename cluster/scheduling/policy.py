@@ -10,6 +10,9 @@ from cluster.scheduling.queue import Kind
 from cluster.scheduling.request import Alternative
 from cluster.scheduling.work import Pass
 
+_NEAR = 0.2  # part by which models may cost more than the best one and count as equal, while half of all cards is free
+_TINY = 1e-9
+
 
 @dataclass(order=True, slots=True)
 class _Entry:
@@ -26,9 +29,10 @@ class QueuePolicy:
 
     Requests of a sweep go in the order in which they were submitted. Among sweeps, the one that holds least goes first.
     A later request starts when no earlier one can use what it takes (backfill). Among the GPU models with room a
-    request goes where the smallest part of all cards is then held; among equals, where least was allocated so far. A
-    kind that was overtaken too often gets a reservation: the node on which least must still come free is kept for it,
-    and nothing after it starts there. Requests beyond a quota get no reservation.
+    request goes where the smallest part of all cards is then held; among equals, where least was allocated so far.
+    Where nothing else waits, only models count on which it costs later ones about least (see lost_room). A kind that
+    was overtaken too often gets a reservation: the node on which least must still come free is kept for it, and nothing
+    after it starts there. Requests beyond a quota get no reservation.
     """
 
     def __init__(self) -> None:
@@ -62,7 +66,7 @@ class QueuePolicy:
         """Starts the first request of a kind if it can; returns where the kind comes again in this pass."""
         kind, request = entry.kind, work.queue.head(entry.kind)
         allowed = work.allowed(request, borrows=entry.borrows)
-        found = self._cheapest(allowed, kind.key.avoid | work.closed, work.capacity)
+        found = self._cheapest(allowed, kind.key.avoid | work.closed, work.capacity, is_last=len(work.queue) == 1)
         if found is not None:
             work.grant(kind, *found)
             self._allocated_units[found[0].model] += found[0].units
@@ -75,16 +79,22 @@ class QueuePolicy:
         return replace(entry, borrows=True) if may_borrow else None
 
     def _cheapest(
-        self, allowed: Sequence[Alternative], avoid: Set[str], capacity: Capacity
+        self, allowed: Sequence[Alternative], avoid: Set[str], capacity: Capacity, *, is_last: bool
     ) -> tuple[Alternative, Slot] | None:
+        """Lets all models work while others wait, as those fill what a start spoils; then saves room for who comes."""
         options = []
         for number, alternative in enumerate(allowed):
-            slot = capacity.find(alternative, avoid=avoid)
-            if slot is not None:
+            found = capacity.cheapest(alternative, avoid=avoid)
+            if found is not None:
                 held, allocated_units = capacity.part(alternative), self._allocated_units[alternative.model]
                 allocated = allocated_units / max(1, capacity.cards_of(alternative.model))
-                options.append(((held, allocated, alternative.model, number), alternative, slot))
-        return min(options, key=lambda option: option[0])[1:] if options else None
+                options.append((found[0], (held, allocated, alternative.model, number), alternative, found[1]))
+        if is_last and options:
+            free_gpus = capacity.free_gpus
+            near = 1 + _NEAR * free_gpus / max(capacity.gpus - free_gpus, _TINY)
+            most = near * min(option[0] for option in options)
+            options = [option for option in options if option[0] <= most]
+        return min(options, key=lambda option: option[1])[2:] if options else None
 
 
 def _entry(kind: Kind, work: Pass) -> _Entry:
