@@ -27,7 +27,7 @@ import numpy as np
 from cluster.machines.hardware import Card, Inventory, Node
 from cluster.scheduling.broker import Broker
 from cluster.scheduling.events import Event, Submitted, Withdrawn
-from cluster.scheduling.lost_room import Demand, Floats, Ints, NodeRooms, Shape
+from cluster.scheduling.fragmentation import Demand, Floats, FreeNodes, Ints, Shape
 from cluster.scheduling.request import Alternative, Request
 from cluster.scheduling.shares import UNITS, Share
 from cluster.scheduling.simulation import MaySubmit, SimulatedTrial, simulate
@@ -152,7 +152,7 @@ def _arrivals(tasks: Sequence[Task], draw: random.Random) -> Iterator[Task]:
 
 
 @contextmanager
-def without_lost_room() -> Iterator[None]:
+def without_fragmentation() -> Iterator[None]:
     """As if nothing were known of later requests: GPU models share the work, and the fullest card is taken."""
     with mock.patch.object(Demand, "add", return_value=None):
         yield
@@ -161,9 +161,9 @@ def without_lost_room() -> Iterator[None]:
 @contextmanager
 def broker_picks_card() -> Iterator[None]:
     """As if the broker could name the card: the one on which least is lost, not the fullest one."""
-    rays = NodeRooms._taken
+    rays = FreeNodes._taken
 
-    def taken(self: NodeRooms, shape: Shape, rows: Ints) -> tuple[Ints, Ints]:
+    def taken(self: FreeNodes, shape: Shape, rows: Ints) -> tuple[Ints, Ints]:
         after, rank = rays(self, shape, rows)
         units, cards, cpus = shape
         if cards != 1:
@@ -179,14 +179,14 @@ def broker_picks_card() -> Iterator[None]:
             after[better], rank[better] = other[better], free[better, column]
         return after, rank
 
-    with mock.patch.object(NodeRooms, "_taken", taken):
+    with mock.patch.object(FreeNodes, "_taken", taken):
         yield
 
 
 AS_IT_IS = "Ray's card"
 HOW: dict[str, Callable[[], AbstractContextManager[None]]] = {
     AS_IT_IS: nullcontext,
-    "without lost room": without_lost_room,
+    "without lost room": without_fragmentation,
     "broker picks the card": broker_picks_card,
 }
 

@@ -30,8 +30,8 @@ from cluster.scheduling.events import (
     Withdrawn,
 )
 from cluster.scheduling.explain import Circumstances, explain_refused, explain_waiting, status_of
+from cluster.scheduling.fragmentation import Demand
 from cluster.scheduling.held import Held, SweepUse
-from cluster.scheduling.lost_room import Demand
 from cluster.scheduling.packing import Packing
 from cluster.scheduling.policy import QueuePolicy
 from cluster.scheduling.queue import Kind, Queue

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from cluster.machines.hardware import Inventory, Node
-from cluster.scheduling.lost_room import Demand, NodeRooms, shape_of
+from cluster.scheduling.fragmentation import Demand, FreeNodes, shape_of
 from cluster.scheduling.request import Allocation, Alternative
 from cluster.scheduling.shares import UNITS
 
@@ -73,9 +73,9 @@ class _Node:
 class Capacity:
     """Free room of an inventory.
 
-    A trial gets the node on which least is lost for later ones (see lost_room), among equals the card on which least
-    room would be left (best fit), so that large holes stay for large trials. Nothing depends on the order of nodes or
-    cards in the inventory.
+    A trial gets the node on which least is lost for later ones (see fragmentation), among equals the card on which
+    least room would be left (best fit), so that large holes stay for large trials. Nothing depends on the order of
+    nodes or cards in the inventory.
 
     Args:
         inventory: The nodes.
@@ -107,10 +107,10 @@ class Capacity:
         self._held_units: dict[str, int] = {}
         for node in sorted(inventory.nodes, key=lambda node: (-len(node.cards), node.name)):
             self._add(node)
-        self._rooms: dict[str, NodeRooms] = {}
+        self._free_nodes: dict[str, FreeNodes] = {}
         for model, numbers in self._nodes_of.items():
             cards = [len(self._nodes[number].cards) for number in numbers]
-            self._rooms[model] = NodeRooms(model, cards, demand or Demand())
+            self._free_nodes[model] = FreeNodes(model, cards, demand or Demand())
             for number in numbers:
                 self._note_node(self._nodes[number])
 
@@ -187,7 +187,7 @@ class Capacity:
         return found[1] if found else None
 
     def cheapest(self, alternative: Alternative, *, avoid: Collection[str] = ()) -> tuple[float, Slot] | None:
-        """Finds the slot that costs later requests least (see lost_room), and what it costs them."""
+        """Finds the slot that costs later requests least (see fragmentation), and what it costs them."""
         if alternative.share is None:
             return self._find_cpus(alternative, avoid)
         free = self._free.get(alternative.model)
@@ -363,7 +363,7 @@ class Capacity:
     def _find_cpus(self, alternative: Alternative, avoid: Collection[str]) -> tuple[float, Slot] | None:
         """Prefers machines without cards, then the one with most CPUs left."""
         options = []
-        for model in self._rooms:
+        for model in self._free_nodes:
             found = self._best(model, alternative, avoid)
             if found is not None:
                 lost, minus_cpus, number = found
@@ -371,11 +371,11 @@ class Capacity:
         return (min(options)[0], Slot(nodes=(min(options)[-1],))) if options else None
 
     def _best(self, model: str, alternative: Alternative, avoid: Collection[str]) -> tuple[float, int, int] | None:
-        """Returns what NodeRooms.best finds for all bundles on one node, with the number of the node."""
+        """Returns what FreeNodes.best finds for all bundles on one node, with the number of the node."""
         numbers = [self._numbers[name] for name in avoid if name in self._numbers]
         rows = [self._nodes[number].row for number in numbers if self._nodes[number].model == model]
         host_bytes = alternative.bundle_host_bytes * alternative.bundles
-        found = self._rooms[model].best(shape_of(alternative), host_bytes, rows)
+        found = self._free_nodes[model].best(shape_of(alternative), host_bytes, rows)
         return None if found is None else (*found[:2], self._nodes_of[model][found[2]])
 
     def _find_spread(self, alternative: Alternative, avoid: Collection[str]) -> tuple[float, Slot] | None:
@@ -415,7 +415,7 @@ class Capacity:
             self._note_node(node)
 
     def _note_node(self, node: _Node) -> None:
-        self._rooms[node.model].set_node(node.row, cpu_units=node.free_cpu_units, host_bytes=node.free_host_bytes)
+        self._free_nodes[node.model].set_node(node.row, cpu_units=node.free_cpu_units, host_bytes=node.free_host_bytes)
 
     def _set_free(self, key: int, units: int, others_units: int) -> None:
         card, node = self._cards[key], self._nodes[self._cards[key].node]
@@ -425,5 +425,5 @@ class Capacity:
             self._free_units += units - card.free_units
             card.free_units = units
             insort(free, (units, key))
-            self._rooms[node.model].set_card(node.row, card.column, units)
+            self._free_nodes[node.model].set_card(node.row, card.column, units)
         card.others_units = others_units

@@ -30,9 +30,9 @@ class QueuePolicy:
     Requests of a sweep go in the order in which they were submitted. Among sweeps, the one that holds least goes first.
     A later request starts when no earlier one can use what it takes (backfill). Among the GPU models with room a
     request goes where the smallest part of all cards is then held; among equals, where least was allocated so far.
-    Where nothing else waits, only models count on which it costs later ones about least (see lost_room). A kind that
-    was overtaken too often gets a reservation: the node on which least must still come free is kept for it, and nothing
-    after it starts there. Requests beyond a quota get no reservation.
+    Where nothing else waits, only models count on which it costs later ones about least (see fragmentation). A kind
+    that was overtaken too often gets a reservation: the node on which least must still come free is kept for it, and
+    nothing after it starts there. Requests beyond a quota get no reservation.
     """
 
     def __init__(self) -> None:

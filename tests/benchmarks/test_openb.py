@@ -13,7 +13,7 @@ from benchmarks.openb import (
     read_nodes,
     read_tasks,
     waits_s,
-    without_lost_room,
+    without_fragmentation,
 )
 
 NODES = "sn,cpu_milli,memory_mib,gpu,model\na,8000,1024,2,T4\nb,8000,1024,1,P100\n"
@@ -43,7 +43,7 @@ def test_a_small_trace_is_read_placed_and_replayed(folder: Path) -> None:
         found = placed(tasks, inventory, seed=seed)
         assert 0 < found.at_100_percent <= found.at_130_percent <= 100
         assert placed(tasks, inventory, seed=seed).at_130_percent == found.at_130_percent
-        with without_lost_room(), broker_picks_card():
+        with without_fragmentation(), broker_picks_card():
             assert 0 < placed(tasks, inventory, seed=seed).at_130_percent <= 100
     waits = waits_s(tasks, inventory)
     assert waits == [0, 0, 0, 0, 0] or max(waits) == 90, "the pair waits for the first, at most"

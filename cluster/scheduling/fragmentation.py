@@ -65,7 +65,7 @@ class Demand:
         return [(shape, count / self._total) for shape, count in found]
 
 
-class NodeRooms:
+class FreeNodes:
     """What is free on the nodes of one GPU model, and what each start would cost there.
 
     Args:
@@ -73,11 +73,11 @@ class NodeRooms:
         cards: Number of cards of each node.
         demand: What later requests probably take.
 
-    >>> rooms = NodeRooms("A40", [1, 1], Demand())
-    >>> rooms.set_node(0, cpu_units=UNITS, host_bytes=0), rooms.set_node(1, cpu_units=UNITS, host_bytes=0)
+    >>> nodes = FreeNodes("A40", [1, 1], Demand())
+    >>> nodes.set_node(0, cpu_units=UNITS, host_bytes=0), nodes.set_node(1, cpu_units=UNITS, host_bytes=0)
     (None, None)
-    >>> rooms.set_card(1, 0, 5000)
-    >>> rooms.best((4000, 1, 0), 0, [])  # nothing was submitted yet, so nothing is lost: the fullest card
+    >>> nodes.set_card(1, 0, 5000)
+    >>> nodes.best((4000, 1, 0), 0, [])  # nothing was submitted yet, so nothing is lost: the fullest card
     (0.0, 5000, 1)
     """
 

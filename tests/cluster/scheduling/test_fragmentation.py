@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from cluster.machines.hardware import Card, Inventory, Node
 from cluster.scheduling.broker import Broker
 from cluster.scheduling.events import Ended, Event, Submitted
-from cluster.scheduling.lost_room import Demand, NodeRooms, Shape
+from cluster.scheduling.fragmentation import Demand, FreeNodes, Shape
 from cluster.scheduling.request import Alternative, Request
 from cluster.scheduling.shares import UNITS, Share
 
@@ -58,7 +58,7 @@ def test_a_rest_that_suits_others_is_left_rather_than_the_smallest_rest() -> Non
     demand = Demand()
     for number in range(9):
         demand.add(request(str(number), 0.4, 0))
-    rooms = NodeRooms("A40", [1, 1], demand)
+    rooms = FreeNodes("A40", [1, 1], demand)
     rooms.set_card(0, 0, 5000)
     rooms.set_card(1, 0, 7000)
     found = rooms.best((3000, 1, 0), 0, [])
@@ -77,7 +77,7 @@ def test_what_is_remembered_of_nodes_gives_the_same_choice_as_reading_all_anew(
     demand = Demand()
     for number in range(4):
         demand.add(request(str(number), (0.2, 0.5, 1, 2)[number], number))
-    kept = NodeRooms("A40", [2, 2, 1], demand)
+    kept = FreeNodes("A40", [2, 2, 1], demand)
     state: dict[tuple[int, int], int] = {}
     cpus = {0: 0, 1: 0, 2: 0}
     for (row, column, units, count), shape in steps:
@@ -85,7 +85,7 @@ def test_what_is_remembered_of_nodes_gives_the_same_choice_as_reading_all_anew(
         state[row, column], cpus[row] = units, count * UNITS
         kept.set_card(row, column, units)
         kept.set_node(row, cpu_units=cpus[row], host_bytes=0)
-        fresh = NodeRooms("A40", [2, 2, 1], demand)
+        fresh = FreeNodes("A40", [2, 2, 1], demand)
         for (some_row, some_column), some_units in state.items():
             fresh.set_card(some_row, some_column, some_units)
         for some_row, cpu_units in cpus.items():
