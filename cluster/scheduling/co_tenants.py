@@ -52,7 +52,7 @@ class CoTenants:
     """Finds the number of trials with which a card gets most done.
 
     Of numbers with equal totals the smallest is the best. While no smaller number is known, one trial fewer is tried;
-    more than the best are let in as long as nobody has seen that they lower the total.
+    more than the best are let in as long as none was seen to lower the total.
 
     Args:
         most: Trials on one card at most.
@@ -89,11 +89,17 @@ class CoTenants:
     def limit(self, model: str) -> int:
         """Returns how many trials a card of a GPU model takes next time; at least 1."""
         card = self._cards[model]
-        if card.best > 1 and card.best - 1 not in card.totals:
+        if self._tries_fewer(card):
             return card.best - 1
         if not card.best or card.best >= max(card.totals):
             return self._most
         return min(self._most, card.best + (card.best + 1 not in card.totals))
+
+    def _tries_fewer(self, card: _Card) -> bool:
+        """One trial alone may leave half of a card idle, so that is tried only where two were seen to be too many."""
+        if card.best < 2 or card.best - 1 in card.totals:
+            return False
+        return card.best > 2 or card.totals[2] > (1 + NOISE) * card.totals.get(3, math.inf)
 
     def filled_by(self, model: str) -> int | None:
         """Returns how many trials it takes at least to fill a card; None where nothing is known.
@@ -128,7 +134,7 @@ class CoTenants:
     def notice(self, model: str) -> str:
         """Says how many trials a card of a GPU model takes from now on, and why."""
         limit, card = self.limit(model), self._cards[model]
-        why = f", to compare with {card.best}" if limit == card.best - 1 else ""
+        why = f", to compare with {card.best}" if self._tries_fewer(card) else ""
         reason = f"{self._line(model)}; " if len(card.totals) > 1 else f"{model}: "
         return f"{reason}from now on a card takes at most {limit}{why}"
 

@@ -75,13 +75,23 @@ def test_noise_does_not_let_it_oscillate(slowdown: Slowdown, seed: int) -> None:
     assert sum(after > before for before, after in itertools.pairwise(limits)) <= 3
 
 
-@pytest.mark.parametrize(("gains", "expected"), [(8, 8), (1, 1)])
-def test_a_card_that_gains_with_every_trial_stays_full_and_one_that_never_gains_takes_one(
-    gains: int, expected: int
+@pytest.mark.parametrize(
+    ("gains", "lost", "expected"), [(8, 0.0, 8), (1, 0.1, 1), (1, 0.0, 2)], ids=["every", "none", "equal"]
+)
+def test_a_card_that_gains_with_every_trial_stays_full_and_one_that_loses_takes_one(
+    gains: int, lost: float, expected: int
 ) -> None:
-    limits = run_card(CoTenants(8), lambda tenants: max(1.0, tenants / gains))
+    limits = run_card(CoTenants(8), lambda tenants: max(1.0, tenants / gains) * (1 + lost * max(0, tenants - gains)))
     assert limits[0] == 8
     assert limits[-1] == expected
+
+
+def test_two_trials_are_not_parted_to_see_how_one_does_alone() -> None:
+    """That would leave half of a card idle for long, for a small gain at best."""
+    found = CoTenants(8)
+    for _ in range(5 * ENOUGH):
+        found.observe(Pace(model="A40", kind="t5", tenants=2, rate=5.0))
+    assert found.limit("A40") == 8
 
 
 def test_few_rates_decide_nothing() -> None:
@@ -103,7 +113,7 @@ def test_kinds_that_never_met_are_not_compared() -> None:
 def test_gpu_models_are_learned_apart() -> None:
     found = CoTenants(8)
     run_card(found, lambda tenants: float(tenants))
-    assert (found.limit("A40"), found.limit("L4")) == (1, 8)
+    assert (found.limit("A40"), found.limit("L4")) == (2, 8)
 
 
 def request_of(units: int, busy: float | None = None) -> Request:
