@@ -102,12 +102,14 @@ class CoTenants:
         return card.best > 2 or card.totals[2] > (1 + NOISE) * card.totals.get(3, math.inf)
 
     def filled_by(self, model: str) -> int | None:
-        """Returns how many trials it takes at least to fill a card; None where nothing is known.
+        """Returns how many trials it takes at least to fill a card; None where it was not seen to idle.
 
-        Up to the best number every further trial raised the total, so none of them alone keeps more busy than its part.
+        A card idles where one trial more slows nobody down, so each of them keeps no more busy than its part.
         """
-        card = self._cards[model]
-        return min(self._most, card.best + (card.best >= max(card.totals))) if card.best else None
+        best, totals = self._cards[model].best, self._cards[model].totals
+        if best < 2 or best - 1 not in totals or totals[best] / best < (1 - 3 * NOISE) * totals[best - 1] / (best - 1):
+            return None
+        return min(self._most, best + (best >= max(totals)))
 
     def limited(self, request: Request, most_units: int = UNITS) -> Request:
         """Returns a request that takes as much of a card that no more trials than the limit fit beside each other.

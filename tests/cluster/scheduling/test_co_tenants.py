@@ -136,12 +136,18 @@ def test_a_request_takes_so_much_that_no_more_trials_fit_than_the_limit() -> Non
 
 def test_a_card_that_idles_lets_in_more_than_predicted() -> None:
     """Where two trials are seen not to slow each other down, each keeps at most half of the card busy."""
-    found = CoTenants(8)
-    assert found.limited(request_of(1250, busy=0.9)).alternatives[0].busy == 0.9
-    for tenants in (1, 2):
+    found, request = CoTenants(8), request_of(1250, busy=0.9)
+    parts = [found.limited(request).alternatives[0].busy]
+    for tenants, rate in ((1, 5.0), (2, 4.9), (3, 3.3)):
         for _ in range(ENOUGH):
-            found.observe(Pace(model="A40", kind="t5", tenants=tenants, rate=5.0))
-    assert found.limited(request_of(1250, busy=0.9)).alternatives[0].busy == pytest.approx(1 / 3)
-    for _ in range(ENOUGH):
-        found.observe(Pace(model="A40", kind="t5", tenants=3, rate=3.3))
-    assert found.limited(request_of(1250, busy=0.9)).alternatives[0].busy == pytest.approx(1 / 2)
+            found.observe(Pace(model="A40", kind="t5", tenants=tenants, rate=rate))
+        parts.append(found.limited(request).alternatives[0].busy)
+    assert parts == [0.9, 0.9, pytest.approx(1 / 3), 0.5]
+
+
+def test_trials_that_slow_each_other_down_keep_their_predicted_busy_parts() -> None:
+    found = CoTenants(8)
+    for tenants, rate in ((1, 5.0), (2, 3.0)):
+        for _ in range(ENOUGH):
+            found.observe(Pace(model="A40", kind="t5", tenants=tenants, rate=rate))
+    assert found.limited(request_of(1250, busy=0.9)).alternatives[0].busy == 0.9
