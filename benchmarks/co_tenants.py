@@ -139,7 +139,9 @@ def write_page(
         f"{epochs} times; the quickest of {repeats} runs counts.\n\n"
         + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in table)
         + "\n\nWhat was learned:\n\n"
-        + "\n".join(f"* {line}" for line in decisions or ["nothing: all trials ran from the start"])
+        + "\n".join(
+            f"* {line}" for line in decisions or ["nothing: the last trial had started before enough rates were known"]
+        )
         + "\n"
     )
     (Path(__file__).parent / "co_tenants.md").write_text(page, encoding="utf-8")
