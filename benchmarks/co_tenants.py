@@ -130,7 +130,7 @@ def write_page(
     table = [header, ["---"] * len(header), *rows]
     page = (
         "# How many trials of one machine's processes share a card\n\n"
-        f"Made by `python -m benchmarks.co_tenants` on {os.cpu_count()} cores.\n"
+        f"Made by `python -m benchmarks.co_tenants --epochs {epochs} --repeats {repeats}` on {os.cpu_count()} cores.\n"
         f"Load, with other work: {min(loads):.1f} to {max(loads):.1f}.\n"
         "The card is **simulated**; on real GPUs it is *not measured*.\n\n"
         "Duration of a sweep with 1, 2, 4 and 8 trials on the card at a time (a fixed `share`), and with\n"
@@ -151,7 +151,7 @@ def main() -> int:
     """Runs all sweeps and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, nargs="+", default=[4, 8])
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=1, help="the quickest of so many runs counts")
     chosen = parser.parse_args()
     rows, decisions, loads = [], [], []
