@@ -44,7 +44,7 @@ parameters:
   tiny_layers: {value: 1}
   tiny_vocab_size: {value: 400}
 early_terminate: {type: none}
-resources: {cpus_per_trial: 1, simulate: 1x24GiB, share: SHARE}
+resources: {cpus_per_trial: 0.25, simulate: 1x24GiB, share: SHARE}
 tracking: {wandb: disabled}
 """
 
