@@ -37,7 +37,7 @@ from cluster.scheduling.policy import QueuePolicy
 from cluster.scheduling.queue import Kind, Queue
 from cluster.scheduling.quota_use import QuotaUse, choose_returns
 from cluster.scheduling.quotas import Team
-from cluster.scheduling.request import Allocation, Request
+from cluster.scheduling.request import Allocation, CardUse, Request
 from cluster.scheduling.shares import MAX_TENANTS
 from cluster.scheduling.work import Granted, Pass
 
@@ -85,7 +85,7 @@ class Broker:
         self._demand, self._queue = Demand(), Queue()
         self._capacity, self._empty = Capacity(inventory, self._demand), Capacity(inventory)
         self._max_overtaken = max_overtaken
-        self._policy, self._packing = QueuePolicy(), Packing(contention)
+        self._policy, self._packing, self._contention = QueuePolicy(), Packing(contention), contention
         self._sweeps: dict[str, SweepUse] = {}
         self._held: dict[str, Held] = {}
         self._lost: list[Held] = []  # that have no room since the nodes changed
@@ -132,6 +132,23 @@ class Broker:
             reason = explain_waiting(kind.waits_for, head, self._sweeps[head.sweep], found)
             waiting += [(self._queue.request(name), reason) for *_, name in kind.keys]
         return status_of(self._capacity, self._sweeps, waiting, found)
+
+    def card_uses(self, sweep: str) -> dict[str, CardUse]:
+        """Returns what runs on the card of each running trial of a sweep, by the name of its request."""
+        on_card: defaultdict[int, list[Held]] = defaultdict(list)
+        running = [held for held in self._held.values() if held.started and held.slot is not None and held.slot.cards]
+        for held in running:
+            assert held.slot is not None
+            on_card[held.slot.cards[0]].append(held)
+        found: dict[str, CardUse] = {}
+        for some in on_card.values():
+            parts = [held.allocation.alternative.busy for held in some]
+            known = [part for part in parts if part is not None]
+            use = CardUse(
+                tenants=len(some), slowdown=self._contention.slowdown(known) if len(known) == len(parts) else None
+            )
+            found |= {held.request.name: use for held in some if held.request.sweep == sweep}
+        return found
 
     def validate(self) -> None:
         """Raises AssertionError where an invariant is broken; tests call it after every event."""

@@ -5,7 +5,7 @@ Two brokers are used alike: one in this process (LocalBroker), for a Ray of the 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from cluster.machines.hardware import Inventory
@@ -24,7 +24,7 @@ from cluster.scheduling.events import (
     Withdrawn,
 )
 from cluster.scheduling.quotas import Team
-from cluster.scheduling.request import Request
+from cluster.scheduling.request import CardUse, Request
 
 
 class BrokerClient(Protocol):
@@ -69,6 +69,10 @@ class BrokerClient(Protocol):
 
     def waiting_reason(self, name: str) -> str:
         """Says what a queued request waits for, as far as is known now."""
+        ...
+
+    def card_uses(self) -> Mapping[str, CardUse]:
+        """Returns what runs on the cards of the sweep's trials, by the names of their requests, as last known."""
         ...
 
     def close(self) -> None:
@@ -140,6 +144,10 @@ class LocalBroker:
     def waiting_reason(self, name: str) -> str:
         """See BrokerClient."""
         return self._broker.waiting_reason(name)
+
+    def card_uses(self) -> Mapping[str, CardUse]:
+        """See BrokerClient."""
+        return self._broker.card_uses(self._sweep)
 
     def close(self) -> None:
         """See BrokerClient."""

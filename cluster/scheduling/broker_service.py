@@ -161,6 +161,7 @@ class BrokerService:
             pauses=tuple(member.pauses.values()),
             refusals=tuple(member.refusals.values()),
             reasons={name: self._broker.waiting_reason(member.on_cluster(name)) for name in report.explain},
+            card_uses={self._owners[name][1]: use for name, use in self._broker.card_uses(member.sweep).items()},
         )
 
     def jobs_ended(self, jobs: Collection[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 from cluster.scheduling.events import Decisions, Pause, Refusal
 from cluster.scheduling.messages import Details, Join, Reply, Report
-from cluster.scheduling.request import Allocation, Request
+from cluster.scheduling.request import Allocation, CardUse, Request
 from tuning_common.errors import RequestError, WorkError
 from tuning_common.strict import from_mapping
 
@@ -86,6 +86,7 @@ class ClusterBroker:
         self._reasons: dict[str, str] = {}
         self._trouble = ""
         self._decided = _Decided()
+        self._card_uses: Mapping[str, CardUse] = {}
 
     def open(self) -> None:
         """Joins the broker; waits for its answer."""
@@ -146,6 +147,10 @@ class ClusterBroker:
         """Says what was last known; asks with the next report."""
         self._asked.add(name)
         return self._trouble or self._reasons.get(name) or "waits for the broker's answer"
+
+    def card_uses(self) -> Mapping[str, CardUse]:
+        """See BrokerClient."""
+        return self._card_uses
 
     def close(self) -> None:
         """Leaves the broker; what it does not hear, it finds out when the lease is over."""
@@ -221,6 +226,7 @@ class ClusterBroker:
         if reply.missing:
             self._next_s = now_s
         self._reasons.update(reply.reasons)
+        self._card_uses = reply.card_uses
         self._asked &= set(self._entries) - set(reply.reasons)
         for allocation in reply.allocations:
             entry = self._present(allocation.name, call)

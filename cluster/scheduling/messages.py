@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cluster.scheduling.events import Pause, Refusal
-from cluster.scheduling.request import Allocation, Request
+from cluster.scheduling.request import Allocation, CardUse, Request
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +81,7 @@ class Reply:
         pauses: Held allocations to give back; again until they are.
         refusals: Queued requests that can never run; again until they are withdrawn.
         reasons: What the requests of `explain` wait for.
+        card_uses: What runs on the cards of its trials, by the names of their requests.
     """
 
     known: bool = True
@@ -89,3 +90,4 @@ class Reply:
     pauses: tuple[Pause, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
+    card_uses: Mapping[str, CardUse] = field(default_factory=dict)

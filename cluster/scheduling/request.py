@@ -102,6 +102,19 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CardUse:
+    """What runs on the card of an allocation, itself included.
+
+    Attributes:
+        tenants: Trials, also of other sweeps.
+        slowdown: How much longer each takes than alone, as packing assumes; None where a busy part is not known.
+    """
+
+    tenants: int
+    slowdown: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Allocation:
     """A request that was granted.
 

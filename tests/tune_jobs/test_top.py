@@ -109,3 +109,16 @@ def test_equal_numbers_of_two_raylets_on_one_host_are_two_cards(tmp_path: Path) 
     with alone(folder):
         (sweep,) = read_sweeps(tmp_path, now_s=1002.0)
     assert [trial.tenants for trial in sweep.trials] == [1, 2, 2]
+
+
+def test_how_many_trials_a_card_takes_best_is_one_line(tmp_path: Path) -> None:
+    folder = SweepFolder.of(tmp_path, "wide")
+    folder.append(SweepRecord(sweep="wide", metric=METRIC, goal="maximize", trials=2))
+    journal = Journal(folder.path / "journal.jsonl")
+    journal.write("submitted", 1, spec={"name": "t1", "gpu_model": "A40", "config": {"model": "t5"}})
+    journal.write("started", 1, bundle={"gpus": 0.5}, **at(0))
+    for evaluation in range(1, 9):
+        tenants = 1 + evaluation % 2
+        metrics = {"card/tenants": tenants, "train/tokens_per_second": 100.0 / tenants**1.2}
+        journal.write("reported", 1, evaluation=evaluation, value=1.0, metrics=metrics, **at(evaluation))
+    assert "\nA40: a card gets most done with 1 trial (with 2: 13 % less)\n" in text_of(read_sweeps(tmp_path, 1100.0))

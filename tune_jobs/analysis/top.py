@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from tune_jobs.records.card_sharing import learned_co_tenants
 from tune_jobs.records.journal import FILE_NAME, Journal, TrialHistory
 from tune_jobs.records.ledger import SweepFolder, SweepRecord
 from tune_jobs.records.sweep_lock import is_held
@@ -69,6 +70,7 @@ class SweepNow:
         gpu_s: GPU-seconds so far.
         quiet_s: Seconds since its last event; None before the first.
         trials: Trials that have not ended.
+        co_tenants: How many trials a card of each GPU model takes best, as their rates show.
     """
 
     sweep: str
@@ -84,6 +86,7 @@ class SweepNow:
     gpu_s: float
     quiet_s: float | None
     trials: tuple[TrialNow, ...]
+    co_tenants: tuple[str, ...] = ()
 
 
 def read_sweeps(output_dir: Path, now_s: float) -> list[SweepNow]:
@@ -134,6 +137,7 @@ def _sweep(
         gpu_s=sum(trial.gpu_s for trial in trials),
         quiet_s=None if last_at is None else max(0.0, now_s - last_at),
         trials=tuple(_trial(trial, record, is_running, tenants) for trial in trials if trial.status is None),
+        co_tenants=tuple(learned_co_tenants(journal.earlier).lines()),
     )
 
 
@@ -191,7 +195,7 @@ def _lines(sweep: SweepNow) -> list[str]:
     if sweep.retries:
         parts.append(f"failed attempts {sweep.retries}, out of memory {sweep.out_of_memory}")
     title = f"{sweep.sweep}{whose}: {'running' if sweep.is_running else 'not running'}{quiet}"
-    lines = [title, ", ".join(counts), " | ".join(parts)]
+    lines = [title, ", ".join(counts), " | ".join(parts), *sweep.co_tenants]
     if sweep.trials:
         header = ["trial", "state", "evaluations", "last", "best", "GPUs", "card", "tenants"]
         header += ["estimated", "measured", "tokens/s", "note"]

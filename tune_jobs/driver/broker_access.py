@@ -8,6 +8,7 @@ from cluster.machines.ray_nodes import RayNodes
 from cluster.scheduling.broker_client import BrokerClient, LocalBroker
 from cluster.scheduling.broker_process import cluster_broker
 from cluster.scheduling.quotas import Team, load_team, refuse_models
+from cluster.scheduling.shares import UNITS
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.driver.sweep_parts import Clocks
 
@@ -52,6 +53,15 @@ def open_broker(
         )
     broker.open()
     return broker
+
+
+def largest_share_units(sweep: Sweep) -> int:
+    """Returns how much of a card a trial may hold at any hour: no more than its member's smallest quota above 0."""
+    team, member = _team_of(sweep), sweep.team.member
+    if team is None or member is None:
+        return UNITS
+    quotas = [team.members[member].quota_gpus, *(one.quota_gpus.get(member, 0.0) for one in team.windows)]
+    return min(UNITS, *(int(gpus * UNITS) for gpus in quotas if gpus > 0), UNITS)
 
 
 def _team_of(sweep: Sweep) -> Team | None:

@@ -14,10 +14,11 @@ from tune_jobs.config.points import points_of
 from tune_jobs.config.result_paths import own_shared_folders
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import kept_text
-from tune_jobs.driver.broker_access import open_broker
+from tune_jobs.driver.broker_access import largest_share_units, open_broker
 from tune_jobs.driver.cards import cards_at_hand
 from tune_jobs.driver.identity import check_identity, identity_of, keep_identity
 from tune_jobs.driver.inherit import inherit_into
+from tune_jobs.driver.learning import learning_of
 from tune_jobs.driver.rebuild import rebuild_journal
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.driver.resume import adopt, check_paths
@@ -323,6 +324,7 @@ class _Run:
                 early_stopping=EarlyStopping(scheduler, seed=sweep.search.seed, last=self._longest),
                 retry=RetryPolicy(retries=sweep.resources.retries, anomalies=sweep.anomalies),
                 inherit=inherit_into(self._folder.path.resolve(), sweep.resolve),
+                learning=learning_of(sweep, self._placer, journal, most_units=largest_share_units(sweep)),
             ),
             SweepLimits(
                 sweep=sweep.name,

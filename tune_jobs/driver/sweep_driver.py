@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cluster.scheduling.broker_client import BrokerClient
 from tune_jobs.driver.callbacks import SweepCallback
+from tune_jobs.driver.card_watch import CardWatch
 from tune_jobs.driver.events import (
     Allocated,
     AskToSave,
@@ -94,6 +95,7 @@ class SweepDriver:
         self._cancelled: set[int] = set()
         self._ending: set[int] = set()
         self._notices = WaitNotices(WAIT_NOTICE_S)
+        self._cards = CardWatch(clocks.elapsed_s())
         self._deaths = 0
         self._pause = StoragePause(folder, notify, clocks.elapsed_s)
         self._fatal: ProductError | None = None
@@ -170,6 +172,9 @@ class SweepDriver:
         if EVALUATION_KEY in result:
             self._deaths = 0
             self._pause.succeeded()
+        if EVALUATION_KEY in result:
+            self._sample_cards()
+            result = {**result, **self._cards.take(number)}
         with self._guarded():
             self._apply(Reported(number=number, result=result))
         ends = number in self._ending
@@ -196,6 +201,7 @@ class SweepDriver:
             if self._stop.requested and not self.state.stopping:
                 self._apply(StopRequested())
             self._poll()
+            self._sample_cards()
             self._apply(TimePassed())
             self._show_waiting()
 
@@ -218,6 +224,10 @@ class SweepDriver:
         except ProductError as error:
             self._fatal = error
             raise
+
+    def _sample_cards(self) -> None:
+        uses = {_number(name): use for name, use in self._broker.card_uses().items()}
+        self._cards.sample(uses, self._clocks.elapsed_s())
 
     def _poll(self, wait_s: float = 0.0) -> None:
         decisions = self._broker.poll(wait_s)

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tune_jobs.driver.inherit import Inherit
+from tune_jobs.driver.learning import Learning
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.placing.placer import Option
 from tune_jobs.placing.submission import SubmissionLimits
@@ -62,6 +63,7 @@ class SweepParts:
         early_stopping: Which trials continue.
         retry: What is tried again.
         inherit: Copies a donor's checkpoint for a trial of a population.
+        learning: Corrects what requests ask for.
     """
 
     sampler: Sampler
@@ -69,6 +71,7 @@ class SweepParts:
     early_stopping: EarlyStopping
     retry: RetryPolicy
     inherit: Inherit
+    learning: Learning = field(default_factory=Learning)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,7 @@ class SweepState:
     def __init__(self, parts: SweepParts, limits: SweepLimits, journal: Journal, clocks: Clocks) -> None:
         self._sampler, self._scheduler = parts.sampler, parts.early_stopping
         self._retry, self._inherit, self._limits = parts.retry, parts.inherit, limits
+        self._learning = parts.learning
         self._journal, self._clocks = journal, clocks
         self._queue = TrialQueue(parts, limits, journal, clocks)
         self._out: list[Instruction] = []
@@ -126,6 +127,7 @@ class SweepState:
             self._dispatch(event)
         self._carry_out_exploits()
         self._submit_more()
+        self._out += self._queue.renew()
         out, self._out = self._out, []
         return out
 
@@ -257,6 +259,8 @@ class SweepState:
         trial = self._journal.write(
             "reported", number, evaluation=evaluation, value=value, metrics=_plain(result), **self._times()
         )
+        if learned := self._learning.reported(trial.spec, result):
+            self._notify(learned)
         ruling = self._scheduler.report(number, result_for_scheduler(trial, evaluation, value))
         self._apply(ruling)
         if not self._made_all_evaluations(trial):  # else it ends by itself now: there is nothing to stop or to pause
@@ -412,6 +416,7 @@ class SweepState:
             kept.pop(number, None)
         trial = self._journal.write("ended", number, status=status, reason=reason, failure=kind, **self._times())
         self._out.append(CloseTrial(number=number))
+        self._learning.ended(trial)
         best = best_of(trial.values, lambda one: one[1], self._limits.goal)
         scored = f", best {best[1]:.3f} after {len(trial.evaluations)} evaluations" if best is not None else ""
         self._notify(f"trial {number} {status}{scored}{': ' + reason if reason else ''}")

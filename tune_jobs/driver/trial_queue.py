@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
+from cluster.scheduling.request import Request
 from tune_jobs.driver.events import (
     Allocated,
     CancelLaunch,
@@ -21,6 +23,7 @@ from tune_jobs.placing.submission import request_for
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import PLACEMENT_FIELDS, TrialSpec
 from tune_jobs.search.samplers import Sampled
+from tuning_common.errors import RequestError
 
 LAUNCH_LIMIT_S = 60.0  # a granted trial that Ray has not started by then goes back to the queue; doubles each time
 RESUBMIT_S = 30.0  # a trial that no node can hold asks again: nodes come and go
@@ -35,13 +38,13 @@ class TrialQueue:
     """
 
     def __init__(self, parts: SweepParts, limits: SweepLimits, journal: Journal, clocks: Clocks) -> None:
-        self._sampler, self._specs = parts.sampler, parts.specs
+        self._sampler, self._specs, self._learning = parts.sampler, parts.specs, parts.learning
         self._limits, self._journal, self._clocks = limits, journal, clocks
         known = {number for number, trial in journal.trials.items() if not is_half_refused(trial)}
         self._new = [number for number in self._sampler.order if number not in known]
         self._unwritten: dict[int, TrialSpec] = {}  # of trials that are not in the journal yet
         self._options: dict[int, tuple[Option, ...]] = {}
-        self._queued: dict[int, None] = {}  # submitted to the broker, not granted; in that order
+        self._queued: dict[int, Request] = {}  # submitted to the broker, not granted; in that order
         self._launching: dict[int, float] = {}  # granted, not started by Ray: since when
         self._returns: Counter[int] = Counter()  # how often Ray did not start it
         self._unplaceable: dict[int, tuple[str, float]] = {}  # reason, and when it asks again
@@ -124,10 +127,33 @@ class TrialQueue:
             return []
         if number not in self._options:
             self._options[number] = self._specs.options(self.spec(number), self._journal.trials[number].least_bytes)
-        self._queued[number] = None
+        self._queued[number] = self._request(number, first=first)
+        return [Submit(number=number, request=self._queued[number])]
+
+    def renew(self) -> list[Instruction]:
+        """Submits everything that waits once more, in its order, where what is learned meanwhile changes a request."""
+        learning = self._learning
+        if not learning.is_stale:
+            return []
+        for number in self._queued if learning.has_new_durations else ():
+            trial = self._journal.trials.get(number)
+            with suppress(RequestError):  # the cards are gone: the broker refuses it
+                least_bytes = trial.least_bytes if trial is not None else 0
+                self._options[number] = self._specs.options(self.spec(number), least_bytes)
+        learning.is_stale = learning.has_new_durations = False
+        renewed = {number: self._request(number, first=one.first) for number, one in self._queued.items()}
+        if renewed == self._queued:
+            return []
+        self._queued = renewed
         return [
-            Submit(number=number, request=request_for(self._limits.sweep, number, self._options[number], first=first))
+            one
+            for number, request in renewed.items()
+            for one in (Withdraw(number=number), Submit(number=number, request=request))
         ]
+
+    def _request(self, number: int, *, first: bool = False) -> Request:
+        request = request_for(self._limits.sweep, number, self._options[number], first=first)
+        return self._learning.limited(request)
 
     def replace_options(self, number: int, least_bytes: int) -> tuple[Option, ...]:
         """Finds out how a trial can run with more memory.
@@ -236,5 +262,5 @@ class TrialQueue:
     def return_allocation(self, number: int, reason: str) -> Instruction:
         """Puts a trial that Ray did not start back into the broker's queue."""
         self._returns[number] += 1
-        self._queued[number] = None
+        self._queued[number] = self._request(number)
         return ReturnAllocation(number=number, reason=reason)

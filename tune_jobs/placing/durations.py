@@ -1,7 +1,7 @@
 """How long a trial takes on each GPU model: as runs like it took, else as the estimator predicts, corrected.
 
 A prediction is made for the longest texts. One factor for each model family, GPU model and precision corrects it by
-what earlier runs took there.
+what earlier runs took there, and those trials of the sweep itself that have ended.
 """
 
 import statistics
@@ -78,6 +78,11 @@ class Durations:
     trains: bool = True
     in_order: bool = False
     _factors: dict[tuple[str, str, str], tuple[float, int]] = field(default_factory=dict, init=False)
+
+    def add(self, one: Observation) -> None:
+        """Takes in what one more run took; predictions are corrected by it from now on."""
+        self.throughput.add(one)
+        self._factors.clear()
 
     def speed(self, config: RunConfig, model: str, request: MemoryRequest | None) -> Speed | None:
         """Returns how fast a run goes alone on a GPU model, or on CPUs.

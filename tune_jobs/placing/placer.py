@@ -108,6 +108,10 @@ class Placer:
             self._known[key] = found
         return tuple(self._timed(option, config) for option in self._known[key])
 
+    def forget(self) -> None:
+        """Has the options of every configuration found anew: what is known of durations has changed."""
+        self._known = {}
+
     def _timed(self, option: Option, config: RunConfig) -> Option:
         """Adds how long a whole run takes."""
         if option.speed is None or self.durations is None:

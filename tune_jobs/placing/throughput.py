@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from dialsum.config import RunConfig
+from tune_jobs.records.card_sharing import SLOWDOWN_KEY
 from tune_jobs.records.ledger import TrialRecord
 
 CPU = "CPU"
@@ -77,7 +78,8 @@ def observe(record: TrialRecord, dev_size: DevSize) -> Observation | None:
     """Reads what a trial of a ledger took; None where it has no evaluation with a time.
 
     Evaluations of one trial are compared with each other, so that waiting and loading are not counted as training;
-    `time/total_s` of its last steps separates learning from scoring.
+    `time/total_s` of its last steps separates learning from scoring. Beside co-tenants it took longer than alone, by
+    the slowdown that packing assumes.
 
     Args:
         record: The trial; its configuration must be one of today's.
@@ -95,13 +97,15 @@ def observe(record: TrialRecord, dev_size: DevSize) -> Observation | None:
     if seconds <= 0 or steps <= 0:
         return None
     step_s = min(record.metrics.get("time/total_s", seconds / steps), seconds / steps)
+    slowdowns = [slowdown for row in record.history if (slowdown := row.get(SLOWDOWN_KEY)) is not None]
+    slowdown = statistics.median(slowdowns) if slowdowns else 1.0
     cards = cast("int", (record.plan or {}).get("ranks", 1))
     card = CPU if record.simulated or record.gpu_model is None else record.gpu_model
     return Observation(
         config=config,
         card=card,
-        train_s=cards * step_s / config.batch_size,
-        evaluate_s=cards * (seconds - step_s * steps) / max(1, dev_size(config)),
+        train_s=cards * step_s / config.batch_size / slowdown,
+        evaluate_s=cards * (seconds - step_s * steps) / max(1, dev_size(config)) / slowdown,
         start_s=max(0.0, points[0][0] - seconds),
         source=record.sweep,
     )
@@ -118,10 +122,19 @@ class Throughput:
     def __init__(self, observations: Iterable[Observation], *, anywhere: bool = False) -> None:
         self.anywhere = anywhere
         self._by_kind: dict[tuple[object, ...], list[Observation]] = {}
-        self.observations = tuple(observations)
-        for one in self.observations:
-            self._by_kind.setdefault((one.card, *kind_of(one.config)), []).append(one)
-        self.cards = tuple(sorted({str(kind[0]) for kind in self._by_kind}))
+        self.observations: list[Observation] = []
+        for one in observations:
+            self.add(one)
+
+    @property
+    def cards(self) -> tuple[str, ...]:
+        """Names of the GPU models on which something was measured."""
+        return tuple(sorted({str(kind[0]) for kind in self._by_kind}))
+
+    def add(self, one: Observation) -> None:
+        """Takes in what one more run took."""
+        self.observations.append(one)
+        self._by_kind.setdefault((one.card, *kind_of(one.config)), []).append(one)
 
     def of(self, config: RunConfig, card: str) -> Speed | None:
         """Returns the speed of a run on a card, None where no run of its model and lengths was measured there.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from cluster.scheduling.shares import MAX_TENANTS
 from tune_jobs.planning.guard_rails import Remark
 from tune_jobs.planning.impact import Impact
 from tune_jobs.planning.plan_values import MemoryGroup, PlannedPhase, PlannedTrial, SweepPlan
@@ -245,6 +246,9 @@ def plan_notes(plan: SweepPlan) -> list[str]:
         notes.append(
             "trials that share a card are taken not to slow each other down: how busy they keep it is not known"
         )
+    most = plan.sweep.resources.max_trials_per_gpu or MAX_TENANTS
+    if plan.sweep.resources.part == "auto" and any(0 < option.alternative.gpus < 1 for option in options):
+        notes.append(f"at most {most} trials share a card; fewer, where their reports show that a card gets more done")
     if plan.timed and len(plan.inventory.pools) > 1:
         notes.append("a card is taken to be as fast as the one on which a trial was measured, or as described")
     return notes

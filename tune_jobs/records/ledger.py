@@ -58,7 +58,7 @@ class TrialRecord:
         metrics: The last evaluation.
         best_metrics: The best evaluation by the sweep's metric, under the same names as `metrics`.
         history: One row for each evaluation: `rung`, `iteration`, `train/global_step`, `train/epoch`, `wall_s` (seconds
-            of run time at that moment), `eval/*`.
+            of run time at that moment), `card/slowdown`, `eval/*`.
         error: Why it failed, ran out of memory or was refused.
         started_at: Unix seconds of the first attempt; None for a trial that never started.
         ended_at: Unix seconds.

@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import cast
 
 from cluster.estimator.calibration import Layout, Peak
+from tune_jobs.records.card_sharing import SLOWDOWN_KEY
 from tune_jobs.records.journal import EndStatus, TrialHistory
 from tune_jobs.records.ledger import TrialError, TrialOutcome, TrialRecord
 from tune_jobs.records.trial_spec import RunShape
@@ -116,7 +117,7 @@ def _history(trial: TrialHistory, rungs: tuple[int, ...]) -> list[dict[str, floa
             "iteration": float(number),
             "wall_s": evaluation.run_s,
         }
-        kept = ("eval/", "train/global_step", "train/epoch", "train/loss")
+        kept = ("eval/", "train/global_step", "train/epoch", "train/loss", SLOWDOWN_KEY)
         row |= {name: value for name, value in _numbers(evaluation.metrics).items() if name.startswith(kept)}
         rows.append(row)
     return rows

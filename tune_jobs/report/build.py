@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.records.card_sharing import learned_co_tenants
+from tune_jobs.records.journal import FILE_NAME, Journal
 from tune_jobs.report.charts import find_charts
 from tune_jobs.report.findings import Findings, find_findings
 from tune_jobs.report.markdown import build_markdown
@@ -47,7 +49,10 @@ def build_report(folder: Path, findings: Findings | None = None) -> ReportPaths:
     sweep, analysis, importances, advice = found.sweep, found.analysis, found.importances, found.advice
     examples = found.summaries.examples
     charts = find_charts(analysis, importances)
-    remarks = write_picture(sweep.report_picture, analysis, charts)
+    remarks = [
+        *write_picture(sweep.report_picture, analysis, charts),
+        *learned_co_tenants(Journal(folder / FILE_NAME).earlier).lines(),
+    ]
     page = build_page(PageContent(analysis=analysis, charts=charts, advice=advice, examples=examples, remarks=remarks))
     write_text(sweep.report_html, page)
     write_text(sweep.report_markdown, build_markdown(analysis, importances, advice, examples, remarks))

@@ -1,13 +1,16 @@
 """The broker for many drivers: quotas over all sweeps, borrowing, windows, dead drivers, lost brokers, moved clocks."""
 
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
 
+from cluster.machines.hardware import parse_simulated
 from cluster.scheduling.broker_service import LEASE_S
 from cluster.scheduling.cluster_broker import ClusterBroker
 from cluster.scheduling.quotas import Member, Team
-from tests.cluster.scheduling.shells import SEOUL, TEAM, Shells, names
+from cluster.scheduling.request import Alternative, CardUse, Request
+from tests.cluster.scheduling.shells import SEOUL, TEAM, Shells, names, together
 from tuning_common.errors import RequestError
 
 
@@ -210,3 +213,23 @@ def test_what_others_hold_is_not_allocated_and_is_shown() -> None:
     assert shells.service.status()["others"] == [{"node": node.address, "gpus": 3.0}]
     shells.service.node_use({})
     assert names(shells.wait(2, client)[0]) == ["s/2"]
+
+
+def test_each_sweep_is_told_what_runs_on_its_cards_also_of_other_sweeps() -> None:
+    shells = Shells(parse_simulated("1x24GiB"))
+    first, second = shells.driver("a"), shells.driver("b")
+    for client, name in ((first, "a/1"), (first, "a/2"), (second, "b/1")):
+        client.submit(replace(shells.request(name, 5.0), alternatives=busy(shells.request(name, 5.0))))
+        assert together(shells.wait(2, first, second)).allocations
+        client.started(name)
+    shells.wait(3, first, second)
+    use = CardUse(tenants=3, slowdown=1.0)
+    assert first.card_uses() == {"a/1": use, "a/2": use}
+    assert second.card_uses() == {"b/1": use}
+    first.ended("a/2")
+    shells.wait(3, first, second)
+    assert second.card_uses() == {"b/1": CardUse(tenants=2, slowdown=1.0)}
+
+
+def busy(request: Request) -> tuple[Alternative, ...]:
+    return tuple(replace(one, expected_s=60.0, busy=0.3) for one in request.alternatives)

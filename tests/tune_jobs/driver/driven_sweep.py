@@ -19,6 +19,7 @@ from tests.tune_jobs.specs_of import METRIC, spec_of
 from tune_jobs.config.rules import Rules, resolve
 from tune_jobs.driver.callbacks import LedgerCallback
 from tune_jobs.driver.inherit import FOLDER, inherit_into
+from tune_jobs.driver.learning import Learning
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.driver.stop_signals import StopRequest
 from tune_jobs.driver.sweep_driver import SweepDriver
@@ -26,6 +27,7 @@ from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
 from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.placing.placer import Option
 from tune_jobs.placing.submission import SubmissionLimits
+from tune_jobs.records.card_sharing import learned_co_tenants
 from tune_jobs.records.journal import Journal, TrialHistory
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
 from tune_jobs.records.progress import SweepFrame, SweepProgress, progress_of
@@ -296,6 +298,7 @@ class DrivenSweep:
                 early_stopping=EarlyStopping(setup.scheduler(), seed=1, last=setup.longest),
                 retry=setup.retry,
                 inherit=inherit_into(folder, lambda sampled: resolve(RunConfig(), sampled, Rules())),
+                learning=Learning(co_tenants=learned_co_tenants(self.journal.earlier)),
             ),
             SweepLimits(
                 sweep="sample",

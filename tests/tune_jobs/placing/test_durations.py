@@ -116,3 +116,16 @@ def test_files_are_found_by_their_whole_paths_too(tmp_path: object, monkeypatch:
 def test_simulated_cards_of_this_machine_run_as_its_cpu_does() -> None:
     inventory: Inventory = parse_simulated("1x24GiB")
     assert measured_cards(inventory, Throughput(()))("simulated-24GiB") == [("CPU", 1.0)]
+
+
+def test_a_trial_that_ended_corrects_what_is_expected_of_those_that_wait() -> None:
+    inventory, estimator, throughput = parse_simulated("1xL4:24GiB"), TimedEstimator(), Throughput(())
+    cards = measured_cards(inventory, throughput, described=True)
+    durations = Durations(sizes=SIZES, throughput=throughput, cards=cards, estimator=estimator)
+    placer = placer_for(inventory, Resources(), estimator, durations=durations)
+    (before,) = placer.options("a", BASE)
+    durations.add(run(BASE.with_changes({"encoder_max_len": 256}), "NVIDIA L4", 0.02))
+    placer.forget()
+    (after,) = placer.options("a", BASE)
+    assert before.alternative.expected_s is not None
+    assert after.alternative.expected_s == pytest.approx(2 * before.alternative.expected_s)

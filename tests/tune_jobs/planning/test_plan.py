@@ -78,6 +78,12 @@ def test_a_trial_of_a_ledger_tells_learning_scoring_and_start_apart() -> None:
     assert seen.train_s == pytest.approx(5 / 100 / 8)
     assert seen.evaluate_s == pytest.approx(5 / 20)
     assert observe(dataclasses.replace(record(1, 8), history=[]), lambda config: 20) is None
+    shared = dataclasses.replace(record(1, 8), history=[{**row, "card/slowdown": 2.0} for row in record(1, 8).history])
+    beside = observe(shared, lambda config: 20)
+    assert seen is not None
+    assert beside is not None
+    assert (beside.train_s, beside.evaluate_s) == (seen.train_s / 2, seen.evaluate_s / 2)
+    assert beside.start_s == seen.start_s
 
 
 def test_speeds_are_those_of_the_same_card_and_model_and_of_the_nearest_batch() -> None:
