@@ -91,6 +91,8 @@ def test_a_sweep_leaves_its_results_and_a_model_that_transformers_loads(tmp_path
         "gradient_checkpointing": False,
         "ranks": 1,
         "sharded": False,
+        "loss_batch": 32,
+        "generation_batch": 32,
     }
     assert (best.simulated, best.share, best.gpu_model) == (True, 0.125, "simulated-24GiB")
     assert best.estimate is not None
