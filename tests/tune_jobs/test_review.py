@@ -151,3 +151,12 @@ def test_sweeps_without_a_result_have_a_review_too(tmp_path: Path) -> None:
     text = build_review(find_findings(write(tmp_path, []).path))
     assert "No trial has a score." in text
     assert "- [ ] **Run the sweep**" in text
+
+
+def test_report_and_review_count_the_texts_that_were_cut(tmp_path: Path) -> None:
+    cut = "train.csv: 117 of 120 dialogues cut at 256 tokens (kobart)"
+    folder = write(tmp_path, wide_ledger(8), sweep_record(cut_texts=[cut])).path
+    findings = find_findings(folder)
+    report = build_report(folder, findings)
+    for text in (build_review(findings), report.html.read_text("utf-8"), report.markdown.read_text("utf-8")):
+        assert cut in text

@@ -71,6 +71,7 @@ class RunOptions:
         dashboard: Whether an embedded Ray has its dashboard.
         embedded: Whether the caller started the Ray that this process is connected to, so that nobody else uses it.
         inputs: Of the sweep, where the caller has prepared them already.
+        cut_texts: See SweepRecord.
     """
 
     resume: bool = False
@@ -83,6 +84,7 @@ class RunOptions:
     dashboard: bool = False
     embedded: bool = False
     inputs: SweepInputs | None = None
+    cut_texts: tuple[str, ...] = ()
 
 
 def run_sweep(
@@ -295,6 +297,7 @@ class _Run:
             rungs=self._sweep.early_terminate.rungs(self._longest),
             started_s=self._clocks.elapsed_s(),
             simulated=self._placer.simulated,
+            cut_texts=self._options.cut_texts,
         )
 
     def _state(self, sampler: Sampler, journal: Journal, started_at: float) -> SweepState:
@@ -426,4 +429,5 @@ def _sweep_record(
         ],
         member=sweep.team.member,
         source=sweep.source,
+        cut_texts=list(options.cut_texts),
     )

@@ -236,6 +236,7 @@ def _part(row: Impact) -> str:
 def plan_notes(plan: SweepPlan) -> list[str]:
     """Lists what a plan takes for granted."""
     notes = [f"{path} is not there: steps are counted for {ASSUMED_DIALOGUES:,} dialogues" for path in plan.absent]
+    notes += plan.cut_texts
     if plan.sweep.trained_model is not None:
         notes.append("nothing is trained: each trial is one evaluation of the trained model")
     if plan.inventory.simulated:

@@ -156,6 +156,7 @@ class SweepRecord:
         member: Team member who started it.
         source: The sweep file.
         wandb_report: URL of its report at W&B, or None.
+        cut_texts: How many dialogues and summaries of each data file are longer than trials read, in words.
     """
 
     sweep: str
@@ -174,6 +175,7 @@ class SweepRecord:
     member: str | None = None
     source: str = ""
     wandb_report: str | None = None
+    cut_texts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

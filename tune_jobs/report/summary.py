@@ -229,6 +229,7 @@ def notes(analysis: Analysis) -> list[str]:
         found.append(
             "The cards were simulated: placement was real, training ran on the CPU, and times are not those of GPUs."
         )
+    found += [f"{text}." for text in analysis.sweep.cut_texts]
     if analysis.ledger.torn:
         count = len(analysis.ledger.torn)
         noun = "line" if count == 1 else "lines"
