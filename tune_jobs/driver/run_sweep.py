@@ -250,7 +250,7 @@ class _Run:
         try:
             driver.run(self._run_tuner(callbacks))
             wandb.sweep_ended()
-            if not state.stopped_by_file:  # else it tells a supervisor; the next driver removes it
+            if not state.leaves_stop_file:  # else it tells a supervisor; the next driver removes it
                 (self._folder.path / STOP_FILE).unlink(missing_ok=True)
             storage.check()
             final = progress_of(frame, journal.trials, self._clocks.elapsed_s(), driver_ended=True)
