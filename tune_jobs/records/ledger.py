@@ -184,7 +184,7 @@ class Ledger:
 
     Attributes:
         sweep: The last description of the sweep, with the start of the first; None where there is none.
-        trials: The last line of every trial, in order of first appearance.
+        trials: The last line of every trial, by number, so that of equal trials the earlier one wins everywhere.
         torn: What is wrong with each line that could not be used.
     """
 
@@ -285,7 +285,8 @@ class SweepFolder:
                 started_at = sweep.started_at if sweep and sweep.started_at is not None else record.started_at
                 sweep = dataclasses.replace(record, started_at=started_at)
         texts = tuple(f"line {number}: {text}"[:_MOST_CHARACTERS] for number, text in sorted(torn.items()))
-        return Ledger(sweep=sweep, trials=tuple(trials.values()), torn=texts)
+        by_number = sorted(trials.values(), key=lambda one: int(one.trial_id) if one.trial_id.isdecimal() else 0)
+        return Ledger(sweep=sweep, trials=tuple(by_number), torn=texts)
 
     def _with_relative_paths(self, record: TrialRecord | SweepRecord) -> TrialRecord | SweepRecord:
         if isinstance(record, SweepRecord) or not record.experiment_dir:

@@ -116,7 +116,10 @@ def _sureness_tile(analysis: Analysis) -> Tile:
         return Tile(label=label, value=value, detail=chance + analysis.noise.source)
     if analysis.sureness == "clear":
         value = f"clear, by {show_score(lead, metric)}"
-        facts = [f"{show_score(band or 0.0, metric)} may be chance: {analysis.noise.source}", paired_text(analysis)]
+        facts = [
+            f"chance makes {show_score(band or 0.0, metric)}: {analysis.noise.source}",
+            paired_text(analysis),
+        ]
     elif analysis.sureness == "uncertain":
         value, facts = "not sure", [f"{show_score(lead, metric)} ahead of the second", paired_text(analysis)]
     else:
