@@ -6,6 +6,8 @@ After a wanted change: GOLDEN_ACCEPT=1 python -m pytest tests/tune_jobs/test_rev
 import argparse
 import json
 import os
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +50,17 @@ def oddities(*trials: TrialRecord, texts: tuple[str, ...] = ()) -> list[str]:
     return find_anomalies(analyse(ledger), written)
 
 
+@pytest.fixture
+def seoul(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This machine's clock shows Korean time."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "KST-9")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("seoul")
 def test_the_review_of_a_search_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = write(Path("outputs/sweep_results/wide"), wide_ledger(32)).path

@@ -211,7 +211,7 @@ def _time(plan: SweepPlan, now: datetime, quota: QuotaEnd | None) -> str:
     gpus = f"; {cards}" if plan.inventory.cards else ""
     lines = [
         f"time: {format_duration(plan.makespan)} ({format_duration(plan.makespan_at_most)} when nothing is stopped)"
-        f"{gpus}; started now it would end {plan_end(plan, now):%a %d %b %H:%M}"
+        f"{gpus}; started now it would end {plan_end(plan, now):%a %d %b %H:%M %Z}".rstrip()
     ]
     lines += [f"  {quota.describe()}"] if quota is not None else []
     lines += [f"  basis: {text}" for text in plan.basis]

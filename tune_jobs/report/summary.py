@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from tune_jobs.analysis.candidates import Candidate
 from tune_jobs.analysis.sweep_analysis import Analysis
@@ -15,6 +14,7 @@ from tune_jobs.report.formatting import (
     metric_name,
     plain_value,
     sentence,
+    show_moment,
     show_score,
     trials_text,
 )
@@ -65,7 +65,7 @@ def headline(analysis: Analysis) -> str:
 def eyebrow(analysis: Analysis) -> str:
     """Returns the sweep's name, method, end and member."""
     ends = [trial.ended_at for trial in analysis.ledger.trials if trial.ended_at is not None]
-    when = f"{datetime.fromtimestamp(max(ends), UTC):%Y-%m-%d %H:%M} UTC" if ends else ""
+    when = show_moment(max(ends)) if ends else ""
     parts = [analysis.sweep.sweep, analysis.sweep.method, when, analysis.sweep.member or ""]
     return " · ".join(part for part in parts if part)
 
