@@ -36,7 +36,7 @@ def find_cut_texts(configs: Iterable[RunConfig], cache_dir: Path, source: str) -
     """
     groups: defaultdict[tuple[object, ...], list[RunConfig]] = defaultdict(list)
     for config in configs:
-        key = tuple(getattr(config, name) for name in (*_TEXTS, "use_topic", "language"))
+        key = tuple(getattr(config, name) for name in (*_TEXTS, "use_topic", "language", "prompt", "adapter_type"))
         groups[key].append(config)
     problems = Problems()
     found: dict[str, None] = {}
@@ -69,6 +69,8 @@ def _cut_texts(group: Sequence[RunConfig], cache_dir: Path) -> Iterator[str]:
     train = load_examples(Path(config.train_file), columns=config.columns)[: config.max_train_samples]
     dev = load_examples(Path(config.dev_file), columns=config.columns)[: config.max_eval_samples]
     tokenizer = build_tokenizer(config, [text for one in train for text in (one.dialogue, *one.summaries)], cache_dir)
+    shortest = min(group, key=lambda one: one.encoder_max_len)
+    encode(dev[:1], tokenizer, shortest, cache_dir)  # refuses a prompt that leaves no token to the dialogue
     for file, examples in ((config.train_file, train), (config.dev_file, dev)):
         encoding = encode(examples, tokenizer, config, cache_dir)
         counts = (
