@@ -149,6 +149,7 @@ _SPECS = (
 SPECS: Mapping[str, ModelSpec] = {spec.name: spec for spec in _SPECS}
 
 
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 BROKEN = (ValueError, TypeError, KeyError, AttributeError, IndexError)  # what transformers raises for odd files
 
 
@@ -293,6 +294,25 @@ def _load_weights(name: str, config: RunConfig, kind: Kind, dtype: "torch.dtype"
         raise
     except (OSError, *BROKEN, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
         raise _not_loaded(name, error) from None
+
+
+def check_weights(name: str) -> None:
+    """Refuses a model whose weights are not at hand and cannot be fetched. Loads nothing.
+
+    Raises:
+        RequestError: When the name is unknown, or neither folder, local cache nor hub can give the weights.
+    """
+    spec = resolve(name)
+    if spec.hub_id is None or (not Path(spec.hub_id).is_dir() and _hub_reachable()):
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(spec.hub_id).is_dir():
+        found = any((Path(spec.hub_id) / file).is_file() for file in _WEIGHTS)
+    else:
+        found = any(isinstance(try_to_load_from_cache(spec.hub_id, file), str) for file in _WEIGHTS)
+    if not found:
+        raise _not_loaded(spec.hub_id, OSError(f"it has no {_WEIGHTS[0]}"))
 
 
 def check_lengths(config: RunConfig, positions: int | None, kind: Kind) -> None:

@@ -69,7 +69,9 @@ def test_an_installed_wheel_plans_checks_and_packages_from_an_empty_folder(wheel
 
     sweep = "tune_jobs/sweeps/sample.yaml"
     assert "10 trials" in run("tune-jobs", "plan", sweep, "--cluster", "1x24GiB")
-    assert "10 trials; its data files and models can be read" in run("tune-jobs", "check", sweep, "--no-pipeline")
+    assert "10 trials; its data files, tokenizers and models can be read" in run(
+        "tune-jobs", "check", sweep, "--no-pipeline"
+    )
     assert "--config" in run("dialsum", "train", "--help")
     assert "simulate" in run("dialsum-cluster", "--help")
     script = (

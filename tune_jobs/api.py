@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,6 +150,8 @@ def run(
         from tune_jobs.driver.phases import run_staged
         from tune_jobs.driver.run_sweep import RunOptions, run_sweep
         from tune_jobs.driver.view import LogView
+        from tune_jobs.search.inputs import prepare_inputs
+        from tune_jobs.search.text_lengths import cache_of, find_cut_texts
 
         options = RunOptions(resume=resume, simulate=simulate, cpu_only=cpu_only, command="tune_jobs.run(...)")
         folder = None if output is None else Path(output)
@@ -157,6 +159,12 @@ def run(
         view = LogView(sys.stderr)
         for text in read.notes:
             view.event(f"note: {text}")
+        if read.trained_model is None:
+            inputs = prepare_inputs(read)
+            cut_texts = find_cut_texts(inputs.of_phases(), cache_of(read), read.source)
+            options = replace(options, inputs=inputs, cut_texts=cut_texts)
+            for text in cut_texts:
+                view.event(f"warning: {text}")
         if read.phases:
             staged = run_staged(read, options, view)
             return _result(read, staged.folder, staged.best, staged.score, staged.interrupted)

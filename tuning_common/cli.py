@@ -1,5 +1,6 @@
 """Command lines: exit codes, one-screen errors, text for people and JSON for programs."""
 
+import codecs
 import errno
 import io
 import json
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
+UNUSABLE_PATH = (NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)  # the user named it
+
 
 def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Runs a command and turns errors into exit codes: 0 done, 1 the work failed, 2 the request was wrong.
@@ -30,6 +33,8 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
         The exit code; 130, as of a shell, after Ctrl-C. ProductErrors and storage errors are printed on standard error
         without a traceback; any other exception is a bug of ours and is raised.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # Hangul on a terminal without it ends no command
     try:
         return main(sys.argv[1:] if arguments is None else arguments)
     except ProductError as error:
@@ -42,6 +47,9 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
+        if isinstance(error, UNUSABLE_PATH) and error.filename is not None:
+            note(f"error: {error.filename}: {error.strerror}; give another folder or file, or change its owner or mode")
+            return 2
         trouble = storage_trouble(error)
         if trouble is None:
             raise
@@ -98,7 +106,8 @@ def pass_on(text: str) -> None:
 
 def emit_json(content: object) -> None:
     """Prints one JSON document for a program to read."""
-    print(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
+    is_utf8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
+    print(json.dumps(content, ensure_ascii=not is_utf8, indent=2, allow_nan=False), flush=True)
 
 
 def note(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
 
 from cluster.machines.metric_names import METRICS
 
@@ -50,7 +51,16 @@ class Meters:
 
                 kind = Gauge if metric.kind == "gauge" else Counter
                 self._meters[name] = kind(name, description=metric.text, tag_keys=metric.tags)
-            getattr(self._meters[name], verb)(value, tags=tags)
+            getattr(self._meters[name], verb)(value, tags={key: ascii_tag(text) for key, text in tags.items()})
         except Exception as error:  # metrics must not stop the work
             self._is_broken = True
             logger.warning("no metrics from this process any more: %s: %s", type(error).__name__, error)
+
+
+def ascii_tag(text: str) -> str:
+    """Returns a tag's value as Ray 2.60 can take it, in ASCII; other letters are percent-encoded as in an address.
+
+    >>> ascii_tag("wide 50%"), ascii_tag("요약")
+    ('wide 50%', '%EC%9A%94%EC%95%BD')
+    """
+    return text if text.isascii() else quote(text, safe=" /:,=+@")

@@ -17,6 +17,7 @@ from tune_jobs.analysis.sweep_analysis import analyse, describe_settings
 from tune_jobs.config import parameters
 from tune_jobs.config.parameters import find_parameters
 from tune_jobs.records.ledger import Ledger, SweepRecord, TrialRecord
+from tune_jobs.report.summary import tiles
 
 
 def trial(trial_id: str, score: float | None, **changes: object) -> TrialRecord:
@@ -98,7 +99,11 @@ def test_a_lead_that_other_dialogues_would_turn_round_is_uncertain() -> None:
     trials = (trial("1", 30.0), trial("2", 28.0))
     sure = PairedDifference(mean=2.0, low=0.4, high=3.6, count=500)
     unsure = PairedDifference(mean=2.0, low=-0.4, high=4.4, count=500)
-    assert analyse(ledger(*trials), paired=sure).sureness == "clear"
+    clear = analyse(ledger(*trials), paired=sure)
+    assert clear.sureness == "clear"
+    (tile,) = [one for one in tiles(clear) if one.label == "How sure"]
+    assert tile.value.startswith("clear, by")
+    assert "may be chance" not in tile.detail
     assert analyse(ledger(*trials), paired=unsure).sureness == "uncertain"
 
 

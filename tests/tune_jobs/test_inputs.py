@@ -65,6 +65,15 @@ def test_a_phase_that_confirms_winners_of_a_continuous_search_is_known_by_its_lo
     assert max(config.num_epochs for config in wide) <= 3
 
 
+def test_an_absent_test_file_is_named_before_a_trial_summarizes_it(folder: Path) -> None:
+    Path("base.yaml").write_text("test_file: nowhere.csv\n", encoding="utf-8")
+    Path("s.yaml").write_text("method: random\ncount: 1\nbase_config: base.yaml" + PARAMETERS, encoding="utf-8")
+    sweep = load_sweep(Path("s.yaml"))
+    with pytest.raises(RequestError) as refused:
+        prepare_inputs(sweep)
+    assert "nowhere.csv" in refused.value.problems[0]
+
+
 def test_every_file_that_cannot_be_read_is_named_and_a_plan_does_without_absent_ones(folder: Path) -> None:
     (folder / "dev.jsonl").unlink()
     (folder / "train.jsonl").write_text("no json\n")

@@ -40,7 +40,9 @@ def on_cpu() -> None:
 def test_on_a_cpu_times_are_measured_and_the_rest_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ledger = tmp_path / "calibration.jsonl"
     assert cli.run(main, [*TINY, "--calibration", str(ledger), "--format", "json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    answer = json.loads(out)
+    assert [line for line in err.split("\n") if "measuring" in line] == [f"measuring: {name} ..." for name in PHASES]
     assert (answer["device"], answer["micro_batch"], answer["recorded"], answer["fits"]) == ("CPU", 2, False, True)
     assert list(answer["time_s"]) == PHASES
     assert all(seconds > 0 for seconds in answer["time_s"].values())
@@ -90,7 +92,7 @@ def test_a_measured_peak_goes_into_the_calibration(
 ) -> None:
     ledger = tmp_path / "calibration.jsonl"
     monkeypatch.setattr(
-        "tune_jobs.placing.profile_run.measure_run", lambda config, request: dataclasses.replace(SEEN, fits=fits)
+        "tune_jobs.placing.profile_run.measure_run", lambda config, request, show: dataclasses.replace(SEEN, fits=fits)
     )
     monkeypatch.setattr("cluster.machines.nvml.process_bytes", lambda pid: 3 * 2**29)
     assert cli.run(main, [*TINY, "--calibration", str(ledger), "--format", "json"]) == code
@@ -112,7 +114,7 @@ def test_where_the_driver_is_silent_nothing_is_recorded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = tmp_path / "calibration.jsonl"
-    monkeypatch.setattr("tune_jobs.placing.profile_run.measure_run", lambda config, request: SEEN)
+    monkeypatch.setattr("tune_jobs.placing.profile_run.measure_run", lambda config, request, show: SEEN)
     monkeypatch.setattr("cluster.machines.nvml.process_bytes", lambda pid: None)
     assert cli.run(main, [*TINY, "--calibration", str(ledger)]) == 0
     assert "the driver does not report" in capsys.readouterr().out

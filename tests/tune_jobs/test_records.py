@@ -31,6 +31,13 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert folder.load() == Ledger(trials=(record,))
 
 
+def test_of_equal_trials_the_earlier_one_comes_first_whichever_ended_first(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    for number in ("10", "2", "1"):
+        folder.append(trial(number, best_metrics={"eval/loss": 2.0}))
+    assert [one.trial_id for one in folder.load().trials] == ["1", "2", "10"]
+
+
 def test_the_last_line_of_a_trial_counts_and_trials_keep_their_order(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     for record in (trial("b", status="failed"), trial("a"), trial("b", status="finished", retries=1)):

@@ -112,6 +112,15 @@ def test_a_missing_korean_font_is_said_and_not_a_warning(tmp_path: Path, monkeyp
     assert (tmp_path / "a.png").exists()
 
 
+def test_nothing_is_bold_where_a_font_of_the_picture_has_no_bold_face(caplog: pytest.LogCaptureFixture) -> None:
+    assert picture.has_bold("DejaVu Sans")
+    assert not picture.has_bold("cmr10")  # comes with matplotlib, in one weight
+    title = Label(x=1.0, y=1.0, text="score", ink="ink", bold=True)
+    sheet = Drawing(width=40.0, height=20.0, shapes=(title,), description="")
+    picture._draw(sheet, ["DejaVu Sans", "cmr10"], set())
+    assert caplog.messages == []
+
+
 def test_latin_text_needs_no_korean_font() -> None:
     assert picture.choose_fonts(["learning rate 1e-5 · 3 ÷ 4 …"]) == (["DejaVu Sans"], set())
 

@@ -6,6 +6,8 @@ After a wanted change: GOLDEN_ACCEPT=1 python -m pytest tests/tune_jobs/test_rev
 import argparse
 import json
 import os
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +50,17 @@ def oddities(*trials: TrialRecord, texts: tuple[str, ...] = ()) -> list[str]:
     return find_anomalies(analyse(ledger), written)
 
 
+@pytest.fixture
+def seoul(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This machine's clock shows Korean time."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "KST-9")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("seoul")
 def test_the_review_of_a_search_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = write(Path("outputs/sweep_results/wide"), wide_ledger(32)).path
@@ -151,3 +164,12 @@ def test_sweeps_without_a_result_have_a_review_too(tmp_path: Path) -> None:
     text = build_review(find_findings(write(tmp_path, []).path))
     assert "No trial has a score." in text
     assert "- [ ] **Run the sweep**" in text
+
+
+def test_report_and_review_count_the_texts_that_were_cut(tmp_path: Path) -> None:
+    cut = "train.csv: 117 of 120 dialogues cut at 256 tokens (kobart)"
+    folder = write(tmp_path, wide_ledger(8), sweep_record(cut_texts=[cut])).path
+    findings = find_findings(folder)
+    report = build_report(folder, findings)
+    for text in (build_review(findings), report.html.read_text("utf-8"), report.markdown.read_text("utf-8")):
+        assert cut in text

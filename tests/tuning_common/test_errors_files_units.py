@@ -2,15 +2,31 @@
 
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tuning_common import cli
 from tuning_common.errors import Problems, RequestError
 from tuning_common.files import append_jsonl, read_jsonl, write_json, write_text
 from tuning_common.units import format_duration, parse_bytes, parse_duration
+
+
+def test_a_folder_below_a_file_is_a_wrong_request_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+
+    def work(arguments: Sequence[str]) -> int:
+        write_text(tmp_path / "file" / "out" / "a.txt", "")
+        return 0
+
+    assert cli.run(work, []) == 2
+    assert "file" in (said := capsys.readouterr().err)
+    assert "Not a directory; give another folder" in said
 
 
 def test_request_error_survives_pickling() -> None:

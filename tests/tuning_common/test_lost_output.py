@@ -1,11 +1,14 @@
 """A command whose reader or terminal is gone, or whose output fills the disk, goes on; Ctrl-C shows no traceback."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import IO
+
+import pytest
 
 from tests.waiting import ended
 
@@ -36,6 +39,26 @@ def writer(folder: Path, output: "int | IO[bytes]") -> "subprocess.Popen[str]":
         stdout=output,
         stderr=output,
     )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp949"])
+def test_hangul_ends_nothing_where_the_output_cannot_show_it(encoding: str) -> None:
+    script = (
+        "import sys; from tuning_common import cli; "
+        "cli.outlast_readers() if sys.argv[1] == 'outlast' else None; "
+        "sys.exit(cli.run(lambda _: cli.emit('요약 😀') or cli.emit_json({'이름': '😀'}) or 0))"
+    )
+    for how in ("outlast", "plain"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, how],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        shown, _, document = done.stdout.decode(encoding).partition("\n")
+        assert shown in (r"요약 \U0001f600", r"\uc694\uc57d \U0001f600")
+        assert json.loads(document) == {"이름": "😀"}
 
 
 def test_a_reader_that_is_gone_ends_nothing(tmp_path: Path) -> None:

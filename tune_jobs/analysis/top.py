@@ -119,7 +119,8 @@ def text_of(sweeps: Sequence[SweepNow]) -> str:
 def _sweep(
     record: SweepRecord, journal: Journal, is_running: bool, tenants: Mapping[Place | None, int], now_s: float
 ) -> SweepNow:
-    values = [(value, trial.number) for trial in journal.trials.values() for _, value in trial.values]
+    by_number = sorted(journal.trials.values(), key=lambda trial: trial.number)  # of equals the earlier one is best
+    values = [(value, trial.number) for trial in by_number for _, value in trial.values]
     best, best_trial = best_of(values, lambda pair: pair[0], record.goal) or (None, None)
     trials = journal.trials.values()
     last_at = max((trial.last_at for trial in trials if trial.last_at is not None), default=None)

@@ -70,7 +70,7 @@ def _before(chosen: argparse.Namespace) -> tuple[tuple[NodeFacts, ...], list[Che
     if sweep is not None:
         checks.append(_check_inputs(sweep, by_phase))
     checks.append(login_check(login(sweep, os.environ, Path.home())))
-    if sweep is not None and not chosen.no_pipeline and checks[-2].status == "ok":
+    if sweep is not None and not chosen.no_pipeline and checks[-2].status != "failed":
         cli.note("a quick training on a few dialogues of this sweep ... (--no-pipeline leaves it out)")
         checks.append(pipeline_check(*quick_run(configs[0])))
     return answers.nodes, checks
@@ -78,13 +78,19 @@ def _before(chosen: argparse.Namespace) -> tuple[tuple[NodeFacts, ...], list[Che
 
 def _check_inputs(sweep: "Sweep", configs: "Mapping[str, tuple[RunConfig, ...]]") -> Check:
     from tune_jobs.search.inputs import prepare_inputs
+    from tune_jobs.search.text_lengths import cache_of, find_cut_texts
 
     try:
-        prepare_inputs(sweep, configs)
+        inputs = prepare_inputs(sweep, configs)
+        cut_texts = find_cut_texts(inputs.of_phases(), cache_of(sweep), sweep.source) if inputs.trains else ()
     except RequestError as error:
         remedy = "correct the files and names above, in the sweep file or its data"
         return Check(name="sweep", status="failed", detail=str(error), remedy=remedy)
-    return Check(name="sweep", status="ok", detail=f"{sweep.trials} trials; its data files and models can be read")
+    detail = f"{sweep.trials} trials; its data files, tokenizers and models can be read"
+    if cut_texts:
+        remedy = "a larger encoder_max_len or decoder_max_len, if memory allows"
+        return Check(name="sweep", status="warning", detail="\n".join((detail, *cut_texts)), remedy=remedy)
+    return Check(name="sweep", status="ok", detail=detail)
 
 
 def _of_folder(folder: Path, chosen: argparse.Namespace) -> list[Check]:

@@ -82,6 +82,7 @@ def describe(chosen: argparse.Namespace) -> DescribedPlan:
     from tune_jobs.planning.plan_json import as_json
     from tune_jobs.planning.plan_text import as_text
     from tune_jobs.search.inputs import prepare_inputs
+    from tune_jobs.search.text_lengths import cache_of, cut_texts_of_plan
 
     sweep = load_sweep(chosen.sweep, chosen.count)
     if sweep.trained_model is not None:
@@ -92,6 +93,8 @@ def describe(chosen: argparse.Namespace) -> DescribedPlan:
     ledgers = earlier_ledgers(Path(sweep.tracking.output_dir))
     with _cards(chosen, sweep) as inventory:
         plan = _planned(chosen, sweep, inputs, inventory, ledgers)
+    if inputs.trains and not inputs.sizes.absent:
+        plan = replace(plan, cut_texts=cut_texts_of_plan(inputs.of_phases(), cache_of(sweep), sweep.source))
     if plan.timed:
         facts = replace(facts, makespan_s=plan.makespan, makespan_at_most_s=plan.makespan_at_most)
     remarks = remarks_on(sweep, facts, strict=chosen.strict)

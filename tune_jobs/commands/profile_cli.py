@@ -68,7 +68,7 @@ def run(chosen: argparse.Namespace) -> int:
     request = request_of(config, gpu, model=facts)
     estimator = Estimator(template_finder(cli.note), load_calibration(chosen.calibration))
     found = estimator.estimate(request)
-    measured = measure_run(config, request)
+    measured = measure_run(config, request, show=lambda phase: cli.note(f"measuring: {phase} ..."))
     device_bytes = nvml.process_bytes(os.getpid()) if measured.reserved_bytes is not None else None
     recorded = _record(chosen.calibration, request, found, measured, device_bytes)
     if chosen.format == "json":

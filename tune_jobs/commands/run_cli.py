@@ -78,6 +78,7 @@ def run(chosen: argparse.Namespace, trainable: "Trainable | None" = None) -> int
     from tune_jobs.planning.known_facts import facts_of, remarks_on
     from tune_jobs.records.redaction import Redactor
     from tune_jobs.search.inputs import prepare_inputs
+    from tune_jobs.search.text_lengths import cache_of, find_cut_texts
 
     if chosen.dashboard and attached():
         raise RequestError(
@@ -106,7 +107,12 @@ def run(chosen: argparse.Namespace, trainable: "Trainable | None" = None) -> int
     for text in sweep.notes:
         cli.note(f"note: {text}")
     inputs = prepare_inputs(sweep)  # reports problems now, also if the sweep starts later
-    options = replace(options, inputs=inputs)
+    cut_texts: tuple[str, ...] = ()
+    if inputs.trains and trainable is None:
+        cut_texts = find_cut_texts(inputs.of_phases(), cache_of(sweep), sweep.source)
+    for text in cut_texts:
+        cli.note(f"warning: {text}")
+    options = replace(options, inputs=inputs, cut_texts=cut_texts)
     for remark in remarks_on(sweep, facts_of(sweep, inputs), strict=chosen.strict):
         cli.note(f"warning: {remark}")
     if chosen.start_at is not None:

@@ -295,6 +295,7 @@ class _Staged:
             simulated=inventory.simulated,
             member=self._sweep.team.member,
             source=self._sweep.source,
+            cut_texts=list(self._options.cut_texts),
         )
 
 

@@ -1,6 +1,7 @@
 """What follows from the failure of an attempt: another one, perhaps with more memory, or the end of the trial. Pure."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cluster.scheduling.shares import CLASSES, UNITS, Share
@@ -10,7 +11,9 @@ from tune_jobs.records.trial_spec import FailureKind
 
 SHARE_CLASSES = tuple(units / UNITS for units in CLASSES)
 MOST_LOST_IN_A_ROW = 5  # attempts that may be lost with their process, one after another, without a new evaluation
+FIRST_TRIALS = 3  # that fail alike before any trial has an evaluation: the sweep is wrong, not the trials
 SUSPECT_TRIALS = 3  # of which a machine may lose the processes, one after another, before it is named
+OF_SWEEP: tuple[FailureKind, ...] = ("error", "wrong_request")  # may be the fault of what all trials have in common
 LOST: tuple[FailureKind, ...] = ("worker_lost", "host_memory", "stalled")  # no fault of the trial's configuration
 
 
@@ -44,6 +47,21 @@ class RetryPolicy:
         if kind == "error" or (kind == "diverged" and self.anomalies.diverged == "retry"):
             return trial.retries.count(kind) < self.retries
         return False
+
+
+def failed_alike(trials: Iterable[TrialHistory]) -> str | None:
+    """Returns why a sweep's first trials failed, where all failed alike and none has an evaluation; else None.
+
+    >>> alike = [TrialHistory(number=n, spec={}, status="failed", failure="error", reason="no file") for n in (1, 2, 3)]
+    >>> failed_alike(alike), failed_alike(alike[:2])
+    ('no file', None)
+    """
+    known = list(trials)
+    ended = [trial for trial in known if trial.status is not None]
+    if len(ended) < FIRST_TRIALS or any(trial.evaluations for trial in known):
+        return None
+    alike = {trial.reason for trial in ended} if all(trial.failure in OF_SWEEP for trial in ended) else set()
+    return alike.pop() if len(alike) == 1 else None
 
 
 class SuspectNodes:

@@ -72,6 +72,7 @@ class RunOptions:
         dashboard: Whether an embedded Ray has its dashboard.
         embedded: Whether the caller started the Ray that this process is connected to, so that nobody else uses it.
         inputs: Of the sweep, where the caller has prepared them already.
+        cut_texts: See SweepRecord.
     """
 
     resume: bool = False
@@ -84,6 +85,7 @@ class RunOptions:
     dashboard: bool = False
     embedded: bool = False
     inputs: SweepInputs | None = None
+    cut_texts: tuple[str, ...] = ()
 
 
 def run_sweep(
@@ -249,7 +251,7 @@ class _Run:
         try:
             driver.run(self._run_tuner(callbacks))
             wandb.sweep_ended()
-            if not state.stopped_by_file:  # else it tells a supervisor; the next driver removes it
+            if not state.leaves_stop_file:  # else it tells a supervisor; the next driver removes it
                 (self._folder.path / STOP_FILE).unlink(missing_ok=True)
             storage.check()
             final = progress_of(frame, journal.trials, self._clocks.elapsed_s(), driver_ended=True)
@@ -296,6 +298,7 @@ class _Run:
             rungs=self._sweep.early_terminate.rungs(self._longest),
             started_s=self._clocks.elapsed_s(),
             simulated=self._placer.simulated,
+            cut_texts=self._options.cut_texts,
         )
 
     def _state(self, sampler: Sampler, journal: Journal, started_at: float) -> SweepState:
@@ -428,4 +431,5 @@ def _sweep_record(
         ],
         member=sweep.team.member,
         source=sweep.source,
+        cut_texts=list(options.cut_texts),
     )

@@ -50,6 +50,8 @@ def outcome_of(folder: SweepFolder, progress: SweepProgress, *, is_over: bool, h
         _leave_next_sweep(folder)
     analysis = reported(folder) if records and not hurried else None
     if analysis is not None and analysis.winner is not None:
+        if best is None or best.trial_id != analysis.winner.trial.trial_id:  # for example the best mean over seeds
+            folder.write_best_config(analysis.winner.trial)
         best = analysis.winner.trial
     return SweepOutcome(
         folder=folder, best=best, progress=progress, interrupted=not is_over, analysis=analysis, hurried=hurried

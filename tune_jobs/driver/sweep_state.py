@@ -34,7 +34,7 @@ from tune_jobs.driver.events import (
     TunerDied,
     Unplaceable,
 )
-from tune_jobs.driver.recovery import LOST, SuspectNodes, next_bytes
+from tune_jobs.driver.recovery import LOST, SuspectNodes, failed_alike, next_bytes
 from tune_jobs.driver.replay import completed_trial, is_half_refused, replay, result_for_scheduler
 from tune_jobs.driver.stall_watch import StallWatch
 from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
@@ -89,7 +89,7 @@ class SweepState:
         self._exploits: dict[int, Exploit] = {}
         self._stalls = StallWatch(self._retry.anomalies.stall_limit_s)
         self._suspects = SuspectNodes()
-        self._stopping = self.stopped_by_file = False
+        self._stopping = self.leaves_stop_file = False
         self.waiting: dict[int, str] = {}
         self._resume()
 
@@ -383,6 +383,7 @@ class SweepState:
             if kind in LOST and trial.lost_in_a_row:
                 message += f"; lost {trial.lost_in_a_row + 1} times in a row, last on {_node_of(trial)}"
             self._close(number, "failed", message, kind)
+            self._stop_if_all_fail()
             return
         found: dict[str, int] = {}
         change = ""
@@ -454,10 +455,23 @@ class SweepState:
         self._out.append(AskToSave())
         self._out += self._queue.withdraw_all()
 
+    def _stop_if_all_fail(self) -> None:
+        """Stops where the first trials failed alike; the stop file stays, so that no supervisor starts it again."""
+        reason = failed_alike(self._journal.trials.values())
+        if reason is None or self.is_over or self._stopping:
+            return
+        self.leaves_stop_file = True
+        ended = sum(trial.status is not None for trial in self._journal.trials.values())
+        self._notify(
+            f"the first {ended} trials failed alike, so the others are not tried: {reason}. Correct it and run the"
+            " sweep again; --resume tries only those that are left"
+        )
+        self._stop()
+
     def _found_stop_file(self) -> None:
         """Stops where a trial found the stop file and the driver did not write it: a person did."""
         if not self._stopping:
-            self.stopped_by_file = True
+            self.leaves_stop_file = True
             self._notify(f"somebody left a file {STOP_FILE!r} in the sweep's results")
             self._stop()
 

@@ -72,7 +72,8 @@ def screen(progress: SweepProgress) -> str:
     hidden = len(progress.trials) - len(trials)
     more = f"... and {hidden} more" if hidden else ""
     counts, *rest = _summary_parts(progress)  # two lines: the time left must not be cut off at 80 columns
-    return "\n".join(part for part in (title, body, more, counts, " | ".join(rest)) if part)
+    cut = "\n".join(progress.frame.cut_texts)
+    return "\n".join(part for part in (title, cut, body, more, counts, " | ".join(rest)) if part)
 
 
 class TerminalView:

@@ -77,7 +77,11 @@ def card_here(name: str | None) -> GpuProfile:
 
 
 def measure_run(
-    config: RunConfig, request: MemoryRequest, *, clock: Callable[[], float] = time.perf_counter
+    config: RunConfig,
+    request: MemoryRequest,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    show: Callable[[str], None] = lambda phase: None,
 ) -> Measured:
     """Runs two optimizer steps, one evaluation batch and one generation batch.
 
@@ -85,6 +89,7 @@ def measure_run(
         config: The run.
         request: The same run as the estimator sees it.
         clock: Seconds; those of this process's CPU where a machine is busy with other things.
+        show: Takes the name of each phase as it begins for the first time.
 
     Returns:
         Times everywhere, bytes on a GPU.
@@ -94,7 +99,7 @@ def measure_run(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(config.cpu_threads)
     torch.manual_seed(config.seed)
-    meter = _Meter(device, clock)
+    meter = _Meter(device, clock, show)
     fits = True
     try:
         _run(config, request, device, meter)
@@ -117,8 +122,8 @@ def measure_run(
 class _Meter:
     """Times phases and reads torch's peaks at their ends."""
 
-    def __init__(self, device: "torch.device", clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, device: "torch.device", clock: Callable[[], float], show: Callable[[str], None]) -> None:
+        self._clock, self._show = clock, show
         self.phases: list[MeasuredPhase] = []
         self.train_reserved_bytes: int | None = None
         self._cuda = device.type == "cuda"
@@ -128,6 +133,8 @@ class _Meter:
     def phase(self, name: str) -> Iterator[None]:
         import torch
 
+        if all(phase.name != name for phase in self.phases):
+            self._show(name)
         if self._cuda:
             torch.cuda.synchronize()
             self._reserved_bytes = max(self._reserved_bytes, torch.cuda.max_memory_reserved())

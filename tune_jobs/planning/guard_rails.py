@@ -11,6 +11,7 @@ from tune_jobs.config.sweep import Sweep
 from tuning_common.units import format_duration
 
 Rail = Literal[
+    "sample_model_or_data",
     "exploding_grid",
     "linear_range_of_decades",
     "too_many_decades",
@@ -83,7 +84,7 @@ def warnings(sweep: Sweep, facts: KnownFacts | None = None) -> tuple[Remark, ...
     >>> rate = Range(name="learning_rate", distribution="uniform", low=1e-7, high=1e-2)
     >>> found = warnings(Sweep(name="a", source="a.yaml", method="random", count=9, space=Space(parameters=(rate,))))
     >>> [remark.rail for remark in found]
-    ['linear_range_of_decades']
+    ['sample_model_or_data', 'linear_range_of_decades']
     """
     known = facts or KnownFacts()
     if not sweep.phases:
@@ -96,6 +97,20 @@ def warnings(sweep: Sweep, facts: KnownFacts | None = None) -> tuple[Remark, ...
         for remark in rail(phase.sweep, known)
     }
     return (*found.values(), *_planned_time(sweep, known))
+
+
+def _samples(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
+    """Names the model and the data of a sweep file that names none: both are samples."""
+    missing = [name for name in ("model", "train_file") if name not in sweep.space and name not in sweep.rules.set]
+    if sweep.base_files or sweep.trained_model is not None or not missing:
+        return
+    samples = {"model": "the toy model {}", "train_file": "the sample dialogues {}"}
+    used = " and ".join(samples[name].format(getattr(RunConfig(), name)) for name in missing)
+    yield Remark(
+        rail="sample_model_or_data",
+        message=f"the file has no base_config and no parameter {' or '.join(missing)}, so every trial uses {used}",
+        better="base_config: configs/kobart.yaml, with your train_file and dev_file in it",
+    )
 
 
 def _grids(sweep: Sweep, known: KnownFacts) -> Iterator[Remark]:
@@ -306,6 +321,7 @@ def _usual(sweep: Sweep, one: Range) -> tuple[float, float]:
 
 
 _RAILS: tuple[Callable[[Sweep, KnownFacts], Iterator[Remark]], ...] = (
+    _samples,
     _grids,
     _ranges,
     _batches,

@@ -212,7 +212,7 @@ def _time(plan: SweepPlan, now: datetime, quota: QuotaEnd | None) -> str:
     gpus = f"; {cards}" if plan.inventory.cards else ""
     lines = [
         f"time: {format_duration(plan.makespan)} ({format_duration(plan.makespan_at_most)} when nothing is stopped)"
-        f"{gpus}; started now it would end {plan_end(plan, now):%a %d %b %H:%M}"
+        f"{gpus}; started now it would end {plan_end(plan, now):%a %d %b %H:%M %Z}".rstrip()
     ]
     lines += [f"  {quota.describe()}"] if quota is not None else []
     lines += [f"  basis: {text}" for text in plan.basis]
@@ -237,6 +237,7 @@ def _part(row: Impact) -> str:
 def plan_notes(plan: SweepPlan) -> list[str]:
     """Lists what a plan takes for granted."""
     notes = [f"{path} is not there: steps are counted for {ASSUMED_DIALOGUES:,} dialogues" for path in plan.absent]
+    notes += plan.cut_texts
     if plan.sweep.trained_model is not None:
         notes.append("nothing is trained: each trial is one evaluation of the trained model")
     if plan.inventory.simulated:

@@ -116,6 +116,7 @@ class SweepPlan:
         basis: What the times rest on, for people.
         unknown: Runs of which nothing was measured, for people.
         absent: Data files that are not there; see search.inputs.DataSizes.
+        cut_texts: See records.ledger.SweepRecord.
     """
 
     sweep: Sweep
@@ -127,6 +128,7 @@ class SweepPlan:
     basis: tuple[str, ...]
     unknown: tuple[str, ...]
     absent: tuple[str, ...]
+    cut_texts: tuple[str, ...] = ()
 
     @property
     def makespan(self) -> float:

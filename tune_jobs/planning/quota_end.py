@@ -33,7 +33,7 @@ class QuotaEnd:
         quota = f"within {self.member}'s own quota ({self.now_gpus:g} GPU{'' if self.now_gpus == 1 else 's'} now)"
         if self.ends_at is None:
             return f"{quota} it would never end; only lent GPUs would let it"
-        return f"{quota} it would end {self.ends_at:%a %d %b %H:%M}; lent GPUs may end it sooner"
+        return f"{quota} it would end {self.ends_at:%a %d %b %H:%M %Z}; lent GPUs may end it sooner"
 
 
 def end_in_quota(plan: SweepPlan, team: Team, member: str, starts_at: datetime) -> QuotaEnd:

@@ -156,6 +156,7 @@ class SweepRecord:
         member: Team member who started it.
         source: The sweep file.
         wandb_report: URL of its report at W&B, or None.
+        cut_texts: How many dialogues and summaries of each data file are longer than trials read, in words.
     """
 
     sweep: str
@@ -174,6 +175,7 @@ class SweepRecord:
     member: str | None = None
     source: str = ""
     wandb_report: str | None = None
+    cut_texts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +184,7 @@ class Ledger:
 
     Attributes:
         sweep: The last description of the sweep, with the start of the first; None where there is none.
-        trials: The last line of every trial, in order of first appearance.
+        trials: The last line of every trial, by number, so that of equal trials the earlier one wins everywhere.
         torn: What is wrong with each line that could not be used.
     """
 
@@ -283,7 +285,8 @@ class SweepFolder:
                 started_at = sweep.started_at if sweep and sweep.started_at is not None else record.started_at
                 sweep = dataclasses.replace(record, started_at=started_at)
         texts = tuple(f"line {number}: {text}"[:_MOST_CHARACTERS] for number, text in sorted(torn.items()))
-        return Ledger(sweep=sweep, trials=tuple(trials.values()), torn=texts)
+        by_number = sorted(trials.values(), key=lambda one: int(one.trial_id) if one.trial_id.isdecimal() else 0)
+        return Ledger(sweep=sweep, trials=tuple(by_number), torn=texts)
 
     def _with_relative_paths(self, record: TrialRecord | SweepRecord) -> TrialRecord | SweepRecord:
         if isinstance(record, SweepRecord) or not record.experiment_dir:

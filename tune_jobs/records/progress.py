@@ -28,6 +28,7 @@ class SweepFrame:
         rungs: Evaluations at which trials are compared.
         started_s: Clock reading at the start of this driver.
         simulated: Whether the cards are logical ones.
+        cut_texts: See SweepRecord.
     """
 
     sweep: str
@@ -39,6 +40,7 @@ class SweepFrame:
     rungs: tuple[int, ...] = ()
     started_s: float = 0.0
     simulated: bool = False
+    cut_texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

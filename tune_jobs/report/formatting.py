@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from tune_jobs.analysis.sweep_analysis import Analysis, describe_settings
 from tune_jobs.config.parameters import show_value
@@ -130,6 +131,11 @@ def gpu_time(gpu_s: float) -> str:
     unit, size = next(((unit, size) for unit, size in _GPU_UNITS if gpu_s >= size), ("second", 1.0))
     shown = amount(gpu_s / size)
     return f"{shown} GPU-{unit}{'' if shown == '1' else 's'}"
+
+
+def show_moment(unix_s: float) -> str:
+    """Returns a moment in the zone of this machine, as terminal and week show it."""
+    return f"{datetime.fromtimestamp(unix_s).astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 def percent(part: float) -> str:

@@ -138,6 +138,14 @@ def choose_fonts(texts: Iterable[str]) -> tuple[list[str], set[str]]:
     return fonts, needed
 
 
+def has_bold(name: str) -> bool:
+    """Returns whether a font is installed with a bold face; Korean fonts often are not."""
+    from matplotlib.font_manager import fontManager, weight_dict
+
+    weights = {entry.weight for entry in fontManager.ttflist if entry.name == name}
+    return any((weight_dict.get(one, 400) if isinstance(one, str) else one) >= weight_dict["bold"] for one in weights)
+
+
 def _keep_cache_here() -> None:
     """Makes matplotlib keep its font list in the working folder, because nothing may be written elsewhere."""
     os.environ.setdefault("MPLCONFIGDIR", str(Path(".cache/matplotlib").resolve()))
@@ -194,7 +202,10 @@ def _draw(sheet: Drawing, fonts: list[str], missing: set[str]) -> bytes:
     axes.set_xlim(0, sheet.width)
     axes.set_ylim(sheet.height, 0)
     axes.axis("off")
+    bold = all(has_bold(name) for name in fonts)  # matplotlib would warn of each one that has none
     for zorder, shape in enumerate(sheet.shapes):
+        if isinstance(shape, Label) and not bold:
+            shape = dataclasses.replace(shape, bold=False)
         _put(axes, shape, zorder, fonts, missing)
     content = io.BytesIO()
     FigureCanvasAgg(figure).print_png(content)

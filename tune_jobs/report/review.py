@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.sweep_analysis import Analysis
@@ -11,7 +10,7 @@ from tune_jobs.config.parameters import show_value
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.anomalies import find_anomalies
 from tune_jobs.report.findings import Findings, find_links
-from tune_jobs.report.formatting import metric_name, show_score, trials_text
+from tune_jobs.report.formatting import metric_name, show_moment, show_score, trials_text
 from tune_jobs.report.markdown import code, link, markdown_table, plain
 from tune_jobs.report.summary import headline, notes, runs_table, tiles
 from tuning_common.units import format_duration
@@ -104,7 +103,7 @@ def _overview(analysis: Analysis) -> str:
     rows = [
         ("Result", headline(analysis)),
         *((tile.label, f"{tile.value} ({tile.detail})" if tile.detail else tile.value) for tile in tiles(analysis)),
-        ("When", f"{datetime.fromtimestamp(started_at, UTC):%Y-%m-%d %H:%M} UTC" if started_at is not None else ""),
+        ("When", show_moment(started_at) if started_at is not None else ""),
         ("Who", sweep.member or ""),
         ("Searched", ", ".join(sweep.parameters)),
         ("Method", ", ".join(part for part in (sweep.method, sweep.stopping) if part not in ("", "none"))),

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from tune_jobs.analysis.candidates import Candidate
 from tune_jobs.analysis.sweep_analysis import Analysis
@@ -15,6 +14,7 @@ from tune_jobs.report.formatting import (
     metric_name,
     plain_value,
     sentence,
+    show_moment,
     show_score,
     trials_text,
 )
@@ -65,7 +65,7 @@ def headline(analysis: Analysis) -> str:
 def eyebrow(analysis: Analysis) -> str:
     """Returns the sweep's name, method, end and member."""
     ends = [trial.ended_at for trial in analysis.ledger.trials if trial.ended_at is not None]
-    when = f"{datetime.fromtimestamp(max(ends), UTC):%Y-%m-%d %H:%M} UTC" if ends else ""
+    when = show_moment(max(ends)) if ends else ""
     parts = [analysis.sweep.sweep, analysis.sweep.method, when, analysis.sweep.member or ""]
     return " · ".join(part for part in parts if part)
 
@@ -116,7 +116,10 @@ def _sureness_tile(analysis: Analysis) -> Tile:
         return Tile(label=label, value=value, detail=chance + analysis.noise.source)
     if analysis.sureness == "clear":
         value = f"clear, by {show_score(lead, metric)}"
-        facts = [f"{show_score(band or 0.0, metric)} may be chance: {analysis.noise.source}", paired_text(analysis)]
+        facts = [
+            f"chance makes {show_score(band or 0.0, metric)}: {analysis.noise.source}",
+            paired_text(analysis),
+        ]
     elif analysis.sureness == "uncertain":
         value, facts = "not sure", [f"{show_score(lead, metric)} ahead of the second", paired_text(analysis)]
     else:
@@ -229,6 +232,7 @@ def notes(analysis: Analysis) -> list[str]:
         found.append(
             "The cards were simulated: placement was real, training ran on the CPU, and times are not those of GPUs."
         )
+    found += [f"{text}." for text in analysis.sweep.cut_texts]
     if analysis.ledger.torn:
         count = len(analysis.ledger.torn)
         noun = "line" if count == 1 else "lines"

@@ -97,6 +97,7 @@ def prepare_inputs(
     absent = tuple(path for path in files if not Path(path).exists()) if for_plan else ()
     problems = Problems()
     columns = {path: config.columns for config in every for path in _files(config, trains=trains)}
+    columns_of_test = {config.test_file: config.columns for config in every}
     sizes: dict[str, int] = {}
 
     def count(path: str) -> None:
@@ -104,6 +105,10 @@ def prepare_inputs(
 
     for path in [path for path in files if path not in absent]:
         problems.collect(partial(count, path))
+    if trains and not for_plan:
+        for path in sorted({config.test_file for config in every if config.test_file}):
+            read = partial(load_examples, Path(path), require_summary=False, columns=columns_of_test[path])
+            problems.collect(read)
     for model in [] if for_plan else sorted({config.model for config in every}):
         problems.collect(partial(resolve, model))
     problems.raise_if_any(sweep.source)

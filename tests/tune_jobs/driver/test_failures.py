@@ -28,6 +28,35 @@ def with_policy(**anomalies: object) -> Setup:
     return Setup(retry=RetryPolicy(anomalies=Anomalies(**anomalies)))  # type: ignore[arg-type]
 
 
+def test_a_sweep_whose_first_trials_fail_alike_stops(tmp_path: Path) -> None:
+    setup = Setup(cards="1xA:24GiB", sampler=lambda: ObservedList(8))
+    sweep = DrivenSweep(tmp_path, setup)
+    sweep.start_all()
+    for number in (1, 2, 3):
+        assert not sweep.state.stopping
+        sweep.fail(number, "error", "FileNotFoundError: no tokenizer.json")
+        sweep.start_all()
+    assert sweep.state.stopping
+    assert sweep.state.leaves_stop_file
+    assert "the first 3 trials failed alike, so the others are not tried: FileNotFoundError: no tokeni" in sweep.text
+    assert [number for number, status in sweep.statuses.items() if status == "failed"] == [1, 2, 3]
+    again = DrivenSweep(tmp_path, setup)  # the cause is corrected
+    again.finish(lambda number, evaluation: 1.0)
+    assert len(again.statuses) == 8
+
+
+@pytest.mark.parametrize("third", ["ValueError: another reason", None])
+def test_trials_that_fail_for_several_reasons_or_beside_a_score_stop_nobody(tmp_path: Path, third: str | None) -> None:
+    sweep = DrivenSweep(tmp_path, Setup(cards="1xA:24GiB", sampler=lambda: ObservedList(8)))
+    sweep.start_all()
+    for number, message in ((1, "ValueError: odd"), (2, "ValueError: odd"), (3, third)):
+        if message is None:
+            sweep.report(number, 1.0)
+        sweep.fail(number, "error", message or "ValueError: odd")
+        sweep.start_all()
+    assert not sweep.state.stopping
+
+
 def test_an_out_of_memory_leads_to_a_larger_share_of_the_same_model(tmp_path: Path) -> None:
     sweep = DrivenSweep(tmp_path)
     assert sweep.start(1).bundle.gpus == 0.5

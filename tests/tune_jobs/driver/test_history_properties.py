@@ -84,7 +84,7 @@ class Player:
         elif action == "out of memory":
             sweep.fail(number, "out_of_memory")
         elif action == "error":
-            sweep.fail(number, "error")
+            sweep.fail(number, "error", f"broken {number}")  # alike, they would stop the sweep
         elif action == "tuner":
             self._kill_tuner(sweep.running[number].pid)
 

@@ -213,7 +213,7 @@ def test_a_stop_file_that_a_person_left_stops_the_sweep_once(tmp_path: Path) -> 
         sweep.save(number)
         assert sweep.report_other(number, interrupted=True), "its attempt ends"
         sweep.end(number)
-    assert (sweep.state.stopping, sweep.state.stopped_by_file) == (True, True)
+    assert (sweep.state.stopping, sweep.state.leaves_stop_file) == (True, True)
     assert (sweep.send(), sweep.waiting, sweep.state.is_idle) == ([], [], True)
     assert sweep.text.count("asked to stop: trials save") == sweep.text.count("somebody left a file 'stop'") == 1
     assert [trial.starts for trial in sweep.trials.values()] == [1, 1, 1, 1]

@@ -45,6 +45,11 @@ def test_trials_are_counted_and_the_lowest_loss_is_the_best(journal: Journal) ->
     assert (best.number, best.best, best.rung) == (1, 3.0, 0)
 
 
+def test_texts_that_are_cut_are_shown_with_the_trials(journal: Journal) -> None:
+    cut = "train.csv: 117 of 120 dialogues cut at 256 tokens (kobart)"
+    assert screen(progress(journal, frame=replace(FRAME, cut_texts=(cut,)))).split("\n")[1] == cut
+
+
 def test_time_left_is_the_evaluations_to_come_shared_among_the_slots(journal: Journal) -> None:
     # 20 s for 2 evaluations; 3 of trial 1 and 2 x 4 of the waiting trials are to come, two trials side by side
     assert progress(journal).left_s() == (3 + 8) * 10.0 / 2

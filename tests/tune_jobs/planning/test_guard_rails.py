@@ -16,7 +16,14 @@ RATE = Range(name="learning_rate", distribution="log_uniform_values", low=1e-5, 
 
 
 def sweep_of(*parameters: Parameter, **changes: object) -> Sweep:
-    sweep = Sweep(name="a", source="a.yaml", method="random", count=40, space=Space(parameters=parameters))
+    sweep = Sweep(
+        name="a",
+        source="a.yaml",
+        method="random",
+        count=40,
+        space=Space(parameters=parameters),
+        base_files={"": "base.yaml"},
+    )
     return dataclasses.replace(sweep, **changes)  # type: ignore[arg-type]
 
 
@@ -27,6 +34,20 @@ def rails(sweep: Sweep, facts: KnownFacts | None = None) -> list[str]:
 def test_a_sound_sweep_gets_no_remark() -> None:
     sound = sweep_of(RATE, Categorical(name="batch_size", options=(8, 16)))
     assert rails(sound, KnownFacts(trial_s=60, slots=2, train_examples=10_000, evaluations=10)) == []
+
+
+def test_a_file_that_names_no_model_or_data_is_told_which_samples_it_uses() -> None:
+    bare = sweep_of(RATE, base_files={})
+    (remark,) = warnings(bare)
+    assert remark.rail == "sample_model_or_data"
+    assert "the toy model tiny-bart and the sample dialogues outputs/sample_data/train.jsonl" in remark.message
+    assert remark.better.startswith("base_config: configs/kobart.yaml")
+    model = Constant(name="model", value="kobart")
+    (data_only,) = warnings(sweep_of(RATE, model, base_files={}))
+    assert "no parameter train_file, so every trial uses the sample dialogues" in data_only.message
+    data = Constant(name="train_file", value="mine.jsonl")
+    assert rails(sweep_of(RATE, model, data, base_files={})) == []
+    assert rails(dataclasses.replace(bare, trained_model="outputs/experiments/best")) == []
 
 
 def test_three_to_the_seventh() -> None:
