@@ -14,8 +14,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "token",
         help="make the secret that all machines of a cluster share",
-        description="Writes a random token where Ray looks for it, for its owner only, unless there is one already. It is"
-        " not shown. To replace it: end the cluster, remove the file on every machine, and make a new one.",
+        description="Writes a random token where Ray looks for it, for its owner only, unless there is one already. It"
+        " is not shown. To replace it: end the cluster, remove the file on every machine, and make a new one.",
         epilog="example: python -m cluster token",
     )
     parser.set_defaults(run=run)
