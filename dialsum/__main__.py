@@ -23,8 +23,8 @@ from tuning_common.strict import dump_yaml, parse_yaml
 CACHE_DIR = Path(".cache/dialsum")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs one command; see --help."""
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of all commands."""
     parser = argparse.ArgumentParser(prog="python -m dialsum", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
@@ -33,7 +33,12 @@ def main(arguments: Sequence[str]) -> int:
     rouge_cli.add_parser(commands)
     sample_data.add_parser(commands)
     add_completion(parser, "dialsum")
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command; see --help."""
+    chosen = make_parser().parse_args(arguments)
     code: int = chosen.run(chosen)
     return code
 

@@ -12,15 +12,20 @@ from tuning_common import cli
 from tuning_common.completion import add_completion
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs one command; see --help. Every module `*_cli.py` of this package adds its own."""
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of all commands. Every module `*_cli.py` of this package adds its own."""
     parser = argparse.ArgumentParser(prog="python -m tune_jobs", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for path in sorted(Path(__file__).parent.glob("**/*_cli.py")):
         name = ".".join(path.relative_to(Path(__file__).parent.parent).with_suffix("").parts)
         importlib.import_module(name).add_parser(commands)
     add_completion(parser, "tune-jobs")
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command; see --help."""
+    chosen = make_parser().parse_args(arguments)
     restore_umask()  # of a submitted sweep's driver
     code: int = chosen.run(chosen)
     return code

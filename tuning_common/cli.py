@@ -17,6 +17,7 @@ from tuning_common.storage import storage_trouble
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+_OURS = ("tuning_common", "dialsum", "cluster", "tune_jobs")
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 UNUSABLE_PATH = (NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)  # the user named it
@@ -31,7 +32,7 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
 
     Returns:
         The exit code; 130, as of a shell, after Ctrl-C. ProductErrors and storage errors are printed on standard error
-        without a traceback; any other exception is a bug of ours and is raised.
+        without a traceback, as is a missing package of others; any other exception is a bug of ours and is raised.
     """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # Hangul on a terminal without it ends no command
@@ -43,6 +44,13 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
     except KeyboardInterrupt:
         note("interrupted")
         return 130
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in _OURS:
+            raise
+        note(f"error: {sys.executable} has no package {error.name}, which this program needs")
+        note("  - after `make sweep`: . .venv/bin/activate, or .venv/bin/python in place of python")
+        note("  - in an environment of your own: pip install . (see README.md)")
+        return 2
     except BrokenPipeError:  # `... | head` closed the pipe: nobody reads the output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

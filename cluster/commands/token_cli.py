@@ -4,8 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-from cluster.machines.tokens import make_token, token_path
+from cluster.machines.tokens import make_token, token_path, token_problem
 from tuning_common import cli
+from tuning_common.errors import RequestError
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -13,19 +14,26 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "token",
         help="make the secret that all machines of a cluster share",
-        description="Writes a new random token where Ray looks for it, readable by its owner only. It is not shown.",
+        description="Writes a random token where Ray looks for it, for its owner only, unless there is one already. It"
+        " is not shown. To replace it: end the cluster, remove the file on every machine, and make a new one.",
         epilog="example: python -m cluster token",
     )
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Makes the token.
+    """Makes the token, or keeps the one that is there: a new one would lock out the machines that share it.
 
     Raises:
-        RequestError: When there is one already.
+        RequestError: When there is one that others may read, or that is too short.
     """
     path = token_path(os.environ, Path.home())
-    make_token(path)
-    cli.emit(f"{path} written; put the same file, mode 600, on every machine (`ray up` does)")
+    if not path.exists():
+        make_token(path)
+        done = "written"
+    elif problem := token_problem(os.environ, Path.home()):
+        raise RequestError(problem)
+    else:
+        done = "is there already and stays"
+    cli.emit(f"{path} {done}; put the same file, mode 600, on every machine (`ray up` does)")
     return 0

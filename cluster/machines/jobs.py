@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, cast
@@ -31,6 +31,8 @@ class Job:
         name: Its submission id.
         status: Ray's status.
         entrypoint: The command.
+        member: Who submitted it; empty for a job that `ray job submit` sent.
+        sweep: Name of its sweep; likewise.
         message: Ray's explanation of the status.
         started_at: Unix seconds; None before it started.
         ended_at: Unix seconds; None while it runs.
@@ -40,6 +42,8 @@ class Job:
     name: str
     status: JobStatus
     entrypoint: str = ""
+    member: str = ""
+    sweep: str = ""
     message: str = ""
     started_at: float | None = None
     ended_at: float | None = None
@@ -85,14 +89,25 @@ class Jobs:
                 ["start one: python -m cluster start --head, or `ray up`", _TUNNEL],
             ) from None
 
-    def submit(self, name: str, entrypoint: str, folder: Path) -> None:
+    def submit(self, name: str, entrypoint: str, folder: Path, metadata: Mapping[str, str]) -> None:
         """Submits a command to the cluster, with a copy of the folder as its working folder.
+
+        Args:
+            name: Its submission id.
+            entrypoint: The command.
+            folder: Its package.
+            metadata: `member` and `sweep`; everyone who sees the jobs can read it.
 
         Raises:
             RequestError: When Ray refuses.
         """
         try:
-            self._client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env={"working_dir": str(folder)})
+            self._client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=name,
+                runtime_env={"working_dir": str(folder)},
+                metadata=dict(metadata),
+            )
         except (RuntimeError, ValueError) as error:
             raise RequestError(f"{self.address} refuses {name}: {_first_line(error)}") from None
 
@@ -210,10 +225,13 @@ def _job(entry: object) -> Job:
         name: getattr(entry, name)
         for name in ("submission_id", "status", "entrypoint", "message", "start_time", "end_time", "driver_exit_code")
     }
+    metadata = getattr(entry, "metadata", None) or {}
     return Job(
         name=str(values["submission_id"]),
         status=cast("JobStatus", getattr(values["status"], "value", values["status"])),
         entrypoint=str(values["entrypoint"]),
+        member=str(metadata.get("member", "")),
+        sweep=str(metadata.get("sweep", "")),
         message=str(values["message"] or ""),
         started_at=values["start_time"] / 1000 if values["start_time"] else None,
         ended_at=values["end_time"] / 1000 if values["end_time"] else None,

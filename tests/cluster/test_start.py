@@ -10,6 +10,7 @@ import pytest
 
 import cluster.commands.start_cli
 import cluster.machines.tokens
+from cluster.__main__ import main
 from cluster.machines.tokens import make_token, token_path, token_problem
 from tuning_common.errors import RequestError
 
@@ -57,6 +58,23 @@ def test_a_token_in_use_is_not_replaced(home: Path) -> None:
     with pytest.raises(RequestError, match="would lock out every machine"):
         make_token(token_path({}, home))
     assert token_path({}, home).read_text() == before
+
+
+def test_the_command_for_a_token_may_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    path = token_path({}, tmp_path)
+    assert main(["token"]) == 0
+    first = path.read_text()
+    assert main(["token"]) == 0
+    assert path.read_text() == first
+    assert f"{path} is there already and stays" in capsys.readouterr().out
+    path.chmod(0o644)
+    with pytest.raises(RequestError, match="others may read it"):
+        main(["token"])
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601])

@@ -1,5 +1,6 @@
 """What is sent to a cluster: the files that a sweep names, a name, a command, a sealed key; no secret in the open."""
 
+import doctest
 import json
 import os
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.machines.jobs import Job
+from tune_jobs.commands import jobs_cli
 from tune_jobs.config.result_paths import shared_folders_of, with_output_folder
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.jobs.package import LIMIT_BYTES, files_of, write_package
@@ -263,3 +266,16 @@ def test_where_no_cluster_answers_the_remedy_is_named(project: Path) -> None:
     assert "http://127.0.0.1:9: no cluster answers" in refused.stderr
     assert "ssh -N -L 8265:127.0.0.1:8265 HEAD" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_the_list_of_jobs_shows_progress_while_they_run_and_when_they_ended() -> None:
+    assert doctest.testmod(jobs_cli).failed == 0
+    running = Job(name="ann-wide", status="RUNNING", started_at=1_000_000.0)
+    assert jobs_cli.row(running, "3 of 10 trials ended", 1_000_060.0)[1:3] == ["running", "1 min 00 s"]
+    assert jobs_cli.row(running, "3 of 10 trials ended", 1_000_060.0)[4:] == ["", "3 of 10 trials ended"]
+    over = Job(name="ann-wide", status="SUCCEEDED", started_at=1_000_000.0, ended_at=1_000_060.0)
+    begun, ended = jobs_cli.row(over, "", 2_000_000.0)[3:5]
+    assert begun
+    assert ended
+    assert len(jobs_cli.last_line("x" * 500)) == 100
+    assert jobs_cli.last_line("\n \n") == ""

@@ -163,6 +163,15 @@ def test_two_members_submit_at_once_and_both_sweeps_end_right(machine: Machine, 
     jobs = {job["name"]: job for job in json.loads(listed)}
     assert [jobs[name]["status"] for name in ("ann-first", "bob-second")] == ["SUCCEEDED"] * 2
     assert jobs["ann-first"]["entrypoint"] == "python -m tune_jobs run first.yaml"
+    assert [jobs[name]["member"] for name in ("ann-first", "bob-second")] == ["ann", "bob"]
+    assert (jobs["ann-first"]["sweep"], jobs["ann-first"]["progress"]) == ("first", "")
+    status = tune(machine, desk, "jobs", "status", "ann-first").stdout
+    assert "ann-first: succeeded" in status
+    assert f"{machine.home}/shared/outputs/sweep_results/first" in status, "the end of the output names the report"
+    url = "http://127.0.0.1:8265"
+    actors = machine.run("ray", "list", "actors", "--detail", "--format", "json", "--limit", "1000", "--address", url)
+    names = set(re.findall(r'"repr_name": "([^"]+)"', actors.stdout))
+    assert names >= {"first", "second"}, actors.stdout  # no team file here, else member/sweep
     # Neither the key nor the token is in what the job said, in what Ray tells of it, or in a file of the session.
     token = (machine.home / ".ray" / "auth_token").read_text()
     told = machine.run("curl", "-s", "-H", f"Authorization: Bearer {token}", "http://127.0.0.1:8265/api/jobs/").stdout

@@ -11,6 +11,9 @@ from tuning_common.units import format_duration
 if TYPE_CHECKING:
     from cluster.machines.jobs import Job, Jobs
 
+_SHOWN_LINES = 5  # of a job's output in `jobs status`
+_WIDTH = 100  # of its progress in `jobs list`, in characters
+
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the command to `python -m tune_jobs`."""
@@ -41,19 +44,27 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def list_jobs(chosen: argparse.Namespace) -> int:
     """Lists all jobs."""
-    found = _jobs(chosen).list()
+    jobs = _jobs(chosen)
+    found = jobs.list()
+    progress = {job.name: last_line(jobs.logs(job.name)) for job in found if job.status == "RUNNING"}
     if chosen.format == "json":
-        cli.emit_json([_summary(job) for job in found])
+        cli.emit_json([_summary(job) | {"progress": progress.get(job.name, "")} for job in found])
     elif found:
-        cli.emit(cli.table(["job", "status", "time", "started"], [_row(job) for job in found]))
+        rows = [row(job, progress.get(job.name, ""), time.time()) for job in found]
+        cli.emit(cli.table(["job", "status", "time", "started", "ended", "progress"], rows))
     else:
         cli.emit("no job was submitted yet; python -m tune_jobs submit SWEEP")
     return 0
 
 
 def status(chosen: argparse.Namespace) -> int:
-    """Shows one job."""
-    return _show(_jobs(chosen).find(chosen.name), chosen)
+    """Shows one job, and the end of its output: progress, or the best score and the report."""
+    jobs = _jobs(chosen)
+    job = jobs.find(chosen.name)
+    code = _show(job, chosen)
+    if chosen.format == "text" and job.started_at is not None:
+        cli.emit("\n".join(_filled(jobs.logs(job.name))[-_SHOWN_LINES:]))
+    return code
 
 
 def logs(chosen: argparse.Namespace) -> int:
@@ -82,7 +93,7 @@ def _show(job: "Job", chosen: argparse.Namespace) -> int:
     if chosen.format == "json":
         cli.emit_json(_summary(job))
         return 0
-    cli.emit(f"{job.name}: {job.status.lower()} {_duration(job)}".rstrip())
+    cli.emit(f"{job.name}: {job.status.lower()} {_duration(job, time.time())}".rstrip())
     cli.emit(f"command: {job.entrypoint}")
     if job.message and not job.is_over:
         cli.emit(job.message)
@@ -94,16 +105,43 @@ def _summary(job: "Job") -> dict[str, object]:
         "name": job.name,
         "status": job.status,
         "entrypoint": job.entrypoint,
+        "member": job.member,
+        "sweep": job.sweep,
         "started_at": job.started_at,
         "ended_at": job.ended_at,
         "exit_code": job.exit_code,
     }
 
 
-def _row(job: "Job") -> list[object]:
-    started = time.strftime("%a %d %b %H:%M", time.localtime(job.started_at)) if job.started_at else ""
-    return [job.name, job.status.lower(), _duration(job), started]
+def row(job: "Job", progress: str, now: float) -> list[object]:
+    """Returns what `jobs list` shows of a job.
+
+    Args:
+        job: See Job.
+        progress: The last line of its output; empty unless it runs.
+        now: Unix seconds.
+    """
+    ended = _moment(job.ended_at) if job.is_over else ""
+    return [job.name, job.status.lower(), _duration(job, now), _moment(job.started_at), ended, progress]
 
 
-def _duration(job: "Job") -> str:
-    return "" if job.started_at is None else format_duration((job.ended_at or time.time()) - job.started_at)
+def last_line(output: str) -> str:
+    """Returns the last line of an output that is not empty, short enough for a table.
+
+    >>> last_line("trial 1 starts\\n3 of 10 trials ended, 2 running | best 24.6 (trial 1) | 4 min\\n\\n")
+    '3 of 10 trials ended, 2 running | best 24.6 (trial 1) | 4 min'
+    """
+    line = (_filled(output) or [""])[-1]
+    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
+
+
+def _filled(output: str) -> list[str]:
+    return [line.rstrip() for line in output.splitlines() if line.strip()]
+
+
+def _moment(seconds: float | None) -> str:
+    return time.strftime("%a %d %b %H:%M", time.localtime(seconds)) if seconds else ""
+
+
+def _duration(job: "Job", now: float) -> str:
+    return "" if job.started_at is None else format_duration((job.ended_at or now) - job.started_at)

@@ -94,6 +94,7 @@ def _submission(sweep: "Sweep", chosen: argparse.Namespace, *, resume: bool = Fa
             )
     return Submission(
         name=job_name(member or getpass.getuser(), sweep.name),
+        metadata={"member": member or getpass.getuser(), "sweep": sweep.name},
         entrypoint=entrypoint_of(
             str(chosen.sweep),
             here,
@@ -132,7 +133,7 @@ def _send(submission: "Submission", jobs: "Jobs") -> str:
     name = free_name(submission.name, {job.name for job in known})
     with scratch() as folder:
         write_submission(submission, Path(folder))
-        jobs.submit(name, submission.entrypoint, Path(folder))
+        jobs.submit(name, submission.entrypoint, Path(folder), submission.metadata)
     cli.note(
         f"{name} is submitted to {jobs.address}: {len(submission.files)} files, {format_bytes(submission.size_bytes)}"
     )

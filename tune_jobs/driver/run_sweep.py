@@ -272,6 +272,7 @@ class _Run:
                 folder=self._folder.path.resolve() / "tune",
                 name=f"{self._clocks.now():.0f}_{next(runs)}",
                 callbacks=callbacks,
+                actor_name="/".join(filter(None, (self._sweep.team.member, self._sweep.name))),
             )
             run_tuner(self._options.trainable or run_trial, driver, settings)
 

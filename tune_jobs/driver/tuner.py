@@ -75,6 +75,8 @@ class TunerSettings:
         max_pending: Attempts that were sent to Ray and have not started yet.
         reuse_actors: Whether a process serves one attempt after another: saves seconds of imports each.
         callbacks: Further callbacks, called after the host.
+        actor_name: What Ray's dashboard and `ray list actors --detail` show for the trials' processes (`repr_name`).
+            One name for all: a process that is reused serves several trials, and Ray asks for the name once.
     """
 
     folder: Path
@@ -82,6 +84,7 @@ class TunerSettings:
     max_pending: int = 64
     reuse_actors: bool = True
     callbacks: Sequence[tune.Callback] = ()
+    actor_name: str = "trial"
 
 
 def run_tuner(trainable: Callable[[dict[str, object]], None], host: AttemptHost, settings: TunerSettings) -> None:
@@ -97,7 +100,7 @@ def run_tuner(trainable: Callable[[dict[str, object]], None], host: AttemptHost,
     """
     configure_tune(settings.max_pending)
     tune.run(  # and not Tuner.fit, which unpickles each failed trial's error.pkl out of the sweep's storage
-        tune.with_resources(trainable, _resources),
+        tune.with_resources(_named(trainable, settings.actor_name), _resources),
         name=settings.name,
         storage_path=str(settings.folder),
         search_alg=_LaunchSearch(_LaunchSearcher(host)),
@@ -113,6 +116,14 @@ def run_tuner(trainable: Callable[[dict[str, object]], None], host: AttemptHost,
         checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
         callbacks=[_HostCallback(host), *settings.callbacks],
     )
+
+
+def _named(trainable: Callable[[dict[str, object]], None], name: str) -> Callable[[dict[str, object]], None]:
+    def attempt(config: dict[str, object]) -> None:
+        trainable(config)
+
+    attempt.__name__ = name  # Tune shows it as the actor's
+    return attempt
 
 
 def configure_tune(max_pending: int) -> None:

@@ -3,8 +3,8 @@
 import re
 import shlex
 import tempfile
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tune_jobs.jobs.package import PackagedFile, target_of, write_package
@@ -24,6 +24,7 @@ class Submission:
         files: Files of its package.
         key: The member's W&B key; None if there is none, or it must not be sent.
         token: The cluster's token, which encrypts the key.
+        metadata: Names that Ray's dashboard and `ray job list` show: the member and the sweep.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Submission:
     files: tuple[PackagedFile, ...]
     key: str | None = None
     token: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
