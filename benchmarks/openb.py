@@ -313,7 +313,8 @@ def report(
         "",
         f"At 130 %, {few} seeds. *Without counting fragmentation*: GPU models share the work, and of a model",
         "the fullest card that has room is taken. *Broker picks the card*: as if Ray could be told a card, the broker",
-        "takes the one on which least is lost. The difference to *Ray's card* is what Ray's choice costs, and what larger shares could win",
+        "takes the one on which least is lost. The difference to *Ray's card* is what Ray's choice costs, and what",
+        "larger shares could win",
         "back.",
         "",
         *_table(
