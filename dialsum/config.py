@@ -132,8 +132,8 @@ class RunConfig:
     )
     attention: Annotated[Attention, "Attention kernels: sdpa (fast) or eager (plain)."] = "sdpa"
     gradient_checkpointing: Annotated[bool, "Recompute activations in the backward pass: less memory, slower."] = False
-    fsdp: Annotated[bool, "Shard weights, gradients and optimizer over a run's processes: less memory each."] = False
     torch_compile: Annotated[bool, "Compile the model; pays on long runs on a GPU."] = False
+    fsdp: Annotated[bool, "Shard weights, gradients and optimizer over a run's processes: less memory each."] = False
     cpu_threads: Annotated[int, Field(ge=1, le=1024), "Threads of torch in this process."] = 1
     dataloader_workers: Annotated[
         int, Field(ge=0, le=256), "Processes that prepare batches; 0 prepares them in this process."
@@ -262,28 +262,25 @@ class RunConfig:
     @field_validator("fsdp")
     @classmethod
     def _check_fsdp(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("adapter_type") is not None:
-            raise ValueError(
+        run, problems = info.data, []  # a field that is wrong itself is absent
+        if run.get("adapter_type") is not None:
+            problems.append(
                 "fsdp: a model with an adapter is not divided among cards: its frozen weights have no gradients to"
                 " share; leave fsdp out: several cards then train the adapter on parts of each batch"
             )
-        optimizer, precision = info.data.get("optimizer", DIVISIBLE[0]), info.data.get("precision")
-        if value and optimizer not in DIVISIBLE:
-            raise ValueError(
-                f"fsdp: the states of {optimizer} depend on whole weights; take {', '.join(DIVISIBLE[:-1])} or"
+        if run.get("optimizer", DIVISIBLE[0]) not in DIVISIBLE:
+            problems.append(
+                f"fsdp: the states of {run['optimizer']} depend on whole weights; take {', '.join(DIVISIBLE[:-1])} or"
                 f" {DIVISIBLE[-1]}"
             )
-        if value and precision == "fp16":
-            raise ValueError("fsdp: each process would scale its fp16 gradients separately; take bf16 or fp32")
-        if value and precision == "bf16_pure":
-            raise ValueError("fsdp keeps fp32 weights beside the bf16 ones that it gathers; take bf16 or fp32")
-        return value
-
-    @field_validator("torch_compile")
-    @classmethod
-    def _check_compile(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("fsdp"):
-            raise ValueError("torch_compile and fsdp were not tried together; leave one of them out")
+        if run.get("precision") == "fp16":
+            problems.append("fsdp: each process would scale its fp16 gradients separately; take bf16 or fp32")
+        if run.get("precision") == "bf16_pure":
+            problems.append("fsdp keeps fp32 weights beside the bf16 ones that it gathers; take bf16 or fp32")
+        if run.get("torch_compile"):
+            problems.append("fsdp and torch_compile were not tried together; leave one of them out")
+        if value and problems:
+            raise ValueError(*problems)
         return value
 
     @field_validator("generation_max_len")

@@ -16,6 +16,7 @@ count: 3
 metric: {name: eval/loss}
 parameters:
   learning_rate: {distribution: log_uniform_values, min: 1e-4, max: 1e-2}
+  model: {value: tiny-bart}
   train_file: {value: rows.jsonl}
   dev_file: {value: rows.jsonl}
 """

@@ -24,7 +24,8 @@ HIDDEN, LOGITS = 512 * 40_960, 128 * 239_616  # of one dialogue
 
 def ask(ranks: int = 2, **changes: object) -> MemoryRequest:
     plain = MemoryRequest(
-        model=BART, gpu=L4, batch_size=8 * ranks, ranks=ranks, precision="fp32", generation_batch_size=2,
+        model=BART, gpu=L4, batch_size=8 * ranks, ranks=ranks, precision="fp32",
+        loss_batch_size=2, generation_batch_size=2,
         sharding=Sharding(layer_parameters=LAYER, rest_parameters=REST, table_parameters=TABLE),
     )  # fmt: skip
     return dataclasses.replace(plain, **changes)
