@@ -1,5 +1,6 @@
 """Settings that every test shares, and one Ray for the tests that ask for it."""
 
+import gc
 import logging
 import os
 import shutil
@@ -40,6 +41,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the tests that share a Ray last: a process has one, and tests with a Ray of their own end it again."""
     items.sort(key=lambda item: _SHARED in getattr(item, "fixturenames", ()))
+
+
+def pytest_collection_finish() -> None:
+    """Leaves out of every later garbage collection what was imported; each would look at millions of objects."""
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
