@@ -1,6 +1,6 @@
 # make sweep   a fresh machine -> environment -> the sample sweep -> best model and report
 # make test    environment -> lint, types and every test but the longest
-# make long    the longest tests: machines over SSH, faults at random moments, every block of README.md
+# make long    the longest tests: machines over SSH, a job on Slurm, every block of README.md
 # make lock    writes requirements.lock anew after a change of requirements*.txt; keeps what still fits
 PYTHON ?= python3
 VENV ?= .venv

@@ -10,7 +10,6 @@ from benchmarks.chaos import DISKS, Fault, chaos_folder, run_chaos, shuffled
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_sweep_with_every_fault_at_random_moments_ends_as_an_undisturbed_one() -> None:
     with chaos_folder() as (folder, has_disks):
         kinds = [kind for kind in get_args(Fault) if has_disks or kind not in DISKS]
