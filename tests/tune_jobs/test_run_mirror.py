@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from tests.tune_jobs.wandb_compare import compare_with_ledger
 from tests.tune_jobs.wandb_files import OfflineRun, read_offline_run
 from tests.tune_jobs.wandb_server import Mode, StoredRun, WandbServer, wandb_server
 from tests.waiting import LIMIT_S, wait_until
+from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
+from tune_jobs.records.step_log import Tail
+from tune_jobs.tracking import mirror_process
 from tune_jobs.tracking.mirror import EXAMPLE_COLUMNS, MirrorSettings
 from tune_jobs.tracking.mirroring import MirrorProcess, MirrorStatus, keep_report_address
 
@@ -47,6 +51,44 @@ def mirror_of(files: SweepFiles, server: WandbServer | None, **changes: Any) -> 
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+class TwoPolls(threading.Event):
+    """Is set at the second look."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        before, _ = self.is_set(), self.set()
+        return before
+
+
+def test_what_is_written_while_the_mirror_reads_opens_no_run_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = SweepFiles(tmp_path)
+    files.submit(1)
+    files.report(1, 1, 20.0, 1)
+
+    class Racing(Tail):
+        """The trial reports and ends just after the mirror has read the journal."""
+
+        def read(self) -> list[Any]:
+            rows = list(super().read())
+            if self.path.name == JOURNAL_NAME and not polled:
+                polled.append(True)
+                files.report(1, 2, 24.0, 2)
+                files.end(1, "finished")
+            return rows
+
+    polled: list[bool] = []
+    monkeypatch.setattr(mirror_process, "Tail", Racing)
+    settings = MirrorSettings(
+        folder=str(files.folder.path), sweep="night", group="night", method="grid", phase="", project="dialogues",
+        mode="offline",
+    )  # fmt: skip
+    mirror = mirror_process.SweepMirror(settings)
+    mirror.follow(TwoPolls())
+    assert polled == [True]
+    assert (mirror.status.not_whole, len(mirror.status.unsent)) == ([], 1)
 
 
 def three_trials(folder: Path) -> SweepFiles:

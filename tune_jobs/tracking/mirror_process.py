@@ -203,11 +203,12 @@ class SweepMirror:
         self._save()
 
     def _poll(self) -> None:
+        written_records = self._ledger.read()  # before the journal, which then has every event of their trials
         for written in self._journal.read():
             with contextlib.suppress(RequestError):  # an odd line; the report names it
                 self._mirror.take_event(read_event(written, self._folder.path))
         self._mirror.take_steps()
-        for values in self._ledger.read():
+        for values in written_records:
             try:
                 record = self._folder.read(values)
             except RequestError:
