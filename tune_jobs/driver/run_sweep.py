@@ -1,16 +1,14 @@
 """Runs a sweep from its file to its best model: checks, folders, Ray, the driver, the report."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.machines.hardware import Inventory
 from cluster.machines.metrics import Meters
-from tune_jobs.config.points import points_of
 from tune_jobs.config.result_paths import own_shared_folders
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import kept_text
@@ -22,6 +20,7 @@ from tune_jobs.driver.learning import learning_of
 from tune_jobs.driver.rebuild import rebuild_journal
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.driver.resume import adopt, check_paths
+from tune_jobs.driver.sampling import check_trials, sampler_for, to_come
 from tune_jobs.driver.specs import SweepSpecs
 from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
 from tune_jobs.driver.storage_watch import StorageWatch
@@ -30,8 +29,8 @@ from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
 from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.driver.trained_model import with_trained_base
 from tune_jobs.driver.view import View
-from tune_jobs.placing.placer import CALIBRATION_NAME, Option, Placer, slots, sweep_placer
-from tune_jobs.placing.submission import largest_first, starts_largest_first, submission_limits
+from tune_jobs.placing.placer import CALIBRATION_NAME, Placer, slots, sweep_placer
+from tune_jobs.placing.submission import submission_limits
 from tune_jobs.placing.throughput import Throughput
 from tune_jobs.planning.earlier import earlier_ledgers, observations_of
 from tune_jobs.records.journal import FILE_NAME as JOURNAL_NAME
@@ -41,11 +40,10 @@ from tune_jobs.records.progress import SweepFrame, SweepProgress, progress_of
 from tune_jobs.records.snapshot import keep_code
 from tune_jobs.records.sweep_lock import alone, names_in, put_aside
 from tune_jobs.records.trial_spec import STOP_FILE
-from tune_jobs.search.grid import drawn_configs, planned_trials, sampled_configs
 from tune_jobs.search.inputs import DataSizes, SweepInputs, prepare_inputs
-from tune_jobs.search.samplers import CompletedTrial, ListSampler, Sampled, Sampler, TpeSampler
+from tune_jobs.search.samplers import Sampler
 from tune_jobs.tracking.tune_loggers import TENSORBOARD_FOLDER, check_installed, openers
-from tuning_common.errors import Problems, RequestError
+from tuning_common.errors import RequestError
 from tuning_common.files import write_bytes
 from tuning_common.storage import StorageRetry
 
@@ -126,14 +124,14 @@ def run_sweep(
             check_paths(folder)
         with nullcontext(inventory) if inventory is not None else at_hand(sweep, options) as found:
             placer = sweep_placer(sweep, found, inputs.sizes, earlier_runs(sweep, found))
-            _check_placement(sweep, placer)
+            check_trials(sweep, placer)
             run = _Run(folder, sweep, options, view, clocks, placer, inputs.longest_trial, identity)
             return run.run(stop)
 
 
 def check_placement(sweep: Sweep, inventory: Inventory) -> None:
     """Refuses a sweep of which no trial can run on what there is."""
-    _check_placement(sweep, sweep_placer(sweep, inventory, DataSizes(of={}), Throughput(())))
+    check_trials(sweep, sweep_placer(sweep, inventory, DataSizes(of={}), Throughput(())))
 
 
 def earlier_runs(sweep: Sweep, inventory: Inventory) -> Throughput:
@@ -199,7 +197,7 @@ class _Run:
         from tune_jobs.driver.sweep_driver import SweepDriver
         from tune_jobs.driver.trial_loggers import TrialLoggers
 
-        sampler = _sampler(self._sweep, self._placer)
+        sampler = sampler_for(self._sweep, self._placer)
         started_at = self._write_beginning()
         frame = self._frame(sampler)
         retry = StorageRetry(self._view.event)
@@ -213,7 +211,7 @@ class _Run:
             frame,
             calibration=Path(self._sweep.tracking.output_dir) / CALIBRATION_NAME,
             retry=retry,
-            to_come=lambda: _to_come(sampler, journal),
+            to_come=lambda: to_come(sampler, journal),
         )
         ledger.write_missing()  # before the state closes further ones
         state = self._state(sampler, journal, started_at)
@@ -354,59 +352,6 @@ def _opening(
         f"sweep {sweep.name}: {sampler.total} trials ({sweep.method}) on {where}, up to {side_by_side} side by side,"
         f" {compared}"
     )
-
-
-def _sampler(sweep: Sweep, placer: Placer) -> Sampler:
-    if sweep.method in ("grid", "random"):
-        configurations = sampled_configs(sweep)
-        return ListSampler(configurations, _submission_order(sweep, placer, configurations))
-    if sweep.method in ("bayes", "bohb"):
-        points = points_of(sweep)
-        return TpeSampler(
-            sweep.space,
-            sweep.trials,
-            goal=sweep.metric.goal,
-            seed=sweep.search.seed,
-            startup_trials=sweep.search.startup_trials,
-            points=[point.sampled for point in points if point.score is None],
-            known=[
-                CompletedTrial(sampled=point.sampled, outcome="finished", value=point.score)
-                for point in points
-                if point.score is not None
-            ],
-        )
-    return ListSampler(drawn_configs(sweep, sweep.trials))  # pbt
-
-
-def _submission_order(sweep: Sweep, placer: Placer, configurations: Sequence[Sampled]) -> Sequence[int] | None:
-    if not placer.inventory.pools or not starts_largest_first(sweep):
-        return None
-    options: dict[int, tuple[Option, ...]] = {}
-    for number, sampled in enumerate(configurations, start=1):
-        with suppress(RequestError):  # reported when the trial is made
-            options[number] = placer.options(f"trial {number}", sweep.resolve(sampled).resolved)
-    return largest_first(len(configurations), options)
-
-
-def _to_come(sampler: Sampler, journal: Journal) -> list[Mapping[str, object]] | None:
-    """Returns the values of trials that were not tried yet; None where results decide."""
-    if not sampler.is_list:
-        return None
-    suggested = (sampler.suggest(number) for number in sampler.order if number not in journal.trials)
-    return [dict(sampled) for sampled in suggested if sampled is not None]
-
-
-def _check_placement(sweep: Sweep, placer: Placer) -> None:
-    """Refuses a sweep of which no trial can run; single impossible trials are refused when they are made."""
-    if sweep.method not in ("grid", "random"):
-        return
-    problems = Problems()
-    trials = planned_trials(sweep)
-    for number, trial in enumerate(trials, start=1):
-        shown = ", ".join(f"{name} {value}" for name, value in trial.sampled.items())
-        problems.collect(partial(placer.options, f"trial {number} ({shown})", trial.resolved))
-    if len(problems) >= len(trials):
-        problems.raise_if_any(f"{sweep.source}: no trial can run")
 
 
 def _sweep_record(
