@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cluster.machines.loopback import prefer_loopback
 from tune_jobs.commands import estimate_cli, plan_cli
 from tune_jobs.commands.estimate_text import as_json
+from tune_jobs.config.language import use_language
 from tune_jobs.config.result_paths import with_output_folder
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep
@@ -165,10 +166,11 @@ def run(
             options = replace(options, inputs=inputs, cut_texts=cut_texts)
             for text in cut_texts:
                 view.event(f"warning: {text}")
-        if read.phases:
-            staged = run_staged(read, options, view)
-            return _result(read, staged.folder, staged.best, staged.score, staged.interrupted)
-        outcome = run_sweep(read, options, view)
+        with use_language(read.tracking.language):
+            if read.phases:
+                staged = run_staged(read, options, view)
+                return _result(read, staged.folder, staged.best, staged.score, staged.interrupted)
+            outcome = run_sweep(read, options, view)
         score = outcome.best.best_metrics.get(read.metric.name) if outcome.best is not None else None
         return _result(read, outcome.folder, outcome.best, score, outcome.interrupted)
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tune_jobs.config.language import tr
 from tune_jobs.records.ledger import TrialRecord
 from tuning_common.goal import Goal, best_first, best_of
 
@@ -48,7 +49,8 @@ class Candidate:
         count = len(self.trials)
         if count == 1:
             return ""
-        return f"{count} seeds" if len(_seeds(self.trials)) == count else f"{count} runs"
+        seeds = len(_seeds(self.trials)) == count
+        return tr("{count} seeds", count=count) if seeds else tr("{count} runs", count=count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,21 +132,32 @@ def find_noise(metric: str, candidates: Sequence[Candidate], *, dialogues: int |
         spread = math.sqrt(squares / freedom)
         band = _STUDENT.get(freedom, 2.1) * math.sqrt(2) * spread
         runs = sum(len(one.trials) for one in repeated)
-        return Noise(band=band, source=f"{runs} runs of this sweep differ only in their seed, with sd {spread:.2g}")
+        source = tr(
+            "{runs} runs of this sweep differ only in their seed, with sd {spread:.2g}", runs=runs, spread=spread
+        )
+        return Noise(band=band, source=source)
     if candidates and candidates[0].best.trial.trained is not None:
         return Noise(
-            band=None, source="one trained model wrote all summaries: only other dialogues could change the ranking"
+            band=None,
+            source=tr("one trained model wrote all summaries: only other dialogues could change the ranking"),
         )
     if candidates and str(candidates[0].best.trial.resolved.get("model", "")).startswith("tiny-"):
-        return Noise(band=None, source="how far models trained from scratch vary between seeds was not measured")
+        return Noise(band=None, source=tr("how far models trained from scratch vary between seeds was not measured"))
     if "rouge" in metric:
         band, few = ROUGE_NOISE_POINTS, dialogues is not None and dialogues < _NOISE_DIALOGUES
-        source = f"on {_NOISE_DIALOGUES} dialogues, runs that differ only in their seed differ this much"
+        source = tr(
+            "on {count} dialogues, runs that differ only in their seed differ this much", count=_NOISE_DIALOGUES
+        )
         if few and dialogues:
-            source = f"seeds alone make {band:.2f} on {_NOISE_DIALOGUES} dialogues, and these are {dialogues}"
+            source = tr(
+                "seeds alone make {band:.2f} on {count} dialogues, and these are {dialogues}",
+                band=band,
+                count=_NOISE_DIALOGUES,
+                dialogues=dialogues,
+            )
             band *= math.sqrt(_NOISE_DIALOGUES / dialogues)
         return Noise(band=band, source=source)
-    return Noise(band=None, source=f"how far {metric} varies between seeds was not measured")
+    return Noise(band=None, source=tr("how far {metric} varies between seeds was not measured", metric=metric))
 
 
 def is_tied(best: Candidate, other: Candidate, noise: Noise) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tune_jobs.analysis.candidates import Scored
+from tune_jobs.config.language import tr
 from tune_jobs.config.parameters import Parameter
 
 LEAST_TRIALS = 8
@@ -73,11 +74,15 @@ def find_importances(scored: Sequence[Scored], parameters: Sequence[Parameter], 
     if len(common) < 2 and scored:
         return Importances(reason=_why_too_few(parameters, common))
     if len(scored) < LEAST_TRIALS:
-        have = "1 trial has" if len(scored) == 1 else f"{len(scored)} trials have"
-        return Importances(reason=f"{have} a score; importances need {LEAST_TRIALS} or more")
+        if len(scored) == 1:
+            return Importances(reason=tr("1 trial has a score; importances need {least} or more", least=LEAST_TRIALS))
+        reason = tr(
+            "{count} trials have a score; importances need {least} or more", count=len(scored), least=LEAST_TRIALS
+        )
+        return Importances(reason=reason)
     losses = [-one.score if maximize else one.score for one in scored]
     if max(losses) - min(losses) <= 0:
-        return Importances(reason="all trials have the same score, so no parameter made a difference")
+        return Importances(reason=tr("all trials have the same score, so no parameter made a difference"))
     chance_source = random.Random(_SEED)
     rows = [[_axis_value(one, scored_one.trial.sampled[one.name]) for one in common] for scored_one in scored]
     chosen = list(range(len(rows)))
@@ -107,10 +112,13 @@ def find_importances(scored: Sequence[Scored], parameters: Sequence[Parameter], 
 
 def _why_too_few(parameters: Sequence[Parameter], common: Sequence[Parameter]) -> str:
     if not parameters:
-        return "no parameter took more than one value"
+        return tr("no parameter took more than one value")
     if len(parameters) == 1:
-        return f"only {parameters[0].name} took more than one value, so there is nothing to compare it with"
-    return f"{'one parameter is' if common else 'no parameter is'} in every trial, so there is nothing to compare"
+        name = parameters[0].name
+        return tr("only {name} took more than one value, so there is nothing to compare it with", name=name)
+    if common:
+        return tr("one parameter is in every trial, so there is nothing to compare")
+    return tr("no parameter is in every trial, so there is nothing to compare")
 
 
 def _axis_value(parameter: Parameter, value: object) -> float | int:

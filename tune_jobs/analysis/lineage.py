@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+from tune_jobs.config.language import tr
 from tune_jobs.config.parameters import show_value, to_number
 from tune_jobs.records.ledger import TrialRecord
 from tuning_common.goal import Goal, best_of
@@ -145,7 +146,7 @@ def describe_copy(copy: Copy) -> str:
     'dropout 0.15 → 0.12: x 0.8'
     """
     changes = [_NUMBER.sub(lambda found: show_value(float(found[0])), text) for text in copy.changes]
-    return "; ".join(changes).replace("->", "→") or "values unchanged"
+    return "; ".join(changes).replace("->", "→") or tr("values unchanged")
 
 
 def _whole(value: object, default: int = 0) -> int:

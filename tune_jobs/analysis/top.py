@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from tune_jobs.config.language import tr
+from tune_jobs.config.naming import brief_settings
 from tune_jobs.records.card_sharing import learned_co_tenants
 from tune_jobs.records.journal import FILE_NAME, Journal, TrialHistory
 from tune_jobs.records.ledger import SweepFolder, SweepRecord
@@ -35,6 +37,7 @@ class TrialNow:
         measured_bytes: Measured peak.
         tokens_per_second: Training speed at its last evaluation.
         note: Why it waits.
+        settings: Its sampled values.
     """
 
     number: int
@@ -50,6 +53,7 @@ class TrialNow:
     measured_bytes: float | None
     tokens_per_second: float | None
     note: str
+    settings: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +167,7 @@ def _trial(trial: TrialHistory, record: SweepRecord, is_running: bool, tenants: 
         measured_bytes=_number(seen, "trial/held_bytes") or _number(seen, "memory/reserved_bytes"),
         tokens_per_second=_number(seen, "train/tokens_per_second"),
         note=trial.waits_for,
+        settings=brief_settings(cast("Mapping[str, object]", trial.spec.get("sampled") or {})),
     )
 
 
@@ -185,29 +190,52 @@ def _number(values: Mapping[str, object], name: str) -> float | None:
 
 def _lines(sweep: SweepNow) -> list[str]:
     whose = f" ({sweep.member})" if sweep.member else ""
-    quiet = "" if sweep.quiet_s is None else f", last event {format_duration(sweep.quiet_s)} ago"
+    quiet = "" if sweep.quiet_s is None else tr(", last event {time} ago", time=format_duration(sweep.quiet_s))
     states = Counter(trial.state for trial in sweep.trials)
-    counts = [f"{sum(sweep.ended.values())} of {sweep.planned if sweep.planned is not None else '?'} trials ended"]
-    counts += [f"{number} {state}" for state, number in sorted(states.items())]
-    counts += [f"{number} {outcome}" for outcome, number in sorted(sweep.ended.items()) if outcome != "finished"]
-    parts = [f"{sweep.gpu_s / 3600:.2f} GPU-hours"]
+    planned = "?" if sweep.planned is None else sweep.planned
+    counts = [tr("{count} of {total} trials ended", count=sum(sweep.ended.values()), total=planned)]
+    texts = _state_texts()
+    counts += [tr("{count} {end}", count=number, end=texts[state]) for state, number in sorted(states.items())]
+    counts += [
+        tr("{count} {end}", count=number, end=texts[outcome])
+        for outcome, number in sorted(sweep.ended.items())
+        if outcome != "finished"
+    ]
+    parts = [tr("{hours:.2f} GPU-hours", hours=sweep.gpu_s / 3600)]
     if sweep.best is not None:
-        parts.insert(0, f"best {sweep.metric} {sweep.best:.3f} (trial {sweep.best_trial})")
+        best = tr(
+            "best {metric} {score:.3f} (trial {number})", metric=sweep.metric, score=sweep.best, number=sweep.best_trial
+        )
+        parts.insert(0, best)
     if sweep.retries:
-        parts.append(f"failed attempts {sweep.retries}, out of memory {sweep.out_of_memory}")
-    title = f"{sweep.sweep}{whose}: {'running' if sweep.is_running else 'not running'}{quiet}"
+        parts.append(tr("failed attempts {count}, out of memory {oom}", count=sweep.retries, oom=sweep.out_of_memory))
+    title = f"{sweep.sweep}{whose}: {tr('running') if sweep.is_running else tr('not running')}{quiet}"
     lines = [title, ", ".join(counts), " | ".join(parts), *sweep.co_tenants]
     if sweep.trials:
-        header = ["trial", "state", "evaluations", "last", "best", "GPUs", "card", "tenants"]
-        header += ["estimated", "measured", "tokens/s", "note"]
+        header = [tr("trial"), tr("status"), tr("evaluations"), tr("last"), tr("best"), "GPUs", tr("card")]
+        header += [tr("tenants"), tr("estimated"), tr("measured"), tr("tokens/s"), tr("settings, or why it waits")]
         lines.append(table(header, [_row(trial) for trial in sweep.trials]))
     return lines
+
+
+def _state_texts() -> dict[str, str]:
+    return {
+        "waiting": tr("waiting"),
+        "running": tr("running"),
+        "paused": tr("paused"),
+        "interrupted": tr("interrupted"),
+        "finished": tr("finished"),
+        "stopped": tr("stopped early"),
+        "failed": tr("failed"),
+        "refused": tr("refused"),
+        "oom": tr("out of memory"),
+    }
 
 
 def _row(trial: TrialNow) -> list[object]:
     return [
         trial.number,
-        trial.state,
+        _state_texts()[trial.state],
         trial.evaluations,
         "-" if trial.last is None else f"{trial.last:.3f}",
         "-" if trial.best is None else f"{trial.best:.3f}",
@@ -217,5 +245,5 @@ def _row(trial: TrialNow) -> list[object]:
         "-" if trial.estimated_bytes is None else format_bytes(trial.estimated_bytes),
         "-" if trial.measured_bytes is None else format_bytes(trial.measured_bytes),
         "-" if trial.tokens_per_second is None else f"{trial.tokens_per_second:,.0f}",
-        trial.note or trial.name,
+        trial.note or trial.settings or trial.name,
     ]

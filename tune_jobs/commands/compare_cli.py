@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_jobs.commands.language_option import add_language
+from tune_jobs.config.language import tr, use_language
 from tuning_common import cli
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--html", type=Path, metavar="FILE", help="the page; OUTPUT/comparisons/A_B.html if absent")
     parser.add_argument("--rescore", action="store_true", help="score all summaries again with the installed scorer")
     parser.add_argument("--examples", type=int, default=_SHOWN, metavar="N", help="dialogues to show; 3 if absent")
+    add_language(parser)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
 
@@ -41,6 +44,11 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: When a name is unknown, or scores cannot be compared.
     """
+    with use_language(chosen.language or "en"):
+        return _compare(chosen)
+
+
+def _compare(chosen: argparse.Namespace) -> int:
     from tune_jobs.analysis.comparison import compare
     from tune_jobs.analysis.experiments import find_experiments, output_of
     from tune_jobs.report.compare_page import build_compare_page
@@ -76,11 +84,11 @@ def _text(comparison: "Comparison", page: Path, examples: int) -> str:
     if comparison.summaries:
         parts.append(cli.table(*difference_rows(comparison)))
     header, rows = setting_rows(comparison)
-    parts.append(cli.table(header, rows) if rows else "No setting differs.")
+    parts.append(cli.table(header, rows) if rows else tr("No setting differs."))
     for one in largest_differences(comparison, examples) if examples > 0 else ():
-        lines = [f"{one.fname}", *(f"  people  {text}" for text in one.references)]
+        lines = [f"{one.fname}", *(f"  {tr('people')}  {text}" for text in one.references)]
         lines += [
-            f"  {side.letter} {scores[COMBINED]:5.1f} {text or '(nothing)'}"
+            f"  {side.letter} {scores[COMBINED]:5.1f} {text or tr('(nothing)')}"
             for side, text, scores in zip(comparison.sides, one.predictions, one.scores, strict=True)
         ]
         parts.append("\n".join(lines))

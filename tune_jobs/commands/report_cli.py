@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from tune_jobs.commands.language_option import add_language, language_for
+from tune_jobs.config.language import use_language
 from tuning_common import cli
 
 
@@ -15,6 +17,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="example: python -m tune_jobs report outputs/sweep_results/sample",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="outputs/sweep_results/NAME")
+    add_language(parser, "the sweep's")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
 
@@ -25,6 +28,11 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: When the folder is not a sweep's.
     """
+    with use_language(language_for(chosen.language, chosen.folder)):
+        return _report(chosen)
+
+
+def _report(chosen: argparse.Namespace) -> int:
     from tune_jobs.report.build import build_report
     from tune_jobs.report.summary import headline, tiles
 

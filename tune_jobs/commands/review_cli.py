@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_jobs.commands.language_option import add_language, language_for
+from tune_jobs.config.language import use_language
 from tuning_common import cli
 from tuning_common.errors import RequestError
 
@@ -22,6 +24,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="outputs/sweep_results/NAME")
     parser.add_argument("--overwrite", action="store_true", help="replace a review that was edited")
+    add_language(parser, "the sweep's")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
 
@@ -32,6 +35,11 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: When the folder is not a sweep's, or its review was edited.
     """
+    with use_language(language_for(chosen.language, chosen.folder)):
+        return _review(chosen)
+
+
+def _review(chosen: argparse.Namespace) -> int:
     from tune_jobs.report.findings import find_findings
     from tune_jobs.report.review_file import write_review
 

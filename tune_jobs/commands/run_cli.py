@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_jobs.commands.language_option import add_language
+from tune_jobs.config.language import tr, use_language
 from tune_jobs.driver.orphan import end_with_job
 from tuning_common import cli
 from tuning_common.errors import RequestError, WorkError
@@ -47,6 +49,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--start-at", metavar="HH:MM", help="wait for this hour (the team's time zone, else local time)"
     )
     parser.add_argument("--dashboard", action="store_true", help="show Ray's dashboard on this machine while it runs")
+    add_language(parser, "the sweep file's tracking.language")
     parser.add_argument("--strict", action="store_true", help="refuse a sweep on which there is a warning")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
@@ -69,16 +72,9 @@ def run(chosen: argparse.Namespace, trainable: "Trainable | None" = None) -> int
         from tune_jobs.jobs.supervise import supervise
 
         return supervise(chosen.sweep, chosen.output, sys.argv[1:], chosen.count)
-    from tune_jobs.config.sweep_file import load_sweep
     from tune_jobs.driver.ray_session import attached
-    from tune_jobs.driver.run_sweep import RunOptions, run_sweep
-    from tune_jobs.driver.trained_model import with_trained_base
-    from tune_jobs.driver.view import view_for
-    from tune_jobs.jobs.sealed_key import take_own_key
-    from tune_jobs.planning.known_facts import facts_of, remarks_on
+    from tune_jobs.driver.run_sweep import RunOptions
     from tune_jobs.records.redaction import Redactor
-    from tune_jobs.search.inputs import prepare_inputs
-    from tune_jobs.search.text_lengths import cache_of, find_cut_texts
 
     if chosen.dashboard and attached():
         raise RequestError(
@@ -96,7 +92,26 @@ def run(chosen: argparse.Namespace, trainable: "Trainable | None" = None) -> int
         trainable=trainable,
         command=Redactor.of_environment(os.environ).hide(shlex.join(["python", "-m", "tune_jobs", *sys.argv[1:]])),
     )
-    sweep = _with_results_folder(load_sweep(chosen.sweep, chosen.count).with_member(chosen.member), chosen.output)
+    sweep = _with_results_folder(_read(chosen), chosen.output)
+    with use_language(sweep.tracking.language):
+        return _run(sweep, options, chosen, trainable)
+
+
+def _read(chosen: argparse.Namespace) -> "Sweep":
+    from tune_jobs.config.sweep_file import load_sweep
+
+    return load_sweep(chosen.sweep, chosen.count).with_member(chosen.member).with_language(chosen.language)
+
+
+def _run(sweep: "Sweep", options: "RunOptions", chosen: argparse.Namespace, trainable: "Trainable | None") -> int:
+    from tune_jobs.driver.run_sweep import run_sweep
+    from tune_jobs.driver.trained_model import with_trained_base
+    from tune_jobs.driver.view import view_for
+    from tune_jobs.jobs.sealed_key import take_own_key
+    from tune_jobs.planning.known_facts import facts_of, remarks_on
+    from tune_jobs.search.inputs import prepare_inputs
+    from tune_jobs.search.text_lengths import cache_of, find_cut_texts
+
     problem = take_own_key()
     if problem is not None:
         cli.note(problem)
@@ -178,7 +193,7 @@ def _run_staged(sweep: "Sweep", options: "RunOptions", chosen: argparse.Namespac
 def _how_to_resume(chosen: argparse.Namespace) -> str:
     """Returns the message with the command that resumes the sweep, with its folder, member and cards."""
     arguments = [str(chosen.sweep)]
-    for option in ("count", "output", "member", "simulate", "until"):
+    for option in ("count", "output", "member", "simulate", "until", "language"):
         value = getattr(chosen, option)
         arguments += [f"--{option}", str(value)] if value is not None else []
     arguments += ["--cpu-only"] if chosen.cpu_only else []
@@ -202,14 +217,15 @@ def _summary(outcome: "SweepOutcome") -> dict[str, object]:
 
 
 def _text(outcome: "SweepOutcome") -> str:
+    from tune_jobs.commands.staged_text import best_lines
+
     best, progress = outcome.best, outcome.progress
     lines = []
     if best is not None:
         value = best.best_metrics[progress.frame.metric]
-        lines.append(f"best:    {best.name}   {progress.frame.metric} {value:.3f}   ({format_duration(best.wall_s)})")
-        lines.append(f"model:   {best.model_folder}")
-        lines.append(f"report:  {outcome.folder.report_html}")
-    lines.append(f"results: {outcome.folder.path}")
+        score = f"{progress.frame.metric} {value:.3f}   ({format_duration(best.wall_s)})"
+        lines += best_lines(best, score, outcome.folder)
+    lines.append(f"{tr('results')}: {outcome.folder.path}")
     if progress.frame.simulated:
-        lines.append("The cards were simulated: trials ran on the CPU.")
+        lines.append(tr("The cards were simulated: trials ran on the CPU."))
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 import argparse
 
 from tuning_common import cli
+from tuning_common.errors import RequestError
 
 KINDS = ("sweep", "run", "team")
 
@@ -18,12 +19,20 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("kind", choices=KINDS, help="sweep file, run configuration or team file")
+    parser.add_argument("--format", choices=("json", "markdown"), default="json", help="markdown: a sweep file's keys")
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Prints the schema."""
-    from tune_jobs.config.file_schemas import schema_text
+    """Prints the schema.
 
-    cli.emit(schema_text(chosen.kind))
+    Raises:
+        RequestError: When tables are asked for of another kind than a sweep file.
+    """
+    from tune_jobs.config.file_schemas import schema_text
+    from tune_jobs.config.schema_tables import sweep_keys_page
+
+    if chosen.format == "markdown" and chosen.kind != "sweep":
+        raise RequestError(f"--format markdown lists the keys of a sweep file, not of {chosen.kind}; leave it out")
+    cli.emit(schema_text(chosen.kind) if chosen.format == "json" else sweep_keys_page().rstrip())
     return 0

@@ -2,7 +2,10 @@
 
 from dataclasses import asdict
 
+from tune_jobs.config.language import tr
+from tune_jobs.config.naming import brief_settings
 from tune_jobs.driver.phases import StagedOutcome
+from tune_jobs.records.ledger import SweepFolder, TrialRecord
 from tuning_common.cli import table
 from tuning_common.units import format_duration
 
@@ -12,16 +15,24 @@ def staged_text(outcome: StagedOutcome) -> str:
     lines = []
     if outcome.phases:
         rows = [[one.name, one.trials, _score(one.best), format_duration(one.span_s)] for one in outcome.phases]
-        lines.append(table(["phase", "trials", "best", "time"], rows))
+        lines.append(table([tr("phase"), tr("trials"), tr("best"), tr("time")], rows))
         lines += [f"{one.name}: {one.decision}" for one in outcome.phases]
     if outcome.best is not None:
-        lines.append(f"best:    {outcome.best.name}   {outcome.metric} {_score(outcome.score)}")
-        lines.append(f"model:   {outcome.best.model_folder}")
-        lines.append(f"report:  {outcome.folder.report_html}")
-    lines.append(f"results: {outcome.folder.path}")
+        lines += best_lines(outcome.best, f"{outcome.metric} {_score(outcome.score)}", outcome.folder)
+    lines.append(f"{tr('results')}: {outcome.folder.path}")
     if outcome.simulated:
-        lines.append("The cards were simulated: trials ran on the CPU.")
+        lines.append(tr("The cards were simulated: trials ran on the CPU."))
     return "\n".join(lines)
+
+
+def best_lines(best: TrialRecord, score: str, folder: SweepFolder) -> list[str]:
+    """Returns the lines that show a sweep's best trial at its end: name, settings, score, model and report."""
+    return [
+        f"{tr('best')}: {best.name}   {score}",
+        f"  {brief_settings(best.sampled)}",
+        f"{tr('model')}: {best.model_folder}",
+        f"{tr('report')}: {folder.report_html}",
+    ]
 
 
 def staged_summary(outcome: StagedOutcome) -> dict[str, object]:

@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from tune_jobs.commands.language_option import add_language
+from tune_jobs.config.language import tr, use_language
 from tuning_common import cli
 from tuning_common.errors import RequestError
 
@@ -24,6 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--every", type=float, default=2.0, metavar="S", help="seconds between two refreshes (default 2)"
     )
+    add_language(parser)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="json shows it once")
     parser.set_defaults(run=run)
 
@@ -34,6 +37,11 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         RequestError: When there is no such folder.
     """
+    with use_language(chosen.language or "en"):
+        return _show(chosen)
+
+
+def _show(chosen: argparse.Namespace) -> int:
     from tune_jobs.analysis.top import read_sweeps
 
     if not chosen.output_dir.is_dir():
@@ -49,7 +57,7 @@ def run(chosen: argparse.Namespace) -> int:
         return 0
     try:
         while True:
-            cli.redraw(f"{_screen(chosen)}\n\nCtrl-C ends this; the sweeps go on")
+            cli.redraw(f"{_screen(chosen)}\n\n{tr('Ctrl-C ends this; the sweeps go on')}")
             time.sleep(chosen.every)
     except KeyboardInterrupt:
         return 0
@@ -62,5 +70,9 @@ def _screen(chosen: argparse.Namespace) -> str:
     shown = [sweep for sweep in sweeps if sweep.is_running or chosen.all]
     if shown:
         return text_of(shown)
-    more = f"; {len(sweeps)} that ended: --all shows them" if sweeps else ""
-    return f"no sweep runs in {chosen.output_dir}{more}"
+    if sweeps:
+        count = len(sweeps)
+        return tr(
+            "no sweep runs in {folder}; {count} that ended: --all shows them", folder=chosen.output_dir, count=count
+        )
+    return tr("no sweep runs in {folder}", folder=chosen.output_dir)

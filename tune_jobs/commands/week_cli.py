@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_jobs.commands.language_option import add_language
+from tune_jobs.config.language import use_language
 from tuning_common import cli
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="runs that only W&B knows count too, if it answers")
     parser.add_argument("--html", type=Path, metavar="FILE", help="the page; OUTPUT/weeks/week_DATE.html if absent")
+    add_language(parser)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
     parser.set_defaults(run=run)
 
@@ -50,11 +53,13 @@ def run(chosen: argparse.Namespace) -> int:
         source = merged([source, read_project(chosen.wandb, end - 3 * WEEK)])  # a run may last a week
     week = summarize(source.runs, end)
     page = chosen.html or chosen.output / "weeks" / page_name(end)
-    write_text(page, build_week_page(week, source.remarks))
+    with use_language(chosen.language or "en"):
+        write_text(page, build_week_page(week, source.remarks))
+        text = _text(week, source.remarks, page)
     if chosen.format == "json":
         cli.emit_json(_summary(week, source.remarks, page))
     else:
-        cli.emit(_text(week, source.remarks, page))
+        cli.emit(text)
     return 0
 
 

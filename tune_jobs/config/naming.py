@@ -1,11 +1,14 @@
 """Names of trials: `{sweep}_{architecture}_lr{:.0e}_bs{}_{MMDD_HHMM}`."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from dialsum.config import RunConfig
 from dialsum.models import SPECS
+from tune_jobs.config.parameters import show_value
+
+_ABBREVIATIONS = {"learning_rate": "lr", "batch_size": "bs", "model": ""}
 
 
 def architecture_of(model: str) -> str:
@@ -50,6 +53,16 @@ def generation_name(sweep: str, config: RunConfig, started: datetime, taken: Col
         f"_{started:%m%d_%H%M}",
         taken,
     )
+
+
+def brief_settings(sampled: Mapping[str, object]) -> str:
+    """Returns sampled values in one line; the names of the most frequent ones are abbreviated as in trial names.
+
+    >>> brief_settings({"learning_rate": 3e-05, "batch_size": 8, "model": "kobart", "dropout": 0.1})
+    'lr 3e-5, bs 8, kobart, dropout 0.1'
+    """
+    parts = (f"{_ABBREVIATIONS.get(name, name)} {show_value(value)}".strip() for name, value in sampled.items())
+    return ", ".join(parts)
 
 
 def _unique(name: str, taken: Collection[str]) -> str:

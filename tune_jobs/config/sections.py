@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from dialsum.config import COMPOSITE, MAX_SEED, Count
 from dialsum.config import METRIC_GOALS as EVALUATED_GOALS
+from tune_jobs.config.language import Language
 from tune_jobs.config.mlflow_server import MlflowServer
 from tuning_common.goal import Goal
 from tuning_common.strict import model, nearest
@@ -209,6 +210,7 @@ class Tracking:
         tensorboard: Whether TensorBoard's files are written, below the sweep's results.
         mlflow: Where MLflow keeps the runs.
         output_dir: Folder of experiments and sweep results.
+        language: Language of the reports and of the terminal: English (`en`) or Korean (`ko`).
     """
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -219,6 +221,7 @@ class Tracking:
     tensorboard: bool = False
     mlflow: MlflowServer = field(default_factory=MlflowServer)
     output_dir: str = "outputs"
+    language: Language = "en"
 
 
 @model

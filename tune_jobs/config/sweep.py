@@ -9,6 +9,7 @@ from typing import Literal
 from dialsum.config import RunConfig
 from tune_jobs.config.anomalies import Anomalies
 from tune_jobs.config.early_terminate import EarlyTerminate
+from tune_jobs.config.language import Language
 from tune_jobs.config.rules import ResolvedTrial, Rules, resolve
 from tune_jobs.config.sections import Method, Metric, Resources, SearchOptions, TeamSection, Tracking
 from tune_jobs.config.space import Constant, Space, Value
@@ -98,6 +99,14 @@ class Sweep:
             return self
         phases = tuple(dataclasses.replace(phase, sweep=phase.sweep.with_member(member)) for phase in self.phases)
         return dataclasses.replace(self, team=dataclasses.replace(self.team, member=member), phases=phases)
+
+    def with_language(self, language: Language | None) -> "Sweep":
+        """Returns the sweep, with its phases, with reports in a language; None keeps the file's."""
+        if language is None:
+            return self
+        phases = tuple(dataclasses.replace(phase, sweep=phase.sweep.with_language(language)) for phase in self.phases)
+        tracking = dataclasses.replace(self.tracking, language=language)
+        return dataclasses.replace(self, tracking=tracking, phases=phases)
 
     def with_fixed(self, fixed: Mapping[str, Value]) -> "Sweep":
         """Returns the sweep with some parameters fixed, searched or not."""

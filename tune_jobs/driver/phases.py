@@ -296,6 +296,7 @@ class _Staged:
             member=self._sweep.team.member,
             source=self._sweep.source,
             cut_texts=list(self._options.cut_texts),
+            language=self._sweep.tracking.language,
         )
 
 

@@ -378,4 +378,5 @@ def _sweep_record(
         member=sweep.team.member,
         source=sweep.source,
         cut_texts=list(options.cut_texts),
+        language=sweep.tracking.language,
     )

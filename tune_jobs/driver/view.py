@@ -1,16 +1,25 @@
-"""The live view of a sweep: a few lines that redraw themselves in a terminal, plain log lines anywhere else."""
+"""The live view of a sweep with rich: redrawn in place in a terminal, plain log lines anywhere else."""
 
-import shutil
+import io
 import sys
 from typing import Protocol, TextIO
 
-from tune_jobs.records.progress import ENDED, SweepProgress, TrialProgress
-from tuning_common.cli import table, visible
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tune_jobs.config.language import tr
+from tune_jobs.records.progress import ENDED, SweepProgress, TrialProgress, TrialStatus
+from tuning_common.cli import visible
 from tuning_common.units import format_duration
 
 REDRAW_S = 0.5
 SUMMARY_S = 30.0  # between two summary lines in a log
+_LOG_COLUMNS = 120
 _SHOWN_TRIALS = 12  # more would push the summary off a small terminal
+_SHOWN_BEST = 3  # shown in any case
+_STYLES: dict[TrialStatus, str] = {"running": "cyan", "finished": "green", "failed": "red", "refused": "red"}
 
 
 class View(Protocol):
@@ -47,33 +56,95 @@ def summary_line(progress: SweepProgress) -> str:
 
 
 def _summary_parts(progress: SweepProgress) -> list[str]:
-    ended = [f"{progress.count(*ENDED)} of {progress.frame.total} trials ended"]
-    for status in ("stopped", "failed", "refused", "running", "paused", "waiting"):
-        if count := progress.count(status):
-            ended.append(f"{count} {'stopped early' if status == 'stopped' else status}")
+    ended = [tr("{count} of {total} trials ended", count=progress.count(*ENDED), total=progress.frame.total)]
+    shown: tuple[TrialStatus, ...] = ("stopped", "failed", "refused", "running", "paused", "waiting")
+    ended += [
+        tr("{count} {end}", count=count, end=status_text(status))
+        for status in shown
+        if (count := progress.count(status))
+    ]
     best = progress.best()
     parts = [", ".join(ended)]
     if best is not None:
-        parts.append(f"best {best.best:.3f} (trial {best.number})")
+        parts.append(tr("best {score:.3f} (trial {number})", score=best.best, number=best.number))
     left_s = progress.left_s()
     spent = format_duration(progress.now_s - progress.frame.started_s)
-    is_over = progress.count(*ENDED) == progress.frame.total
-    parts.append(spent if left_s is None or is_over else f"{spent}, at most {format_duration(left_s)} left")
-    return parts
+    if left_s is not None and progress.count(*ENDED) < progress.frame.total:
+        spent = tr("{spent}, at most {left} left", spent=spent, left=format_duration(left_s))
+    return [*parts, spent]
 
 
-def screen(progress: SweepProgress) -> str:
+def status_text(status: TrialStatus) -> str:
+    """Formats the state of a trial.
+
+    >>> status_text("stopped"), status_text("waiting")
+    ('stopped early', 'waiting')
+    """
+    texts: dict[TrialStatus, str] = {
+        "waiting": tr("waiting"),
+        "running": tr("running"),
+        "paused": tr("paused"),
+        "finished": tr("finished"),
+        "stopped": tr("stopped early"),
+        "failed": tr("failed"),
+        "refused": tr("refused"),
+        "interrupted": tr("interrupted"),
+    }
+    return texts[status]
+
+
+def layout(progress: SweepProgress) -> Group:
     """Lays out the whole view: a title, the trials that matter now, and the summary line."""
-    mark = "   [simulated cards]" if progress.frame.simulated else ""
-    title = f"sweep {progress.frame.sweep}   {progress.frame.metric} ({progress.frame.goal}){mark}"
-    trials = sorted(progress.trials.values(), key=_interest)[:_SHOWN_TRIALS]
-    rows = [_row(trial, progress.frame.longest) for trial in sorted(trials, key=lambda trial: trial.number)]
-    body = table(["trial", "status", "evaluations", "rung", "last", "best", "GPUs", "note"], rows) if rows else ""
-    hidden = len(progress.trials) - len(trials)
-    more = f"... and {hidden} more" if hidden else ""
+    frame = progress.frame
+    simulated = f"   [{tr('simulated cards')}]" if frame.simulated else ""
+    goal = tr("maximize") if frame.goal == "maximize" else tr("minimize")
+    lines = [f"{tr('sweep')} {frame.sweep}   {frame.metric} ({goal}){simulated}", *frame.cut_texts]
+    parts: list[Text | Table] = [Text(visible(line)) for line in lines]
+    trials = _shown(progress)
+    if trials:
+        parts.append(_table(trials, progress))
+    if hidden := len(progress.trials) - len(trials):
+        parts.append(Text(tr("... and {count} more", count=hidden)))
     counts, *rest = _summary_parts(progress)  # two lines: the time left must not be cut off at 80 columns
-    cut = "\n".join(progress.frame.cut_texts)
-    return "\n".join(part for part in (title, cut, body, more, counts, " | ".join(rest)) if part)
+    return Group(*parts, Text(counts), Text(" | ".join(rest), style="bold"))
+
+
+def _shown(progress: SweepProgress) -> list[TrialProgress]:
+    """Returns the best trials and those that changed last, by number."""
+    sign = -1.0 if progress.frame.goal == "maximize" else 1.0
+    scored = [(sign * trial.best, number) for number, trial in progress.trials.items() if trial.best is not None]
+    best = [number for _, number in sorted(scored)[:_SHOWN_BEST]]
+    others = sorted((trial for number, trial in progress.trials.items() if number not in best), key=_interest)
+    shown = [*best, *(trial.number for trial in others)][:_SHOWN_TRIALS]
+    return [progress.trials[number] for number in sorted(shown)]
+
+
+def _table(trials: list[TrialProgress], progress: SweepProgress) -> Table:
+    best = progress.best()
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name, justify in (
+        (tr("trial"), "right"),
+        (tr("status"), "left"),
+        (tr("evals"), "right"),
+        (tr("rung"), "right"),
+    ):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for name in (tr("last"), tr("best"), "GPUs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    note = Text(tr("settings, or why it waits or ended"), no_wrap=True, overflow="ellipsis")
+    table.add_column(note)  # the only column that shrinks
+    for trial in trials:
+        row = [Text(visible(cell), no_wrap=True, overflow="ellipsis") for cell in _row(trial, progress.frame.longest)]
+        row[1].stylize(_STYLES.get(trial.status, "dim"))
+        table.add_row(*row, style="bold" if trial is best else "")
+    return table
+
+
+def screen(progress: SweepProgress, columns: int = _LOG_COLUMNS) -> str:
+    """Returns the whole view as plain text of at most so many columns."""
+    stream = io.StringIO()
+    Console(file=stream, width=columns, color_system=None).print(layout(progress))
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n"))
 
 
 class TerminalView:
@@ -82,33 +153,22 @@ class TerminalView:
     interval_s = REDRAW_S
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._drawn_lines = 0
+        self._console = Console(file=stream, force_terminal=True, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
 
     def event(self, text: str) -> None:
         """Prints a line above the screen."""
-        self._erase()
-        self._stream.write(visible(text) + "\n")
-        self._stream.flush()
+        self._console.print(Text(visible(text)), soft_wrap=True)
 
     def refresh(self, progress: SweepProgress) -> None:
         """Redraws."""
-        width = shutil.get_terminal_size().columns
-        lines = [line[: width - 1] for line in visible(screen(progress)).split("\n")]
-        self._erase()
-        self._stream.write("\n".join(lines) + "\n")
-        self._stream.flush()
-        self._drawn_lines = len(lines)
+        self._live.start()
+        self._live.update(layout(progress), refresh=True)
 
     def close(self, progress: SweepProgress) -> None:
         """Draws the final state and leaves it standing."""
         self.refresh(progress)
-        self._drawn_lines = 0
-
-    def _erase(self) -> None:
-        if self._drawn_lines:
-            self._stream.write(f"\x1b[{self._drawn_lines}F\x1b[J")  # up to the first drawn line, clear below
-        self._drawn_lines = 0
+        self._live.stop()
 
 
 class LogView:
@@ -142,14 +202,14 @@ def _interest(trial: TrialProgress) -> tuple[int, int]:
     return order.get(trial.status, 3), -trial.number
 
 
-def _row(trial: TrialProgress, longest: int) -> list[object]:
+def _row(trial: TrialProgress, longest: int) -> list[str]:
     return [
-        trial.number,
-        trial.status,
+        str(trial.number),
+        status_text(trial.status),
         f"{trial.iteration}/{longest}",
         "-" if trial.rung is None else str(trial.rung),
         "-" if trial.last is None else f"{trial.last:.3f}",
         "-" if trial.best is None else f"{trial.best:.3f}",
         f"{trial.share:g}" if trial.share else "-",
-        trial.reason or trial.name,
+        "; ".join(part for part in (trial.settings, trial.reason) if part) or trial.name,
     ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tune_jobs.config.language import Language
 from tune_jobs.records.journal_events import relative_path, whole_path
 from tune_jobs.records.trial_spec import planned_fields
 from tuning_common.errors import Problems, RequestError
@@ -157,6 +158,7 @@ class SweepRecord:
         source: The sweep file.
         wandb_report: URL of its report at W&B, or None.
         cut_texts: How many dialogues and summaries of each data file are longer than trials read, in words.
+        language: Language of its reports.
     """
 
     sweep: str
@@ -176,6 +178,7 @@ class SweepRecord:
     source: str = ""
     wandb_report: str | None = None
     cut_texts: list[str] = field(default_factory=list)
+    language: Language = "en"
 
 
 @dataclass(frozen=True, kw_only=True)

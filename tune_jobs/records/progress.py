@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
+from tune_jobs.config.naming import brief_settings
 from tune_jobs.records.journal import TrialHistory
 from tuning_common.goal import Goal, best_of
 
@@ -61,6 +62,7 @@ class TrialProgress:
         share: GPUs held.
         retries: Number of failed attempts that another one followed.
         location: Host and card; None before the first report, and without a card.
+        settings: Its sampled values, as the trials of a sweep differ in them.
     """
 
     number: int
@@ -76,6 +78,7 @@ class TrialProgress:
     share: float = 0.0
     retries: int = 0
     location: tuple[str, str] | None = None
+    settings: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +168,7 @@ def _trial_progress(
         share=cast("float", trial.bundle.get("gpus", 0.0)),
         retries=len(trial.retries),
         location=_location(trial),
+        settings=brief_settings(cast("Mapping[str, object]", trial.spec.get("sampled", {}))),
     )
 
 

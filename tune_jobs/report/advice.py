@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tune_jobs.analysis.candidates import Scored
 from tune_jobs.analysis.importance import LEAST_TRIALS, Importances
 from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.language import tr
 from tune_jobs.config.parameters import show_value
 from tune_jobs.records.command_line import driver_arguments
 from tune_jobs.report.charts_memory import memory_points
@@ -62,15 +63,24 @@ def _unfinished(analysis: Analysis) -> list[Advice]:
     source = analysis.sweep.source or "SWEEP"
     if not analysis.ledger.trials:
         return [
-            Advice(title="Run the sweep", reason="no trial has started", command=f"python -m tune_jobs run {source}")
+            Advice(
+                title=tr("Run the sweep"),
+                reason=tr("no trial has started"),
+                command=f"python -m tune_jobs run {source}",
+            )
         ]
     missing = analysis.missing
     if missing <= 0:
         return []
-    have = f"{trials_text(missing)} of it {'has' if missing == 1 else 'have'} no end yet"
+    have = (
+        tr("1 trial of it has no end yet")
+        if missing == 1
+        else tr("{trials} of it have no end yet", trials=trials_text(missing))
+    )
     if analysis.is_running:
-        return [Advice(title="Wait for the sweep", reason=f"{have}; it runs now", command="python -m tune_jobs top")]
-    return [Advice(title="Let the sweep end", reason=have, command=resuming(analysis.sweep.command, source))]
+        reason = tr("{have}; it runs now", have=have)
+        return [Advice(title=tr("Wait for the sweep"), reason=reason, command="python -m tune_jobs top")]
+    return [Advice(title=tr("Let the sweep end"), reason=have, command=resuming(analysis.sweep.command, source))]
 
 
 def resuming(command: str, source: str) -> str:
@@ -95,30 +105,32 @@ def _failures(analysis: Analysis) -> list[Advice]:
     too_large = [trial for trial in analysis.failures if trial.status in ("oom", "refused")]
     broken = [trial for trial in analysis.failures if trial.status == "failed"]
     remedies = [
-        ("Fix the most frequent failure", broken),
-        ("Allow larger shares, a smaller max length or gradient checkpointing", too_large),
+        (tr("Fix the most frequent failure"), broken),
+        (tr("Allow larger shares, a smaller max length or gradient checkpointing"), too_large),
     ]
     remedies.sort(key=lambda pair: -len(pair[1]))
     found: list[Advice] = []
     for title, trials in remedies:
         if not trials or (found and len(trials) < 0.1 * total):
             continue
-        reasons = Counter(trial.error.message if trial.error else "no reason was recorded" for trial in trials)
+        reasons = Counter(trial.error.message if trial.error else tr("no reason was recorded") for trial in trials)
         message, count = reasons.most_common(1)[0]
-        found.append(Advice(title=title, reason=f"{count} of {trials_text(total)}: {message}"))
+        reason = tr("{count} of {trials}: {message}", count=count, trials=trials_text(total), message=message)
+        found.append(Advice(title=title, reason=reason))
     return found
 
 
 def _baseline(analysis: Analysis) -> list[Advice]:
     best, metric = analysis.candidates[0].score, analysis.sweep.metric
     unbeaten = [
-        f"{name} has {show_score(score, metric)}"
+        tr("{name} has {score}", name=name, score=show_score(score, metric))
         for name, score in (analysis.sweep.baseline or {}).items()
         if (best <= score if analysis.maximize else best >= score)
     ]
     if not unbeaten:
         return []
-    return [Advice(title="Do not use the winner yet", reason=f"{', '.join(unbeaten)}, and no trial is better")]
+    reason = tr("{baselines}, and no trial is better", baselines=", ".join(unbeaten))
+    return [Advice(title=tr("Do not use the winner yet"), reason=reason)]
 
 
 def _ties(analysis: Analysis) -> list[Advice]:
@@ -127,18 +139,21 @@ def _ties(analysis: Analysis) -> list[Advice]:
     if trained or analysis.sureness not in ("tied", "uncertain", "unknown"):
         return []
     if any(trial.lineage for trial in analysis.ledger.trials):  # a schedule of values cannot be retrained as one trial
-        title = "Run the population again with another seed"
-        return [Advice(title=title, reason="how far two such runs lie apart was not measured")]
+        title = tr("Run the population again with another seed")
+        return [Advice(title=title, reason=tr("how far two such runs lie apart was not measured"))]
     count = min(len(analysis.tied), 5) if analysis.sureness == "tied" else min(len(analysis.candidates), 2)
     reason = analysis.noise.source
     if analysis.sureness == "uncertain":
-        reason = "other dialogues might reverse their ranking"
+        reason = tr("other dialogues might reverse their ranking")
     elif analysis.band:
-        reason = f"{show_score(analysis.band, analysis.sweep.metric)} may be chance: {reason}"
+        reason = tr("{band} may be chance: ", band=show_score(analysis.band, analysis.sweep.metric)) + reason
     if len(analysis.tied) > count:
-        reason = f"{reason}; {len(analysis.tied)} are tied in all"
-    seeds = "three more seeds" if analysis.candidates[0].spread is not None else "three seeds"
-    title = f"Train the best {count} again with {seeds} each (a phase of kind confirm)"
+        reason = tr("{reason}; {count} are tied in all", reason=reason, count=len(analysis.tied))
+    title = (
+        tr("Train the best {count} again with three seeds each (a phase of kind confirm)", count=count)
+        if analysis.candidates[0].spread is None
+        else tr("Train the best {count} again with three more seeds each (a phase of kind confirm)", count=count)
+    )
     return [Advice(title=title, reason=reason)]
 
 
@@ -146,8 +161,9 @@ def _all_alike(analysis: Analysis) -> list[Advice]:
     """Returns advice if all configurations are tied, because then the best ones do not show where to search next."""
     if len(analysis.candidates) < LEAST_TRIALS or len(analysis.tied) < len(analysis.candidates):
         return []
-    reason = f"all {len(analysis.candidates)} configurations are tied, so what was searched made no difference"
-    return [Advice(title="Widen the ranges, or evaluate on more dialogues", reason=reason)]
+    count = len(analysis.candidates)
+    reason = tr("all {count} configurations are tied, so what was searched made no difference", count=count)
+    return [Advice(title=tr("Widen the ranges, or evaluate on more dialogues"), reason=reason)]
 
 
 def _edges(analysis: Analysis, importances: Importances) -> list[Advice]:
@@ -166,8 +182,12 @@ def _edges(analysis: Analysis, importances: Importances) -> list[Advice]:
         upper = positions[0] >= 0.5
         end = show_value(parameter.high if upper else parameter.low)
         value = show_value(top[0].trial.sampled[parameter.name])
-        title = f"Search {'higher' if upper else 'lower'} values of {parameter.name}"
-        reason = f"the best trial has {value}, at the {'upper' if upper else 'lower'} end {end} of the range"
+        if upper:
+            title = tr("Search higher values of {name}", name=parameter.name)
+            reason = tr("the best trial has {value}, at the upper end {end} of the range", value=value, end=end)
+        else:
+            title = tr("Search lower values of {name}", name=parameter.name)
+            reason = tr("the best trial has {value}, at the lower end {end} of the range", value=value, end=end)
         found.append(Advice(title=title, reason=reason))
     return found
 
@@ -184,20 +204,23 @@ def _still_rising(analysis: Analysis) -> list[Advice]:
     least = analysis.noise.band if analysis.noise.band is not None else abs(winner.score) * 0.02
     if gain <= least:
         return []
-    reason = f"it was best in its last evaluation and had just gained {show_score(gain, metric)}"
-    return [Advice(title="Train the winner longer", reason=reason)]
+    reason = tr("it was best in its last evaluation and had just gained {gain}", gain=show_score(gain, metric))
+    return [Advice(title=tr("Train the winner longer"), reason=reason)]
 
 
 def _memory(analysis: Analysis) -> list[Advice]:
     points = [(p, p.measured) for p in memory_points(analysis.ledger.trials) if p.measured is not None]
     over = [point for point, seen in points if seen > point.upper]
     if over:
-        reason = f"{trials_text(len(over))} of {len(points)} took more than their upper bound"
-        return [Advice(title="Let calibration raise the margin", reason=reason)]
+        reason = tr(
+            "{trials} of {total} took more than their upper bound", trials=trials_text(len(over)), total=len(points)
+        )
+        return [Advice(title=tr("Let calibration raise the margin"), reason=reason)]
     parts = sorted(seen / point.upper for point, seen in points)
     if len(parts) >= 3 and parts[len(parts) // 2] < _HALF_EMPTY:
-        reason = f"half of the trials took less than {parts[len(parts) // 2]:.0%} of the memory held for them"
-        return [Advice(title="Let calibration lower the margin: more trials would fit on a card", reason=reason)]
+        part = parts[len(parts) // 2]
+        reason = tr("half of the trials took less than {part:.0%} of the memory held for them", part=part)
+        return [Advice(title=tr("Let calibration lower the margin: more trials would fit on a card"), reason=reason)]
     return []
 
 
@@ -211,16 +234,21 @@ def _narrow(analysis: Analysis, folder: str) -> list[Advice]:
         has_seeds = any(candidate.spread is not None for candidate in analysis.candidates)
         if has_seeds or not (analysis.parameters or analysis.sweep.parameters):  # a confirmation searches nothing
             return []
+        count = len(analysis.scored)
         reason = (
-            f"{trials_text(len(analysis.scored))} with a score {'is' if len(analysis.scored) == 1 else 'are'} too few"
+            tr("1 trial with a score is too few")
+            if count == 1
+            else tr("{trials} with a score are too few", trials=trials_text(count))
         )
-        return [Advice(title="Run more trials before choosing", reason=reason)]
+        return [Advice(title=tr("Run more trials before choosing"), reason=reason)]
     top = _top_quarter(analysis)
     boxes = [f"{one.name} {box}" for one in analysis.parameters if (box := best_box(one, top))]
     if not boxes:
         return []
-    reason = f"the best quarter lies at {'; '.join(boxes)}"
-    return [Advice(title="Search on around the best", reason=reason, command=f"python -m tune_jobs narrow {folder}")]
+    reason = tr("the best quarter lies at {ranges}", ranges="; ".join(boxes))
+    return [
+        Advice(title=tr("Search on around the best"), reason=reason, command=f"python -m tune_jobs narrow {folder}")
+    ]
 
 
 def _top_quarter(analysis: Analysis) -> Sequence[Scored]:
@@ -233,17 +261,18 @@ def _use(analysis: Analysis, folder: str, winner_folder: str) -> Advice:
     name = metric_name(analysis.sweep.metric)
     score = show_score(winner.score, analysis.sweep.metric)
     runs = analysis.candidates[0].runs_text
-    name = f"the best of its {runs}: {name}" if runs else name
-    model = f"; the model is in {winner_folder}/models/best_model" if winner_folder else ""
-    reason = f"{name} {score}{model}"
+    name = tr("the best of its {runs}: {name}", runs=runs, name=name) if runs else name
+    reason = f"{name} {score}"
+    if winner_folder:
+        reason += tr("; the model is in {folder}", folder=f"{winner_folder}/models/best_model")
     if winner.trial.trained is not None:
         settings = " ".join(f"--set {key}={value}" for key, value in winner.trial.sampled.items() if key in _SETTINGS)
         command = f"python -m dialsum generate --run {winner_folder} --data FILE --output summaries.jsonl {settings}"
-        return Advice(title="Write summaries with these settings", reason=reason, command=command.rstrip())
+        return Advice(title=tr("Write summaries with these settings"), reason=reason, command=command.rstrip())
     if winner.trial.lineage:
-        reason = f"{reason}; its values changed during training, so no single configuration reproduces it"
-        return Advice(title="Use the winner", reason=reason, command=f"python -m tune_jobs hand-over {folder}")
+        reason += tr("; its values changed during training, so no single configuration reproduces it")
+        return Advice(title=tr("Use the winner"), reason=reason, command=f"python -m tune_jobs hand-over {folder}")
     cards = winner.trial.cards
     launcher = f"torchrun --nproc-per-node {cards}" if cards > 1 else "python"
     command = f"{launcher} -m dialsum train --config {folder}/best_config.yaml --output outputs/again"
-    return Advice(title="Use the winner, or train it again", reason=reason, command=command)
+    return Advice(title=tr("Use the winner, or train it again"), reason=reason, command=command)

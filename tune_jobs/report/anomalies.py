@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
-from tune_jobs.records.ledger import TrialRecord
+from tune_jobs.config.language import tr
+from tune_jobs.records.ledger import TrialOutcome, TrialRecord
 from tune_jobs.report.charts_memory import memory_points
-from tune_jobs.report.formatting import OUTCOME_TEXT, metric_name, show_score, trials_text
+from tune_jobs.report.formatting import metric_name, outcome_text, show_score, trials_text
 from tuning_common.units import format_bytes, format_duration
 
 _SLOW = 3.0  # times the median time of an evaluation
@@ -43,24 +44,39 @@ def repeats_itself(text: str) -> bool:
 
 def _ends(analysis: Analysis) -> list[str]:
     found = []
-    for outcome in ("failed", "oom", "refused"):
+    outcomes: tuple[TrialOutcome, ...] = ("failed", "oom", "refused")
+    for outcome in outcomes:
         ended = [trial for trial in analysis.ledger.trials if trial.status == outcome]
         if ended:
-            reasons = Counter(trial.error.message if trial.error else "no reason was recorded" for trial in ended)
+            reasons = Counter(trial.error.message if trial.error else tr("no reason was recorded") for trial in ended)
             message, count = reasons.most_common(1)[0]
-            often = "" if len(reasons) == 1 else f" ({count} of them)"
-            found.append(f"{trials_text(len(ended))} ended as {OUTCOME_TEXT[ended[0].status]}: {message}{often}")
+            often = "" if len(reasons) == 1 else tr(" ({count} of them)", count=count)
+            trials, end = trials_text(len(ended)), outcome_text(outcome)
+            found.append(tr("{trials} ended as {end}: {message}", trials=trials, end=end, message=message) + often)
     again = [trial for trial in analysis.ledger.trials if trial.retries]
     if again:
         attempts = sum(trial.retries for trial in again)
-        found.append(f"{trials_text(len(again))} were started again, {attempts} times in all: {_names(again)}")
+        found.append(
+            tr(
+                "{trials} were started again, {attempts} times in all: {names}",
+                trials=trials_text(len(again)),
+                attempts=attempts,
+                names=_names(again),
+            )
+        )
     for trial in analysis.ledger.trials:
         if trial.damaged:
-            found.append(f"{trial.name} did not continue from its last checkpoint: {'; '.join(trial.damaged)}")
+            damage = "; ".join(trial.damaged)
+            found.append(
+                tr("{name} did not continue from its last checkpoint: {damage}", name=trial.name, damage=damage)
+            )
     if analysis.ledger.torn:
         found.append(
-            f"{len(analysis.ledger.torn)} lines of the ledger could not be read, so trials may be missing:"
-            f" {'; '.join(analysis.ledger.torn[:_SHOWN])}"
+            tr(
+                "{count} lines of the ledger could not be read, so trials may be missing: {shown}",
+                count=len(analysis.ledger.torn),
+                shown="; ".join(analysis.ledger.torn[:_SHOWN]),
+            )
         )
     return found
 
@@ -70,7 +86,8 @@ def _winner(analysis: Analysis) -> list[str]:
     if winner is None or winner.trial.status == "finished":
         return []
     name = winner.trial.name
-    return [f"the winner {name} did not run to its end: {OUTCOME_TEXT[winner.trial.status]}"]
+    end = outcome_text(winner.trial.status)
+    return [tr("the winner {name} did not run to its end: {end}", name=name, end=end)]
 
 
 def _overfit(analysis: Analysis) -> list[str]:
@@ -82,7 +99,8 @@ def _overfit(analysis: Analysis) -> list[str]:
             rising.append(one.trial)
     if not rising:
         return []
-    return [f"the dev loss of {trials_text(len(rising))} rose by more than 10% from its lowest: {_names(rising)}"]
+    trials, names = trials_text(len(rising)), _names(rising)
+    return [tr("the dev loss of {trials} rose by more than 10% from its lowest: {names}", trials=trials, names=names)]
 
 
 def _broken(analysis: Analysis) -> list[str]:
@@ -97,7 +115,14 @@ def _broken(analysis: Analysis) -> list[str]:
             fell.append(one.trial)
     if not fell:
         return []
-    return [f"{trials_text(len(fell))} lost more than half of {metric_name(metric)} again: {_names(fell)}"]
+    return [
+        tr(
+            "{trials} lost more than half of {metric} again: {names}",
+            trials=trials_text(len(fell)),
+            metric=metric_name(metric),
+            names=_names(fell),
+        )
+    ]
 
 
 def _memory(trials: Sequence[TrialRecord]) -> list[str]:
@@ -106,8 +131,12 @@ def _memory(trials: Sequence[TrialRecord]) -> list[str]:
         return []
     worst, bound = max(over, key=lambda pair: pair[0] - pair[1])
     return [
-        f"{trials_text(len(over))} took more memory than their upper bound,"
-        f" at worst {format_bytes(worst)} against {format_bytes(bound)}"
+        tr(
+            "{trials} took more memory than their upper bound, at worst {worst} against {bound}",
+            trials=trials_text(len(over)),
+            worst=format_bytes(worst),
+            bound=format_bytes(bound),
+        )
     ]
 
 
@@ -119,8 +148,13 @@ def _slow(trials: Sequence[TrialRecord]) -> list[str]:
     slow = sorted((pair for pair in paces if pair[0] > _SLOW * middle), key=lambda pair: -pair[0])
     if not slow:
         return []
-    worst = f"{format_duration(slow[0][0])} for an evaluation where {format_duration(middle)} is usual"
-    return [f"{_were(len(slow))} slow, at worst {worst}: {_names([trial for _, trial in slow])}"]
+    message = (
+        tr("1 trial was slow, at worst {worst} for an evaluation where {usual} is usual: {names}")
+        if len(slow) == 1
+        else tr("{count} trials were slow, at worst {worst} for an evaluation where {usual} is usual: {names}")
+    )
+    worst, usual = format_duration(slow[0][0]), format_duration(middle)
+    return [message.format(count=len(slow), worst=worst, usual=usual, names=_names([trial for _, trial in slow]))]
 
 
 def _pace_s(trial: TrialRecord) -> float | None:
@@ -129,37 +163,36 @@ def _pace_s(trial: TrialRecord) -> float | None:
     return (moments[-1] - moments[0]) / (len(moments) - 1) if len(moments) > 1 else None
 
 
-def _were(count: int) -> str:
-    return f"{trials_text(count)} {'was' if count == 1 else 'were'}"
-
-
 def _same(analysis: Analysis) -> list[str]:
     """Reports equal scores of different settings: nothing reads a setting, or too few dialogues are evaluated."""
     scores = Counter(one.score for one in analysis.scored if one.score)
     value, count = scores.most_common(1)[0] if scores else (0.0, 0)
     if count < 3 or count * 2 < len(analysis.scored):
         return []
-    return [f"the same score for {trials_text(count)}: {show_score(value, analysis.sweep.metric)}"]
+    score = show_score(value, analysis.sweep.metric)
+    return [tr("the same score for {trials}: {score}", trials=trials_text(count), score=score)]
 
 
 def _summaries(summaries: Sequence[Summary]) -> list[str]:
     if not summaries:
         return []
     found = []
+    total = len(summaries)
     blank = sum(1 for one in summaries if not one.prediction.strip())
     loops = sum(1 for one in summaries if repeats_itself(one.prediction))
     same = Counter(one.prediction for one in summaries if one.prediction.strip())
     text, often = same.most_common(1)[0] if same else ("", 0)
     if blank:
-        found.append(f"blank summaries of the winner: {blank} of {len(summaries)}")
+        found.append(tr("blank summaries of the winner: {blank} of {total}", blank=blank, total=total))
     if loops:
-        remedy = "no_repeat_ngram_size: 3 forbids it"
-        found.append(f"summaries of the winner that run in a loop: {loops} of {len(summaries)}; {remedy}")
+        message = tr("summaries of the winner that run in a loop: {loops} of {total}; {remedy} forbids it")
+        found.append(message.format(loops=loops, total=total, remedy="no_repeat_ngram_size: 3"))
     if often > max(2, len(summaries) // 20):
-        found.append(f"the winner writes the same summary for {often} of {len(summaries)} dialogues: {text[:80]}")
+        message = tr("the winner writes the same summary for {often} of {total} dialogues: {text}")
+        found.append(message.format(often=often, total=total, text=text[:80]))
     return found
 
 
 def _names(trials: Sequence[TrialRecord]) -> str:
-    more = f" and {len(trials) - _SHOWN} more" if len(trials) > _SHOWN else ""
+    more = tr(" and {count} more", count=len(trials) - _SHOWN) if len(trials) > _SHOWN else ""
     return ", ".join(trial.name for trial in trials[:_SHOWN]) + more

@@ -11,6 +11,7 @@ from tune_jobs.report.findings import Findings, find_findings
 from tune_jobs.report.markdown import build_markdown
 from tune_jobs.report.page import PageContent, build_page
 from tune_jobs.report.picture import write_picture
+from tune_jobs.report.summary import facts
 from tuning_common.files import write_text
 
 
@@ -53,9 +54,12 @@ def build_report(folder: Path, findings: Findings | None = None) -> ReportPaths:
         *write_picture(sweep.report_picture, analysis, charts),
         *learned_co_tenants(Journal(folder / FILE_NAME).earlier).lines(),
     ]
-    page = build_page(PageContent(analysis=analysis, charts=charts, advice=advice, examples=examples, remarks=remarks))
-    write_text(sweep.report_html, page)
-    write_text(sweep.report_markdown, build_markdown(analysis, importances, advice, examples, remarks))
+    ran_with = facts(analysis, found.snapshot)
+    content = PageContent(
+        analysis=analysis, charts=charts, advice=advice, facts=ran_with, examples=examples, remarks=remarks
+    )
+    write_text(sweep.report_html, build_page(content))
+    write_text(sweep.report_markdown, build_markdown(analysis, importances, advice, examples, remarks, ran_with))
     winner = analysis.winner
     if winner is not None:
         sweep.write_best_config(winner.trial)

@@ -6,6 +6,7 @@ from functools import partial
 
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.language import tr
 from tune_jobs.report.charts_lineage import (
     draw_lineage,
     draw_schedule,
@@ -29,7 +30,6 @@ from tune_jobs.report.formatting import Chart, metric_name, sentence, trials_tex
 
 _MOST_SLICES = 6
 _LEAST_SPAN_S = 1.0  # a shorter span is only the time between two starts
-_NO_SCORE = "no trial has a score"
 
 
 def find_charts(analysis: Analysis, importances: Importances) -> list[Chart]:
@@ -67,27 +67,29 @@ def arrange(charts: Sequence[Chart]) -> list[Chart]:
 
 
 def _leaders(analysis: Analysis) -> Chart:
-    title = "How far apart are the best?"
+    title = tr("How far apart are the best?")
     if len(analysis.candidates) < 2:
-        reason = "one configuration has a score" if analysis.candidates else _NO_SCORE
+        reason = tr("one configuration has a score") if analysis.candidates else tr("no trial has a score")
         return Chart(key="leaders", title=title, reason=reason)
-    note = "Large dot: the best. " + (
-        "Configurations in the shaded band are tied with it."
+    note = tr("Large dot: the best.") + " "
+    note += (
+        tr("Configurations in the shaded band are tied with it.")
         if analysis.noise.band
         else sentence(f"{analysis.noise.source}.")
     )
     if any(len(one.trials) > 1 for one in analysis.candidates):
-        note += " A line with small dots: the single runs of one configuration."
+        note += " " + tr("A line with small dots: the single runs of one configuration.")
     return Chart(key="leaders", title=title, note=note, draw=partial(draw_leaders, analysis))
 
 
 def _importance(found: Importances) -> Chart:
-    title = "Which parameter made the difference?"
+    title = tr("Which parameter made the difference?")
     if found.reason:
         return Chart(key="importance", title=title, reason=found.reason)
-    note = (
-        f"Optuna's PED-ANOVA over {trials_text(found.trials)}. Thin line: 90% of resampled sweeps."
-        " Dashed: what shuffled scores reach; a grey bar is not above chance."
+    note = tr(
+        "Optuna's PED-ANOVA over {trials}. Thin line: 90% of resampled sweeps."
+        " Dashed: what shuffled scores reach; a grey bar is not above chance.",
+        trials=trials_text(found.trials),
     )
     return Chart(key="importance", title=title, note=note, draw=partial(draw_importance, found))
 
@@ -95,17 +97,18 @@ def _importance(found: Importances) -> Chart:
 def _slices(analysis: Analysis) -> list[Chart]:
     name = sentence(metric_name(analysis.sweep.metric))
     if not analysis.parameters or not analysis.scored:
-        reason = why_no_parameters(analysis) if analysis.scored else _NO_SCORE
-        return [Chart(key="slice", title=f"{name} against the parameters", reason=reason)]
+        reason = why_no_parameters(analysis) if analysis.scored else tr("no trial has a score")
+        return [Chart(key="slice", title=tr("{name} against the parameters", name=name), reason=reason)]
     symbols = describe_symbols(analysis)
-    sample = " The best and a sample of the others are drawn." if len(analysis.scored) > MOST_DOTS else ""
+    sample = _sample(len(analysis.scored), MOST_DOTS)
     charts = []
     for i, parameter in enumerate(analysis.parameters[:_MOST_SLICES]):
-        line = "Line: median of the trials with this value." if medians(parameter, analysis.scored) else ""
+        has_medians = medians(parameter, analysis.scored)
+        line = tr("Line: median of the trials with this value.") if has_medians else ""
         charts.append(
             Chart(
                 key=f"slice-{parameter.name}",
-                title=f"{name} against {parameter.name.replace('_', ' ')}",
+                title=tr("{name} against {parameter}", name=name, parameter=parameter.name.replace("_", " ")),
                 note=" ".join(part for part in (symbols + sample if i == 0 else "", line) if part),
                 draw=partial(draw_slice, analysis, parameter),
             )
@@ -116,62 +119,64 @@ def _slices(analysis: Analysis) -> list[Chart]:
 def _heat_map(analysis: Analysis, importances: Importances) -> Chart:
     pair = heat_map_pair(analysis.parameters, [one.name for one in importances.parameters])
     if pair is None or not analysis.scored:
-        reason = why_no_parameters(analysis) if analysis.scored else _NO_SCORE
-        return Chart(key="heat-map", title="Two parameters together", reason=reason)
+        reason = why_no_parameters(analysis) if analysis.scored else tr("no trial has a score")
+        return Chart(key="heat-map", title=tr("Two parameters together"), reason=reason)
     across, up = pair
-    title = f"{across.name.replace('_', ' ')} and {up.name.replace('_', ' ')} together".capitalize()
-    note = "Best score in each cell, and of how many trials."
+    names = (one.name.replace("_", " ") for one in pair)
+    title = sentence(tr("{one} and {other} together", one=next(names), other=next(names)))
+    note = tr("Best score in each cell, and of how many trials.")
     if any(one.scale != "category" for one in pair):
-        note += " Ranges are cut into cells; the number beside one is its middle."
+        note += " " + tr("Ranges are cut into cells; the number beside one is its middle.")
     return Chart(key="heat-map", title=title, note=note, draw=partial(draw_heat_map, analysis, across, up))
 
 
 def _parallel(analysis: Analysis, importances: Importances) -> Chart:
-    title = "All parameters at once"
+    title = tr("All parameters at once")
     if len(analysis.scored) < 2 or len(analysis.parameters) < 2:
-        one_trial = "one trial has a score" if analysis.scored else _NO_SCORE
+        one_trial = tr("one trial has a score") if analysis.scored else tr("no trial has a score")
         reason = one_trial if len(analysis.scored) < 2 else why_no_parameters(analysis)
         return Chart(key="parallel", title=title, reason=reason, wide=True)
-    cut = " The best and a sample of the others are drawn." if len(analysis.scored) > MOST_LINES else ""
+    cut = _sample(len(analysis.scored), MOST_LINES)
     draw = partial(draw_parallel, analysis, [one.name for one in importances.parameters])
-    note = f"Each line is a trial, from its settings to its score; the winner is thick.{cut}"
+    note = tr("Each line is a trial, from its settings to its score; the winner is thick.") + cut
     return Chart(key="parallel", title=title, note=note, draw=draw, wide=True)
 
 
 def _curves(analysis: Analysis) -> Chart:
-    title = "Learning curves"
+    title = tr("Learning curves")
     x_name, curves = find_curves(analysis)
     if not curves:
-        return Chart(key="curves", title=title, reason="no evaluation was recorded", wide=True)
+        return Chart(key="curves", title=title, reason=tr("no evaluation was recorded"), wide=True)
     if all(len(curve.points) == 1 for curve in curves):
-        return Chart(key="curves", title=title, reason="every trial was evaluated once", wide=True)
-    cut = " The best and a sample of the others are drawn." if len(curves) > MOST_CURVES else ""
-    rule = f" Early stopping: {analysis.sweep.stopping}." if analysis.sweep.stopping not in ("", "none") else ""
-    ring = " A ring: stopped there." if analysis.count("stopped") else ""
-    better = "" if analysis.maximize else " Lower is better."
-    note = f"{sentence(metric_name(analysis.sweep.metric))} over {x_name}.{better}{ring}{rule}{cut}"
+        return Chart(key="curves", title=title, reason=tr("every trial was evaluated once"), wide=True)
+    parts = [tr("{metric} over {x_name}.", metric=sentence(metric_name(analysis.sweep.metric)), x_name=x_name)]
+    parts += [] if analysis.maximize else [tr("Lower is better.")]
+    parts += [tr("A ring: stopped there.")] if analysis.count("stopped") else []
+    if analysis.sweep.stopping not in ("", "none"):
+        parts.append(tr("Early stopping: {rule}.", rule=analysis.sweep.stopping))
+    note = " ".join(parts) + _sample(len(curves), MOST_CURVES)
     return Chart(key="curves", title=title, note=note, draw=partial(draw_curves, analysis), wide=True)
 
 
 def _lineage(analysis: Analysis) -> list[Chart]:
     """Returns the charts of a population; empty for other methods."""
-    title = "Who took whose weights"
+    title = tr("Who took whose weights")
     if not has_lineage(analysis):
-        reason = "no trial went on with another's weights"
+        reason = tr("no trial went on with another's weights")
         return [Chart(key="lineage", title=title, reason=reason)] if analysis.sweep.method == "pbt" else []
     few = len(shown_trials(analysis)) < len(analysis.ledger.trials)
-    note = (
+    note = tr(
         "One row for each trial, the best on top. An arrow: after this evaluation a trial went on with"
         " another's weights and with changed values. Thick: how the winner's weights came about."
-        + (" The best trials are drawn, and those that the winner's weights came from." if few else "")
     )
+    note += " " + tr("The best trials are drawn, and those that the winner's weights came from.") if few else ""
     charts = [Chart(key="lineage", title=title, note=note, draw=partial(draw_lineage, analysis), wide=True)]
     for i, parameter in enumerate(moved_parameters(analysis)[:_MOST_SLICES]):
         charts.append(
             Chart(
                 key=f"schedule-{parameter.name}",
-                title=f"{sentence(parameter.name.replace('_', ' '))} over the training",
-                note="Thick: the values with which the winner's weights were trained." if i == 0 else "",
+                title=tr("{name} over the training", name=sentence(parameter.name.replace("_", " "))),
+                note=tr("Thick: the values with which the winner's weights were trained.") if i == 0 else "",
                 draw=partial(draw_schedule, analysis, parameter),
             )
         )
@@ -179,64 +184,74 @@ def _lineage(analysis: Analysis) -> list[Chart]:
 
 
 def _memory(analysis: Analysis) -> Chart:
-    points = memory_points(analysis.ledger.trials)
+    points, title = memory_points(analysis.ledger.trials), tr("Memory, estimated and measured")
     if not points:
-        return Chart(key="memory", title="Memory, estimated and measured", reason="no trial has a memory estimate")
+        return Chart(key="memory", title=title, reason=tr("no trial has a memory estimate"))
     draw = partial(draw_memory, points)
     ratios = memory_ratios(points)
     if not ratios:
-        why = "the cards are logical" if analysis.sweep.simulated else "no device reported it"
-        note = f"Device memory was not measured: {why}. Pale: the calibrated margin."
-        return Chart(key="memory", title="Memory, estimated", note=note, draw=draw)
+        why = tr("the cards are logical") if analysis.sweep.simulated else tr("no device reported it")
+        note = tr("Device memory was not measured: {why}. Pale: the calibrated margin.", why=why)
+        return Chart(key="memory", title=tr("Memory, estimated"), note=note, draw=draw)
     over = sum(1 for point in points if point.measured is not None and point.measured > point.upper)
-    note = (
-        f"Measured ÷ estimate: median {ratios[len(ratios) // 2]:.2f}, from {ratios[0]:.2f} to {ratios[-1]:.2f}."
-        f" Pale: the calibrated margin; {over or 'no'} {'trial' if over == 1 else 'trials'} beyond it."
+    note = tr(
+        "Measured ÷ estimate: median {median:.2f}, from {low:.2f} to {high:.2f}."
+        " Pale: the calibrated margin; {over} beyond it.",
+        median=ratios[len(ratios) // 2],
+        low=ratios[0],
+        high=ratios[-1],
+        over=trials_text(over) if over else tr("no trials"),
     )
-    return Chart(key="memory", title="Memory, estimated and measured", note=note, draw=draw)
+    return Chart(key="memory", title=title, note=note, draw=draw)
 
 
 def _cost(analysis: Analysis) -> Chart:
     cost = analysis.cost
-    title = "Where did the GPU time go?" if cost.on_gpus else "Where did the time go?"
+    title = tr("Where did the GPU time go?") if cost.on_gpus else tr("Where did the time go?")
     if not sum(cost.gpu_s.values() if cost.on_gpus else cost.trial_s.values()):
-        return Chart(key="cost", title=title, reason="no trial has run")
-    note = "Share of a card times seconds." if cost.on_gpus else "Seconds in which trials ran; no GPU was held."
+        return Chart(key="cost", title=title, reason=tr("no trial has run"))
+    note = tr("Seconds in which trials ran; no GPU was held.")
+    if cost.on_gpus:
+        note = tr("Share of a card times seconds.")
     if cost.on_gpus and analysis.sweep.simulated:
-        note += " The cards are logical: what they would have been held, not what a GPU would need."
+        note += " " + tr("The cards are logical: what they would have been held, not what a GPU would need.")
     return Chart(key="cost", title=title, note=note, draw=partial(draw_cost, analysis))
 
 
 def _timeline(analysis: Analysis) -> Chart:
     ran = [t for t in analysis.ledger.trials if t.started_at is not None and t.ended_at is not None]
-    title = "What ran where" + (" (simulated cards)" if analysis.sweep.simulated else "")
+    title = tr("What ran where (simulated cards)") if analysis.sweep.simulated else tr("What ran where")
     if not ran:
-        return Chart(key="timeline", title=title, reason="no trial has run", wide=True)
+        return Chart(key="timeline", title=title, reason=tr("no trial has run"), wide=True)
     if analysis.cost.span_s < _LEAST_SPAN_S and all(trial.status == "running" for trial in ran):
-        return Chart(key="timeline", title=title, reason="no trial has reported since its start", wide=True)
-    note = "One band for each card; the height of a trial is its share."
+        return Chart(key="timeline", title=title, reason=tr("no trial has reported since its start"), wide=True)
+    note = tr("One band for each card; the height of a trial is its share.")
     if not analysis.sweep.cards and not any(trial.card for trial in analysis.ledger.trials):
-        note = "One band for each machine; trials side by side share its cores."
+        note = tr("One band for each machine; trials side by side share its cores.")
     return Chart(key="timeline", title=title, note=note, draw=partial(draw_timeline, analysis), wide=True)
+
+
+def _sample(count: int, most: int) -> str:
+    return " " + tr("The best and a sample of the others are drawn.") if count > most else ""
 
 
 def why_no_parameters(analysis: Analysis) -> str:
     """Returns the reason why there are fewer than two parameters to draw."""
     if len(analysis.ledger.trials) == 1:
-        return "one trial has run, so no parameter has two values"
+        return tr("one trial has run, so no parameter has two values")
     if len(analysis.parameters) == 1:
-        return f"only {analysis.parameters[0].name} took more than one value"
-    return "no parameter took more than one value"
+        return tr("only {name} took more than one value", name=analysis.parameters[0].name)
+    return tr("no parameter took more than one value")
 
 
 def describe_symbols(analysis: Analysis) -> str:
     """Returns the meaning of the symbols that occur in a chart of trials."""
     present = {one.trial.status for one in analysis.scored}
     meanings = {
-        "finished": "Filled: ran to its end.",
-        "stopped": "Ring: stopped early, with its best until then.",
-        "failed": "x: failed.",
-        "oom": "Plus: out of memory.",
-        "running": "Triangle: not over.",
+        "finished": tr("Filled: ran to its end."),
+        "stopped": tr("Ring: stopped early, with its best until then."),
+        "failed": tr("x: failed."),
+        "oom": tr("Plus: out of memory."),
+        "running": tr("Triangle: not over."),
     }
-    return " ".join([*(text for outcome, text in meanings.items() if outcome in present), "Large: the winner."])
+    return " ".join([*(text for outcome, text in meanings.items() if outcome in present), tr("Large: the winner.")])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from dialsum.config import COMPOSITE
 from tune_jobs.analysis.comparison import COMBINED, Comparison, Side
+from tune_jobs.config.language import tr
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded, spread_out
 from tune_jobs.report.drawing import Anchor, Canvas, Dot, Drawing, Ink, Label, Polyline, Rectangle
 from tune_jobs.report.formatting import NARROW, Chart, inner_plot, metric_name
@@ -17,13 +18,17 @@ def find_comparison_charts(comparison: Comparison) -> list[Chart]:
     """Returns the charts of a comparison that have data."""
     charts = []
     if comparison.summaries:
-        other = comparison.rival
+        one, other = comparison.rival, comparison.sides[0]
         charts.append(
             Chart(
                 key="dialogues",
-                title=f"Dialogue by dialogue: {other.letter} against {comparison.sides[0].letter}",
-                note="Each bar is one dialogue, sorted by the difference in the combined score. Above the line"
-                f" {other.letter} is better, below it {comparison.sides[0].letter}.",
+                title=tr("Dialogue by dialogue: {one} against {other}", one=one.letter, other=other.letter),
+                note=tr(
+                    "Each bar is one dialogue, sorted by the difference in the combined score. Above the line {one} is"
+                    " better, below it {other}.",
+                    one=one.letter,
+                    other=other.letter,
+                ),
                 draw=lambda width: draw_gains(comparison, width),
             )
         )
@@ -31,8 +36,8 @@ def find_comparison_charts(comparison: Comparison) -> list[Chart]:
         charts.append(
             Chart(
                 key="curves",
-                title="How they got there",
-                note="The combined score after each evaluation, as it was reported.",
+                title=tr("How they got there"),
+                note=tr("The combined score after each evaluation, as it was reported."),
                 draw=lambda width: draw_curves(comparison, width),
             )
         )
@@ -62,10 +67,14 @@ def draw_gains(comparison: Comparison, width: float) -> Drawing:
         )
     canvas.add(Polyline(points=((plot.left, zero), (plot.right, zero)), ink="muted"))
     better, worse = (sum(1 for gain in gains if sign * gain > 0) for sign in (1, -1))
-    texts = (f"{better} better", f"{len(gains) - better - worse} equal", f"{worse} worse")
+    texts = (
+        tr("{count} better", count=better),
+        tr("{count} equal", count=len(gains) - better - worse),
+        tr("{count} worse", count=worse),
+    )
     for x, text, anchor in zip((plot.left, (plot.left + plot.right) / 2, plot.right), texts, _ANCHORS, strict=True):
         canvas.add(Label(x=x, y=10.0, text=text, anchor=anchor, ink="ink"))
-    return canvas.finish(f"Of {len(gains)} dialogues {', '.join(texts)}.")
+    return canvas.finish(tr("Of {count} dialogues {texts}.", count=len(gains), texts=", ".join(texts)))
 
 
 def draw_curves(comparison: Comparison, width: float) -> Drawing:
@@ -83,19 +92,25 @@ def draw_curves(comparison: Comparison, width: float) -> Drawing:
     across = Axis(low=1.0, high=max(longest, 2.0), start=plot.left + 6, end=plot.right - 8)
     draw_y_axis(canvas, plot, axis, [(axis.at(tick), number_text(tick)) for tick in linear_ticks(low, high)])
     ticks = sorted({round(tick) for tick in linear_ticks(1.0, float(longest), 8) if tick >= 1} | {1, longest})
-    draw_x_axis(canvas, plot, [(across.at(tick), str(tick)) for tick in ticks], "evaluations", grid=False)
+    draw_x_axis(canvas, plot, [(across.at(tick), str(tick)) for tick in ticks], tr("evaluations"), grid=False)
     for side, ink, scores in zip(comparison.sides, SIDE_INKS, curves, strict=False):
         points = tuple((across.at(number), axis.at(score)) for number, score in enumerate(scores, start=1))
         if len(points) > 1:
             canvas.add(Polyline(points=points, ink=ink, width=2.5, tip=f"{side.letter}: {side.name}"))
         if points:
-            tip = f"{side.letter}: {max(scores):.2f} at best"
+            tip = tr("{side}: {score:.2f} at best", side=side.letter, score=max(scores))
             canvas.add(Dot(x=points[-1][0], y=points[-1][1], radius=4.5, ink=ink, tip=tip))
     drawn = [(side.letter, scores) for side, scores in zip(comparison.sides, curves, strict=True) if scores]
     label_ys = spread_out([axis.at(scores[-1]) for _, scores in drawn], 14.0)
     for (letter, scores), y in zip(drawn, label_ys, strict=True):
         canvas.add(Label(x=across.at(len(scores)) + 9, y=y, text=letter, ink="ink", bold=True, halo=True))
-    return canvas.finish(f"{metric_name(COMPOSITE)} over the evaluations of {len(comparison.sides)} experiments.")
+    return canvas.finish(
+        tr(
+            "{metric} over the evaluations of {count} experiments.",
+            metric=metric_name(COMPOSITE),
+            count=len(comparison.sides),
+        )
+    )
 
 
 _ANCHORS: tuple[Anchor, ...] = ("start", "middle", "end")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tune_jobs.analysis.lineage import Copy, Leg, all_values, best_evaluation, copies_of, describe_copy, weight_history
 from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.language import tr
 from tune_jobs.config.parameters import Parameter, show_value
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, parameter_axis
@@ -64,8 +65,8 @@ def draw_lineage(analysis: Analysis, width: float) -> Drawing:
     across = Axis(low=0.0, high=max(longest, 1.0), start=plot.left + 4, end=plot.right)
     rows = {trial.trial_id: plot.top + (i + 0.5) * _ROW for i, trial in enumerate(trials)}
     steps = [step for step in linear_ticks(0.0, longest) if step == int(step)]
-    draw_x_axis(canvas, plot, [(across.at(step), number_text(step)) for step in steps], "evaluations")
-    canvas.add(Label(x=0.0, y=8.0, text="trial"), Label(x=width, y=8.0, text="score", anchor="end"))
+    draw_x_axis(canvas, plot, [(across.at(step), number_text(step)) for step in steps], tr("evaluations"))
+    canvas.add(Label(x=0.0, y=8.0, text=tr("trial")), Label(x=width, y=8.0, text=tr("score"), anchor="end"))
     for trial in trials:
         y, won = rows[trial.trial_id], is_winner(analysis, trial.trial_id)
         tip = trial_tip(analysis, trial)
@@ -88,7 +89,13 @@ def draw_lineage(analysis: Analysis, width: float) -> Drawing:
     for copy in copies:
         if (copy.trial_id, copy.evaluation) in joints:
             canvas.extend(_arrow(copy, across, rows, aside=0.0, ink="accent", width=2.5))
-    return canvas.finish(f"{trials_text(len(trials))}; {len(copies)} times one went on with another's weights.")
+    return canvas.finish(
+        tr(
+            "{trials}; {count} times one went on with another's weights.",
+            trials=trials_text(len(trials)),
+            count=len(copies),
+        )
+    )
 
 
 def _arrow(
@@ -97,10 +104,13 @@ def _arrow(
     x1, y1 = across.at(copy.donor_evaluation) + aside, rows[copy.donor_id]
     x2, y2 = across.at(copy.evaluation) + aside, rows[copy.trial_id]
     back = -6.0 if y2 > y1 else 6.0
-    tip = (
-        f"after evaluation {copy.evaluation} trial {copy.trial_id} went on with the weights of trial {copy.donor_id}"
-        f"\n{describe_copy(copy)}"
+    tip = tr(
+        "after evaluation {evaluation} trial {trial} went on with the weights of trial {donor}",
+        evaluation=copy.evaluation,
+        trial=copy.trial_id,
+        donor=copy.donor_id,
     )
+    tip = f"{tip}\n{describe_copy(copy)}"
     head = ((x2 - 4.0, y2 + back), (x2, y2), (x2 + 4.0, y2 + back))
     return [
         Polyline(points=((x1, y1), (x2, y2)), ink=ink, width=width, tip=tip),
@@ -120,18 +130,26 @@ def draw_schedule(analysis: Analysis, parameter: Parameter, width: float) -> Dra
     longest = max((len(trial.history) for trial in trials), default=1)
     across = Axis(low=0.0, high=max(longest, 1.0), start=plot.left + 4, end=plot.right - 8)
     steps = [step for step in linear_ticks(0.0, longest) if step == int(step)]
-    draw_x_axis(canvas, plot, [(across.at(step), number_text(step)) for step in steps], "evaluations", grid=False)
+    draw_x_axis(canvas, plot, [(across.at(step), number_text(step)) for step in steps], tr("evaluations"), grid=False)
     for trial in trials:
         ends = [*(copy.evaluation for copy in copies_of(trial)), len(trial.history)]
         values = [one.get(parameter.name) for one in all_values(trial)]
         points = _steps(parameter, axis, across, list(zip(values, [0, *ends], ends, strict=False)))
-        tip = f"trial {trial.trial_id}\n{parameter.name} {', then '.join(show_value(value) for value in values)}"
+        shown = tr(", then ").join(show_value(value) for value in values)
+        tip = f"{tr('trial {trial}', trial=trial.trial_id)}\n{parameter.name} {shown}"
         canvas.add(Polyline(points=points, ink="finished", width=1.5, opacity=0.6, tip=tip, trial=trial.trial_id))
     path = [(leg.values.get(parameter.name), leg.first, leg.last) for leg in winner_path(analysis)]
     if path:
-        tip = f"the winner's weights\n{parameter.name} {', then '.join(show_value(value) for value, _, _ in path)}"
+        shown = tr(", then ").join(show_value(value) for value, _, _ in path)
+        tip = tr("the winner's weights") + f"\n{parameter.name} {shown}"
         canvas.add(Polyline(points=_steps(parameter, axis, across, path), ink="accent", width=3.0, tip=tip))
-    return canvas.finish(f"Values of {parameter.name} over the evaluations of {trials_text(len(trials))}.")
+    return canvas.finish(
+        tr(
+            "Values of {parameter} over the evaluations of {trials}.",
+            parameter=parameter.name,
+            trials=trials_text(len(trials)),
+        )
+    )
 
 
 def _steps(
@@ -152,12 +170,12 @@ def path_rows(analysis: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]
         for leg in winner_path(analysis)
         if leg.last > leg.first
     ]
-    return ("Evaluations", "Trial", *names), rows
+    return (tr("Evaluations"), tr("Trial"), *names), rows
 
 
 def _stretch(leg: Leg) -> str:
     first = leg.first + 1
-    return str(first) if first == leg.last else f"{first} to {leg.last}"
+    return str(first) if first == leg.last else tr("{low} to {high}", low=first, high=leg.last)
 
 
 def copy_rows(analysis: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -167,4 +185,4 @@ def copy_rows(analysis: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]
     rows: list[tuple[str, ...]] = [
         (str(copy.evaluation), copy.trial_id, copy.donor_id, describe_copy(copy)) for copy in copies[:MOST_COPIES]
     ]
-    return ("After evaluation", "Trial", "Took the weights of", "Its values then"), rows
+    return (tr("After evaluation"), tr("Trial"), tr("Took the weights of"), tr("Its values then")), rows

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tune_jobs.config.language import tr
 from tune_jobs.config.parameters import to_number
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
@@ -60,7 +61,9 @@ def find_kinds(points: Sequence[MemoryPoint]) -> list[MemoryKind]:
     for point in points:
         model = point.trial.resolved.get("model", point.trial.sampled.get("model", ""))
         micro = (point.trial.plan or {}).get("micro_batch")
-        text = " ".join(part for part in (plain_value(model), f"micro-batch {micro}" if micro else "") if part)
+        text = " ".join(
+            part for part in (plain_value(model), tr("micro-batch {micro}", micro=micro) if micro else "") if part
+        )
         found.setdefault((text or point.trial.name, round(point.upper)), []).append(point)
     kinds = [MemoryKind(text=text, points=tuple(same)) for (text, _), same in found.items()]
     return sorted(kinds, key=lambda kind: -kind.points[0].upper)
@@ -88,7 +91,7 @@ def _draw_bars(kinds: Sequence[MemoryKind], width: float) -> Drawing:
     most = max(max(point.upper, point.measured or 0.0) for kind in kinds for point in kind.points)
     axis = Axis(low=0.0, high=most / _GIB, start=plot.left, end=plot.right)
     ticks = linear_ticks(0.0, axis.high, 3 if width < NARROW else 5)
-    draw_x_axis(canvas, plot, [(axis.at(tick), number_text(tick)) for tick in ticks], "GiB on the device")
+    draw_x_axis(canvas, plot, [(axis.at(tick), number_text(tick)) for tick in ticks], tr("GiB on the device"))
     for i, (name, kind) in enumerate(zip(names, kinds, strict=True)):
         y = plot.top + (i + (0.7 if above else 0.5)) * plot.height / len(kinds)
         label = (
@@ -97,7 +100,7 @@ def _draw_bars(kinds: Sequence[MemoryKind], width: float) -> Drawing:
             else Label(x=plot.left - 8, y=y, text=shorten(name, left - 12), anchor="end", ink="ink")
         )
         point = kind.points[0]
-        tip = f"estimate {format_bytes(point.estimate)}, at most {format_bytes(point.upper)}"
+        tip = _estimate_text(point)
         x, reach = axis.at(point.estimate / _GIB), axis.at(point.upper / _GIB)
         canvas.add(
             label,
@@ -107,7 +110,7 @@ def _draw_bars(kinds: Sequence[MemoryKind], width: float) -> Drawing:
         canvas.extend(
             _measured_symbol(one, axis.at((one.measured or 0.0) / _GIB), y) for one in kind.points if one.measured
         )
-    return canvas.finish(f"Memory of {len(kinds)} different kinds of trials, estimated and measured.")
+    return canvas.finish(tr("Memory of {count} different kinds of trials, estimated and measured.", count=len(kinds)))
 
 
 def _draw_cloud(points: Sequence[MemoryPoint], width: float) -> Drawing:
@@ -119,22 +122,26 @@ def _draw_cloud(points: Sequence[MemoryPoint], width: float) -> Drawing:
     up = Axis(low=0.0, high=high, start=plot.bottom, end=plot.top)
     ticks = linear_ticks(0.0, high)
     draw_y_axis(canvas, plot, up, [(up.at(tick), number_text(tick)) for tick in ticks])
-    draw_x_axis(canvas, plot, [(across.at(tick), number_text(tick)) for tick in ticks], "estimate, GiB")
+    draw_x_axis(canvas, plot, [(across.at(tick), number_text(tick)) for tick in ticks], tr("estimate, GiB"))
     canvas.add(Polyline(points=((across.at(0), up.at(0)), (across.at(high), up.at(high))), ink="muted", dashed=True))
-    canvas.add(Label(x=2.0, y=8.0, text="measured, GiB", ink="ink"))
+    canvas.add(Label(x=2.0, y=8.0, text=tr("measured, GiB"), ink="ink"))
     canvas.extend(
         _measured_symbol(point, across.at(point.estimate / _GIB), up.at((point.measured or 0.0) / _GIB))
         for point in known
     )
-    return canvas.finish(f"Measured against estimated memory of {trials_text(len(known))}.")
+    return canvas.finish(tr("Measured against estimated memory of {trials}.", trials=trials_text(len(known))))
+
+
+def _estimate_text(point: MemoryPoint) -> str:
+    return tr(
+        "estimate {estimate}, at most {upper}", estimate=format_bytes(point.estimate), upper=format_bytes(point.upper)
+    )
 
 
 def _measured_symbol(point: MemoryPoint, x: float, y: float) -> Dot | Cross:
     assert point.measured is not None
-    tip = (
-        f"{point.trial.name}\nmeasured {format_bytes(point.measured)}\nestimate {format_bytes(point.estimate)}"
-        f", at most {format_bytes(point.upper)}"
-    )
+    measured = tr("measured {memory}", memory=format_bytes(point.measured))
+    tip = f"{point.trial.name}\n{measured}\n{_estimate_text(point)}"
     if point.measured > point.upper:
         return Cross(x=x, y=y, radius=4.5, ink="failed", tip=tip, trial=point.trial.trial_id)
     return Dot(x=x, y=y, radius=4.0, ink="accent", tip=tip, trial=point.trial.trial_id)

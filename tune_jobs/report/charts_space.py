@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tune_jobs.analysis.candidates import Scored
 from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.language import tr
 from tune_jobs.config.parameters import Parameter, show_value, to_number
 from tune_jobs.report.axes import (
     Axis,
@@ -81,11 +82,22 @@ def draw_slice(analysis: Analysis, parameter: Parameter, width: float) -> Drawin
             x += _jitter(one.trial.trial_id) * min(18.0, plot.width / len(parameter.values) * 0.3)
         canvas.add(trial_symbol(analysis, one, x, place_score(axis, one.score)))
     if beyond:
-        edge = "bottom" if analysis.maximize else "top"
-        text = f"{trials_text(beyond)} beyond the {edge}, drawn at its edge"
+        message = (
+            tr("{trials} beyond the bottom, drawn at its edge")
+            if analysis.maximize
+            else tr("{trials} beyond the top, drawn at its edge")
+        )
+        text = message.format(trials=trials_text(beyond))
         canvas.add(Label(x=plot.right, y=8.0, text=text, anchor="end", size=11.0))
     name = metric_name(analysis.sweep.metric)
-    return canvas.finish(f"{name} of {trials_text(len(shown))} against {parameter.name}.")
+    return canvas.finish(
+        tr(
+            "{name} of {trials} against {parameter}.",
+            name=name,
+            trials=trials_text(len(shown)),
+            parameter=parameter.name,
+        )
+    )
 
 
 def draw_heat_map(analysis: Analysis, across: Parameter, up: Parameter, width: float) -> Drawing:
@@ -114,8 +126,10 @@ def draw_heat_map(analysis: Analysis, across: Parameter, up: Parameter, width: f
     draw_x_axis(canvas, plot, ticks, across.name, grid=False, categories=across.scale == "category")
     canvas.add(Label(x=2.0, y=10.0, text=up.name, ink="ink"))
     best = max(cells.values(), key=lambda cell: goodness(analysis, cell[0].score), default=[])
-    best_text = f" Best cell: {show_score(best[0].score, metric)}." if best else ""
-    return canvas.finish(f"Best {metric_name(metric)} by {across.name} and {up.name}.{best_text}")
+    text = tr("Best {metric} by {one} and {other}.", metric=metric_name(metric), one=across.name, other=up.name)
+    if best:
+        text += " " + tr("Best cell: {score}.", score=show_score(best[0].score, metric))
+    return canvas.finish(text)
 
 
 def draw_parallel(analysis: Analysis, important: Sequence[str], width: float) -> Drawing:
@@ -161,8 +175,8 @@ def draw_parallel(analysis: Analysis, important: Sequence[str], width: float) ->
         _add_upright(canvas, plot, xs[i], parameter.name, ticks, room=room, tick_room=gap - 12, high_title=high)
     score_ticks = [(score.at(t), number_text(t)) for t in linear_ticks(score.low, score.high)]
     high = crowded and len(parameters) % 2 == 1
-    _add_upright(canvas, plot, xs[-1], "score", score_ticks, bold=True, room=room, tick_room=42.0, high_title=high)
-    return canvas.finish(f"Settings of {trials_text(len(drawn))} and the score that each led to.")
+    _add_upright(canvas, plot, xs[-1], tr("score"), score_ticks, bold=True, room=room, tick_room=42.0, high_title=high)
+    return canvas.finish(tr("Settings of {trials} and the score that each led to.", trials=trials_text(len(drawn))))
 
 
 def heat_map_pair(parameters: Sequence[Parameter], important: Sequence[str]) -> tuple[Parameter, Parameter] | None:
@@ -199,7 +213,7 @@ def _add_medians(
 ) -> None:
     for position, median, count in medians(parameter, shown):
         x, y = across.at(position), place_score(axis, median)
-        tip = f"median of {count}: {show_score(median, analysis.sweep.metric)}"
+        tip = tr("median of {count}: {score}", count=count, score=show_score(median, analysis.sweep.metric))
         canvas.add(Polyline(points=((x - 24, y), (x + 24, y)), ink="muted", width=2.0, tip=tip))
 
 
@@ -232,18 +246,23 @@ def _add_cell(canvas: Canvas, analysis: Analysis, inside: Sequence[Scored], cell
         x=cell.left + 1, y=cell.top + 1, width=cell.width - 2, height=cell.height - 2, ink="band", radius=3.0
     )
     if not inside:
-        canvas.add(dataclasses.replace(frame, tip="no trial"))
+        canvas.add(dataclasses.replace(frame, tip=tr("no trial")))
         return
     best = inside[0]
     step = ramp(goodness(analysis, best.score))
-    tip = f"{trials_text(len(inside))}\nbest: {trial_tip(analysis, best.trial, best.score)}"
+    best_tip = tr("best: {trial}", trial=trial_tip(analysis, best.trial, best.score))
+    tip = f"{trials_text(len(inside))}\n{best_tip}"
     canvas.add(dataclasses.replace(frame, ink=f"ramp{step}", tip=tip, trial=best.trial.trial_id))
     x, y = (cell.left + cell.right) / 2, (cell.top + cell.bottom) / 2
     room = cell.height >= 36
     text = show_score(best.score, analysis.sweep.metric)
     canvas.add(Label(x=x, y=y - (7 if room else 0), text=text, ink=f"on_ramp{step}", anchor="middle", bold=True))
     if room:
-        canvas.add(Label(x=x, y=y + 9, text=f"of {len(inside)}", ink=f"on_ramp{step}", anchor="middle", size=10.5))
+        canvas.add(
+            Label(
+                x=x, y=y + 9, text=tr("of {count}", count=len(inside)), ink=f"on_ramp{step}", anchor="middle", size=10.5
+            )
+        )
 
 
 def _add_upright(
@@ -282,7 +301,7 @@ def best_box(parameter: Parameter, best: Sequence[Scored]) -> str:
     positions = [parameter.position(value) for value in values]
     if parameter.scale == "category" or len(numbers) < len(values):
         kept = dict.fromkeys(show_value(value) for value in values)
-        return " or ".join(kept) if len(kept) < len(parameter.values) else ""
+        return tr(" or ").join(kept) if len(kept) < len(parameter.values) else ""
     if max(positions) - min(positions) > _EVERYWHERE:
         return ""
-    return f"{show_value(min(numbers))} to {show_value(max(numbers))}"
+    return tr("{low} to {high}", low=show_value(min(numbers)), high=show_value(max(numbers)))

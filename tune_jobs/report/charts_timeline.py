@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.language import tr
 from tune_jobs.config.parameters import to_number
 from tune_jobs.records.ledger import OUTCOMES, TrialOutcome, TrialRecord
 from tune_jobs.report.axes import Axis, Plot, draw_x_axis, duration_ticks
 from tune_jobs.report.drawing import Canvas, Drawing, DrawnShape, Label, Rectangle, shorten, text_width
-from tune_jobs.report.formatting import NARROW, OUTCOME_TEXT, gpu_time, percent, trial_tip, trials_text
+from tune_jobs.report.formatting import NARROW, gpu_time, outcome_text, percent, trial_tip, trials_text
 from tune_jobs.report.symbols import is_winner, legend, outcome_bar
 from tuning_common.units import format_duration
 
@@ -90,7 +91,7 @@ class TrialDevice(NamedTuple):
 def _device(node: object, card: object, gpu_model: object) -> TrialDevice:
     name = str(node or "")
     return TrialDevice(
-        "this machine" if name.startswith("127.") else name, str(card or "").strip(), str(gpu_model or "")
+        tr("this machine") if name.startswith("127.") else name, str(card or "").strip(), str(gpu_model or "")
     )
 
 
@@ -103,10 +104,11 @@ def _matching_device(device: TrialDevice, devices: Collection[TrialDevice]) -> T
 def _name_of(device: TrialDevice, *, has_cards: bool) -> tuple[str, bool]:
     """Returns the name of a lane, and whether it is a single card or machine."""
     if device.card:
-        return f"{device.node} · card {device.card}" + (f" · {device.gpu_model}" if device.gpu_model else ""), True
+        name = tr("{node} · card {card}", node=device.node, card=device.card)
+        return name + (f" · {device.gpu_model}" if device.gpu_model else ""), True
     if has_cards:
-        return "card unknown: no evaluation reported it", False
-    return f"{device.node or 'this machine'} · CPU", True
+        return tr("card unknown: no evaluation reported it"), False
+    return f"{device.node or tr('this machine')} · CPU", True
 
 
 def _intervals(trial: TrialRecord) -> list[tuple[TrialDevice, Bar]]:
@@ -157,10 +159,10 @@ def draw_timeline(analysis: Analysis, width: float) -> Drawing:
     span_s = max(max(bar.end_at for bar in bars) - begin, 1e-9)
     axis = Axis(low=0.0, high=span_s, start=plot.left, end=plot.right)
     ticks = duration_ticks(span_s, 4 if width < NARROW else 8)
-    draw_x_axis(canvas, plot, [(axis.at(at_s), text) for at_s, text in ticks], "since the start", grid=False)
+    draw_x_axis(canvas, plot, [(axis.at(at_s), text) for at_s, text in ticks], tr("since the start"), grid=False)
     for i, lane in enumerate(lanes):
         top = top_of_lanes + i * (row + 26.0) + 22.0
-        busy = f"{percent(lane.busy)} taken" if lane.busy is not None else ""
+        busy = tr("{part} taken", part=percent(lane.busy)) if lane.busy is not None else ""
         name = shorten(lane.name, plot.width - text_width(busy) - 16)
         canvas.add(
             Label(x=plot.left, y=top - 11, text=name, ink="ink"),
@@ -172,8 +174,13 @@ def draw_timeline(analysis: Analysis, width: float) -> Drawing:
             frame = Plot(left=x1, right=x2, top=top + bar.offset * row, bottom=top + (bar.offset + bar.height) * row)
             shapes = _bar_shapes(analysis, bar, frame)
             canvas.extend(shapes if len(bars) <= _MOST_TIPS else (_without_tip(shape) for shape in shapes))
-    logical = ", logical cards" if analysis.sweep.simulated else ""
-    return canvas.finish(f"What ran where, over {format_duration(analysis.cost.span_s)}{logical}.")
+    time = format_duration(analysis.cost.span_s)
+    logical = analysis.sweep.simulated
+    return canvas.finish(
+        tr("What ran where, over {time}, logical cards.", time=time)
+        if logical
+        else tr("What ran where, over {time}.", time=time)
+    )
 
 
 def _without_tip(shape: DrawnShape) -> DrawnShape:
@@ -182,8 +189,8 @@ def _without_tip(shape: DrawnShape) -> DrawnShape:
 
 def _bar_shapes(analysis: Analysis, bar: Bar, inside: Plot) -> list[DrawnShape]:
     trial = bar.trial
-    share = f"\nshare {bar.share:g}" if bar.share else ""
-    tip = trial_tip(analysis, trial) + share + ("\nsimulated card" if trial.simulated else "")
+    share = "\n" + tr("share {share:g}", share=bar.share) if bar.share else ""
+    tip = trial_tip(analysis, trial) + share + ("\n" + tr("simulated card") if trial.simulated else "")
     frame = {"x": inside.left, "y": inside.top, "width": max(inside.width - 0.6, 0.8), "height": inside.height}
     shapes = outcome_bar(bar.outcome, **frame, tip=tip, trial=trial.trial_id)
     if is_winner(analysis, trial.trial_id):
@@ -239,12 +246,12 @@ def draw_cost(analysis: Analysis, width: float) -> Drawing:
     axis = Axis(low=0.0, high=max(seconds for _, seconds in rows), start=left, end=end)
     for i, ((outcome, seconds), text) in enumerate(zip(rows, texts, strict=True)):
         y = 20.0 + 34.0 * i
-        tip = f"{trials_text(analysis.count(outcome))} {OUTCOME_TEXT[outcome]}: {text}"
+        tip = f"{trials_text(analysis.count(outcome))} {outcome_text(outcome)}: {text}"
         long = max(axis.at(seconds) - left, 1.0)
         canvas.add(
-            Label(x=left - 8, y=y, text=OUTCOME_TEXT[outcome], anchor="end", ink="ink"),
+            Label(x=left - 8, y=y, text=outcome_text(outcome), anchor="end", ink="ink"),
             *outcome_bar(outcome, x=left, y=y - 9, width=long, height=18.0, tip=tip),
             Label(x=axis.at(seconds) + 8, y=y, text=text),
         )
-    kind = "GPU time" if cost.on_gpus else "time"
-    return canvas.finish(f"{kind} by outcome: " + ", ".join(f"{o} {show(s)}" for o, s in rows) + ".")
+    kind = tr("GPU time by outcome") if cost.on_gpus else tr("time by outcome")
+    return canvas.finish(f"{kind}: " + ", ".join(f"{outcome_text(outcome)} {show(s)}" for outcome, s in rows) + ".")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tune_jobs.analysis.candidates import Scored
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.language import tr
 from tune_jobs.records.ledger import TrialRecord
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded
 from tune_jobs.report.charts_space import place_score, score_axis, thinned
@@ -15,7 +16,7 @@ from tune_jobs.report.symbols import is_winner, legend, outcome_symbol, trial_sy
 
 MOST_CURVES = 200
 _LEADERS = 10
-_X_NAMES = {"train/epoch": "epochs", "train/global_step": "optimizer steps", "iteration": "evaluations"}
+_X_AXES = ("train/epoch", "train/global_step", "iteration")  # the first that every evaluation has
 
 
 def draw_leaders(analysis: Analysis, width: float) -> Drawing:
@@ -40,7 +41,7 @@ def draw_leaders(analysis: Analysis, width: float) -> Drawing:
         canvas.add(
             Rectangle(x=x1, y=plot.top, width=x2 - x1, height=plot.height, ink="band", tip=analysis.noise.source)
         )
-        text = f"tie: within {show_score(band, metric)}"
+        text = tr("tie: within {band}", band=show_score(band, metric))
         x = min(max((x1 + x2) / 2, plot.left + text_width(text) / 2), plot.right - text_width(text) / 2)
         canvas.add(Label(x=x, y=plot.top - 10, text=text, anchor="middle"))
     ticks = [(axis.at(tick), number_text(tick)) for tick in linear_ticks(low, high, 4 if width < NARROW else 6)]
@@ -58,7 +59,9 @@ def draw_leaders(analysis: Analysis, width: float) -> Drawing:
                 analysis, Scored(trial=candidate.best.trial, score=candidate.score), axis.at(candidate.score), y
             )
         )
-    return canvas.finish(f"The best {len(leaders)} configurations by {metric_name(metric)}.")
+    return canvas.finish(
+        tr("The best {count} configurations by {metric}.", count=len(leaders), metric=metric_name(metric))
+    )
 
 
 def draw_importance(found: Importances, width: float) -> Drawing:
@@ -69,13 +72,17 @@ def draw_importance(found: Importances, width: float) -> Drawing:
     plot = inner_plot(width, canvas.height, left=left, right=22.0)
     axis = Axis(low=0.0, high=1.0, start=plot.left, end=plot.right)
     ticks = [(axis.at(part / 4), f"{part * 25}%") for part in ((0, 2, 4) if width < NARROW else range(5))]
-    draw_x_axis(canvas, plot, ticks, "importance")
+    draw_x_axis(canvas, plot, ticks, tr("importance"))
     height = plot.height / len(rows)
     for i, one in enumerate(rows):
         y = plot.top + (i + 0.5) * height
-        tip = (
-            f"{one.name}: {one.part:.0%}\n90% of resampled sweeps: {one.low:.0%} to {one.high:.0%}"
-            f"\nshuffled scores reach {one.chance:.0%}"
+        tip = tr(
+            "{name}: {part:.0%}\n90% of resampled sweeps: {low:.0%} to {high:.0%}\nshuffled scores reach {chance:.0%}",
+            name=one.name,
+            part=one.part,
+            low=one.low,
+            high=one.high,
+            chance=one.chance,
         )
         ink = "accent" if one.stands_out else "stopped"
         canvas.add(
@@ -91,7 +98,7 @@ def draw_importance(found: Importances, width: float) -> Drawing:
             ),
             Polyline(points=((axis.at(one.chance), y - 13), (axis.at(one.chance), y + 13)), ink="failed", dashed=True),
         )
-    return canvas.finish("Importance: " + ", ".join(f"{one.name} {one.part:.0%}" for one in rows) + ".")
+    return canvas.finish(tr("Importance: {parts}.", parts=", ".join(f"{one.name} {one.part:.0%}" for one in rows)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +118,7 @@ def find_curves(analysis: Analysis) -> tuple[str, list[Curve]]:
     metric = analysis.sweep.metric
     rows = {one.trial.trial_id: [r for r in one.trial.history if r.get(metric) is not None] for one in analysis.scored}
     every = [row for trial_rows in rows.values() for row in trial_rows]
-    name = next((name for name in _X_NAMES if every and all(row.get(name) is not None for row in every)), "")
+    name = next((name for name in _X_AXES if every and all(row.get(name) is not None for row in every)), "")
     curves = []
     for one in analysis.scored:
         points = []
@@ -121,7 +128,8 @@ def find_curves(analysis: Analysis) -> tuple[str, list[Curve]]:
                 points.append((x, y))
         if points:
             curves.append(Curve(one=one, points=tuple(points)))
-    return _X_NAMES.get(name, "evaluations"), curves
+    names = {"train/epoch": tr("epochs"), "train/global_step": tr("optimizer steps")}
+    return names.get(name, tr("evaluations")), curves
 
 
 def draw_curves(analysis: Analysis, width: float) -> Drawing:
@@ -149,13 +157,19 @@ def draw_curves(analysis: Analysis, width: float) -> Drawing:
     for x in map(across.at, _rungs(analysis, curves)):
         canvas.add(Polyline(points=((x, plot.top), (x, plot.bottom)), ink="muted", dashed=True))
         if x >= free_from:
-            canvas.add(Label(x=x, y=plot.top - 10, text="rung", anchor="middle", size=11.0))
+            canvas.add(Label(x=x, y=plot.top - 10, text=tr("rung"), anchor="middle", size=11.0))
             free_from = x + 34.0
     for curve in reversed(curves):
         canvas.extend(_curve_shapes(analysis, curve, across, axis))
     stopped = sum(1 for curve in curves if curve.one.trial.status == "stopped")
     return canvas.finish(
-        f"{metric_name(analysis.sweep.metric)} over {x_name} of {trials_text(len(curves))}, {stopped} stopped early."
+        tr(
+            "{metric} over {x_name} of {trials}, {stopped} stopped early.",
+            metric=metric_name(analysis.sweep.metric),
+            x_name=x_name,
+            trials=trials_text(len(curves)),
+            stopped=stopped,
+        )
     )
 
 
@@ -182,7 +196,7 @@ def _rungs(analysis: Analysis, curves: Sequence[Curve]) -> list[float]:
     """Returns the x of each rung; a rung whose x differs between trials is left out."""
     found: dict[float, set[float]] = {}
     end = max(x for curve in curves for x, _ in curve.points)
-    names = [name for name in _X_NAMES if all(name in row for c in curves for row in c.one.trial.history)]
+    names = [name for name in _X_AXES if all(name in row for c in curves for row in c.one.trial.history)]
     for curve in curves:
         for row in curve.one.trial.history:
             rung, x = row.get("rung"), row.get(names[0]) if names else None

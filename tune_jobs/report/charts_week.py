@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from tune_jobs.analysis.weekly import Week, WeekRun
+from tune_jobs.config.language import tr
 from tune_jobs.records.ledger import OUTCOMES
 from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
 from tune_jobs.report.drawing import Canvas, Drawing, Label, Polyline
-from tune_jobs.report.formatting import NARROW, OUTCOME_TEXT, Chart, amount, inner_plot, sentence
+from tune_jobs.report.formatting import NARROW, Chart, amount, inner_plot, outcome_text
 from tune_jobs.report.symbols import bar_swatch, lay_legend, outcome_bar
 
 
@@ -18,8 +19,8 @@ def find_week_charts(week: Week) -> list[Chart]:
     charts = [
         Chart(
             key="runs",
-            title="Runs a day",
-            note="By the day on which they ended.",
+            title=tr("Runs a day"),
+            note=tr("By the day on which they ended."),
             draw=lambda width: draw_days(week, width, None),
         )
     ]
@@ -27,8 +28,8 @@ def find_week_charts(week: Week) -> list[Chart]:
         charts.append(
             Chart(
                 key="hours",
-                title=f"{what} a day",
-                note="By the day on which the runs ended, by how they ended.",
+                title=tr("{what} a day", what=what),
+                note=tr("By the day on which the runs ended, by how they ended."),
                 draw=lambda width: draw_days(week, width, what),
             )
         )
@@ -43,17 +44,28 @@ def hours_shown(week: Week) -> tuple[Callable[[WeekRun], float], str]:
     """
     total = (week.total.now, week.total.before)
     if any(figures.gpu_s for figures in total):
-        return _in_a_fitting_unit(week, lambda run: run.gpu_s, "GPU-{}")
+        names = tr("GPU-hours"), tr("GPU-minutes")
+        return _in_a_fitting_unit(week, lambda run: run.gpu_s, *names)
     if any(figures.simulated_gpu_s for figures in total):
-        return _in_a_fitting_unit(week, lambda run: run.simulated_gpu_s, "GPU-{} on logical cards")
-    return _in_a_fitting_unit(week, lambda run: run.wall_s, "{} of training")
+        names = tr("GPU-hours on logical cards"), tr("GPU-minutes on logical cards")
+        return _in_a_fitting_unit(week, lambda run: run.simulated_gpu_s, *names)
+    return _in_a_fitting_unit(week, lambda run: run.wall_s, tr("Hours of training"), tr("Minutes of training"))
 
 
 def _in_a_fitting_unit(
-    week: Week, seconds: Callable[[WeekRun], float], name: str
+    week: Week, seconds: Callable[[WeekRun], float], hours: str, minutes: str
 ) -> tuple[Callable[[WeekRun], float], str]:
-    unit, size = ("hours", 3600.0) if sum(map(seconds, week.runs)) >= 3600 else ("minutes", 60.0)
-    return (lambda run: seconds(run) / size), sentence(name.format(unit))
+    name, size = (hours, 3600.0) if sum(map(seconds, week.runs)) >= 3600 else (minutes, 60.0)
+    return (lambda run: seconds(run) / size), name
+
+
+def runs_text(count: int) -> str:
+    """Formats a number of runs.
+
+    >>> runs_text(1), runs_text(1200)
+    ('1 run', '1,200 runs')
+    """
+    return tr("1 run") if count == 1 else tr("{count:,} runs", count=count)
 
 
 def draw_days(week: Week, width: float, what: str | None) -> Drawing:
@@ -67,7 +79,7 @@ def draw_days(week: Week, width: float, what: str | None) -> Drawing:
     size = hours_shown(week)[0] if what else (lambda run: 1.0)
     days = week.days()
     shown = [outcome for outcome in OUTCOMES if any(run.outcome == outcome for run in week.runs)]
-    keys, top = lay_legend([(bar_swatch(outcome), OUTCOME_TEXT[outcome]) for outcome in shown], width)
+    keys, top = lay_legend([(bar_swatch(outcome), outcome_text(outcome)) for outcome in shown], width)
     canvas = Canvas(width=width, height=top + (240.0 if width >= NARROW else 220.0))
     canvas.extend(keys)
     plot = inner_plot(width, canvas.height, left=48.0, top=top + 22.0, bottom=34.0)
@@ -86,8 +98,8 @@ def draw_days(week: Week, width: float, what: str | None) -> Drawing:
     middle = (plot.left + plot.right) / 2
     canvas.add(
         Polyline(points=((middle, plot.top - 18), (middle, plot.bottom)), ink="muted", dashed=True),
-        Label(x=middle - 8, y=plot.top - 10, text="the week before", anchor="end"),
-        Label(x=middle + 8, y=plot.top - 10, text="this week"),
+        Label(x=middle - 8, y=plot.top - 10, text=tr("the week before"), anchor="end"),
+        Label(x=middle + 8, y=plot.top - 10, text=tr("this week")),
     )
     for number, (day, runs) in enumerate(days):
         bottom = 0.0
@@ -97,13 +109,13 @@ def draw_days(week: Week, width: float, what: str | None) -> Drawing:
             if not sum_of:
                 continue
             top = axis.at(bottom + sum_of)
-            text = f"{amount(sum_of)} {what}" if what else f"{len(mine)} {'run' if len(mine) == 1 else 'runs'}"
+            text = f"{amount(sum_of)} {what}" if what else runs_text(len(mine))
             canvas.extend(
                 outcome_bar(
                     outcome, x=plot.left + number * slot + slot * 0.14, y=top, width=slot * 0.72,
                     height=axis.at(bottom) - top,
-                    tip=f"{day:%Y-%m-%d}\n{OUTCOME_TEXT[outcome]}: {text}",
+                    tip=f"{day:%Y-%m-%d}\n{outcome_text(outcome)}: {text}",
                 )
             )  # fmt: skip
             bottom += sum_of
-    return canvas.finish(f"{what or 'Runs'} a day over fourteen days.")
+    return canvas.finish(tr("{what} a day over fourteen days.", what=what or tr("Runs")))

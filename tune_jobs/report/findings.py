@@ -9,7 +9,9 @@ from tune_jobs.analysis.experiments import folder_of
 from tune_jobs.analysis.importance import Importances, find_importances
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
 from tune_jobs.analysis.winner_summaries import WinnerSummaries, read_winner_summaries
-from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder
+from tune_jobs.config.language import tr
+from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder, TrialRecord
+from tune_jobs.records.snapshot import Snapshot, load_snapshot
 from tune_jobs.records.sweep_lock import is_held
 from tune_jobs.report.advice import Advice, advise
 from tune_jobs.report.summary import wandb_page
@@ -27,6 +29,7 @@ class Findings:
         importances: The importances of its parameters.
         summaries: The winner's summaries, and their comparison with the second's.
         advice: Recommended actions.
+        snapshot: The winner's; None where it has none that can be read.
     """
 
     sweep: SweepFolder
@@ -34,6 +37,7 @@ class Findings:
     importances: Importances
     summaries: WinnerSummaries
     advice: tuple[Advice, ...]
+    snapshot: Snapshot | None = None
 
 
 def find_findings(folder: Path, *, is_running: bool | None = None) -> Findings:
@@ -70,7 +74,15 @@ def find_findings(folder: Path, *, is_running: bool | None = None) -> Findings:
         importances=importances,
         summaries=of_winner,
         advice=advise(analysis, importances, _display_path(folder), winner_path),
+        snapshot=_snapshot(sweep, trial),
     )
+
+
+def _snapshot(sweep: SweepFolder, trial: TrialRecord | None) -> Snapshot | None:
+    try:
+        return load_snapshot(ExperimentFolder(folder_of(sweep.path, trial)).snapshot) if trial is not None else None
+    except RequestError:  # a damaged snapshot costs a row of the report, not the report
+        return None
 
 
 def _no_sweep(folder: Path) -> str:
@@ -88,16 +100,23 @@ def _no_sweep(folder: Path) -> str:
 
 def find_links(sweep: SweepFolder, analysis: Analysis) -> list[tuple[str, str]]:
     """Returns the existing files of a sweep as (name, address relative to the sweep's folder)."""
-    named = [("Report", sweep.report_html), ("Report as text", sweep.report_markdown), ("Charts", sweep.report_picture)]
-    named += [("Best configuration", sweep.best_config), ("Sweep file", sweep.sweep_file), ("Ledger", sweep.ledger)]
-    named += [("Proposal for the next sweep", sweep.next_sweep), ("Code and command", sweep.snapshot)]
-    named.append(("W&B runs that are kept here", sweep.path / "wandb"))
+    named = [
+        (tr("Report"), sweep.report_html),
+        (tr("Report as text"), sweep.report_markdown),
+        (tr("Charts"), sweep.report_picture),
+        (tr("Best configuration"), sweep.best_config),
+        (tr("Sweep file"), sweep.sweep_file),
+        (tr("Ledger"), sweep.ledger),
+        (tr("Proposal for the next sweep"), sweep.next_sweep),
+        (tr("Code and command"), sweep.snapshot),
+        (tr("W&B runs that are kept here"), sweep.path / "wandb"),
+    ]
     if analysis.winner is not None:
         winner = ExperimentFolder(folder_of(sweep.path, analysis.winner.trial))
-        named += [("Winner's model", winner.best_model), ("Winner's summaries", winner.predictions)]
-        named.append(("Winner's snapshot", winner.snapshot))
+        named += [(tr("Winner's model"), winner.best_model), (tr("Winner's summaries"), winner.predictions)]
+        named.append((tr("Winner's snapshot"), winner.snapshot))
     base = sweep.path.resolve()
-    page = [("W&B report", wandb_page(analysis))] if wandb_page(analysis) else []
+    page = [(tr("W&B report"), wandb_page(analysis))] if wandb_page(analysis) else []
     return [*page, *((name, _address(path.resolve(), base)) for name, path in named if path.exists())]
 
 

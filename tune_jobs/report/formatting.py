@@ -5,21 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tune_jobs.analysis.sweep_analysis import Analysis, describe_settings
+from tune_jobs.config.language import tr
 from tune_jobs.config.parameters import show_value
 from tune_jobs.records.ledger import TrialOutcome, TrialRecord
 from tune_jobs.report.axes import Plot
 from tune_jobs.report.drawing import Drawing
 from tuning_common.units import format_duration
 
-OUTCOME_TEXT: dict[TrialOutcome, str] = {
-    "finished": "finished",
-    "stopped": "stopped early",
-    "failed": "failed",
-    "oom": "out of memory",
-    "refused": "refused",
-    "running": "not over",
-}
-_GPU_UNITS = (("hour", 3600.0), ("minute", 60.0))
 NARROW = 420.0  # drawings below this width are for a phone
 
 
@@ -44,6 +36,23 @@ class Chart:
     reason: str = ""
 
 
+def outcome_text(outcome: TrialOutcome) -> str:
+    """Formats how a trial ended.
+
+    >>> outcome_text("oom"), outcome_text("running")
+    ('out of memory', 'not over')
+    """
+    texts: dict[TrialOutcome, str] = {
+        "finished": tr("finished"),
+        "stopped": tr("stopped early"),
+        "failed": tr("failed"),
+        "oom": tr("out of memory"),
+        "refused": tr("refused"),
+        "running": tr("not over"),
+    }
+    return texts[outcome]
+
+
 def plain_value(value: object) -> str:
     """Formats a setting briefly: for a path to a model, the name of its folder or experiment.
 
@@ -65,7 +74,7 @@ def metric_name(metric: str) -> str:
     """
     tail = metric.split("/", 1)[-1]
     if not tail.startswith("rouge"):
-        return tail.replace("_", " ")
+        return tr("loss") if tail == "loss" else tail.replace("_", " ")
     name = tail.removeprefix("rouge").removesuffix("_f1").strip("_")
     return f"ROUGE{'-' if name in ('1', '2', 'L') else ' '}{name} F1"
 
@@ -93,7 +102,9 @@ def trial_tip(analysis: Analysis, trial: TrialRecord, score: float | None = None
     if score is not None:
         lines.append(f"{metric_name(analysis.sweep.metric)} {show_score(score, analysis.sweep.metric)}")
     settings = describe_settings(trial.sampled, analysis.parameters)
-    ran = f"{OUTCOME_TEXT[trial.status]} after {format_duration(trial.wall_s)}" if trial.wall_s else trial.status
+    ran = outcome_text(trial.status)
+    if trial.wall_s:
+        ran = tr("{end} after {time}", end=ran, time=format_duration(trial.wall_s))
     return "\n".join([*lines, *([settings] if settings else []), ran])
 
 
@@ -128,9 +139,14 @@ def gpu_time(gpu_s: float) -> str:
     >>> gpu_time(13640.0), gpu_time(240.0), gpu_time(19.4), gpu_time(3600.0)
     ('3.79 GPU-hours', '4 GPU-minutes', '19.4 GPU-seconds', '1 GPU-hour')
     """
-    unit, size = next(((unit, size) for unit, size in _GPU_UNITS if gpu_s >= size), ("second", 1.0))
-    shown = amount(gpu_s / size)
-    return f"{shown} GPU-{unit}{'' if shown == '1' else 's'}"
+    if gpu_s >= 3600:
+        shown = amount(gpu_s / 3600)
+        return tr("1 GPU-hour") if shown == "1" else tr("{shown} GPU-hours", shown=shown)
+    if gpu_s >= 60:
+        shown = amount(gpu_s / 60)
+        return tr("1 GPU-minute") if shown == "1" else tr("{shown} GPU-minutes", shown=shown)
+    shown = amount(gpu_s)
+    return tr("1 GPU-second") if shown == "1" else tr("{shown} GPU-seconds", shown=shown)
 
 
 def show_moment(unix_s: float) -> str:
@@ -153,4 +169,4 @@ def trials_text(count: int) -> str:
     >>> trials_text(1), trials_text(12)
     ('1 trial', '12 trials')
     """
-    return f"{count} trial" if count == 1 else f"{count:,} trials"
+    return tr("1 trial") if count == 1 else tr("{count:,} trials", count=count)

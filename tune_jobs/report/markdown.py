@@ -7,12 +7,13 @@ from urllib.parse import quote
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.language import tr
 from tune_jobs.records.ledger import OUTCOMES
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.charts_lineage import copy_rows, has_lineage, path_rows
 from tune_jobs.report.charts_memory import memory_points, memory_ratios
 from tune_jobs.report.charts_timeline import find_lanes
-from tune_jobs.report.formatting import OUTCOME_TEXT, amount, percent, show_score
+from tune_jobs.report.formatting import amount, outcome_text, percent
 from tune_jobs.report.summary import (
     SHOWN_RUNS,
     badges,
@@ -20,6 +21,7 @@ from tune_jobs.report.summary import (
     failure_rows,
     headline,
     notes,
+    phase_rows,
     runs_table,
     tiles,
     wandb_page,
@@ -38,16 +40,18 @@ def build_markdown(
     advice: Sequence[Advice],
     examples: Sequence[Summary] = (),
     remarks: Sequence[str] = (),
+    facts: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Returns the Markdown report."""
     sections = [
         f"# {plain(headline(analysis))}\n\n{plain(eyebrow(analysis))}"
         + "".join(f" · **{plain(text)}**" for text in badges(analysis)),
+        " · ".join(f"{plain(name)}: {plain(text)}" for name, text in facts),
         markdown_table(("", "", ""), [(tile.label, f"**{tile.value}**", tile.detail) for tile in tiles(analysis)]),
         _advice(advice),
         _runs(analysis),
         _examples(examples),
-        "![Charts](analysis_report.png)",
+        f"![{tr('Charts')}](analysis_report.png)",
         _importances(importances),
         _lineage(analysis),
         _memory(analysis),
@@ -55,10 +59,10 @@ def build_markdown(
         _lanes(analysis),
         _phases(analysis),
         _failures(analysis),
-        link("W&B report: the runs of this sweep", wandb_page(analysis)) if wandb_page(analysis) else "",
+        link(tr("W&B report: the runs of this sweep"), wandb_page(analysis)) if wandb_page(analysis) else "",
         "\n".join(f"* {plain(text)}" for text in [*notes(analysis), *remarks]),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return "\n\n".join(one for one in sections if one) + "\n"
 
 
 def _advice(advice: Sequence[Advice]) -> str:
@@ -66,72 +70,87 @@ def _advice(advice: Sequence[Advice]) -> str:
     for i, one in enumerate(advice, start=1):
         command = f"\n   {code(one.command)}" if one.command else ""
         items.append(f"{i}. **{plain(one.title)}**: {plain(one.reason)}{command}")
-    return "## What to do next\n\n" + "\n".join(items) if items else ""
+    return section(tr("What to do next"), "\n".join(items)) if items else ""
 
 
 def _runs(analysis: Analysis) -> str:
     if not analysis.candidates:
         return ""
     header, rows = runs_table(analysis)
-    more = len(analysis.candidates) - SHOWN_RUNS
-    rest = f"\n\n{more:,} more are in `all_results.jsonl`." if more > 0 else ""
-    return f"## Best runs\n\n{markdown_table(header, rows)}{rest}"
+    rest = _rest(len(analysis.candidates) - SHOWN_RUNS)
+    return section(tr("Best runs"), markdown_table(header, rows) + rest)
 
 
 def _examples(examples: Sequence[Summary]) -> str:
     if not examples:
         return ""
     rows = [(f"{one.score:.1f}", one.fname, one.prediction, " / ".join(one.references)) for one in examples]
-    return "## What the winner writes\n\n" + markdown_table(("Score", "Dialogue", "It wrote", "People wrote"), rows)
+    header = (tr("Score"), tr("Dialogue"), tr("It wrote"), tr("People wrote"))
+    return section(tr("What the winner writes"), markdown_table(header, rows))
 
 
 def _importances(found: Importances) -> str:
-    title = "## Which parameter made the difference?"
+    title = tr("Which parameter made the difference?")
     if found.reason:
-        return f"{title}\n\nNot known: {plain(found.reason)}."
+        return section(title, tr("Not known: {reason}.", reason=plain(found.reason)))
     rows = [
         (
             one.name,
             f"{one.part:.0%}",
-            f"{one.low:.0%} to {one.high:.0%}",
+            tr("{low} to {high}", low=f"{one.low:.0%}", high=f"{one.high:.0%}"),
             f"{one.chance:.0%}",
-            "yes" if one.stands_out else "no",
+            tr("yes") if one.stands_out else tr("no"),
         )
         for one in found.parameters
     ]
-    header = ("Parameter", "Part", "90% of resampled sweeps", "Shuffled scores reach", "Above chance")
-    return f"{title}\n\nOptuna's PED-ANOVA over {found.trials} trials.\n\n{markdown_table(header, rows)}"
+    header = (
+        tr("Parameter"),
+        tr("Part"),
+        tr("90% of resampled sweeps"),
+        tr("Shuffled scores reach"),
+        tr("Above chance"),
+    )
+    method = tr("Optuna's PED-ANOVA over {count} trials.", count=found.trials)
+    return section(title, f"{method}\n\n{markdown_table(header, rows)}")
 
 
 def _lineage(analysis: Analysis) -> str:
     if not has_lineage(analysis):
         return ""
     path, copies = markdown_table(*path_rows(analysis)), markdown_table(*copy_rows(analysis))
-    return f"## How the winner's weights came about\n\n{path}\n\n## Every change of weights\n\n{copies}"
+    history = section(tr("How the winner's weights came about"), path)
+    return f"{history}\n\n{section(tr('Every change of weights'), copies)}"
 
 
 def _memory(analysis: Analysis) -> str:
     points = memory_points(analysis.ledger.trials)
     measured = [(point, point.measured) for point in points if point.measured is not None]
-    title = "## Memory, estimated and measured"
+    title = tr("Memory, estimated and measured")
     if not points:
-        return f"{title}\n\nNo trial has a memory estimate."
+        return section(title, tr("No trial has a memory estimate."))
     if not measured:
         largest = max(point.upper for point in points)
-        return f"{title}\n\nNot measured. The largest trial was given {format_bytes(largest)}."
+        text = tr("Not measured. The largest trial was given {memory}.", memory=format_bytes(largest))
+        return section(title, text)
     parts = memory_ratios(points)
     over = sum(1 for point, peak in measured if peak > point.upper)
-    return (
-        f"{title}\n\nMeasured ÷ estimate over {len(measured)} trials: median {parts[len(parts) // 2]:.3f},"
-        f" from {parts[0]:.3f} to {parts[-1]:.3f}. Above the bound that was placed and enforced: {over}."
+    text = tr(
+        "Measured ÷ estimate over {count} trials: median {median:.3f}, from {low:.3f} to {high:.3f}."
+        " Above the bound that was placed and enforced: {over}.",
+        count=len(measured),
+        median=parts[len(parts) // 2],
+        low=parts[0],
+        high=parts[-1],
+        over=over,
     )
+    return section(title, text)
 
 
 def _cost(analysis: Analysis) -> str:
     cost = analysis.cost
     rows = [
         (
-            OUTCOME_TEXT[outcome],
+            outcome_text(outcome),
             str(analysis.count(outcome)),
             format_duration(cost.trial_s.get(outcome, 0.0)),
             amount(cost.gpu_s.get(outcome, 0.0) / 3600),
@@ -139,7 +158,8 @@ def _cost(analysis: Analysis) -> str:
         for outcome in OUTCOMES
         if analysis.count(outcome)
     ]
-    return "## Cost\n\n" + markdown_table(("End", "Trials", "Time", "GPU-hours"), rows) if rows else ""
+    header = (tr("End"), tr("Trials"), tr("Time"), tr("GPU-hours"))
+    return section(tr("Cost"), markdown_table(header, rows)) if rows else ""
 
 
 def _lanes(analysis: Analysis) -> str:
@@ -154,30 +174,29 @@ def _lanes(analysis: Analysis) -> str:
         )
         for lane in lanes
     ]
-    return "## What ran where\n\n" + markdown_table(("Card", "Trials", "In use"), rows)
+    return section(tr("What ran where"), markdown_table((tr("Card"), tr("Trials"), tr("In use")), rows))
 
 
 def _phases(analysis: Analysis) -> str:
-    rows = [
-        (
-            one.name or "without a phase",
-            str(one.trials),
-            show_score(one.best, analysis.sweep.metric) if one.best is not None else "",
-            format_duration(one.trial_s),
-        )
-        for one in analysis.phases
-    ]
-    return "## Phases\n\n" + markdown_table(("Phase", "Trials", "Best", "Time"), rows) if rows else ""
+    return section(tr("Phases"), markdown_table(*phase_rows(analysis))) if analysis.phases else ""
 
 
 def _failures(analysis: Analysis) -> str:
     rows = failure_rows([*analysis.failures, *analysis.unscored])
     if not rows:
         return ""
-    more = len(rows) - _MOST_FAILURES
-    rest = f"\n\n{more:,} more are in `all_results.jsonl`." if more > 0 else ""
-    header = ("Trial", "End", "Reason", "Where to look")
-    return f"## What failed, and why\n\n{markdown_table(header, rows[:_MOST_FAILURES])}{rest}"
+    header = (tr("Trial"), tr("End"), tr("Reason"), tr("Where to look"))
+    table = markdown_table(header, rows[:_MOST_FAILURES])
+    return section(tr("What failed, and why"), table + _rest(len(rows) - _MOST_FAILURES))
+
+
+def _rest(more: int) -> str:
+    return "\n\n" + tr("{count:,} more are in {file}.", count=more, file="`all_results.jsonl`") if more > 0 else ""
+
+
+def section(title: str, text: str) -> str:
+    """Returns a section with its heading."""
+    return f"## {title}\n\n{text}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.language import tr
 from tune_jobs.report.drawing import (
     Canvas,
     Cross,
@@ -79,8 +80,11 @@ def write_picture(path: Path, analysis: Analysis, charts: Sequence[Chart]) -> li
     if not missing:
         return []
     return [
-        f"The picture shows a box for {len(missing)} different characters: no font on this machine has them."
-        " Install a Korean font, for example the package fonts-noto-cjk, and build the report again."
+        tr(
+            "The picture shows a box for {count} different characters: no font on this machine has them."
+            " Install a Korean font, for example the package fonts-noto-cjk, and build the report again.",
+            count=len(missing),
+        )
     ]
 
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.language import tr
 from tune_jobs.config.parameters import show_value
+from tune_jobs.records.snapshot import Snapshot
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.anomalies import find_anomalies
 from tune_jobs.report.findings import Findings, find_links
 from tune_jobs.report.formatting import metric_name, show_moment, show_score, trials_text
-from tune_jobs.report.markdown import code, link, markdown_table, plain
-from tune_jobs.report.summary import headline, notes, runs_table, tiles
+from tune_jobs.report.markdown import code, link, markdown_table, plain, section
+from tune_jobs.report.summary import facts, headline, notes, runs_table, tiles
 from tuning_common.units import format_duration
 
 _SHOWN_RUNS = 5
@@ -41,16 +43,16 @@ def build_review(findings: Findings) -> str:
     anomalies = find_anomalies(analysis, findings.summaries.summaries)
     links = find_links(findings.sweep, analysis)
     sections = [
-        f"# Review of {plain(analysis.sweep.sweep or 'a sweep')}",
-        "## Overview\n\n" + _overview(analysis),
-        "## Findings\n\n" + _findings(analysis, importances),
-        "## Baseline → best\n\n" + _improvements(analysis, importances),
-        "## Anomalies\n\n" + _list(anomalies or ["none that a rule of this program detects"]),
-        "## Recommendations\n\n" + _recommendations(findings.advice),
-        "## Links\n\n" + "\n".join(f"* {link(name, target)}" for name, target in links),
-        "## Notes\n\n- [ ] read by: ____________\n\n" + _list(notes(analysis)),
+        "# " + tr("Review of {sweep}", sweep=plain(analysis.sweep.sweep or tr("a sweep"))),
+        section(tr("Overview"), _overview(analysis, findings.snapshot)),
+        section(tr("Findings"), _findings(analysis, importances)),
+        section(tr("Baseline → best"), _improvements(analysis, importances)),
+        section(tr("Anomalies"), _list(anomalies or [tr("none that a rule of this program detects")])),
+        section(tr("Recommendations"), _recommendations(findings.advice)),
+        section(tr("Links"), "\n".join(f"* {link(name, target)}" for name, target in links)),
+        section(tr("Notes"), f"- [ ] {tr('read by')}: ____________\n\n" + _list(notes(analysis))),
     ]
-    return "\n\n".join(section.rstrip() for section in sections) + "\n"
+    return "\n\n".join(one.rstrip() for one in sections) + "\n"
 
 
 def find_improvements(analysis: Analysis) -> list[Improvement]:
@@ -60,7 +62,7 @@ def find_improvements(analysis: Analysis) -> list[Improvement]:
     best = analysis.candidates[0].score
     rows = list((analysis.sweep.baseline or {}).items())
     if len(analysis.scored) >= 3:
-        rows.append(("median trial", statistics.median(one.score for one in analysis.scored)))
+        rows.append((tr("median trial"), statistics.median(one.score for one in analysis.scored)))
     return [
         Improvement(name=name, before=before, best=best, percent=_percent(before, best, maximize=analysis.maximize))
         for name, before in rows
@@ -72,16 +74,20 @@ def main_factor(analysis: Analysis, importances: Importances) -> str:
     winner = analysis.winner
     standing = [one for one in importances.parameters if one.stands_out]
     if winner is None:
-        return "there is no winner"
+        return tr("there is no winner")
     if not importances.parameters:
-        return importances.reason or "no parameter was searched"
+        return importances.reason or tr("no parameter was searched")
     if not standing:
-        return "no parameter is more important than chance"
+        return tr("no parameter is more important than chance")
     first = standing[0]
     value = winner.trial.sampled.get(first.name)
-    return (
-        f"{first.name} ({show_value(value)} in the winner), {first.part:.0%} of the importance,"
-        f" {first.low:.0%} to {first.high:.0%} in resampled sweeps"
+    return tr(
+        "{name} ({value} in the winner), {part:.0%} of the importance, {low:.0%} to {high:.0%} in resampled sweeps",
+        name=first.name,
+        value=show_value(value),
+        part=first.part,
+        low=first.low,
+        high=first.high,
     )
 
 
@@ -96,19 +102,20 @@ def _percent(before: float, best: float, *, maximize: bool) -> float | None:
     return (best - before if maximize else before - best) / abs(before) * 100
 
 
-def _overview(analysis: Analysis) -> str:
+def _overview(analysis: Analysis, snapshot: Snapshot | None) -> str:
     sweep = analysis.sweep
     starts = [trial.started_at for trial in analysis.ledger.trials if trial.started_at is not None]
     started_at = sweep.started_at if sweep.started_at is not None else min(starts, default=None)
     rows = [
-        ("Result", headline(analysis)),
+        (tr("Result"), headline(analysis)),
         *((tile.label, f"{tile.value} ({tile.detail})" if tile.detail else tile.value) for tile in tiles(analysis)),
-        ("When", show_moment(started_at) if started_at is not None else ""),
-        ("Who", sweep.member or ""),
-        ("Searched", ", ".join(sweep.parameters)),
-        ("Method", ", ".join(part for part in (sweep.method, sweep.stopping) if part not in ("", "none"))),
-        ("Cards", _cards(analysis)),
-        ("Command", f"`{sweep.command}`" if sweep.command else ""),
+        (tr("When"), show_moment(started_at) if started_at is not None else ""),
+        *facts(analysis, snapshot),
+        (tr("Who"), sweep.member or ""),
+        (tr("Searched"), ", ".join(sweep.parameters)),
+        (tr("Method"), ", ".join(part for part in (sweep.method, sweep.stopping) if part not in ("", "none"))),
+        (tr("Cards"), _cards(analysis)),
+        (tr("Command"), f"`{sweep.command}`" if sweep.command else ""),
     ]
     return markdown_table(("", ""), [(name, text) for name, text in rows if text])
 
@@ -116,34 +123,41 @@ def _overview(analysis: Analysis) -> str:
 def _cards(analysis: Analysis) -> str:
     models = [str(card.get("gpu_model", "?")) for card in analysis.sweep.cards]
     counts = ", ".join(f"{models.count(model)} x {model}" for model in dict.fromkeys(models))
-    return f"{counts or 'none'}{' (simulated)' if analysis.sweep.simulated else ''}"
+    return (counts or tr("none")) + (f" ({tr('simulated')})" if analysis.sweep.simulated else "")
 
 
 def _findings(analysis: Analysis, importances: Importances) -> str:
     lines = []
     if analysis.winner is not None:
         trial = analysis.winner.trial
-        lines.append(f"* Winner: {plain(trial.name)}, trained for {format_duration(trial.wall_s)}.")
-        lines.append(f"* Main factor: {plain(main_factor(analysis, importances))}.")
+        time = format_duration(trial.wall_s)
+        lines.append("* " + tr("Winner: {name}, trained for {time}.", name=plain(trial.name), time=time))
+        lines.append("* " + tr("Main factor: {factor}.", factor=plain(main_factor(analysis, importances))))
     if len(analysis.tied) > 1:
         others = ", ".join(one.best.trial.name for one in analysis.tied[1:4])
-        more = f" and {len(analysis.tied) - 4} more" if len(analysis.tied) > 4 else ""
-        lines.append(f"* Tied with it: {plain(others)}{more}.")
+        more = tr(" and {count} more", count=len(analysis.tied) - 4) if len(analysis.tied) > 4 else ""
+        lines.append("* " + tr("Tied with it: {others}.", others=plain(others) + more))
     stopped, total = analysis.count("stopped"), len(analysis.ledger.trials)
     if stopped:
-        saved = f", which saved about {format_duration(analysis.cost.saved_s)}" if analysis.cost.saved_s else ""
-        lines.append(f"* {stopped} of {trials_text(total)} were stopped early{saved}.")
+        saved_s = analysis.cost.saved_s
+        message = (
+            tr("{stopped} of {trials} were stopped early, which saved about {saved}.")
+            if saved_s
+            else tr("{stopped} of {trials} were stopped early.")
+        )
+        trials, saved = trials_text(total), format_duration(saved_s)
+        lines.append("* " + message.format(stopped=stopped, trials=trials, saved=saved))
     if analysis.candidates:
         header, rows = runs_table(analysis, _SHOWN_RUNS)
         lines += ["", markdown_table(header, rows)]
-    return "\n".join(lines) if lines else "No trial has a score."
+    return "\n".join(lines) if lines else tr("No trial has a score.")
 
 
 def _improvements(analysis: Analysis, importances: Importances) -> str:
     metric = analysis.sweep.metric
     found = find_improvements(analysis)
     if not found:
-        return "No baseline is known, and there are too few trials for a median."
+        return tr("No baseline is known, and there are too few trials for a median.")
     rows = [
         (
             one.name,
@@ -153,13 +167,14 @@ def _improvements(analysis: Analysis, importances: Importances) -> str:
         )
         for one in found
     ]
-    table = markdown_table(("Baseline", metric_name(metric), "Best", "Better by"), rows)
-    return f"{table}\n\nMain factor: {plain(main_factor(analysis, importances))}."
+    table = markdown_table((tr("Baseline"), metric_name(metric), tr("Best"), tr("Better by")), rows)
+    factor = plain(main_factor(analysis, importances))
+    return f"{table}\n\n{tr('Main factor: {factor}.', factor=factor)}"
 
 
 def _recommendations(advice: Sequence[Advice]) -> str:
     if not advice:
-        return "- [ ] nothing follows from these trials"
+        return "- [ ] " + tr("nothing follows from these trials")
     lines = []
     for one in advice:
         command = f"\n      {code(one.command)}" if one.command else ""

@@ -3,22 +3,26 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from tune_jobs.analysis.candidates import Candidate
-from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.analysis.candidates import Candidate, score_of
+from tune_jobs.analysis.sweep_analysis import Analysis, describe_settings
+from tune_jobs.config.language import tr
 from tune_jobs.config.parameters import show_value
 from tune_jobs.records.ledger import OUTCOMES, TrialRecord
+from tune_jobs.records.snapshot import Snapshot
 from tune_jobs.report.formatting import (
-    OUTCOME_TEXT,
+    amount,
     gpu_time,
     metric_name,
+    outcome_text,
     plain_value,
     sentence,
     show_moment,
     show_score,
     trials_text,
 )
-from tuning_common.units import format_duration
+from tuning_common.units import format_bytes, format_duration
 
 SHOWN_RUNS = 20
 
@@ -44,10 +48,12 @@ def headline(analysis: Analysis) -> str:
     if winner is None:
         total = len(analysis.ledger.trials)
         if not total:
-            return "No trial has run yet"
+            return tr("No trial has run yet")
         if analysis.missing:
-            return "No trial has a score yet"
-        return "The only trial has no score" if total == 1 else f"None of the {trials_text(total)} has a score"
+            return tr("No trial has a score yet")
+        if total == 1:
+            return tr("The only trial has no score")
+        return tr("None of the {trials} has a score", trials=trials_text(total))
     names = [one.name for one in analysis.parameters] or [name for name in winner.trial.sampled if name != "seed"]
     names.sort(key=lambda name: name != "model")  # the model first
     settings = [
@@ -55,11 +61,12 @@ def headline(analysis: Analysis) -> str:
         for name in names
         if name in winner.trial.sampled
     ]
-    best = "Tied for best" if analysis.sureness == "tied" else "Best"
+    best = tr("Tied for best") if analysis.sureness == "tied" else tr("Best")
     if len(analysis.ledger.trials) == 1:
-        best = "One trial"
-    so_far = " so far" if analysis.missing else ""
-    return f"{best}{so_far}: {', '.join(settings[:4]) or winner.trial.name}"
+        best = tr("One trial")
+    if analysis.missing:
+        best = tr("{best} so far", best=best)
+    return f"{best}: {', '.join(settings[:4]) or winner.trial.name}"
 
 
 def eyebrow(analysis: Analysis) -> str:
@@ -72,9 +79,9 @@ def eyebrow(analysis: Analysis) -> str:
 
 def badges(analysis: Analysis) -> list[str]:
     """Returns the warnings that a reader must see first."""
-    found = ["simulated cards"] if analysis.sweep.simulated else []
+    found = [tr("simulated cards")] if analysis.sweep.simulated else []
     if analysis.missing and analysis.ledger.trials:
-        found.append("still running" if analysis.is_running else "not complete")
+        found.append(tr("still running") if analysis.is_running else tr("not complete"))
     return found
 
 
@@ -83,47 +90,82 @@ def tiles(analysis: Analysis) -> tuple[Tile, ...]:
     return (_score_tile(analysis), _sureness_tile(analysis), _cost_tile(analysis), _trials_tile(analysis))
 
 
+def facts(analysis: Analysis, snapshot: Snapshot | None) -> list[tuple[str, str]]:
+    """Returns what the sweep ran with: models, data files with their sizes, the code's commit.
+
+    Args:
+        analysis: The analysis of the sweep.
+        snapshot: The winner's; None where it has none.
+    """
+    models = dict.fromkeys(
+        plain_value(trial.resolved["model"]) for trial in analysis.ledger.trials if "model" in trial.resolved
+    )
+    found = [(tr("Model"), ", ".join(models))]
+    if snapshot is not None:
+        names = {"train_file": tr("Training data"), "dev_file": tr("Dev data"), "test_file": tr("Test data")}
+        found += [
+            (names[field], f"{Path(file.path).name} ({format_bytes(file.size_bytes)})")
+            for field, file in snapshot.data.items()
+        ]
+        commit = (snapshot.code.commit or "")[:10]
+        changed = len(snapshot.code.dirty) + len(snapshot.code.untracked)
+        if commit and changed:
+            commit = tr("{commit} and {count} changed files", commit=commit, count=changed)
+        found.append((tr("Code"), commit or tr("no commit: {reason}", reason=snapshot.code.reason)))
+    return [(name, text) for name, text in found if text]
+
+
 def _score_tile(analysis: Analysis) -> Tile:
     metric = analysis.sweep.metric
     label = sentence(metric_name(metric))
     if not analysis.candidates:
-        return Tile(label=label, value="—", detail="no trial reported it")
+        return Tile(label=label, value="—", detail=tr("no trial reported it"))
     best = analysis.candidates[0]
     value = show_score(best.score, metric)
     if best.spread is not None:
         value += f" ± {show_score(best.spread, metric)}"
-    seeds = f"mean of {best.runs_text}{', ± their sd' if best.spread is not None else ''}; " if best.runs_text else ""
+    seeds = ""
+    if best.runs_text:
+        seeds = tr("mean of {runs}; ", runs=best.runs_text)
+        if best.spread is not None:
+            seeds = tr("mean of {runs}, ± their sd; ", runs=best.runs_text)
     beaten = [
-        f"{'+' if best.score >= score else '−'}{show_score(abs(best.score - score), metric)} against {name}"
+        tr(
+            "{difference} against {name}",
+            difference=("+" if best.score >= score else "−") + show_score(abs(best.score - score), metric),
+            name=name,
+        )
         for name, score in (analysis.sweep.baseline or {}).items()
     ]
-    better = "higher is better" if analysis.maximize else "lower is better"
+    better = tr("higher is better") if analysis.maximize else tr("lower is better")
     return Tile(label=label, value=value, detail=seeds + ("; ".join(beaten) or better))
 
 
 def _sureness_tile(analysis: Analysis) -> Tile:
-    label, metric = "How sure", analysis.sweep.metric
+    label, metric = tr("How sure"), analysis.sweep.metric
     band = analysis.band
     if analysis.sureness == "nothing":
-        return Tile(label=label, value="—", detail="there is no winner")
+        return Tile(label=label, value="—", detail=tr("there is no winner"))
     if analysis.sureness == "single":
-        return Tile(label=label, value="nothing to compare", detail="only one configuration has a score")
+        return Tile(label=label, value=tr("nothing to compare"), detail=tr("only one configuration has a score"))
     lead = abs(analysis.candidates[0].score - analysis.candidates[1].score)
     if analysis.sureness == "tied":
         others = len(analysis.tied) - 1
-        value = f"tied with {others} other{'s' if others > 1 else ''}"
-        chance = f"{show_score(band, metric)} may be chance: " if band else ""
+        value = tr("tied with {others} others", others=others) if others > 1 else tr("tied with 1 other")
+        chance = tr("{band} may be chance: ", band=show_score(band, metric)) if band else ""
         return Tile(label=label, value=value, detail=chance + analysis.noise.source)
     if analysis.sureness == "clear":
-        value = f"clear, by {show_score(lead, metric)}"
+        value = tr("clear, by {lead}", lead=show_score(lead, metric))
         facts = [
-            f"chance makes {show_score(band or 0.0, metric)}: {analysis.noise.source}",
+            tr("chance makes {band}: {source}", band=show_score(band or 0.0, metric), source=analysis.noise.source),
             paired_text(analysis),
         ]
     elif analysis.sureness == "uncertain":
-        value, facts = "not sure", [f"{show_score(lead, metric)} ahead of the second", paired_text(analysis)]
+        value = tr("not sure")
+        facts = [tr("{lead} ahead of the second", lead=show_score(lead, metric)), paired_text(analysis)]
     else:
-        value, facts = f"ahead by {show_score(lead, metric)}", [paired_text(analysis), analysis.noise.source]
+        value = tr("ahead by {lead}", lead=show_score(lead, metric))
+        facts = [paired_text(analysis), analysis.noise.source]
     return Tile(label=label, value=value, detail="; ".join(fact for fact in facts if fact))
 
 
@@ -132,39 +174,48 @@ def paired_text(analysis: Analysis) -> str:
     paired, metric = analysis.paired, analysis.sweep.metric
     if paired is None:
         return ""
-    ends = " to ".join(f"{'+' if end >= 0 else '−'}{show_score(abs(end), metric)}" for end in (paired.low, paired.high))
-    return f"on {paired.count} other dialogues it would be {ends} (95%)"
+    low, high = (("+" if end >= 0 else "−") + show_score(abs(end), metric) for end in (paired.low, paired.high))
+    return tr("on {count} other dialogues it would be {low} to {high} (95%)", count=paired.count, low=low, high=high)
 
 
 def _cost_tile(analysis: Analysis) -> Tile:
     cost = analysis.cost
     total_trial_s = sum(cost.trial_s.values())
-    logical = " on logical cards" if analysis.sweep.simulated else ""
+    logical = tr(" on logical cards") if analysis.sweep.simulated else ""
     value = gpu_time(sum(cost.gpu_s.values())) if cost.on_gpus else format_duration(total_trial_s)
-    until = "until now" if analysis.is_running and analysis.missing else "from start to end"
-    hardware = logical if cost.on_gpus else "" if analysis.sweep.cards else ", without a GPU"
-    facts = [f"{format_duration(cost.span_s)} {until}{hardware}"]
+    span = format_duration(cost.span_s)
+    running = analysis.is_running and analysis.missing
+    until = tr("{span} until now", span=span) if running else tr("{span} from start to end", span=span)
+    hardware = logical if cost.on_gpus else "" if analysis.sweep.cards else tr(", without a GPU")
+    facts = [until + hardware]
     if cost.saved_s > 0:
         part = cost.saved_s / (cost.saved_s + total_trial_s)
-        facts.append(f"stopping early saved about {part:.0%}")
-    return Tile(label="Cost", value=value, detail="; ".join(facts))
+        facts.append(tr("stopping early saved about {part:.0%}", part=part))
+    return Tile(label=tr("Cost"), value=value, detail="; ".join(facts))
 
 
 def _trials_tile(analysis: Analysis) -> Tile:
     total, meant = len(analysis.ledger.trials), analysis.sweep.trials
     counts = [(outcome, analysis.count(outcome)) for outcome in OUTCOMES]
-    detail = ", ".join(f"{count} {OUTCOME_TEXT[outcome]}" for outcome, count in counts if count)
-    value = f"{total} of {meant}" if meant is not None and meant != total else str(total)
-    return Tile(label="Trials", value=value, detail=detail or "none has started")
+    detail = ", ".join(
+        tr("{count} {end}", count=count, end=outcome_text(outcome)) for outcome, count in counts if count
+    )
+    value = tr("{total} of {meant}", total=total, meant=meant) if meant is not None and meant != total else str(total)
+    return Tile(label=tr("Trials"), value=value, detail=detail or tr("none has started"))
 
 
 def runs_table(analysis: Analysis, most: int = SHOWN_RUNS) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Returns the header and the rows of the best configurations."""
     shown = analysis.candidates[:most]
     means = [_means(candidate, analysis.sweep.metric) for candidate in shown]
-    extra = [name for name in _EXTRA if name != analysis.sweep.metric and any(name in values for values in means)]
+    extra = [
+        name
+        for name in (*_EXTRA, "eval/loss")
+        if name != analysis.sweep.metric and any(name in values for values in means)
+    ]
     names = [one.name for one in analysis.parameters] or [name for name in analysis.fixed if len(shown) == 1]
-    header = ("#", "Score", "To best", *names, *(_EXTRA[name] for name in extra), "Evals", "Time", "End", "Trial")
+    extra_names = [_EXTRA.get(name) or tr("Loss") for name in extra]
+    header = ("#", tr("Score"), tr("To best"), *names, *extra_names, tr("Evals"), tr("Time"), tr("End"), tr("Trial"))
     metric, tied = analysis.sweep.metric, {id(one) for one in analysis.tied}
     rows = []
     for rank, (candidate, values) in enumerate(zip(shown, means, strict=True), start=1):
@@ -179,11 +230,47 @@ def runs_table(analysis: Analysis, most: int = SHOWN_RUNS) -> tuple[tuple[str, .
                 *(show_score(values[name], name) if name in values else "" for name in extra),
                 str(len(trial.history)),
                 _brief(trial.wall_s),
-                OUTCOME_TEXT[trial.status],
+                outcome_text(trial.status),
                 trial.name,
             )
         )
     return header, rows
+
+
+def phase_rows(analysis: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Returns the header and one row for each phase."""
+    rows: list[tuple[str, ...]] = [
+        (
+            one.name or tr("without a phase"),
+            str(one.trials),
+            show_score(one.best, analysis.sweep.metric) if one.best is not None else "",
+            format_duration(one.trial_s),
+            amount(one.gpu_s / 3600),
+        )
+        for one in analysis.phases
+    ]
+    return (tr("Phase"), tr("Trials"), tr("Best"), tr("Time"), tr("GPU-hours")), rows
+
+
+def trial_rows(analysis: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Returns the header and one row for each trial of all phases, in the sequence of the ledger."""
+    metric, goal = analysis.sweep.metric, analysis.sweep.goal
+    rows = []
+    for trial in analysis.ledger.trials:
+        score = score_of(trial, metric, goal)
+        rows.append(
+            (
+                trial.name,
+                *((trial.phase,) if analysis.phases else ()),
+                "" if score is None else show_score(score, metric),
+                outcome_text(trial.status),
+                str(len(trial.history)),
+                _brief(trial.wall_s),
+                describe_settings(trial.sampled, analysis.parameters),
+            )
+        )
+    phase = (tr("Phase"),) if analysis.phases else ()
+    return (tr("Trial"), *phase, tr("Score"), tr("End"), tr("Evals"), tr("Time"), tr("Settings")), rows
 
 
 def _means(candidate: Candidate, metric: str) -> dict[str, float]:
@@ -197,7 +284,7 @@ def _setting(trial: TrialRecord, name: str) -> str:
     if name not in trial.sampled:
         return ""
     sampled, run = show_value(trial.sampled[name]), show_value(trial.resolved.get(name, trial.sampled[name]))
-    return sampled if run == sampled else f"{sampled} (run {run})"
+    return sampled if run == sampled else tr("{sampled} (run {run})", sampled=sampled, run=run)
 
 
 def best_row(trial: TrialRecord, metric: str, score: float) -> dict[str, float]:
@@ -221,7 +308,7 @@ def failure_rows(failures: Sequence[TrialRecord]) -> list[tuple[str, str, str, s
     for i in ranked:
         trial = failures[i]
         where = trial.error.where if trial.error and trial.error.where else trial.experiment_dir
-        rows.append((trial.name, OUTCOME_TEXT[trial.status], reasons[i], where))
+        rows.append((trial.name, outcome_text(trial.status), reasons[i], where))
     return rows
 
 
@@ -230,23 +317,32 @@ def notes(analysis: Analysis) -> list[str]:
     found = []
     if analysis.sweep.simulated:
         found.append(
-            "The cards were simulated: placement was real, training ran on the CPU, and times are not those of GPUs."
+            tr(
+                "The cards were simulated: placement was real, training ran on the CPU, and times are not those of"
+                " GPUs."
+            )
         )
     found += [f"{text}." for text in analysis.sweep.cut_texts]
     if analysis.ledger.torn:
-        count = len(analysis.ledger.torn)
-        noun = "line" if count == 1 else "lines"
-        found.append(f"{count} torn {noun} of the ledger could not be read: {'; '.join(analysis.ledger.torn[:3])}.")
+        count, shown = len(analysis.ledger.torn), "; ".join(analysis.ledger.torn[:3])
+        found.append(
+            tr("1 torn line of the ledger could not be read: {shown}.", shown=shown)
+            if count == 1
+            else tr("{count} torn lines of the ledger could not be read: {shown}.", count=count, shown=shown)
+        )
     if analysis.ledger.sweep is None and analysis.ledger.trials:
-        found.append(f"The ledger has no record of the sweep; trials are compared by {analysis.sweep.metric}.")
+        metric = analysis.sweep.metric
+        found.append(tr("The ledger has no record of the sweep; trials are compared by {metric}.", metric=metric))
     if any(trial.lineage for trial in analysis.ledger.trials):
         found.append(
-            "Population based training: settings are those that were in force when a trial had its best score; its"
-            " weights may come from another trial."
+            tr(
+                "Population based training: settings are those that were in force when a trial had its best score; its"
+                " weights may come from another trial."
+            )
         )
     if analysis.fixed:
         same = ", ".join(f"{name} {show_value(value)}" for name, value in analysis.fixed.items())
-        found.append(f"The same in all trials: {same}.")
+        found.append(tr("The same in all trials: {same}.", same=same))
     return found
 
 
@@ -254,8 +350,15 @@ def sources(analysis: Analysis) -> str:
     """Returns a sentence on the files that the numbers come from."""
     under_way = analysis.count("running")
     ended = trials_text(len(analysis.ledger.trials) - under_way)
-    more = f", and of {trials_text(under_way)} under way from journal.jsonl" if under_way else ""
-    return f"All numbers come from the {ended} of all_results.jsonl beside this file{more}."
+    if under_way:
+        more = trials_text(under_way)
+        return tr(
+            "All numbers come from the {ended} of all_results.jsonl beside this file, and of {more} under way from"
+            " journal.jsonl.",
+            ended=ended,
+            more=more,
+        )
+    return tr("All numbers come from the {ended} of all_results.jsonl beside this file.", ended=ended)
 
 
 def wandb_page(analysis: Analysis) -> str:
@@ -274,13 +377,14 @@ def wandb_page(analysis: Analysis) -> str:
 
 def _reason(trial: TrialRecord) -> str:
     if trial.error is None and trial.status in ("finished", "stopped"):
-        return "its score was not a number" if trial.history else "it made no evaluation, so it has no score"
+        no_number = bool(trial.history)
+        return tr("its score was not a number") if no_number else tr("it made no evaluation, so it has no score")
     if trial.error is None:
-        return "no reason was recorded"
+        return tr("no reason was recorded")
     return f"{trial.error.type}: {trial.error.message}" if trial.error.type else trial.error.message
 
 
-_EXTRA = {"eval/rouge1_f1": "R-1", "eval/rouge2_f1": "R-2", "eval/rougeL_f1": "R-L", "eval/loss": "Loss"}
+_EXTRA = {"eval/rouge1_f1": "R-1", "eval/rouge2_f1": "R-2", "eval/rougeL_f1": "R-L"}
 
 
 def _brief(duration_s: float) -> str:
@@ -291,8 +395,8 @@ def _brief(duration_s: float) -> str:
 
 def _distance(analysis: Analysis, rank: int, score: float, *, is_tied: bool) -> str:
     if rank == 1:
-        return "best"
+        return tr("best")
     ahead = score - analysis.candidates[0].score
     shown = show_score(abs(ahead), analysis.sweep.metric)
     text = f"{'+' if ahead > 0 else '−'}{shown}" if float(shown) else shown
-    return f"{text} tie" if is_tied else text
+    return tr("{text} tie", text=text) if is_tied else text

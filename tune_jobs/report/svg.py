@@ -1,11 +1,13 @@
 """Renders drawings as inline SVG; the page's style sheet has the colours, and text remains text."""
 
-from html import escape
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from markupsafe import Markup
 
 from tune_jobs.report.drawing import TEXT_SIZE, Cross, Dot, Drawing, DrawnShape, Label, Polyline, Rectangle
 
 
-def to_svg(drawing: Drawing, extra_class: str = "") -> str:
+def to_svg(drawing: Drawing, extra_class: str = "") -> Markup:
     """Returns an <svg> element.
 
     Args:
@@ -13,56 +15,58 @@ def to_svg(drawing: Drawing, extra_class: str = "") -> str:
         extra_class: CSS class of the element, by which the page selects the wide or the narrow drawing.
     """
     width, height = _number(drawing.width), _number(drawing.height)
-    name = f"chart {extra_class}".strip()
-    head = f'<svg class="{name}" viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img"'
-    shapes = "".join(_element(shape) for shape in drawing.shapes)
-    return f'{head} aria-label="{escape(drawing.description)}">{shapes}</svg>'
+    attributes = {
+        "class": f"chart {extra_class}".strip(),
+        "viewBox": f"0 0 {width} {height}",
+        "style": f"max-width:{width}px",
+        "role": "img",
+        "aria-label": drawing.description,
+    }
+    root = Element("svg", attributes)
+    for shape in drawing.shapes:
+        if isinstance(shape, Label) and not shape.text:
+            continue
+        tag, attributes = _label(shape) if isinstance(shape, Label) else _geometry(shape)
+        element = SubElement(root, tag, attributes | ({"data-trial": shape.trial} if shape.trial else {}))
+        if shape.tip:
+            SubElement(element, "title").text = shape.tip
+        if isinstance(shape, Label):
+            element.text = shape.text
+    return Markup(tostring(root, encoding="unicode"))  # ElementTree has escaped it
 
 
-def _element(shape: DrawnShape) -> str:
-    content = f"<title>{escape(shape.tip)}</title>" if shape.tip else ""
-    common = f' data-trial="{escape(shape.trial)}"' if shape.trial else ""
-    if isinstance(shape, Label):
-        return _label(shape, common, content)
-    tag, attributes = _geometry(shape)
-    return f"<{tag}{attributes}{common}>{content}</{tag}>" if content else f"<{tag}{attributes}{common}/>"
-
-
-def _geometry(shape: DrawnShape) -> tuple[str, str]:
+def _geometry(shape: DrawnShape) -> tuple[str, dict[str, str]]:
     if isinstance(shape, Polyline):
         points = " ".join(f"{_number(x)},{_number(y)}" for x, y in shape.points)
-        dashes = ' stroke-dasharray="4 4"' if shape.dashed else ""
-        attributes = f' class="s-{shape.ink}" points="{points}" stroke-width="{_number(shape.width)}"'
-        return "polyline", attributes + dashes + _opacity(shape.opacity)
+        attributes = {"class": f"s-{shape.ink}", "points": points, "stroke-width": _number(shape.width)}
+        return "polyline", attributes | ({"stroke-dasharray": "4 4"} if shape.dashed else {}) | _opacity(shape.opacity)
     if isinstance(shape, Rectangle):
-        position = f' x="{_number(shape.x)}" y="{_number(shape.y)}"'
-        position += f' width="{_number(shape.width)}" height="{_number(shape.height)}"'
-        outline = f" s-{shape.outline}" if shape.outline else ""
-        classes = f"f-{shape.ink}{outline}"
-        radius = f' rx="{_number(shape.radius)}"' if shape.radius else ""
-        return "rect", f' class="{classes}"{position}{radius}' + _opacity(shape.opacity)
+        box = {"x": shape.x, "y": shape.y, "width": shape.width, "height": shape.height}
+        box |= {"rx": shape.radius} if shape.radius else {}
+        style = f"f-{shape.ink}" + (f" s-{shape.outline}" if shape.outline else "")
+        return "rect", {"class": style} | _numbers(box) | _opacity(shape.opacity)
     if isinstance(shape, Dot):
         style = f"s-{shape.ink} hollow" if shape.hollow else f"f-{shape.ink} dot"
-        position = f' cx="{_number(shape.x)}" cy="{_number(shape.y)}" r="{_number(shape.radius)}"'
-        return "circle", f' class="{style}"{position}' + _opacity(shape.opacity)
+        circle = _numbers({"cx": shape.x, "cy": shape.y, "r": shape.radius})
+        return "circle", {"class": style} | circle | _opacity(shape.opacity)
     assert isinstance(shape, Cross), f"no renderer for {type(shape).__name__}"
     path = "".join(f"M{_number(x1)} {_number(y1)}L{_number(x2)} {_number(y2)}" for (x1, y1), (x2, y2) in shape.strokes)
-    return "path", f' class="s-{shape.ink}" d="{path}" stroke-width="2"'
+    return "path", {"class": f"s-{shape.ink}", "d": path, "stroke-width": "2"}
 
 
-def _label(label: Label, common: str, content: str) -> str:
-    position = f' x="{_number(label.x)}" y="{_number(label.y)}"'
-    anchor = f' text-anchor="{label.anchor}"' if label.anchor != "start" else ""
-    size = f' font-size="{_number(label.size)}"' if label.size != TEXT_SIZE else ""
-    bold = ' font-weight="600"' if label.bold else ""
-    halo = " halo" if label.halo else ""
-    return (
-        f'<text class="f-{label.ink}{halo}"{position}{anchor}{size}{bold}{common}>{content}{escape(label.text)}</text>'
-    )
+def _label(label: Label) -> tuple[str, dict[str, str]]:
+    attributes = {"class": f"f-{label.ink}" + (" halo" if label.halo else "")} | _numbers({"x": label.x, "y": label.y})
+    attributes |= {"text-anchor": label.anchor} if label.anchor != "start" else {}
+    attributes |= {"font-size": _number(label.size)} if label.size != TEXT_SIZE else {}
+    return "text", attributes | ({"font-weight": "600"} if label.bold else {})
 
 
-def _opacity(opacity: float) -> str:
-    return f' opacity="{_number(opacity)}"' if opacity < 1 else ""
+def _opacity(opacity: float) -> dict[str, str]:
+    return {"opacity": _number(opacity)} if opacity < 1 else {}
+
+
+def _numbers(values: dict[str, float]) -> dict[str, str]:
+    return {name: _number(value) for name, value in values.items()}
 
 
 def _number(value: float) -> str:

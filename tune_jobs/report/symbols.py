@@ -4,9 +4,10 @@ from collections.abc import Callable, Collection, Sequence
 
 from tune_jobs.analysis.candidates import Scored
 from tune_jobs.analysis.sweep_analysis import Analysis
+from tune_jobs.config.language import tr
 from tune_jobs.records.ledger import OUTCOMES, TrialOutcome
 from tune_jobs.report.drawing import Cross, Dot, DrawnShape, Ink, Label, Polyline, Rectangle, text_width
-from tune_jobs.report.formatting import OUTCOME_TEXT, trial_tip
+from tune_jobs.report.formatting import outcome_text, trial_tip
 
 _SYMBOL_SIZE = 13.0  # a smaller bar has no space for a symbol
 _PALE = 0.6
@@ -101,9 +102,9 @@ def legend(
     """
     entries: list[tuple[Swatch, str]] = []
     if analysis.winner is not None:
-        entries.append((_winner_bar if bars else dot_swatch("accent", 6.0), "winner"))
+        entries.append((_winner_bar if bars else dot_swatch("accent", 6.0), tr("winner")))
     drawn = [outcome for outcome in OUTCOMES if outcome in outcomes]
-    entries += [((bar_swatch if bars else symbol_swatch)(outcome), OUTCOME_TEXT[outcome]) for outcome in drawn]
+    entries += [((bar_swatch if bars else symbol_swatch)(outcome), outcome_text(outcome)) for outcome in drawn]
     return lay_legend(entries, width)
 
 

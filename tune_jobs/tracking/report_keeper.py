@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from tune_jobs.config.language import use_language
 from tune_jobs.records.ledger import SweepFolder, SweepRecord
 from tune_jobs.tracking.mirror import MirrorSettings
 from tune_jobs.tracking.sweep_report import SweepReport, final_report, live_report
@@ -91,7 +92,9 @@ class ReportKeeper:
         from tune_jobs.analysis.sweep_analysis import analyse
 
         try:
-            report = final_report(live, analyse(folder.load()), self._settings, urls)
+            analysis = analyse(folder.load())
+            with use_language(analysis.sweep.language):
+                report = final_report(live, analysis, self._settings, urls)
         except Exception as error:  # the first report remains
             self._failed(error)
             return

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,9 +106,28 @@ def test_a_terminal_is_redrawn_in_place_and_events_scroll_above(journal: Journal
     drawn = len(screen(progress(journal)).split("\n"))
     first = stream.getvalue()
     view.event("trial 2 stopped")
-    assert stream.getvalue()[len(first) :] == f"\x1b[{drawn}F\x1b[Jtrial 2 stopped\n"
+    again = stream.getvalue()[len(first) :]
+    assert again.count("\x1b[1A") == drawn - 1  # up to the first line of the screen, which is erased
+    assert again.index("trial 2 stopped") < again.index("sweep sample")
     view.close(progress(journal))
-    assert stream.getvalue().endswith("left\n")
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", stream.getvalue())
+    assert shown.rstrip().endswith("best 3.000 (trial 1) | 10 s, at most 55 s left")
+    assert max(map(len, re.split(r"[\r\n]", shown))) <= 80
+
+
+def test_the_best_trials_are_shown_with_their_settings_in_80_columns(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    for number in range(1, 31):
+        sampled = {"learning_rate": number * 1e-5, "batch_size": 8, "label_smoothing": 0.1, "model": "kobart"}
+        journal.write("submitted", number, spec={"name": f"long_name_of_a_sweep_{number}", "sampled": sampled})
+        journal.write("started", number, bundle={"gpus": 0.5}, **at(100.0))
+        journal.write("reported", number, evaluation=1, value=abs(number - 3.0), metrics={}, **at(110.0))
+    text = screen(progress(journal, frame=replace(FRAME, total=30)), columns=80)
+    rows = [line for line in text.split("\n") if "lr " in line]
+    assert len(rows) == 12
+    assert "lr 2e-5, bs 8" in rows[0]  # the best three are 2, 3 and 4; the others are the last ones
+    assert "long_name" not in text
+    assert max(map(len, text.split("\n"))) <= 80
 
 
 def test_a_log_gets_events_and_summaries_as_plain_lines(journal: Journal) -> None:
