@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from cluster.estimator.cuda_imitation import Autocast, KernelFamily, imitation, kernel_workspace_bytes
-from cluster.estimator.operations import Ints
+from cluster.estimator.operations import Ints, RawOperations
 from cluster.estimator.template import EventLog
 from cluster.estimator.trace_recorder import GRADIENTS, OPTIMIZER, RawTape, Recorder, watching
 from cluster.estimator.workload import Region, Shape, Workload
@@ -256,6 +256,20 @@ def trace_program(program: Program, *, family: KernelFamily, precision: str = "f
         tape = recording.recorder.tape("program")
     sizes = np.where(tape.events > 0, tape.sizes[np.abs(tape.events) - 1], 0)
     return EventLog(ids=tape.events.astype(np.int64), sizes=sizes)
+
+
+def program_operations(program: Program, *, family: KernelFamily, precision: str = "fp32") -> RawOperations:
+    """Returns what a program computes and moves in all its steps, without building its model; see trace_program."""
+    with _recording(precision, family, vocabulary=0) as recording:
+        recorder = recording.recorder
+        recorder.open_section("load")
+        recorder.enter_phase("load")
+        model = program.build(recording.recompute)
+        recorder.open_section("program")
+        recorder.enter_phase("program")
+        with recording.cuda:
+            program.run(model, recording.autocast)
+        return recorder.tape("program").operations
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ It owns the capacity of a cluster, its queue and its quotas. Pure: it reads no c
 drive it: the sweep's driver (embedded), the broker's process (a cluster) and the simulation.
 """
 
+import copy
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,9 @@ from cluster.scheduling.events import (
 from cluster.scheduling.explain import Circumstances, explain_refused, explain_waiting, status_of
 from cluster.scheduling.fragmentation import Demand
 from cluster.scheduling.held import Held, SweepUse
+from cluster.scheduling.lookahead import RULES, Lookahead
 from cluster.scheduling.packing import Packing
+from cluster.scheduling.packing_prices import Rule
 from cluster.scheduling.policy import QueuePolicy
 from cluster.scheduling.queue import Kind, Queue
 from cluster.scheduling.quota_use import QuotaUse, choose_returns
@@ -85,6 +88,7 @@ class Broker:
         self._demand, self._queue = Demand(), Queue()
         self._capacity, self._empty = Capacity(inventory, self._demand), Capacity(inventory)
         self._max_overtaken = max_overtaken
+        self._lookahead: Lookahead | None = Lookahead()
         self._policy, self._packing, self._contention = QueuePolicy(), Packing(contention), contention
         self._sweeps: dict[str, SweepUse] = {}
         self._held: dict[str, Held] = {}
@@ -217,12 +221,39 @@ class Broker:
             max_overtaken=self._max_overtaken,
         )
         kinds = self._queue.kinds()
-        is_known = all(kind.key.type[1] or not kind.is_possible for kind in kinds)
+        is_known = all(kind.is_known or not kind.is_possible for kind in kinds)
         packed = [kind for kind in kinds if is_known and self._is_packed(kind)]
+        if packed and use is None and self._lookahead and self._lookahead.is_due(len(self._queue), len(self._held)):
+            self._packing.follow(self._best_rule())
         chosen = {id(kind) for kind in packed}
         self._policy.run(work, [kind for kind in kinds if id(kind) not in chosen])
         self._packing.run(work, packed, self._elapsed_s)
         return work
+
+    def _best_rule(self) -> Rule:
+        """Returns the rule under which all known work ends first, if durations are right; the present one if equal."""
+        present = self._packing.rule
+        return min(dict.fromkeys((present, *RULES)), key=self._foreseen_end_s)
+
+    def _foreseen_end_s(self, rule: Rule) -> float:
+        """Lets a copy of this broker run to the end under a rule; infinite where some would wait for ever."""
+        values = [self._inventory, *self._queue]
+        for held in self._held.values():
+            values += [held.request, held.allocation]
+        what_if = copy.deepcopy(self, {id(value): value for value in values})
+        what_if._lookahead = None
+        what_if._packing.follow(rule)
+        return what_if._run_out()
+
+    def _run_out(self) -> float:
+        self.handle(elapsed_s=self._elapsed_s, wall_s=self._wall_s)
+        while (end := self._packing.next_end()) is not None:
+            self._elapsed_s = max(self._elapsed_s, end[0])
+            while end is not None and end[0] <= self._elapsed_s:
+                self._apply(Ended(name=end[1]))
+                end = self._packing.next_end()
+            self.handle(elapsed_s=self._elapsed_s, wall_s=self._wall_s)
+        return math.inf if len(self._queue) else self._elapsed_s
 
     def _is_packed(self, kind: Kind) -> bool:
         """Whether a kind is chosen by what it makes of a card; not where it goes first or was passed over for long."""
@@ -230,8 +261,7 @@ class Broker:
             kind.overtaken = max(kind.overtaken, self._max_overtaken)
             return False
         is_later, *_ = kind.keys[0]
-        takes_one_card = all(footprint[2] == 1 for footprint in kind.key.type[0])
-        return bool(is_later and takes_one_card and not kind.key.avoid and kind.is_possible)
+        return bool(is_later and kind.takes_one_card and not kind.key.avoid and kind.is_possible)
 
     def _hold(self, granted: Granted) -> Allocation:
         self._not_placed.pop(granted.request.name, None)

@@ -252,6 +252,8 @@ class Capacity:
                 range(len(self._nodes)), key=lambda number: (self._nodes[number].free_cpu_units, -number), default=None
             )
             return None if most is None else (0.0, Slot(nodes=(most,)))
+        if alternative.share.cards == 1 and not freed and movable is None:
+            return self._emptiest(alternative.model, alternative.share.units)
         found, nodes = [], self._nodes_of[alternative.model]
         for numbers in [nodes] if alternative.spread else [[number] for number in nodes]:
             missing = []
@@ -268,6 +270,15 @@ class Capacity:
         least, chosen = min(found)
         keys = [key for *_, key in chosen]
         return least, Slot(nodes=tuple(self._cards[key].node for key in keys), cards=tuple(keys))
+
+    def _emptiest(self, model: str, units: int) -> tuple[float, Slot] | None:
+        """Returns what soonest does for one card: the first of those on which least is missing."""
+        free = self._free.get(model)
+        if not free:
+            return None
+        enough = min(units, free[-1][0])
+        key = min(key for _, key in free[bisect_left(free, (enough, -1)) :])
+        return (units - enough) / UNITS, self.slot_on(key)
 
     def missing_units(self, alternative: Alternative, card: int, freed: Mapping[int, int]) -> int:
         """Returns what must come free of a card beyond `freed`."""

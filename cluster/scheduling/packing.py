@@ -13,15 +13,15 @@ import numpy as np
 from cluster.scheduling.capacity import Room
 from cluster.scheduling.compute_sharing import Contention, SharedCards
 from cluster.scheduling.mixes import Floats, Ints
-from cluster.scheduling.packing_prices import PackingPrices, Running, Table
+from cluster.scheduling.packing_prices import PackingPrices, Rule, Running, Table
 from cluster.scheduling.queue import Kind, type_of
 from cluster.scheduling.request import Allocation, Alternative, Request
 from cluster.scheduling.shares import UNITS, Share
 from cluster.scheduling.work import Pass
 
-_GREED = 2.0  # how much more a card's progress counts than the length of the request that starts
 _TINY = 1e-9
 _NOTHING = np.zeros(1)
+_USUAL = Rule()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,13 @@ class Candidates:
 
 
 def next_start(
-    tenants: Tenants, waiting: Candidates, *, free_units: int, time_left_s: float, contention: Contention
+    tenants: Tenants,
+    waiting: Candidates,
+    *,
+    free_units: int,
+    time_left_s: float,
+    contention: Contention,
+    greed: float = _USUAL.greed,
 ) -> int | None:
     """Chooses what starts on a card beside those that run there.
 
@@ -74,6 +80,7 @@ def next_start(
         free_units: Of the card's memory, as shares.
         time_left_s: Until all requests should be over.
         contention: How co-tenants slow each other down.
+        greed: See Rule.
 
     Returns:
         Position in `waiting`; None where nothing should start now.
@@ -110,19 +117,21 @@ def next_start(
     useful = ~waits & (then_worth > now_worth * (1 + _TINY))
     if not useful.any():
         return None
-    ranks = waiting.quickest_s[positions] * (best_worth / best_worth[useful].max()) ** _GREED
+    ranks = waiting.quickest_s[positions] * (best_worth / best_worth[useful].max()) ** greed
     return int(positions[np.where(useful, ranks, -1.0).argmax()])
 
 
 def last_end_s(tenants: Tenants, lasts_s: Floats, busy: Floats, contention: Contention) -> Floats:
     """When a card would be empty again if each of these alone joined its tenants, and nobody after it."""
-    from_s = np.concatenate([[0.0], tenants.left_s[:-1]]) if len(tenants.left_s) else tenants.left_s
+    if not len(tenants.left_s):
+        return lasts_s
+    from_s = np.concatenate([[0.0], tenants.left_s[:-1]])
     lengths_s = tenants.left_s - from_s
     used, count = tenants.busy[::-1].cumsum()[::-1], np.arange(len(tenants.busy), 0, -1)
     shared_s = np.clip(lasts_s[:, None] - from_s, 0.0, lengths_s)
     with_it = contention.slowdowns(used + busy[:, None], count + 1)
     without_it = contention.slowdowns(used, count)
-    alone_s = np.maximum(0.0, lasts_s - (tenants.left_s[-1] if len(tenants.left_s) else 0.0))
+    alone_s = np.maximum(0.0, lasts_s - tenants.left_s[-1])
     ends_s: Floats = (shared_s * with_it + (lengths_s - shared_s) * without_it).sum(axis=1) + alone_s
     return ends_s
 
@@ -142,12 +151,31 @@ class Packing:
         self._running: dict[str, Running] = {}
         self._cards = SharedCards(contention)
         self._card_ends_s: dict[tuple[str, int], float] = {}
-        self._prices = PackingPrices()
-        self._table = Table.of((), ())
-        self._kinds: list[Kind] = []
-        self._heads_s: Floats = np.zeros(0)
         self._latest_s = 0.0
         self._was_limited = False
+        self._rule = _USUAL
+        self._begin()
+
+    @property
+    def rule(self) -> Rule:
+        """How what waits is treated."""
+        return self._rule
+
+    def follow(self, rule: Rule) -> None:
+        """Treats what waits by this rule from now on."""
+        is_priced = rule.least_units == self._rule.least_units
+        self._rule = rule
+        if not is_priced:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._prices, self._table = PackingPrices(self._rule.least_units), Table.of((), ())
+        self._kinds: list[Kind] = []
+        self._heads_s: Floats = np.zeros(0)
+
+    def next_end(self) -> tuple[float, str] | None:
+        """Returns when the next running trial ends, and which, as far as durations are known."""
+        return self._cards.next_end()
 
     def started(self, request: Request, allocation: Allocation, now_s: float) -> None:
         """Follows the progress of a trial on its card, where its duration is known."""
@@ -184,7 +212,7 @@ class Packing:
         cards = work.capacity.cards_with_room() if is_new or self._was_limited else sorted(work.capacity.changed)
         work.capacity.changed.clear()
         self._was_limited = work.use is not None
-        self._latest_s = max(self._prices.ends_by_s, *self._card_ends_s.values(), 0.0)
+        self._latest_s = max(self._prices.ends_by_s(self._rule.horizon), *self._card_ends_s.values(), 0.0)
         numbers = {model: number for number, model in enumerate(models)}
         speeds = self._table.speed.mean(axis=0)
         order = sorted((-speeds[numbers[work.capacity.model(key)]], key) for key in cards)
@@ -201,7 +229,8 @@ class Packing:
         heads_s = [-kind.keys[0][1] for kind in kinds]
         is_new = any(head_s > before.get(id(kind), -1.0) for kind, head_s in zip(kinds, heads_s, strict=True))
         if self._kinds != list(kinds) or self._table.models != tuple(models):
-            self._kinds, self._table = list(kinds), Table.of(kinds, models)
+            types = [kind.key.type for kind in kinds]
+            self._kinds, self._table = list(kinds), Table.of(types, models, self._rule.least_units)
         self._heads_s = np.array(heads_s)
         return is_new
 
@@ -269,6 +298,7 @@ class Packing:
                 free_units=free_units,
                 time_left_s=self._latest_s - now_s,
                 contention=self._contention,
+                greed=self._rule.greed,
             )
             if number is not None:
                 return number

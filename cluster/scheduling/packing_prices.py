@@ -11,13 +11,27 @@ from cluster.scheduling.shares import UNITS
 
 _REPRICED = 10  # times that prices are found anew, each time after as much work was started
 _REPRICED_ABOVE = 1.3  # times the work for which prices were found
-_HORIZON = 1.06  # times the end that prices foresee: crowding that would end later waits. Found by trying: less
-# leaves slow cards idle, more lets long requests be slowed down at the end
 _MEMORY_STEPS, _BUSY_STEPS = 120, 40  # of a card; half of them costs 7 % on four GPU models
 _BUSY_ROUNDED_TO = (100, 20, 10, 5)  # steps of a card's compute, of which the first is taken that suffices
 _MANY_TYPES = 150
 _LEAST_WORTH = 1e-3  # of its fair part of a card: no request's progress is worth nothing
 _TINY = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """How packing treats what waits. The values below were found by trying.
+
+    Attributes:
+        least_units: The least that a request gets of a card.
+        greed: How much more a card's progress counts than the length of the request that starts.
+        horizon: Times the end that prices foresee: crowding that would end later waits. Less leaves slow cards idle,
+            more lets long requests be slowed down at the end.
+    """
+
+    least_units: int = 0
+    greed: float = 2.0
+    horizon: float = 1.06
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +72,8 @@ class Table:
     speed: Floats
 
     @classmethod
-    def of(cls, kinds: Iterable[Kind], models: Sequence[str]) -> "Table":
-        """Lays out kinds."""
-        return cls.of_types([kind.key.type for kind in kinds], models)
-
-    @classmethod
-    def of_types(cls, types: Sequence[Type], models: Sequence[str]) -> "Table":
-        """Lays out types."""
+    def of(cls, types: Sequence[Type], models: Sequence[str], least_units: int = 0) -> "Table":
+        """Lays out types of requests that get at least so much of a card."""
         shape = (len(types), len(models))
         units, cpu_units, host_bytes = np.full(shape, 2 * UNITS), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         busy, speed = np.zeros(shape), np.zeros(shape)
@@ -73,7 +82,7 @@ class Table:
             for footprint, (part, relative) in zip(footprints, profile, strict=True):
                 column = numbers.get(footprint[0])
                 if column is not None:
-                    units[row, column], cpu_units[row, column] = footprint[1], footprint[3]
+                    units[row, column], cpu_units[row, column] = max(footprint[1], least_units), footprint[3]
                     host_bytes[row, column] = footprint[4]
                     busy[row, column], speed[row, column] = part, relative
         return cls(
@@ -84,18 +93,23 @@ class Table:
 class PackingPrices:
     """Finds prices anew after a part of the work was started, or much was added; see mixes.
 
-    Attributes:
-        ends_by_s: Elapsed seconds at which all could be over.
+    Args:
+        least_units: The least that a request gets of a card.
     """
 
-    def __init__(self) -> None:
-        self.ends_by_s = 0.0
+    def __init__(self, least_units: int) -> None:
+        self._least_units = least_units
+        self._priced_at_s = self._least_s = 0.0
         self._pools: tuple[tuple[str, int], ...] = ()
         self._numbers: dict[Type, int] = {}
         self._mixes: Mixes | None = None
         self._kinds = Kinds(parts=np.zeros((0, 0)), busy=np.zeros(0), rates=np.zeros((0, 0)))
         self._worth: Floats = np.zeros((0, 0))
         self._from_s = self._to_s = self._step_s = 0.0  # prices hold while so much work waits
+
+    def ends_by_s(self, horizon: float) -> float:
+        """Returns the elapsed seconds at which all could be over, see Rule."""
+        return self._priced_at_s + horizon * self._least_s
 
     def worth(self, types: Sequence[Type]) -> Floats:
         """Returns what a second alone on a card of each GPU model is worth [types, models]; 0 where it has no price."""
@@ -148,12 +162,12 @@ class PackingPrices:
             number = self._numbers.get(one.type)
             if number is not None and one.model in columns:
                 left_s[number] += its_left_s * kinds.rates[number, columns[one.model]]
-        self.ends_by_s = now_s + _HORIZON * float(progress @ left_s)
+        self._priced_at_s, self._least_s = now_s, float(progress @ left_s)
 
     def _set_types(self, types: Iterable[Type], pools: tuple[tuple[str, int], ...]) -> None:
         """Prices similar types together, by coarser steps of busy parts where they are too many."""
         self._pools, known = pools, list(types)
-        table = Table.of_types(known, [model for model, _ in pools])
+        table = Table.of(known, [model for model, _ in pools], self._least_units)
         parts = np.maximum(table.units / UNITS, 1 / _MEMORY_STEPS)
         runs = (table.speed > 0).any(axis=1)
         busy = np.where(table.speed >= table.speed.max(axis=1, keepdims=True, initial=_TINY), table.busy, 0).max(axis=1)

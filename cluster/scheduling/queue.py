@@ -38,6 +38,8 @@ class Kind:
         key: What they have in common.
         models: GPU models on which they can run.
         least_gpus: The fewest GPUs with which one can run.
+        is_known: Whether durations and busy parts are.
+        takes_one_card: Whether it does in every alternative.
         overtaken: How many later requests got room on one of these models while these waited for it.
         passed_over: How many requests were preferred to these by what they make of a card.
         kept: Names of the nodes that are kept for these; later requests do not start there.
@@ -50,6 +52,8 @@ class Kind:
     key: KindKey
     models: frozenset[str]
     least_gpus: float
+    is_known: bool
+    takes_one_card: bool
     keys: list[Key] = field(default_factory=list)
     overtaken: int = 0
     passed_over: int = 0
@@ -116,8 +120,14 @@ class Queue:
         age = self.new_age() if age is None else age
         key = KindKey(request.sweep, type_of(request), avoid)
         if key not in self._kinds:
-            models = frozenset(one.model for one in request.alternatives)
-            self._kinds[key] = Kind(key=key, models=models, least_gpus=request.least_gpus)
+            footprints, profile = key.type
+            self._kinds[key] = Kind(
+                key=key,
+                models=frozenset(one.model for one in request.alternatives),
+                least_gpus=request.least_gpus,
+                is_known=bool(profile),
+                takes_one_card=all(footprint[2] == 1 for footprint in footprints),
+            )
         kind = self._kinds[key]
         duration_s = request.quickest_s if key.type[1] else None
         self._keys[request.name] = (not request.first, -(duration_s or 0.0), age, request.name)

@@ -1,0 +1,128 @@
+"""Predicts the seconds of training steps that strangers measured on GPUs; a section of step_seconds.md.
+
+published_seconds.json has the times that stand in the same tables as the peaks of external_peaks.json, row by row. Each
+program is traced as it ran (external_programs.py), on meta tensors and with the installed transformers, and the
+roofline of its GPU turns the trace into seconds. Nothing is fitted to these rows.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.external_programs import STEPS
+from benchmarks.external_replay import PROGRAMS
+from benchmarks.external_runs import Run, Source, read_sources
+from cluster.estimator.cuda_imitation import kernel_family
+from cluster.estimator.operation_fit import constant_operations
+from cluster.estimator.operations import Seconds
+from cluster.estimator.roofline import Roofline, roofline_of
+from cluster.estimator.template_tape import ATOMS
+from cluster.estimator.trace import program_operations
+from tuning_common.cli import note
+
+FACTS = Path(__file__).with_suffix(".json")
+PEAKS = Path(__file__).with_name("external_peaks.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One row.
+
+    Attributes:
+        source: Its table.
+        gpu: As in rooflines.json.
+        run: What ran.
+        measured_s: Published seconds of a step.
+        predicted: By the roofline.
+    """
+
+    source: Source
+    gpu: str
+    run: Run
+    measured_s: float
+    predicted: Seconds
+
+    @property
+    def error(self) -> float:
+        """Relative error of the prediction."""
+        return self.predicted.total_s / self.measured_s - 1
+
+
+def published() -> list[Published]:
+    """Predicts every row."""
+    sources = {source.name: source for source in read_sources(PEAKS)}
+    found = []
+    for table in json.loads(FACTS.read_text(encoding="utf-8")):
+        source, roofline = sources[table["table"]], roofline_of(table["gpu"])
+        assert roofline is not None, table["gpu"]
+        note(f"{source.name}: {len(source.runs)} rows")
+        for run, number in zip(source.runs, table["published"], strict=True):
+            samples = table["samples_of_a_step"]  # where samples in a second are published
+            measured_s = samples / number if samples else number
+            predicted = step_seconds(run, roofline)
+            found.append(
+                Published(source=source, gpu=table["gpu"], run=run, measured_s=measured_s, predicted=predicted)
+            )
+    return found
+
+
+def step_seconds(run: Run, roofline: Roofline) -> Seconds:
+    """Traces a program and returns the seconds of one of its steps."""
+    traced = program_operations(PROGRAMS[run.program](run.row), family=kernel_family(run.sm), precision=run.precision)
+    all_steps = constant_operations(traced).seconds(np.ones(len(ATOMS) + 1), roofline)
+    return Seconds().plus(all_steps, 1 / STEPS)
+
+
+def section(found: Sequence[Published]) -> list[str]:
+    """Returns the section of the page."""
+    from scipy.stats import spearmanr
+
+    def summary(name: str, gpu: str, rows: Sequence[Published]) -> str:
+        errors = [abs(row.error) for row in rows]
+        rank = spearmanr([row.predicted.total_s for row in rows], [row.measured_s for row in rows])[0]
+        within = sum(error <= 0.5 for error in errors)
+        cells = (name, gpu, str(len(rows)), f"{statistics.median(errors):.0%}", f"{max(errors):.0%}")
+        return f"| {' | '.join((*cells, f'{within} of {len(rows)}', f'{rank:.2f}'))} |"
+
+    tables = {row.source.name: row.source for row in found}
+    by_table = {name: [row for row in found if row.source.name == name] for name in tables}
+    return [
+        "## Published step times of GPUs",
+        "",
+        "**Predicted**, beside what strangers measured and published: the tables of",
+        "[external_peaks.md](external_peaks.md) that give times too and name a GPU whose peaks are known. Each program",
+        "is traced as it ran, with the installed transformers. Nothing is fitted to these rows: the parts of a peak",
+        "that are reached, 2 us a launch and 8 us of the host are the assumptions of `rooflines.json`. A sweep",
+        "corrects them by what its trials report; here nothing does.",
+        "",
+        "| table | GPU | rows | median error | largest error | within a half | rank correlation |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *(summary(f"[{name}]({tables[name].url})", rows[0].gpu, rows) for name, rows in by_table.items()),
+        summary("**all**", "", found),
+        "",
+        "Other tables are left out because the GPU that they name is not exact: an RTX 3080 Ti with 16 GB is that of a",
+        "laptop, whose peaks depend on its power limit, and there is no RTX 2060 with 8 GB.",
+        "",
+        "| table | run | bound by | published ms | predicted | |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(
+            f"| {row.source.name} | {_name(row.run)} | {row.predicted.bound} | {1000 * row.measured_s:.0f} |"
+            f" {1000 * row.predicted.total_s:.0f} | {row.error:+.0%} |"
+            for row in found
+        ),
+        "",
+    ]
+
+
+def _name(run: Run) -> str:
+    options = run.row.options
+    words = [run.row.attention, f"{run.row.batch} x {run.row.length}"]
+    if options:
+        words += [str(options["precision"]), str(options["optimizer"])]
+        words += [f"{options['accumulation']} micro-steps"] if options["accumulation"] != 1 else []
+        words += ["checkpointing"] if options["checkpointing"] else []
+    return " ".join(words)
