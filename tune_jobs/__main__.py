@@ -1,6 +1,5 @@
 """python -m tune_jobs: plan, run and understand sweeps."""
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
@@ -9,12 +8,13 @@ from pathlib import Path
 from cluster.machines.loopback import prefer_loopback
 from cluster.machines.ray_folder import restore_umask
 from tuning_common import cli
+from tuning_common.command_parser import CommandParser
 from tuning_common.completion import add_completion
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Makes the parser of all commands. Every module `*_cli.py` of this package adds its own."""
-    parser = argparse.ArgumentParser(prog="python -m tune_jobs", description=__doc__)
+def make_parser() -> CommandParser:
+    """Makes the parser of all commands. Every module `*_cli.py` of this package adds its own, without long imports."""
+    parser = CommandParser(prog="python -m tune_jobs", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for path in sorted(Path(__file__).parent.glob("**/*_cli.py")):
         name = ".".join(path.relative_to(Path(__file__).parent.parent).with_suffix("").parts)

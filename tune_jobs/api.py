@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.machines.loopback import prefer_loopback
-from tune_jobs.commands import estimate_cli, plan_cli
+from tune_jobs.commands import estimator_cli, plan_cli
+from tune_jobs.commands.estimate import estimated
 from tune_jobs.commands.estimate_text import as_json
 from tune_jobs.config.language import use_language
 from tune_jobs.config.result_paths import with_output_folder
@@ -20,6 +21,7 @@ from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.config.sweep_parts import folder_name
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
+from tuning_common.command_parser import CommandParser
 from tuning_common.errors import RequestError
 from tuning_common.files import write_text
 from tuning_common.strict import dump_yaml, nearest
@@ -198,13 +200,13 @@ def estimate(model: str, **options: object) -> dict[str, object]:
     Raises:
         RequestError: With everything that is wrong with the request.
     """
-    chosen = _arguments(estimate_cli, ["estimate", "--model", model], options)
-    return as_json(*estimate_cli.estimated(chosen))
+    chosen = _arguments(estimator_cli, ["estimate", "--model", model], options)
+    return as_json(*estimated(chosen))
 
 
 def _arguments(command: object, given: list[str], options: Mapping[str, object]) -> argparse.Namespace:
     """Returns a command's arguments with options by name; those that are not given have the command's defaults."""
-    parser = argparse.ArgumentParser()
+    parser = CommandParser()
     command.add_parser(parser.add_subparsers())  # type: ignore[attr-defined]  # every command module has it
     chosen = parser.parse_args(given)
     for name, value in options.items():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuning_common import cli
+from tuning_common.command_parser import CommandParser
 
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -39,6 +40,8 @@ def add_completion(parser: argparse.ArgumentParser, command: str) -> None:
 
 
 def _complete_files(parser: argparse.ArgumentParser, files: object) -> None:
+    if isinstance(parser, CommandParser):
+        parser.fill()
     for action in parser._actions:  # argparse has no public list of them; shtab reads the same
         if action.type is Path:
             setattr(action, "complete", files)  # noqa: B010  # what shtab reads

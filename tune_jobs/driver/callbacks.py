@@ -66,6 +66,7 @@ class LedgerCallback(SweepCallback):
     ) -> None:
         self._folder, self._journal, self._frame = folder, journal, frame
         self._calibration, self._retry, self._to_come = calibration, retry, to_come
+        self._light: set[tuple[int, int]] = set()  # see keep_best_models
 
     def write_missing(self) -> None:
         """Writes trials that have ended and are not in the ledger: their driver died between the two files."""
@@ -86,7 +87,7 @@ class LedgerCallback(SweepCallback):
             self._retry.run(lambda: record_peak(calibration, peak), where)
         self._retry.run(lambda: leave_in_order(trial, self._folder), where)
         progress = progress_of(self._frame, self._journal.trials, self._journal.trials[number].elapsed_s)
-        keep_best_models(self._journal.trials, progress, self._folder.output, self._to_come())
+        keep_best_models(self._journal.trials, progress, self._folder.output, self._to_come(), self._light)
 
 
 class ViewCallback(SweepCallback):

@@ -45,6 +45,7 @@ def keep_best_models(
     progress: SweepProgress,
     output: Path,
     to_come: Sequence[Mapping[str, object]] | None = (),
+    light: set[tuple[int, int]] | None = None,
 ) -> None:
     """Removes the weights of trials that are over and cannot be the winner any more.
 
@@ -57,7 +58,9 @@ def keep_best_models(
         progress: Of the sweep.
         output: The output folder; nothing outside is removed.
         to_come: What will be sampled for the trials that were not tried yet; None where results decide.
+        light: Trials without weights, with their attempts, which are left alone; those of this call are added.
     """
+    light = set() if light is None else light
     over = [trial for trial in progress.trials.values() if trial.status in ENDED and trial.best is not None]
     scored = [
         Scored(trial=_as_record(trials[trial.number]), score=trial.best) for trial in over if trial.best is not None
@@ -76,10 +79,10 @@ def keep_best_models(
             if judged > KEPT_MODELS:
                 continue
         kept.add(candidate.best.trial.trial_id)
-    for one in scored:
-        if one.trial.trial_id not in kept:
-            folder = ExperimentFolder(Path(str(trials[int(one.trial.trial_id)].spec["folder"])))
-            remove_folder(folder.best_model.parent, output)
+    for trial in (trials[one.number] for one in over):
+        if str(trial.number) not in kept and (trial.number, trial.starts) not in light:
+            remove_folder(ExperimentFolder(Path(str(trial.spec["folder"]))).best_model.parent, output)
+            light.add((trial.number, trial.starts))
 
 
 def _as_record(trial: TrialHistory) -> TrialRecord:

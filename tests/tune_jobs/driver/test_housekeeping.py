@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from tune_jobs.analysis.sweep_analysis import analyse
 from tune_jobs.driver.housekeeping import KEPT_MODELS, keep_best_models
 from tune_jobs.records.journal import EndStatus, Evaluation, TrialHistory
@@ -10,6 +12,7 @@ from tune_jobs.records.ledger import Ledger
 from tune_jobs.records.outcomes import record_of
 from tune_jobs.records.progress import SweepFrame, progress_of
 from tune_jobs.search.samplers import Sampled
+from tuning_common.bounds import remove_folder
 
 METRIC = "eval/rouge_combined_f1"
 
@@ -20,6 +23,7 @@ class Sweep:
     def __init__(self, folder: Path, configurations: Sequence[Sampled], *, decides_by_results: bool = False) -> None:
         self.folder, self.configurations, self.decides_by_results = folder, configurations, decides_by_results
         self.trials: dict[int, TrialHistory] = {}
+        self.light: set[tuple[int, int]] = set()
         total = len(configurations)
         self.frame = SweepFrame(sweep="s", metric=METRIC, goal="maximize", total=total, longest=1, slots=1)
 
@@ -33,7 +37,8 @@ class Sweep:
         trial.evaluations[1] = Evaluation(number=1, value=value, metrics={METRIC: value}, run_s=1.0)
         self.trials[number] = trial
         to_come = None if self.decides_by_results else self.configurations[number:]
-        keep_best_models(self.trials, progress_of(self.frame, self.trials, now_s=1.0), self.folder, to_come)
+        progress = progress_of(self.frame, self.trials, now_s=1.0)
+        keep_best_models(self.trials, progress, self.folder, to_come, self.light)
 
     @property
     def kept(self) -> list[int]:
@@ -100,3 +105,23 @@ def test_a_search_that_decides_by_results_keeps_what_a_further_seed_could_lift(t
     assert sweep.kept == [1, 2, 3, 4, 5, 6, 7]
     sweep.end(8.0)  # the last: nothing is lifted any more
     assert sweep.kept == [4, 5, 6, 7, 8]
+
+
+def test_weights_are_removed_once_and_again_after_a_further_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[Path] = []
+
+    def remove(path: Path, root: Path) -> None:
+        removed.append(path)
+        remove_folder(path, root)
+
+    monkeypatch.setattr("tune_jobs.driver.housekeeping.remove_folder", remove)
+    sweep = Sweep(tmp_path, [{"batch_size": number} for number in range(40)])
+    for number in range(30):
+        sweep.end(float(number))
+    assert len(removed) == 30 - KEPT_MODELS == len(set(removed))
+    sweep.trials[1].starts += 1
+    (tmp_path / "1" / "models" / "best_model").mkdir(parents=True)
+    sweep.end(30.0)
+    assert 1 not in sweep.kept

@@ -6,13 +6,15 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cluster.machines.hardware import Inventory, parse_simulated
 from cluster.scheduling.alternatives import Need, find_alternatives
 from dialsum.config import RunConfig
 from tune_jobs.__main__ import main
 from tune_jobs.config.early_terminate import EarlyTerminate
-from tune_jobs.config.sections import Resources
+from tune_jobs.config.sections import METRIC_GOALS, Metric, Resources
 from tune_jobs.config.space import Categorical, Range, Space
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.placer import Option
@@ -274,6 +276,36 @@ def test_chance_stops_about_one_in_eta_and_the_best_never() -> None:
     assert 25 < sum(1 for evaluations in made if evaluations > 3) < 70
     never = dataclasses.replace(asha, early_terminate=EarlyTerminate(type="none"))
     assert expected_evaluations(never, [2, 5, 1], side_by_side=2) == [2, 5, 1]
+
+
+@given(
+    eta=st.sampled_from([1.7, 2.0, 2.5, 3.0, 4.0]),
+    first=st.integers(1, 3),
+    longest=st.lists(st.integers(1, 12), min_size=1, max_size=25),
+    side_by_side=st.integers(1, 6),
+    metric=st.sampled_from(["eval/loss", "eval/rouge1_f1"]),
+)
+@settings(max_examples=40)
+def test_a_plan_stops_trials_as_rays_asha_does(
+    eta: float, first: int, longest: list[int], side_by_side: int, metric: str
+) -> None:
+    arguments = {"time_attr": "training_iteration", "grace_period": first, "max_t": max(*longest, first), "brackets": 1}
+    rays = {**arguments, "reduction_factor": eta, "stop_last_trials": False}
+    found = [
+        expected_evaluations(
+            Sweep(
+                name="s", source="", method="random", space=Space(), count=len(longest), early_terminate=stop,
+                metric=Metric(name=metric, goal=METRIC_GOALS[metric]),
+            ),
+            longest,
+            side_by_side=side_by_side,
+        )
+        for stop in (
+            EarlyTerminate(type="asha", min_iter=first, eta=eta),
+            EarlyTerminate(type="ASHAScheduler", arguments=rays),
+        )
+    ]  # fmt: skip
+    assert found[0] == found[1]
 
 
 def test_a_slower_card_takes_longer() -> None:

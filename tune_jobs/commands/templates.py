@@ -14,16 +14,8 @@ from tuning_common.strict import nearest
 from tuning_common.units import format_bytes
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "templates",
-        help="memory templates that are shipped: list, check, make",
-        description="Estimates of the named models are answered from templates that are shipped for one version of"
-        " torch and transformers. --check traces them again and lists the differences; --make writes"
-        " new ones, which takes some minutes for each model.",
-        epilog="example: python -m tune_jobs templates --check --every 10 kobart kogpt2",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(SHIPPED_MODELS)}; all when none")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="trace again and compare; exit code 1 if it differs")

@@ -12,7 +12,7 @@ from cluster.estimator.calibration import Peak, load_calibration, record_peak
 from cluster.estimator.estimate import Estimator, MemoryEstimate
 from cluster.estimator.request import MemoryRequest
 from cluster.machines import nvml
-from tune_jobs.commands.estimate_cli import CALIBRATION_FILE, add_run_flags, run_config
+from tune_jobs.commands.estimate import CALIBRATION_FILE, add_run_flags, run_config
 from tune_jobs.placing.memory_requests import facts_of, request_of
 from tune_jobs.placing.memory_templates import template_finder
 from tuning_common import cli
@@ -29,16 +29,8 @@ CANNOT_ON_CPU = (
 _TRAINING = ("data", "forward", "backward", "optimizer")
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "profile",
-        help="measure one step of a run here and compare it with its estimate",
-        description="Runs one training step, one evaluation batch and one generation batch with random weights and the"
-        " longest texts on the device at hand; shows memory and time by phase beside the estimate, and writes the peak"
-        " to the calibration. On a CPU it measures times only.",
-        epilog="example: python -m tune_jobs profile --model kobart --batch-size 8 --precision bf16",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
     add_run_flags(parser)
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE", default=CALIBRATION_FILE,

@@ -38,16 +38,8 @@ _LISTS = ("adapter_target_modules", "adapter_modules_to_save")
 _SWITCHES = ("gradient_checkpointing", "fsdp", "torch_compile")
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "estimate",
-        help="predict the GPU memory of a run, without a GPU",
-        description="Predicts the peak bytes of training, evaluation and generation, term by term, and the share of a"
-        " GPU that a trial is placed with. Nothing is run.",
-        epilog="example: python -m tune_jobs estimate --model kobart --batch-size 8 --encoder-max-len 512"
-        " --decoder-max-len 128 --precision bf16 --gpu 'rtx 3090'",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
     add_run_flags(parser)
     card = parser.add_mutually_exclusive_group()
     card.add_argument("--gpu", metavar="NAME", help="a GPU model, for example 'NVIDIA L4' or 3090")
