@@ -33,6 +33,7 @@ class Job:
         entrypoint: The command.
         member: Who submitted it; empty for a job that `ray job submit` sent.
         sweep: Name of its sweep; likewise.
+        report: Path of its report below the results; likewise.
         message: Ray's explanation of the status.
         started_at: Unix seconds; None before it started.
         ended_at: Unix seconds; None while it runs.
@@ -44,6 +45,7 @@ class Job:
     entrypoint: str = ""
     member: str = ""
     sweep: str = ""
+    report: str = ""
     message: str = ""
     started_at: float | None = None
     ended_at: float | None = None
@@ -96,7 +98,7 @@ class Jobs:
             name: Its submission id.
             entrypoint: The command.
             folder: Its package.
-            metadata: `member` and `sweep`; everyone who sees the jobs can read it.
+            metadata: `member`, `sweep` and `report`; everyone who sees the jobs can read it.
 
         Raises:
             RequestError: When Ray refuses.
@@ -232,6 +234,7 @@ def _job(entry: object) -> Job:
         entrypoint=str(values["entrypoint"]),
         member=str(metadata.get("member", "")),
         sweep=str(metadata.get("sweep", "")),
+        report=str(metadata.get("report", "")),
         message=str(values["message"] or ""),
         started_at=values["start_time"] / 1000 if values["start_time"] else None,
         ended_at=values["end_time"] / 1000 if values["end_time"] else None,

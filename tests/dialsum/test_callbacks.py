@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import dialsum.callbacks
@@ -45,6 +46,17 @@ class Bench:
 
 def test_worked_examples_are_right() -> None:
     assert doctest.testmod(dialsum.callbacks).failed == 0
+
+
+def test_used_memory_is_in_gib_and_in_percent_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (6 * GIB, 24 * GIB))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 10 * GIB)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 12 * GIB)
+    monkeypatch.setattr(dialsum.callbacks, "gpu_utilization", lambda: None)
+    found = dialsum.callbacks.memory_metrics()
+    assert (found["train/gpu_memory_used"], found["train/gpu_memory_percent"]) == (18.0, 75.0)
+    assert found["memory/device_bytes"] == 18.0 * GIB
 
 
 def test_an_evaluation_is_reported_with_the_best_so_far_and_kept_in_files(tmp_path: Path) -> None:

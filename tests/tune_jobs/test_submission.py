@@ -247,8 +247,8 @@ def test_a_dry_run_shows_what_would_be_sent_and_not_the_key(project: Path) -> No
 
 def test_with_a_team_file_the_members_quota_is_used(project: Path) -> None:
     (project / "team.yaml").write_text("members:\n  ann: {quota_gpus: 1}\n")
-    shown = submit(project, "--dry-run", "--member", "ann", "--start-at", "22:00")
-    assert "command: python -m tune_jobs run mine.yaml --member ann --start-at 22:00\n" in shown.stdout
+    shown = submit(project, "--dry-run", "--member", "ann", "--start-at", "22:00", "--language", "ko")
+    assert "command: python -m tune_jobs run mine.yaml --member ann --start-at 22:00 --language ko\n" in shown.stdout
     assert "team.yaml\n" in shown.stdout
     assert "W&B key: none is sent" in shown.stdout
 

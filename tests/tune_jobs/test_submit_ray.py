@@ -165,6 +165,7 @@ def test_two_members_submit_at_once_and_both_sweeps_end_right(machine: Machine, 
     assert jobs["ann-first"]["entrypoint"] == "python -m tune_jobs run first.yaml"
     assert [jobs[name]["member"] for name in ("ann-first", "bob-second")] == ["ann", "bob"]
     assert (jobs["ann-first"]["sweep"], jobs["ann-first"]["progress"]) == ("first", "")
+    assert jobs["ann-first"]["report"] == "sweep_results/first/analysis_report.html"
     status = tune(machine, desk, "jobs", "status", "ann-first").stdout
     assert "ann-first: succeeded" in status
     assert f"{machine.home}/shared/outputs/sweep_results/first" in status, "the end of the output names the report"

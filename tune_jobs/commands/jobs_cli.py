@@ -107,6 +107,7 @@ def _summary(job: "Job") -> dict[str, object]:
         "entrypoint": job.entrypoint,
         "member": job.member,
         "sweep": job.sweep,
+        "report": job.report,
         "started_at": job.started_at,
         "ended_at": job.ended_at,
         "exit_code": job.exit_code,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_jobs.commands.language_option import add_language
 from tuning_common import cli
 from tuning_common.errors import RequestError, WorkError
 from tuning_common.units import format_bytes
@@ -44,6 +45,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file has none")
     parser.add_argument("--until", metavar="PHASE", help="of a staged sweep: stop after this phase")
     parser.add_argument("--start-at", metavar="HH:MM", help="wait for this hour (the team's zone, else local time)")
+    add_language(parser, "the sweep file's tracking.language")
     parser.add_argument("--strict", action="store_true", help="refuse a sweep on which there is a warning")
     parser.set_defaults(run=run)
 
@@ -94,7 +96,11 @@ def _submission(sweep: "Sweep", chosen: argparse.Namespace, *, resume: bool = Fa
             )
     return Submission(
         name=job_name(member or getpass.getuser(), sweep.name),
-        metadata={"member": member or getpass.getuser(), "sweep": sweep.name},
+        metadata={
+            "member": member or getpass.getuser(),
+            "sweep": sweep.name,
+            "report": f"sweep_results/{sweep.name}/analysis_report.html",
+        },
         entrypoint=entrypoint_of(
             str(chosen.sweep),
             here,
@@ -117,7 +123,13 @@ def _passed_on(chosen: argparse.Namespace) -> list[str]:
     if chosen.start_at is not None:
         next_moment(chosen.start_at, datetime.now(UTC), UTC)
     options = ["--strict"] if chosen.strict else []
-    for name, value in (("--count", chosen.count), ("--until", chosen.until), ("--start-at", chosen.start_at)):
+    names = (
+        ("--count", chosen.count),
+        ("--until", chosen.until),
+        ("--start-at", chosen.start_at),
+        ("--language", chosen.language),
+    )
+    for name, value in names:
         options += [name, str(value)] if value else []
     return options
 

@@ -24,7 +24,8 @@ class Submission:
         files: Files of its package.
         key: The member's W&B key; None if there is none, or it must not be sent.
         token: The cluster's token, which encrypts the key.
-        metadata: Names that Ray's dashboard and `ray job list` show: the member and the sweep.
+        metadata: Names that Ray's dashboard and `ray job list` show: the member, the sweep, the report's path in the
+            cluster's folder of results.
     """
 
     name: str
