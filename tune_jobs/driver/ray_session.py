@@ -15,7 +15,7 @@ from cluster.machines.ray_folder import private_ray
 from cluster.machines.tokens import AUTH_MODE, TOKEN_VARIABLE, make_token, token_path
 from tune_jobs.driver.ray_watch import end_without
 from tune_jobs.driver.stop_signals import without_terminal_signals
-from tuning_common.errors import RequestError
+from tuning_common.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -78,6 +78,9 @@ def session(inventory: Inventory, show_dashboard: Callable[[str], None] | None =
 
     Yields:
         The inventory with Ray's node ids as names.
+
+    Raises:
+        WorkError: When Ray does not start.
     """
     import ray
 
@@ -110,8 +113,15 @@ def _embedded(inventory: Inventory, show_dashboard: Callable[[str], None] | None
 
     nodes = sorted(inventory.nodes, key=lambda node: node.name)
     keep_loopback()
-    with private_ray(), without_terminal_signals():
-        cluster, url = _start(nodes, simulated=inventory.simulated, dashboard=show_dashboard is not None)
+    try:
+        with private_ray(), without_terminal_signals():
+            cluster, url = _start(nodes, simulated=inventory.simulated, dashboard=show_dashboard is not None)
+    except Exception as error:  # Ray raises a plain one where the machine is slower than it waits
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WorkError(
+            f"Ray did not start here: {first} The machine may be overloaded or out of memory: end other programs, or"
+            " try again later; what the sweep has is kept"
+        ) from error
     try:
         if show_dashboard is not None:
             show_dashboard(dashboard_text(url, os.environ, Path.home()))

@@ -15,6 +15,7 @@ from typing import Protocol, cast
 from ray import tune
 from ray.tune.execution.tune_controller import TrialRunnerWrapper
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
@@ -114,8 +115,23 @@ def run_tuner(trainable: Callable[[dict[str, object]], None], host: AttemptHost,
         max_failures=0,
         raise_on_failed_trial=False,
         checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-        callbacks=[_HostCallback(host), *settings.callbacks],
+        callbacks=[_HostCallback(host), SilentProgress(), *settings.callbacks],
     )
+
+
+class SilentProgress(TrialProgressCallback):  # type: ignore[misc]  # Ray publishes no types
+    """Takes the role of Tune's own callback, which at verbose=0 still prints a trial that ends without a report."""
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, object], **info: object
+    ) -> None:
+        """Prints nothing."""
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
+        """Prints nothing."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
+        """Prints nothing."""
 
 
 def _named(trainable: Callable[[dict[str, object]], None], name: str) -> Callable[[dict[str, object]], None]:

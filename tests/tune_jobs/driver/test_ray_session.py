@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from cluster.machines.hardware import Inventory
 from cluster.machines.tokens import token_problem
 from tests.cluster.machine import Machine, missing
 from tests.waiting import ended, wait_until
 from tune_jobs.commands import run_cli
+from tune_jobs.driver import ray_session
 from tune_jobs.driver.ray_session import own_token
-from tuning_common.errors import RequestError
+from tuning_common.errors import RequestError, WorkError
 
 REASON = missing("ss")
 
@@ -31,6 +33,20 @@ def test_the_token_of_an_embedded_ray_is_its_owners_only(tmp_path: Path) -> None
 def test_a_home_that_cannot_be_written_stops_no_sweep(tmp_path: Path) -> None:
     (tmp_path / ".ray").write_text("a file where the folder would be")
     own_token({}, tmp_path)
+
+
+def test_a_ray_that_does_not_start_ends_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a plain Exception where a loaded machine is slower than its waits."""
+
+    def start(*_: object, **__: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen\nbecause ...")
+
+    monkeypatch.setattr(ray_session, "_start", start)
+    with (
+        pytest.raises(WorkError, match=r"Ray did not start here: The current node timed out during startup"),
+        ray_session.session(Inventory(nodes=(), simulated=True)),
+    ):
+        pass
 
 
 def test_a_dashboard_is_refused_where_a_cluster_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
