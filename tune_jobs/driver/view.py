@@ -154,7 +154,7 @@ class TerminalView:
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, force_terminal=True, highlight=False)
-        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._live: Live | None = None  # one for each phase
 
     def event(self, text: str) -> None:
         """Prints a line above the screen."""
@@ -162,13 +162,18 @@ class TerminalView:
 
     def refresh(self, progress: SweepProgress) -> None:
         """Redraws."""
-        self._live.start()
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            self._live.start()
+            self._console.show_cursor(True)  # rich hides it, and a driver that dies would leave it hidden
         self._live.update(layout(progress), refresh=True)
 
     def close(self, progress: SweepProgress) -> None:
         """Draws the final state and leaves it standing."""
         self.refresh(progress)
-        self._live.stop()
+        if self._live is not None:
+            self._live.stop()
+        self._live = None
 
 
 class LogView:

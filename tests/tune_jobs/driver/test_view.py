@@ -115,6 +115,16 @@ def test_a_terminal_is_redrawn_in_place_and_events_scroll_above(journal: Journal
     assert max(map(len, re.split(r"[\r\n]", shown))) <= 80
 
 
+def test_the_next_phase_is_drawn_below_and_the_cursor_stays_visible(journal: Journal) -> None:
+    stream = io.StringIO()
+    view = TerminalView(stream)
+    view.close(progress(journal))
+    first = stream.getvalue()
+    view.refresh(progress(journal))
+    assert "\x1b[1A" not in stream.getvalue()[len(first) :]
+    assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l")
+
+
 def test_the_best_trials_are_shown_with_their_settings_in_80_columns(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     for number in range(1, 31):
