@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from tuning_common.goal import Goal
 
-LEAST_SCORES = 20  # with fewer, the band was too narrow too often: see benchmarks/search.md
-_BAND = 0.9
+LEAST_SCORES = 20
+_OUTSIDE = 0.1  # of the real gains may lie above the band
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,16 +34,20 @@ class Gain:
 
 
 def further_gain(scores: Sequence[float], trials: int, goal: Goal = "maximize") -> Gain | None:
-    """Predicts what further trials of a random search gain, from the last step of the same proportion.
+    """Predicts what further trials of a random search gain, from the order statistics of its scores.
 
-    With n scores and k further trials, the step from n to n + k is predicted by the step from m to n trials, where
-    m : n = n : n + k. Trials of a random search may come in any sequence, so the best of m of them has a known
-    distribution over the order statistics of all n. The curve of the expected best score over the logarithm of the
-    trials flattens where scores have an upper limit: the mean is rather too high than too low.
+    Mean: the step from n to n + k trials is predicted by the step from m to n trials, where m : n = n : n + k. Trials
+    of a random search may come in any sequence, so the best of m has a known distribution over the ranks of all n.
+    The curve of the expected best score over the logarithm of the trials flattens where scores have an upper limit, so
+    the mean is rather too high than too low.
+
+    Band: one of k further trials exceeds the best by more than its distance from rank r with a chance of about
+    k / (n r) where the upper tail of the scores is exponential, and with a smaller one where they have an upper limit.
+    The band ends where that is 10 %.
 
     Sources: Dodge et al., Show Your Work, EMNLP 2019 (the expected best score from order statistics); Lourie, Cho and
-    He, Show Your Work with Confidence, NAACL 2024 (bands of that curve; beyond n trials a nonparametric one has no
-    upper limit, therefore the step before it is taken).
+    He, Show Your Work with Confidence, NAACL 2024 (bands of that curve; beyond n trials one without assumptions on the
+    tail has no upper limit). Coverage on real trainings: benchmarks/search.md.
 
     Args:
         scores: Of all trials, each drawn independently of the others, in any sequence.
@@ -53,9 +57,9 @@ def further_gain(scores: Sequence[float], trials: int, goal: Goal = "maximize") 
     Returns:
         None for fewer than LEAST_SCORES scores.
 
-    >>> gain = further_gain([20 - 10 / n for n in range(1, 31)], trials=10)
+    >>> gain = further_gain([20 - number / 10 for number in range(30)], trials=10)
     >>> gain.text if gain else ""
-    '10 more random trials would probably improve the best score by 0.0041 (90 % band 0 to 0.011)'
+    '10 more random trials would probably improve the best score by 0.035 (90 % band 0 to 0.3)'
     """
     count = len(scores)
     if count < LEAST_SCORES:
@@ -63,12 +67,9 @@ def further_gain(scores: Sequence[float], trials: int, goal: Goal = "maximize") 
     ranked = sorted(scores, reverse=goal == "maximize")
     earlier = max(1, round(count * count / (count + trials)))
     subsets = math.comb(count, earlier)
-    mean = reached = high = 0.0
-    for rank, score in enumerate(ranked[: count - earlier + 1]):
-        chance = math.comb(count - 1 - rank, earlier - 1) / subsets  # that the best of the earlier ones has this rank
-        gain = abs(ranked[0] - score)
-        mean += chance * gain
-        if reached < _BAND:
-            high = gain
-        reached += chance
-    return Gain(trials=trials, mean=mean, high=high)
+    chances = (  # of each rank, from 0, to be that of the best of the earlier trials
+        math.comb(count - 1 - rank, earlier - 1) / subsets for rank in range(count - earlier + 1)
+    )
+    mean = sum(chance * abs(ranked[0] - score) for chance, score in zip(chances, ranked, strict=False))
+    rank = min(math.ceil(trials / (_OUTSIDE * count)), count)  # from 1
+    return Gain(trials=trials, mean=mean, high=abs(ranked[0] - ranked[rank - 1]))
