@@ -17,9 +17,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 from benchmarks.search_page import draw, page
-from benchmarks.search_replay import WITHIN, Replay, Replayed, Row, SweepRun, load_table, run_phases
+from benchmarks.search_replay import (
+    MOST_ATTEMPTS,
+    WITHIN,
+    Replay,
+    Replayed,
+    Row,
+    SweepRun,
+    load_table,
+    of_model,
+    run_phases,
+)
 from benchmarks.search_table import CONFIGURATIONS, MODELS, ROOT, SPACE
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep
@@ -30,46 +41,50 @@ from tuning_common.strict import dump_yaml, from_mapping
 
 NONE: Mapping[str, object] = {"type": "none"}
 ASHA: Mapping[str, object] = {"type": "asha", "min_iter": 1, "eta": 3}
+LATER_ASHA: Mapping[str, object] = {"type": "asha", "min_iter": 2, "eta": 3}
 GRID: Mapping[str, object] = {
     "learning_rate": {"values": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]}, "batch_size": {"values": [8, 16, 32, 64]},
     "dropout": {"values": [0.0, 0.1, 0.2]}, "label_smoothing": {"value": 0.1}, "lr_scheduler": {"value": "linear"},
     "encoder_max_len": {"value": 64}, "warmup_ratio": {"value": 0.1}, "weight_decay": {"value": 0.01},
 }  # fmt: skip
 PHASES: Sequence[Mapping[str, object]] = (
-    {"name": "wide", "method": "random", "count": 24},
+    {"name": "wide", "method": "bayes", "count": 24},
     {"name": "narrow", "method": "bayes", "count": 20, "keep_fraction": 0.25},
 )
+RANDOM_FIRST = ({**PHASES[0], "method": "random"}, PHASES[1])
 METHODS: Mapping[str, Mapping[str, object]] = {  # sections of a sweep file
     "random": {"method": "random", "count": CONFIGURATIONS, "early_terminate": NONE},
     "random, exact": {"method": "random", "count": CONFIGURATIONS, "early_terminate": NONE},
     "grid": {"method": "grid", "count": CONFIGURATIONS, "early_terminate": NONE, "parameters": GRID},
-    "random + ASHA": {"method": "random", "count": CONFIGURATIONS, "early_terminate": ASHA},
+    "random + ASHA from 1": {"method": "random", "count": CONFIGURATIONS, "early_terminate": ASHA},
+    "random + ASHA from 2": {"method": "random", "count": CONFIGURATIONS, "early_terminate": LATER_ASHA},
     "HyperBand": {
         "method": "random", "count": CONFIGURATIONS, "early_terminate": {"type": "HyperBandScheduler", "max_t": 6},
     },
+    "staged": {"early_terminate": LATER_ASHA, "phases": PHASES},
+    "staged, wide at random": {"early_terminate": LATER_ASHA, "phases": RANDOM_FIRST},
+    "staged, wide at random, ASHA from 1": {"early_terminate": ASHA, "phases": RANDOM_FIRST},
+    "TPE + ASHA from 2": {"method": "bayes", "count": CONFIGURATIONS, "early_terminate": LATER_ASHA},
     "TPE": {"method": "bayes", "count": CONFIGURATIONS, "early_terminate": NONE},
-    "TPE + ASHA": {"method": "bayes", "count": CONFIGURATIONS, "early_terminate": ASHA},
-    "BOHB": {"method": "bohb", "count": CONFIGURATIONS},
+    "GP + ASHA from 2": {"method": "bayes", "count": CONFIGURATIONS, "early_terminate": LATER_ASHA},
+    "TPE + ASHA from 1": {"method": "bayes", "count": CONFIGURATIONS, "early_terminate": ASHA},
     "GP": {"method": "bayes", "count": CONFIGURATIONS, "early_terminate": NONE},
-    "GP + ASHA": {"method": "bayes", "count": CONFIGURATIONS, "early_terminate": ASHA},
-    "staged": {"early_terminate": ASHA, "phases": PHASES},
 }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repetition:
-    """One replay of one method on one model."""
+    """One replay; see key_of."""
 
     key: str
-    model: str
-    method: str
     seed: int
     replayed: Replayed
 
 
 def sweep_of(method: str, seed: int) -> Sweep:
     """Reads a method's sweep file."""
-    document = {"name": "search", "parameters": SPACE.spec(), **METHODS[method], "search": {"seed": seed}}
+    options = cast("Mapping[str, object]", METHODS[method].get("search", {}))
+    document = {"name": "search", "parameters": SPACE.spec(), **METHODS[method], "search": {**options, "seed": seed}}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "search.yaml"
         write_text(path, dump_yaml(json.loads(json.dumps(document))))
@@ -92,57 +107,57 @@ def sampler_for(method: str, sweep: Sweep, rows: Sequence[Row]) -> Sampler | Non
 def repeat(rows: Sequence[Row], method: str, seed: int) -> Replayed:
     """Replays one method until it reaches the target; one that ends without it begins again with another seed."""
     replay = Replay(rows, max(row.best for row in rows) - WITHIN)
-    attempt = 0
-    while not replay.is_over:
+    for attempt in range(MOST_ATTEMPTS):
+        if replay.is_over:
+            break
         sweep = sweep_of(method, seed + 1000 * attempt)
         if sweep.phases:
             run_phases(replay, sweep)
         else:
             SweepRun(replay, sweep, sampler_for(method, sweep, rows)).run()
         replay.forget()
-        attempt += 1
     return replay.result()
 
 
 def key_of(rows: Sequence[Row], method: str) -> str:
-    """Identifies a table and a method."""
-    text = json.dumps([[row.name for row in rows], METHODS[method]], sort_keys=True)
+    """Identifies a method, a model and its part of the table."""
+    text = json.dumps([[row.name for row in rows], method, METHODS[method]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def replayed(
+    rows: Sequence[Row], method: str, repetitions: int, kept: Path, done: Mapping[tuple[str, int], Replayed]
+) -> list[Replayed]:
+    """Returns all repetitions of one method on one model; replays those that are not done."""
+    key, found = key_of(rows, method), []
+    for seed in range(repetitions):
+        one = done.get((key, seed))
+        if one is None:
+            one = repeat(rows, method, seed)
+            append_jsonl(kept, asdict(Repetition(key=key, seed=seed, replayed=one)))
+        found.append(one)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replays what is missing and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=30)
-    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--without", nargs="*", choices=METHODS, default=[], help="methods that are not replayed")
     parser.add_argument("--kept", type=Path, default=ROOT / "outputs/search_replays.jsonl")
     chosen = parser.parse_args(arguments)
-    table = load_table()
+    table, results = load_table(), {}
     kept = [from_mapping(Repetition, row, where=str(chosen.kept)) for row in read_jsonl(chosen.kept)[0]]
-    done = {(one.key, one.model, one.seed): one for one in kept}
-    found: list[Repetition] = []
-    began_s = time.process_time()
-    for method in chosen.methods:
-        for model in MODELS:
-            rows = [row for row in table if row.model == model and row.seed == 0]
-            key = key_of(rows, method)
-            for seed in range(chosen.repetitions):
-                one = done.get((key, model, seed))
-                if one is None:
-                    replayed = repeat(rows, method, seed)
-                    one = Repetition(key=key, model=model, method=method, seed=seed, replayed=replayed)
-                    append_jsonl(chosen.kept, asdict(one))
-                found.append(one)
-            spent = [one.replayed.spent_s for one in found[-chosen.repetitions :]]
-            emit(f"{method}, {model}: {statistics.median(spent):.0f} s ({time.process_time() - began_s:.0f} s of CPU)")
-    results = {
-        (method, model): [one.replayed for one in found if (one.method, one.model) == (method, model)]
-        for method in chosen.methods
-        for model in MODELS
-    }
+    done = {(one.key, one.seed): one.replayed for one in kept}
+    for method in METHODS:
+        for model in MODELS if method not in chosen.without else ():
+            rows = of_model(table, model)
+            results[method, model] = replayed(rows, method, chosen.repetitions, chosen.kept, done)
+            spent = [one.spent_s for one in results[method, model]]
+            emit(f"{method}, {model}: {statistics.median(spent):.0f} s ({time.process_time():.0f} s of CPU)")
     here = Path(__file__)
     draw(results, here.with_suffix(".png"))
-    write_text(here.with_suffix(".md"), page(table, results))
+    write_text(here.with_suffix(".md"), page(table, results, chosen.without))
     return 0
 
 

@@ -8,7 +8,7 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from tuning_common.strict import from_mapping
 
 SIDE_BY_SIDE = 4
 WITHIN = 0.5  # points below the best score of the table: the target
+MOST_ATTEMPTS = 3  # searches one after the other: a rule that always stops the best trial never reaches the target
 METRIC = "eval/rouge_combined_f1"
 
 
@@ -53,7 +54,7 @@ class Row:
     @property
     def best(self) -> float:
         """Its best score."""
-        return max((one.score for one in self.evaluations), default=0.0)
+        return max((one.score for one in self.evaluations), default=-math.inf)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +77,11 @@ class Replayed:
 def load_table(path: Path = TABLE) -> list[Row]:
     """Reads the table."""
     return [from_mapping(Row, row, where=str(path)) for row in read_jsonl(path)[0]]
+
+
+def of_model(table: Sequence[Row], model: str) -> list[Row]:
+    """Returns a model's trials of the first seed: what a search searches in."""
+    return [row for row in table if row.model == model and row.seed == 0]
 
 
 def place_of(parameter: Parameter, value: Value) -> float:
@@ -114,7 +120,7 @@ class Replay:
         self._rows, self._target = rows, target
         self._left: list[Row] = list(rows)
         self._distances: list[float] = []
-        self._best = 0.0
+        self._best = -math.inf
         self.spent_s = 0.0
         self.curve: list[tuple[float, float]] = []
 
@@ -280,13 +286,12 @@ def run_phases(replay: Replay, sweep: Sweep) -> None:
         done.append(Done(phase=phase, sweep=plain, analysis=analyse(Ledger(sweep=record, trials=trials))))
 
 
-def rank_correlation(rows: Sequence[Row], evaluation: int, *, half: bool) -> float:
-    """Returns Kendall's tau between scores at an evaluation and the best scores at the end."""
+def rank_correlation(rows: Sequence[Row], evaluation: int, value: Callable[[Evaluation], float]) -> float:
+    """Returns Kendall's tau between a value at an evaluation and the best score of the trial."""
     from scipy.stats import kendalltau
 
     whole = [row for row in rows if len(row.evaluations) >= evaluation]
-    early = [row.evaluations[evaluation - 1] for row in whole]
-    found = kendalltau([one.half if half else one.score for one in early], [row.best for row in whole])
+    found = kendalltau([value(row.evaluations[evaluation - 1]) for row in whole], [row.best for row in whole])
     return float(found.statistic)
 
 

@@ -37,9 +37,14 @@ def test_a_gain_is_never_negative_and_a_loss_mirrors_a_score(scores: list[float]
     assert further_gain([-score for score in scores], further, "minimize") == gain
 
 
-def test_the_band_ends_at_the_rank_that_the_chance_of_one_in_ten_asks_for() -> None:
-    gains = [further_gain(SCORES, further) for further in (1, 2, 10, 100)]  # ranks 1, 1, 5 and the last
-    assert [gain.high for gain in gains if gain] == [0.0, 0.0, SCORES[0] - SCORES[4], SCORES[0] - SCORES[-1]]
+def test_the_band_ends_at_the_rank_that_the_chance_asks_for() -> None:
+    gains = [further_gain(SCORES, further) for further in (1, 2, 10, 100)]  # ranks 1, 2, 10 and the last
+    assert [gain.high for gain in gains if gain] == [
+        0.0,
+        SCORES[0] - SCORES[1],
+        SCORES[0] - SCORES[9],
+        SCORES[0] - SCORES[-1],
+    ]
 
 
 def test_few_scores_promise_nothing() -> None:
