@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tune_jobs.config.language import tr
 from tuning_common.goal import Goal
 
 LEAST_SCORES = 20
@@ -27,9 +28,12 @@ class Gain:
     @property
     def text(self) -> str:
         """One sentence for people."""
-        return (
-            f"{self.trials} more random trials would probably improve the best score by {self.mean:.2g}"
-            f" (90 % band 0 to {self.high:.2g})"
+        return tr(
+            "{count} more random trials would probably improve the best score by {mean:.2g}"
+            " (90 % band 0 to {high:.2g})",
+            count=self.trials,
+            mean=self.mean,
+            high=self.high,
         )
 
 
