@@ -298,6 +298,7 @@ class _Run:
             started_s=self._clocks.elapsed_s(),
             simulated=self._placer.simulated,
             cut_texts=self._options.cut_texts,
+            is_random=self._sweep.method == "random",
         )
 
     def _state(self, sampler: Sampler, journal: Journal, started_at: float) -> SweepState:

@@ -4,37 +4,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
-from tune_jobs.config.points import points_of
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.placer import Option, Placer
 from tune_jobs.placing.submission import largest_first, starts_largest_first
 from tune_jobs.records.journal import Journal
-from tune_jobs.search.grid import drawn_configs, planned_trials, sampled_configs
-from tune_jobs.search.samplers import CompletedTrial, ListSampler, Sampled, Sampler, TpeSampler
+from tune_jobs.search.grid import planned_trials, sampled_configs
+from tune_jobs.search.samplers import ListSampler, Sampled, Sampler, sampler_of
 from tuning_common.errors import Problems, RequestError
 
 
 def sampler_for(sweep: Sweep, placer: Placer) -> Sampler:
     """Returns what suggests the values of trials, by the sweep's method."""
-    if sweep.method in ("grid", "random"):
-        configurations = sampled_configs(sweep)
-        return ListSampler(configurations, _submission_order(sweep, placer, configurations))
-    if sweep.method in ("bayes", "bohb"):
-        points = points_of(sweep)
-        return TpeSampler(
-            sweep.space,
-            sweep.trials,
-            goal=sweep.metric.goal,
-            seed=sweep.search.seed,
-            startup_trials=sweep.search.startup_trials,
-            points=[point.sampled for point in points if point.score is None],
-            known=[
-                CompletedTrial(sampled=point.sampled, outcome="finished", value=point.score)
-                for point in points
-                if point.score is not None
-            ],
-        )
-    return ListSampler(drawn_configs(sweep, sweep.trials))  # pbt
+    if sweep.method not in ("grid", "random"):
+        return sampler_of(sweep)
+    configurations = sampled_configs(sweep)
+    return ListSampler(configurations, _submission_order(sweep, placer, configurations))
 
 
 def _submission_order(sweep: Sweep, placer: Placer, configurations: Sequence[Sampled]) -> Sequence[int] | None:

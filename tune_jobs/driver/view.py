@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tune_jobs.analysis.further_trials import further_gain
 from tune_jobs.config.language import tr
 from tune_jobs.records.progress import ENDED, SweepProgress, TrialProgress, TrialStatus
 from tuning_common.cli import visible
@@ -52,7 +53,7 @@ def summary_line(progress: SweepProgress) -> str:
     >>> summary_line(SweepProgress(frame=frame, trials={1: trial}, now_s=10.0))
     '0 of 3 trials ended, 1 running, 2 waiting | best 7.250 (trial 1) | 10 s, at most 50 s left'
     """
-    return " | ".join(_summary_parts(progress))
+    return " | ".join(part for part in (*_summary_parts(progress), _gain_text(progress)) if part)
 
 
 def _summary_parts(progress: SweepProgress) -> list[str]:
@@ -72,6 +73,14 @@ def _summary_parts(progress: SweepProgress) -> list[str]:
     if left_s is not None and progress.count(*ENDED) < progress.frame.total:
         spent = tr("{spent}, at most {left} left", spent=spent, left=format_duration(left_s))
     return [*parts, spent]
+
+
+def _gain_text(progress: SweepProgress) -> str:
+    """Returns what half as many further trials would add to a random search; empty for other methods."""
+    ended = [one for one in progress.trials.values() if one.status in ("finished", "stopped")]
+    scores = [one.best for one in ended if one.best is not None]
+    gain = further_gain(scores, len(scores) // 2, progress.frame.goal) if progress.frame.is_random else None
+    return "" if gain is None else gain.text
 
 
 def status_text(status: TrialStatus) -> str:
@@ -106,7 +115,8 @@ def layout(progress: SweepProgress) -> Group:
     if hidden := len(progress.trials) - len(trials):
         parts.append(Text(tr("... and {count} more", count=hidden)))
     counts, *rest = _summary_parts(progress)  # two lines: the time left must not be cut off at 80 columns
-    return Group(*parts, Text(counts), Text(" | ".join(rest), style="bold"))
+    parts += [Text(counts), Text(" | ".join(rest), style="bold")]
+    return Group(*parts, *(Text(gain) for gain in [_gain_text(progress)] if gain))
 
 
 def _shown(progress: SweepProgress) -> list[TrialProgress]:

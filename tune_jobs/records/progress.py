@@ -30,6 +30,7 @@ class SweepFrame:
         started_s: Clock reading at the start of this driver.
         simulated: Whether the cards are logical ones.
         cut_texts: See SweepRecord.
+        is_random: Whether each trial is drawn independently of the others.
     """
 
     sweep: str
@@ -42,6 +43,7 @@ class SweepFrame:
     started_s: float = 0.0
     simulated: bool = False
     cut_texts: tuple[str, ...] = ()
+    is_random: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_jobs.analysis.candidates import Candidate, score_of
+from tune_jobs.analysis.further_trials import Gain, further_gain
 from tune_jobs.analysis.sweep_analysis import Analysis, describe_settings
 from tune_jobs.config.language import tr
 from tune_jobs.config.parameters import show_value
@@ -200,8 +201,18 @@ def _trials_tile(analysis: Analysis) -> Tile:
     detail = ", ".join(
         tr("{count} {end}", count=count, end=outcome_text(outcome)) for outcome, count in counts if count
     )
+    gain = _further_gain(analysis)
+    detail = detail if gain is None else f"{detail}; {gain.text}"
     value = tr("{total} of {meant}", total=total, meant=meant) if meant is not None and meant != total else str(total)
     return Tile(label=tr("Trials"), value=value, detail=detail or tr("none has started"))
+
+
+def _further_gain(analysis: Analysis) -> Gain | None:
+    """Returns what half as many further trials would add to a plain random search; None for other methods."""
+    if analysis.sweep.method != "random" or analysis.phases:
+        return None
+    scores = [one.score for one in analysis.scored if one.trial.status in ("finished", "stopped")]
+    return further_gain(scores, len(scores) // 2, analysis.sweep.goal)
 
 
 def runs_table(analysis: Analysis, most: int = SHOWN_RUNS) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from tune_jobs.config.points import points_of
 from tune_jobs.config.space import Categorical, Constant, Parameter, Range, Space, Value
+from tune_jobs.config.sweep import Sweep
+from tune_jobs.search.grid import drawn_configs, sampled_configs
 from tuning_common.goal import Goal
 
 if TYPE_CHECKING:
@@ -101,6 +104,7 @@ class TpeSampler:
         startup_trials: Random trials before the first that the model suggests.
         points: Configurations to try first, as trials 1, 2, ...
         known: Configurations that were tried elsewhere, for example in an earlier phase; they are not suggested again.
+        algorithm: Another algorithm of Optuna, for comparisons.
     """
 
     is_list = False
@@ -115,16 +119,17 @@ class TpeSampler:
         startup_trials: int = 10,
         points: Iterable[Sampled] = (),
         known: Iterable[CompletedTrial] = (),
+        algorithm: "optuna.samplers.BaseSampler | None" = None,
     ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._count = space, count
         self._distributions = {p.name: _distribution(p) for p in space.parameters if not isinstance(p, Constant)}
-        sampler = optuna.samplers.TPESampler(
+        algorithm = algorithm or optuna.samplers.TPESampler(
             seed=seed, n_startup_trials=startup_trials, multivariate=True, constant_liar=True
         )
-        self._study = optuna.create_study(sampler=sampler, direction=goal)
+        self._study = optuna.create_study(sampler=algorithm, direction=goal)
         self._trials: dict[int, optuna.trial.Trial] = {}
         self._points = list(points)
         for completed in known:
@@ -207,6 +212,28 @@ class TpeSampler:
         if _is_native(parameter):
             return value
         return _fraction(parameter, value)
+
+
+def sampler_of(sweep: Sweep) -> Sampler:
+    """Returns where the trials of a plain sweep come from, in the order of its list."""
+    if sweep.method in ("grid", "random"):
+        return ListSampler(sampled_configs(sweep))
+    if sweep.method == "pbt":
+        return ListSampler(drawn_configs(sweep, sweep.trials))
+    points = points_of(sweep)
+    return TpeSampler(
+        sweep.space,
+        sweep.trials,
+        goal=sweep.metric.goal,
+        seed=sweep.search.seed,
+        startup_trials=sweep.search.startup_trials,
+        points=[point.sampled for point in points if point.score is None],
+        known=[
+            CompletedTrial(sampled=point.sampled, outcome="finished", value=point.score)
+            for point in points
+            if point.score is not None
+        ],
+    )
 
 
 def _is_native(parameter: Parameter) -> bool:
