@@ -112,8 +112,8 @@ def shard(model: nn.Module, device: str, precision: str) -> None:
     fully_shard(model, mesh=mesh, mp_policy=policy)
     register_fsdp_forward_method(model, "generate")  # it calls an encoder without the model's own forward
     # Set by transformers where it shards itself: generation then synchronizes all processes.
-    for one in {model, without_adapter(model)}:  # type: ignore[arg-type]
-        one._is_fsdp_managed_module = True  # type: ignore[assignment]
+    for one in {model, without_adapter(model)}:
+        one._is_fsdp_managed_module = True
 
 
 def whole_weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
