@@ -2,28 +2,40 @@
 
 `python -m benchmarks.external_peaks` writes external_peaks.md from external_peaks.json (published facts, each with its
 source) in some ten minutes of one quiet core, no GPU. Rows are replayed with the transformers that was measured, where
-it can be installed (into .cache/libraries, by pip), and with the installed one.
+it can be installed (into .cache/libraries, by pip), and with the installed one. Answers are kept in
+.cache/external_peaks.jsonl, so that a run that was ended goes on where it was.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 
 from benchmarks.external_runs import Answer, Run, Source, read_sources
 from cluster.estimator.calibration import DEFAULT_MARGIN
 from tuning_common import cli
 from tuning_common.errors import WorkError
-from tuning_common.files import write_text
+from tuning_common.files import append_jsonl, read_jsonl, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = Path(__file__).with_suffix(".json")
 LIBRARIES = ROOT / ".cache" / "libraries"
+ANSWERS = ROOT / ".cache" / "external_peaks.jsonl"
+PROGRAMS = sorted(FACTS.parent.glob("external_*.py"))
+CODE = [
+    *(ROOT / "cluster" / "estimator" / f"{name}.py" for name in (
+        "allocator", "cuda_imitation", "gpu_profile", "trace", "trace_recorder",
+    )),
+    FACTS.parent / "external_programs.py",
+]  # fmt: skip
 INSTALLED = ""  # means the installed transformers
 # What an older transformers needs beside itself; torch is the installed one.
 COMPANIONS = {
@@ -125,7 +137,7 @@ def compared_rows(source: Source) -> list[Compared]:
 
 
 def replay(runs: Sequence[Run], transformers: str) -> dict[int, Answer]:
-    """Replays runs in a separate process.
+    """Replays runs in a separate process, except for those with a stored answer.
 
     Args:
         runs: Runs of one source.
@@ -140,19 +152,48 @@ def replay(runs: Sequence[Run], transformers: str) -> dict[int, Answer]:
     library = _library(transformers) if transformers != INSTALLED else None
     if transformers != INSTALLED and library is None:
         return {}
+    stored = {str(row.pop("key")): row for row in read_jsonl(ANSWERS)[0]}
+    keys = [_key(run, transformers) for run in runs]
+    missing = [index for index, key in enumerate(keys) if key not in stored]
+    if missing:
+        stored |= _replayed([runs[index] for index in missing], [keys[index] for index in missing], library)
+    answers = {index: Answer.from_dict(stored[key]) for index, key in enumerate(keys)}
+    for problem in sorted({answer.problem for answer in answers.values() if answer.problem}):
+        cli.note(f"transformers {transformers or 'installed'}: {problem}")
+    return answers
+
+
+def _replayed(runs: Sequence[Run], keys: Sequence[str], library: Path | None) -> dict[str, dict[str, object]]:
+    """Replays runs and stores each answer as it comes, so that a later start goes on behind it."""
     paths = filter(None, [str(library or ""), str(ROOT)])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    job = json.dumps([dataclasses.asdict(run) for run in runs])
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.external_replay"],
-        input=job, capture_output=True, text=True, check=False, cwd=ROOT, env=environment,
-    )  # fmt: skip
-    if done.returncode:
-        raise WorkError("the replay failed:\n" + "\n".join(done.stderr.strip().splitlines()[-6:]))
-    answers = [Answer(**json.loads(text)) for text in done.stdout.splitlines()]
-    for problem in sorted({answer.problem for answer in answers if answer.problem}):
-        cli.note(f"transformers {transformers or 'installed'}: {problem}")
-    return dict(enumerate(answers))
+    answers: dict[str, dict[str, object]] = {}
+    command = [sys.executable, "-m", "benchmarks.external_replay"]
+    with tempfile.TemporaryFile("w+") as job, tempfile.TemporaryFile("w+") as problems:
+        json.dump([dataclasses.asdict(run) for run in runs], job)
+        job.seek(0)
+        process = subprocess.Popen(
+            command, stdin=job, stdout=subprocess.PIPE, stderr=problems, text=True, cwd=ROOT, env=environment
+        )
+        assert process.stdout is not None
+        for key, text in zip(keys, process.stdout, strict=False):
+            answers[key] = json.loads(text)
+            append_jsonl(ANSWERS, {"key": key} | answers[key])
+        process.wait()
+        problems.seek(0)
+        words = problems.read().strip().splitlines()[-6:]
+    if len(answers) < len(runs):
+        raise WorkError("the replay failed:\n" + "\n".join(words))
+    return answers
+
+
+def _key(run: Run, transformers: str) -> str:
+    """Names what an answer depends on: the run, versions, and the code that replays it."""
+    program = next(path for path in PROGRAMS if f"class {run.program}" in path.read_text(encoding="utf-8"))
+    code = b"".join(path.read_bytes() for path in [*CODE, program])
+    versions = [transformers or metadata.version("transformers"), metadata.version("torch"), metadata.version("peft")]
+    content = json.dumps([dataclasses.asdict(run), *versions, hashlib.sha256(code).hexdigest()], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _library(version: str) -> Path | None:
@@ -176,8 +217,8 @@ def page(found: Sequence[tuple[Source, Sequence[Compared]]]) -> str:
         "# The estimator beside published peaks",
         "",
         "Made by `python -m benchmarks.external_peaks` from `external_peaks.json`, without a GPU. Each program is in"
-        " `external_programs.py` as it ran: what it keeps alive, how it zeroes gradients, its loss, its optimizer. It"
-        " is replayed on meta tensors with the transformers of then, some rows with the installed one too (*now*),"
+        " `external_*.py` as it ran: what it keeps alive, how it zeroes gradients, its loss, its optimizer. It is"
+        " replayed on meta tensors with the transformers of then, some rows with the installed one too (*now*),"
         " with torch 2.13's operators and its native allocator. Errors are estimate against measurement; *above"
         f" upper* counts rows that needed more than the estimate and the default margin of {DEFAULT_MARGIN:.0%}.",
         "",
@@ -237,19 +278,22 @@ def _notable(found: Sequence[tuple[Source, Sequence[Compared]]]) -> list[str]:
 NOTES = """
 Explained: with another transformers than the measured one a row can be far off (older models held causal masks of 2,048
 x 2,048 as buffers, or computed attention otherwise), which is why the version of then is replayed. The one output head
-that a replay of Liger-Kernel's benchmark lacked was the other implementation's, which its script builds first.
+that a replay of Liger-Kernel's benchmark lacked was the other implementation's, which its script builds first. litgpt
+rotates queries and keys in fp32 and raises its logits to fp32, and only its first micro-batch holds the longest sample.
 
-A hypothesis that was not checked: OPT with SDPA is under by one fp16 copy of the hidden states in each layer (24 x
+Hypotheses that were not checked: OPT with SDPA is under by one fp16 copy of the hidden states in each layer (24 x
 2,048 bytes a token). Its batches have no padding, so the GPU ran flash attention, whose output is copied once more; the
-tracer takes every batch for a padded one, and traced the memory-efficient kernel.
+tracer takes every batch for a padded one, and traced the memory-efficient kernel. Llama-2 by litgpt is under by two
+bf16 hidden states in each layer, or by what 126 more tokens would need; litgpt's two other families are not.
 
 Unexplained, and standing so: masked-language models (BERT, DistilBERT, ALBERT) were measured as if their head were not
 tied; GPT-2 large is 0.1 to 1 % under, the same at all sizes; the old fp16 trainer at batch 4 is under, and Adafactor
 with checkpointing over; ALBERT's forward pass is over at 16 x 512; greedy generation is over.
 
 Not in the table, because no published row with exact settings was found: T5, mT5, BART and Pegasus in training, bf16
-autocast with fused AdamW, beam search, Hopper. LoRA rows of litgpt (Llama-2-7B, micro-batch 1 and 2: 21.30 and 29.07
-GB) are of another model code. Context, expandable segments and cuDNN's choice: see [gpu_peaks.md](gpu_peaks.md).
+autocast, whole models on Hopper, beam search, adapters of encoder-decoder models. Not taken, because lengths or
+batches are not published: LoRA tables of torchtune, unsloth, LLaMA-Factory and axolotl, fms-acceleration's LoRA rows,
+issues of peft. Context, expandable segments and cuDNN's choice: see [gpu_peaks.md](gpu_peaks.md).
 """
 
 if __name__ == "__main__":

@@ -7,25 +7,28 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 
 import torch
 
-from benchmarks import external_programs as programs
+from benchmarks import external_book, external_liger, external_lora, external_programs
 from benchmarks.external_runs import Answer, Row, Run
 from cluster.estimator.allocator import CachingAllocator
 from cluster.estimator.cuda_imitation import kernel_family
 from cluster.estimator.gpu_profile import MIB, blas_workspace_bytes
+from cluster.estimator.template import EventLog
 from cluster.estimator.trace import Program, trace_program
 from tuning_common import cli
 
 PROGRAMS: dict[str, Callable[[Row], Program]] = {
     made.__name__: made
     for made in (
-        programs.SumOfLogits, programs.ForwardPass, programs.GreedyGeneration, programs.OldTrainer,
-        programs.CrossEntropy, programs.LinearCrossEntropy,
+        external_programs.SumOfLogits, external_programs.ForwardPass, external_programs.GreedyGeneration,
+        external_programs.OldTrainer, external_liger.CrossEntropy, external_liger.LinearCrossEntropy,
+        external_liger.KlDivergence, external_liger.LinearJensenShannon, external_liger.LlamaMlp,
+        external_lora.AdamWTrainer, external_lora.LitGptLora, external_book.BookGpt,
     )
 }  # fmt: skip
 
@@ -40,16 +43,28 @@ def replayed(run: Run) -> Answer:
     except (ValueError, RuntimeError, AttributeError, TypeError, KeyError, ImportError) as error:
         problem = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"  # of another version of the library
         return Answer(estimate_bytes=None, parameters=0, problem=problem)
-    allocator = CachingAllocator(expandable=False)
-    for handle in range(run.blas_handles):
-        allocator.allocate(-1 - handle, blas_workspace_bytes(run.sm))
+    allocator = played(log, workspaces=[blas_workspace_bytes(run.sm)] * run.blas_handles)
+    held = allocator.peak_allocated_bytes if run.quantity == "allocated" else allocator.peak_reserved_bytes
+    return Answer(estimate_bytes=held + run.context_mib * MIB, parameters=parameters)
+
+
+def played(log: EventLog, *, workspaces: Sequence[int] = (), expandable: bool = False) -> CachingAllocator:
+    """Replays allocations and releases through torch's allocator.
+
+    Args:
+        log: The events.
+        workspaces: Bytes of cuBLAS workspaces, which are allocated before and never released.
+        expandable: Whether expandable_segments is on.
+    """
+    allocator = CachingAllocator(expandable=expandable)
+    for handle, workspace_bytes in enumerate(workspaces):
+        allocator.allocate(-1 - handle, workspace_bytes)
     for number, size in zip(log.ids.tolist(), log.sizes.tolist(), strict=True):
         if number < 0:
             allocator.release(-number)
         else:
             allocator.allocate(number, size)
-    held = allocator.peak_allocated_bytes if run.quantity == "allocated" else allocator.peak_reserved_bytes
-    return Answer(estimate_bytes=held + run.context_mib * MIB, parameters=parameters)
+    return allocator
 
 
 def main() -> int:

@@ -73,6 +73,11 @@ class Answer:
     parameters: int
     problem: str = ""
 
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Answer":
+        """Builds an answer from the JSON values of dataclasses.asdict."""
+        return cls(**stored)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:

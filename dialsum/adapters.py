@@ -6,7 +6,7 @@ reads them; beside them lies the base's config.json, so that its architecture is
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from tuning_common.errors import RequestError
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 TRACED_DROPOUT = 0.1  # only whether there is dropout changes memory
@@ -125,10 +125,10 @@ def load_adapter(base: "PreTrainedModel", folder: Path, config: RunConfig) -> "P
     return model
 
 
-def save_adapter(model: "PeftModel", folder: Path) -> None:
-    """Writes the adapter without its base, and the base's configuration."""
+def save_adapter(model: "PeftModel", folder: Path, weights: "Mapping[str, Tensor] | None" = None) -> None:
+    """Writes the adapter without its base, and the base's configuration; None for weights: the model's own."""
     # The embedding has its own size still; peft would ask the hub for that.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=weights)
     model.get_base_model().config.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # peft's template
 

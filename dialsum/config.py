@@ -263,11 +263,6 @@ class RunConfig:
     @classmethod
     def _check_fsdp(cls, value: bool, info: ValidationInfo) -> bool:
         run, problems = info.data, []  # a field that is wrong itself is absent
-        if run.get("adapter_type") is not None:
-            problems.append(
-                "fsdp: a model with an adapter is not divided among cards: its frozen weights have no gradients to"
-                " share; leave fsdp out: several cards then train the adapter on parts of each batch"
-            )
         if run.get("optimizer", DIVISIBLE[0]) not in DIVISIBLE:
             problems.append(
                 f"fsdp: the states of {run['optimizer']} depend on whole weights; take {', '.join(DIVISIBLE[:-1])} or"

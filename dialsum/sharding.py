@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from dialsum.adapters import has_adapter, without_adapter
 from tuning_common.errors import RequestError
 
 
@@ -86,7 +87,9 @@ def check_divisible(processes: int, precision: str) -> None:
 
 
 def shard(model: nn.Module, device: str, precision: str) -> None:
-    """Shards a model's weights over all processes, in place; each keeps its shard in fp32 on its device.
+    """Shards a model's weights over all processes, in place; each keeps its shard on its device.
+
+    Weights that are trained are kept in fp32, frozen ones below an adapter in the format of the computation.
 
     In bf16 the weights are gathered in bf16: autocast alone would keep a copy of all of them for the backward pass.
     The residual stream is then in bf16 too, and gradients are added up in fp32.
@@ -109,11 +112,14 @@ def shard(model: nn.Module, device: str, precision: str) -> None:
     fully_shard(model, mesh=mesh, mp_policy=policy)
     register_fsdp_forward_method(model, "generate")  # it calls an encoder without the model's own forward
     # Set by transformers where it shards itself: generation then synchronizes all processes.
-    model._is_fsdp_managed_module = True  # type: ignore[assignment]
+    for one in {model, without_adapter(model)}:
+        one._is_fsdp_managed_module = True
 
 
 def whole_weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
-    """Gathers a sharded model's weights on the host, one at a time; a collective call.
+    """Gathers a sharded model's weights on the host, one at a time; of an adapter's model only those that are trained.
+
+    A collective call.
 
     Args:
         model: The model.
@@ -124,7 +130,10 @@ def whole_weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     tied: dict[int, Tensor] = {}
+    alone = has_adapter(model)
     for name, value in model.state_dict(keep_vars=True).items():
+        if alone and not value.requires_grad:
+            continue
         if id(value) not in tied:
             tied[id(value)] = _whole(value.detach(), keep=keep)
         found[name] = tied[id(value)]

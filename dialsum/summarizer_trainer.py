@@ -182,7 +182,7 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_adapter(self.model, folder)
+        save_adapter(self.model, folder, state_dict)
         self._prepared.tokenizer.save_pretrained(str(folder))
 
     def weights(self) -> "dict[str, Tensor] | None":

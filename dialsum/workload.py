@@ -201,12 +201,15 @@ def summarizer_workload(
     return SummarizerWorkload(with_dropout(_configuration(model_config), dropout), run, untied=untied)
 
 
-def empty_model(values: Mapping[str, object], *, untied: bool) -> "PreTrainedModel":
+def empty_model(
+    values: Mapping[str, object], *, untied: bool, adapter: Mapping[str, object] | None = None
+) -> "PreTrainedModel":
     """Builds a model on the meta device, without weights, to count its parameters.
 
     Args:
         values: Values of its config.json.
         untied: Whether the output head has weights of its own.
+        adapter: See adapters.memory_settings; None without one.
 
     Raises:
         RequestError: When transformers cannot build it.
@@ -214,8 +217,10 @@ def empty_model(values: Mapping[str, object], *, untied: bool) -> "PreTrainedMod
     shape = _configuration(values)
     with torch.device("meta"):
         model = model_class("seq2seq" if shape.is_encoder_decoder else "causal").from_config(shape)
-    if untied:
-        _untie(model)
+        if untied:
+            _untie(model)
+        if adapter is not None:
+            model = with_adapter(model, RunConfig().with_changes({"model": str(shape.model_type), **adapter}))
     return model
 
 

@@ -147,10 +147,8 @@ def _check_numbers(request: MemoryRequest, problems: Problems) -> None:
         problems.add(f"a model is divided among at least 2 cards, but ranks is {request.ranks}")
     if request.sharding is not None and request.precision == "bf16_pure":
         problems.add("a model in bf16_pure is not divided among cards; take bf16 or fp32")
-    if request.adapter is not None and (request.sharding is not None or request.precision == "bf16_pure"):
-        problems.add(
-            "a model with an adapter is neither divided among cards nor trained in bf16_pure; take bf16 or fp32"
-        )
+    if request.adapter is not None and request.precision == "bf16_pure":
+        problems.add("an adapter is not trained in bf16_pure; take bf16 or fp32")
     if any(encoder_len < 1 or decoder_len < 1 for encoder_len, decoder_len in request.lengths):
         problems.add("lengths must be at least 1 token each")
     for name in ("label_smoothing", "dropout"):

@@ -123,13 +123,15 @@ def _train(config: RunConfig, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_adapter_that_one_trains_in_two_pieces(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "fsdp"), [("bart", False), ("qwen3", True)])
+def test_two_processes_train_the_adapter_that_one_trains_in_two_pieces(tmp_path: Path, family: str, fsdp: bool) -> None:
+    """Data-parallel, or with the base and the adapter divided among both."""
     config = adapter_run(
-        tmp_path, "bart", label_smoothing=0.1, dropout=0.0, optimizer="sgd", max_grad_norm=0.0, learning_rate=0.3,
+        tmp_path, family, label_smoothing=0.1, dropout=0.0, optimizer="sgd", max_grad_norm=0.0, learning_rate=0.3,
         max_steps=4, eval_steps=2,
     )  # fmt: skip
     one = train(config.with_changes({"gradient_accumulation_steps": 2}), tmp_path / "one", cache_dir=tmp_path / "cache")
-    run_together(tmp_path, _train, config, tmp_path / "two")
+    run_together(tmp_path, _train, config.with_changes({"fsdp": fsdp}), tmp_path / "two")
     rows = json.loads((tmp_path / "two" / "metrics.json").read_text(encoding="utf-8"))["history"]
     for name in ("train/loss", "eval/loss"):
         assert [row[name] for row in rows] == pytest.approx([row[name] for row in one.history], rel=1e-4), name
@@ -138,6 +140,18 @@ def test_two_processes_train_the_adapter_that_one_trains_in_two_pieces(tmp_path:
     )
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_divided_base_in_bf16_trains_an_adapter_that_loads_with_peft_alone(tmp_path: Path) -> None:
+    config = adapter_run(tmp_path, precision="bf16", fsdp=True, max_steps=4, eval_steps=2)
+    run_together(tmp_path, _train, config, tmp_path / "run")
+    rows = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))["history"]
+    assert rows[-1]["eval/loss"] < rows[0]["eval/loss"]
+    folder = tmp_path / "run" / "models" / "best_model"
+    weights = load_file(folder / "adapter_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert AutoPeftModelForCausalLM.from_pretrained(folder).peft_config["default"].r == 4
 
 
 def test_the_folder_of_an_adapter_names_its_base_and_loads_with_peft_alone(tmp_path: Path) -> None:
@@ -213,7 +227,6 @@ def test_a_module_that_the_model_does_not_have_is_refused_with_those_that_it_has
     [
         ({"adapter_type": None, "adapter_r": 8}, "adapter_r has no effect without an adapter"),
         ({"adapter_type": "lora"}, "tiny-bart has random weights"),
-        ({"adapter_type": "lora", "model": "kobart", "fsdp": True}, "fsdp: a model with an adapter is not divided"),
         ({"adapter_type": "lora", "model": "kobart", "precision": "bf16_pure"}, "take bf16 or fp32"),
         ({"adapter_type": "lora", "model": "kobart", "adapter_r": 0}, "adapter_r must be at least 1"),
         ({"adapter_type": "lora", "model": "kobart", "adapter_target_modules": []}, "must be auto or a list such as"),

@@ -106,7 +106,7 @@ def request_of(
         allocator=allocator,
         torch_compile=config.torch_compile,
         ranks=ranks,
-        sharding=sharding_of(facts) if config.fsdp else None,
+        sharding=sharding_of(facts, memory_settings(config)) if config.fsdp else None,
     )
 
 
@@ -119,23 +119,28 @@ def open_batches(config: RunConfig) -> tuple[str, ...]:
     return tuple(name for name in ("loss_batch_size", "generation_batch_size") if getattr(config, name) is None)
 
 
-def sharding_of(facts: ModelFacts) -> Sharding:
+def sharding_of(facts: ModelFacts, adapter: Mapping[str, object] | None = None) -> Sharding:
     """Counts what is gathered of a model that is divided among several cards.
 
     Takes some seconds the first time, as it builds the model without its weights.
 
+    Args:
+        facts: Facts of the model.
+        adapter: See adapters.memory_settings; None without one.
+
     Raises:
         RequestError: When the model cannot be built, or divided.
     """
-    return _sharding(json.dumps(dict(facts.config), sort_keys=True, default=str), facts.untied)
+    values = json.dumps(dict(facts.config), sort_keys=True, default=str)
+    return _sharding(values, facts.untied, json.dumps(adapter))
 
 
 @functools.cache
-def _sharding(values: str, untied: bool) -> Sharding:
+def _sharding(values: str, untied: bool, adapter: str) -> Sharding:
     from dialsum.sharding import pieces_of
     from dialsum.workload import empty_model
 
-    pieces = pieces_of(empty_model(json.loads(values), untied=untied))
+    pieces = pieces_of(empty_model(json.loads(values), untied=untied, adapter=json.loads(adapter)))
     return Sharding(layer_parameters=pieces.layer, rest_parameters=pieces.rest, table_parameters=pieces.table)
 
 

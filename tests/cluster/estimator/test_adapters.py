@@ -12,6 +12,7 @@ from cluster.estimator.memory_plan import NoPlan
 from cluster.estimator.model_facts import model_facts
 from cluster.estimator.planning import plan_request
 from cluster.estimator.request import MemoryRequest
+from cluster.estimator.sharding import divided
 from cluster.estimator.template_requests import settings_of
 from cluster.estimator.trace import trace, traced_peaks
 from cluster.estimator.trace_recorder import RawTape
@@ -21,6 +22,7 @@ from dialsum.config import RunConfig
 from dialsum.workload import empty_model, summarizer_workload
 from tests.cluster.estimator.families import FAMILIES
 from tests.cluster.estimator.test_families import trained
+from tune_jobs.placing.memory_requests import sharding_of
 from tune_jobs.placing.memory_templates import template_finder
 from tuning_common.errors import RequestError
 
@@ -92,6 +94,17 @@ def test_seconds_ranks_and_cached_templates_are_those_of_the_adapter(cache: Path
     assert more == template.gradient_bytes  # DDP's copy of the adapter's gradients
 
 
+def test_a_divided_base_is_held_in_parts_and_gathered_with_its_adapter(cache: Path) -> None:
+    request = request_of("Qwen3", adapter_r=4)
+    bare, whole = sharding_of(request.model), sharding_of(request.model, request.adapter)
+    assert whole.layer_parameters - bare.layer_parameters == 4 * (2 * 64 + 2 * 48 + 3 * 96)  # q, o; k, v; the MLP's
+    assert (whole.rest_parameters, whole.table_parameters) == (bare.rest_parameters, bare.table_parameters)
+    finder = template_finder(lambda text: None, cache=cache)
+    half, template = replace(request, ranks=2, sharding=whole), finder(request)
+    assert divided(template, 2, whole).weight_bytes.sum() == pytest.approx(template.weight_bytes.sum() / 2, rel=0.01)
+    assert Estimator(finder).estimate(half).upper_bytes > 0
+
+
 def test_what_does_not_fit_is_not_told_to_train_the_adapter_in_bf16(cache: Path) -> None:
     request = request_of("Qwen3", adapter_r=4)
     estimator = Estimator(template_finder(lambda text: None, cache=cache))
@@ -102,5 +115,5 @@ def test_what_does_not_fit_is_not_told_to_train_the_adapter_in_bf16(cache: Path)
 
 
 def test_an_adapter_in_bf16_is_refused() -> None:
-    with pytest.raises(RequestError, match="a model with an adapter is neither divided"):
+    with pytest.raises(RequestError, match="an adapter is not trained in bf16_pure"):
         request_of("Qwen3", precision="bf16_pure")

@@ -84,9 +84,10 @@ def test_a_family_that_cannot_be_traced_is_refused_in_words(name: str) -> None:
         build_part(workload, part_key(key_of(request), "evaluation"), family="efficient")
 
 
-@pytest.mark.parametrize("encoder_len", [300, 700])
-def test_a_sliding_window_is_traced_on_each_side(encoder_len: int) -> None:
-    assert 0 <= compare(FAMILIES["Gemma-3"], "Gemma-3", encoder_len=encoder_len) < MOST_OVER
+@pytest.mark.parametrize("encoder_len", [200, 400, 600, 900])  # the window is 512 tokens
+@pytest.mark.parametrize("name", ["Gemma-3", "EXAONE-4"])
+def test_a_sliding_window_is_traced_at_two_lengths_on_each_side(name: str, encoder_len: int) -> None:
+    assert 0 <= compare(FAMILIES[name], name, encoder_len=encoder_len) < MOST_OVER
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_SDPA))

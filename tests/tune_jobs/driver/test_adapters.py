@@ -1,5 +1,6 @@
-"""A LoRA sweep on a tiny Qwen3 on a real Ray, to the merged model of its winner."""
+"""A LoRA sweep on a tiny Qwen3 on a real Ray, over a killed process, to the merged model of its winner."""
 
+import io
 import json
 from pathlib import Path
 
@@ -11,8 +12,14 @@ from dialsum.__main__ import main as dialsum
 from dialsum.finished import load_finished
 from tests.dialsum.test_training_invariants import small_run
 from tests.dialsum.tiny_bases import tiny_base
+from tests.tune_jobs.driver.test_recovered import KillingDevice
+from tests.tune_jobs.linear_devices import LinearDevice
 from tune_jobs.__main__ import main as tune_jobs
-from tune_jobs.records.ledger import SweepFolder
+from tune_jobs.config.sweep_file import load_sweep
+from tune_jobs.driver.run_sweep import RunOptions, run_sweep
+from tune_jobs.driver.view import LogView
+from tune_jobs.records.trial_spec import RunShape, TrialSpec
+from tune_jobs.trial.run_trial import run_trial
 from tuning_common.files import read_jsonl
 
 SWEEP = """
@@ -32,10 +39,21 @@ train_file: train.jsonl
 dev_file: dev.jsonl
 batch_size: 8
 learning_rate: 2e-2
-num_epochs: 1
+num_epochs: 2
 decoder_max_len: 24
 generation_max_len: 6
 """
+
+
+def device_of(spec: TrialSpec, shape: RunShape) -> LinearDevice | KillingDevice:
+    """Kills the process of rank 4 once, after its first evaluation."""
+    killed = spec.sampled["adapter_r"] == 4
+    return KillingDevice(folder=Path(spec.folder)) if killed else LinearDevice(fixed_bytes=2**30)
+
+
+def trial(config: dict[str, object]) -> None:
+    """A trial whose device stands in for its card."""
+    run_trial(config, device_of)
 
 
 @pytest.mark.ray
@@ -48,11 +66,21 @@ def test_a_sweep_of_ranks_ends_in_a_merged_model(
     tiny_base(tmp_path / "base", "qwen3", small_run(tmp_path), chat=True)
     Path("base.yaml").write_text(BASE)
     Path("ranks.yaml").write_text(SWEEP)
-    assert tune_jobs(["run", "ranks.yaml"]) == 0
-    folder = SweepFolder.of(tmp_path / "outputs", "ranks")
-    records = folder.load().trials
-    assert {record.sampled["adapter_r"] for record in records} == {2, 4}
-    assert [record.status for record in records] == ["finished"] * 2
+    shown = io.StringIO()
+    folder = run_sweep(load_sweep(Path("ranks.yaml")), RunOptions(trainable=trial), LogView(shown)).folder
+    records = {record.sampled["adapter_r"]: record for record in folder.load().trials}
+    assert {rank: record.status for rank, record in records.items()} == {2: "finished", 4: "finished"}, shown.getvalue()
+    assert {rank: record.retries for rank, record in records.items()} == {2: 0, 4: 1}
+    assert [row["iteration"] for row in records[4].history] == [1, 2]
+
+    assert tune_jobs(["report", str(folder.path)]) == 0
+    assert "adapter_r" in (folder.path / "analysis_report.html").read_text(encoding="utf-8")
+    killed = Path("outputs/experiments") / records[4].name
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # reproduce sets it where the card was simulated
+    capsys.readouterr()
+    assert tune_jobs(["reproduce", str(killed), "--output", "again", "--format", "json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["outcome"], again["same_weights"]) == ("same", True)
 
     capsys.readouterr()
     assert tune_jobs(["hand-over", str(folder.path), "--merge", "--format", "json"]) == 0
