@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cluster.machines.hardware import parse_simulated
 from cluster.scheduling.compute_sharing import Contention
-from cluster.scheduling.simulation import Policy, SimulatedTrial, Simulation, bound_s, hold_under, simulate
+from cluster.scheduling.simulation import Policy, SimulatedTrial, Simulation, bound_s, hold_under, rules_under, simulate
 from cluster.scheduling.synthetic_trials import synthetic_trials
 from tuning_common.cli import note
 from tuning_common.files import write_text
@@ -27,7 +27,7 @@ TRIALS_PER_CARD = 20
 EQUAL = ("1x24GiB", "8x24GiB", "64x24GiB")
 FOUR_MODELS = "400xT4:16GiB@0.4,300x3090:24GiB,200xA100:40GiB@1.6,100xH100:80GiB@3"
 UNEQUAL = ("6x24GiB,2x80GiB", "48x24GiB,16x80GiB")
-SEEDED = ("8x24GiB", "6x24GiB,2x80GiB")
+SEEDED = ("8x24GiB", "3x24GiB,1x80GiB", "6x24GiB,2x80GiB")
 SEEDS = 10
 NOISE = (0.1, 0.3)  # parts by which a predicted duration is at most wrong
 COMPUTE = ((0.25, 0.0), (0.5, 0.0), (0.9, 0.0), (0.9, 0.05))
@@ -117,7 +117,7 @@ def compared(cluster: str, progress: _Progress, *, busy: float | None = None, ov
 
     def simulated(some: Sequence[SimulatedTrial], policy: Policy, what: str) -> Simulation:
         held = [replace(one, request=hold_under(policy, one.request, inventory)) for one in some]
-        result = simulate(held, inventory, contention=contention)
+        result = simulate(held, inventory, contention=contention, rules=rules_under(policy))
         progress.step(cluster, what, above(result.makespan_s, lower_bound_s))
         return result
 
@@ -156,7 +156,7 @@ def over_seeds(cluster: str) -> list[str]:
         lower_bound_s = bound_s(true, inventory)
         others: tuple[Policy, Policy] = ("half", "whole")
         held = [[replace(one, request=hold_under(policy, one.request, inventory)) for one in true] for policy in others]
-        best_s = min(simulate(some, inventory).makespan_s for some in held)
+        best_s = min(simulate(some, inventory, rules=rules_under("half")).makespan_s for some in held)
         for noise, found in parts.items():
             trials = synthetic_trials(count, inventory, seed=seed, noise=noise).trials
             makespan_s = simulate(trials, inventory).makespan_s

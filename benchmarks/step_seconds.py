@@ -4,8 +4,7 @@
 gradient checkpointing) on one core, in CPU seconds, the best of three. The CPU is one more device with a roofline:
 matrix products and memory traffic are timed by themselves, the time of an operation in steps of models so small that
 nothing else counts. Three shapes of each family and precision give the factor that corrects its predictions (their
-median), as earlier runs do in a sweep; the other 78 are predicted. Published step times of GPUs follow, predicted by
-the rooflines of their models (published_seconds.py). Some five minutes of one core.
+median), as earlier runs do in a sweep; the other 78 are predicted. Some five minutes of one quiet core.
 """
 
 import argparse
@@ -22,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.published_seconds import published, section
 from cluster.estimator.roofline import Roofline
 from cluster.estimator.step_seconds import predict_seconds
 from dialsum.config import RunConfig
@@ -79,7 +77,7 @@ def main() -> None:
     roofline = cpu_roofline()
     found = compared(list(shapes()), roofline)
     loads.append(os.getloadavg()[0])
-    write_text(chosen.output, "\n".join([*report(found, roofline, loads), *section(published())]))
+    write_text(chosen.output, "\n".join(report(found, roofline, loads)))
     note(f"written to {chosen.output}")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from cluster.machines.hardware import Inventory, parse_simulated
 from cluster.scheduling.compute_sharing import Contention
 from cluster.scheduling.shares import MAX_TENANTS
-from cluster.scheduling.simulation import Simulation, bound_s, hold_under, simulate
+from cluster.scheduling.simulation import Simulation, bound_s, hold_under, rules_under, simulate
 from cluster.scheduling.synthetic_trials import Synthetic, synthetic_trials
 from tuning_common import cli
 from tuning_common.errors import Problems
@@ -75,7 +75,9 @@ def run(chosen: argparse.Namespace) -> int:
     )
     trials = [replace(one, request=hold_under(chosen.policy, one.request, inventory)) for one in drawn.trials]
     started_s = time.perf_counter()
-    done = simulate(trials, inventory, contention=Contention(overhead=chosen.overhead))
+    done = simulate(
+        trials, inventory, contention=Contention(overhead=chosen.overhead), rules=rules_under(chosen.policy)
+    )
     wall_s = time.perf_counter() - started_s
     lower_bound_s = bound_s(drawn.trials, inventory, max_tenants=chosen.max_trials_per_gpu)
     result = _Result(drawn=drawn, done=done, lower_bound_s=lower_bound_s, wall_s=wall_s)

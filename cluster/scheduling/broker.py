@@ -60,6 +60,7 @@ class Broker:
         refuse_after_s: How long a request waits for a node that is large enough before it is refused.
         max_overtaken: How many later requests may get room that an earlier one could have used.
         contention: How co-tenants slow each other down, where busy parts are known.
+        rules: Of packing, see lookahead; the first one holds until they are compared.
 
     >>> from cluster.machines.hardware import parse_simulated
     >>> from cluster.scheduling.alternatives import Need, find_alternatives
@@ -82,13 +83,14 @@ class Broker:
         refuse_after_s: float = REFUSE_AFTER_S,
         max_overtaken: int = MAX_OVERTAKEN,
         contention: Contention = FREE_OF_OVERHEAD,
+        rules: Sequence[Rule] = RULES,
     ) -> None:
         self._inventory, self._team = inventory, team
         self._allocate_from_s, self._refuse_after_s = allocate_from_s, refuse_after_s
         self._demand, self._queue = Demand(), Queue()
         self._capacity, self._empty = Capacity(inventory, self._demand), Capacity(inventory)
         self._max_overtaken = max_overtaken
-        self._lookahead: Lookahead | None = Lookahead()
+        self._rules, self._lookahead = tuple(rules), Lookahead()
         self._policy, self._packing, self._contention = QueuePolicy(), Packing(contention), contention
         self._sweeps: dict[str, SweepUse] = {}
         self._held: dict[str, Held] = {}
@@ -223,7 +225,8 @@ class Broker:
         kinds = self._queue.kinds()
         is_known = all(kind.is_known or not kind.is_possible for kind in kinds)
         packed = [kind for kind in kinds if is_known and self._is_packed(kind)]
-        if packed and use is None and self._lookahead and self._lookahead.is_due(len(self._queue), len(self._held)):
+        is_compared = packed and use is None and len(self._rules) > 1
+        if is_compared and self._lookahead.is_due(len(self._queue), len(self._held)):
             self._packing.follow(self._best_rule())
         chosen = {id(kind) for kind in packed}
         self._policy.run(work, [kind for kind in kinds if id(kind) not in chosen])
@@ -233,7 +236,7 @@ class Broker:
     def _best_rule(self) -> Rule:
         """Returns the rule under which all known work ends first, if durations are right; the present one if equal."""
         present = self._packing.rule
-        return min(dict.fromkeys((present, *RULES)), key=self._foreseen_end_s)
+        return min(dict.fromkeys((present, *self._rules)), key=self._foreseen_end_s)
 
     def _foreseen_end_s(self, rule: Rule) -> float:
         """Lets a copy of this broker run to the end under a rule; infinite where some would wait for ever."""
@@ -241,7 +244,7 @@ class Broker:
         for held in self._held.values():
             values += [held.request, held.allocation]
         what_if = copy.deepcopy(self, {id(value): value for value in values})
-        what_if._lookahead = None
+        what_if._rules = (rule,)
         what_if._packing.follow(rule)
         return what_if._run_out()
 

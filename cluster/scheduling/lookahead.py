@@ -12,9 +12,9 @@ from cluster.scheduling.shares import UNITS
 RULES = (
     Rule(),
     Rule(greed=4.0),
-    Rule(least_units=UNITS // 3),
-    Rule(least_units=UNITS // 2),
-    Rule(least_units=UNITS),
+    Rule(step_units=UNITS // 3),
+    Rule(step_units=UNITS // 2),
+    Rule(step_units=UNITS),
 )
 _MOST_TRIALS = 100  # that wait or run: a comparison takes about ten milliseconds for each of them
 _FEW = 8  # once so few wait, no comparison follows

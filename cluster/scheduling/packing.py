@@ -163,13 +163,13 @@ class Packing:
 
     def follow(self, rule: Rule) -> None:
         """Treats what waits by this rule from now on."""
-        is_priced = rule.least_units == self._rule.least_units
+        is_priced = rule.step_units == self._rule.step_units
         self._rule = rule
         if not is_priced:
             self._begin()
 
     def _begin(self) -> None:
-        self._prices, self._table = PackingPrices(self._rule.least_units), Table.of((), ())
+        self._prices, self._table = PackingPrices(self._rule), Table.of((), (), self._rule)
         self._kinds: list[Kind] = []
         self._heads_s: Floats = np.zeros(0)
 
@@ -230,7 +230,7 @@ class Packing:
         is_new = any(head_s > before.get(id(kind), -1.0) for kind, head_s in zip(kinds, heads_s, strict=True))
         if self._kinds != list(kinds) or self._table.models != tuple(models):
             types = [kind.key.type for kind in kinds]
-            self._kinds, self._table = list(kinds), Table.of(types, models, self._rule.least_units)
+            self._kinds, self._table = list(kinds), Table.of(types, models, self._rule)
         self._heads_s = np.array(heads_s)
         return is_new
 

@@ -23,15 +23,26 @@ class Rule:
     """How packing treats what waits. The values below were found by trying.
 
     Attributes:
-        least_units: The least that a request gets of a card.
+        step_units: Shares are rounded up to a multiple of so much of a card; 0 where they stay as they are.
         greed: How much more a card's progress counts than the length of the request that starts.
         horizon: Times the end that prices foresee: crowding that would end later waits. Less leaves slow cards idle,
             more lets long requests be slowed down at the end.
     """
 
-    least_units: int = 0
+    step_units: int = 0
     greed: float = 2.0
     horizon: float = 1.06
+
+    def units(self, asked_units: int) -> int:
+        """Returns what a request gets of a card that asks for so much.
+
+        >>> [Rule(step_units=3333).units(asked) for asked in (1250, 3333, 3750, 7500)]
+        [3333, 3333, 6666, 10000]
+        """
+        if not self.step_units:
+            return asked_units
+        steps = -(-asked_units // self.step_units)
+        return steps * self.step_units if steps < UNITS // self.step_units else UNITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +83,8 @@ class Table:
     speed: Floats
 
     @classmethod
-    def of(cls, types: Sequence[Type], models: Sequence[str], least_units: int = 0) -> "Table":
-        """Lays out types of requests that get at least so much of a card."""
+    def of(cls, types: Sequence[Type], models: Sequence[str], rule: Rule) -> "Table":
+        """Lays out types of requests under a rule."""
         shape = (len(types), len(models))
         units, cpu_units, host_bytes = np.full(shape, 2 * UNITS), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         busy, speed = np.zeros(shape), np.zeros(shape)
@@ -82,7 +93,7 @@ class Table:
             for footprint, (part, relative) in zip(footprints, profile, strict=True):
                 column = numbers.get(footprint[0])
                 if column is not None:
-                    units[row, column], cpu_units[row, column] = max(footprint[1], least_units), footprint[3]
+                    units[row, column], cpu_units[row, column] = rule.units(footprint[1]), footprint[3]
                     host_bytes[row, column] = footprint[4]
                     busy[row, column], speed[row, column] = part, relative
         return cls(
@@ -94,11 +105,11 @@ class PackingPrices:
     """Finds prices anew after a part of the work was started, or much was added; see mixes.
 
     Args:
-        least_units: The least that a request gets of a card.
+        rule: What requests get of a card.
     """
 
-    def __init__(self, least_units: int) -> None:
-        self._least_units = least_units
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
         self._priced_at_s = self._least_s = 0.0
         self._pools: tuple[tuple[str, int], ...] = ()
         self._numbers: dict[Type, int] = {}
@@ -167,7 +178,7 @@ class PackingPrices:
     def _set_types(self, types: Iterable[Type], pools: tuple[tuple[str, int], ...]) -> None:
         """Prices similar types together, by coarser steps of busy parts where they are too many."""
         self._pools, known = pools, list(types)
-        table = Table.of(known, [model for model, _ in pools], self._least_units)
+        table = Table.of(known, [model for model, _ in pools], self._rule)
         parts = np.maximum(table.units / UNITS, 1 / _MEMORY_STEPS)
         runs = (table.speed > 0).any(axis=1)
         busy = np.where(table.speed >= table.speed.max(axis=1, keepdims=True, initial=_TINY), table.busy, 0).max(axis=1)

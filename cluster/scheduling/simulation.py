@@ -15,7 +15,9 @@ from cluster.machines.hardware import Inventory
 from cluster.scheduling.broker import Broker
 from cluster.scheduling.compute_sharing import FREE_OF_OVERHEAD, Contention, SharedCards
 from cluster.scheduling.events import Ended, Event, Refusal, Started, Submitted, SweepJoined, Tick
+from cluster.scheduling.lookahead import RULES
 from cluster.scheduling.lower_bound import Load, lower_bound_s
+from cluster.scheduling.packing_prices import Rule
 from cluster.scheduling.quotas import Team, next_change
 from cluster.scheduling.request import Allocation, Alternative, Request
 from cluster.scheduling.shares import MAX_TENANTS, UNITS, Share
@@ -101,6 +103,11 @@ class Simulation:
     memory_utilisation: float
 
 
+def rules_under(policy: Policy) -> tuple[Rule, ...]:
+    """Returns the rules of packing under a policy: with fixed shares none are compared."""
+    return RULES if policy == "shares" else RULES[:1]
+
+
 def hold_under(policy: Policy, request: Request, inventory: Inventory) -> Request:
     """Returns a request that holds what a policy gives.
 
@@ -145,6 +152,7 @@ def simulate(
     starts_at_s: float = 0.0,
     contention: Contention = FREE_OF_OVERHEAD,
     may_submit: MaySubmit = _at_once,
+    rules: Sequence[Rule] = RULES,
 ) -> Simulation:
     """Runs trials on an inventory under a simulated clock.
 
@@ -156,6 +164,7 @@ def simulate(
         starts_at_s: Unix seconds at second 0; quotas follow the wall clock.
         contention: How co-tenants slow each other down.
         may_submit: Whether a trial that has arrived is submitted while so many wait and so many run.
+        rules: Of packing, see Broker; the first one alone where trials hold what a fixed policy gives.
 
     >>> from cluster.machines.hardware import parse_simulated
     >>> from cluster.scheduling.alternatives import Need, find_alternatives
@@ -166,7 +175,7 @@ def simulate(
     >>> [(run.name, run.allocation.alternative.gpus, run.start_s, run.end_s) for run in done.runs]
     [('a', 0.5, 0.0, 60.0), ('b', 0.5, 0.0, 60.0), ('c', 0.5, 60.0, 120.0)]
     """
-    broker = Broker(inventory, team=team, refuse_after_s=0.0, contention=contention)
+    broker = Broker(inventory, team=team, refuse_after_s=0.0, contention=contention, rules=rules)
     run = _Clock(broker, trials, inventory, contention, team=team, starts_at_s=starts_at_s, may_submit=may_submit)
     return run.go(sweeps)
 

@@ -5,14 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import openb
 from benchmarks.openb import (
+    AS_IT_IS,
+    Placed,
     broker_picks_card,
     first_come_first_served,
     main,
     placed,
     read_nodes,
     read_tasks,
+    report,
     waits_s,
+    with_more,
     without_fragmentation,
 )
 
@@ -57,3 +62,29 @@ def test_without_the_trace_it_is_skipped_with_the_reason(
     main()
     assert "skipped: " in capsys.readouterr().err
     assert not (tmp_path / "o.md").exists()
+
+
+def test_a_held_out_variant_repeats_tasks_until_they_ask_for_their_part(folder: Path) -> None:
+    tasks = read_tasks(folder / "tasks.csv", ["T4"])
+    more = with_more(tasks, several=True, percent=80)
+    assert more[: len(tasks)] == tasks
+    assert {task.gpus for task in more[len(tasks) :]} == {2.0}
+    assert sum(task.gpus for task in more if task.gpus > 1) >= 0.8 * sum(task.gpus for task in more)
+
+
+def test_a_run_that_was_ended_goes_on_and_its_page_names_what_is_missing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "nodes.csv").rename(folder / "openb_node_list_gpu_node.csv")
+    (folder / "tasks.csv").rename(folder / "openb_pod_list_default.csv")
+    kept = tmp_path / "kept.jsonl"
+    with openb._Kept(kept) as first:
+        found = first.placed(folder, "default", 0, AS_IT_IS)
+    with openb._Kept(kept) as again:
+        monkeypatch.setattr(openb, "placed", None)
+        assert again.has("default", 0, AS_IT_IS)
+        assert again.placed(folder, "default", 0, AS_IT_IS) == found
+        assert not again.has("default", 1, AS_IT_IS)
+    one = Placed(at_100_percent=90.0, at_130_percent=95.0, decision_ms=0.5)
+    text = "\n".join(report({(AS_IT_IS, "default"): [one]}, {}, []))
+    assert "| **our broker, Ray's card** | **95.00** (95.00; 1) | *not measured*" in text

@@ -15,7 +15,7 @@ from cluster.scheduling.events import SweepJoined
 from cluster.scheduling.lower_bound import Load, lower_bound_s
 from cluster.scheduling.quotas import Member, Team, Window
 from cluster.scheduling.request import Request
-from cluster.scheduling.simulation import SimulatedTrial, Simulation, bound_s, hold_under, simulate
+from cluster.scheduling.simulation import SimulatedTrial, Simulation, bound_s, hold_under, rules_under, simulate
 from cluster.scheduling.synthetic_trials import synthetic_trials
 from tuning_common.errors import RequestError
 
@@ -45,7 +45,7 @@ def trial(
 def under(policy: str, trials: list[SimulatedTrial], inventory: Inventory, overhead: float = 0.0) -> Simulation:
     """Simulates a policy."""
     held = [replace(one, request=hold_under(policy, one.request, inventory)) for one in trials]  # type: ignore[arg-type]
-    return simulate(held, inventory, contention=Contention(overhead=overhead))
+    return simulate(held, inventory, contention=Contention(overhead=overhead), rules=rules_under(policy))  # type: ignore[arg-type]
 
 
 def test_three_policies_on_one_card() -> None:
