@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from dialsum.config import RunConfig
 from dialsum.encoding import pad
@@ -65,7 +66,9 @@ def _batch(
     pad_id = int(tokenizer.pad_token_id)
     inputs = pad(sources, pad_id, left=left).to(model.device)
     mask = pad([[1] * len(row) for row in sources], 0, left=left).to(model.device)
-    cache = beam_cache(model, inputs, mask, config.num_beams, kind) if config.num_beams > 1 else None
+    # A sharded model gathers its weights for `generate` as a whole, not for its decoder alone.
+    shares = config.num_beams > 1 and not (config.fsdp and kind == "causal")
+    cache = beam_cache(model, inputs, mask, config.num_beams, kind) if shares else None
     generated = generate_ids(model, inputs, mask, config, pad_id, cache)
     width = inputs.shape[1] if kind == "causal" else 0
     texts = [decode(tokenizer, row[width:]) for row in generated.tolist()]
@@ -86,7 +89,7 @@ class _SharedCrossAttention(EncoderDecoderCache):  # type: ignore[misc]  # trans
 def beam_cache(
     model: "PreTrainedModel", inputs: torch.Tensor, mask: torch.Tensor, beams: int, kind: Kind
 ) -> Cache | None:
-    """Returns the cache of a beam search that repeats no work for the beams of a dialogue.
+    """Returns the cache of a beam search that repeats no work for the beams of a dialogue; None where there is none.
 
     By itself `generate` copies the encoder's keys and values at every token, and reads a causal model's prompt once for
     each beam. The memory tracer does not use this cache: it sees a little more than is needed.
@@ -102,7 +105,8 @@ def beam_cache(
     cache = DynamicCache(config=decoder_config)
     if kind == "seq2seq":
         return _SharedCrossAttention(cache, DynamicCache(config=decoder_config))
-    if inputs.shape[1] == 1:
+    is_recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+    if inputs.shape[1] == 1 or is_recurrent:  # there is nothing to share, or it cannot be repeated
         return None
     read = model.get_decoder()
     positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[:, :-1]}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from dialsum.config import RunConfig
 from dialsum.encoding import pad
@@ -54,6 +54,19 @@ def test_beams_do_not_move_what_they_share() -> None:
     before = [layer.keys.data_ptr() for layer in cache.cross_attention_cache.layers]
     cache.reorder_cache(torch.arange(len(inputs) * RUN.num_beams))
     assert [layer.keys.data_ptr() for layer in cache.cross_attention_cache.layers] == before
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+def test_other_causal_models_share_prompts_too(family: str) -> None:
+    config = AutoConfig.for_model(
+        family, vocab_size=60, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        **({"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]} if "gemma" in family else {}),
+    )  # fmt: skip
+    torch.manual_seed(3)
+    model, (inputs, mask) = model_class("causal").from_config(config).eval(), batch_of("causal")
+    shared = generate_ids(model, inputs, mask, RUN, 0, beam_cache(model, inputs, mask, RUN.num_beams, "causal"))
+    assert shared.tolist() == generate_ids(model, inputs, mask, RUN, 0).tolist()
 
 
 def test_a_prompt_of_one_token_needs_no_cache() -> None:
