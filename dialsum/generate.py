@@ -1,10 +1,13 @@
 """Generates summaries with beam search in batches of similar length, in input order."""
 
 import contextlib
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from dialsum.config import RunConfig
 from dialsum.encoding import pad
@@ -63,7 +66,10 @@ def _batch(
     pad_id = int(tokenizer.pad_token_id)
     inputs = pad(sources, pad_id, left=left).to(model.device)
     mask = pad([[1] * len(row) for row in sources], 0, left=left).to(model.device)
-    generated = generate_ids(model, inputs, mask, config, pad_id)
+    # A sharded model gathers its weights for `generate` as a whole, not for its decoder alone.
+    shares = config.num_beams > 1 and not (config.fsdp and kind == "causal")
+    cache = beam_cache(model, inputs, mask, config.num_beams, kind) if shares else None
+    generated = generate_ids(model, inputs, mask, config, pad_id, cache)
     width = inputs.shape[1] if kind == "causal" else 0
     texts = [decode(tokenizer, row[width:]) for row in generated.tolist()]
     for token in config.remove_tokens:
@@ -71,8 +77,55 @@ def _batch(
     return texts
 
 
+class _SharedCrossAttention(EncoderDecoderCache):  # type: ignore[misc]  # transformers publishes no types
+    """A cache of a beam search that leaves the dialogue's part as it is: the beams of a dialogue share it."""
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Puts what each beam has written in the sequence of the beams."""
+        self.self_attention_cache.reorder_cache(beam_idx)
+
+
+@torch.inference_mode()
+def beam_cache(
+    model: "PreTrainedModel", inputs: torch.Tensor, mask: torch.Tensor, beams: int, kind: Kind
+) -> Cache | None:
+    """Returns the cache of a beam search that repeats no work for the beams of a dialogue; None where there is none.
+
+    By itself `generate` copies the encoder's keys and values at every token, and reads a causal model's prompt once for
+    each beam. The memory tracer does not use this cache: it sees a little more than is needed.
+
+    Args:
+        model: A causal or seq2seq model.
+        inputs: (batch, length) int64.
+        mask: (batch, length), 1 for tokens, 0 for padding.
+        beams: Number of beams.
+        kind: Of the model.
+    """
+    decoder_config = model.config.get_text_config(decoder=True)
+    cache = DynamicCache(config=decoder_config)
+    if kind == "seq2seq":
+        return _SharedCrossAttention(cache, DynamicCache(config=decoder_config))
+    is_recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+    if inputs.shape[1] == 1 or is_recurrent:  # there is nothing to share, or it cannot be repeated
+        return None
+    read = model.get_decoder()
+    positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[:, :-1]}
+    takes = inspect.signature(read.forward).parameters
+    read(
+        input_ids=inputs[:, :-1], attention_mask=mask[:, :-1], past_key_values=cache, use_cache=True,
+        **(positions if "position_ids" in takes else {}),
+    )  # fmt: skip
+    cache.batch_repeat_interleave(beams)
+    return cache
+
+
 def generate_ids(
-    model: "PreTrainedModel", inputs: torch.Tensor, mask: torch.Tensor, config: RunConfig, pad_id: int
+    model: "PreTrainedModel",
+    inputs: torch.Tensor,
+    mask: torch.Tensor,
+    config: RunConfig,
+    pad_id: int,
+    cache: Cache | None = None,
 ) -> torch.Tensor:
     """Runs the beam search of a run; the memory tracer calls it too.
 
@@ -82,6 +135,7 @@ def generate_ids(
         mask: (batch, length), 1 for tokens, 0 for padding.
         config: Beams, penalties and the longest summary.
         pad_id: Fills sequences that ended early.
+        cache: See beam_cache; generate's own where None.
 
     Returns:
         (batch, generated length) int64; for a causal model the prompt comes first.
@@ -100,6 +154,7 @@ def generate_ids(
             repetition_penalty=config.repetition_penalty,
             **_sampling(config),
             use_cache=True,
+            past_key_values=cache,
             pad_token_id=pad_id,
         )
     return generated

@@ -99,7 +99,7 @@ class RougeScores:
 class RougeScorer:
     """Scores summaries of one language: Kiwi morphemes for Korean, Porter stems for English.
 
-    Caches the tokens of references between calls, as a trainer scores the same references each time.
+    Keeps the tokens of the last call's texts: a trainer scores the same references each time, and some summaries too.
 
     >>> scorer = RougeScorer("en")
     >>> scores = scorer.score(["#Person1# buys apples."], [["#Person1# bought an apple.", "#Person1# buys apples."]])
@@ -112,7 +112,7 @@ class RougeScorer:
             raise RequestError(f"no scorer for language {language!r}; there are ko (Kiwi) and en (Porter)")
         self.language: Language = language
         self._tokenizer: _Tokenizer = KiwiTokenizer() if language == "ko" else _porter()
-        self._reference_tokens: dict[str, list[str]] = {}
+        self._tokens: dict[str, list[str]] = {}
 
     @property
     def identity(self) -> ScorerIdentity:
@@ -152,12 +152,9 @@ class RougeScorer:
     def score_pairs(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[PairScores]:
         """Scores each prediction alone, for paired comparisons of two models; see score."""
         _check(predictions, references, self.language)
-        wanted = {text for texts in references for text in texts}
-        known = self._reference_tokens
-        self._reference_tokens = {text: known.get(text) or self._tokenizer.tokenize(text) for text in sorted(wanted)}
-        tokens = _Tokens({text: self._tokenizer.tokenize(text) for text in set(predictions) - wanted})
-        tokens.known |= self._reference_tokens
-        scorer = _reference_scorer(tokens)
+        wanted, known = {*predictions, *(text for texts in references for text in texts)}, self._tokens
+        self._tokens = {text: known.get(text) or self._tokenizer.tokenize(text) for text in wanted}
+        scorer = _reference_scorer(_Tokens(self._tokens))
         return [_pair(scorer, text, texts) for text, texts in zip(predictions, references, strict=True)]
 
 

@@ -1,7 +1,9 @@
 """A snapshot holds what is needed to run an experiment again, and no secret, wherever one was planted."""
 
+import importlib.metadata
 import json
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from tune_jobs.records import snapshot
 from tune_jobs.records.code_state import read_code
 from tune_jobs.records.redaction import HIDDEN, Redactor, is_secret_file
 from tune_jobs.records.snapshot import current_state, file_state, keep_code, load_snapshot, take_snapshot
+from tune_jobs.records.surroundings import installed_packages, read_surroundings
 
 PLANTED = {  # none of them is or was a real key
     "W&B": "0123456789abcdef0123456789abcdef01234567",
@@ -164,3 +167,19 @@ def test_changed_data_has_another_checksum(repository: Path) -> None:
     folder = file_state(repository)
     (repository / "train.py").rename(repository / "other.py")
     assert file_state(repository).sha256 != folder.sha256
+
+
+def test_the_trials_of_a_process_read_the_installed_packages_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[object] = []
+    real = importlib.metadata.distributions
+
+    def counted(**options: list[str]) -> Iterable[importlib.metadata.Distribution]:
+        reads.append(options)
+        return real(**options)
+
+    installed_packages.cache_clear()
+    monkeypatch.setattr(importlib.metadata, "distributions", counted)
+    first, second = read_surroundings(), read_surroundings()
+    assert len(reads) == 1
+    assert first.packages == second.packages
+    assert first.packages["pytest"] == importlib.metadata.version("pytest")

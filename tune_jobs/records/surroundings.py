@@ -1,5 +1,6 @@
 """The software and hardware of a training: Python, packages, CUDA, driver, cards, CPU. Read in the trial's process."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 # Only these variables are stored: they change numbers or speed. Others may hold secrets.
 _VARIABLES = (
@@ -65,7 +67,7 @@ def read_surroundings(environment: Mapping[str, str] = os.environ) -> Surroundin
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=_cpu_model(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
-        packages=installed_packages(),
+        packages=dict(installed_packages()),
         torch=str(torch.__version__),
         cuda=torch.version.cuda,
         cudnn=_cudnn_version(),
@@ -75,14 +77,15 @@ def read_surroundings(environment: Mapping[str, str] = os.environ) -> Surroundin
     )
 
 
-def installed_packages() -> dict[str, str]:
+@functools.cache  # reads hundreds of files; a process that serves many trials has imported its packages long ago
+def installed_packages() -> Mapping[str, str]:
     """Returns versions by name, without the packages' URLs, which may hold passwords."""
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions(path=sys.path):
-        name = distribution.metadata["Name"]
-        if name:
-            found.setdefault(name.lower().replace("_", "-"), distribution.version)
-    return dict(sorted(found.items()))
+        metadata = distribution.metadata
+        if metadata["Name"]:
+            found.setdefault(metadata["Name"].lower().replace("_", "-"), metadata["Version"])
+    return MappingProxyType(dict(sorted(found.items())))
 
 
 def _cudnn_version() -> int | None:

@@ -1,0 +1,114 @@
+"""Times commands from their start to their answer, and what they import; writes startup.md.
+
+`python -m benchmarks.startup` runs each command three times. Results stay below outputs/, and what is there is not run
+again.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from tuning_common.cli import note
+from tuning_common.files import write_json, write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "outputs/benchmarks/startup"
+SHIPPED = """
+name: shipped
+method: grid
+base_config: configs/kobart.yaml
+parameters: {learning_rate: {values: [1e-5, 3e-5]}}
+"""
+Numbers = Mapping[str, float]
+
+
+def command(arguments: Sequence[str]) -> Numbers:
+    """Runs a command three times; returns the smallest CPU seconds and wall."""
+    found = []
+    for _ in range(3):
+        before, begin_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run([sys.executable, "-m", "tune_jobs", *arguments], capture_output=True, check=True)
+        wall_s, after = time.perf_counter() - begin_s, resource.getrusage(resource.RUSAGE_CHILDREN)
+        found.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall_s))
+    return {"cpu_s": min(cpu_s for cpu_s, _ in found), "wall_s": min(wall_s for _, wall_s in found)}
+
+
+def imports_of(arguments: Sequence[str]) -> Numbers:
+    """Returns the seconds of each package's own modules (`python -X importtime`)."""
+    run = [sys.executable, "-X", "importtime", "-m", "tune_jobs", *arguments]
+    found: dict[str, float] = {}
+    for line in subprocess.run(run, capture_output=True, text=True, check=True).stderr.split("\n"):
+        own, _, name = line.removeprefix("import time:").split("|") if line.count("|") == 2 else ("", "", "")
+        if own.strip().isdigit():
+            package = name.strip().partition(".")[0]
+            found[package] = found.get(package, 0.0) + int(own) / 1e6
+    return found
+
+
+def kept(name: str, measure: Callable[[], Numbers]) -> Numbers:
+    """Returns a measurement; makes it where there is none."""
+    path = OUTPUT / f"{name}.json"
+    if not path.exists():
+        write_json(path, measure())
+        note(f"{name}: measured")
+    found: Numbers = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def page() -> str:
+    """Measures what is missing and writes the tables."""
+    write_text(OUTPUT / "shipped.yaml", SHIPPED)
+    plan = ["plan", str(OUTPUT / "shipped.yaml"), "--cluster", "2x24GiB"]
+    rows, imported = [], []
+    for name, arguments, goal_s in (("--help", ["--help"], 0.2), ("plan", plan, 1.0)):
+        short = arguments[0].strip("-")
+        found, parts = (
+            kept(short, partial(command, arguments)),
+            kept(f"{short}_imports", partial(imports_of, arguments)),
+        )
+        rows.append([f"`tune-jobs {name}`", f"{goal_s:.1f}", f"{found['cpu_s']:.2f}", f"{found['wall_s']:.2f}"])
+        largest = sorted(parts.items(), key=lambda part: -part[1])[:6]
+        texts = [f"{package} {own_s / sum(parts.values()):.0%}" for package, own_s in largest]
+        imported.append([f"`tune-jobs {name}`", ", ".join(texts)])
+    return f"""# Start-up of commands
+
+Made by `python -m benchmarks.startup` on {platform.machine()}, Python {platform.python_version()}, on a machine that
+other work shared: walls are upper bounds. The smallest of three runs; `plan` is of KoBART on 2x24GiB.
+
+{_table(["command", "goal, s", "CPU s", "wall s"], rows)}
+
+Where texts are at hand, `plan` also loads the tokenizer to count what is cut, which imports transformers and torch.
+
+**Not measured**: trials from their allocation to the first step beside bare Ray Tune, and `make sweep` on a quiet
+machine.
+
+## Where the time goes
+
+The largest imports, as parts of the time of all imports (one run of `python -X importtime`):
+
+{_table(["command", "imports"], imported)}
+"""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
+
+
+def main() -> None:
+    """Measures and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"), metavar="FILE")
+    chosen = parser.parse_args()
+    write_text(chosen.output, page())
+    note(f"written to {chosen.output}")
+
+
+if __name__ == "__main__":
+    main()
