@@ -18,7 +18,7 @@ from dialsum.config import RunConfig
 from dialsum.models import Kind, resolve
 from dialsum.prompts import prompt_around
 from dialsum.sampling import FILLER
-from dialsum.step import IGNORED_LABEL
+from dialsum.step import IGNORED_LABEL, counted_positions
 from dialsum.tokenizers import fingerprint
 from tuning_common.errors import RequestError
 
@@ -160,6 +160,7 @@ class Collator:
     Attributes:
         pad_id: Fills `input_ids`; labels are filled with -100.
         multiple: Lengths are rounded up to a multiple of it (8 suits tensor cores).
+        positions_for: Adds `positions` for the compact loss of this kind of model; see step.forward_loss.
 
     >>> batch = Collator(pad_id=0)([{"input_ids": [5, 6], "labels": [7]}, {"input_ids": [5], "labels": [7, 8]}])
     >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist(), batch["labels"].tolist()
@@ -168,15 +169,20 @@ class Collator:
 
     pad_id: int
     multiple: int = 1
+    positions_for: Kind | None = None
 
     def __call__(self, items: Sequence[Mapping[str, list[int]]]) -> dict[str, Tensor]:
         """Returns int64 tensors `input_ids`, `attention_mask` (batch, longest source) and `labels`."""
         inputs = [item["input_ids"] for item in items]
-        return {
+        labels = pad([item["labels"] for item in items], IGNORED_LABEL, multiple=self.multiple)
+        batch = {
             "input_ids": pad(inputs, self.pad_id, multiple=self.multiple),
             "attention_mask": pad([[1] * len(ids) for ids in inputs], 0, multiple=self.multiple),
-            "labels": pad([item["labels"] for item in items], IGNORED_LABEL, multiple=self.multiple),
+            "labels": labels,
         }
+        if self.positions_for is not None:
+            batch["positions"] = counted_positions(labels, causal=self.positions_for == "causal")
+        return batch
 
 
 def pad(rows: Sequence[Sequence[int]], filler: int, *, multiple: int = 1, left: bool = False) -> Tensor:

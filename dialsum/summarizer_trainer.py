@@ -66,7 +66,9 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
             eval_dataset=EncodedDataset(longest_first(prepared.dev), prepared.kind),
             processing_class=prepared.tokenizer,
             data_collator=Collator(
-                pad_id=int(prepared.tokenizer.pad_token_id), multiple=8 if torch.cuda.is_available() else 1
+                pad_id=int(prepared.tokenizer.pad_token_id),
+                multiple=8 if torch.cuda.is_available() else 1,
+                positions_for=prepared.kind if config.compact_loss else None,
             ),
             callbacks=callbacks,
         )

@@ -9,7 +9,7 @@ from cluster.estimator.operations import Floats, Operations, Seconds
 from cluster.estimator.request import MemoryRequest
 from cluster.estimator.roofline import Roofline
 from cluster.estimator.template import Template
-from cluster.estimator.template_tape import Tape
+from cluster.estimator.template_tape import Tape, atom_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,11 @@ def predict_seconds(template: Template, request: MemoryRequest, roofline: Roofli
     """
     if not template.train.first.operations:
         return None
-    train = template.atoms(request.micro_batch, *request.padded_lengths, routine="train")
+    train = atom_values(request.micro_batch, 1, *request.padded_lengths)
     step = _sum(template.train.first, train, roofline)
     step = step.plus(_sum(template.train.later, train, roofline), request.gradient_accumulation_steps - 1)
     step = step + _sum(template.train.optimizer_later, train, roofline)
-    evaluate = template.atoms(request.loss_batch, *request.padded_lengths, routine="evaluate")
+    evaluate = atom_values(request.loss_batch, 1, *request.padded_lengths)
     passes = request.generation_batch_size / request.loss_batch
     return StepSeconds(
         step=step,
@@ -74,8 +74,8 @@ def _generation(template: Template, request: MemoryRequest, roofline: Roofline) 
     tape = template.greedy if beams == 1 else template.beam
 
     def seconds(operations: Operations, new_tokens: int) -> Seconds:
-        sizes = (request.generation_batch_size, request.encoder_max_len, new_tokens)
-        return operations.seconds(template.atoms(*sizes, routine="generate", beams=beams), roofline)
+        atoms = atom_values(request.generation_batch_size, beams, request.encoder_max_len, new_tokens)
+        return operations.seconds(atoms, roofline)
 
     prefill, decode = tape.operations
     first, last = seconds(decode, 2), seconds(decode, max(2, tokens))

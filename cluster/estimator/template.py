@@ -12,7 +12,7 @@ from typing import Literal, overload
 import numpy as np
 
 from cluster.estimator.operations import Floats, Ints
-from cluster.estimator.template_tape import BLOCK_BYTES, Sizes, Tape, atom_values, round_up
+from cluster.estimator.template_tape import BLOCK_BYTES, Tape, atom_values, round_up
 from tuning_common.errors import RequestError
 
 Routine = Literal["train", "evaluate", "generate"]
@@ -35,6 +35,7 @@ class TemplateKey:
         kernels: Which attention kernels the GPU prefers, see cuda_imitation.kernel_family.
         torch: Version of torch, without the build ("2.13.0").
         transformers: Version of transformers.
+        compact_loss: Whether scores are computed only where labels count.
         no_repeat_ngrams: Whether the generation forbids repetitions, which takes a copy of the scores.
         window: Sides of the attention window, see template_keys.window_sides; empty without one.
         sizes: The only valid sizes, see template_keys.ExactSizes; empty where all sizes are valid.
@@ -51,6 +52,7 @@ class TemplateKey:
     kernels: str
     torch: str
     transformers: str
+    compact_loss: bool = False
     no_repeat_ngrams: bool = False
     window: str = ""
     sizes: str = ""
@@ -107,7 +109,6 @@ class Template:
 
     Attributes:
         key: The jobs for which it is valid.
-        causal: Prompt and summary are one sequence.
         model_parameters: Elements of all parameters, a tied one once.
         operations: Tensor operations of one forward and backward pass.
         weight_bytes: Sizes of parameters and buffers, one per block.
@@ -119,7 +120,6 @@ class Template:
     """
 
     key: TemplateKey
-    causal: bool
     model_parameters: int
     operations: int
     weight_bytes: Ints
@@ -168,7 +168,7 @@ class Template:
             return self._fullest(batch, encoder_len, decoder_len, routine, beams)[0]
         sizes = [np.asarray(size, dtype=np.int64) for size in (batch, encoder_len, decoder_len)]
         _check(min(int(size.min(initial=1)) for size in sizes), beams)
-        atoms = self._atoms(sizes[0], sizes[1], sizes[2], routine, beams)
+        atoms = atom_values(sizes[0], beams, sizes[1], sizes[2])
         tapes = self._tapes(routine, beams)
         held = [tape.rows.peak_bytes(tape.values(atoms)) + base for tape, base in tapes]
         answer: Ints = np.max(held, axis=0)
@@ -179,7 +179,7 @@ class Template:
     ) -> RoutinePeak:
         """Returns the peak with its phase and terms; arguments as for allocated_bytes."""
         allocated_bytes, index, event = self._fullest(batch, encoder_len, decoder_len, routine, beams)
-        atoms = self._atoms(batch, encoder_len, decoder_len, routine, beams)
+        atoms = atom_values(batch, beams, encoder_len, decoder_len)
         if index < 0:
             tape = self.train.optimizer_later
             terms = tape.terms_at(event, atoms)
@@ -226,8 +226,8 @@ class Template:
         script.add(self.weight_bytes)
         pieces = micro_steps or (2 if self.key.accumulation else 1)
         optimizer = self.train.optimizer_first
-        for index, shape in enumerate(shapes):
-            atoms = self._atoms(*shape, "train", 1)
+        for index, (batch, *lengths) in enumerate(shapes):
+            atoms = atom_values(batch, 1, *lengths)
             begins = index % pieces == 0
             script.play(self.train.first if begins else self.train.later, atoms, keep="step")
             if index % pieces == pieces - 1 or index == len(shapes) - 1:
@@ -235,20 +235,11 @@ class Template:
                 script.play(optimizer, atoms, keep="always" if optimizer is self.train.optimizer_first else "step")
                 script.release("step")
                 optimizer = self.train.optimizer_later
-        for shape in generate:
+        for batch, *lengths in generate:
             tape = self.greedy if beams == 1 else self.beam
-            script.play(tape, self._atoms(*shape, "generate", beams), keep="generation")
+            script.play(tape, atom_values(batch, beams, *lengths), keep="generation")
             script.release("generation")
         return script.log()
-
-    def atoms(self, batch: int, encoder_len: int, decoder_len: int, *, routine: Routine, beams: int = 1) -> Floats:
-        """Returns the factors of sizes, see template_tape.atom_values; arguments as for allocated_bytes."""
-        return self._atoms(batch, encoder_len, decoder_len, routine, beams)
-
-    def _atoms(self, batch: Sizes, encoder_len: Sizes, decoder_len: Sizes, routine: Routine, beams: int) -> Floats:
-        if self.causal and routine != "generate":  # one sequence: only the sum matters
-            encoder_len, decoder_len = encoder_len + decoder_len, decoder_len * 0 + 1
-        return atom_values(batch, beams, encoder_len, decoder_len)
 
     def _tapes(self, routine: Routine, beams: int) -> list[tuple[Tape, int]]:
         """Returns the tapes that may have the peak, each with the bytes held in addition."""
@@ -265,7 +256,7 @@ class Template:
     ) -> tuple[int, int, int]:
         """Returns the peak bytes, the index of their tape (-1: the optimizer's) and the event before them."""
         _check(min(batch, encoder_len, decoder_len), beams)
-        atoms = self._atoms(batch, encoder_len, decoder_len, routine, beams)
+        atoms = atom_values(batch, beams, encoder_len, decoder_len)
         found = []
         for index, (tape, base) in enumerate(self._tapes(routine, beams)):
             held, event = tape.rows.fullest(tape.values(atoms))

@@ -76,7 +76,6 @@ def build_part(workload: Workload, key: PartKey, *, family: KernelFamily) -> Par
     return Part(
         key=key,
         tapes=tapes,
-        causal=workload.causal,
         model_parameters=last.model_parameters,
         operations=last.operations,
         weight_bytes=last.weight_bytes,

@@ -21,7 +21,7 @@ def differences(before: Part, now: Part) -> list[str]:
         The differences as text, the first one of each tape; empty when both are equal.
     """
     found = []
-    for name in ("causal", "model_parameters", "operations"):
+    for name in ("model_parameters", "operations"):
         old, new = getattr(before, name), getattr(now, name)
         if old != new:
             found.append(f"{name}: {old} before, {new} now")

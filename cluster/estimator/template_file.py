@@ -26,7 +26,6 @@ class Part:
     Attributes:
         key: The jobs for which it is valid.
         tapes: Tapes by name.
-        causal: Prompt and summary are one sequence.
         model_parameters: Elements of all parameters.
         operations: Tensor operations of one forward and backward pass; 0 in parts that have none.
         weight_bytes: Sizes of parameters and buffers.
@@ -34,7 +33,6 @@ class Part:
 
     key: PartKey
     tapes: Mapping[str, Tape]
-    causal: bool
     model_parameters: int
     operations: int
     weight_bytes: Ints
@@ -86,7 +84,6 @@ def part_bytes(part: Part, *, compressed: bool = True) -> bytes:
             arrays |= {f"{name}.{phase}.{field}": getattr(operations, field) for field in OPERATION_FIELDS}
     facts = {
         "key": part.key.to_dict(),
-        "causal": part.causal,
         "model_parameters": part.model_parameters,
         "operations": part.operations,
         "phases": {name: tape.phases for name, tape in part.tapes.items()},
@@ -120,7 +117,6 @@ def part_from(content: bytes, key: PartKey | None = None) -> Part | None:
         return Part(
             key=found,
             tapes={name: _unpacked(arrays, name, tuple(phases)) for name, phases in facts["phases"].items()},
-            causal=facts["causal"],
             model_parameters=facts["model_parameters"],
             operations=facts["operations"],
             weight_bytes=arrays["weight_bytes"],

@@ -47,13 +47,11 @@ class Growth:
     Attributes:
         alone: Atoms that are single factors.
         paired: Lengths that are multiplied with each other and with themselves, in each of PAIRED_FORMS.
-        joint: Prompt and summary are one sequence: the encoder length is their sum, the decoder length 1.
         beams: Several beams are searched.
     """
 
     alone: tuple[str, ...]
     paired: tuple[str, ...]
-    joint: bool = False
     beams: bool = False
 
 
@@ -65,7 +63,7 @@ def _of_one_query(length: str) -> tuple[str, ...]:  # ^32 and ^128 are steps of 
     return tuple(length + form for form in ("", "-1", "-2", "+1", "^8"))
 
 
-ONE_SEQUENCE = Growth(alone=_all_forms("encoder"), paired=("encoder",), joint=True)
+ONE_SEQUENCE = Growth(alone=(*_all_forms("both"), "decoder"), paired=("both",))
 TWO_SEQUENCES = Growth(alone=_all_forms("encoder", "decoder"), paired=("encoder", "decoder"))
 GENERATED_BEHIND = Growth(
     alone=(*_all_forms("encoder"), *_of_one_query("both"), *_of_one_query("decoder")), paired=("encoder",)
@@ -228,15 +226,12 @@ def candidates(shapes: tuple[Shape, ...], growth: Growth) -> tuple[npt.NDArray[n
     rows = [[*prefix, *pair] + [one] * (MAX_FACTORS - 4) for pair in plain for prefix in prefixes]
     rows.append([0, 1 if growth.beams else one, ATOMS.index("encoder"), ATOMS.index("decoder"), one])
     products = np.array(rows, dtype=np.int8)
-    values: Floats = np.array([_shape_atoms(shape, growth.joint)[products].prod(axis=1) for shape in shapes])
+    values: Floats = np.array([_shape_atoms(shape)[products].prod(axis=1) for shape in shapes])
     return products, values
 
 
-def _shape_atoms(shape: Shape, joint: bool) -> Floats:
-    encoder_len, decoder_len = shape.encoder_len, shape.decoder_len
-    if joint:
-        encoder_len, decoder_len = encoder_len + decoder_len, 1
-    return atom_values(shape.batch, shape.beams, encoder_len, decoder_len)
+def _shape_atoms(shape: Shape) -> Floats:
+    return atom_values(shape.batch, shape.beams, shape.encoder_len, shape.decoder_len)
 
 
 def _match(columns: Floats, values: Floats) -> tuple[Ints, Floats, npt.NDArray[np.bool_]]:

@@ -115,7 +115,6 @@ def _assembled(key: TemplateKey, found: dict[PartName, Found]) -> Template:
     assert np.array_equal(step.weight_bytes, evaluation.weight_bytes), "parts of one model have the same weights"
     return Template(
         key=key,
-        causal=step.causal,
         model_parameters=step.model_parameters,
         operations=step.operations,
         weight_bytes=step.weight_bytes,

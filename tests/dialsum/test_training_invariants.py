@@ -227,3 +227,18 @@ def test_every_parameter_learns(tmp_path: Path, model: str) -> None:
         assert not torch.equal(after[name], value), f"{name} did not change"
         if not any(part in name for part in positions) and value.dim() == 1:
             assert (after[name] != value).float().mean() > 0.9, f"{name} hardly changed"
+
+
+@pytest.mark.parametrize("model", ["tiny-bart", "tiny-gpt2"])
+def test_the_compact_loss_trains_as_the_models_own(tmp_path: Path, model: str) -> None:
+    """Every loss of training and the dev loss, with smoothing, pieces of a batch and a last batch that is smaller."""
+    losses = []
+    for compact in (False, True):
+        config = small_run(
+            tmp_path, model=model, compact_loss=compact, label_smoothing=0.1, gradient_accumulation_steps=2, max_steps=6
+        )
+        reporter = RecordingReporter()
+        result = train(config, tmp_path / f"{compact}", reporter=reporter, cache_dir=tmp_path / "cache")
+        losses.append([*(row["train/loss"] for row in reporter.logs), result.metrics["eval/loss"]])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert len(losses[0]) > 2

@@ -223,7 +223,7 @@ def _build(config: RunConfig, request: MemoryRequest, device: "torch.device") ->
     workload = summarizer_workload(
         model_config=request.model.config, untied=request.model.untied, precision=request.precision,
         optimizer=config.optimizer, attention=config.attention, gradient_checkpointing=config.gradient_checkpointing,
-        dropout=config.dropout, label_smoothing=config.label_smoothing,
+        dropout=config.dropout, label_smoothing=config.label_smoothing, compact_loss=config.compact_loss,
     )  # fmt: skip
     with torch.device(device):
         model = workload.build_model(autocast, nullcontext)
@@ -234,15 +234,21 @@ def _batch(request: MemoryRequest, rows: int, device: "torch.device") -> "dict[s
     """A batch of the longest lengths, made on the host and moved as a loader does."""
     import torch
 
+    from dialsum.step import IGNORED_LABEL, counted_positions
+
     encoder_len, decoder_len = request.padded_lengths
-    if request.model.kind == "causal":
+    causal = request.model.kind == "causal"
+    if causal:
         inputs = _tokens(request, rows, encoder_len + decoder_len)
         labels = inputs.clone()
+        labels[:, :encoder_len] = IGNORED_LABEL
     else:
         inputs, labels = _tokens(request, rows, encoder_len), _tokens(request, rows, decoder_len)
     mask = torch.ones_like(inputs)
     mask[0, -max(1, inputs.shape[1] // 4) :] = 0  # one row is padded, as in almost every real batch
     made = {"input_ids": inputs, "attention_mask": mask, "labels": labels}
+    if request.compact_loss:
+        made["positions"] = counted_positions(labels, causal=causal)
     return {name: tensor.to(device) for name, tensor in made.items()}
 
 

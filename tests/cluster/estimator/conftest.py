@@ -33,7 +33,6 @@ def toy(request: MemoryRequest) -> Template:
     hidden = (HIDDEN[0], HIDDEN[1] / 8, HIDDEN[2]) if request.gradient_checkpointing else HIDDEN
     return Template(
         key=key,
-        causal=False,
         model_parameters=WEIGHTS // 4,
         operations=4000,
         weight_bytes=np.array([WEIGHTS]),

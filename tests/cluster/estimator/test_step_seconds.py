@@ -11,6 +11,7 @@ from cluster.estimator.operations import Seconds
 from cluster.estimator.roofline import Roofline
 from cluster.estimator.step_seconds import predict_seconds
 from cluster.estimator.template_requests import settings_of
+from cluster.estimator.template_tape import atom_values
 from cluster.estimator.trace import trace
 from cluster.estimator.workload import Recipe, Shape
 from dialsum.config import RunConfig
@@ -46,7 +47,7 @@ def test_a_template_predicts_what_a_direct_trace_counts(model: str, tmp_path_fac
         total = Seconds()
         for name in names:
             for phase in by_phase(direct.tapes[name].operations):
-                total = total + constant_operations(phase).seconds(template.atoms(1, 1, 1, routine="train"), PAPER)
+                total = total + constant_operations(phase).seconds(atom_values(1, 1, 1, 1), PAPER)
         return total
 
     step = counted("first", "optimizer_later")

@@ -24,10 +24,9 @@ LATER = tape([HIDDEN, LOGITS], [1, 2, -2, -1], {"forward": 0, "backward": 2})
 DECODE: Block = (("batch", "beams", "decoder"), 512.0, "activations")
 
 
-def template(*, accumulation: bool = False, causal: bool = False) -> Template:
+def template(*, accumulation: bool = False) -> Template:
     return Template(
         key=KEY if not accumulation else TemplateKey(**{**vars(KEY), "accumulation": True}),
-        causal=causal,
         model_parameters=2500,
         operations=10,
         weight_bytes=np.array([9000, 1000]),
@@ -91,12 +90,6 @@ def test_many_queries_at_once_equal_one_by_one() -> None:
     together = made.allocated_bytes(batch, encoder, decoder)
     single = [made.allocated_bytes(int(batch[i]), int(encoder[i]), int(decoder[i])) for i in range(0, 5000, 499)]
     assert together[::499].tolist() == single
-
-
-def test_one_sequence_counts_both_lengths_in_training_only() -> None:
-    made = template(causal=True)
-    assert made.allocated_bytes(2, 100, 30) == made.allocated_bytes(2, 129, 1)
-    assert made.allocated_bytes(4, 9, 30, routine="generate") == WEIGHTS + STATES + 4 * 30 * 512
 
 
 def test_beams_are_another_search() -> None:

@@ -22,9 +22,7 @@ TAPE = Tape(
     phase_starts=np.array([0, 2], dtype=np.int32),
     phases=("forward", "backward"),
 )
-PART = Part(
-    key=KEY, tapes={"first": TAPE}, causal=False, model_parameters=256, operations=7, weight_bytes=np.array([1024])
-)
+PART = Part(key=KEY, tapes={"first": TAPE}, model_parameters=256, operations=7, weight_bytes=np.array([1024]))
 
 
 def changed(**changes: object) -> Part:
