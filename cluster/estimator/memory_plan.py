@@ -69,7 +69,6 @@ class Plan:
         upper_bytes: Upper estimate of device bytes; at most the budget.
         slowdown: Predicted time of a step relative to the fastest plan with unlimited memory; at least 1.
         reason: Reason of the choice, for people.
-        precision: Number format, where the caller allows several; else empty.
     """
 
     micro_batch: int
@@ -78,7 +77,6 @@ class Plan:
     upper_bytes: int
     slowdown: float
     reason: str
-    precision: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,18 +19,19 @@ def plan_request(
     budget_bytes: int,
     *,
     checkpointing: Sequence[bool] = (False, True),
-    precisions: Sequence[Precision] = (),
     confirm: bool = False,
     remedies_from: UpperOf | None = None,
 ) -> Plan | NoPlan:
     """Plans a request's effective batch within a budget; see memory_plan.plan.
+
+    The number format stays: another one would compute something else. A sweep searches over `precision` instead, and
+    the remedies of a refusal name the formats that fit.
 
     Args:
         estimator: Gives estimates without a replay: a plan takes milliseconds when its templates exist.
         request: The request; its own accumulation and checkpointing are ignored.
         budget_bytes: Memory limit of the trial on the card.
         checkpointing: Allowed values.
-        precisions: Other number formats that the configuration allows; the next one is tried where nothing fits.
         confirm: Whether to replay the allocator of the result, in tens of milliseconds: where it then exceeds the
             budget, a smaller plan is taken, and the plan has the replayed bytes.
         remedies_from: Estimates other optimizers and lengths when nothing fits; None: the estimator. To avoid new
@@ -39,19 +40,6 @@ def plan_request(
     Returns:
         A plan whose upper bytes are at most the budget, or the reason why there is none, with remedies.
     """
-    for tried in (request.precision, *precisions):
-        own = replace(request, precision=tried)
-        found = _plan_in_format(estimator, own, budget_bytes, checkpointing, confirm, remedies_from)
-        if isinstance(found, Plan):
-            return replace(found, precision=tried)
-    return found
-
-
-def _plan_in_format(
-    estimator: Estimator, request: MemoryRequest, budget_bytes: int, checkpointing: Sequence[bool], confirm: bool,
-    remedies_from: UpperOf | None,
-) -> Plan | NoPlan:  # fmt: skip
-    """Plans in the request's own number format."""
     offered_bytes = budget_bytes
     while True:
         found = _planned(estimator, request, offered_bytes, checkpointing)
