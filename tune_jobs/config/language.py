@@ -7,8 +7,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal, get_args
 
-from tuning_common.strict import parse_yaml
-
 Language = Literal["en", "ko"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 _CURRENT: ContextVar[Language] = ContextVar("language", default="en")
@@ -49,6 +47,8 @@ def current_language() -> Language:
 @cache
 def korean() -> dict[str, str]:
     """Returns the Korean messages by their English ones."""
+    from tuning_common.strict import parse_yaml  # every command imports this module for its option --language
+
     text = files("tune_jobs.config").joinpath("korean.yaml").read_text(encoding="utf-8")
     messages = parse_yaml(text, "korean.yaml").data
     assert isinstance(messages, dict)
