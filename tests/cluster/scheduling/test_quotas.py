@@ -6,6 +6,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from cluster.scheduling.held import SweepUse
+from cluster.scheduling.queue import Kind, KindKey
+from cluster.scheduling.quota_use import QuotaUse
 from cluster.scheduling.quotas import (
     Member,
     Team,
@@ -102,3 +105,23 @@ def test_the_team_file_that_we_ship_is_right() -> None:
     team = load_team(Path(__file__).resolve().parents[3] / "team.yaml")
     assert quota_gpus(team, "jun", MIDNIGHT) == 3
     assert quota_gpus(team, "jun", NOON) == 2
+
+
+def test_requests_that_exactly_fill_a_quota_lie_inside_it() -> None:
+    """Jun has 3 GPUs and holds 1.5: three requests of 0.5 are his own, and nothing of that is lent."""
+    team = Team(members={"minji": Member(quota_gpus=1), "jun": Member(quota_gpus=3)})
+    use = QuotaUse(team, datetime(2026, 11, 25, tzinfo=UTC), {"jun": 1.5})
+    kinds = [
+        Kind(
+            key=KindKey(sweep="s", type=(number,)),
+            models=frozenset("A"),
+            least_gpus=0.5,
+            is_known=False,
+            takes_one_card=True,
+            keys=[(number, 0.0, i) for i in range(count)],
+        )
+        for number, count in ((1, 2), (2, 2))
+    ]
+    sweeps = {"s": SweepUse(member="jun")}
+    assert [count for _, count in use.entitled(kinds, sweeps)] == [2, 1]
+    assert use.lendable_gpus("minji", 2.0, kinds, sweeps) == pytest.approx(0.5)
