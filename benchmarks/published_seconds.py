@@ -119,7 +119,7 @@ def report(found: Sequence[Published]) -> list[str]:
         "**Predicted**, beside what strangers measured and published: the tables of",
         "[external_peaks.md](external_peaks.md) that give times too and name a GPU whose peaks are known. Each program",
         "is traced as it ran, with the installed transformers. The parts of a peak that are reached and 2 us a launch",
-        "are assumptions of `rooflines.json`. The 29 us that the host takes for an operation are fitted to the shortest",
+        "are assumptions of `rooflines.json`. The 29 us of the host for an operation are fitted to the shortest",
         "steps of OPT, which take 37 ms at every small batch because the launches bound them; the two tables of BERT",
         "are not fitted, and came from other machines. With 8 us, as assumed before, the median error of all rows was",
         "20 % and steps of small batches took up to four times as long as predicted. A sweep corrects the prediction",

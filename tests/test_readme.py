@@ -99,7 +99,7 @@ def test_the_quick_lines_of_the_readme_run_as_printed(
 def test_another_python_is_told_what_to_do() -> None:
     lonely = [sys.executable, "-I", "-S", "-c"]  # without site-packages
     for program in PROGRAMS:
-        script = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['x', '--help'];"
+        script = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['x', 'check', 'x'];"
         script += f"runpy.run_module({program!r}, run_name='__main__')"
         done = subprocess.run([*lonely, script], capture_output=True, text=True)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr

@@ -124,7 +124,9 @@ def test_every_key_is_described() -> None:
 
 
 def test_the_pages_of_the_sweep_file_name_every_key_and_show_files_that_fit(tmp_path: Path) -> None:
-    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("sweep_file.md", "sweeps.md")]
+    pages = [
+        (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("sweep_file.md", "sweep_keys.md", "sweeps.md")
+    ]
     schema = schema_of("sweep")
     parts = {name: part for name, part in schema["$defs"].items() if name not in ("RunConfig", "Parameters")}
     for part in (SweepFile.__annotations__, *(part.get("properties", {}) for part in parts.values())):

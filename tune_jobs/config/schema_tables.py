@@ -23,10 +23,7 @@ def sweep_keys_page() -> str:
     top = {name: field for name, field in fields.items() if "/Parameters/properties/" not in str(field.get("$ref"))}
     parts = [_TITLE, *_section("At the top", "", top, schema)]
     for key, field in top.items():
-        name = str(_target(field)).rsplit("/", 1)[-1]
-        if name in schema["$defs"] and name not in ("Parameters", "EarlyTerminate"):
-            part = schema["$defs"][name]
-            parts += _section(f"`{key}`", part["description"], part["properties"], schema)
+        parts += _mapping(key, field, schema)
     stop = schema["$defs"]["EarlyTerminate"]["anyOf"]
     keys = {name: field for one in stop for name, field in one.get("properties", {}).items() if name != "type"}
     kinds = ", ".join(f"`{kind}`" for kind in KEYS)
@@ -34,6 +31,17 @@ def sweep_keys_page() -> str:
     run = schema_of("run")
     parts += _section("Fields of a run", "Fixed or searched.", run["properties"], run)
     return "\n".join(parts)
+
+
+def _mapping(key: str, field: Schema, schema: Schema) -> Iterator[str]:
+    """Yields the tables of a mapping and of the mappings in it."""
+    name = str(_target(field)).rsplit("/", 1)[-1]
+    if name not in schema["$defs"] or name in ("Parameters", "EarlyTerminate"):
+        return
+    part = schema["$defs"][name]
+    yield from _section(f"`{key}`", part["description"], part.get("properties", {}), schema)
+    for inner, inner_field in part.get("properties", {}).items():
+        yield from _mapping(f"{key}.{inner}", inner_field, schema)
 
 
 def _target(field: Schema) -> object:
