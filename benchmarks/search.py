@@ -8,6 +8,7 @@ Finished repetitions are kept in outputs/search_replays.jsonl, for the same tabl
 
 import argparse
 import hashlib
+import itertools
 import json
 import random
 import statistics
@@ -17,7 +18,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 from benchmarks.search_page import draw, page
 from benchmarks.search_replay import (
@@ -27,11 +27,13 @@ from benchmarks.search_replay import (
     Replayed,
     Row,
     SweepRun,
+    distance,
     load_table,
     of_model,
     run_phases,
 )
 from benchmarks.search_table import CONFIGURATIONS, MODELS, ROOT, SPACE
+from tune_jobs.config.space import Value
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.search.samplers import ListSampler, Sampler, TpeSampler
@@ -39,6 +41,7 @@ from tuning_common.cli import emit
 from tuning_common.files import append_jsonl, read_jsonl, write_text
 from tuning_common.strict import dump_yaml, from_mapping
 
+_EARLIER_TRIALS, _EARLIER_BEST = 44, 5
 NONE: Mapping[str, object] = {"type": "none"}
 ASHA: Mapping[str, object] = {"type": "asha", "min_iter": 1, "eta": 3}
 LATER_ASHA: Mapping[str, object] = {"type": "asha", "min_iter": 2, "eta": 3}
@@ -66,6 +69,8 @@ METHODS: Mapping[str, Mapping[str, object]] = {  # sections of a sweep file
     "staged, wide at random, ASHA from 1": {"early_terminate": ASHA, "phases": RANDOM_FIRST},
     "TPE + ASHA from 2": {"method": "bayes", "count": CONFIGURATIONS, "early_terminate": LATER_ASHA},
     "TPE": {"method": "bayes", "count": CONFIGURATIONS, "early_terminate": NONE},
+    "staged, from earlier sweeps": {"early_terminate": LATER_ASHA, "phases": PHASES},
+    "staged, near earlier sweeps": {"early_terminate": LATER_ASHA, "phases": PHASES},
     "GP + ASHA from 2": {"method": "bayes", "count": CONFIGURATIONS, "early_terminate": LATER_ASHA},
     "TPE + ASHA from 1": {"method": "bayes", "count": CONFIGURATIONS, "early_terminate": ASHA},
     "GP": {"method": "bayes", "count": CONFIGURATIONS, "early_terminate": NONE},
@@ -81,10 +86,10 @@ class Repetition:
     replayed: Replayed
 
 
-def sweep_of(method: str, seed: int) -> Sweep:
+def sweep_of(method: str, seed: int, points: Sequence[Mapping[str, Value]] = ()) -> Sweep:
     """Reads a method's sweep file."""
-    options = cast("Mapping[str, object]", METHODS[method].get("search", {}))
-    document = {"name": "search", "parameters": SPACE.spec(), **METHODS[method], "search": {**options, "seed": seed}}
+    search = {"seed": seed} | ({"points": points} if points else {})
+    document = {"name": "search", "parameters": SPACE.spec(), **METHODS[method], "search": search}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "search.yaml"
         write_text(path, dump_yaml(json.loads(json.dumps(document))))
@@ -104,13 +109,38 @@ def sampler_for(method: str, sweep: Sweep, rows: Sequence[Row]) -> Sampler | Non
     return TpeSampler(sweep.space, sweep.trials, goal="maximize", seed=sweep.search.seed, algorithm=algorithm)
 
 
-def repeat(rows: Sequence[Row], method: str, seed: int) -> Replayed:
+def earlier_points(table: Sequence[Row], rows: Sequence[Row], method: str, seed: int) -> list[Mapping[str, Value]]:
+    """Returns what `export --points` gives of an earlier sweep of each other model: the best of so many at random.
+
+    Args:
+        table: Of all models.
+        rows: Of the model that is searched.
+        method: With *near*, none of the points stands in the table: its nearest other configuration takes its place.
+        seed: Of the earlier sweeps.
+    """
+    if "earlier sweeps" not in method:
+        return []
+    drawn, of_each = random.Random(seed), []
+    for model in MODELS:
+        if model != rows[0].model:
+            sweep = drawn.sample(of_model(table, model), min(_EARLIER_TRIALS, len(of_model(table, model))))
+            of_each.append([row.sampled for row in sorted(sweep, key=lambda row: -row.best)[:_EARLIER_BEST]])
+    points: list[Mapping[str, Value]] = []
+    for point in itertools.chain.from_iterable(zip(*of_each, strict=True)):
+        others = [row.sampled for row in rows if row.sampled not in (point, *points)]
+        taken = min(others, key=lambda one: distance(one, point)) if "near" in method else point
+        if taken not in points:
+            points.append(taken)
+    return points
+
+
+def repeat(rows: Sequence[Row], method: str, seed: int, points: Sequence[Mapping[str, Value]] = ()) -> Replayed:
     """Replays one method until it reaches the target; one that ends without it begins again with another seed."""
     replay = Replay(rows, max(row.best for row in rows) - WITHIN)
     for attempt in range(MOST_ATTEMPTS):
         if replay.is_over:
             break
-        sweep = sweep_of(method, seed + 1000 * attempt)
+        sweep = sweep_of(method, seed + 1000 * attempt, points)
         if sweep.phases:
             run_phases(replay, sweep)
         else:
@@ -126,14 +156,16 @@ def key_of(rows: Sequence[Row], method: str) -> str:
 
 
 def replayed(
-    rows: Sequence[Row], method: str, repetitions: int, kept: Path, done: Mapping[tuple[str, int], Replayed]
-) -> list[Replayed]:
+    table: Sequence[Row], model: str, method: str, repetitions: int, kept: Path,
+    done: Mapping[tuple[str, int], Replayed],
+) -> list[Replayed]:  # fmt: skip
     """Returns all repetitions of one method on one model; replays those that are not done."""
+    rows = of_model(table, model)
     key, found = key_of(rows, method), []
     for seed in range(repetitions):
         one = done.get((key, seed))
         if one is None:
-            one = repeat(rows, method, seed)
+            one = repeat(rows, method, seed, earlier_points(table, rows, method, seed))
             append_jsonl(kept, asdict(Repetition(key=key, seed=seed, replayed=one)))
         found.append(one)
     return found
@@ -151,8 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done = {(one.key, one.seed): one.replayed for one in kept}
     for method in METHODS:
         for model in MODELS if method not in chosen.without else ():
-            rows = of_model(table, model)
-            results[method, model] = replayed(rows, method, chosen.repetitions, chosen.kept, done)
+            results[method, model] = replayed(table, model, method, chosen.repetitions, chosen.kept, done)
             spent = [one.spent_s for one in results[method, model]]
             emit(f"{method}, {model}: {statistics.median(spent):.0f} s ({time.process_time():.0f} s of CPU)")
     here = Path(__file__)

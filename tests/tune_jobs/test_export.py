@@ -6,13 +6,16 @@ from pathlib import Path
 
 import optuna
 import pytest
+import yaml
 
 from tests.tune_jobs.synthetic import METRIC, START, sweep_record, wide_ledger, write
 from tune_jobs.after.optuna_study import distribution_of
 from tune_jobs.commands import export_cli
+from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.records.ledger import TrialError, TrialRecord
 from tuning_common.errors import RequestError
 
+BEST = METRIC.replace("eval/", "best/")
 STATES = {"finished": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL", "oom": "FAIL", "refused": "FAIL"}
 
 
@@ -20,6 +23,38 @@ def export(folder: Path, journal: Path) -> None:
     parser = argparse.ArgumentParser()
     export_cli.add_parser(parser.add_subparsers())
     assert export_cli.run(parser.parse_args(["export", str(folder), "--optuna", str(journal)])) == 0
+
+
+def test_points_are_the_best_of_each_sweep_in_turn_and_another_sweep_starts_with_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [str(write(tmp_path / f"sweep_{count}", wide_ledger(count)).path) for count in (16, 32)]
+    parser = argparse.ArgumentParser()
+    export_cli.add_parser(parser.add_subparsers())
+    assert export_cli.run(parser.parse_args(["export", *folders, "--points", "3"])) == 0
+    printed = capsys.readouterr().out
+    points = yaml.safe_load(printed)["search"]["points"]
+    ranked = [
+        sorted((one for one in wide_ledger(count) if one.best_metrics), key=lambda one: -one.best_metrics[BEST])
+        for count in (16, 32)
+    ]
+    first = [{name: value for name, value in of[0].sampled.items() if name != "seed"} for of in ranked]
+    assert points[0] == first[0]
+    assert first[1] in points[:2]
+    assert len({str(one) for one in points}) == len(points)
+    space = "".join(f"  {name}: {{values: {list({one[name] for one in points})}}}\n" for name in points[0])
+    next_sweep = tmp_path / "next.yaml"
+    phases = "phases: [{name: wide, method: bayes, count: 12}, {name: narrow, count: 4}]\n"
+    next_sweep.write_text(f"parameters:\n{space}{phases}{printed}", encoding="utf-8")
+    wide, narrow = load_sweep(next_sweep).phases
+    assert [dict(one) for one in wide.sweep.search.points] == points
+    assert narrow.sweep.search.points == ()
+    next_sweep.write_text(f"parameters:\n{space}{phases.replace('bayes', 'random')}{printed}", encoding="utf-8")
+    with pytest.raises(RequestError) as refused:
+        load_sweep(next_sweep)
+    assert any("only a wide phase does, whose method is bayes, bohb or grid" in one for one in refused.value.problems)
+    with pytest.raises(RequestError, match="must be at least 1"):
+        export_cli.run(parser.parse_args(["export", *folders, "--points", "0"]))
 
 
 def opened(journal: Path, name: str) -> optuna.Study:

@@ -12,7 +12,7 @@ from dialsum.config import Count
 from tune_jobs.config.early_terminate import EarlyTerminate
 from tune_jobs.config.early_terminate_file import read_early_terminate
 from tune_jobs.config.fields import FIELDS, to_value, unknown_field, value_problems
-from tune_jobs.config.sections import Method
+from tune_jobs.config.sections import READ_BY, Method
 from tune_jobs.config.space import Value
 from tune_jobs.config.sweep import Phase, PhaseKind, Sweep
 from tune_jobs.config.sweep_parts import check_end, name_problems, read_mapping, read_method
@@ -156,8 +156,11 @@ def _own_sweep(
     fixed = _fixed(spec.get("set", {}), (*path, "set"), document, problems)
     if kind == "quick_check":
         fixed = {**_QUICK, **fixed}
+    search = whole.search
+    if kind != "wide" or method not in READ_BY["points"]:  # points are where a search begins
+        search = dataclasses.replace(search, points=())
     sweep = dataclasses.replace(
-        whole, name=f"{whole.name}_{name}", method=method, count=count, early_terminate=early
+        whole, name=f"{whole.name}_{name}", method=method, count=count, early_terminate=early, search=search
     ).with_fixed(fixed)
     if kind != "confirm" and named is not None:
         check_end(sweep, path, document, problems)

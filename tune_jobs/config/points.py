@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from tune_jobs.config.fields import to_value
+from tune_jobs.config.sections import READ_BY
 from tune_jobs.config.space import Constant, Space, Value
 from tune_jobs.config.sweep import Sweep
 from tuning_common.errors import Problems
@@ -68,10 +69,10 @@ def check_points(sweep: Sweep, document: Located, problems: Problems) -> None:
         document: The sweep file.
         problems: Collects the problems.
     """
-    if sweep.phases and sweep.search.points:
+    if sweep.phases and sweep.search.points and not any(phase.sweep.search.points for phase in sweep.phases):
         problems.add(
-            f"{document.where('search', 'points')}: points have no effect beside phases: each phase starts from the "
-            "best of the one before"
+            f"{document.where('search', 'points')}: no phase starts from points: only a wide phase does, whose method "
+            f"is {', '.join(READ_BY['points'][:-1])} or {READ_BY['points'][-1]}"
         )
     needed = {one.name for one in sweep.space.parameters if not isinstance(one, Constant)}
     for index, raw in enumerate(sweep.search.points):
