@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from tune_jobs.config.language import tr
+from tune_jobs.config.language import duration_text, tr
 from tune_jobs.config.naming import brief_settings
 from tune_jobs.records.card_sharing import learned_co_tenants
 from tune_jobs.records.journal import FILE_NAME, Journal, TrialHistory
@@ -14,7 +14,7 @@ from tune_jobs.records.ledger import SweepFolder, SweepRecord
 from tune_jobs.records.sweep_lock import is_held
 from tuning_common.cli import table
 from tuning_common.goal import best_of
-from tuning_common.units import format_bytes, format_duration
+from tuning_common.units import format_bytes
 
 Place = tuple[str, str]
 
@@ -190,7 +190,7 @@ def _number(values: Mapping[str, object], name: str) -> float | None:
 
 def _lines(sweep: SweepNow) -> list[str]:
     whose = f" ({sweep.member})" if sweep.member else ""
-    quiet = "" if sweep.quiet_s is None else tr(", last event {time} ago", time=format_duration(sweep.quiet_s))
+    quiet = "" if sweep.quiet_s is None else tr(", last event {time} ago", time=duration_text(sweep.quiet_s))
     states = Counter(trial.state for trial in sweep.trials)
     planned = "?" if sweep.planned is None else sweep.planned
     counts = [tr("{count} of {total} trials ended", count=sum(sweep.ended.values()), total=planned)]

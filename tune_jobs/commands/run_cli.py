@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_jobs.commands.language_option import add_language
-from tune_jobs.config.language import tr, use_language
+from tune_jobs.config.language import duration_text, tr, use_language
 from tune_jobs.driver.orphan import end_with_job
 from tuning_common import cli
 from tuning_common.errors import RequestError, WorkError
-from tuning_common.units import format_duration
 
 if TYPE_CHECKING:
     from tune_jobs.config.sweep import Sweep
@@ -223,7 +222,7 @@ def _text(outcome: "SweepOutcome") -> str:
     lines = []
     if best is not None:
         value = best.best_metrics[progress.frame.metric]
-        score = f"{progress.frame.metric} {value:.3f}   ({format_duration(best.wall_s)})"
+        score = f"{progress.frame.metric} {value:.3f}   ({duration_text(best.wall_s)})"
         lines += best_lines(best, score, outcome.folder)
     lines.append(f"{tr('results')}: {outcome.folder.path}")
     if progress.frame.simulated:

@@ -2,19 +2,18 @@
 
 from dataclasses import asdict
 
-from tune_jobs.config.language import tr
+from tune_jobs.config.language import duration_text, tr
 from tune_jobs.config.naming import brief_settings
 from tune_jobs.driver.phases import StagedOutcome
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
 from tuning_common.cli import table
-from tuning_common.units import format_duration
 
 
 def staged_text(outcome: StagedOutcome) -> str:
     """Returns the outcome as text."""
     lines = []
     if outcome.phases:
-        rows = [[one.name, one.trials, _score(one.best), format_duration(one.span_s)] for one in outcome.phases]
+        rows = [[one.name, one.trials, _score(one.best), duration_text(one.span_s)] for one in outcome.phases]
         lines.append(table([tr("phase"), tr("trials"), tr("best"), tr("time")], rows))
         lines += [f"{one.name}: {one.decision}" for one in outcome.phases]
     if outcome.best is not None:

@@ -10,10 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_jobs.analysis.further_trials import further_gain
-from tune_jobs.config.language import tr
+from tune_jobs.config.language import duration_text, tr
 from tune_jobs.records.progress import ENDED, SweepProgress, TrialProgress, TrialStatus
 from tuning_common.cli import visible
-from tuning_common.units import format_duration
 
 REDRAW_S = 0.5
 SUMMARY_S = 30.0  # between two summary lines in a log
@@ -69,9 +68,9 @@ def _summary_parts(progress: SweepProgress) -> list[str]:
     if best is not None:
         parts.append(tr("best {score:.3f} (trial {number})", score=best.best, number=best.number))
     left_s = progress.left_s()
-    spent = format_duration(progress.now_s - progress.frame.started_s)
+    spent = duration_text(progress.now_s - progress.frame.started_s)
     if left_s is not None and progress.count(*ENDED) < progress.frame.total:
-        spent = tr("{spent}, at most {left} left", spent=spent, left=format_duration(left_s))
+        spent = tr("{spent}, at most {left} left", spent=spent, left=duration_text(left_s))
     return [*parts, spent]
 
 

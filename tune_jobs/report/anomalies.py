@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
-from tune_jobs.config.language import tr
+from tune_jobs.config.language import duration_text, tr
 from tune_jobs.records.ledger import TrialOutcome, TrialRecord
 from tune_jobs.report.charts_memory import memory_points
 from tune_jobs.report.formatting import metric_name, outcome_text, show_score, trials_text
-from tuning_common.units import format_bytes, format_duration
+from tuning_common.units import format_bytes
 
 _SLOW = 3.0  # times the median time of an evaluation
 _WORSE_LOSS = 1.1  # the last dev loss against the lowest
@@ -153,7 +153,7 @@ def _slow(trials: Sequence[TrialRecord]) -> list[str]:
         if len(slow) == 1
         else tr("{count} trials were slow, at worst {worst} for an evaluation where {usual} is usual: {names}")
     )
-    worst, usual = format_duration(slow[0][0]), format_duration(middle)
+    worst, usual = duration_text(slow[0][0]), duration_text(middle)
     return [message.format(count=len(slow), worst=worst, usual=usual, names=_names([trial for _, trial in slow]))]
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tune_jobs.config.language import in_units
 from tune_jobs.config.parameters import Parameter, show_value
 from tune_jobs.report.drawing import Anchor, Canvas, Label, Polyline, shorten, text_width
 from tuning_common.units import format_duration
@@ -135,7 +136,7 @@ def duration_ticks(longest_s: float, count: int) -> list[tuple[float, str]]:
     )
     found = []
     for i in range(int(longest_s / step + 1e-9) + 1):
-        text = format_duration(i * step).replace(" 00 min", "").replace(" 00 s", "").replace(" 0 h", "")
+        text = in_units(format_duration(i * step).replace(" 00 min", "").replace(" 00 s", "").replace(" 0 h", ""))
         found.append((float(i * step), "0" if i == 0 else text.replace(".0 s", " s")))
     return found
 

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tune_jobs.analysis.sweep_analysis import Analysis
-from tune_jobs.config.language import tr
+from tune_jobs.config.language import duration_text, tr
 from tune_jobs.config.parameters import to_number
 from tune_jobs.records.ledger import OUTCOMES, TrialOutcome, TrialRecord
 from tune_jobs.report.axes import Axis, Plot, draw_x_axis, duration_ticks
 from tune_jobs.report.drawing import Canvas, Drawing, DrawnShape, Label, Rectangle, shorten, text_width
 from tune_jobs.report.formatting import NARROW, gpu_time, outcome_text, percent, trial_tip, trials_text
 from tune_jobs.report.symbols import is_winner, legend, outcome_bar
-from tuning_common.units import format_duration
 
 _ROW, _TALL_ROW = 46.0, 76.0  # height of one card in the timeline; of a few cards
 _FEW_LANES = 3
@@ -174,7 +173,7 @@ def draw_timeline(analysis: Analysis, width: float) -> Drawing:
             frame = Plot(left=x1, right=x2, top=top + bar.offset * row, bottom=top + (bar.offset + bar.height) * row)
             shapes = _bar_shapes(analysis, bar, frame)
             canvas.extend(shapes if len(bars) <= _MOST_TIPS else (_without_tip(shape) for shape in shapes))
-    time = format_duration(analysis.cost.span_s)
+    time = duration_text(analysis.cost.span_s)
     logical = analysis.sweep.simulated
     return canvas.finish(
         tr("What ran where, over {time}, logical cards.", time=time)
@@ -236,7 +235,7 @@ def draw_cost(analysis: Analysis, width: float) -> Drawing:
     """Draws the time that trials used, by outcome."""
     cost = analysis.cost
     used = cost.gpu_s if cost.on_gpus else cost.trial_s
-    show = gpu_time if cost.on_gpus else format_duration
+    show = gpu_time if cost.on_gpus else duration_text
     rows: list[tuple[TrialOutcome, float]] = [(outcome, used[outcome]) for outcome in OUTCOMES if used.get(outcome)]
     total = sum(seconds for _, seconds in rows)
     texts = [f"{show(seconds)} · {percent(seconds / total)}" for _, seconds in rows]

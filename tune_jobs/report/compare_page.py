@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from tune_jobs.analysis.comparison import COMBINED, Certainty, Comparison, Side, largest_differences
 from tune_jobs.analysis.paired_summaries import SharedSummaries
 from tune_jobs.analysis.significance import RESAMPLES, PairedDifference
-from tune_jobs.config.language import tr
+from tune_jobs.config.language import duration_text, tr
 from tune_jobs.config.parameters import show_value
 from tune_jobs.report.charts_compare import SIDE_INKS, find_comparison_charts
 from tune_jobs.report.shell import render
 from tune_jobs.report.summary import Tile
-from tuning_common.units import format_duration
 
 _NAMES = {"rouge1_f1": "R-1", "rouge2_f1": "R-2", "rougeL_f1": "R-L"}  # and COMBINED
 _SHOWN_DIALOGUES = 12
@@ -70,7 +69,7 @@ def score_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
                 interval(gap) if gap else "",
                 "" if side is comparison.sides[0] else _certainty_text(side.certainty),
                 str(len(side.numbers.history)),
-                format_duration(side.experiment.trial.wall_s) if side.experiment.trial else "",
+                duration_text(side.experiment.trial.wall_s) if side.experiment.trial else "",
                 side.name,
             ]
         )

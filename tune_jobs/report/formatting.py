@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tune_jobs.analysis.sweep_analysis import Analysis, describe_settings
-from tune_jobs.config.language import tr
+from tune_jobs.config.language import duration_text, tr
 from tune_jobs.config.parameters import show_value
 from tune_jobs.records.ledger import TrialOutcome, TrialRecord
 from tune_jobs.report.axes import Plot
 from tune_jobs.report.drawing import Drawing
-from tuning_common.units import format_duration
 
 NARROW = 420.0  # drawings below this width are for a phone
 
@@ -104,7 +103,7 @@ def trial_tip(analysis: Analysis, trial: TrialRecord, score: float | None = None
     settings = describe_settings(trial.sampled, analysis.parameters)
     ran = outcome_text(trial.status)
     if trial.wall_s:
-        ran = tr("{end} after {time}", end=ran, time=format_duration(trial.wall_s))
+        ran = tr("{end} after {time}", end=ran, time=duration_text(trial.wall_s))
     return "\n".join([*lines, *([settings] if settings else []), ran])
 
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
-from tune_jobs.config.language import tr
+from tune_jobs.config.language import duration_text, tr
 from tune_jobs.records.ledger import OUTCOMES
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.charts_lineage import copy_rows, has_lineage, path_rows
@@ -27,7 +27,7 @@ from tune_jobs.report.summary import (
     wandb_page,
 )
 from tuning_common.cli import visible
-from tuning_common.units import format_bytes, format_duration
+from tuning_common.units import format_bytes
 
 _MOST_FAILURES = 30
 _SPECIAL = re.compile(r"[\\|<\[\]]|://|www\.")  # what begins HTML or a link, in GitHub's Markdown too
@@ -152,7 +152,7 @@ def _cost(analysis: Analysis) -> str:
         (
             outcome_text(outcome),
             str(analysis.count(outcome)),
-            format_duration(cost.trial_s.get(outcome, 0.0)),
+            duration_text(cost.trial_s.get(outcome, 0.0)),
             amount(cost.gpu_s.get(outcome, 0.0) / 3600),
         )
         for outcome in OUTCOMES

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tune_jobs.analysis.summaries import Summary
 from tune_jobs.analysis.sweep_analysis import Analysis
-from tune_jobs.config.language import tr
+from tune_jobs.config.language import parse_duration_text, tr
 from tune_jobs.report.advice import Advice
 from tune_jobs.report.charts_lineage import MOST_COPIES, copy_rows, has_lineage, path_rows
 from tune_jobs.report.drawing import shorten
@@ -25,7 +25,6 @@ from tune_jobs.report.summary import (
     trial_rows,
     wandb_page,
 )
-from tuning_common.units import parse_duration
 
 _MOST_FAILURES = 30
 _MOST_TRIALS = 2000  # in the table of all trials
@@ -179,7 +178,7 @@ def _sort_value(name: str, text: str) -> float | None:
     (5400.0, -0.03, 24.43)
     """
     if name == tr("Time"):
-        return parse_duration(text)
+        return parse_duration_text(text)
     if name == tr("To best") and text == tr("best"):
         return 0.0
     first = text.split(" ", 1)[0].replace("−", "-")

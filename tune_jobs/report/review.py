@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.sweep_analysis import Analysis
-from tune_jobs.config.language import tr
+from tune_jobs.config.language import duration_text, tr
 from tune_jobs.config.parameters import show_value
 from tune_jobs.records.snapshot import Snapshot
 from tune_jobs.report.advice import Advice
@@ -15,7 +15,6 @@ from tune_jobs.report.findings import Findings, find_links
 from tune_jobs.report.formatting import metric_name, show_moment, show_score, trials_text
 from tune_jobs.report.markdown import code, link, markdown_table, plain, section
 from tune_jobs.report.summary import facts, headline, notes, runs_table, tiles
-from tuning_common.units import format_duration
 
 _SHOWN_RUNS = 5
 
@@ -130,7 +129,7 @@ def _findings(analysis: Analysis, importances: Importances) -> str:
     lines = []
     if analysis.winner is not None:
         trial = analysis.winner.trial
-        time = format_duration(trial.wall_s)
+        time = duration_text(trial.wall_s)
         lines.append("* " + tr("Winner: {name}, trained for {time}.", name=plain(trial.name), time=time))
         lines.append("* " + tr("Main factor: {factor}.", factor=plain(main_factor(analysis, importances))))
     if len(analysis.tied) > 1:
@@ -145,7 +144,7 @@ def _findings(analysis: Analysis, importances: Importances) -> str:
             if saved_s
             else tr("{stopped} of {trials} were stopped early.")
         )
-        trials, saved = trials_text(total), format_duration(saved_s)
+        trials, saved = trials_text(total), duration_text(saved_s)
         lines.append("* " + message.format(stopped=stopped, trials=trials, saved=saved))
     if analysis.candidates:
         header, rows = runs_table(analysis, _SHOWN_RUNS)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tune_jobs.analysis.candidates import Candidate, score_of
 from tune_jobs.analysis.further_trials import Gain, further_gain
 from tune_jobs.analysis.sweep_analysis import Analysis, describe_settings
-from tune_jobs.config.language import tr
+from tune_jobs.config.language import duration_text, in_units, tr
 from tune_jobs.config.parameters import show_value
 from tune_jobs.records.ledger import OUTCOMES, TrialRecord
 from tune_jobs.records.snapshot import Snapshot
@@ -183,8 +183,8 @@ def _cost_tile(analysis: Analysis) -> Tile:
     cost = analysis.cost
     total_trial_s = sum(cost.trial_s.values())
     logical = tr(" on logical cards") if analysis.sweep.simulated else ""
-    value = gpu_time(sum(cost.gpu_s.values())) if cost.on_gpus else format_duration(total_trial_s)
-    span = format_duration(cost.span_s)
+    value = gpu_time(sum(cost.gpu_s.values())) if cost.on_gpus else duration_text(total_trial_s)
+    span = duration_text(cost.span_s)
     running = analysis.is_running and analysis.missing
     until = tr("{span} until now", span=span) if running else tr("{span} from start to end", span=span)
     hardware = logical if cost.on_gpus else "" if analysis.sweep.cards else tr(", without a GPU")
@@ -255,7 +255,7 @@ def phase_rows(analysis: Analysis) -> tuple[tuple[str, ...], list[tuple[str, ...
             one.name or tr("without a phase"),
             str(one.trials),
             show_score(one.best, analysis.sweep.metric) if one.best is not None else "",
-            format_duration(one.trial_s),
+            duration_text(one.trial_s),
             amount(one.gpu_s / 3600),
         )
         for one in analysis.phases
@@ -401,7 +401,7 @@ _EXTRA = {"eval/rouge1_f1": "R-1", "eval/rouge2_f1": "R-2", "eval/rougeL_f1": "R
 def _brief(duration_s: float) -> str:
     """Formats a duration for a narrow column: without seconds from one minute on."""
     text = format_duration(duration_s)
-    return text.rsplit(" ", 2)[0] if " min " in text and text.endswith(" s") else text
+    return in_units(text.rsplit(" ", 2)[0] if " min " in text and text.endswith(" s") else text)
 
 
 def _distance(analysis: Analysis, rank: int, score: float, *, is_tied: bool) -> str:

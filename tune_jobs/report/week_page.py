@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from tune_jobs.analysis.weekly import Figures, Pair, Scale, Week
-from tune_jobs.config.language import tr
+from tune_jobs.config.language import duration_text, tr
 from tune_jobs.report.charts_week import find_week_charts, runs_text
 from tune_jobs.report.formatting import amount, gpu_time, metric_name, show_score
 from tune_jobs.report.shell import render
 from tune_jobs.report.summary import Tile
-from tuning_common.units import format_duration
 
 _MOST_ROWS = 30
 
@@ -77,7 +76,7 @@ def figure_rows(names: Mapping[str, Pair], what: str, scale: Scale | None) -> tu
                 str(now.bad),
                 _hours(now),
                 _hours(before),
-                format_duration(now.wall_s) if now.wall_s else "",
+                duration_text(now.wall_s) if now.wall_s else "",
                 _score(now, scale),
                 _score(before, scale),
             ]
@@ -186,9 +185,9 @@ def _hours_tile(now: Figures, before: Figures) -> Tile:
     if now.gpu_s or before.gpu_s:
         detail = _before(amount(before.gpu_s / 3600))
         return Tile(label=tr("GPU-hours"), value=amount(now.gpu_s / 3600), detail=detail)
-    was = _before(format_duration(before.wall_s) if before.wall_s else tr("nothing"))
+    was = _before(duration_text(before.wall_s) if before.wall_s else tr("nothing"))
     detail = tr("{was}; no real GPU was used", was=was)
-    return Tile(label=tr("Time of all runs"), value=format_duration(now.wall_s), detail=detail)
+    return Tile(label=tr("Time of all runs"), value=duration_text(now.wall_s), detail=detail)
 
 
 def _before(value: object) -> str:
