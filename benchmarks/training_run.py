@@ -110,7 +110,8 @@ def start(runs: Sequence[TrainingRun]) -> list[Measured]:
     )  # fmt: skip
     if done.returncode:
         raise WorkError(f"{runs[0].key} or later: failed:\n" + "\n".join(done.stderr.splitlines()[-6:]))
-    return [Measured(**json.loads(line)) for line in done.stdout.splitlines()[-len(runs) :]]
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"')]  # transformers prints its own between
+    return [Measured(**json.loads(line)) for line in lines]
 
 
 def start_missing(groups: Sequence[Sequence[TrainingRun]], results: Path) -> dict[str, Measured]:
