@@ -342,7 +342,7 @@ class SweepState:
         reason, stopped = self._pausing.pop(number, None), self._ending.pop(number, None)
         if failure is not None:
             self._failed(number, *failure)
-        elif reason is not None:
+        elif reason is not None and stopped is None:  # else it was stopped while it paused
             self._paused(number, reason)
         else:
             self._close(number, "stopped" if stopped else "finished", stopped or "", None)

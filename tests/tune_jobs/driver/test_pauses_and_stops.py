@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from cluster.scheduling.events import Pause
 from tests.tune_jobs.driver.driven_sweep import DrivenSweep, ObservedList, Setup
+from tests.tune_jobs.driver.schedulers import LONGEST, SCHEDULERS, score_of
 from tune_jobs.driver.trial_queue import LAUNCH_LIMIT_S
 from tune_jobs.records.trial_spec import STOP_FILE
+from tune_jobs.search.samplers import ListSampler
 from tuning_common.files import read_jsonl
 
 ONE_CARD = Setup(cards="1xA:24GiB", sampler=lambda: ObservedList(2), needs_gib={1: 20.0, 2: 20.0})
@@ -220,3 +224,28 @@ def test_a_stop_file_that_a_person_left_stops_the_sweep_once(tmp_path: Path) -> 
     second = DrivenSweep(tmp_path)
     assert second.start_all() == [1, 2, 3, 4]
     assert not second.state.stopping
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("scheduler", ["HyperBandScheduler", "hyperband", "asha", "synchronous pbt"])
+def test_a_trial_that_is_stopped_while_its_process_still_pauses_ends(
+    tmp_path: Path, scheduler: str, seed: int
+) -> None:
+    """The last report of a round stops trials that were told to pause and have not ended yet."""
+    setup = Setup(
+        sampler=lambda: ListSampler([{"learning_rate": 1e-4 * number} for number in range(1, 10)]),
+        scheduler=SCHEDULERS[scheduler],
+        longest=LONGEST,
+    )
+    sweep, score = DrivenSweep(tmp_path, setup), score_of(seed)
+    for _ in range(30):
+        sweep.start_all()
+        done = []
+        for number, attempt in sorted(sweep.running.items()):
+            if sweep.report(number, score(number, attempt.evaluations + 1)) or attempt.evaluations >= LONGEST:
+                done.append(number)
+            sweep.save(number)
+        for number in done:
+            sweep.end(number)
+    assert sweep.state.is_over, sweep.statuses
+    assert set(sweep.statuses.values()) <= {"finished", "stopped"}
