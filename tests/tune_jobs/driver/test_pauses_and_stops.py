@@ -228,9 +228,7 @@ def test_a_stop_file_that_a_person_left_stops_the_sweep_once(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("scheduler", ["HyperBandScheduler", "hyperband", "asha", "synchronous pbt"])
-def test_a_trial_that_is_stopped_while_its_process_still_pauses_ends(
-    tmp_path: Path, scheduler: str, seed: int
-) -> None:
+def test_a_trial_that_is_stopped_while_its_process_still_pauses_ends(tmp_path: Path, scheduler: str, seed: int) -> None:
     """The last report of a round stops trials that were told to pause and have not ended yet."""
     setup = Setup(
         sampler=lambda: ListSampler([{"learning_rate": 1e-4 * number} for number in range(1, 10)]),
