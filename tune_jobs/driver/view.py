@@ -152,7 +152,7 @@ def _table(trials: list[TrialProgress], progress: SweepProgress) -> Table:
 def screen(progress: SweepProgress, columns: int = _LOG_COLUMNS) -> str:
     """Returns the whole view as plain text of at most so many columns."""
     stream = io.StringIO()
-    Console(file=stream, width=columns, color_system=None).print(layout(progress))
+    Console(file=stream, width=columns, color_system=None, force_jupyter=False).print(layout(progress))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n"))
 
 
@@ -162,7 +162,7 @@ class TerminalView:
     interval_s = REDRAW_S
 
     def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream, force_terminal=True, highlight=False)
+        self._console = Console(file=stream, force_terminal=True, force_jupyter=False, highlight=False)
         self._live: Live | None = None  # one for each phase
 
     def event(self, text: str) -> None:
