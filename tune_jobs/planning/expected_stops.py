@@ -3,7 +3,7 @@
 import heapq
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -50,23 +50,16 @@ def _under_asha(sweep: Sweep, longest: Sequence[int], scores: Sequence[float], s
     recorded: dict[int, list[float]] = {rung: [] for rung in sweep.early_terminate.rungs(max(longest))}
     percentile = (1 - 1 / sweep.early_terminate.eta) * 100
     sign = 1 if sweep.metric.goal == "maximize" else -1
-    made = [0] * len(longest)
-    waiting = deque(range(len(longest)))
-    running: list[tuple[int, int]] = []
-    clock = 0
-    while running or waiting:
-        while waiting and len(running) < max(1, side_by_side):
-            heapq.heappush(running, (clock + 1, waiting.popleft()))
-        clock, number = heapq.heappop(running)
-        made[number] += 1
-        score, goes_on = sign * scores[number], made[number] < longest[number]
-        if made[number] in recorded:
-            others = recorded[made[number]]
+
+    def report(number: int, evaluation: int) -> tuple[bool, Sequence[int]]:
+        score, goes_on = sign * scores[number], evaluation < longest[number]
+        if evaluation in recorded:
+            others = recorded[evaluation]
             goes_on = goes_on and not (others and score < np.percentile(others, percentile))
             others.append(score)
-        if goes_on:
-            heapq.heappush(running, (clock + 1, number))
-    return made
+        return goes_on, ()
+
+    return _play(range(len(longest)), len(longest), side_by_side, report)
 
 
 def _under_scheduler(sweep: Sweep, longest: Sequence[int], scores: Sequence[float], side_by_side: int) -> list[int]:
@@ -77,25 +70,45 @@ def _under_scheduler(sweep: Sweep, longest: Sequence[int], scores: Sequence[floa
     plain = replace(sweep, method="random") if sweep.method == "pbt" else sweep
     scheduler = scheduler_for(plain, last=max(longest), side_by_side=side_by_side)
     stopping = EarlyStopping(scheduler, seed=sweep.search.seed)
-    made = [0] * len(longest)
     for number in range(len(longest)):
         stopping.add(number, {})
-    waiting = deque(stopping.runnable())
+
+    def report(number: int, evaluation: int) -> tuple[bool, Sequence[int]]:
+        result = {EVALUATION: evaluation, "time_total_s": float(evaluation), sweep.metric.name: scores[number]}
+        ruling = stopping.report(number, result)
+        is_done = evaluation >= longest[number]
+        if is_done:
+            stopping.complete(number)
+        return not is_done and ruling.decision == "continue", stopping.runnable()
+
+    return _play(stopping.runnable(), len(longest), side_by_side, report)
+
+
+def _play(
+    first: Sequence[int], count: int, side_by_side: int, report: Callable[[int, int], tuple[bool, Sequence[int]]]
+) -> list[int]:
+    """Lets trials make one evaluation after the other, so many at a time.
+
+    Args:
+        first: Trials that may run at the beginning.
+        count: Of all trials.
+        side_by_side: Trials at a time.
+        report: Takes in a trial and its evaluation; returns whether it goes on, and which others may run now.
+
+    Returns:
+        Evaluations of each trial.
+    """
+    made, waiting, clock = [0] * count, deque(first), 0
     running: list[tuple[int, int]] = []
-    clock = 0
     while running or waiting:
         while waiting and len(running) < max(1, side_by_side):
             heapq.heappush(running, (clock + 1, waiting.popleft()))
         clock, number = heapq.heappop(running)
         made[number] += 1
-        ruling = stopping.report(
-            number, {EVALUATION: made[number], "time_total_s": float(made[number]), sweep.metric.name: scores[number]}
-        )
-        if made[number] >= longest[number]:
-            stopping.complete(number)
-        elif ruling.decision == "continue":
+        goes_on, runnable = report(number, made[number])
+        if goes_on:
             heapq.heappush(running, (clock + 1, number))
-        waiting.extend(number for number in stopping.runnable())
+        waiting.extend(runnable)
     return made
 
 
