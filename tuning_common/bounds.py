@@ -1,6 +1,8 @@
 """Keeps what a program removes and writes inside one folder, whatever paths a file names."""
 
+import itertools
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -12,13 +14,14 @@ def lies_inside(path: Path, root: Path) -> bool:
 
     The folder itself may be a link. A path that contains `..` counts as outside.
     """
+    absolute = path.absolute()
     for base in (root.absolute(), root.resolve()):
-        if not path.absolute().is_relative_to(base):
-            continue
-        steps = path.absolute().relative_to(base).parts
-        parents = [base.joinpath(*steps[: number + 1]) for number in range(len(steps))]
-        clean = ".." not in steps and not any(parent.is_symlink() for parent in parents)
-        return bool(steps) and clean and path.resolve().is_relative_to(root.resolve())
+        if absolute.is_relative_to(base):
+            steps = absolute.relative_to(base).parts
+            parents = itertools.accumulate(steps, os.path.join, initial=str(base))
+            return (
+                bool(steps) and ".." not in steps and not any(map(os.path.islink, itertools.islice(parents, 1, None)))
+            )
     return False
 
 

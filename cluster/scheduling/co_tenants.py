@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from cluster.scheduling.request import Request
+from cluster.scheduling.request import Alternative, Request
 from cluster.scheduling.shares import MAX_TENANTS, UNITS, Share
 
 ENOUGH = 4  # rates that are compared; fewer are noise
@@ -52,7 +52,8 @@ class CoTenants:
     """Finds the number of trials with which a card gets most done.
 
     Of numbers with equal totals the smallest is the best. While no smaller number is known, one trial fewer is tried;
-    more than the best are let in as long as none was seen to lower the total.
+    one more than the best is let in as long as that was not seen to lower the total. Before anything is known, as many
+    are let in as fill a card by the part that each is expected to keep busy, or all where nobody knows that.
 
     Args:
         most: Trials on one card at most.
@@ -91,7 +92,7 @@ class CoTenants:
         card = self._cards[model]
         if self._tries_fewer(card):
             return card.best - 1
-        if not card.best or card.best >= max(card.totals):
+        if not card.best:
             return self._most
         return min(self._most, card.best + (card.best + 1 not in card.totals))
 
@@ -121,13 +122,19 @@ class CoTenants:
         alternatives = []
         for one in request.alternatives:
             if one.share is not None and one.cards == 1:
-                units = max(one.share.units, min(UNITS // self.limit(one.model), most_units))
+                units = max(one.share.units, min(UNITS // self._limit_for(one), most_units))
                 filled_by = self.filled_by(one.model)
                 busy = one.busy if one.busy is None or filled_by is None else min(one.busy, 1 / filled_by)
                 cap_bytes = one.cap_bytes * units // one.share.units
                 one = replace(one, share=Share(units=units), busy=busy, cap_bytes=cap_bytes)
             alternatives.append(one)
         return replace(request, alternatives=tuple(alternatives))
+
+    def _limit_for(self, one: Alternative) -> int:
+        """Returns how many trials like this a card takes; where its duration is known too, the broker compares more."""
+        if self._cards[one.model].best or not one.busy or one.expected_s is not None:
+            return self.limit(one.model)
+        return min(self._most, math.ceil(1 / one.busy))
 
     def lines(self) -> list[str]:
         """Describes each GPU model of which several numbers are compared."""

@@ -24,6 +24,8 @@ from tune_jobs.records.progress import STATUSES, SweepFrame, SweepProgress, prog
 from tune_jobs.tracking.mirroring import MirrorProcess, mirroring
 from tuning_common.storage import StorageRetry
 
+REMOVAL_S = 2.0  # at least, between two removals of weights
+
 
 class SweepCallback(tune.Callback):  # type: ignore[misc]  # ray publishes no types
     """Base: catches up with the journal after every step of Tune."""
@@ -52,6 +54,7 @@ class LedgerCallback(SweepCallback):
         calibration: Ledger of measured peaks, shared by sweeps.
         retry: Waits for a storage in trouble.
         to_come: Returns the values of trials that were not tried yet; None where results decide.
+        clock: Seconds that only grow.
     """
 
     def __init__(
@@ -63,10 +66,13 @@ class LedgerCallback(SweepCallback):
         calibration: Path | None,
         retry: StorageRetry,
         to_come: Callable[[], Sequence[Mapping[str, object]] | None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._journal, self._frame = folder, journal, frame
-        self._calibration, self._retry, self._to_come = calibration, retry, to_come
+        self._calibration, self._retry, self._to_come, self._clock = calibration, retry, to_come, clock
         self._light: set[tuple[int, int]] = set()  # see keep_best_models
+        self._has_closed = False
+        self._next_removal_s = clock()
 
     def write_missing(self) -> None:
         """Writes trials that have ended and are not in the ledger: their driver died between the two files."""
@@ -86,7 +92,18 @@ class LedgerCallback(SweepCallback):
             calibration = self._calibration
             self._retry.run(lambda: record_peak(calibration, peak), where)
         self._retry.run(lambda: leave_in_order(trial, self._folder), where)
-        progress = progress_of(self._frame, self._journal.trials, self._journal.trials[number].elapsed_s)
+        self._has_closed = True
+
+    def update(self) -> None:
+        """Removes weights when it is time: it looks at all trials, which short ones must not wait for."""
+        if self._has_closed and self._clock() >= self._next_removal_s:
+            self.remove_weights()
+
+    def remove_weights(self) -> None:
+        """Removes the weights of trials that cannot win any more."""
+        self._has_closed = False
+        self._next_removal_s = self._clock() + REMOVAL_S
+        progress = progress_of(self._frame, self._journal.trials, 0.0)
         keep_best_models(self._journal.trials, progress, self._folder.output, self._to_come(), self._light)
 
 

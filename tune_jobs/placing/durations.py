@@ -5,7 +5,7 @@ what earlier runs took there, and those trials of the sweep itself that have end
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cluster.estimator.estimate import Estimator
@@ -51,6 +51,17 @@ def measured_cards(inventory: Inventory, throughput: Throughput, *, described: b
     return cards
 
 
+def cores_of_cards(inventory: Inventory) -> dict[str, float]:
+    """Returns the CPU cores for each card of a GPU model, where the model's cards are most.
+
+    >>> from cluster.machines.hardware import parse_simulated
+    >>> cores_of_cards(parse_simulated("2x24GiB"))
+    {'simulated-24GiB': 8.0}
+    """
+    nodes = sorted((node for node in inventory.nodes if node.cards), key=lambda node: len(node.cards))
+    return {node.cards[0].model: node.cpus / len(node.cards) for node in nodes}
+
+
 def _profile(label: str) -> str:
     try:
         return find_gpu(label.replace("-", " ")).name
@@ -69,6 +80,7 @@ class Durations:
         estimator: Predicts seconds.
         trains: Whether trials train; else they evaluate once.
         in_order: Whether the broker is told none, so that requests keep their sequence.
+        cores: CPU cores for each simulated card, by GPU model: its trials compute there. Empty where cards are real.
     """
 
     sizes: DataSizes
@@ -77,6 +89,7 @@ class Durations:
     estimator: Estimator
     trains: bool = True
     in_order: bool = False
+    cores: Mapping[str, float] = field(default_factory=dict)
     _factors: dict[tuple[str, str, str], tuple[float, int]] = field(default_factory=dict, init=False)
 
     def add(self, one: Observation) -> None:
@@ -99,11 +112,19 @@ class Durations:
                 return replace(measured.times(factor), busy=predicted.busy if predicted else None)
         return predicted
 
-    def timed(self, alternative: Alternative, config: RunConfig, speed: Speed) -> Alternative:
-        """Returns an alternative with the duration of a whole run and the part of a card that it keeps busy."""
-        if self.in_order:
-            return alternative
-        return replace(alternative, expected_s=self.trial_s(config, speed, alternative.bundles), busy=speed.busy)
+    def timed(self, alternative: Alternative, config: RunConfig, speed: Speed | None) -> Alternative:
+        """Returns an alternative with the duration of a whole run and the part of a card that it keeps busy, if known.
+
+        Args:
+            alternative: Without them.
+            config: The run.
+            speed: How fast it goes there; None where nobody knows.
+        """
+        cores = self.cores.get(alternative.model)
+        busy = min(1.0, config.cpu_threads / cores) if cores else speed.busy if speed else None
+        if speed is None or self.in_order:
+            return replace(alternative, busy=busy)
+        return replace(alternative, expected_s=self.trial_s(config, speed, alternative.bundles), busy=busy)
 
     def trial_s(self, config: RunConfig, speed: Speed, cards: int = 1) -> float:
         """Returns the seconds of a whole run that is never stopped.

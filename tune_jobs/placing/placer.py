@@ -24,7 +24,7 @@ from cluster.scheduling.shares import CLASSES, MAX_TENANTS, UNITS
 from dialsum.config import RunConfig
 from tune_jobs.config.sections import Resources
 from tune_jobs.config.sweep import Sweep
-from tune_jobs.placing.durations import Durations, measured_cards
+from tune_jobs.placing.durations import Durations, cores_of_cards, measured_cards
 from tune_jobs.placing.memory_fits import MemoryFit, MemoryFits
 from tune_jobs.placing.memory_requests import memory_key
 from tune_jobs.placing.memory_templates import template_finder
@@ -114,7 +114,7 @@ class Placer:
 
     def _timed(self, option: Option, config: RunConfig) -> Option:
         """Adds how long a whole run takes."""
-        if option.speed is None or self.durations is None:
+        if self.durations is None:
             return option
         return replace(option, alternative=self.durations.timed(option.alternative, config, option.speed))
 
@@ -253,6 +253,7 @@ def sweep_placer(
         trains=not generates_only,
         # What a time budget cuts off must be a random part of a search, not its short trials.
         in_order=sweep.resources.time_budget_s is not None,
+        cores=cores_of_cards(inventory) if inventory.simulated and not described else {},
     )
     return placer_for(inventory, sweep.resources, estimator, generates_only=generates_only, durations=durations)
 

@@ -91,7 +91,7 @@ def test_two_trials_are_not_parted_to_see_how_one_does_alone() -> None:
     found = CoTenants(8)
     for _ in range(5 * ENOUGH):
         found.observe(Pace(model="A40", kind="t5", tenants=2, rate=5.0))
-    assert found.limit("A40") == 8
+    assert found.limit("A40") == 3
 
 
 def test_few_rates_decide_nothing() -> None:
@@ -107,7 +107,7 @@ def test_kinds_that_never_met_are_not_compared() -> None:
     for _ in range(ENOUGH):
         found.observe(Pace(model="A40", kind="large", tenants=4, rate=1.0))
         found.observe(Pace(model="A40", kind="small", tenants=3, rate=50.0))
-    assert found.limit("A40") == 8
+    assert found.limit("A40") == 5  # one more than was seen; nothing says that four are too many
 
 
 def test_gpu_models_are_learned_apart() -> None:
@@ -116,8 +116,16 @@ def test_gpu_models_are_learned_apart() -> None:
     assert (found.limit("A40"), found.limit("L4")) == (2, 8)
 
 
-def request_of(units: int, busy: float | None = None) -> Request:
-    one = Alternative(model="A40", share=Share(units=units), cpus=1, upper_bytes=4, cap_bytes=units, busy=busy)
+def request_of(units: int, busy: float | None = None, expected_s: float | None = None) -> Request:
+    one = Alternative(
+        model="A40",
+        share=Share(units=units),
+        cpus=1,
+        upper_bytes=4,
+        cap_bytes=units,
+        busy=busy,
+        expected_s=expected_s,
+    )
     return Request(name="s/1", sweep="s", alternatives=(one,))
 
 
@@ -134,9 +142,39 @@ def test_a_request_takes_so_much_that_no_more_trials_fit_than_the_limit() -> Non
     assert found.lines() == ["A40: a card gets most done with 2 trials (with 1: 50 % less, with 3: 17 % less)"]
 
 
+@pytest.mark.parametrize(
+    ("busy", "expected_s", "units"),
+    [
+        (1.0, None, 10_000),
+        (0.5, None, 5000),
+        (0.4, None, 3333),
+        (0.01, None, 1250),
+        (None, None, 1250),
+        (1.0, 9.0, 1250),
+    ],
+)
+def test_before_anything_is_known_trials_fill_a_card_by_the_parts_that_they_are_expected_to_keep_busy(
+    busy: float | None, expected_s: float | None, units: int
+) -> None:
+    """Where durations are known too, the broker compares what the card gets done with and without a further one."""
+    assert CoTenants(8).limited(request_of(1250, busy, expected_s)).alternatives[0].share == Share(units=units)
+
+
+def test_where_the_expected_parts_were_too_large_one_trial_more_is_let_in_after_another() -> None:
+    found, request = CoTenants(8), request_of(1250, busy=0.5)
+    limits = []
+    for tenants in (2, 3, 4):
+        for _ in range(ENOUGH):
+            found.observe(Pace(model="A40", kind="t5", tenants=tenants, rate=5.0))
+        share = found.limited(request).alternatives[0].share
+        assert share is not None
+        limits.append(UNITS // share.units)
+    assert limits == [3, 4, 5]
+
+
 def test_a_card_that_idles_lets_in_more_than_predicted() -> None:
     """Where two trials are seen not to slow each other down, each keeps at most half of the card busy."""
-    found, request = CoTenants(8), request_of(1250, busy=0.9)
+    found, request = CoTenants(8), request_of(1250, busy=0.9, expected_s=60.0)
     parts = [found.limited(request).alternatives[0].busy]
     for tenants, rate in ((1, 5.0), (2, 4.9), (3, 3.3)):
         for _ in range(ENOUGH):

@@ -1,5 +1,7 @@
 """How long trials take: measured where runs alike were, else predicted and corrected; and that requests carry it."""
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.estimator.operations import Seconds
@@ -9,7 +11,7 @@ from cluster.machines.hardware import Inventory, parse_simulated
 from dialsum.config import RunConfig
 from tests.tune_jobs.placing.linear_estimator import LinearEstimator
 from tune_jobs.config.sections import Resources
-from tune_jobs.placing.durations import Durations, measured_cards
+from tune_jobs.placing.durations import Durations, cores_of_cards, measured_cards
 from tune_jobs.placing.placer import Option, placer_for
 from tune_jobs.placing.submission import request_for
 from tune_jobs.placing.throughput import Observation, Throughput
@@ -116,6 +118,23 @@ def test_files_are_found_by_their_whole_paths_too(tmp_path: object, monkeypatch:
 def test_simulated_cards_of_this_machine_run_as_its_cpu_does() -> None:
     inventory: Inventory = parse_simulated("1x24GiB")
     assert measured_cards(inventory, Throughput(()))("simulated-24GiB") == [("CPU", 1.0)]
+
+
+@pytest.mark.parametrize(("threads", "busy"), [(1, 0.25), (2, 0.5), (8, 1.0)])
+def test_a_trial_on_a_simulated_card_keeps_the_cores_of_its_threads_busy(threads: int, busy: float) -> None:
+    """Its duration need not be known for that. Four cores for each of two cards."""
+    described = parse_simulated("2x24GiB")
+    inventory = replace(described, nodes=tuple(replace(node, cpus=8.0) for node in described.nodes))
+    durations = Durations(
+        sizes=SIZES,
+        throughput=Throughput(()),
+        cards=measured_cards(inventory, Throughput(())),
+        estimator=TimedEstimator(),
+        cores=cores_of_cards(inventory),
+    )
+    placer = placer_for(inventory, Resources(), durations.estimator, durations=durations)
+    (found,) = placer.options("one", BASE.with_changes({"cpu_threads": threads}))
+    assert (found.alternative.expected_s, found.alternative.busy) == (None, busy)
 
 
 def test_a_trial_that_ended_corrects_what_is_expected_of_those_that_wait() -> None:
