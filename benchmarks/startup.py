@@ -1,20 +1,24 @@
-"""Times commands from their start to their answer, and what they import; writes startup.md.
+"""Times commands, the first steps of trials beside bare Ray Tune, and the sample sweep; writes startup.md.
 
-`python -m benchmarks.startup` runs each command three times. Results stay below outputs/, and what is there is not run
-again.
+`python -m benchmarks.startup` runs each command three times and each sweep once; about four minutes. Results stay below
+outputs/, and what is there is not run again.
 """
 
 import argparse
 import json
+import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from benchmarks.startup_trials import AT_ONCE, TRIALS
 from tuning_common.cli import note
 from tuning_common.files import write_json, write_text
 
@@ -62,8 +66,62 @@ def kept(name: str, measure: Callable[[], Numbers]) -> Numbers:
     return found
 
 
+def first_steps(side: str) -> Numbers:
+    """Returns the seconds from the start of each trial to its first step, by the order of starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = [sys.executable, "-m", "benchmarks.startup_trials", side, folder]
+        done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT)
+    return {str(number): value for number, value in enumerate(json.loads(done.stdout.splitlines()[-1]))}
+
+
+def sample_sweep() -> Numbers:
+    """Returns the wall of the sample sweep, as `make sweep` runs it once everything is installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = [sys.executable, "-m", "tune_jobs", "run", "tune_jobs/sweeps/sample.yaml", "--output", folder]
+        begin_s = time.perf_counter()
+        subprocess.run(run, capture_output=True, check=True, cwd=ROOT)
+        return {"wall_s": time.perf_counter() - begin_s}
+
+
 def page() -> str:
     """Measures what is missing and writes the tables."""
+    commands, imported = _command_rows()
+    sample_s = kept("sample", sample_sweep)["wall_s"]
+    return f"""# Start-up
+
+Made by `python -m benchmarks.startup` on {platform.machine()}, {os.cpu_count()} cores,
+Python {platform.python_version()}.
+
+## Commands
+
+The smallest of three runs; `plan` is of KoBART on 2x24GiB.
+
+{_table(["command", "goal, s", "CPU s", "wall s"], commands)}
+
+Where texts are at hand, `plan` also loads the tokenizer to count what is cut, which imports transformers and torch.
+
+## Trials
+
+Seconds from Tune's start of a trial to the end of its first step: the median, and the longest. {TRIALS} trials of one
+model, {AT_ONCE} at a time. *bare* is `tune.Tuner` with a function that trains with `Seq2SeqTrainer`, in a process of
+its own for each trial, as people write it. Our driver keeps the processes.
+
+{_table(["trials", "bare Tune, s", "ours, s", "ours / bare", "goal"], _trial_rows())}
+
+## The sample sweep
+
+`make sweep` after installation: {sample_s:.0f} s (goal 45 s), from the command to its end, with Ray's start, ten trials
+and the report.
+
+## Where the time of commands goes
+
+The largest imports, as parts of the time of all imports (one run of `python -X importtime`):
+
+{_table(["command", "imports"], imported)}
+"""
+
+
+def _command_rows() -> tuple[list[list[str]], list[list[str]]]:
     write_text(OUTPUT / "shipped.yaml", SHIPPED)
     plan = ["plan", str(OUTPUT / "shipped.yaml"), "--cluster", "2x24GiB"]
     rows, imported = [], []
@@ -77,24 +135,20 @@ def page() -> str:
         largest = sorted(parts.items(), key=lambda part: -part[1])[:6]
         texts = [f"{package} {own_s / sum(parts.values()):.0%}" for package, own_s in largest]
         imported.append([f"`tune-jobs {name}`", ", ".join(texts)])
-    return f"""# Start-up of commands
+    return rows, imported
 
-Made by `python -m benchmarks.startup` on {platform.machine()}, Python {platform.python_version()}, on a machine that
-other work shared: walls are upper bounds. The smallest of three runs; `plan` is of KoBART on 2x24GiB.
 
-{_table(["command", "goal, s", "CPU s", "wall s"], rows)}
-
-Where texts are at hand, `plan` also loads the tokenizer to count what is cut, which imports transformers and torch.
-
-**Not measured**: trials from their allocation to the first step beside bare Ray Tune, and `make sweep` on a quiet
-machine.
-
-## Where the time goes
-
-The largest imports, as parts of the time of all imports (one run of `python -X importtime`):
-
-{_table(["command", "imports"], imported)}
-"""
+def _trial_rows() -> list[list[str]]:
+    bare, ours = (list(kept(f"first_steps_{side}", partial(first_steps, side)).values()) for side in ("bare", "ours"))
+    rows = []
+    for name, part, goal in (
+        (f"the first {AT_ONCE}", slice(AT_ONCE), "1"),
+        ("the others", slice(AT_ONCE, None), "0.2"),
+    ):
+        texts = [f"{statistics.median(found[part]):.2f} ({max(found[part]):.2f})" for found in (bare, ours)]
+        ratio = statistics.median(ours[part]) / statistics.median(bare[part])
+        rows.append([name, *texts, f"{ratio:.2f}", goal])
+    return rows
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
