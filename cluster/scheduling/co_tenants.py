@@ -16,6 +16,7 @@ from cluster.scheduling.shares import MAX_TENANTS, UNITS, Share
 ENOUGH = 4  # rates that are compared; fewer are noise
 KEPT = 30  # of each number of trials, the latest
 NOISE = 0.03  # part by which totals may differ and count as equal
+_WORTH_A_TRIAL = 4  # times as many trials wait as another number would let in: one part to compare, three to gain
 _ROUNDS = 5  # of the median polish
 
 Key = TypeVar("Key", str, int)
@@ -45,6 +46,7 @@ class _Card:
     paces: dict[int, deque[Pace]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=KEPT)))
     totals: dict[int, float] = field(default_factory=dict)  # of the numbers with enough rates
     best: int = 0  # number of trials with which a card gets most done; 0 before anything is known
+    limit: int = 0  # the best, or another number that is tried
     unread: int = 0  # rates since totals were found, which is done less often once many are known
 
 
@@ -52,11 +54,15 @@ class CoTenants:
     """Finds the number of trials with which a card gets most done.
 
     Of numbers with equal totals the smallest is the best. While no smaller number is known, one trial fewer is tried;
-    one more than the best is let in as long as that was not seen to lower the total. Before anything is known, as many
-    are let in as fill a card by the part that each is expected to keep busy, or all where nobody knows that.
+    one more than the best is let in as long as that was not seen to lower the total. Another number is tried only while
+    so many trials wait that it could pay: a process cannot be reused for a trial with another share. Before anything is
+    known, as many are let in as fill a card by the part that each is expected to keep busy, or all where nobody knows.
 
     Args:
         most: Trials on one card at most.
+
+    Attributes:
+        waiting: Trials that wait, for each card.
 
     >>> found = CoTenants()
     >>> for tenants, rate in ((2, 30.0), (3, 18.0), (3, 18.5), (3, 17.5)) * 4 + ((1, 33.0),) * 4:
@@ -66,7 +72,7 @@ class CoTenants:
     """
 
     def __init__(self, most: int = MAX_TENANTS) -> None:
-        self._most = most
+        self._most, self.waiting = most, math.inf
         self._cards: defaultdict[str, _Card] = defaultdict(_Card)
 
     def observe(self, pace: Pace) -> None:
@@ -86,21 +92,20 @@ class CoTenants:
         fewest = min(tenants for tenants, total in card.totals.items() if total >= (1 - NOISE) * most)
         if fewest < card.best or card.totals.get(card.best, 0.0) < (1 - 2 * NOISE) * most:
             card.best = fewest
+        tried = self._tried(card)
+        is_tried = card.limit == tried or self.waiting >= _WORTH_A_TRIAL * tried
+        card.limit = min(self._most, tried if is_tried else card.best)
 
     def limit(self, model: str) -> int:
         """Returns how many trials a card of a GPU model takes next time; at least 1."""
-        card = self._cards[model]
-        if self._tries_fewer(card):
-            return card.best - 1
-        if not card.best:
-            return self._most
-        return min(self._most, card.best + (card.best + 1 not in card.totals))
+        return self._cards[model].limit or self._most
 
-    def _tries_fewer(self, card: _Card) -> bool:
+    def _tried(self, card: _Card) -> int:
         """One trial alone may leave half of a card idle, so that is tried only where two were seen to be too many."""
-        if card.best < 2 or card.best - 1 in card.totals:
-            return False
-        return card.best > 2 or card.totals[2] > (1 + NOISE) * card.totals.get(3, math.inf)
+        is_too_many = card.best > 2 or card.totals.get(2, 0.0) > (1 + NOISE) * card.totals.get(3, math.inf)
+        if card.best >= 2 and card.best - 1 not in card.totals and is_too_many:
+            return card.best - 1
+        return card.best + (card.best + 1 not in card.totals)
 
     def filled_by(self, model: str) -> int | None:
         """Returns how many trials it takes at least to fill a card; None where it was not seen to idle.
@@ -143,7 +148,7 @@ class CoTenants:
     def notice(self, model: str) -> str:
         """Says how many trials a card of a GPU model takes from now on, and why."""
         limit, card = self.limit(model), self._cards[model]
-        why = f", to compare with {card.best}" if self._tries_fewer(card) else ""
+        why = f", to compare with {card.best}" if limit < card.best else ""
         reason = f"{self._line(model)}; " if len(card.totals) > 1 else f"{model}: "
         return f"{reason}from now on a card takes at most {limit}{why}"
 

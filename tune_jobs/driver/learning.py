@@ -20,6 +20,7 @@ class Learning:
 
     Attributes:
         co_tenants: How many trials a card takes; None where the sweep's file fixes what each trial gets.
+        cards: Of the cluster.
         most_units: No share is made larger than that of a card: a quota may allow no more.
         observe: Takes in how long a trial took that ended; returns whether that says something of others.
         forget: Has expected durations found anew.
@@ -28,6 +29,7 @@ class Learning:
     """
 
     co_tenants: CoTenants | None = field(default_factory=CoTenants)
+    cards: int = 1
     most_units: int = UNITS
     observe: Callable[[TrialHistory], bool] = lambda trial: False
     forget: Callable[[], None] = lambda: None
@@ -35,13 +37,20 @@ class Learning:
     has_new_durations: bool = field(default=False, init=False)
     _observed: int = field(default=0, init=False)
 
-    def reported(self, spec: Mapping[str, object], metrics: Mapping[str, object]) -> str:
-        """Takes in an evaluation; returns what follows for its GPU model, in words, where that is new."""
+    def reported(self, spec: Mapping[str, object], metrics: Mapping[str, object], waiting: int) -> str:
+        """Takes in an evaluation; returns what follows for its GPU model, in words, where that is new.
+
+        Args:
+            spec: Of the trial.
+            metrics: That it reported.
+            waiting: Trials of the sweep that wait.
+        """
         pace = pace_of(spec, metrics)
         if pace is None or self.co_tenants is None:
             return ""
         model, found = pace.model, self.co_tenants
         before = found.limit(model), found.filled_by(model)
+        found.waiting = waiting / self.cards
         found.observe(pace)
         if before == (found.limit(model), found.filled_by(model)):
             return ""
@@ -85,6 +94,7 @@ def learning_of(sweep: Sweep, placer: Placer, journal: Journal, *, most_units: i
 
     return Learning(
         co_tenants=None if is_fixed else learned_co_tenants(journal.earlier, most),
+        cards=max(1, placer.inventory.cards),
         most_units=most_units,
         observe=observe_trial,
         forget=placer.forget,

@@ -259,7 +259,7 @@ class SweepState:
         trial = self._journal.write(
             "reported", number, evaluation=evaluation, value=value, metrics=_plain(result), **self._times()
         )
-        if learned := self._learning.reported(trial.spec, result):
+        if learned := self._learning.reported(trial.spec, result, self._queue.to_come):
             self._notify(learned)
         ruling = self._scheduler.report(number, result_for_scheduler(trial, evaluation, value))
         self._apply(ruling)

@@ -65,6 +65,11 @@ class TrialQueue:
         """Trials that wait for the broker, in the order in which they were submitted."""
         return list(self._queued)
 
+    @property
+    def to_come(self) -> int:
+        """Number of trials that wait for the broker or were not suggested yet."""
+        return len(self._new) + len(self._queued)
+
     # Suggestions
 
     def suggest(self, running: int) -> tuple[int, Sampled] | None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.scheduling.co_tenants import ENOUGH, CoTenants, Pace
+from cluster.scheduling.co_tenants import ENOUGH, KEPT, CoTenants, Pace
 from cluster.scheduling.request import Alternative, Request
 from cluster.scheduling.shares import UNITS, Share
 
@@ -170,6 +170,17 @@ def test_where_the_expected_parts_were_too_large_one_trial_more_is_let_in_after_
         assert share is not None
         limits.append(UNITS // share.units)
     assert limits == [3, 4, 5]
+
+
+def test_another_number_is_tried_only_while_many_wait_and_then_until_it_is_known() -> None:
+    found = CoTenants(8)
+    limits = []
+    for waiting, tenants in ((11.0, 2), (12.0, 2), (1.0, 2), (0.0, 3)):
+        found.waiting = waiting
+        for _ in range(KEPT):
+            found.observe(Pace(model="A40", kind="t5", tenants=tenants, rate=10.0 / tenants))
+        limits.append(found.limit("A40"))
+    assert limits == [2, 3, 3, 2]
 
 
 def test_a_card_that_idles_lets_in_more_than_predicted() -> None:
