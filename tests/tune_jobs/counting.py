@@ -10,7 +10,7 @@ from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
 from tests.tune_jobs.linear_devices import LinearDevices
 from tests.waiting import wait_until
-from tune_jobs.records.trial_spec import SPEC_KEY, STARTED_KEY, TrialSpec
+from tune_jobs.records.trial_spec import STARTED_KEY, TrialSpec
 from tune_jobs.trial.run_trial import attempt
 from tune_jobs.trial.tune_session import last_checkpoint, location, report
 
@@ -34,7 +34,7 @@ def counting_trial(
         steps: To which it counts; the sampled `steps` where there is one.
         score: Returns the value at a step.
     """
-    spec = TrialSpec.from_dict(config[SPEC_KEY])  # type: ignore[arg-type]
+    spec = TrialSpec.from_tune(config)
     here = location()
     spec = replace(spec, bundle=replace(spec.bundle, gpus=here.gpus))
     where = {

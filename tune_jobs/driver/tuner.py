@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 from ray import tune
 from ray.tune.execution.tune_controller import TrialRunnerWrapper
@@ -20,8 +20,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
-from tune_jobs.records.trial_spec import SPEC_KEY, Bundle, TrialSpec, identity
-from tuning_common.strict import from_mapping
+from tune_jobs.records.trial_spec import TrialSpec
 
 NODE_LABEL = "ray.io/node-id"  # Ray's own: every node has it
 
@@ -92,7 +91,7 @@ def run_tuner(trainable: Callable[[dict[str, object]], None], host: AttemptHost,
     """Runs attempts until none runs and the host has none to launch.
 
     Args:
-        trainable: Runs in the trial's process with {SPEC_KEY: ...}; must be importable there.
+        trainable: Runs in the trial's process with TrialSpec.to_tune; must be importable there.
         host: See there.
         settings: See there.
 
@@ -176,7 +175,7 @@ class _Unpickled:
 class _LaunchSearcher(_Unpickled, Searcher):  # type: ignore[misc]  # ray publishes no types
     def suggest(self, trial_id: str) -> dict[str, object] | None:
         spec = self.host.next_launch()
-        return None if spec is None else {SPEC_KEY: spec.to_dict()}
+        return None if spec is None else dict(spec.to_tune())
 
     def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:
         """Does nothing: the callback passes the end of an attempt to the host."""
@@ -259,16 +258,12 @@ def _last_line(trial: Trial) -> str:
     return (lines[-1] if lines else "its process died")[:500]
 
 
-def _spec(config: Mapping[str, object]) -> Mapping[str, object]:
-    return cast("Mapping[str, object]", config[SPEC_KEY])
-
-
 def _number(trial: Trial) -> int:
-    return identity(_spec(trial.config))[0]
+    return int(trial.config["number"])
 
 
 def _trial_name(trial: Trial) -> str:
-    return identity(_spec(trial.config))[1]
+    return str(trial.config["name"])
 
 
 def _trial_folder(trial: Trial) -> str:
@@ -278,7 +273,7 @@ def _trial_folder(trial: Trial) -> str:
 
 def _resources(config: dict[str, object]) -> tune.PlacementGroupFactory:
     """Returns one bundle for each process of the trial, each on the node that the broker chose."""
-    bundle = from_mapping(Bundle, cast("Mapping[str, object]", _spec(config)["bundle"]))
+    bundle = TrialSpec.from_tune(config).bundle
     ranks = bundle.ranks
     resources = {"CPU": bundle.cpus / ranks} | ({"GPU": bundle.gpus / ranks} if bundle.gpus else {})
     selector = {"bundle_label_selector": [{NODE_LABEL: node} for node in bundle.nodes]} if bundle.nodes else {}

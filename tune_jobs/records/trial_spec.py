@@ -1,12 +1,13 @@
 """The specification that the driver sends to a trial's process, and the keys of the process's reports."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from tuning_common.strict import from_mapping
 
-SPEC_KEY: Final = "spec"  # the only key of a Tune configuration
+SPEC_KEY: Final = "spec"  # of a Tune configuration, see TrialSpec.to_tune
 STOP_FILE: Final = "stop"  # in the sweep's folder while its driver asks the trials to save and end
 
 # Keys of reports, beside the sweep's metric and other measurements.
@@ -221,7 +222,15 @@ class TrialSpec:
         """Builds a specification from the values of to_dict."""
         return from_mapping(cls, values, where="trial specification")
 
+    def to_tune(self) -> dict[str, str]:
+        """Returns the configuration of a Ray Tune trial.
 
-def identity(spec: Mapping[str, object]) -> tuple[int, str]:
-    """Returns the number and the name of the trial of a specification in dictionary form."""
-    return cast("int", spec["number"]), str(spec["name"])
+        The specification is one text in it, as Tune keeps statistics of every number in a configuration and copies all
+        its keys at every report (Ray 2.60, `Trial.update_last_result`).
+        """
+        return {"number": str(self.number), "name": self.name, SPEC_KEY: json.dumps(self.to_dict())}
+
+    @classmethod
+    def from_tune(cls, config: Mapping[str, object]) -> "TrialSpec":
+        """Builds a specification from the configuration of to_tune."""
+        return cls.from_dict(json.loads(str(config[SPEC_KEY])))

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
 
 from cluster.guard import environment
 from cluster.machines.metrics import Meters
@@ -26,7 +25,6 @@ from tune_jobs.records.step_log import StepLog
 from tune_jobs.records.trial_spec import (
     FAILURE_KEY,
     FAILURE_MESSAGE_KEY,
-    SPEC_KEY,
     STARTED_KEY,
     WAITING_KEY,
     FailureKind,
@@ -58,11 +56,11 @@ def run_trial(config: dict[str, object], device_of: DeviceOf = card_of, train: T
     """The function that Tune runs in the trial's process.
 
     Args:
-        config: {SPEC_KEY: a TrialSpec as plain values}.
+        config: See TrialSpec.to_tune.
         device_of: See hold.hold.
         train: What the trial does; what its specification says where None.
     """
-    spec = TrialSpec.from_dict(cast("Mapping[str, object]", config[SPEC_KEY]))
+    spec = TrialSpec.from_tune(config)
     restore_umask()
     end_with_raylet()
     os.environ.update(environment(os.environ))  # before torch starts CUDA

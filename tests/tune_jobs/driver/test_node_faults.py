@@ -22,7 +22,7 @@ from tests.tune_jobs.options_of import GIB
 from tests.tune_jobs.specs_of import METRIC, spec_of
 from tune_jobs.driver.sweep_parts import Clocks
 from tune_jobs.records.journal import TrialHistory
-from tune_jobs.records.trial_spec import EVALUATION_KEY, SPEC_KEY, STARTED_KEY, TrialSpec
+from tune_jobs.records.trial_spec import EVALUATION_KEY, STARTED_KEY, TrialSpec
 from tune_jobs.search.samplers import Sampled
 from tune_jobs.trial.tune_session import location, report
 
@@ -36,7 +36,7 @@ def trial(config: dict[str, object]) -> None:
 
     A process reports for some seconds after its raylet was killed: the first one of trial 1 never comes to the end.
     """
-    spec = TrialSpec.from_dict(config[SPEC_KEY])  # type: ignore[arg-type]
+    spec = TrialSpec.from_tune(config)
     here = {"trial/raylet": location().node, "trial/pid": os.getpid()}
     report({STARTED_KEY: True, **here}, None)
     start = spec.resume_from

@@ -15,7 +15,7 @@ import pytest
 from tests.tune_jobs.specs_of import spec_of
 from tests.waiting import wait_until
 from tune_jobs.driver.tuner import TunerSettings, run_tuner
-from tune_jobs.records.trial_spec import SPEC_KEY, Bundle, TrialSpec
+from tune_jobs.records.trial_spec import Bundle, TrialSpec
 from tune_jobs.trial.tune_session import report
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -30,7 +30,7 @@ def trial(config: dict[str, object]) -> None:
     """Counts to three; number 2 needs half a card for its third step."""
     import ray
 
-    spec = TrialSpec.from_dict(config[SPEC_KEY])  # type: ignore[arg-type]
+    spec = TrialSpec.from_tune(config)
     share = ray.get_runtime_context().get_assigned_resources()["GPU"]
     start = json.loads((Path(spec.resume_from) / "state.json").read_text())["step"] if spec.resume_from else 0
     for step in range(start + 1, 4):
@@ -163,7 +163,7 @@ def test_a_lost_process_ends_its_attempt_once_also_while_a_stop_is_under_way(tmp
 
 def outlasting(config: dict[str, object]) -> None:
     """Trial 2 ends when its marker is there."""
-    spec = TrialSpec.from_dict(config[SPEC_KEY])  # type: ignore[arg-type]
+    spec = TrialSpec.from_tune(config)
     report({"step": 1}, None)
     if spec.number == 2:
         wait_until((Path(spec.sweep_folder) / "free").exists, "the process of trial 1 holds its share no longer")
