@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import random
 import shutil
 import signal
 import sys
@@ -26,6 +27,11 @@ _is_shared_up = False
 _own_folder = ""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--random-order-seed`: what depends on the order of the tests shows."""
+    parser.addoption("--random-order-seed", metavar="N", help="shuffles the files, and the tests of each file")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Gives each of several test processes a folder for Ray of its own, so that no cluster finds another one's.
 
@@ -38,8 +44,13 @@ def pytest_configure(config: pytest.Config) -> None:
         _own_folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets lie in it
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Puts the tests that share a Ray last: a process has one, and tests with a Ray of their own end it again."""
+    seed = config.getoption("--random-order-seed")
+    if seed is not None:
+        items.sort(
+            key=lambda item: [random.Random(f"{seed} {name}").random() for name in (item.path.name, item.nodeid)]
+        )
     items.sort(key=lambda item: _SHARED in getattr(item, "fixturenames", ()))
 
 
