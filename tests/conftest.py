@@ -74,7 +74,7 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(scope="module")
 def ray_cluster() -> None:
-    """Four logical cores and two logical cards on one node of GPU model "simulated-24GiB".
+    """Four logical cores and two simulated cards on one node of GPU model "simulated-24GiB".
 
     It stays for the files after this one, until a test comes that did not ask for it.
     """

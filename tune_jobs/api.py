@@ -59,7 +59,7 @@ class SweepResult:
         best: Its winner; None where no trial has a score.
         trials: All trials, as in the ledger.
         interrupted: Whether it was stopped before the end, so that `run(..., resume=True)` continues.
-        simulated: Whether the cards were logical ones.
+        simulated: Whether the cards were simulated ones.
     """
 
     folder: Path
@@ -141,7 +141,7 @@ def run(
         count: Number of trials, where the sweep has none.
         output: Folder of results.
         resume: Continue an earlier run.
-        simulate: Logical cards, for example "1x24GiB"; on a machine without GPUs they are simulated anyway.
+        simulate: Simulated cards, for example "1x24GiB"; on a machine without GPUs they are simulated anyway.
         cpu_only: No cards at all.
         address: A running Ray cluster, "IP:PORT" or "auto"; an embedded Ray where None.
         member: Whose quota is used.

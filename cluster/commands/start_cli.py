@@ -49,7 +49,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="DIR",
         help="the folder that all machines share, at the same path; results of submitted sweeps go there",
     )
-    parser.add_argument("--simulate", metavar="CARDS", help="logical cards, for example 2x24GiB,1x80GiB")
+    parser.add_argument("--simulate", metavar="CARDS", help="simulated cards, for example 2x24GiB,1x80GiB")
     parser.add_argument(
         "--no-token", action="store_true", help="allow everyone who can reach this machine to run code on it"
     )

@@ -253,7 +253,7 @@ def _driver(nodes: Sequence[NodeFacts]) -> Check:
 
 
 def _simulated(node: NodeFacts) -> str:
-    return f"; {node.gpus} logical GPUs are simulated" if node.gpus else ""
+    return f"; simulated GPUs: {node.gpus}" if node.gpus else ""
 
 
 _ODD = "start one raylet for each GPU model, with as many GPUs as there are: python -m cluster start"

@@ -10,7 +10,7 @@ from tuning_common.units import parse_bytes
 
 GPU_MODEL_LABEL = "gpu-model"  # node labels in Ray: Kubernetes syntax, so letters, digits, '-', '_' and '.'
 GPU_MEMORY_LABEL = "gpu-memory-mib"
-LOGICAL_CARD_BYTES = 24 * 2**30  # of a GPU that only Ray counts, without a memory label
+SIMULATED_CARD_BYTES = 24 * 2**30  # of a GPU that only Ray counts, without a memory label
 SIMULATED_CARDS_PER_NODE = 8
 SIMULATED_CPUS_PER_CARD = 8
 SIMULATED_HOST_BYTES_PER_CARD = 64 * 2**30

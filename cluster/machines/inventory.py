@@ -11,7 +11,7 @@ from cluster.machines import nvml
 from cluster.machines.hardware import (
     GPU_MEMORY_LABEL,
     GPU_MODEL_LABEL,
-    LOGICAL_CARD_BYTES,
+    SIMULATED_CARD_BYTES,
     Card,
     Inventory,
     Node,
@@ -119,8 +119,8 @@ def node_of(raylet: Raylet, machine: Machine) -> tuple[Node, tuple[str, ...], bo
     """Combines Ray's facts of a node with those of its machine. Pure.
 
     Labels are optional. With the label GPU_MODEL_LABEL a raylet has the machine's cards of that model. Without it, all
-    cards of a machine with several models count as its weakest card. Logical GPUs take their size from
-    GPU_MEMORY_LABEL, or LOGICAL_CARD_BYTES.
+    cards of a machine with several models count as its weakest card. Simulated GPUs take their size from
+    GPU_MEMORY_LABEL, or SIMULATED_CARD_BYTES.
 
     Args:
         raylet: Ray's facts.
@@ -171,7 +171,7 @@ def _equal_cards(raylet: Raylet, cards: tuple[Card, ...]) -> tuple[tuple[Card, .
 def _logical_cards(raylet: Raylet, why: str) -> tuple[tuple[Card, ...], tuple[str, ...]]:
     """Returns simulated cards for a raylet with GPUs that no driver finds, and a note on them."""
     model, mib = raylet.labels.get(GPU_MODEL_LABEL), raylet.labels.get(GPU_MEMORY_LABEL, "")
-    total_bytes = int(mib) * 2**20 if mib.isdecimal() and int(mib) > 0 else LOGICAL_CARD_BYTES
+    total_bytes = int(mib) * 2**20 if mib.isdecimal() and int(mib) > 0 else SIMULATED_CARD_BYTES
     size = format_bytes(total_bytes)
     problems = []
     if not mib.isdecimal():

@@ -113,7 +113,7 @@ def ray_cluster() -> Survey:
     """Reads every node of the connected Ray cluster, by a task on each node.
 
     Returns:
-        One node per raylet that answers. A node with logical cards is simulated (see inventory.node_of), and then the
+        One node per raylet that answers. A node with simulated cards is simulated (see inventory.node_of), and then the
         whole inventory counts as simulated.
     """
     return NodeWatch(RayNodes()).complete()

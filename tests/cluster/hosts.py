@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.0.0.3")  # those of ray_cluster.yaml
-CARDS = ("1x24GiB", "1x24GiB,1x80GiB", "1x24GiB")  # logical, of each machine
+CARDS = ("1x24GiB", "1x24GiB,1x80GiB", "1x24GiB")  # simulated, of each machine
 USER = "ubuntu"
 UNSHARE = ("unshare", "-p", "-m", "--fork", "--kill-child", "--mount-proc")
 RAYLETS = 4

@@ -71,7 +71,7 @@ def test_a_healthy_cluster_has_no_remedies() -> None:
             {"cards": (), "gpus_unavailable": "no driver"},
             "gpu driver",
             "warning",
-            "10.0.0.2: no driver; 1 logical",
+            "10.0.0.2: no driver; simulated GPUs: 1",
         ),
         ({"gpu_notes": ("one raylet has 2 models",)}, "gpu driver", "warning", "10.0.0.2: one raylet has 2 models"),
         (

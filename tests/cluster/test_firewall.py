@@ -25,7 +25,7 @@ Head = Callable[[str, str], Machine]
 
 @pytest.fixture
 def start_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """Starts the head of a cluster on a machine of its own, at an address and with logical cards."""
+    """Starts the head of a cluster on a machine of its own, at an address and with simulated cards."""
     machine = Machine(tmp_path_factory.mktemp("m"))
 
     def start(ip: str, cards: str) -> Machine:

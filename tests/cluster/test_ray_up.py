@@ -1,6 +1,6 @@
 """`ray up`, `exec`, `attach` and `down` on the shipped ray_cluster.yaml: three machines with SSH servers, one run.
 
-The machines are name spaces (hosts.py). Their cards are logical, which is the only change to the file. A sweep that
+The machines are name spaces (hosts.py). Their cards are simulated, which is the only change to the file. A sweep that
 somebody submitted from a laptop outlives `kill -9` of the head.
 """
 

@@ -1,4 +1,4 @@
-"""Submitted sweeps on a three-node logical cluster with a token: two at once, a stop, a killed driver, no secret."""
+"""Submitted sweeps on a three-node simulated cluster with a token: two at once, a stop, a killed driver, no secret."""
 
 import base64
 import json
@@ -43,7 +43,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", 8088), Handler).serve_forever()
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """One machine with three raylets: three nodes with a logical card each, of different sizes."""
+    """One machine with three raylets: three nodes with a simulated card each, of different sizes."""
     for attempt in range(1, ATTEMPTS + 1):
         machine = Machine(tmp_path_factory.mktemp("m"))
         try:

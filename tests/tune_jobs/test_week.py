@@ -93,8 +93,8 @@ def test_simulated_cards_are_in_no_sum_of_gpu_hours() -> None:
     week = summarize([replace(one, at=(END - timedelta(days=1)).timestamp())], END)
     assert week_tiles(week)[2].detail.endswith("no real GPU was used")
     page = build_week_page(week, ())
-    assert "On logical (simulated) cards: 1.67 GPU-minutes, nothing in the week before" in page
-    assert "GPU-minutes on logical cards a day" in page
+    assert "On simulated cards: 1.67 GPU-minutes, nothing in the week before" in page
+    assert "GPU-minutes on simulated cards a day" in page
     assert "nothing in the week before; no real GPU was used" in page
 
 

@@ -47,7 +47,7 @@ class WeekRun:
         outcome: Its outcome.
         at: End, or start of a running run, in Unix seconds.
         gpu_s: GPU-seconds on real cards.
-        simulated_gpu_s: GPU-seconds on logical cards.
+        simulated_gpu_s: GPU-seconds on simulated cards.
         wall_s: Run time in seconds.
         scale: Scale of its score; None without a score.
         score: Its best score; None without one.
@@ -77,7 +77,7 @@ class Figures:
         good: Number that finished or were stopped early by the scheduler.
         bad: Number that failed, ran out of memory or were refused.
         gpu_s: GPU-seconds on real cards.
-        simulated_gpu_s: GPU-seconds on logical cards.
+        simulated_gpu_s: GPU-seconds on simulated cards.
         wall_s: Run time of all runs together.
         best: The best score in the given scale; None without one.
         best_run: Name of the best run.

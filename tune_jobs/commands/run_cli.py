@@ -42,7 +42,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--member", metavar="NAME", help="whose quota is used; instead of team.member")
     parser.add_argument("--until", metavar="PHASE", help="of a staged sweep: stop after this phase; --resume continues")
     cards = parser.add_mutually_exclusive_group()
-    cards.add_argument("--simulate", metavar="CARDS", help="logical cards, for example 2x24GiB,1x80GiB")
+    cards.add_argument("--simulate", metavar="CARDS", help="simulated cards, for example 2x24GiB,1x80GiB")
     cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")
     parser.add_argument(
         "--start-at", metavar="HH:MM", help="wait for this hour (the team's time zone, else local time)"

@@ -118,7 +118,7 @@ class Resources:
         cpus_per_trial: Logical CPU cores of a trial, for all its processes together.
         max_concurrent_trials: Maximum number of trials in parallel; None: as many as fit.
         max_trials_per_gpu: Maximum number of trials on one card; None: the placement's own limit.
-        simulate: Logical cards on a machine without GPUs, for example 2x24GiB,1x80GiB.
+        simulate: Simulated cards on a machine without GPUs, for example 2x24GiB,1x80GiB.
         time_budget: Time limit of the sweep, for example 8h; None: no limit.
         retries: Maximum number of restarts of a trial that failed for a reason other than memory.
     """

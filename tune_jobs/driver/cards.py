@@ -19,7 +19,7 @@ def cards_at_hand(simulate: str | None, *, cpu_only: bool = False) -> Iterator[I
     """Reads the cards of the running cluster, or of this machine, whose own Ray starts after the sweep was checked.
 
     Args:
-        simulate: Described logical cards for this machine; what it has, or one simulated card, where None.
+        simulate: Described simulated cards for this machine; what it has, or one simulated card, where None.
         cpu_only: Place by CPUs and host memory, also where cards would be simulated.
     """
     from cluster.machines.inventory import this_machine

@@ -71,7 +71,7 @@ class StagedOutcome:
         best: The confirmed winner, else the best trial so far; None where no trial has a score.
         score: The mean of its configuration over its seeds, where it has several.
         interrupted: Whether phases are left, so that --resume continues.
-        simulated: Whether the cards were logical ones.
+        simulated: Whether the cards were simulated ones.
     """
 
     folder: SweepFolder

@@ -73,7 +73,7 @@ def session(inventory: Inventory, show_dashboard: Callable[[str], None] | None =
     """Starts an embedded Ray that looks like the inventory, unless this process is connected already.
 
     Args:
-        inventory: Nodes, cards and labels; a simulated card becomes a logical GPU of Ray.
+        inventory: Nodes, cards and labels; a simulated card becomes a GPU that only Ray counts.
         show_dashboard: Shows the address of Ray's dashboard, which is started with it; None: it is not started.
 
     Yields:

@@ -61,7 +61,7 @@ class RunOptions:
 
     Attributes:
         resume: Go on where an earlier run of the same sweep was ended.
-        simulate: Described logical cards, instead of those of the sweep file.
+        simulate: Described simulated cards, instead of those of the sweep file.
         cpu_only: Place by CPUs and host memory, also where cards would be simulated.
         command: What the person typed, for the ledger.
         group: The staged search that this sweep is a phase of; empty for a sweep of its own.

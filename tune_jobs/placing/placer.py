@@ -85,7 +85,7 @@ class Placer:
 
     @property
     def simulated(self) -> bool:
-        """Whether the cards are logical ones."""
+        """Whether the cards are simulated ones."""
         return self.inventory.simulated
 
     def options(self, name: str, config: RunConfig, least_bytes: int = 0) -> tuple[Option, ...]:

@@ -76,7 +76,7 @@ class TrialRecord:
             measured is absent.
         retries: Number of attempts after the first.
         seed: Seed of the training.
-        simulated: Whether the card was a logical one.
+        simulated: Whether the card was a simulated one.
         experiment_dir: Folder of the experiment; see ExperimentFolder.
         member: Team member whose quota it used.
         lineage: Its copies of other trials' weights (pbt); see TrialHistory.copies. `sampled` and `resolved` are the
@@ -150,7 +150,7 @@ class SweepRecord:
         started_at: Unix seconds.
         phase: Phase of a staged search.
         command: The command that started it.
-        simulated: Whether the cards are logical ones.
+        simulated: Whether the cards are simulated ones.
         cards: The available cards, for example {"node": "a", "card": "0", "gpu_model": "RTX 3090",
             "total_bytes": 25769803776}.
         baseline: The result to beat: a name and the metric's value; None where it is unknown.

@@ -28,7 +28,7 @@ class SweepFrame:
         slots: Number of trials that can run in parallel, for the remaining time.
         rungs: Evaluations at which trials are compared.
         started_s: Clock reading at the start of this driver.
-        simulated: Whether the cards are logical ones.
+        simulated: Whether the cards are simulated ones.
         cut_texts: See SweepRecord.
         is_random: Whether each trial is drawn independently of the others.
     """

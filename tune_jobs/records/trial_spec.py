@@ -174,7 +174,7 @@ class TrialSpec:
         exploding_loss: See anomalies.Anomalies.
         resume_from: Checkpoint to resume from; None for a new start.
         resume_before: The checkpoint before it, which is used where that is damaged.
-        simulated: Whether the card is a logical one.
+        simulated: Whether the card is a simulated one.
         member: Team member whose quota it uses.
         trained: The experiment whose best model generates with other settings; None: the trial trains.
     """

@@ -190,7 +190,7 @@ def _memory(analysis: Analysis) -> Chart:
     draw = partial(draw_memory, points)
     ratios = memory_ratios(points)
     if not ratios:
-        why = tr("the cards are logical") if analysis.sweep.simulated else tr("no device reported it")
+        why = tr("the cards are simulated") if analysis.sweep.simulated else tr("no device reported it")
         note = tr("Device memory was not measured: {why}. Pale: the calibrated margin.", why=why)
         return Chart(key="memory", title=tr("Memory, estimated"), note=note, draw=draw)
     over = sum(1 for point in points if point.measured is not None and point.measured > point.upper)
@@ -214,7 +214,7 @@ def _cost(analysis: Analysis) -> Chart:
     if cost.on_gpus:
         note = tr("Share of a card times seconds.")
     if cost.on_gpus and analysis.sweep.simulated:
-        note += " " + tr("The cards are logical: what they would have been held, not what a GPU would need.")
+        note += " " + tr("The cards are simulated: what they would have been held, not what a GPU would need.")
     return Chart(key="cost", title=title, note=note, draw=partial(draw_cost, analysis))
 
 

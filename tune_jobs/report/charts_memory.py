@@ -17,7 +17,7 @@ _GIB = 2.0**30
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPoint:
-    """A trial's memory on its device, in bytes; `measured` is None on logical cards and on the CPU."""
+    """A trial's memory on its device, in bytes; `measured` is None on simulated cards and on the CPU."""
 
     trial: TrialRecord
     estimate: float

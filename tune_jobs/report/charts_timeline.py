@@ -174,10 +174,10 @@ def draw_timeline(analysis: Analysis, width: float) -> Drawing:
             shapes = _bar_shapes(analysis, bar, frame)
             canvas.extend(shapes if len(bars) <= _MOST_TIPS else (_without_tip(shape) for shape in shapes))
     time = duration_text(analysis.cost.span_s)
-    logical = analysis.sweep.simulated
+    simulated = analysis.sweep.simulated
     return canvas.finish(
-        tr("What ran where, over {time}, logical cards.", time=time)
-        if logical
+        tr("What ran where, over {time}, simulated cards.", time=time)
+        if simulated
         else tr("What ran where, over {time}.", time=time)
     )
 

@@ -37,7 +37,7 @@ def find_week_charts(week: Week) -> list[Chart]:
 
 
 def hours_shown(week: Week) -> tuple[Callable[[WeekRun], float], str]:
-    """Selects the time to show: that of real cards, else of logical cards, else of processes.
+    """Selects the time to show: that of real cards, else of simulated cards, else of processes.
 
     Returns:
         A function from a run to its hours (minutes if the sum is below one hour), and the name of that time.
@@ -47,7 +47,7 @@ def hours_shown(week: Week) -> tuple[Callable[[WeekRun], float], str]:
         names = tr("GPU-hours"), tr("GPU-minutes")
         return _in_a_fitting_unit(week, lambda run: run.gpu_s, *names)
     if any(figures.simulated_gpu_s for figures in total):
-        names = tr("GPU-hours on logical cards"), tr("GPU-minutes on logical cards")
+        names = tr("GPU-hours on simulated cards"), tr("GPU-minutes on simulated cards")
         return _in_a_fitting_unit(week, lambda run: run.simulated_gpu_s, *names)
     return _in_a_fitting_unit(week, lambda run: run.wall_s, tr("Hours of training"), tr("Minutes of training"))
 

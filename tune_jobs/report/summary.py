@@ -182,12 +182,12 @@ def paired_text(analysis: Analysis) -> str:
 def _cost_tile(analysis: Analysis) -> Tile:
     cost = analysis.cost
     total_trial_s = sum(cost.trial_s.values())
-    logical = tr(" on logical cards") if analysis.sweep.simulated else ""
+    simulated = tr(" on simulated cards") if analysis.sweep.simulated else ""
     value = gpu_time(sum(cost.gpu_s.values())) if cost.on_gpus else duration_text(total_trial_s)
     span = duration_text(cost.span_s)
     running = analysis.is_running and analysis.missing
     until = tr("{span} until now", span=span) if running else tr("{span} from start to end", span=span)
-    hardware = logical if cost.on_gpus else "" if analysis.sweep.cards else tr(", without a GPU")
+    hardware = simulated if cost.on_gpus else "" if analysis.sweep.cards else tr(", without a GPU")
     facts = [until + hardware]
     if cost.saved_s > 0:
         part = cost.saved_s / (cost.saved_s + total_trial_s)

@@ -115,7 +115,7 @@ def week_notes(week: Week, remarks: Sequence[str]) -> list[str]:
         now, before = (gpu_time(one.simulated_gpu_s) if one.simulated_gpu_s else tr("nothing") for one in both)
         found.append(
             tr(
-                "On logical (simulated) cards: {now}, {before} in the week before; that is in no sum of GPU-hours, and"
+                "On simulated cards: {now}, {before} in the week before; that is in no sum of GPU-hours, and"
                 " training ran on the CPU.",
                 now=now,
                 before=before,

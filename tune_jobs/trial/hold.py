@@ -12,7 +12,7 @@ DeviceOf = Callable[[TrialSpec, RunShape], Device | None]
 
 
 def card_of(spec: TrialSpec, shape: RunShape) -> Device | None:
-    """Returns the card that this process trains on; None without one, and on a logical card."""
+    """Returns the card that this process trains on; None without one, and on a simulated card."""
     return None if spec.usable_bytes is None or spec.simulated else CudaDevice()
 
 

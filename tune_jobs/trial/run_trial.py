@@ -65,7 +65,7 @@ def run_trial(config: dict[str, object], device_of: DeviceOf = card_of, train: T
     end_with_raylet()
     os.environ.update(environment(os.environ))  # before torch starts CUDA
     if spec.simulated:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray names the logical card 0, which may be a real one here
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray names the simulated card 0, which may be a real one here
     # Ray reads this when the next trial takes over the process: the last one may still be letting go of its model.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
     from tune_jobs.trial.tune_session import last_checkpoint, location, report

@@ -1,6 +1,6 @@
 """A driver process for tests of the broker's process: python broker_driver.py ADDRESS SWEEP TRIALS.
 
-Submits requests of a whole logical card and prints each decision.
+Submits requests of a whole simulated card and prints each decision.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Trials on two cards on a real Ray with the real trainer (gloo, logical cards): placed, resumed, stopped, gone."""
+"""Trials on two cards on a real Ray with the real trainer (gloo, simulated cards): placed, resumed, stopped, gone."""
 
 import contextlib
 import logging
