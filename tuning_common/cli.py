@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _OURS = ("tuning_common", "dialsum", "cluster", "tune_jobs")
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
+_GAP = 3  # between two columns of a table
+
 UNUSABLE_PATH = (NotADirectoryError, IsADirectoryError, FileExistsError, PermissionError)  # the user named it
 
 
@@ -149,18 +151,87 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     t5        12
     """
     texts = [[str(cell) for cell in row] for row in rows]
-    widths = [max(_columns(row[i]) for row in [list(header), *texts]) for i in range(len(header))]
+    widths = [max(text_columns(row[i]) for row in [list(header), *texts]) for i in range(len(header))]
     right = [bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
 
     def join(cells: Sequence[str]) -> str:
         padded = [
-            " " * (width - _columns(cell)) + cell if to_right else cell + " " * (width - _columns(cell))
+            " " * (width - text_columns(cell)) + cell if to_right else cell + " " * (width - text_columns(cell))
             for cell, width, to_right in zip(cells, widths, right, strict=True)
         ]
-        return "   ".join(padded).rstrip()
+        return (" " * _GAP).join(padded).rstrip()
 
     return "\n".join([join(list(header)), *(join(row) for row in texts)])
 
 
-def _columns(text: str) -> int:
+def narrow_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    columns: int,
+    expendable: Sequence[int] = (),
+    least: int = 30,
+) -> str:
+    """Formats a table that is no wider than a terminal.
+
+    Args:
+        header: Names of the columns.
+        rows: Their cells.
+        columns: Of the terminal.
+        expendable: Columns by index that may be left out, the least important first: those without a value, marked
+            "-", go before the others.
+        least: So many columns of the terminal the last one gets by leaving out others; then it is shortened.
+
+    >>> print(narrow_table(["model", "card", "why"], [["t5", "a:0", "waits for a card"]], 20, [1], least=12))
+    model   why
+    t5      waits for a…
+    """
+    texts = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(map(text_columns, cells)) for cells in zip(*texts, strict=True)]
+    empty = {index for index in expendable if all(row[index] == "-" for row in texts[1:])}
+    kept = list(range(len(header)))
+    for index in sorted(expendable, key=lambda one: (one not in empty, expendable.index(one))):
+        if sum(widths[one] + _GAP for one in kept[:-1]) + min(least, widths[-1]) > columns:
+            kept.remove(index)
+    room = columns - sum(widths[one] + _GAP for one in kept[:-1])
+    cells = [[*(row[one] for one in kept[:-1]), shortened(str(row[-1]), room)] for row in [header, *rows]]
+    return table([str(cell) for cell in cells[0]], cells[1:])
+
+
+def shortened(text: str, columns: int) -> str:
+    """Cuts a text to a width on the terminal.
+
+    >>> shortened("waits for a card", 9), shortened("카드를 기다림", 9), shortened("card", 9)
+    ('waits fo…', '카드를 …', 'card')
+    """
+    if text_columns(text) <= columns:
+        return text
+    kept = ""
+    for character in text:
+        if text_columns(kept + character) >= columns:
+            break
+        kept += character
+    return kept + "…"
+
+
+def joined(parts: Sequence[str], separator: str, columns: int) -> list[str]:
+    """Joins parts to lines that are no wider than a terminal.
+
+    >>> joined(["best 31.5", "0.01 GPU-hours", "failed attempts 1"], " | ", 30)
+    ['best 31.5 | 0.01 GPU-hours', 'failed attempts 1']
+    """
+    lines: list[str] = []
+    for part in parts:
+        if lines and text_columns(lines[-1] + separator + part) <= columns:
+            lines[-1] += separator + part
+        else:
+            lines.append(shortened(part, columns))
+    return lines
+
+
+def text_columns(text: str) -> int:
+    """Returns how many columns a terminal needs for a text: Hangul two a syllable.
+
+    >>> text_columns("ab"), text_columns("가나")
+    (2, 4)
+    """
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

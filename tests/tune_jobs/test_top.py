@@ -1,6 +1,7 @@
 """top: what a terminal shows of running sweeps, from their journals alone."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from tune_jobs.analysis.top import read_sweeps, text_of
+from tune_jobs.config.language import Language, use_language
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.ledger import SweepFolder, SweepRecord
 from tune_jobs.records.sweep_lock import alone
+from tuning_common.cli import text_columns
 
 ROOT = Path(__file__).resolve().parents[2]
 METRIC = "eval/rouge_combined_f1"
@@ -28,13 +31,13 @@ def seen(**more: float) -> Mapping[str, object]:
     }
 
 
-def lived(output_dir: Path) -> SweepFolder:
+def lived(output_dir: Path, settings: Mapping[str, object] | None = None) -> SweepFolder:
     folder = SweepFolder.of(output_dir, "wide")
     folder.append(SweepRecord(sweep="wide", metric=METRIC, goal="maximize", trials=8, member="minji"))
     journal = Journal(folder.path / "journal.jsonl")
     for number in range(1, 6):
         estimate = {"estimate": {"upper_bytes": 6 * 2**30}} if number == 2 else {}
-        journal.write("submitted", number, spec={"name": f"t{number}", **estimate})
+        journal.write("submitted", number, spec={"name": f"t{number}", "sampled": settings or {}, **estimate})
     journal.write("started", 1, bundle={"gpus": 0.5}, **at(0))
     journal.write("reported", 1, evaluation=1, value=10.0, metrics=seen(), **at(10))
     journal.write("ended", 1, status="stopped", reason="low", **at(10))
@@ -57,10 +60,23 @@ def test_a_running_sweep_is_shown_with_what_waits_and_why(tmp_path: Path) -> Non
     folder = lived(tmp_path)
     with alone(folder):
         sweeps = read_sweeps(tmp_path, now_s=1100.0)
-        assert text_of(sweeps) + "\n" == SHOWN.read_text()
+        assert text_of(sweeps, 80) + "\n" == SHOWN.read_text()
     (over,) = read_sweeps(tmp_path, now_s=1100.0)
     assert not over.is_running
     assert [trial.state for trial in over.trials] == ["interrupted", "interrupted", "paused", "waiting"]
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+@pytest.mark.parametrize("columns", [80, 120, 200])
+def test_no_line_is_wider_than_the_terminal(tmp_path: Path, columns: int, language: Language) -> None:
+    folder = lived(tmp_path, settings={"learning_rate": 1e-3, "dropout": 0.1, "label_smoothing": 0.125, "warmup": 3})
+    with alone(folder), use_language(language):
+        lines = text_of(read_sweeps(tmp_path, now_s=1100.0), columns).split("\n")
+    assert max(map(text_columns, lines)) <= columns
+    header = re.split(r" {2,}", next(line for line in lines if "GPUs" in line))
+    assert len(header) == {80: 6, 120: 10, 200: 12}[columns]
+    named = {"en": ["trial", "status", "best", "GPUs"], "ko": ["시도", "상태", "최고", "GPUs"]}[language]
+    assert set(named) < set(header)
 
 
 @pytest.mark.parametrize("arguments", [["--once"], []])
@@ -121,4 +137,6 @@ def test_how_many_trials_a_card_takes_best_is_one_line(tmp_path: Path) -> None:
         tenants = 1 + evaluation % 2
         metrics = {"card/tenants": tenants, "train/tokens_per_second": 100.0 / tenants**1.2}
         journal.write("reported", 1, evaluation=evaluation, value=1.0, metrics=metrics, **at(evaluation))
-    assert "\nA40: a card gets most done with 1 trial (with 2: 13 % less)\n" in text_of(read_sweeps(tmp_path, 1100.0))
+    assert "\nA40: a card gets most done with 1 trial (with 2: 13 % less)\n" in text_of(
+        read_sweeps(tmp_path, 1100.0), 80
+    )

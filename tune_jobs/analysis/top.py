@@ -12,7 +12,7 @@ from tune_jobs.records.card_sharing import learned_co_tenants
 from tune_jobs.records.journal import FILE_NAME, Journal, TrialHistory
 from tune_jobs.records.ledger import SweepFolder, SweepRecord
 from tune_jobs.records.sweep_lock import is_held
-from tuning_common.cli import table
+from tuning_common.cli import joined, narrow_table, shortened
 from tuning_common.goal import best_of
 from tuning_common.units import format_bytes
 
@@ -115,9 +115,14 @@ def read_sweeps(output_dir: Path, now_s: float) -> list[SweepNow]:
     return sorted(sweeps, key=lambda sweep: (not sweep.is_running, sweep.quiet_s or 0.0, sweep.sweep))
 
 
-def text_of(sweeps: Sequence[SweepNow]) -> str:
-    """Formats sweeps for a terminal: one or two lines each, and a table of the trials that have not ended."""
-    return "\n\n".join("\n".join(_lines(sweep)) for sweep in sweeps)
+def text_of(sweeps: Sequence[SweepNow], columns: int) -> str:
+    """Formats sweeps for a terminal: some lines each, and a table of the trials that have not ended.
+
+    Args:
+        sweeps: In the sequence in which they are shown.
+        columns: Width of the terminal; a narrow one shows fewer columns of the table and shorter reasons.
+    """
+    return "\n\n".join("\n".join(_lines(sweep, columns)) for sweep in sweeps)
 
 
 def _sweep(
@@ -188,7 +193,7 @@ def _number(values: Mapping[str, object], name: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _lines(sweep: SweepNow) -> list[str]:
+def _lines(sweep: SweepNow, columns: int) -> list[str]:
     whose = f" ({sweep.member})" if sweep.member else ""
     quiet = "" if sweep.quiet_s is None else tr(", last event {time} ago", time=duration_text(sweep.quiet_s))
     states = Counter(trial.state for trial in sweep.trials)
@@ -210,12 +215,17 @@ def _lines(sweep: SweepNow) -> list[str]:
     if sweep.retries:
         parts.append(tr("failed attempts {count}, out of memory {oom}", count=sweep.retries, oom=sweep.out_of_memory))
     title = f"{sweep.sweep}{whose}: {tr('running') if sweep.is_running else tr('not running')}{quiet}"
-    lines = [title, ", ".join(counts), " | ".join(parts), *sweep.co_tenants]
+    lines = [shortened(title, columns), *joined(counts, ", ", columns), *joined(parts, " | ", columns)]
+    lines += [shortened(line, columns) for line in sweep.co_tenants]
     if sweep.trials:
-        header = [tr("trial"), tr("status"), tr("evaluations"), tr("last"), tr("best"), "GPUs", tr("card")]
+        header = [tr("trial"), tr("status"), tr("evals"), tr("last"), tr("best"), "GPUs", tr("card")]
         header += [tr("tenants"), tr("estimated"), tr("measured"), tr("tokens/s"), tr("settings, or why it waits")]
-        lines.append(table(header, [_row(trial) for trial in sweep.trials]))
+        rows = [_row(trial) for trial in sweep.trials]
+        lines.append(narrow_table(header, rows, columns, _EXPENDABLE))
     return lines
+
+
+_EXPENDABLE = (7, 10, 8, 9, 6, 3)  # tenants, tokens/s, estimated, measured, card, last: in this sequence
 
 
 def _state_texts() -> dict[str, str]:
