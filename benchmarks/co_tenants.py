@@ -90,9 +90,9 @@ def trial(config: dict[str, object]) -> None:
 
 def run_sweep(arguments: Sequence[str]) -> int:
     """Runs one sweep; takes the arguments of `python -m tune_jobs run`."""
-    commands = argparse.ArgumentParser().add_subparsers()
-    run_cli.add_parser(commands)
-    return run_cli.run(commands.choices["run"].parse_args(arguments), trial)
+    parser = argparse.ArgumentParser()
+    run_cli.add_arguments(parser)
+    return run_cli.run(parser.parse_args(arguments), trial)
 
 
 def measure(folder: Path, case: Case, share: str, epochs: int) -> tuple[float, int, list[str]]:

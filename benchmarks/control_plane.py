@@ -82,9 +82,9 @@ def run_ours(trials: int, folder: Path) -> None:
 
     file = folder / "sweep.yaml"
     write_text(file, SWEEP.replace("COUNT", str(trials)).replace("CORES", str(CORES)))
-    commands = argparse.ArgumentParser().add_subparsers()
-    run_cli.add_parser(commands)
-    chosen = commands.choices["run"].parse_args([str(file), "--output", str(folder), "--cpu-only"])
+    parser = argparse.ArgumentParser()
+    run_cli.add_arguments(parser)
+    chosen = parser.parse_args([str(file), "--output", str(folder), "--cpu-only"])
     assert run_cli.run(chosen, our_trial) == 0
 
 

@@ -72,9 +72,9 @@ def light_trial(config: dict[str, object]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs a sweep; takes the arguments of `python -m tune_jobs run`."""
-    commands = argparse.ArgumentParser().add_subparsers()
-    run_cli.add_parser(commands)
-    return run_cli.run(commands.choices["run"].parse_args(arguments), light_trial)
+    parser = argparse.ArgumentParser()
+    run_cli.add_arguments(parser)
+    return run_cli.run(parser.parse_args(arguments), light_trial)
 
 
 if __name__ == "__main__":

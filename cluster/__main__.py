@@ -1,21 +1,27 @@
 """python -m cluster: where trials may run."""
 
-import argparse
-import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from tuning_common import cli
+from tuning_common.command_parser import CommandParser
 from tuning_common.completion import add_completion
 
+COMMANDS = {
+    "check": "find problems of this machine, or of every node of a cluster, with remedies",
+    "gpus": "list the cards of this machine or of a cluster, what others hold on them, or why none is seen",
+    "monitor": "write the files that Prometheus and Grafana need",
+    "profile": "measure CUDA context and cuBLAS workspaces on this machine's GPU",
+    "simulate": "place a made-up sweep on a described cluster under a simulated clock",
+    "start": "make this machine the head of a cluster, or join one",
+    "token": "make the secret that all machines of a cluster share",
+}
 
-def make_parser() -> argparse.ArgumentParser:
-    """Makes the parser of all commands. Every module `*_cli.py` of this package adds its own."""
-    parser = argparse.ArgumentParser(prog="python -m cluster", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for path in sorted((Path(__file__).parent / "commands").glob("*_cli.py")):
-        importlib.import_module(f"cluster.commands.{path.stem}").add_parser(commands)
+
+def make_parser() -> CommandParser:
+    """Makes the parser of all commands."""
+    parser = CommandParser(prog="python -m cluster", description=__doc__)
+    parser.add_commands("cluster.commands", COMMANDS)
     add_completion(parser, "dialsum-cluster")
     return parser
 

@@ -40,7 +40,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--predictions", type=Path, required=True, help=kinds)
     parser.add_argument("--references", type=Path, required=True, action="append", help=f"{kinds}; repeatable")
     parser.add_argument("--language", choices=("ko", "en"), required=True)
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="text for people, json for programs")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -56,11 +56,8 @@ def run(chosen: argparse.Namespace) -> int:
 
     scores = RougeScorer(chosen.language).score([entry.texts[0] for entry in predictions], references)
     numbers = scores.to_dict()
-    if chosen.format == "json":
-        cli.emit_json(numbers)
-    else:
-        rows = [[name, f"{value:.2f}"] for name, value in numbers.items() if isinstance(value, float) and "f1" in name]
-        cli.emit(cli.table(["score", "value"], rows) + f"\n{scores.count} summaries")
+    rows = [[name, f"{value:.2f}"] for name, value in numbers.items() if isinstance(value, float) and "f1" in name]
+    cli.answer(chosen.format, numbers, cli.table(["score", "value"], rows) + f"\n{scores.count} summaries")
     return 0
 
 

@@ -74,10 +74,11 @@ def _train(chosen: argparse.Namespace) -> int:
     if not is_first:
         return 0
     numbers = {**result.metrics, **result.best_metrics, **result.test_metrics}
-    if chosen.format == "json":
-        cli.emit_json({"metrics": numbers, "best_model_dir": str(result.best_model_dir)})
-    else:
-        cli.emit(f"best: {_scores(result.best_metrics, 'best/')}\nmodel: {result.best_model_dir}")
+    cli.answer(
+        chosen.format,
+        {"metrics": numbers, "best_model_dir": str(result.best_model_dir)},
+        f"best: {_scores(result.best_metrics, 'best/')}\nmodel: {result.best_model_dir}",
+    )
     return 0
 
 
@@ -126,11 +127,8 @@ def _evaluate(chosen: argparse.Namespace) -> int:
     run = load_finished(chosen.folder, CACHE_DIR, _changes(chosen.set))
     scores = score(run, examples, predict(run, examples))
     numbers = scores.to_dict(run.config.rouge_weights, run.config.summary_length_floor_chars)
-    if chosen.format == "json":
-        cli.emit_json(numbers)
-    else:
-        rows = [[name, round(value, 2)] for name, value in numbers.items() if isinstance(value, float) and "f1" in name]
-        cli.emit(cli.table(["score", "value"], rows))
+    rows = [[name, round(value, 2)] for name, value in numbers.items() if isinstance(value, float) and "f1" in name]
+    cli.answer(chosen.format, numbers, cli.table(["score", "value"], rows))
     return 0
 
 
@@ -163,10 +161,7 @@ def _generate(chosen: argparse.Namespace) -> int:
     else:
         write_text(chosen.output, submission([example.fname for example in examples], texts))
     summary = {"output": str(chosen.output), "count": len(texts)}
-    if chosen.format == "json":
-        cli.emit_json(summary)
-    else:
-        cli.emit(f"{len(texts)} summaries: {chosen.output}")
+    cli.answer(chosen.format, summary, f"{len(texts)} summaries: {chosen.output}")
     return 0
 
 
@@ -178,7 +173,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="replace one value of the configuration; repeatable",
     )
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="text for people, json for programs")
+    cli.add_format(parser)
 
 
 def _columns(chosen: argparse.Namespace) -> tuple[str, ...]:

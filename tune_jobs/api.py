@@ -5,15 +5,14 @@ import html
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.machines.loopback import prefer_loopback
-from tune_jobs.commands import estimator_cli, plan_cli
-from tune_jobs.commands.estimate import estimated
+from tune_jobs.commands import estimate_cli, plan_cli
 from tune_jobs.commands.estimate_text import as_json
 from tune_jobs.config.language import use_language
 from tune_jobs.config.result_paths import with_output_folder
@@ -21,7 +20,6 @@ from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.config.sweep_parts import folder_name
 from tune_jobs.records.ledger import SweepFolder, TrialRecord
-from tuning_common.command_parser import CommandParser
 from tuning_common.errors import RequestError
 from tuning_common.files import write_text
 from tuning_common.strict import dump_yaml, nearest
@@ -184,7 +182,7 @@ def plan(sweep: SweepSource, **options: object) -> SweepPlanned:
         RequestError: When the file or the cluster cannot be used, an option is unknown, or no trial can run.
     """
     prefer_loopback()  # it imports Ray, and an embedded sweep may follow
-    chosen = _arguments(plan_cli, ["plan", str(_file(sweep))], options)
+    chosen = _arguments("plan", plan_cli.add_arguments, [str(_file(sweep))], options)
     described = plan_cli.describe(chosen)
     if described.refused:
         raise RequestError(described.refused)
@@ -200,20 +198,22 @@ def estimate(model: str, **options: object) -> dict[str, object]:
     Raises:
         RequestError: With everything that is wrong with the request.
     """
-    chosen = _arguments(estimator_cli, ["estimate", "--model", model], options)
-    return as_json(*estimated(chosen))
+    chosen = _arguments("estimate", estimate_cli.add_arguments, ["--model", model], options)
+    return as_json(*estimate_cli.estimated(chosen))
 
 
-def _arguments(command: object, given: list[str], options: Mapping[str, object]) -> argparse.Namespace:
+def _arguments(
+    command: str, add: Callable[[argparse.ArgumentParser], None], given: list[str], options: Mapping[str, object]
+) -> argparse.Namespace:
     """Returns a command's arguments with options by name; those that are not given have the command's defaults."""
-    parser = CommandParser()
-    command.add_parser(parser.add_subparsers())  # type: ignore[attr-defined]  # every command module has it
+    parser = argparse.ArgumentParser()
+    add(parser)
     chosen = parser.parse_args(given)
     for name, value in options.items():
         if not hasattr(chosen, name):
             known = [one for one in vars(chosen) if one not in ("run", "format")]
             hint = nearest(name, known) or f"; known: {', '.join(known)}"
-            raise RequestError(f"{given[0]} has no option {name!r}{hint}")
+            raise RequestError(f"{command} has no option {name!r}{hint}")
         is_path = isinstance(value, str) and isinstance(getattr(chosen, name), Path)
         setattr(chosen, name, Path(str(value)) if is_path else value)
     return chosen

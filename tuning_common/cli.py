@@ -1,5 +1,6 @@
 """Command lines: exit codes, one-screen errors, text for people and JSON for programs."""
 
+import argparse
 import codecs
 import errno
 import io
@@ -118,6 +119,19 @@ def emit_json(content: object) -> None:
     """Prints one JSON document for a program to read."""
     is_utf8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
     print(json.dumps(content, ensure_ascii=not is_utf8, indent=2, allow_nan=False), flush=True)
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Adds the option --format; see answer."""
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+
+
+def answer(form: str, values: object, text: str) -> None:
+    """Prints what a command found, as its --format says: JSON for a program, or text for a person."""
+    if form == "json":
+        emit_json(values)
+    else:
+        emit(text)
 
 
 def note(text: str) -> None:

@@ -1,7 +1,9 @@
-"""A parser of commands whose arguments are added when they are needed, as some take long imports."""
+"""Parsers of programs with commands. A command's module may take long imports, so it is imported when it is chosen."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -19,6 +21,18 @@ class CommandParser(argparse.ArgumentParser):
 
     later: Callable[[argparse.ArgumentParser], object] | None = None
 
+    def add_commands(self, package: str, commands: Mapping[str, str]) -> None:
+        """Adds commands, each from its module NAME_cli of a package.
+
+        Args:
+            package: Its modules have `add_arguments(parser)`, which sets the description and what runs the command.
+            commands: For each name what it does, as the program's help shows it.
+        """
+        parsers = self.add_subparsers(required=True, metavar="COMMAND")
+        for name, text in commands.items():
+            module = f"{package}.{name.replace('-', '_')}_cli"
+            parsers.add_parser(name, help=text).later = partial(_add_arguments, module)
+
     def fill(self) -> None:
         """Adds the arguments that were left for later."""
         later, self.later = self.later, None
@@ -31,3 +45,7 @@ class CommandParser(argparse.ArgumentParser):
         """Parses; see ArgumentParser. A chosen command is parsed by this method too."""
         self.fill()
         return super().parse_known_args(args, namespace)
+
+
+def _add_arguments(module: str, parser: argparse.ArgumentParser) -> None:
+    importlib.import_module(module).add_arguments(parser)

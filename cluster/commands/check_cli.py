@@ -10,23 +10,19 @@ from cluster.machines.connection import connected_to
 from tuning_common import cli
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m cluster`."""
-    parser = commands.add_parser(
-        "check",
-        help="find problems of this machine, or of every node of a cluster, with remedies",
-        description="Checks Python, packages, code, driver, CUDA, memory, storage, clocks and token.",
-        epilog="example: python -m cluster check --address 10.0.0.1:6379   (exit code 1 if a check failed)",
-    )
-    add_arguments(parser)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = "Checks Python, packages, code, driver, CUDA, memory, storage, clocks and token."
+    parser.epilog = "example: python -m cluster check --address 10.0.0.1:6379   (exit code 1 if a check failed)"
+    add_node_arguments(parser)
     parser.set_defaults(run=run)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_node_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that every check of nodes has."""
     parser.add_argument("--address", metavar="IP:PORT", help="the head; RAY_ADDRESS by default; `auto` on a node of it")
     parser.add_argument("--storage", metavar="DIR", help="the shared folder; the one that the cluster was started with")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -42,10 +38,7 @@ def run(chosen: argparse.Namespace) -> int:
     with connection(address):
         answers = every_node(wanted) if address else this_machine(wanted)
     checks = evaluate(answers.nodes, answers.wanted, answers.silent)
-    if chosen.format == "json":
-        cli.emit_json(as_json(answers.nodes, checks))
-    else:
-        cli.emit(as_text(checks))
+    cli.answer(chosen.format, as_json(answers.nodes, checks), as_text(checks))
     return exit_code(checks)
 
 

@@ -11,19 +11,17 @@ from tuning_common import cli
 from tuning_common.units import format_bytes
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m cluster`."""
-    parser = commands.add_parser(
-        "gpus",
-        help="list the cards of this machine or of a cluster, what others hold on them, or why none is seen",
-        description="Asks the NVIDIA driver of this machine, or of every node of a Ray cluster, for its cards. For a"
-        " machine without a card, shows the reason and what trials are placed by instead.",
-        epilog="example: python -m cluster gpus --address auto   (cards that are not there: --simulate 2x24GiB)",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Asks the NVIDIA driver of this machine, or of every node of a Ray cluster, for its cards. For a"
+        " machine without a card, shows the reason and what trials are placed by instead."
     )
+    parser.epilog = "example: python -m cluster gpus --address auto   (cards that are not there: --simulate 2x24GiB)"
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--address", metavar="IP:PORT", help="the head; RAY_ADDRESS by default; `auto` on a node of it")
     where.add_argument("--simulate", metavar="CARDS", help="put described cards into this machine, as sweeps may")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -34,10 +32,7 @@ def run(chosen: argparse.Namespace) -> int:
         RequestError: When the description cannot be read, or no cluster answers at the address.
     """
     survey = _survey(chosen)
-    if chosen.format == "json":
-        cli.emit_json(as_json(survey))
-    else:
-        cli.emit(as_text(survey))
+    cli.answer(chosen.format, as_json(survey), as_text(survey))
     return 0
 
 

@@ -10,14 +10,10 @@ from tuning_common import cli
 from tuning_common.files import write_json, write_text
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m cluster`."""
-    parser = commands.add_parser(
-        "monitor",
-        help="write the files that Prometheus and Grafana need",
-        description="Writes a Prometheus configuration, a Grafana dashboard and Grafana's provisioning files.",
-        epilog="example: python -m cluster monitor --output monitoring",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = "Writes a Prometheus configuration, a Grafana dashboard and Grafana's provisioning files."
+    parser.epilog = "example: python -m cluster monitor --output monitoring"
     parser.add_argument("--output", type=Path, default=Path("monitoring"), metavar="DIR", help="where the files go")
     parser.add_argument(
         "--temp-dir",
@@ -28,7 +24,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="where Grafana will find Prometheus"
     )
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 

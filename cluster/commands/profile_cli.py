@@ -22,21 +22,19 @@ from tuning_common.errors import RequestError
 from tuning_common.units import format_bytes
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m cluster`."""
-    parser = commands.add_parser(
-        "profile",
-        help="measure CUDA context and cuBLAS workspaces on this machine's GPU",
-        description="Measures what a torch process holds on the first visible GPU before any tensor: the CUDA context"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Measures what a torch process holds on the first visible GPU before any tensor: the CUDA context"
         " with its libraries, and cuBLAS's workspaces. Later estimates use the measured values. No other"
-        " process may start or stop on the card meanwhile.",
-        epilog="example: CUDA_VISIBLE_DEVICES=1 python -m cluster profile",
+        " process may start or stop on the card meanwhile."
     )
+    parser.epilog = "example: CUDA_VISIBLE_DEVICES=1 python -m cluster profile"
     parser.add_argument(
         "--profiles", type=Path, metavar="FILE", default=PROFILES_FILE,
         help="ledger that receives the measurement (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 

@@ -14,15 +14,13 @@ from tuning_common.errors import Problems
 from tuning_common.units import format_duration
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m cluster`."""
-    parser = commands.add_parser(
-        "simulate",
-        help="place a made-up sweep on a described cluster under a simulated clock",
-        description="Lets the broker of real sweeps place trials of four model families, with synthetic but typical"
-        " sizes and durations, and compares the makespan with a lower bound that no placement can beat.",
-        epilog="example: python -m cluster simulate --cluster 64x24GiB,16x80GiB --trials 10000 --policy shares",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Lets the broker of real sweeps place trials of four model families, with synthetic but typical"
+        " sizes and durations, and compares the makespan with a lower bound that no placement can beat."
     )
+    parser.epilog = "example: python -m cluster simulate --cluster 64x24GiB,16x80GiB --trials 10000 --policy shares"
     parser.add_argument(
         "--cluster", required=True, metavar="CARDS",
         help="COUNTxSIZE, COUNTxMODEL or COUNTxNAME:SIZE[@SPEED], for example 64xT4:16GiB@0.5,16xA100:80GiB@2",
@@ -53,7 +51,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--max-trials-per-gpu", type=int, default=MAX_TENANTS, metavar="N",
         help="most trials on one card under the policy shares (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -81,23 +79,22 @@ def run(chosen: argparse.Namespace) -> int:
     wall_s = time.perf_counter() - started_s
     lower_bound_s = bound_s(drawn.trials, inventory, max_tenants=chosen.max_trials_per_gpu)
     result = _Result(drawn=drawn, done=done, lower_bound_s=lower_bound_s, wall_s=wall_s)
-    if chosen.format == "json":
-        cli.emit_json(
-            {
-                "makespan_s": done.makespan_s,
-                "lower_bound_s": lower_bound_s,
-                "gpu_utilisation": done.gpu_utilisation,
-                "memory_utilisation": done.memory_utilisation,
-                "wall_s": wall_s,
-                "decisions_per_s": len(trials) / wall_s,
-                "refused": len(drawn.refused),
-                "placed": len(trials),
-                "policy": chosen.policy,
-                "simulated": True,
-            }
-        )
-    else:
-        cli.emit(_text(chosen, inventory, result))
+    cli.answer(
+        chosen.format,
+        {
+            "makespan_s": done.makespan_s,
+            "lower_bound_s": lower_bound_s,
+            "gpu_utilisation": done.gpu_utilisation,
+            "memory_utilisation": done.memory_utilisation,
+            "wall_s": wall_s,
+            "decisions_per_s": len(trials) / wall_s,
+            "refused": len(drawn.refused),
+            "placed": len(trials),
+            "policy": chosen.policy,
+            "simulated": True,
+        },
+        _text(chosen, inventory, result),
+    )
     return 0
 
 

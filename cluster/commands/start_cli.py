@@ -21,14 +21,10 @@ _START_S = 180.0
 _ELSEWHERE = "192.0.2.1"  # reserved for documentation: a route is looked up, nothing is sent
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m cluster`."""
-    parser = commands.add_parser(
-        "start",
-        help="make this machine the head of a cluster, or join one",
-        description="Starts one raylet for each GPU model of this machine. Every machine needs the same token.",
-        epilog="example: python -m cluster start --address 10.0.0.1:6379",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = "Starts one raylet for each GPU model of this machine. Every machine needs the same token."
+    parser.epilog = "example: python -m cluster start --address 10.0.0.1:6379"
     role = parser.add_mutually_exclusive_group(required=True)
     role.add_argument("--head", action="store_true", help="this machine keeps the cluster's state")
     role.add_argument("--address", metavar="IP[:PORT]", help="the head, for a machine that joins")

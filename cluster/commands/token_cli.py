@@ -9,15 +9,13 @@ from tuning_common import cli
 from tuning_common.errors import RequestError
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m cluster`."""
-    parser = commands.add_parser(
-        "token",
-        help="make the secret that all machines of a cluster share",
-        description="Writes a random token where Ray looks for it, for its owner only, unless there is one already. It"
-        " is not shown. To replace it: end the cluster, remove the file on every machine, and make a new one.",
-        epilog="example: python -m cluster token",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Writes a random token where Ray looks for it, for its owner only, unless there is one already. It"
+        " is not shown. To replace it: end the cluster, remove the file on every machine, and make a new one."
     )
+    parser.epilog = "example: python -m cluster token"
     parser.set_defaults(run=run)
 
 

@@ -21,7 +21,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files (default 0)")
     parser.add_argument("--train-count", type=int, default=TRAIN_COUNT, help=f"default {TRAIN_COUNT}")
     parser.add_argument("--dev-count", type=int, default=DEV_COUNT, help=f"default {DEV_COUNT}")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="text for people, json for programs")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -42,9 +42,6 @@ def run(chosen: argparse.Namespace) -> int:
         path = chosen.output / f"{name}.jsonl"
         write_examples(path, examples)
         written |= {f"{name}_file": str(path), f"{name}_count": len(examples), f"{name}_sha256": fingerprint(examples)}
-    if chosen.format == "json":
-        cli.emit_json(written)
-    else:
-        rows = [[written[f"{name}_file"], written[f"{name}_count"]] for name in ("train", "dev")]
-        cli.emit(cli.table(["file", "dialogues"], rows))
+    rows = [[written[f"{name}_file"], written[f"{name}_count"]] for name in ("train", "dev")]
+    cli.answer(chosen.format, written, cli.table(["file", "dialogues"], rows))
     return 0

@@ -196,8 +196,8 @@ def test_only_old_entries_of_the_cache_go(tmp_path: Path) -> None:
 def test_the_command_says_what_it_freed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, _ = outputs(tmp_path)
     parser = argparse.ArgumentParser()
-    clean_cli.add_parser(parser.add_subparsers())
-    words = ["clean", str(output), "--keep", "2", "--cache", str(tmp_path / "cache")]
+    clean_cli.add_arguments(parser)
+    words = [str(output), "--keep", "2", "--cache", str(tmp_path / "cache")]
     assert clean_cli.run(parser.parse_args([*words, "--dry-run"])) == 0
     assert capsys.readouterr().out.rstrip().endswith("would free 22.0 KiB")
     assert len(list(output.glob("experiments/*/checkpoint-3"))) == 12

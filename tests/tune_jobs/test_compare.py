@@ -209,8 +209,8 @@ def test_one_or_too_many_are_refused(tmp_path: Path) -> None:
 
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    compare_cli.add_parser(parser.add_subparsers())
-    return parser.parse_args(["compare", *words])
+    compare_cli.add_arguments(parser)
+    return parser.parse_args(words)
 
 
 def test_the_command_writes_text_json_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,8 +258,8 @@ def test_the_page_lies_in_the_output_folder_of_what_is_compared(
     one, two = (experiment(tmp_path / "there", name, part) for name, part in (("a", 0.9), ("b", 0.5)))
     monkeypatch.chdir(tmp_path)
     parser = argparse.ArgumentParser()
-    compare_cli.add_parser(parser.add_subparsers())
-    assert compare_cli.run(parser.parse_args(["compare", str(one), str(two)])) == 0
+    compare_cli.add_arguments(parser)
+    assert compare_cli.run(parser.parse_args([str(one), str(two)])) == 0
     assert capsys.readouterr().out.rstrip().endswith("\nthere/comparisons/a_b.html")
     assert (tmp_path / "there" / "comparisons" / "a_b.html").exists()
     assert not (tmp_path / "outputs").exists()

@@ -21,8 +21,8 @@ STATES = {"finished": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL", "oom": 
 
 def export(folder: Path, journal: Path) -> None:
     parser = argparse.ArgumentParser()
-    export_cli.add_parser(parser.add_subparsers())
-    assert export_cli.run(parser.parse_args(["export", str(folder), "--optuna", str(journal)])) == 0
+    export_cli.add_arguments(parser)
+    assert export_cli.run(parser.parse_args([str(folder), "--optuna", str(journal)])) == 0
 
 
 def test_points_are_the_best_of_each_sweep_in_turn_and_another_sweep_starts_with_them(
@@ -30,8 +30,8 @@ def test_points_are_the_best_of_each_sweep_in_turn_and_another_sweep_starts_with
 ) -> None:
     folders = [str(write(tmp_path / f"sweep_{count}", wide_ledger(count)).path) for count in (16, 32)]
     parser = argparse.ArgumentParser()
-    export_cli.add_parser(parser.add_subparsers())
-    assert export_cli.run(parser.parse_args(["export", *folders, "--points", "3"])) == 0
+    export_cli.add_arguments(parser)
+    assert export_cli.run(parser.parse_args([*folders, "--points", "3"])) == 0
     printed = capsys.readouterr().out
     points = yaml.safe_load(printed)["search"]["points"]
     ranked = [
@@ -54,7 +54,7 @@ def test_points_are_the_best_of_each_sweep_in_turn_and_another_sweep_starts_with
         load_sweep(next_sweep)
     assert any("only a wide phase does, whose method is bayes, bohb or grid" in one for one in refused.value.problems)
     with pytest.raises(RequestError, match="must be at least 1"):
-        export_cli.run(parser.parse_args(["export", *folders, "--points", "0"]))
+        export_cli.run(parser.parse_args([*folders, "--points", "0"]))
 
 
 def opened(journal: Path, name: str) -> optuna.Study:

@@ -125,10 +125,10 @@ def test_everything_lies_in_one_folder(experiment: Path, tmp_path: Path, capsys:
     with pytest.raises(RequestError, match="is not empty"):
         hand_over(Experiment(folder=experiment), output, None, tmp_path / "cache")
     parser = argparse.ArgumentParser()
-    hand_over_cli.add_parser(parser.add_subparsers())
+    hand_over_cli.add_arguments(parser)
     data = experiment.parents[2] / "test.jsonl"
     words = [str(experiment), "--data", str(data), "--output", str(tmp_path / "other"), "--format", "json"]
-    assert hand_over_cli.run(parser.parse_args(["hand-over", *words])) == 0
+    assert hand_over_cli.run(parser.parse_args(words)) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["summaries"] == 3
     assert Path(answer["submission"]).read_bytes() == (output / "submission.csv").read_bytes()

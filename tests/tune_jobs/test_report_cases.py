@@ -168,8 +168,8 @@ def test_a_sweep_without_reports_shows_no_cards_or_costs(tmp_path: Path) -> None
 
 def test_how_to_resume_names_where_the_results_are() -> None:
     parser = argparse.ArgumentParser()
-    run_cli.add_parser(parser.add_subparsers())
-    chosen = parser.parse_args(["run", "a.yaml", "--output", "/nas/my results", "--simulate", "1x24GiB"])
+    run_cli.add_arguments(parser)
+    chosen = parser.parse_args(["a.yaml", "--output", "/nas/my results", "--simulate", "1x24GiB"])
     assert run_cli._how_to_resume(chosen).endswith(
         "resume with: python -m tune_jobs run a.yaml --output '/nas/my results' --simulate 1x24GiB --resume"
     )

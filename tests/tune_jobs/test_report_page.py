@@ -75,8 +75,8 @@ def test_page_and_picture_have_the_same_colours() -> None:
 
 def arguments(folder: Path, form: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    report_cli.add_parser(parser.add_subparsers())
-    return parser.parse_args(["report", str(folder), "--format", form])
+    report_cli.add_arguments(parser)
+    return parser.parse_args([str(folder), "--format", form])
 
 
 def test_the_command_tells_the_winner_and_where_the_reports_are(

@@ -31,8 +31,8 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "review.md"
 
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    review_cli.add_parser(parser.add_subparsers())
-    return parser.parse_args(["review", *words])
+    review_cli.add_arguments(parser)
+    return parser.parse_args(words)
 
 
 def trial(number: int, score: float, **changes: object) -> TrialRecord:

@@ -152,8 +152,8 @@ def test_an_empty_week_says_so() -> None:
 
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    week_cli.add_parser(parser.add_subparsers())
-    return parser.parse_args(["week", *words])
+    week_cli.add_arguments(parser)
+    return parser.parse_args(words)
 
 
 def test_the_command_writes_text_json_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

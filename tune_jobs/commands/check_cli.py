@@ -17,20 +17,18 @@ if TYPE_CHECKING:
     from tune_jobs.config.sweep import Sweep
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "check",
-        help="find problems before, during or after a sweep, with remedies",
-        description="With a sweep file: checks whether it can run here, or on a cluster. With a sweep's results: checks"
-        " its progress, or what it left.",
-        epilog="example: python -m tune_jobs check tune_jobs/sweeps/sample.yaml   (exit code 1 if a check failed)",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "With a sweep file: checks whether it can run here, or on a cluster. With a sweep's results: checks"
+        " its progress, or what it left."
     )
+    parser.epilog = "example: python -m tune_jobs check tune_jobs/sweeps/sample.yaml   (exit code 1 if a check failed)"
     parser.add_argument("target", type=Path, nargs="?", metavar="SWEEP", help="a sweep file, or a sweep's results")
     parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file has none")
     parser.add_argument("--no-pipeline", action="store_true", help="before: skip the quick training")
     parser.add_argument("--clean", action="store_true", help="after: remove checkpoints and partial files")
-    nodes_cli.add_arguments(parser)
+    nodes_cli.add_node_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -45,10 +43,7 @@ def run(chosen: argparse.Namespace) -> int:
         checks = _of_folder(chosen.target, chosen)
     else:
         nodes, checks = _before(chosen)
-    if chosen.format == "json":
-        cli.emit_json(as_json(nodes, checks))
-    else:
-        cli.emit(as_text(checks))
+    cli.answer(chosen.format, as_json(nodes, checks), as_text(checks))
     return exit_code(checks)
 
 

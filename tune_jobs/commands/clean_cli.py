@@ -7,16 +7,14 @@ from tuning_common import cli
 from tuning_common.units import format_bytes
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "clean",
-        help="remove checkpoints, weights beyond the best and of repetitions, and old caches",
-        description="Removes checkpoints of sweeps that are over, weights of all but each sweep's best models, weights"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Removes checkpoints of sweeps that are over, weights of all but each sweep's best models, weights"
         " of repetitions (reproductions/), and old cache entries."
-        " Numbers, summaries and winners stay; sweeps that run or can be resumed are not touched.",
-        epilog="example: python -m tune_jobs clean outputs --keep 1 --dry-run",
+        " Numbers, summaries and winners stay; sweeps that run or can be resumed are not touched."
     )
+    parser.epilog = "example: python -m tune_jobs clean outputs --keep 1 --dry-run"
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the output folder of sweeps, for example outputs")
     parser.add_argument("--keep", type=int, default=5, metavar="N", help="models that each sweep keeps; 5 if absent")
     parser.add_argument("--cache", type=Path, default=Path(".cache/dialsum"), help=".cache/dialsum if absent")
@@ -28,7 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="cache entries older than D days are removed; 7 if absent",
     )
     parser.add_argument("--dry-run", action="store_true", help="show what would be removed, and remove nothing")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 

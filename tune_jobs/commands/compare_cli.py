@@ -15,15 +15,13 @@ if TYPE_CHECKING:
 _SHOWN = 3
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "compare",
-        help="compare experiments on the same dialogues",
-        description="Compares experiments with the first of them: ROUGE, settings that differ, paired bootstrap over"
-        " the same dialogues, summaries side by side; in the terminal and as one HTML page.",
-        epilog="example: python -m tune_jobs compare outputs/sweep_results/sample 4 2",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Compares experiments with the first of them: ROUGE, settings that differ, paired bootstrap over"
+        " the same dialogues, summaries side by side; in the terminal and as one HTML page."
     )
+    parser.epilog = "example: python -m tune_jobs compare outputs/sweep_results/sample 4 2"
     parser.add_argument(
         "names",
         nargs="+",
@@ -34,7 +32,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--rescore", action="store_true", help="score all summaries again with the installed scorer")
     parser.add_argument("--examples", type=int, default=_SHOWN, metavar="N", help="dialogues to show; 3 if absent")
     add_language(parser)
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -58,10 +56,7 @@ def _compare(chosen: argparse.Namespace) -> int:
     comparison = compare(experiments, rescore=chosen.rescore)
     page = chosen.html or page_for(output_of(experiments[0]), [side.name for side in comparison.sides])
     write_text(page, build_compare_page(comparison))
-    if chosen.format == "json":
-        cli.emit_json(_summary(comparison, page, chosen.examples))
-    else:
-        cli.emit(_text(comparison, page, chosen.examples))
+    cli.answer(chosen.format, _summary(comparison, page, chosen.examples), _text(comparison, page, chosen.examples))
     return 0
 
 

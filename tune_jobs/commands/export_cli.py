@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from tune_jobs.records.ledger import Ledger
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "export",
-        help="write sweeps as studies of Optuna, or their best configurations for another sweep to start from",
-        description="Writes every trial of sweeps, also while they run, into a journal that optuna-dashboard opens; or "
-        "prints their best configurations as `search.points` of another sweep.",
-        epilog="example: python -m tune_jobs export outputs/sweep_results/sample --optuna journal.log\n"
-        "         python -m tune_jobs export outputs/sweep_results/sample --points 5",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Writes every trial of sweeps, also while they run, into a journal that optuna-dashboard opens; or "
+        "prints their best configurations as `search.points` of another sweep."
     )
+    parser.epilog = (
+        "example: python -m tune_jobs export outputs/sweep_results/sample --optuna journal.log\n"
+        "         python -m tune_jobs export outputs/sweep_results/sample --points 5"
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("folders", type=Path, nargs="+", metavar="SWEEP", help="outputs/sweep_results/NAME")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--optuna", type=Path, metavar="FILE", help="Optuna's journal; may exist")

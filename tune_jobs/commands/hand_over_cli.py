@@ -10,15 +10,13 @@ from tuning_common.errors import RequestError
 from tuning_common.units import format_bytes
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "hand-over",
-        help="put a model, its card, its summaries and a submission into one folder",
-        description="Copies the best model of an experiment, or of a sweep's winner, into a folder that transformers"
-        " loads without this project, with a model card, predictions.jsonl and a submission CSV.",
-        epilog="example: python -m tune_jobs hand-over outputs/sweep_results/sample --data test.csv",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Copies the best model of an experiment, or of a sweep's winner, into a folder that transformers"
+        " loads without this project, with a model card, predictions.jsonl and a submission CSV."
     )
+    parser.epilog = "example: python -m tune_jobs hand-over outputs/sweep_results/sample --data test.csv"
     parser.add_argument("names", nargs="+", metavar="FOLDER [TRIAL]", help="an experiment; or a sweep and its trial")
     parser.add_argument("--data", type=Path, help="dialogues for submission.csv; the run's own test file if absent")
     parser.add_argument("--output", type=Path, help="a folder; OUTPUT/hand_over/NAME if absent")
@@ -29,7 +27,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--merge", action="store_true", help="merge an adapter into its base: one model that needs no other"
     )
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 

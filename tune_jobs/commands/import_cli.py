@@ -13,15 +13,13 @@ if TYPE_CHECKING:
     from tune_jobs.config.sections import Tracking
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "import",
-        help="write our files from a configuration and a sweep of another trainer",
-        description="Translates a run configuration (Hugging Face's arguments, flat or in sections) and a W&B sweep for"
-        " it, with a comment for each translation. The files of other trainers also run as they are.",
-        epilog="example: python -m tune_jobs import config.yaml wandb_sweep.yaml --output imported",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Translates a run configuration (Hugging Face's arguments, flat or in sections) and a W&B sweep for"
+        " it, with a comment for each translation. The files of other trainers also run as they are."
     )
+    parser.epilog = "example: python -m tune_jobs import config.yaml wandb_sweep.yaml --output imported"
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a run configuration")
     parser.add_argument("sweep", type=Path, nargs="?", metavar="SWEEP", help="a sweep over it")
     parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the sweep has none")

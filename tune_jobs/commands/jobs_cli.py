@@ -15,14 +15,12 @@ _SHOWN_LINES = 5  # of a job's output in `jobs status`
 _WIDTH = 100  # of its progress in `jobs list`, in characters
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "jobs",
-        help="list, show, follow and stop submitted sweeps",
-        description="Shows and stops the jobs of a cluster. `stop` lets every trial save; submit --resume continues.",
-        epilog="example: python -m tune_jobs jobs logs minji-wide_search --follow",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Shows and stops the jobs of a cluster. `stop` lets every trial save; submit --resume continues."
     )
+    parser.epilog = "example: python -m tune_jobs jobs logs minji-wide_search --follow"
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, help_text, action in (
         ("list", "every submitted sweep", list_jobs),
@@ -37,7 +35,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         if name == "logs":
             one.add_argument("--follow", action="store_true", help="until it is over")
         else:
-            one.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+            cli.add_format(one)
         one.add_argument("--address", metavar="URL", help="the head's dashboard; http://127.0.0.1:8265 by default")
         one.set_defaults(run=action)
 
@@ -47,13 +45,10 @@ def list_jobs(chosen: argparse.Namespace) -> int:
     jobs = _jobs(chosen)
     found = jobs.list()
     progress = {job.name: last_line(jobs.logs(job.name)) for job in found if job.status == "RUNNING"}
-    if chosen.format == "json":
-        cli.emit_json([_summary(job) | {"progress": progress.get(job.name, "")} for job in found])
-    elif found:
-        rows = [row(job, progress.get(job.name, ""), time.time()) for job in found]
-        cli.emit(cli.table(["job", "status", "time", "started", "ended", "progress"], rows))
-    else:
-        cli.emit("no job was submitted yet; python -m tune_jobs submit SWEEP")
+    rows = [row(job, progress.get(job.name, ""), time.time()) for job in found]
+    text = cli.table(["job", "status", "time", "started", "ended", "progress"], rows)
+    values = [_summary(job) | {"progress": progress.get(job.name, "")} for job in found]
+    cli.answer(chosen.format, values, text if found else "no job was submitted yet; python -m tune_jobs submit SWEEP")
     return 0
 
 

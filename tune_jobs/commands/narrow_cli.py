@@ -13,15 +13,13 @@ if TYPE_CHECKING:
     from tune_jobs.search.next_sweep import NextSweep
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "narrow",
-        help="write a narrower sweep from a finished one",
-        description="Cuts the box of the best trials out of a sweep's space and writes it as a sweep file, with the "
-        "reason for every bound.",
-        epilog="example: python -m tune_jobs narrow outputs/sweep_results/sample --output next.yaml",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Cuts the box of the best trials out of a sweep's space and writes it as a sweep file, with the "
+        "reason for every bound."
     )
+    parser.epilog = "example: python -m tune_jobs narrow outputs/sweep_results/sample --output next.yaml"
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="outputs/sweep_results/NAME")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: next_sweep.yaml in FOLDER")
     parser.add_argument(
@@ -29,7 +27,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--margin", type=float, default=0.1, metavar="PART", help="of the box, on each side; 0.1")
     parser.add_argument("--count", type=int, metavar="N", help="trials of the next sweep; half as many as before")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 

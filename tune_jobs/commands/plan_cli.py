@@ -20,16 +20,14 @@ if TYPE_CHECKING:
     from tune_jobs.search.inputs import SweepInputs
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "plan",
-        help="show a sweep's trials, memory, shares, packing and time without training",
-        description="Shows what a sweep would run on the cluster at hand, or on one that you describe: its trials, the"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Shows what a sweep would run on the cluster at hand, or on one that you describe: its trials, the"
         " memory and share of each, how they pack, GPU-hours and the end from earlier runs or a few steps here, which"
-        " parameters matter most, and warnings. Nothing is trained.",
-        epilog="example: python -m tune_jobs plan tune_jobs/sweeps/wide_search.yaml --cluster 2x24GiB,1x80GiB",
+        " parameters matter most, and warnings. Nothing is trained."
     )
+    parser.epilog = "example: python -m tune_jobs plan tune_jobs/sweeps/wide_search.yaml --cluster 2x24GiB,1x80GiB"
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
     parser.add_argument("--count", type=int, metavar="N", help="how many trials, where the file has none")
     cards = parser.add_mutually_exclusive_group()
@@ -37,7 +35,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     cards.add_argument("--cpu-only", action="store_true", help="no cards at all: place by CPUs and host memory")
     parser.add_argument("--measure", action="store_true", help="time a few real steps of each kind of trial here")
     parser.add_argument("--strict", action="store_true", help="refuse a sweep on which there is a warning")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -48,10 +46,7 @@ def run(chosen: argparse.Namespace) -> int:
         RequestError: When the file or the cluster cannot be used, or `--strict` refuses.
     """
     described = describe(chosen)
-    if chosen.format == "json":
-        cli.emit_json(described.values)
-    else:
-        cli.emit(described.text)
+    cli.answer(chosen.format, described.values, described.text)
     if described.refused:
         raise RequestError(described.refused)
     return 0

@@ -8,17 +8,13 @@ from tune_jobs.config.language import use_language
 from tuning_common import cli
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "report",
-        help="build the reports of a sweep",
-        description="Writes analysis_report.html, .md and .png, and best_config.yaml, into the folder of a sweep.",
-        epilog="example: python -m tune_jobs report outputs/sweep_results/sample",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = "Writes analysis_report.html, .md and .png, and best_config.yaml, into the folder of a sweep."
+    parser.epilog = "example: python -m tune_jobs report outputs/sweep_results/sample"
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="outputs/sweep_results/NAME")
     add_language(parser, "the sweep's")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 

@@ -14,15 +14,13 @@ if TYPE_CHECKING:
 _MOST_OTHERS = 5
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "reproduce",
-        help="run an experiment again and compare",
-        description="Runs an experiment again from its folder, here and without a cluster, and shows whether its"
-        " numbers are the same, within noise, or different, and what has changed: data, code, packages, machine.",
-        epilog="example: python -m tune_jobs reproduce outputs/experiments/NAME",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Runs an experiment again from its folder, here and without a cluster, and shows whether its"
+        " numbers are the same, within noise, or different, and what has changed: data, code, packages, machine."
     )
+    parser.epilog = "example: python -m tune_jobs reproduce outputs/experiments/NAME"
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="outputs/experiments/NAME")
     parser.add_argument(
         "--output", type=Path, help="folder of the repetition; outputs/reproductions/NAME_TIME if absent"
@@ -31,7 +29,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--data-folder", type=Path, help="the folder that has its data files now, under their old names"
     )
     parser.add_argument("--dry-run", action="store_true", help="show what has changed, and train nothing")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -49,19 +47,14 @@ def run(chosen: argparse.Namespace) -> int:
 
     plan = plan_reproduction(chosen.folder, chosen.data_folder)
     if chosen.dry_run:
-        if chosen.format == "json":
-            changes = [asdict(change) for change in plan.changes]
-            cli.emit_json({"has_snapshot": plan.snapshot is not None, "changes": changes})
-        else:
-            cli.emit(_changes_text(plan))
+        changes = [asdict(change) for change in plan.changes]
+        values = {"has_snapshot": plan.snapshot is not None, "changes": changes}
+        cli.answer(chosen.format, values, _changes_text(plan))
         return 0
     if any(change.matters for change in plan.changes):
         cli.note("not everything is as it was:\n" + _table([change for change in plan.changes if change.matters]))
     done = reproduce(plan, chosen.output or default_output(chosen.folder, datetime.now()), cli.note)
-    if chosen.format == "json":
-        cli.emit_json(summary(done))
-    else:
-        cli.emit(_text(done))
+    cli.answer(chosen.format, summary(done), _text(done))
     return 1 if done.judgement.outcome == "different" else 0
 
 

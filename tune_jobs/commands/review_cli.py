@@ -13,19 +13,17 @@ if TYPE_CHECKING:
     from tune_jobs.report.findings import Findings
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "review",
-        help="write the experiment review of a sweep",
-        description="Writes review.md into the folder of a sweep: the winner, the main factor, the improvement,"
-        " anomalies, and recommendations as boxes to tick. `run` writes it too. An edited review is kept.",
-        epilog="example: python -m tune_jobs review outputs/sweep_results/sample",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Writes review.md into the folder of a sweep: the winner, the main factor, the improvement,"
+        " anomalies, and recommendations as boxes to tick. `run` writes it too. An edited review is kept."
     )
+    parser.epilog = "example: python -m tune_jobs review outputs/sweep_results/sample"
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="outputs/sweep_results/NAME")
     parser.add_argument("--overwrite", action="store_true", help="replace a review that was edited")
     add_language(parser, "the sweep's")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 

@@ -22,14 +22,10 @@ if TYPE_CHECKING:
     from tune_jobs.driver.sweep_end import SweepOutcome
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "run",
-        help="run a sweep and keep its best model",
-        description="Runs every trial of a sweep file on the Ray cluster at hand, or on an embedded one.",
-        epilog="example: python -m tune_jobs run tune_jobs/sweeps/sample.yaml",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = "Runs every trial of a sweep file on the Ray cluster at hand, or on an embedded one."
+    parser.epilog = "example: python -m tune_jobs run tune_jobs/sweeps/sample.yaml"
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument("--resume", action="store_true", help="continue an earlier run of this sweep")
@@ -50,7 +46,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--dashboard", action="store_true", help="show Ray's dashboard on this machine while it runs")
     add_language(parser, "the sweep file's tracking.language")
     parser.add_argument("--strict", action="store_true", help="refuse a sweep on which there is a warning")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -134,10 +130,7 @@ def _run(sweep: "Sweep", options: "RunOptions", chosen: argparse.Namespace, trai
     if sweep.phases:
         return _run_staged(sweep, options, chosen)
     outcome = run_sweep(sweep, options, view_for())
-    if chosen.format == "json":
-        cli.emit_json(_summary(outcome))
-    else:
-        cli.emit(_text(outcome))
+    cli.answer(chosen.format, _summary(outcome), _text(outcome))
     if outcome.interrupted:
         raise WorkError(_how_to_resume(chosen))
     if outcome.best is None:
@@ -180,10 +173,7 @@ def _run_staged(sweep: "Sweep", options: "RunOptions", chosen: argparse.Namespac
     from tune_jobs.driver.view import view_for
 
     outcome = run_staged(sweep, options, view_for(), until=chosen.until)
-    if chosen.format == "json":
-        cli.emit_json(staged_summary(outcome))
-    else:
-        cli.emit(staged_text(outcome))
+    cli.answer(chosen.format, staged_summary(outcome), staged_text(outcome))
     if outcome.interrupted and not (outcome.phases and outcome.phases[-1].name == chosen.until):
         raise WorkError(_how_to_resume(chosen))
     return 0

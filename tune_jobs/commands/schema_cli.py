@@ -8,16 +8,14 @@ from tuning_common.errors import RequestError
 KINDS = ("sweep", "run", "team")
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "schema",
-        help="print the JSON Schema of sweep files, run configurations or team files",
-        description="Prints a JSON Schema, with which editors complete and check a YAML file while it is written.",
-        epilog="example: python -m tune_jobs schema sweep > sweep.schema.json\n"
-        "and at the top of a sweep file: # yaml-language-server: $schema=sweep.schema.json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = "Prints a JSON Schema, with which editors complete and check a YAML file while it is written."
+    parser.epilog = (
+        "example: python -m tune_jobs schema sweep > sweep.schema.json\n"
+        "and at the top of a sweep file: # yaml-language-server: $schema=sweep.schema.json"
     )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("kind", choices=KINDS, help="sweep file, run configuration or team file")
     parser.add_argument("--format", choices=("json", "markdown"), default="json", help="markdown: a sweep file's keys")
     parser.set_defaults(run=run)

@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from tune_jobs.jobs.submission import Submission
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "submit",
-        help="send a sweep to the cluster and follow it",
-        description="Packages the code and the files that the sweep names, and runs it as a job of the cluster.",
-        epilog="example: python -m tune_jobs submit tune_jobs/sweeps/wide_search.yaml --member minji --supervise"
-        "   (later: python -m tune_jobs jobs list)",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = "Packages the code and the files that the sweep names, and runs it as a job of the cluster."
+    parser.epilog = (
+        "example: python -m tune_jobs submit tune_jobs/sweeps/wide_search.yaml --member minji --supervise"
+        "   (later: python -m tune_jobs jobs list)"
     )
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep file")
     parser.add_argument("--member", metavar="NAME", help="whose quota is used; the sweep's own, else your user name")

@@ -15,18 +15,14 @@ Values = Mapping[str, object]
 ANSWER_S = 10.0
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "team",
-        help="show who may use how many GPUs, who holds what, who waits and why",
-        description="Shows the quotas of a team and, on a machine of a cluster, what its sweeps hold and wait for.",
-        epilog="example: python -m tune_jobs team --address auto",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = "Shows the quotas of a team and, on a machine of a cluster, what its sweeps hold and wait for."
+    parser.epilog = "example: python -m tune_jobs team --address auto"
     parser.add_argument("--file", type=Path, default=Path("team.yaml"), help="shown where no cluster is at hand")
     parser.add_argument("--address", metavar="IP:PORT", help="the cluster's head; `auto` on one of its machines")
     parser.add_argument("--apply", type=Path, metavar="FILE", help="put another team file in force on the cluster")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -38,10 +34,7 @@ def run(chosen: argparse.Namespace) -> int:
         WorkError: When the broker does not answer.
     """
     status = _status(chosen)
-    if chosen.format == "json":
-        cli.emit_json(status)
-    else:
-        cli.emit(text_of(status))
+    cli.answer(chosen.format, status, text_of(status))
     return 0
 
 

@@ -15,14 +15,10 @@ from tuning_common.errors import RequestError
 _NO_TERMINAL = 120  # columns in a pipe or a file
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "top",
-        help="watch running sweeps in a terminal",
-        description="Shows running sweeps and refreshes: trials, shares, memory, scores, why trials wait.",
-        epilog="example: python -m tune_jobs top --once",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = "Shows running sweeps and refreshes: trials, shares, memory, scores, why trials wait."
+    parser.epilog = "example: python -m tune_jobs top --once"
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), metavar="DIR", help="as sweeps name it")
     parser.add_argument("--all", action="store_true", help="show sweeps that do not run, too")
     parser.add_argument("--once", action="store_true", help="show it once and end")

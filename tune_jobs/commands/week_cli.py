@@ -12,15 +12,13 @@ if TYPE_CHECKING:
     from tune_jobs.analysis.weekly import Pair, Week
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to `python -m tune_jobs`."""
-    parser = commands.add_parser(
-        "week",
-        help="compare the week's runs with the week before",
-        description="Sums up seven days of all sweeps of an output folder against the seven before: runs, success and"
-        " failure, GPU-hours, best score, by member, model and sweep; in the terminal and as one HTML page.",
-        epilog="example: python -m tune_jobs week outputs --until 2026-11-24",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.description = (
+        "Sums up seven days of all sweeps of an output folder against the seven before: runs, success and"
+        " failure, GPU-hours, best score, by member, model and sweep; in the terminal and as one HTML page."
     )
+    parser.epilog = "example: python -m tune_jobs week outputs --until 2026-11-24"
     parser.add_argument("output", type=Path, nargs="?", default=Path("outputs"), metavar="OUTPUT", help="outputs")
     parser.add_argument(
         "--until", metavar="DATE", help="last day of the week, YYYY-MM-DD; the last seven days if absent"
@@ -28,7 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="runs that only W&B knows count too, if it answers")
     parser.add_argument("--html", type=Path, metavar="FILE", help="the page; OUTPUT/weeks/week_DATE.html if absent")
     add_language(parser)
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -56,10 +54,7 @@ def run(chosen: argparse.Namespace) -> int:
     with use_language(chosen.language or "en"):
         write_text(page, build_week_page(week, source.remarks))
         text = _text(week, source.remarks, page)
-    if chosen.format == "json":
-        cli.emit_json(_summary(week, source.remarks, page))
-    else:
-        cli.emit(text)
+    cli.answer(chosen.format, _summary(week, source.remarks, page), text)
     return 0
 
 

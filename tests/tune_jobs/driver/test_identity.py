@@ -139,8 +139,8 @@ def test_the_command_refuses_to_resume_another_sweep_before_anything_runs(
     (folder.path / "journal.jsonl").touch()
     write_json(folder.path / "identity.json", {**identity(TEXT), "method": "bayes"})
     parser = argparse.ArgumentParser()
-    run_cli.add_parser(parser.add_subparsers())
+    run_cli.add_arguments(parser)
     with pytest.raises(RequestError, match="are of another sweep"):
-        run_cli.run(parser.parse_args(["run", "small.yaml", "--resume", "--cpu-only"]))
+        run_cli.run(parser.parse_args(["small.yaml", "--resume", "--cpu-only"]))
     with pytest.raises(SystemExit):
-        parser.parse_args(["run", "small.yaml", "--resume", "--restart"])
+        parser.parse_args(["small.yaml", "--resume", "--restart"])

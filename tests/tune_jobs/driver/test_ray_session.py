@@ -52,9 +52,9 @@ def test_a_ray_that_does_not_start_ends_in_words(monkeypatch: pytest.MonkeyPatch
 def test_a_dashboard_is_refused_where_a_cluster_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
     parser = argparse.ArgumentParser()
-    run_cli.add_parser(parser.add_subparsers())
+    run_cli.add_arguments(parser)
     with pytest.raises(RequestError, match=r"RAY_ADDRESS names a cluster; it has a dashboard already"):
-        run_cli.run(parser.parse_args(["run", "small.yaml", "--dashboard"]))
+        run_cli.run(parser.parse_args(["small.yaml", "--dashboard"]))
 
 
 SESSION = """

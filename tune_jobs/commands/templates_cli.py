@@ -16,13 +16,19 @@ from tuning_common.units import format_bytes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    parser.description = (
+        "Estimates of the named models are answered from templates that are shipped for one version of"
+        " torch and transformers. --check traces them again and lists the differences; --make writes"
+        " new ones, which takes some minutes for each model."
+    )
+    parser.epilog = "example: python -m tune_jobs templates --check --every 10 kobart kogpt2"
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(SHIPPED_MODELS)}; all when none")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="trace again and compare; exit code 1 if it differs")
     what.add_argument("--make", action="store_true", help="trace and write")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="check each N-th part only")
     parser.add_argument("--folder", type=Path, default=SHIPPED, metavar="FOLDER", help="folder of the archives")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -63,11 +69,13 @@ def _check(chosen: argparse.Namespace, names: list[str]) -> int:
         if path is None:
             raise RequestError(f"no archive of {name} in {chosen.folder}", [f"make it: templates --make {name}"])
         found[name] = check_archive(path, name, every=chosen.every, note=cli.note)
-    if chosen.format == "json":
-        cli.emit_json({"torch": version("torch"), "transformers": version("transformers"), "differences": found})
-    else:
-        for name, texts in found.items():
-            cli.emit("\n".join([f"{name}: {len(texts)} differences", *(f"  {text}" for text in texts)]))
+    lines = [
+        line
+        for name, texts in found.items()
+        for line in (f"{name}: {len(texts)} differences", *(f"  {text}" for text in texts))
+    ]
+    values = {"torch": version("torch"), "transformers": version("transformers"), "differences": found}
+    cli.answer(chosen.format, values, "\n".join(lines))
     return 1 if any(found.values()) else 0
 
 

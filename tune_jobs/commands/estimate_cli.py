@@ -40,6 +40,14 @@ _SWITCHES = ("gradient_checkpointing", "compact_loss", "fsdp", "torch_compile")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    parser.description = (
+        "Predicts the peak bytes of training, evaluation and generation, term by term, and the share of"
+        " a GPU that a trial is placed with. Nothing is run."
+    )
+    parser.epilog = (
+        "example: python -m tune_jobs estimate --model kobart --batch-size 8 --encoder-max-len 512"
+        " --decoder-max-len 128 --precision bf16 --gpu 'rtx 3090'"
+    )
     add_run_flags(parser)
     card = parser.add_mutually_exclusive_group()
     card.add_argument("--gpu", metavar="NAME", help="a GPU model, for example 'NVIDIA L4' or 3090")
@@ -56,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration", type=Path, metavar="FILE", default=CALIBRATION_FILE,
         help="ledger of measured peaks, for the margin (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -101,10 +109,7 @@ def run(chosen: argparse.Namespace) -> int:
         RequestError: With everything that is wrong with the request.
     """
     found = estimated(chosen)
-    if chosen.format == "json":
-        cli.emit_json(as_json(*found))
-    else:
-        cli.emit(as_text(*found))
+    cli.answer(chosen.format, as_json(*found), as_text(*found))
     return 0
 
 

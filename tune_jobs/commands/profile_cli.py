@@ -12,7 +12,7 @@ from cluster.estimator.calibration import Peak, load_calibration, record_peak
 from cluster.estimator.estimate import Estimator, MemoryEstimate
 from cluster.estimator.request import MemoryRequest
 from cluster.machines import nvml
-from tune_jobs.commands.estimate import CALIBRATION_FILE, add_run_flags, run_config
+from tune_jobs.commands.estimate_cli import CALIBRATION_FILE, add_run_flags, run_config
 from tune_jobs.placing.memory_requests import facts_of, request_of
 from tune_jobs.placing.memory_templates import template_finder
 from tuning_common import cli
@@ -31,12 +31,18 @@ _TRAINING = ("data", "forward", "backward", "optimizer")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    parser.description = (
+        "Runs one training step, one evaluation batch and one generation batch with random weights and"
+        " the longest texts on the device at hand; shows memory and time by phase beside the estimate, and writes the"
+        " peak to the calibration. On a CPU it measures times only."
+    )
+    parser.epilog = "example: python -m tune_jobs profile --model kobart --batch-size 8 --precision bf16"
     add_run_flags(parser)
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE", default=CALIBRATION_FILE,
         help="ledger that receives the measured peak (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="for a person or for a program")
+    cli.add_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -63,10 +69,11 @@ def run(chosen: argparse.Namespace) -> int:
     measured = measure_run(config, request, show=lambda phase: cli.note(f"measuring: {phase} ..."))
     device_bytes = nvml.process_bytes(os.getpid()) if measured.reserved_bytes is not None else None
     recorded = _record(chosen.calibration, request, found, measured, device_bytes)
-    if chosen.format == "json":
-        cli.emit_json(_json(request, found, measured, device_bytes, recorded))
-    else:
-        cli.emit(_text(request, found, measured, device_bytes, recorded, chosen.calibration))
+    cli.answer(
+        chosen.format,
+        _json(request, found, measured, device_bytes, recorded),
+        _text(request, found, measured, device_bytes, recorded, chosen.calibration),
+    )
     if not measured.fits:
         raise WorkError(f"{measured.device} has not enough memory; the estimate is {format_bytes(found.device_bytes)}")
     return 0
