@@ -24,9 +24,10 @@ from typing import Literal, get_args
 
 from benchmarks.kills import outcome_of
 from benchmarks.light_sweep import SWEEP
+from benchmarks.pages import table
+from benchmarks.sweeps import ROOT, driver_environment
 from tuning_common.files import read_jsonl
 
-ROOT = Path(__file__).resolve().parent.parent
 Fault = Literal["driver", "stop", "trial", "raylet", "results full", "temporary folder full"]
 DISKS: dict[Fault, str] = {"results full": "work/outputs", "temporary folder full": "tmp"}
 PROGRAMS: dict[Fault, str] = {"raylet": "raylet", "trial": "ray::ImplicitFu"}  # of Tune, cut by the kernel
@@ -118,14 +119,9 @@ class Chaos:
         command = [sys.executable, "-m", "benchmarks.light_sweep", f"{name}.yaml", "--cpu-only"]
         command += ["--resume"] if self._journal(name).exists() else []
         temporary = str(self.folder / "tmp")
-        environment = os.environ | {
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "HOME": str(self.folder / "home"),
-            "TMPDIR": temporary,
-            "RAY_TMPDIR": temporary,
-        }
+        folders = {"HOME": str(self.folder / "home"), "TMPDIR": temporary, "RAY_TMPDIR": temporary}
         with (self.folder / f"{name}.log").open("ab") as log:
+            environment = driver_environment() | folders
             return subprocess.Popen(
                 command, cwd=self.work, env=environment, stdout=log, stderr=log, start_new_session=True
             )
@@ -222,16 +218,14 @@ def run_chaos(faults: Iterator[Fault], folder: Path, seed: int, minutes: float =
     raise AssertionError("not reached")
 
 
-def table(chaos: Chaos, command: str) -> str:
+def page(chaos: Chaos, command: str) -> str:
     """Returns the page of a run."""
     lines = [
         "# Sweeps that are disturbed at random moments",
         "",
         f"Written by `{command}`: {chaos.injected.total()} faults in {len(chaos.sweeps)} sweeps of four light trials.",
         "",
-        "| fault | times |",
-        "|---|---|",
-        *(f"| {fault} | {count} |" for fault, count in sorted(chaos.injected.items())),
+        table(["fault", "times"], sorted(chaos.injected.items())),
         "",
         "Against the undisturbed sweep, " + ("there is no difference." if not chaos.problems else "these differ:"),
         *(f"* {problem}" for problem in chaos.problems),
@@ -262,7 +256,7 @@ def main() -> int:
         kinds = tuple(kind for kind in kinds if (has_disks or kind not in DISKS) and chosen.only in (None, kind))
         faults = itertools.islice(shuffled(kinds, chosen.seed), chosen.faults)
         chaos = run_chaos(faults, folder, chosen.seed, chosen.minutes)
-    text = table(chaos, " ".join(["python -m benchmarks.chaos", *sys.argv[1:]]))
+    text = page(chaos, " ".join(["python -m benchmarks.chaos", *sys.argv[1:]]))
     name = "chaos.md" if chosen.only is None else f"chaos_{chosen.only.replace(' ', '_')}.md"
     (ROOT / "benchmarks" / name).write_text(text, encoding="utf-8")
     print(text)

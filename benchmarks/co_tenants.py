@@ -17,15 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.light_sweep import METRIC
+from benchmarks.pages import table
+from benchmarks.sweeps import METRIC, NO_MODEL, driver_environment, run_with
 from cluster.machines.loopback import prefer_loopback
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tune_jobs.commands import run_cli
 from tune_jobs.trial.run_trial import run_trial
 from tuning_common import cli
 
-ROOT = Path(__file__).resolve().parent.parent
 STEPS = 4  # of each evaluation
 BLOCK, BLOCKS = bytes(2**22), 40  # hashed in each step
 LONG = 4  # times as many steps in an evaluation
@@ -37,16 +36,8 @@ parameters:
   learning_rate: {values: RATES}
   seed: {value: SEED}
   num_epochs: {value: EPOCHS}
-  batch_size: {value: 8}
-  max_train_samples: {value: 8}
-  max_eval_samples: {value: 4}
-  tiny_hidden_size: {value: 16}
-  tiny_layers: {value: 1}
-  tiny_vocab_size: {value: 400}
-early_terminate: {type: none}
-resources: {cpus_per_trial: 0.25, simulate: 1x24GiB, share: SHARE}
-tracking: {wandb: disabled}
 """
+RESOURCES = "resources: {cpus_per_trial: 0.25, simulate: 1x24GiB, share: SHARE}\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +79,6 @@ def trial(config: dict[str, object]) -> None:
     run_trial(config, train=compute)
 
 
-def run_sweep(arguments: Sequence[str]) -> int:
-    """Runs one sweep; takes the arguments of `python -m tune_jobs run`."""
-    parser = argparse.ArgumentParser()
-    run_cli.add_arguments(parser)
-    return run_cli.run(parser.parse_args(arguments), trial)
-
-
 def measure(folder: Path, case: Case, share: str, epochs: int) -> tuple[float, int, list[str]]:
     """Runs a sweep.
 
@@ -104,13 +88,17 @@ def measure(folder: Path, case: Case, share: str, epochs: int) -> tuple[float, i
     """
     name = f"s{case.trials}_{case.long}_{share.replace('.', '_')}"
     rates = [f"{(case.trials - number) * 1e-6:.6f}" for number in range(case.trials)]  # the last ones are the lowest
-    text = SWEEP.replace("NAME", name).replace("RATES", f"[{', '.join(rates)}]").replace("SHARE", share)
+    text = (
+        (SWEEP + NO_MODEL + RESOURCES)
+        .replace("NAME", name)
+        .replace("RATES", f"[{', '.join(rates)}]")
+        .replace("SHARE", share)
+    )
     text = text.replace("SEED", str(case.long)).replace("EPOCHS", str(epochs))
     (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "benchmarks.co_tenants", "run-sweep", f"{name}.yaml"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        command, cwd=folder, env=driver_environment(), capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ledger = (folder / "outputs" / "sweep_results" / name / "all_results.jsonl").read_text(encoding="utf-8")
@@ -127,7 +115,6 @@ def write_page(
 ) -> None:
     """Writes what is known so far."""
     header = ["Trials", "Long", "1", "2", "4", "8", "Learned", "Together at most", "Quickest fixed, s"]
-    table = [header, ["---"] * len(header), *rows]
     page = (
         "# How many trials of one machine's processes share a card\n\n"
         f"Made by `python -m benchmarks.co_tenants --epochs {epochs} --repeats {repeats}` on {os.cpu_count()} cores.\n"
@@ -137,7 +124,7 @@ def write_page(
         "`share: auto`, which learns: each divided by the quickest fixed one of its row. *Long* trials take\n"
         f"{LONG} times as long and come last. Every trial computes hashes of blocks of 4 MiB and evaluates\n"
         f"{epochs} times; the quickest of {repeats} runs counts.\n\n"
-        + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in table)
+        + table(header, rows)
         + "\n\nWhat was learned:\n\n"
         + "\n".join(
             f"* {line}" for line in decisions or ["nothing: the last trial had started before enough rates were known"]
@@ -180,5 +167,5 @@ def main() -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["run-sweep"]:
         prefer_loopback()
-        sys.exit(cli.run(lambda arguments: run_sweep(arguments[1:])))
+        sys.exit(cli.run(lambda arguments: run_with(trial, arguments[1:])))
     sys.exit(main())

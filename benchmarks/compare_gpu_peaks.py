@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.gpu_experiments import EXPERIMENTS
 from benchmarks.gpu_peak_grid import Case, grid
 from benchmarks.measure_gpu_peaks import TABLE
+from benchmarks.pages import table
 from cluster.estimator.calibration import Peak, record_peak
 from cluster.estimator.estimate import Estimator, MemoryEstimate
 from cluster.estimator.gpu_profile import GpuProfile, find_gpu, gpu_of_size
@@ -145,12 +146,12 @@ def report(rows: Sequence[Row]) -> str:
         f"Measured on {cards}: {len(free)} runs, of which {sum(row.outgrew for row in free)} needed more than the upper"
         f" bound; {len(capped)} runs under the caps of their estimates, of which"
         f" {sum(row.outgrew for row in capped)} outgrew them.",
-        _table(("quantity", "runs", "error, median", "smallest", "largest"), list(map(_spread(free), QUANTITIES))),
+        table(("quantity", "runs", "error, median", "smallest", "largest"), list(map(_spread(free), QUANTITIES))),
         f"Runs with an error above {LARGEST_ALLOCATED_ERROR:.0%} in what tensors hold: {len(far)}"
         + ("".join(f"\n* {_label(row)}" for row in far)),
         "## Every run",
         "MiB measured, and the estimate's error.",
-        _table(
+        table(
             ("run", "train", "error", "generate", "error", "reserved", "error", "device", "error", "upper", "held"),
             [_cells(row) for row in rows],
         ),
@@ -176,7 +177,7 @@ def _decided(rows: Sequence[Row]) -> list[str]:
         by = experiment.otherwise or ("all runs" if runs.count(",") > 50 else f"runs {runs}")
         lines.append((experiment.name, experiment.decides, by, experiment.until_then, found))
     header = ("experiment", "decides", "by", "until then", "decided")
-    return ["## Ten experiments that decide what is not measured yet", _table(header, lines)]
+    return ["## Ten experiments that decide what is not measured yet", table(header, lines)]
 
 
 def _spread(rows: Sequence[Row]) -> Callable[[str], tuple[object, ...]]:
@@ -228,11 +229,6 @@ def _card(record: dict[str, object]) -> GpuProfile:
 
 def _number(value: object) -> int | None:
     return value if type(value) is int else None
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -5,7 +5,6 @@ with reused actors, each in a process of its own, in turns, two trials at a time
 one value with a checkpoint of one small file. Results stay below outputs/, and what is there is not run again.
 """
 
-import argparse
 import cProfile
 import json
 import platform
@@ -15,10 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.pages import page_parser, table
+from benchmarks.sweeps import METRIC, NO_MODEL, run_with
 from cluster.machines.loopback import LOOPBACK, prefer_loopback
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
@@ -26,7 +27,6 @@ from tuning_common.cli import emit, note
 from tuning_common.files import write_json, write_text
 
 OUTPUT = Path("outputs/benchmarks/control_plane")
-METRIC = "eval/rouge_combined_f1"
 CORES = 2
 SIZES = (100, 500, 1000)
 GOAL, GOAL_BYTES = 1.15, 20_000
@@ -37,15 +37,8 @@ count: COUNT
 parameters:
   learning_rate: {distribution: log_uniform_values, min: 1e-5, max: 1e-2}
   num_epochs: {value: 1}
-  max_train_samples: {value: 8}
-  max_eval_samples: {value: 4}
-  tiny_hidden_size: {value: 16}
-  tiny_layers: {value: 1}
-  tiny_vocab_size: {value: 400}
-early_terminate: {type: none}
-resources: {cpus_per_trial: 1, max_concurrent_trials: CORES}
-tracking: {wandb: disabled}
 """
+RESOURCES = f"resources: {{cpus_per_trial: 1, max_concurrent_trials: {CORES}}}\n"
 Measured = Mapping[str, float]
 
 
@@ -78,14 +71,9 @@ def _checkpoint(folder: Path) -> Path:
 
 def run_ours(trials: int, folder: Path) -> None:
     """Runs the trials through our driver."""
-    from tune_jobs.commands import run_cli
-
     file = folder / "sweep.yaml"
-    write_text(file, SWEEP.replace("COUNT", str(trials)).replace("CORES", str(CORES)))
-    parser = argparse.ArgumentParser()
-    run_cli.add_arguments(parser)
-    chosen = parser.parse_args([str(file), "--output", str(folder), "--cpu-only"])
-    assert run_cli.run(chosen, our_trial) == 0
+    write_text(file, SWEEP.replace("COUNT", str(trials)) + NO_MODEL + RESOURCES)
+    assert run_with(our_trial, [str(file), "--output", str(folder), "--cpu-only"]) == 0
 
 
 def run_bare(trials: int, folder: Path) -> None:
@@ -153,7 +141,7 @@ def page(found: Mapping[int, Mapping[str, Measured]]) -> str:
         f"Seconds are from the driver's start to its end, with Ray's own start and end. Goals: {GOAL:.2f} x the wall of"
         f" bare Tune, {GOAL_BYTES // 1000} kB a trial more.",
         "",
-        *_table(["trials", "bare: wall / driver's CPU s", "ours: wall / driver's CPU s", "wall", "CPU"], rows),
+        table(["trials", "bare: wall / driver's CPU s", "ours: wall / driver's CPU s", "wall", "CPU"], rows),
     ]
     missing = [str(trials) for trials in SIZES if trials not in found]
     if missing:
@@ -173,20 +161,15 @@ def page(found: Mapping[int, Mapping[str, Measured]]) -> str:
                 ("driver's memory, kB", "rss_bytes", 1e-3),
             )
         ]
-        text += ["", f"## Each further trial, from {few} to {many}", "", *_table(["", "bare", "ours"], rows)]
+        text += ["", f"## Each further trial, from {few} to {many}", "", table(["", "bare", "ours"], rows)]
         text += ["", "Memory is the most that the driver's process held."]
     return "\n".join([*text, ""])
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
-
-
 def main() -> None:
     """Measures what is missing and writes the page; with --only, measures one side here and prints it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = page_parser(__file__, __doc__)
     parser.add_argument("--trials", type=int, nargs="+", default=list(SIZES), metavar="N", help="sizes of the sweeps")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"), metavar="FILE")
     parser.add_argument("--only", choices=("ours", "bare"), help="measure this side here")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="with --only: write a profile of the driver")
     chosen = parser.parse_args()

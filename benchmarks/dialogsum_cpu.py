@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.pages import table
 from dialsum.config import RunConfig, load_run_config
 from dialsum.data import Example, load_examples
 from dialsum.finished import load_finished, predict
@@ -76,12 +77,6 @@ def rows(folder: Path, examples: Sequence[Example]) -> list[Row]:
     found = {name: scorer.score(texts, references) for name, texts in written.items()}
     weights, floor = config.rouge_weights, config.summary_length_floor_chars
     return [Row(name=name, scores=scores, combined=scores.combined(weights, floor)) for name, scores in found.items()]
-
-
-def table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Formats a table as Markdown."""
-    lines = [header, ["---"] * len(header), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def curve_table(trials: Sequence[TrialRecord]) -> str:

@@ -5,14 +5,13 @@ one shape and of a data set's lengths, with native and expandable segments. It a
 exceeds the quick one, which takes the allocator's overhead from a few probes. Two minutes on one core.
 """
 
-import argparse
 import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 
+from benchmarks.pages import page_parser, table
 from cluster.estimator.estimate import Estimator
 from cluster.estimator.gpu_profile import find_gpu
 from cluster.estimator.request import Allocator, MemoryRequest
@@ -89,27 +88,21 @@ def report(fragments: Sequence[Sequence[object]], quick: Sequence[Sequence[objec
         "Reserved over used bytes of training, batch 16, lengths up to 512 + 128, bf16. *One shape*: three steps of",
         "the longest batch. *Data*: then 40 batches of 2,000 dialogues with log-normal lengths, in a trainer's order.",
         "",
-        _table(("model", "expandable, one shape", "expandable, data", "native, one shape", "native, data"), fragments),
+        table(("model", "expandable, one shape", "expandable, data", "native, one shape", "native, data"), fragments),
         "",
         "A plan asks for many sizes, so it does not replay each: it takes the largest part that the allocator added in"
         " five probes.",
         "The quick upper bound over the replayed one, at random shapes; where the quick one is below, a plan that is",
         "confirmed, as those of sweeps and of `estimate --budget` are, takes the replayed one.",
         "",
-        _table(("model", "shapes", "quick is below", "median", "least", "most"), quick),
+        table(("model", "shapes", "quick is below", "median", "least", "most"), quick),
         "",
     ])  # fmt: skip
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
 def main() -> None:
     """Runs the replays and writes the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"))
+    parser = page_parser(__file__, __doc__)
     chosen = parser.parse_args()
     estimator = Estimator(template_finder(note, only_at_hand=True))
     plain = {name: MemoryRequest(model=shipped_facts(name), gpu=find_gpu("L4"), batch_size=8) for name in MODELS}

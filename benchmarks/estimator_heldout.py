@@ -5,7 +5,6 @@ generation in order), and compares it with its template and three common rules o
 two cores; `--cases 12 --output FILE` for a quick run.
 """
 
-import argparse
 import json
 import logging
 import random
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.pages import page_parser, table
 from cluster.estimator.cuda_imitation import KernelFamily
 from cluster.estimator.gpu_profile import find_gpu
 from cluster.estimator.model_facts import model_facts
@@ -269,14 +269,14 @@ def report(found: Sequence[Compared], tracked: Sequence[Tracked], command: str) 
         "**Peaks on a GPU: not measured.** The table compares the estimator with its own tracer, not with CUDA; see"
         " [gpu_peaks.md](gpu_peaks.md).",
         "",
-        _table(("routine", "cases", "under", "over, median", "over, at most"), summary(found)),
+        table(("routine", "cases", "under", "over, median", "over, at most"), summary(found)),
         "",
         "## Habits of today, for training",
         "",
         "*Constant table*: so many GB a sample at length 512 (KoBART 0.5, KoGPT2 0.7, T5 0.6, mT5 0.8), in proportion",
         "to the longer length. *Weights + gradients + optimizer*: what calculators give that know no activations.",
         "",
-        _table(("way", "cases", "under", "error, median", "smallest", "largest"), habit_rows),
+        table(("way", "cases", "under", "error, median", "smallest", "largest"), habit_rows),
         "",
         f"*MemTracker* (`torch.distributed._tools`), batch {MEMTRACKER_SHAPE.batch}, lengths"
         f" {MEMTRACKER_SHAPE.encoder_len} + {MEMTRACKER_SHAPE.decoder_len}, tied head, ended after"
@@ -284,20 +284,15 @@ def report(found: Sequence[Compared], tracked: Sequence[Tracked], command: str) 
         "the CPU's kernels (dropout and attention that are not fused), so the difference is not its error on a GPU;",
         "there it needs one.",
         "",
-        _table(("case", "tracer, MiB", "MemTracker, MiB", "difference", "wall time"), tracked_rows),
+        table(("case", "tracer, MiB", "MemTracker, MiB", "difference", "wall time"), tracked_rows),
         "",
         "## Every case",
         "",
         "MiB by the tracer, and the template's error.",
         "",
-        _table(("job", "batch x lengths", "train", "error", "evaluate", "error", "generate", "error"), case_rows),
+        table(("job", "batch x lengths", "train", "error", "evaluate", "error", "generate", "error"), case_rows),
         "",
     ])  # fmt: skip
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def _mib(size_bytes: int) -> str:
@@ -310,10 +305,9 @@ def _percent(part: float) -> str:
 
 def main() -> None:
     """Compares the cases and writes the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = page_parser(__file__, __doc__)
     parser.add_argument("--cases", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"))
     chosen = parser.parse_args()
     warnings.filterwarnings("ignore")  # of models that are never trained here
     logging.disable(logging.WARNING)
@@ -321,7 +315,7 @@ def main() -> None:
     tracked = list(memtracker_cases())
     command = f"python -m benchmarks.estimator_heldout --cases {chosen.cases} --seed {chosen.seed}"
     write_text(chosen.output, report(found, tracked, command))
-    print(_table(("routine", "cases", "under", "over, median", "over, at most"), summary(found)))
+    print(table(("routine", "cases", "under", "over, median", "over, at most"), summary(found)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 from a shell, and cold templates of a small and a large model. Three minutes on two cores; run it on a quiet machine.
 """
 
-import argparse
 import os
 import platform
 import random
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.pages import page_parser
 from cluster.estimator.estimate import Estimator
 from cluster.estimator.gpu_profile import find_gpu
 from cluster.estimator.planning import plan_request
@@ -170,8 +170,7 @@ def _time(found_s: float) -> str:
 
 def main() -> None:
     """Measures everything and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"))
+    parser = page_parser(__file__, __doc__)
     chosen = parser.parse_args()
     load = os.getloadavg()[0]
     found = [*queries(), *many_trials(), shell(), *map(cold_template, ("kobart", "mt5-base"))]

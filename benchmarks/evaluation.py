@@ -7,7 +7,6 @@ long as allowed. The dev loss is left out of both. Reads ../shared/data/dialogsu
 What is measured stays below outputs/, and is not measured again.
 """
 
-import argparse
 import cProfile
 import inspect
 import logging
@@ -25,6 +24,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer as PlainScorer
 from transformers import Cache, LogitsProcessorList, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
+from benchmarks.pages import page_parser, table
 from dialsum.config import RunConfig, load_run_config
 from dialsum.encoding import pad
 from dialsum.generate import generate_ids, summarize
@@ -257,7 +257,7 @@ models of configs/dialogsum_cpu.yaml with random weights, which write 48 tokens 
 `rouge_score` as people call it; *ours* is what an evaluation of a run does. Both without the dev loss. **On GPUs *not
 measured*.**{_missing(found)}
 
-{_table(head, rows)}
+{table(head, rows)}
 
 Goal: 3 x. Reached in CPU seconds: {min(ratios):.1f} to {max(ratios):.1f}. The two do the same products of matrices for
 every token, one row for each beam: batches by length save padding and what a step costs beside them.
@@ -267,13 +267,13 @@ every token, one row for each beam: batches by length save padding and what a st
 The same evaluation, CPU seconds with the cache that `generate` makes and with ours (`dialsum.generate.beam_cache`):
 keys and values of a dialogue are not copied at every token, and a causal model's prompt is read once for all beams.
 
-{_table(["model", "beams", "generate's cache", "ours", "ratio"], shared)}
+{table(["model", "beams", "generate's cache", "ours", "ratio"], shared)}
 
 ## Where our time goes
 
 Fractions of the time under a profiler, which makes small functions look slower than they are.
 
-{_table(["part", *(f"{one.family}, {one.beams}" for one in found)], parts)}
+{table(["part", *(f"{one.family}, {one.beams}" for one in found)], parts)}
 """
 
 
@@ -302,14 +302,9 @@ def _cells(one: Compared) -> list[str]:
     ]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
-
-
 def main() -> None:
     """Compares and writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"), metavar="FILE")
+    parser = page_parser(__file__, __doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="how often each evaluation runs")
     parser.add_argument("--models", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="which are compared")
     chosen = parser.parse_args()

@@ -17,7 +17,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.pages import table
+from benchmarks.sweeps import ROOT, driver_environment
+
 SWEEP = """
 name: NAME
 method: grid
@@ -59,9 +61,10 @@ def start(folder: Path, name: str, *, resume: bool) -> "subprocess.Popen[bytes]"
     """Starts a driver in a process group of its own."""
     (folder / f"{name}.yaml").write_text(SWEEP.replace("NAME", name), encoding="utf-8")
     command = [sys.executable, "-m", "tune_jobs", "run", f"{name}.yaml", *(["--resume"] if resume else [])]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     log = (folder / f"{name}.log").open("ab")
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=folder, env=driver_environment(), stdout=log, stderr=log, start_new_session=True
+    )
 
 
 def run_killed(folder: Path, name: str, kills: int, seed: int) -> list[float]:
@@ -122,9 +125,7 @@ def main() -> int:
         f"Written by `python -m benchmarks.kills --kills {chosen.kills} --seed {chosen.seed}`: {len(lived_s)} drivers"
         f" were killed after {', '.join(f'{one:.0f}' for one in lived_s)} s.",
         "",
-        "| what | result |",
-        "|---|---|",
-        *(f"| {what} | {result} |" for what, result in rows),
+        table(["what", "result"], rows),
         "",
     ]
     (ROOT / "benchmarks" / "kills.md").write_text("\n".join(text), encoding="utf-8")

@@ -4,22 +4,20 @@ A trial's scores depend on its settings and on every step since its start, so th
 step change them, and neither torch nor a model is needed.
 """
 
-import argparse
 import hashlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from benchmarks.sweeps import METRIC, NO_MODEL, run_with
 from cluster.machines.loopback import prefer_loopback
 from dialsum.config import RunConfig
 from dialsum.reporter import Reporter
-from tune_jobs.commands import run_cli
 from tune_jobs.trial.run_trial import run_trial
 from tuning_common import cli
 
-METRIC = "eval/rouge_combined_f1"
 STEPS = 4  # of each evaluation
 STEP_S = 0.05
 SWEEP = """
@@ -28,16 +26,8 @@ method: grid
 parameters:
   learning_rate: {values: [1e-3, 2e-3, 3e-3, 1e-2]}
   num_epochs: {value: 8}
-  batch_size: {value: 8}
-  max_train_samples: {value: 8}
-  max_eval_samples: {value: 4}
-  tiny_hidden_size: {value: 16}
-  tiny_layers: {value: 1}
-  tiny_vocab_size: {value: 400}
-early_terminate: {type: none}
-resources: {cpus_per_trial: 1, max_concurrent_trials: 2}
-tracking: {wandb: disabled}
 """
+SWEEP += NO_MODEL + "resources: {cpus_per_trial: 1, max_concurrent_trials: 2}\n"
 
 
 def light_train(
@@ -70,13 +60,6 @@ def light_trial(config: dict[str, object]) -> None:
     run_trial(config, train=light_train)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs a sweep; takes the arguments of `python -m tune_jobs run`."""
-    parser = argparse.ArgumentParser()
-    run_cli.add_arguments(parser)
-    return run_cli.run(parser.parse_args(arguments), light_trial)
-
-
 if __name__ == "__main__":
     prefer_loopback()
-    sys.exit(cli.run(main))
+    sys.exit(cli.run(partial(run_with, light_trial)))

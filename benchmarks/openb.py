@@ -9,7 +9,6 @@ the trace are then replayed under a simulated clock. No GPU is used. Some twenty
 kept in .cache/openb.jsonl as long as the scheduler's source is the same, so a run that was ended goes on.
 """
 
-import argparse
 import csv
 import hashlib
 import json
@@ -27,6 +26,7 @@ from unittest import mock
 
 import numpy as np
 
+from benchmarks.pages import page_parser, table
 from cluster.machines.hardware import Card, Inventory, Node
 from cluster.scheduling.broker import Broker
 from cluster.scheduling.events import Event, Submitted, Withdrawn
@@ -228,9 +228,8 @@ def published(file: Path) -> dict[str, dict[str, tuple[float, float]]]:
 
 def main() -> None:
     """Places and replays everything and writes the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = page_parser(__file__, __doc__)
     parser.add_argument("--data", type=Path, default=FOLDER, metavar="FOLDER", help="the trace and published results")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"), metavar="FILE")
     parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N")
     parser.add_argument("--minutes", type=float, default=math.inf, metavar="N", help="place no more after so long")
     chosen = parser.parse_args()
@@ -339,7 +338,7 @@ def report(
         "Percent of 6,212 GPUs on 1,213 nodes when 130 % and 100 % of them were asked for: the published means of ten",
         "seeds of six policies; of ours the mean, and at 130 % the least seed and the number of seeds (0, 1, ...).",
         "",
-        *_table(
+        table(
             ["policy", *(f"{name}, {asked} %" for asked in (130, 100) for name in VARIANTS)],
             [
                 *(
@@ -366,7 +365,7 @@ def report(
         "picks the card*: as if Ray could be told a card, the broker takes the one on which least is lost. The",
         "difference to *Ray's card* is what Ray's choice costs, and what larger shares could win back.",
         "",
-        *_table(
+        table(
             ["", *VARIANTS],
             [[how, *(_few(found, how, name) for name in VARIANTS)] for how in HOW],
         ),
@@ -377,7 +376,7 @@ def report(
         "tasks of several GPUs, or of a part of one, repeated at random until they ask for so many percent of the GPUs",
         "(this is how multigpu20 differs from the default). What policies reach on them is not published.",
         "",
-        *_table(
+        table(
             ["held out", *HELD_OUT],
             [[how, *(_few(found, how, name, (AS_IT_IS, PLAIN)) for name in HELD_OUT)] for how in (AS_IT_IS, PLAIN)],
         ),
@@ -389,7 +388,7 @@ def report(
         "a task that waits holds up all after it. The tasks never ask for more than 65 GPUs at a time, so on all nodes",
         f"nobody would wait: one node in {EVERY} is kept. Tasks that fit on none of those nodes are left out.",
         "",
-        *_table(["cluster", "rule", "tasks", "waited", "mean", "median", "99 %", "longest"], replayed),
+        table(["cluster", "rule", "tasks", "waited", "mean", "median", "99 %", "longest"], replayed),
         "",
     ]
 
@@ -419,10 +418,6 @@ def _few(
     """The mean of the seeds that were placed in every way that is compared."""
     count = min(len(found.get((each, name), [])) for each in compared)
     return f"{_mean(found[how, name][:count])} ({count})" if count else _mean([])
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ placement can beat. Some minutes on one quiet core, with `--large` (1,000 cards)
 on a real card are not measured.
 """
 
-import argparse
 import platform
 import statistics
 import time
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.pages import page_parser, table
 from cluster.machines.hardware import parse_simulated
 from cluster.scheduling.compute_sharing import Contention
 from cluster.scheduling.simulation import Policy, SimulatedTrial, Simulation, bound_s, hold_under, rules_under, simulate
@@ -60,8 +60,7 @@ class Compared:
 
 def main() -> None:
     """Simulates everything and writes the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"), metavar="FILE")
+    parser = page_parser(__file__, __doc__)
     parser.add_argument(
         "--large",
         action="store_true",
@@ -211,7 +210,7 @@ def report(
             "",
             "As if co-tenants never waited for each other's kernels: how good the packing itself is.",
             "",
-            *_table(head, [_row(one) for one in memory]),
+            table(head, [_row(one) for one in memory]),
             "",
             "## With compute",
             "",
@@ -219,13 +218,13 @@ def report(
             "where the",
             "parts on a card add up to more than 1, all its trials slow down alike.",
             "",
-            *_table(head, [_row(one) for one in usual]),
+            table(head, [_row(one) for one in usual]),
             "",
             "## Unequal cards",
             "",
             "With compute, cards of two sizes and, with `--large`, of four models of unequal speed.",
             "",
-            *_table(head, [_row(one) for one in unequal]),
+            table(head, [_row(one) for one in unequal]),
             "",
             "## Ten seeds",
             "",
@@ -233,7 +232,7 @@ def report(
             "predicted",
             "durations, beside the better one of half and whole cards.",
             "",
-            *_table(["cluster", "seeds", "true", *wrong, "worst beside half and whole"], seeded),
+            table(["cluster", "seeds", "true", *wrong, "worst beside half and whole"], seeded),
             "",
             "## What the gain depends on",
             "",
@@ -243,7 +242,7 @@ def report(
             "trial alone",
             "leaves compute idle; where it leaves none, it gains little.",
             "",
-            *_table(["busy", "overhead", *results], [[f"{b:g}", f"{o:g}", *_row(one)[2:-2]] for b, o, one in compute]),
+            table(["busy", "overhead", *results], [[f"{b:g}", f"{o:g}", *_row(one)[2:-2]] for b, o, one in compute]),
             "",
         ]
     )
@@ -263,10 +262,6 @@ def _row(one: Compared) -> list[str]:
         f"{one.wall_s:.1f} s",
         f"{one.cpu_s:.1f} s",
     ]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
 
 
 if __name__ == "__main__":

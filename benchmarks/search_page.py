@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.pages import table
 from benchmarks.search_replay import (
     MOST_ATTEMPTS,
     SIDE_BY_SIDE,
@@ -28,11 +29,6 @@ RIVAL, EXACT, OURS = "random", "random, exact", "staged"
 _PACKAGES = ("torch", "transformers", "ray", "optuna")
 _COVERED = ((20, 10), (24, 12), (30, 15), (36, 18))  # trials so far, further trials
 _SHUFFLES = 2000
-
-
-def table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Formats a table as Markdown."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *body))
 
 
 def band(values: Sequence[float]) -> str:

@@ -13,11 +13,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import distributed
 
+from benchmarks.pages import page_parser
 from cluster.estimator.estimate import Estimator
 from cluster.estimator.gpu_profile import find_gpu
 from cluster.estimator.model_facts import model_facts
@@ -102,8 +102,7 @@ class Row:
 
 def main() -> None:
     """Measures everything and writes the table; as a child, measures one process."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"), metavar="FILE")
+    parser = page_parser(__file__, __doc__)
     parser.add_argument("--child", nargs=2, type=int, metavar=("CASE", "PROCESSES"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child is not None:

@@ -4,7 +4,6 @@
 outputs/, and what is there is not run again.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from benchmarks.pages import page_parser, table
 from benchmarks.startup_trials import AT_ONCE, TRIALS
 from tuning_common.cli import note
 from tuning_common.files import write_json, write_text
@@ -96,7 +96,7 @@ Python {platform.python_version()}.
 
 The smallest of three runs; `plan` is of KoBART on 2x24GiB.
 
-{_table(["command", "goal, s", "CPU s", "wall s"], commands)}
+{table(["command", "goal, s", "CPU s", "wall s"], commands)}
 
 Where texts are at hand, `plan` also loads the tokenizer to count what is cut, which imports transformers and torch.
 
@@ -106,7 +106,7 @@ Seconds from Tune's start of a trial to the end of its first step: the median, a
 model, {AT_ONCE} at a time. *bare* is `tune.Tuner` with a function that trains with `Seq2SeqTrainer`, in a process of
 its own for each trial, as people write it. Our driver keeps the processes.
 
-{_table(["trials", "bare Tune, s", "ours, s", "ours / bare", "goal"], _trial_rows())}
+{table(["trials", "bare Tune, s", "ours, s", "ours / bare", "goal"], _trial_rows())}
 
 ## The sample sweep
 
@@ -117,7 +117,7 @@ and the report.
 
 The largest imports, as parts of the time of all imports (one run of `python -X importtime`):
 
-{_table(["command", "imports"], imported)}
+{table(["command", "imports"], imported)}
 """
 
 
@@ -151,14 +151,9 @@ def _trial_rows() -> list[list[str]]:
     return rows
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
-
-
 def main() -> None:
     """Measures and writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"), metavar="FILE")
+    parser = page_parser(__file__, __doc__)
     chosen = parser.parse_args()
     write_text(chosen.output, page())
     note(f"written to {chosen.output}")

@@ -7,7 +7,6 @@ nothing else counts. Three shapes of each family and precision give the factor t
 median), as earlier runs do in a sweep; the other 78 are predicted. Some five minutes of one quiet core.
 """
 
-import argparse
 import itertools
 import logging
 import math
@@ -19,8 +18,8 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from benchmarks.pages import page_parser, table
 from cluster.estimator.roofline import Roofline
 from cluster.estimator.step_seconds import predict_seconds
 from dialsum.config import RunConfig
@@ -68,8 +67,7 @@ class Compared:
 
 def main() -> None:
     """Measures, predicts and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"), metavar="FILE")
+    parser = page_parser(__file__, __doc__)
     chosen = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -237,11 +235,11 @@ def report(found: Sequence[Compared], roofline: Roofline, loads: Sequence[float]
         f" {roofline.bytes_s / 1e9:.1f} GB/s, {roofline.launch_s * 1e6:.1f} us an operation.",
         "The traces are those of the GPU templates, so attention counts as CUDA's kernels compute it.",
         "",
-        *_table(head, rows),
+        table(head, rows),
         "",
         "## Every shape",
         "",
-        *_table(
+        table(
             ["family", "width x layers", "precision", "checkpointing", "batch x lengths", "ms", "predicted", ""],
             detail,
         ),
@@ -263,10 +261,6 @@ def _summary(some: Sequence[Compared]) -> list[str]:
         f"{max(errors):.0%}",
         f"{rank:.3f}",
     ]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ outputs/benchmarks/training.jsonl: what is there is not run again, and `--page` 
 ../shared/data/dialogsum, which is not a part of this project. About fifteen minutes on a quiet core.
 """
 
-import argparse
 import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
+from benchmarks.pages import page_parser, table
 from benchmarks.training_run import (
     DATA,
     ROOT,
@@ -74,8 +73,7 @@ def groups() -> list[list[TrainingRun]]:
 
 def main() -> None:
     """Runs what is missing and writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"), metavar="FILE")
+    parser = page_parser(__file__, __doc__)
     parser.add_argument("--page", action="store_true", help="write the page from the results so far")
     chosen = parser.parse_args()
     if not (ROOT / DATA).exists():
@@ -92,13 +90,10 @@ def page(found: Mapping[str, Measured]) -> str:
     gaps = f" **{missing} of {len(keys)} runs are missing.**" if missing else ""
     rows = list(itertools.product(FAMILIES, COMPARED))
     ratios, losses = (
-        "\n".join(table(head, [row(found, *one) for one in rows]))
-        for head, row in ((_HEAD, _row), (_LOSS_HEAD, _loss_row))
+        table(head, [row(found, *one) for one in rows]) for head, row in ((_HEAD, _row), (_LOSS_HEAD, _loss_row))
     )
     profiled = _profile_rows(found)
-    profile = (
-        "\n".join(table(["model", "system", *KINDS, "outside"], profiled)) if profiled else "The runs are missing."
-    )
+    profile = table(["model", "system", *KINDS, "outside"], profiled) if profiled else "The runs are missing."
     return f"""# Training: samples per CPU second beside the plain trainer
 
 Made by `python -m benchmarks.training` on {machine()}. GPUs are *not measured*.{gaps}
@@ -190,11 +185,6 @@ def _profile_rows(found: Mapping[str, Measured]) -> list[list[str]]:
         rest_s = timed.train_cpu_s - sum(sums.values())
         rows.append([family, variant, *(f"{seconds:.2f}" for seconds in sums.values()), f"{rest_s:.2f}"])
     return rows
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns a table as lines of Markdown."""
-    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ seconds of the mirror (with wandb-core), which has the lowest priority and which
 15 minutes on two quiet cores.
 """
 
-import argparse
 import ctypes
 import os
 import platform
@@ -27,6 +26,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.pages import page_parser
 from tests.tune_jobs.wandb_server import WandbServer, wandb_server
 from tune_jobs.records.ledger import SweepFolder
 from tuning_common.cli import note
@@ -95,10 +95,9 @@ MEASURES = {"whole command": "wall_s", "first start to last end": "span_s", "tri
 
 def main() -> None:
     """Measures everything and writes the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = page_parser(__file__, __doc__)
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="pairs of each kind; 7 if absent")
     parser.add_argument("--alone", action="store_true", help="one run after the other: on a machine that nobody shares")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"), metavar="FILE")
     chosen = parser.parse_args()
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     pairs: dict[str, list[Pair]] = {kind: [] for kind in KINDS}
