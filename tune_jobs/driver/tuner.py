@@ -5,6 +5,7 @@ the host at every report. Tune starts processes, keeps them for the next attempt
 stores checkpoints and notices dead processes. It retries nothing (`max_failures=0`): a retry may need more resources.
 """
 
+import json
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,7 +21,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
-from tune_jobs.records.trial_spec import TrialSpec
+from tune_jobs.records.trial_spec import REPORT_KEY, TrialSpec
 
 NODE_LABEL = "ray.io/node-id"  # Ray's own: every node has it
 
@@ -201,7 +202,7 @@ class _ReportScheduler(_Unpickled, FIFOScheduler):  # type: ignore[misc]
     def on_trial_result(self, tune_controller: object, trial: Trial, result: dict[str, object]) -> str:
         if result.get("done"):  # Tune repeats the last result when a function returns
             return str(FIFOScheduler.CONTINUE)
-        ends = self.host.reported(_number(trial), result)
+        ends = self.host.reported(_number(trial), {**result, **json.loads(str(result[REPORT_KEY]))})
         return str(FIFOScheduler.STOP if ends else FIFOScheduler.CONTINUE)
 
     def choose_trial_to_run(self, tune_controller: TrialRunnerWrapper) -> Trial | None:

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from tuning_common.strict import from_mapping
 
+REPORT_KEY: Final = "report"  # of what Tune passes to the driver
 SPEC_KEY: Final = "spec"  # of a Tune configuration, see TrialSpec.to_tune
 STOP_FILE: Final = "stop"  # in the sweep's folder while its driver asks the trials to save and end
 
