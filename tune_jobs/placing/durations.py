@@ -120,7 +120,8 @@ class Durations:
             config: The run.
             speed: How fast it goes there; None where nobody knows.
         """
-        cores = self.cores.get(alternative.model)
+        # Trials that ask for the CPUs that they use are counted by these alone.
+        cores = self.cores.get(alternative.model) if alternative.cpus < config.cpu_threads else None
         busy = min(1.0, config.cpu_threads / cores) if cores else speed.busy if speed else None
         if speed is None or self.in_order:
             return replace(alternative, busy=busy)

@@ -120,9 +120,13 @@ def test_simulated_cards_of_this_machine_run_as_its_cpu_does() -> None:
     assert measured_cards(inventory, Throughput(()))("simulated-24GiB") == [("CPU", 1.0)]
 
 
-@pytest.mark.parametrize(("threads", "busy"), [(1, 0.25), (2, 0.5), (8, 1.0)])
-def test_a_trial_on_a_simulated_card_keeps_the_cores_of_its_threads_busy(threads: int, busy: float) -> None:
-    """Its duration need not be known for that. Four cores for each of two cards."""
+@pytest.mark.parametrize(
+    ("cpus", "threads", "busy"), [(0.5, 1, 0.25), (1, 2, 0.5), (1, 8, 1.0), (1, 1, None), (4, 2, None)]
+)
+def test_a_trial_on_a_simulated_card_keeps_the_cores_of_its_threads_busy(
+    cpus: float, threads: int, busy: float | None
+) -> None:
+    """Its duration need not be known for that. Four cores for each of two cards; CPUs that it asks for are counted."""
     described = parse_simulated("2x24GiB")
     inventory = replace(described, nodes=tuple(replace(node, cpus=8.0) for node in described.nodes))
     durations = Durations(
@@ -132,7 +136,7 @@ def test_a_trial_on_a_simulated_card_keeps_the_cores_of_its_threads_busy(threads
         estimator=TimedEstimator(),
         cores=cores_of_cards(inventory),
     )
-    placer = placer_for(inventory, Resources(), durations.estimator, durations=durations)
+    placer = placer_for(inventory, Resources(cpus_per_trial=cpus), durations.estimator, durations=durations)
     (found,) = placer.options("one", BASE.with_changes({"cpu_threads": threads}))
     assert (found.alternative.expected_s, found.alternative.busy) == (None, busy)
 
