@@ -25,7 +25,7 @@ from cluster.estimator.request import MemoryRequest, Precision
 from dialsum.device import autocast
 from dialsum.optimizers import build_optimizer
 from dialsum.sharding import shard
-from dialsum.step import forward_loss
+from dialsum.step import IGNORED_LABEL, counted_positions, forward_loss
 from dialsum.workload import empty_model
 from tune_jobs.placing.memory_requests import sharding_of
 from tune_jobs.placing.memory_templates import template_finder
@@ -194,10 +194,14 @@ def _batch(case: Case) -> dict[str, torch.Tensor]:
     assert isinstance(vocabulary, int)
     causal = _is_causal(case)
     length = case.encoder_len + case.decoder_len if causal else case.encoder_len
+    labels = torch.randint(5, vocabulary, (case.micro_batch, length if causal else case.decoder_len))
+    if causal:
+        labels[:, : case.encoder_len] = IGNORED_LABEL
     return {
         "input_ids": torch.randint(5, vocabulary, (case.micro_batch, length)),
         "attention_mask": torch.ones(case.micro_batch, length, dtype=torch.int64),
-        "labels": torch.randint(5, vocabulary, (case.micro_batch, length if causal else case.decoder_len)),
+        "labels": labels,
+        "positions": counted_positions(labels, causal=causal),
     }
 
 

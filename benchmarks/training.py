@@ -31,7 +31,7 @@ FAMILIES = ("tiny-bart", "tiny-gpt2", "tiny-t5")
 VARIANTS: Mapping[str, tuple[System, Mapping[str, object]]] = {
     "plain": ("plain", {}),
     "`dialsum`": ("dialsum", {}),
-    "`dialsum`, `compact_loss`": ("dialsum", {"compact_loss": True}),
+    "`dialsum`, the model's own loss": ("own_loss", {}),
     "plain, padded": ("plain_padded", {}),
 }
 COMPARED = tuple(VARIANTS)[1:3]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from dialsum.preparation import Prepared
 
-System = Literal["dialsum", "ungrouped", "plain", "plain_padded"]
+System = Literal["dialsum", "own_loss", "ungrouped", "plain", "plain_padded"]
 Purpose = Literal["time", "memory", "profile"]
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path("../shared/data/dialogsum")  # from ROOT, where every run starts
@@ -43,8 +43,9 @@ class TrainingRun:
     """What is trained.
 
     Attributes:
-        system: dialsum; ungrouped: the same with a random order of dialogues; plain: Seq2SeqTrainer with its defaults
-            and DataCollatorForSeq2Seq; plain_padded: the same on data that are padded to the longest allowed lengths.
+        system: dialsum; own_loss: the same with the model's own loss; ungrouped: the same with a random order of
+            dialogues; plain: Seq2SeqTrainer with its defaults and DataCollatorForSeq2Seq; plain_padded: the same on
+            data that are padded to the longest allowed lengths.
         config: Values of a RunConfig, for both alike; max_steps bounds the run.
         purpose: time; memory: each larger tensor is a mapping of its own, so that resident memory follows tensors;
             profile: torch's profiler runs beside it. Only the first one's times are of use.
@@ -196,6 +197,7 @@ def measure(config: RunConfig, system: System, folder: Path, *, profile: bool) -
 
 def build_trainer(config: RunConfig, system: System, prepared: "Prepared", folder: Path) -> "Trainer":
     """Builds the trainer of a system for the same model, data and settings."""
+    from torch import nn
     from torch.utils.data import RandomSampler, Sampler
 
     from dialsum.callbacks import NumbersCallback
@@ -205,6 +207,14 @@ def build_trainer(config: RunConfig, system: System, prepared: "Prepared", folde
     from dialsum.reporter import NullReporter
     from dialsum.run_folder import RunFolder
     from dialsum.summarizer_trainer import SummarizerTrainer
+
+    class OwnLoss(SummarizerTrainer):
+        """The product's trainer with the model's own loss over all positions; for batches in one piece."""
+
+        def compute_loss(self, model: nn.Module, inputs: dict[str, "Tensor"], *_: object, **__: object) -> "Tensor":
+            del inputs["positions"]
+            loss: Tensor = model(**inputs, use_cache=False)["loss"]
+            return loss
 
     class Ungrouped(SummarizerTrainer):
         """The product's trainer with dialogues in random order."""
@@ -216,8 +226,8 @@ def build_trainer(config: RunConfig, system: System, prepared: "Prepared", folde
         return plain_trainer(config, prepared, folder, padded=system == "plain_padded")
     run_folder, scorer = RunFolder(folder), RougeScorer(config.language)
     numbers = NumbersCallback(config, NullReporter(), run_folder, scorer.identity)
-    kind = Ungrouped if system == "ungrouped" else SummarizerTrainer
-    return kind(config, prepared, run_folder, scorer, numbers, Ranks())
+    kinds: Mapping[str, type[SummarizerTrainer]] = {"ungrouped": Ungrouped, "own_loss": OwnLoss}
+    return kinds.get(system, SummarizerTrainer)(config, prepared, run_folder, scorer, numbers, Ranks())
 
 
 def plain_trainer(config: RunConfig, prepared: "Prepared", folder: Path, *, padded: bool) -> "Trainer":
@@ -260,17 +270,16 @@ def dev_loss(prepared: "Prepared", config: RunConfig) -> float:
     import torch
 
     from dialsum.encoding import Collator, EncodedDataset, longest_first
-    from dialsum.step import counted_positions
 
     dataset = EncodedDataset(longest_first(prepared.dev), prepared.kind)
-    collate = Collator(pad_id=int(prepared.tokenizer.pad_token_id))
+    collate = Collator(pad_id=int(prepared.tokenizer.pad_token_id), kind=prepared.kind)
     prepared.model.eval()
     total, tokens = 0.0, 0
     with torch.no_grad():
         for start_index in range(0, len(dataset), config.batch_size):
             indices = range(start_index, min(start_index + config.batch_size, len(dataset)))
             batch: dict[str, Tensor] = collate([dataset[index] for index in indices])
-            counted = len(counted_positions(batch["labels"], causal=prepared.kind == "causal"))
+            counted = len(batch.pop("positions"))
             total += float(prepared.model(**batch, use_cache=False)["loss"]) * counted
             tokens += counted
     return total / tokens

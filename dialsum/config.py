@@ -132,9 +132,6 @@ class RunConfig:
     )
     attention: Annotated[Attention, "Attention kernels: sdpa (fast) or eager (plain)."] = "sdpa"
     gradient_checkpointing: Annotated[bool, "Recompute activations in the backward pass: less memory, slower."] = False
-    compact_loss: Annotated[
-        bool, "Compute scores only where labels count, and their gradient in place: less memory, the same loss."
-    ] = False
     torch_compile: Annotated[bool, "Compile the model; pays on long runs on a GPU."] = False
     fsdp: Annotated[bool, "Shard weights, gradients and optimizer over a run's processes: less memory each."] = False
     cpu_threads: Annotated[int, Field(ge=1, le=1024), "Threads of torch in this process."] = 1

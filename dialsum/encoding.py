@@ -159,30 +159,34 @@ class Collator:
 
     Attributes:
         pad_id: Fills `input_ids`; labels are filled with -100.
+        kind: Of the model, which decides at which positions it predicts a label.
         multiple: Lengths are rounded up to a multiple of it (8 suits tensor cores).
-        positions_for: Adds `positions` for the compact loss of this kind of model; see step.forward_loss.
 
-    >>> batch = Collator(pad_id=0)([{"input_ids": [5, 6], "labels": [7]}, {"input_ids": [5], "labels": [7, 8]}])
+    >>> collator = Collator(pad_id=0, kind="seq2seq")
+    >>> batch = collator([{"input_ids": [5, 6], "labels": [7]}, {"input_ids": [5], "labels": [7, 8]}])
     >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist(), batch["labels"].tolist()
     ([[5, 6], [5, 0]], [[1, 1], [1, 0]], [[7, -100], [7, 8]])
+    >>> batch["positions"].tolist()
+    [0, 2, 3]
     """
 
     pad_id: int
+    kind: Kind
     multiple: int = 1
-    positions_for: Kind | None = None
 
     def __call__(self, items: Sequence[Mapping[str, list[int]]]) -> dict[str, Tensor]:
-        """Returns int64 tensors `input_ids`, `attention_mask` (batch, longest source) and `labels`."""
+        """Returns int64 tensors `input_ids`, `attention_mask` (batch, longest source), `labels` and `positions`.
+
+        The positions are those of step.counted_positions: made here, on the host.
+        """
         inputs = [item["input_ids"] for item in items]
         labels = pad([item["labels"] for item in items], IGNORED_LABEL, multiple=self.multiple)
-        batch = {
+        return {
             "input_ids": pad(inputs, self.pad_id, multiple=self.multiple),
             "attention_mask": pad([[1] * len(ids) for ids in inputs], 0, multiple=self.multiple),
             "labels": labels,
+            "positions": counted_positions(labels, causal=self.kind == "causal"),
         }
-        if self.positions_for is not None:
-            batch["positions"] = counted_positions(labels, causal=self.positions_for == "causal")
-        return batch
 
 
 def pad(rows: Sequence[Sequence[int]], filler: int, *, multiple: int = 1, left: bool = False) -> Tensor:

@@ -1,8 +1,8 @@
 """The loss of one training step: one function for the trainer and for the memory tracer.
 
 A model's own loss computes scores over the vocabulary for every position, prompt and padding included, and holds up to
-three more copies of them. In the compact loss the output head sees only positions whose label counts, and cross-entropy
-overwrites their scores with its gradient: one copy. The value is the same within the rounding of fp32.
+three more copies of them. Here the output head sees only positions whose label counts, and cross-entropy overwrites
+their scores with its gradient: one copy. The value is the same within the rounding of fp32.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 IGNORED_LABEL = -100  # positions without loss: padding and the prompt of a causal model
 OTHER_LOSS = ("prophetnet",)  # its own loss is over several future tokens
@@ -24,53 +23,51 @@ OTHER_LOSS = ("prophetnet",)  # its own loss is over several future tokens
 def forward_loss(model: nn.Module, batch: Mapping[str, Tensor], *, label_smoothing: float, causal: bool) -> Tensor:
     """Runs the model on one micro-batch and returns its loss.
 
-    Without smoothing the model's own cross-entropy is used. With it, the arithmetic of transformers' LabelSmoother
+    Without smoothing it is the model's own cross-entropy. With it, the value is that of transformers' LabelSmoother
     (transformers 5.23, trainer_pt_utils.py): all tokens share `label_smoothing` of the probability.
 
     Args:
         model: A Hugging Face causal or seq2seq language model.
-        batch: `input_ids` and `attention_mask` (batch, encoder length), `labels` (batch, decoder length); a causal
-            model has labels of the same length as its input. With `positions` (see counted_positions) the loss is
-            compact.
+        batch: `input_ids` and `attention_mask` (batch, encoder length), `labels` (batch, decoder length), `positions`
+            (see counted_positions); a causal model has labels of the same length as its input.
         label_smoothing: Probability taken from the right token, 0 to 1.
         causal: Whether labels are shifted by one position against the logits.
 
     Returns:
-        The mean loss over positions whose label is not -100; a scalar. Of no position the compact loss is 0.
+        The mean loss over positions whose label is not -100; a scalar. Of no position it is 0.
     """
     inputs = dict(batch)
-    positions = inputs.pop("positions", None)
+    labels, positions = inputs.pop("labels"), inputs.pop("positions")
     inner: PreTrainedModel = getattr(model, "module", model)  # a data-parallel wrapper hides the model's methods
-    if not label_smoothing and (positions is None or inner.config.model_type in OTHER_LOSS):
-        outputs = model(**inputs, use_cache=False)
-        loss: Tensor = outputs["loss"]
-        return loss
-    labels = inputs.pop("labels")
+    if not label_smoothing and has_other_loss(inner.config):
+        return _other_loss(model, inputs, labels, is_empty=len(positions) == 0)
     if not causal:  # without labels the model does not create the decoder's input
         inputs["decoder_input_ids"] = shifted_right(inner, labels)
-    if positions is not None:
-        return _compact_loss(model, inputs, labels, positions, label_smoothing=label_smoothing, causal=causal)
-    logits: Tensor = model(**inputs, use_cache=False)["logits"]
-    if causal:
-        logits, labels = logits[..., :-1, :].contiguous(), labels[..., 1:].contiguous()
-    return smoothed_cross_entropy(logits, labels, label_smoothing)
-
-
-def _compact_loss(
-    model: nn.Module,
-    inputs: Mapping[str, Tensor],
-    labels: Tensor,
-    positions: Tensor,
-    *,
-    label_smoothing: float,
-    causal: bool,
-) -> Tensor:
-    with _head_at(getattr(model, "module", model), positions):
+    with _head_at(inner, positions):
         scores: Tensor = model(**inputs, use_cache=False)["logits"]
     if scores.shape[:2] != (1, len(positions)):  # this model does not call its head as a module
         scores = scores.flatten(0, 1).index_select(0, positions).unsqueeze(0)
     targets = labels.flatten().index_select(0, positions + 1 if causal else positions)
     return cross_entropy_in_place(scores.squeeze(0).float(), targets, label_smoothing)
+
+
+def has_other_loss(config: "PretrainedConfig") -> bool:
+    """Returns whether a model's own loss is more than the cross-entropy of the next token.
+
+    Experts may add a term for their balance, and Bamba one for the size of its scores.
+
+    >>> from transformers import MixtralConfig
+    >>> has_other_loss(MixtralConfig()), has_other_loss(MixtralConfig(output_router_logits=True))
+    (False, True)
+    """
+    terms = ("output_router_logits", "z_loss_coefficient")
+    return config.model_type in OTHER_LOSS or any(getattr(config, name, None) for name in terms)
+
+
+def _other_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, *, is_empty: bool) -> Tensor:
+    """Returns the model's own loss; of no position 0, where its mean would be no number."""
+    loss: Tensor = model(**inputs, labels=labels.clamp(min=0) if is_empty else labels, use_cache=False)["loss"]
+    return loss * 0 if is_empty else loss
 
 
 def counted_positions(labels: Tensor, *, causal: bool) -> Tensor:
@@ -99,34 +96,14 @@ def shifted_right(model: "PreTrainedModel", labels: Tensor) -> Tensor:
         model: A seq2seq model.
         labels: (batch, decoder length).
     """
+    # mBART looks for the last token of each row, which a filler lacks.
+    labels = labels.masked_fill((labels == IGNORED_LABEL).all(1, keepdim=True), 0)
     prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if prepare is not None:
         made: Tensor = prepare(labels=labels)
         return made
     shifted = nn.functional.pad(labels[:, :-1], (1, 0), value=model.config.decoder_start_token_id)
     return shifted.masked_fill(shifted == IGNORED_LABEL, model.config.pad_token_id)
-
-
-def smoothed_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """Returns the cross-entropy with label smoothing.
-
-    Args:
-        logits: (batch, length, vocabulary).
-        labels: (batch, length), -100 where a position does not count.
-        label_smoothing: 0 to 1.
-
-    Returns:
-        The mean over counted positions; a scalar.
-
-    >>> round(smoothed_cross_entropy(torch.zeros(1, 1, 4), torch.tensor([[2]]), 0.1).exp().item(), 4)  # log 4
-    4.0
-    """
-    negative_log = -functional.log_softmax(logits, dim=-1)
-    ignored = labels.eq(IGNORED_LABEL).unsqueeze(-1)
-    right = negative_log.gather(dim=-1, index=labels.clamp(min=0).unsqueeze(-1)).masked_fill(ignored, 0.0)
-    spread = negative_log.sum(dim=-1, keepdim=True, dtype=torch.float32).masked_fill(ignored, 0.0)
-    counted = ignored.numel() - ignored.long().sum()
-    return (1 - label_smoothing) * right.sum() / counted + label_smoothing * spread.sum() / (counted * logits.shape[-1])
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from dialsum.preparation import Prepared
 from dialsum.ranks import Ranks
 from dialsum.run_folder import RunFolder
 from dialsum.sampling import FILLER, GroupedSampler
-from dialsum.step import IGNORED_LABEL, forward_loss
+from dialsum.step import forward_loss
 from tuning_common.goal import better
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
         callbacks = [numbers]
         if config.early_stopping_patience is not None:
             callbacks.insert(0, EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold))
+        if config.torch_compile:  # positions reach the head by a hook: each other number of them would compile again
+            torch._dynamo.config.force_nn_module_property_static_shapes = False
         super().__init__(
             model=prepared.model,
             args=training_arguments(
@@ -67,8 +69,8 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
             processing_class=prepared.tokenizer,
             data_collator=Collator(
                 pad_id=int(prepared.tokenizer.pad_token_id),
+                kind=prepared.kind,
                 multiple=8 if torch.cuda.is_available() else 1,
-                positions_for=prepared.kind if config.compact_loss else None,
             ),
             callbacks=callbacks,
         )
@@ -90,16 +92,13 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
         Weighs each micro-batch by its summary tokens, so that the sum over a batch is its mean over all tokens.
         """
         with self._timer.part("forward_s"):
-            counted = (inputs["labels"] != IGNORED_LABEL).sum()
-            if self._ranks.size > 1:  # fillers alone have no mean loss; give them labels and weight 0
-                inputs = inputs | {"labels": torch.where(counted > 0, inputs["labels"], 0)}
             loss = forward_loss(
                 model, inputs, label_smoothing=self._config.label_smoothing, causal=self._prepared.kind == "causal"
             )
             if num_items_in_batch is None:
                 return loss
             # Processes average their gradients, but each counted the tokens of all.
-            share = counted * self.accelerator.num_processes / num_items_in_batch
+            share = len(inputs["positions"]) * self.accelerator.num_processes / num_items_in_batch
             weighted: Tensor = loss * share
             return weighted
 
@@ -109,7 +108,7 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
         """Times one micro-batch, forward and backward, and counts its tokens."""
         tokens = inputs["attention_mask"].sum()  # a causal model's input holds the summary too
         if self._prepared.kind != "causal":
-            tokens = tokens + (inputs["labels"] != IGNORED_LABEL).sum()
+            tokens = tokens + len(inputs["positions"])
         self._timer.count_tokens(tokens)
         with self._timer.part("step_s"):
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
@@ -230,10 +229,10 @@ class SummarizerTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers p
         self.model.eval()
         for batch in self._dev_batches():
             inputs = self._prepare_inputs(batch)
-            counted = int((inputs["labels"] != IGNORED_LABEL).sum())
+            counted = len(inputs["positions"])
             with self.compute_loss_context_manager():
                 loss = forward_loss(self.model, inputs, label_smoothing=0.0, causal=self._prepared.kind == "causal")
-            total += loss.item() * counted if counted else 0.0  # fillers alone have no mean
+            total += loss.item() * counted
             tokens += counted
         self.model.train(was_training)
         total, tokens = self._ranks.total(total), int(self._ranks.total(tokens))

@@ -122,9 +122,8 @@ class SummarizerWorkload:
         else:
             batch = {name: _tokens(size, shape.encoder_len) for name in ("input_ids", "attention_mask")}
             batch["labels"] = _tokens(size, shape.decoder_len)
-        if self._run.compact_loss:  # every summary is as long as the longest
-            batch["positions"] = torch.empty(size * shape.decoder_len, dtype=torch.int64)
-        return batch
+        positions = torch.empty(size * shape.decoder_len, dtype=torch.int64)  # every summary is as long as the longest
+        return batch | {"positions": positions}
 
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Computes the loss as the trainer's compute_loss does, then scales it as its training_step does."""
@@ -177,7 +176,6 @@ def summarizer_workload(
     gradient_checkpointing: bool = False,
     dropout: float | None = None,
     label_smoothing: float = 0.0,
-    compact_loss: bool = False,
     no_repeat_ngram_size: int = 0,
 ) -> SummarizerWorkload:
     """Returns the workload of a model configuration; all arguments are plain values.
@@ -192,7 +190,6 @@ def summarizer_workload(
         gradient_checkpointing: Whether layers are computed again in the backward pass.
         dropout: None keeps the model's own.
         label_smoothing: 0 to 1.
-        compact_loss: Whether scores are computed only where labels count.
         no_repeat_ngram_size: Setting of the generation.
 
     Raises:
@@ -200,8 +197,7 @@ def summarizer_workload(
     """
     run = RunConfig(
         precision=precision, optimizer=optimizer, attention=attention, gradient_checkpointing=gradient_checkpointing,
-        label_smoothing=label_smoothing, compact_loss=compact_loss, decoder_max_len=2,
-        no_repeat_ngram_size=no_repeat_ngram_size,
+        label_smoothing=label_smoothing, decoder_max_len=2, no_repeat_ngram_size=no_repeat_ngram_size,
     )  # fmt: skip
     if adapter is not None:
         run = run.with_changes({"model": str(model_config.get("model_type")), **adapter})  # its name is not read

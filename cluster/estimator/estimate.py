@@ -378,7 +378,6 @@ def _kind(request: MemoryRequest) -> tuple[object, ...]:
         request.dropout is None or request.dropout > 0,
         request.dropout is None,
         request.label_smoothing > 0,
-        request.compact_loss,
         request.gradient_accumulation_steps > 1,
         request.num_beams,
         request.no_repeat_ngram_size > 0,

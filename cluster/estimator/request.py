@@ -39,7 +39,6 @@ class MemoryRequest:
         attention: sdpa or eager.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
         label_smoothing: 0 to 1; only whether it is 0 changes memory.
-        compact_loss: Whether scores are computed only where labels count, and overwritten by their gradient.
         dropout: None keeps the model's own; only whether it is 0 changes memory.
         num_beams: Beams of the generation.
         generation_batch_size: Dialogues that are summarized together.
@@ -69,7 +68,6 @@ class MemoryRequest:
     attention: str = "sdpa"
     gradient_checkpointing: bool = False
     label_smoothing: float = 0.0
-    compact_loss: bool = False
     dropout: float | None = None
     num_beams: int = 1
     generation_batch_size: int = 32

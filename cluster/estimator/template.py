@@ -35,7 +35,6 @@ class TemplateKey:
         kernels: Which attention kernels the GPU prefers, see cuda_imitation.kernel_family.
         torch: Version of torch, without the build ("2.13.0").
         transformers: Version of transformers.
-        compact_loss: Whether scores are computed only where labels count.
         no_repeat_ngrams: Whether the generation forbids repetitions, which takes a copy of the scores.
         window: Sides of the attention window, see template_keys.window_sides; empty without one.
         sizes: The only valid sizes, see template_keys.ExactSizes; empty where all sizes are valid.
@@ -52,7 +51,6 @@ class TemplateKey:
     kernels: str
     torch: str
     transformers: str
-    compact_loss: bool = False
     no_repeat_ngrams: bool = False
     window: str = ""
     sizes: str = ""

@@ -14,7 +14,7 @@ from cluster.estimator.template import TemplateKey
 
 PartName = Literal["step", "optimizer", "evaluation"]
 PART_NAMES: tuple[PartName, ...] = ("step", "optimizer", "evaluation")
-FORMAT = 3  # of files; increase it when the content of traces changes
+FORMAT = 4  # of files; increase it when the content of traces changes
 # Paged states are counted as if they stayed on the card: then these hold the same (adamw_fused a scalar more for each).
 PAGED = {"paged_adamw": "adamw_fused", "paged_adamw_8bit": "adamw_8bit"}
 DROPOUTS = re.compile(r"(dropout|dropout_rate|_pdrop|layerdrop)$")
@@ -220,8 +220,6 @@ def part_key(key: TemplateKey, part: PartName, sizes: ExactSizes | None = None) 
             ("dropout", "dropout" if key.dropout else "nodropout"),
             ("smoothing", "smoothed" if key.label_smoothing else "plain"),
         ]
-    if key.compact_loss and part != "optimizer":
-        options.append(("loss", "compact"))
     if key.window and part != "optimizer":
         options.append(("window", key.window if part == "evaluation" else key.window.partition("-")[0]))
     if sizes is not None and sizes.of(part):

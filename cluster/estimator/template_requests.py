@@ -36,7 +36,6 @@ def key_of(request: MemoryRequest) -> TemplateKey:
         kernels=kernels_that_matter(family, precision=request.precision, attention=request.attention),
         torch=installed_version("torch"),
         transformers=installed_version("transformers"),
-        compact_loss=request.compact_loss,
         no_repeat_ngrams=request.no_repeat_ngram_size > 0,
         window=""
         if window is None
@@ -73,6 +72,5 @@ def settings_of(request: MemoryRequest) -> Mapping[str, object]:
         "gradient_checkpointing": request.gradient_checkpointing,
         "dropout": request.dropout,
         "label_smoothing": TRACED_SMOOTHING if request.label_smoothing > 0 else 0.0,
-        "compact_loss": request.compact_loss,
         "no_repeat_ngram_size": TRACED_NGRAM_SIZE if request.no_repeat_ngram_size > 0 else 0,
     }

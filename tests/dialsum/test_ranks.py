@@ -119,8 +119,9 @@ def test_a_last_batch_is_filled_up_so_that_all_make_as_many_pieces() -> None:
 @pytest.mark.parametrize("kind", ["seq2seq", "causal"])
 def test_a_filler_carries_no_loss(kind: Kind) -> None:
     data = EncodedDataset(Encoding(sources=((7,),), targets=((8, 9),), cut_dialogues=0, cut_summaries=0), kind)
-    batch = Collator(pad_id=0)([data[FILLER], data[0]])
+    batch = Collator(pad_id=0, kind=kind)([data[FILLER], data[0]])
     assert (batch["labels"][0] == -100).all()
+    assert len(batch["positions"]) == 2  # the other one's labels
     assert batch["attention_mask"][0].sum() > 1  # attention over nothing would be no number
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import dialsum.summarizer_trainer
 from dialsum.config import RunConfig
 from dialsum.data import Example, write_examples
 from dialsum.encoding import Collator, EncodedDataset
@@ -16,6 +17,7 @@ from dialsum.preparation import prepare
 from dialsum.reporter import RecordingReporter
 from dialsum.step import forward_loss
 from dialsum.trainer import train
+from tests.dialsum.own_loss import own_loss
 
 PLACES, DAYS = ("병원", "식당", "은행", "미용실 예약 창구"), ("월요일", "화요일", "수요일 오후 세 시", "금요일")
 
@@ -204,7 +206,7 @@ def test_a_schedule_of_transformers_rises_over_the_given_steps(tmp_path: Path, n
 def test_the_loss_of_a_causal_model_sees_no_prompt_and_no_padding(tmp_path: Path) -> None:
     prepared = prepare(small_run(tmp_path, model="tiny-gpt2"), tmp_path / "cache")
     items = EncodedDataset(prepared.dev, "causal")
-    batch = Collator(pad_id=0)([items[0], items[1]])
+    batch = Collator(pad_id=0, kind="causal")([items[0], items[1]])
     prepared.model.eval()
     logits = prepared.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])["logits"]
     losses = []
@@ -230,15 +232,16 @@ def test_every_parameter_learns(tmp_path: Path, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["tiny-bart", "tiny-gpt2"])
-def test_the_compact_loss_trains_as_the_models_own(tmp_path: Path, model: str) -> None:
+def test_a_run_has_the_losses_of_the_models_own_loss(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every loss of training and the dev loss, with smoothing, pieces of a batch and a last batch that is smaller."""
     losses = []
-    for compact in (False, True):
-        config = small_run(
-            tmp_path, model=model, compact_loss=compact, label_smoothing=0.1, gradient_accumulation_steps=2, max_steps=6
-        )
+    config = small_run(tmp_path, model=model, label_smoothing=0.1, gradient_accumulation_steps=2, max_steps=6)
+    for name, function in (("own", own_loss), ("ours", forward_loss)):
+        monkeypatch.setattr(dialsum.summarizer_trainer, "forward_loss", function)
         reporter = RecordingReporter()
-        result = train(config, tmp_path / f"{compact}", reporter=reporter, cache_dir=tmp_path / "cache")
+        result = train(config, tmp_path / name, reporter=reporter, cache_dir=tmp_path / "cache")
         losses.append([*(row["train/loss"] for row in reporter.logs), result.metrics["eval/loss"]])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert len(losses[0]) > 2

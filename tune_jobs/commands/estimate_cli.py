@@ -35,7 +35,7 @@ _NUMBERS = (
 _FRACTIONS = ("label_smoothing", "dropout", "adapter_dropout")
 _CHOICES = {"precision": Precision, "optimizer": OptimizerName, "attention": Attention, "adapter_type": AdapterType}
 _LISTS = ("adapter_target_modules", "adapter_modules_to_save")
-_SWITCHES = ("gradient_checkpointing", "compact_loss", "fsdp", "torch_compile")
+_SWITCHES = ("gradient_checkpointing", "fsdp", "torch_compile")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -93,7 +93,6 @@ def _asked(request: MemoryRequest, found: MemoryEstimate) -> str:
         options.insert(0, f"an adapter of rank up to {request.adapter['adapter_r']}, all else frozen")
     options += ["gradient checkpointing"] if request.gradient_checkpointing else []
     options += ["label smoothing"] if request.label_smoothing else []
-    options += ["compact loss"] if request.compact_loss else []
     generation = f"dev loss of {request.loss_batch} at once, generation of {request.new_tokens} tokens for"
     generation += f" {request.generation_batch_size} at once"
     beams = f"{request.num_beams} beams" if request.num_beams > 1 else "greedy"

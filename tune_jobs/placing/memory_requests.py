@@ -97,7 +97,6 @@ def request_of(
         attention=config.attention,
         gradient_checkpointing=config.gradient_checkpointing,
         label_smoothing=config.label_smoothing,
-        compact_loss=config.compact_loss,
         dropout=config.dropout,
         num_beams=config.num_beams,
         generation_batch_size=config.generation_batch,

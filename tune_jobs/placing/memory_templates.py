@@ -57,7 +57,6 @@ def _kind(request: MemoryRequest) -> tuple[object, ...]:
         request.gradient_checkpointing,
         request.dropout,
         request.label_smoothing > 0,
-        request.compact_loss,
         request.gradient_accumulation_steps > 1,
         request.no_repeat_ngram_size > 0,
     )

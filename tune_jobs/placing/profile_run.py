@@ -223,7 +223,7 @@ def _build(config: RunConfig, request: MemoryRequest, device: "torch.device") ->
     workload = summarizer_workload(
         model_config=request.model.config, untied=request.model.untied, precision=request.precision,
         optimizer=config.optimizer, attention=config.attention, gradient_checkpointing=config.gradient_checkpointing,
-        dropout=config.dropout, label_smoothing=config.label_smoothing, compact_loss=config.compact_loss,
+        dropout=config.dropout, label_smoothing=config.label_smoothing,
     )  # fmt: skip
     with torch.device(device):
         model = workload.build_model(autocast, nullcontext)
@@ -246,9 +246,8 @@ def _batch(request: MemoryRequest, rows: int, device: "torch.device") -> "dict[s
         inputs, labels = _tokens(request, rows, encoder_len), _tokens(request, rows, decoder_len)
     mask = torch.ones_like(inputs)
     mask[0, -max(1, inputs.shape[1] // 4) :] = 0  # one row is padded, as in almost every real batch
-    made = {"input_ids": inputs, "attention_mask": mask, "labels": labels}
-    if request.compact_loss:
-        made["positions"] = counted_positions(labels, causal=causal)
+    positions = counted_positions(labels, causal=causal)
+    made = {"input_ids": inputs, "attention_mask": mask, "labels": labels, "positions": positions}
     return {name: tensor.to(device) for name, tensor in made.items()}
 
 

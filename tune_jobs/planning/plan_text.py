@@ -149,7 +149,7 @@ def _memory(plan: SweepPlan) -> str:
 
 def _differences(groups: Sequence[MemoryGroup]) -> list[tuple[str, ...]]:
     """Returns in what else groups differ, a cell for each; no cells where they do not."""
-    switches = ("label_smoothing", "dropout", "no_repeat_ngram_size", "gradient_checkpointing", "compact_loss")
+    switches = ("label_smoothing", "dropout", "no_repeat_ngram_size", "gradient_checkpointing")
     values = ("num_beams", "optimizer", "precision", "generation_batch_size", "gradient_accumulation_steps")
     cells: list[list[str]] = [[] for _ in groups]
     for name in (*switches, *values):

@@ -10,7 +10,7 @@ TENANTS_KEY = "card/tenants"  # trials on its card since the last report, itself
 SLOWDOWN_KEY = "card/slowdown"  # by which they are taken to have slowed it down
 _KIND = (
     "model", "batch_size", "gradient_accumulation_steps", "encoder_max_len", "decoder_max_len", "precision",
-    "gradient_checkpointing", "compact_loss", "optimizer", "torch_compile", "tiny_hidden_size", "tiny_layers",
+    "gradient_checkpointing", "optimizer", "torch_compile", "tiny_hidden_size", "tiny_layers",
 )  # fmt: skip
 
 

@@ -57,9 +57,9 @@ def trained(request: MemoryRequest, *, exact: bool = False) -> Template:
     )  # fmt: skip
 
 
-def compare(config: Mapping[str, object], name: str, *, compact_loss: bool = False, **lengths: int) -> float:
+def compare(config: Mapping[str, object], name: str, **lengths: int) -> float:
     """Estimate over a direct trace at the same sizes, less 1."""
-    request = replace(request_of(model_facts(name, config), name, **lengths), compact_loss=compact_loss)
+    request = request_of(model_facts(name, config), name, **lengths)
     template = trained(request)
     workload = summarizer_workload(**settings_of(request))  # type: ignore[arg-type]
     encoder_len, decoder_len = request.padded_lengths
@@ -74,17 +74,6 @@ def compare(config: Mapping[str, object], name: str, *, compact_loss: bool = Fal
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of encoder-decoder pairs
 def test_the_estimate_of_a_family_is_that_of_a_direct_trace(name: str) -> None:
     assert 0 <= compare(FAMILIES[name], name) < MOST_OVER
-
-
-@pytest.mark.parametrize("name", ["Llama", "mBART", "Flan-T5"])
-def test_the_estimate_of_the_compact_loss_is_that_of_a_direct_trace_and_smaller(name: str) -> None:
-    assert 0 <= compare(FAMILIES[name], name, compact_loss=True) < MOST_OVER
-    plain = request_of(model_facts(name, FAMILIES[name]), name)
-    sizes = (plain.micro_batch, *plain.padded_lengths)
-    compact, whole = (
-        trained(request).allocated_bytes(*sizes) for request in (replace(plain, compact_loss=True), plain)
-    )
-    assert compact < whole
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))

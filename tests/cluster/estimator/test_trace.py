@@ -109,11 +109,16 @@ def test_eager_attention_keeps_scores() -> None:
     assert eager.tapes["first"].peak_bytes > fused.tapes["first"].peak_bytes
 
 
-def test_a_causal_model_sees_one_sequence() -> None:
+def test_a_causal_model_sees_one_sequence_and_its_head_the_summary_alone() -> None:
     made = workload(model_config=GPT2)
     other = Shape(batch=3, encoder_len=20, decoder_len=25)
-    first, second = (trace(made, shape, family="cudnn", parts=("train",)) for shape in (SHAPE, other))
-    assert first.tapes["first"].sizes.tolist() == second.tapes["first"].sizes.tolist()
+    first, second = (trace(made, shape, family="cudnn", parts=("train",)).tapes["first"] for shape in (SHAPE, other))
+    assert len(first.sizes) == len(second.sizes)
+    changed = {pair for pair in zip(first.sizes.tolist(), second.sizes.tolist(), strict=True) if pair[0] != pair[1]}
+    rows = [shape.batch * shape.decoder_len for shape in (SHAPE, other)]
+    assert {pair[1] * rows[0] == pair[0] * rows[1] for pair in changed} == {True}  # of the summary's positions
+    logits = (4 * rows[0] * 300, 4 * rows[1] * 300)
+    assert logits in changed
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
