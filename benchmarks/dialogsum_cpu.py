@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.pages import table
+from dialsum.baselines import lead
 from dialsum.config import RunConfig, load_run_config
 from dialsum.data import Example, load_examples
 from dialsum.finished import load_finished, predict
@@ -42,15 +43,6 @@ class Row:
         """Returns its row of the table."""
         found = (self.scores.rouge1_f1, self.scores.rouge2_f1, self.scores.rougeL_f1, self.combined)
         return [self.name, *(f"{value:.2f}" for value in found), f"{self.scores.mean_summary_chars:.0f}"]
-
-
-def lead(dialogue: str, turns: int) -> str:
-    """Returns the first turns of a dialogue, the lead baseline.
-
-    >>> lead("#Person1#: Hi.\\n#Person2#: Hello.\\n#Person1#: Bye.", 2)
-    '#Person1#: Hi. #Person2#: Hello.'
-    """
-    return " ".join(dialogue.split("\n")[:turns])
 
 
 def untrained(config: RunConfig, examples: Sequence[Example]) -> list[str]:

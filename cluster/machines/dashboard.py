@@ -107,20 +107,18 @@ PANELS = (
 )
 
 
-def prometheus_config(discovery_file: str, interval_s: int = 10) -> str:
+def prometheus_config(discovery_file: str) -> str:
     """Returns the text of prometheus.yml.
 
     Args:
         discovery_file: Ray's list of the nodes' metrics endpoints; the head updates it.
-        interval_s: Seconds between two readings.
 
     >>> print(prometheus_config("/tmp/ray-1000/ray/prom_metrics_service_discovery.json").splitlines()[-1].strip())
     - /tmp/ray-1000/ray/prom_metrics_service_discovery.json
     """
-    interval = f"{interval_s}s"
     return dump_yaml(
         {
-            "global": {"scrape_interval": interval, "evaluation_interval": interval},
+            "global": {"scrape_interval": "10s", "evaluation_interval": "10s"},
             "scrape_configs": [{"job_name": "ray", "file_sd_configs": [{"files": [discovery_file]}]}],
         }
     )

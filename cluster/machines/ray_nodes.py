@@ -2,9 +2,12 @@
 
 import os
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from cluster.machines.inventory import Machine, Raylet, read_machine
+
+if TYPE_CHECKING:
+    from ray._private.state import GlobalState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,10 +51,9 @@ class RayNodes:
     def raylets(self) -> tuple[Raylet, ...]:
         """Returns the living nodes that are not being drained."""
         import ray
-        from ray._private.state import state  # ray.nodes() does not report draining (Ray 2.60)
 
         alive = [entry for entry in ray.nodes() if entry["Alive"]]
-        draining = state.get_draining_nodes()
+        draining = _global_state().get_draining_nodes()
         return tuple(raylet_of(entry) for entry in alive if entry["NodeID"] not in draining)
 
     def ask(self, name: str) -> object:
@@ -80,10 +82,9 @@ class RayNodes:
 def gpu_use() -> GpuUse:
     """Returns Ray's used GPUs, in total and by job."""
     import ray
-    from ray._private.state import state  # ray.available_resources() has no nodes (Ray 2.60)
     from ray.util import placement_group_table
 
-    available = state.available_resources_per_node()
+    available = _global_state().available_resources_per_node()
     used = {
         entry["NodeID"]: max(0.0, entry["Resources"].get("GPU", 0.0) - available[entry["NodeID"]].get("GPU", 0.0))
         for entry in ray.nodes()
@@ -102,9 +103,18 @@ def gpu_use() -> GpuUse:
 
 def ended_jobs() -> frozenset[str]:
     """Returns the ids of the jobs whose drivers have ended."""
-    from ray._private.state import state  # Ray's public list of jobs needs the dashboard (Ray 2.60)
+    return frozenset(str(job["JobID"]) for job in _global_state().job_table() if job["IsDead"])
 
-    return frozenset(str(job["JobID"]) for job in state.job_table() if job["IsDead"])
+
+def _global_state() -> "GlobalState":
+    """Returns what Ray's head knows.
+
+    Ray 2.60 has no public name for it: `ray.nodes()` does not report draining, `ray.available_resources()` has no
+    nodes, and the public list of jobs needs the dashboard.
+    """
+    from ray._private.state import state
+
+    return state
 
 
 def _read_machine_task() -> Machine:

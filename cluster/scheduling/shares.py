@@ -56,16 +56,12 @@ class Share:
         return f"{self.gpus:.4f}".rstrip("0") + " of a card"
 
 
-def share_for(
-    upper_bytes: int, card: Card | Pool, *, busy: float = 0.0, max_tenants: int = MAX_TENANTS
-) -> Share | None:
+def share_for(upper_bytes: int, card: Card | Pool, *, max_tenants: int = MAX_TENANTS) -> Share | None:
     """Finds the smallest share class that holds a trial on one card.
 
     Args:
         upper_bytes: Upper estimate of its device bytes.
         card: The card, or a pool of equal cards, of which the fullest counts.
-        busy: Part of the card's compute that the trial keeps busy when alone; a smaller share would let in co-tenants
-            that it can only wait for.
         max_tenants: Most trials on one card.
 
     Returns:
@@ -82,7 +78,7 @@ def share_for(
     if upper_bytes > card.usable_bytes or card.usable_bytes <= 0:
         return None
     for units in CLASSES:
-        crowded = units * (max_tenants + 1) <= UNITS or units < min(busy, 1.0) * UNITS
+        crowded = units * (max_tenants + 1) <= UNITS
         if not crowded and Share(units=units).cap_bytes(card.usable_bytes) >= upper_bytes:
             return Share(units=units)
     return Share(units=UNITS)

@@ -59,14 +59,6 @@ def test_a_larger_estimate_never_gets_a_smaller_share(one: int, other: int, card
         assert small.units <= large.units
 
 
-@given(uppers, cards, st.floats(0, 2), st.floats(0, 2))
-def test_a_busier_trial_never_gets_a_smaller_share(upper: int, card: Card, one: float, other: float) -> None:
-    calm, busy = (share_for(upper, card, busy=part) for part in sorted((one, other)))
-    assert (calm is None) == (busy is None)
-    if calm is not None and busy is not None:
-        assert calm.units <= busy.units
-
-
 @given(node_lists, st.integers(1, 100_000), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_permuting_nodes_and_cards_changes_nothing(
     groups: list[tuple[str, int, int]], mib: int, several: int, shuffler: random.Random

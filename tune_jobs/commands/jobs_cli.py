@@ -3,6 +3,7 @@
 import argparse
 import os
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tuning_common import cli
@@ -96,17 +97,7 @@ def _show(job: "Job", chosen: argparse.Namespace) -> int:
 
 
 def _summary(job: "Job") -> dict[str, object]:
-    return {
-        "name": job.name,
-        "status": job.status,
-        "entrypoint": job.entrypoint,
-        "member": job.member,
-        "sweep": job.sweep,
-        "report": job.report,
-        "started_at": job.started_at,
-        "ended_at": job.ended_at,
-        "exit_code": job.exit_code,
-    }
+    return {name: value for name, value in asdict(job).items() if name != "message"}
 
 
 def row(job: "Job", progress: str, now: float) -> list[object]:

@@ -10,7 +10,7 @@ from pydantic import field_validator
 from dialsum.config import Count, RunConfig
 from tune_jobs.config.expressions import Expression, parse
 from tune_jobs.config.fields import FIELDS, takes_whole, to_value, unknown_field
-from tune_jobs.config.space import Value
+from tune_jobs.config.space import Value, as_written
 from tuning_common.errors import Problems, RequestError
 from tuning_common.strict import model
 
@@ -113,7 +113,7 @@ def resolve(base: RunConfig, sampled: Mapping[str, Value], rules: Rules) -> Reso
         _accumulate(values, rules.accumulate_above_tokens, notes)
     where = f"trial {_shown(sampled)}"
     problems.raise_if_any(where)
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    plain = {name: as_written(value) for name, value in values.items()}
     return ResolvedTrial(sampled=dict(sampled), resolved=RunConfig.from_dict(plain, where=where), notes=tuple(notes))
 
 

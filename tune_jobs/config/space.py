@@ -58,7 +58,7 @@ class Constant:
 
     def spec(self) -> dict[str, object]:
         """Returns the parameter as in a sweep file."""
-        return {"value": _plain(self.value)}
+        return {"value": as_written(self.value)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +109,7 @@ class Categorical:
     def spec(self) -> dict[str, object]:
         """Returns the parameter as in a sweep file."""
         chances = {} if self.probabilities is None else {"probabilities": list(self.probabilities)}
-        return {"values": [_plain(option) for option in self.options], **chances}
+        return {"values": [as_written(option) for option in self.options], **chances}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -344,5 +344,10 @@ def _same(left: object, right: object) -> bool:
     return left == right and isinstance(left, bool) == isinstance(right, bool)
 
 
-def _plain(value: Value) -> object:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+def as_written(value: object) -> object:
+    """Returns a value as a YAML or JSON file holds it: a list for a tuple.
+
+    >>> as_written(("auto", (1, 2)))
+    ['auto', [1, 2]]
+    """
+    return [as_written(item) for item in value] if isinstance(value, tuple) else value

@@ -44,8 +44,8 @@ def keep_best_models(
     trials: Mapping[int, TrialHistory],
     progress: SweepProgress,
     output: Path,
-    to_come: Sequence[Mapping[str, object]] | None = (),
-    light: set[tuple[int, int]] | None = None,
+    to_come: Sequence[Mapping[str, object]] | None,
+    light: set[tuple[int, int]],
 ) -> None:
     """Removes the weights of trials that are over and cannot be the winner any more.
 
@@ -60,7 +60,6 @@ def keep_best_models(
         to_come: What will be sampled for the trials that were not tried yet; None where results decide.
         light: Trials without weights, with their attempts, which are left alone; those of this call are added.
     """
-    light = set() if light is None else light
     over = [trial for trial in progress.trials.values() if trial.status in ENDED and trial.best is not None]
     scored = [
         Scored(trial=_as_record(trials[trial.number]), score=trial.best) for trial in over if trial.best is not None

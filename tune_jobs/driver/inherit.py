@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tune_jobs.config.rules import ResolvedTrial
+from tune_jobs.config.space import as_written
 from tune_jobs.driver.specs import FILE_FIELDS
 from tune_jobs.records.journal import TrialHistory
 from tune_jobs.records.trial_spec import TrialSpec
@@ -40,7 +41,7 @@ def inherit_into(folder: Path, resolve: Callable[[Sampled], ResolvedTrial]) -> I
             resolved = resolve(exploit.sampled)
         except RequestError:  # a value without bounds went too far: the trial continues as it is
             return None
-        evaluation = max(trial.evaluations, default=0)
+        evaluation = trial.last_evaluation
         target = folder / FOLDER / f"{trial.number}_{evaluation}" / "checkpoint"
         if not _copied(donor.checkpoint, target, folder):
             return None
@@ -67,9 +68,7 @@ def inherit_into(folder: Path, resolve: Callable[[Sampled], ResolvedTrial]) -> I
 def _changed(trial: TrialHistory, resolved: ResolvedTrial) -> TrialSpec:
     spec = TrialSpec.from_dict(trial.spec)
     kept = {name: spec.config[name] for name in FILE_FIELDS}
-    sampled: dict[str, object] = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in resolved.sampled.items()
-    }
+    sampled = {name: as_written(value) for name, value in resolved.sampled.items()}
     return replace(spec, sampled=sampled, config=resolved.resolved.to_dict() | kept, notes=list(resolved.notes))
 
 

@@ -13,7 +13,7 @@ from tune_jobs.config.sweep import Phase, Sweep
 from tune_jobs.config.sweep_file import kept_text, load_sweep
 from tune_jobs.config.sweep_parts import name_problems
 from tune_jobs.driver.identity import check_identity, identity_of, keep_identity
-from tune_jobs.driver.run_sweep import RunOptions, at_hand, check_placement, run_sweep
+from tune_jobs.driver.run_sweep import RunOptions, at_hand, check_placement, run_sweep, sweep_record
 from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
 from tune_jobs.driver.sweep_end import reported
 from tune_jobs.driver.sweep_parts import Clocks
@@ -283,21 +283,9 @@ class _Staged:
         )
 
     def _sweep_record(self, inventory: Inventory) -> SweepRecord:
-        return SweepRecord(
-            sweep=self._sweep.name,
-            metric=self._sweep.metric.name,
-            goal=self._sweep.metric.goal,
-            method=" -> ".join(phase.name for phase in self._sweep.phases),
-            parameters={one.name: one.spec() for one in self._sweep.space.searched},
-            trials=self._sweep.trials,
-            started_at=self._clocks.now(),
-            command=self._options.command,
-            simulated=inventory.simulated,
-            member=self._sweep.team.member,
-            source=self._sweep.source,
-            cut_texts=list(self._options.cut_texts),
-            language=self._sweep.tracking.language,
-        )
+        record = sweep_record(self._sweep, self._options, self._clocks.now(), (), inventory)
+        method = " -> ".join(phase.name for phase in self._sweep.phases)
+        return dataclasses.replace(record, method=method, stopping="", cards=[])  # those are of the phases
 
 
 def _deciding(done: Sequence[Done]) -> Analysis | None:

@@ -1,22 +1,25 @@
 """Runs a sweep from its file to its best model: checks, folders, Ray, the driver, the report."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cluster.machines.hardware import Inventory
 from cluster.machines.metrics import Meters
+from cluster.scheduling.broker_client import BrokerClient
 from tune_jobs.config.result_paths import own_shared_folders
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import kept_text
 from tune_jobs.driver.broker_access import largest_share_units, open_broker
+from tune_jobs.driver.callbacks import LedgerCallback, SweepCallback, ViewCallback, WandbLoggerCallback
 from tune_jobs.driver.cards import cards_at_hand
 from tune_jobs.driver.identity import check_identity, identity_of, keep_identity
 from tune_jobs.driver.inherit import inherit_into
+from tune_jobs.driver.kill_process import kill_process
 from tune_jobs.driver.learning import learning_of
+from tune_jobs.driver.ray_session import attached, session
 from tune_jobs.driver.rebuild import rebuild_journal
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.driver.resume import adopt, check_paths
@@ -24,10 +27,13 @@ from tune_jobs.driver.sampling import check_trials, sampler_for, to_come
 from tune_jobs.driver.specs import SweepSpecs
 from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
 from tune_jobs.driver.storage_watch import StorageWatch
+from tune_jobs.driver.sweep_driver import RunTuner, SweepDriver
 from tune_jobs.driver.sweep_end import SweepOutcome, outcome_of
 from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
 from tune_jobs.driver.sweep_state import SweepState
 from tune_jobs.driver.trained_model import with_trained_base
+from tune_jobs.driver.trial_loggers import TrialLoggers
+from tune_jobs.driver.tuner import TunerSettings, run_tuner
 from tune_jobs.driver.view import View
 from tune_jobs.placing.placer import CALIBRATION_NAME, Placer, slots, sweep_placer
 from tune_jobs.placing.submission import submission_limits
@@ -40,17 +46,15 @@ from tune_jobs.records.progress import SweepFrame, SweepProgress, progress_of
 from tune_jobs.records.snapshot import keep_code
 from tune_jobs.records.sweep_lock import alone, names_in, put_aside
 from tune_jobs.records.trial_spec import STOP_FILE
+from tune_jobs.search.early_stopping import EarlyStopping
 from tune_jobs.search.inputs import DataSizes, SweepInputs, prepare_inputs
 from tune_jobs.search.samplers import Sampler
+from tune_jobs.search.tune_schedulers import scheduler_for
 from tune_jobs.tracking.tune_loggers import TENSORBOARD_FOLDER, check_installed, openers
+from tune_jobs.trial.run_trial import run_trial
 from tuning_common.errors import RequestError
 from tuning_common.files import write_bytes
 from tuning_common.storage import StorageRetry
-
-if TYPE_CHECKING:
-    from cluster.scheduling.broker_client import BrokerClient
-    from tune_jobs.driver.callbacks import SweepCallback
-    from tune_jobs.driver.sweep_driver import RunTuner, SweepDriver
 
 Trainable = Callable[[dict[str, object]], None]
 
@@ -141,11 +145,9 @@ def earlier_runs(sweep: Sweep, inventory: Inventory) -> Throughput:
     return Throughput(observations_of(earlier_ledgers(Path(sweep.tracking.output_dir))))
 
 
-@contextmanager
-def at_hand(sweep: Sweep, options: RunOptions) -> Iterator[Inventory]:
+def at_hand(sweep: Sweep, options: RunOptions) -> AbstractContextManager[Inventory]:
     """Connects to the running cluster, or reads this machine's cards; see cards_at_hand."""
-    with cards_at_hand(options.simulate or sweep.resources.simulate, cpu_only=options.cpu_only) as inventory:
-        yield inventory
+    return cards_at_hand(options.simulate or sweep.resources.simulate, cpu_only=options.cpu_only)
 
 
 class _Run:
@@ -173,7 +175,6 @@ class _Run:
     def run(self, stop: StopRequest | None) -> SweepOutcome:
         """Runs the sweep until it is over or stopped."""
         sweep, options = self._sweep, self._options
-        from tune_jobs.driver.ray_session import attached, session
 
         on_cluster = attached() and not options.embedded
         with ExitStack() as stack:
@@ -191,11 +192,7 @@ class _Run:
                 keep_identity(self._folder, self._identity)
             return self._drive(broker, stop)
 
-    def _drive(self, broker: "BrokerClient", stop: StopRequest) -> SweepOutcome:
-        from tune_jobs.driver.callbacks import LedgerCallback, ViewCallback, WandbLoggerCallback
-        from tune_jobs.driver.kill_process import kill_process
-        from tune_jobs.driver.sweep_driver import SweepDriver
-        from tune_jobs.driver.trial_loggers import TrialLoggers
+    def _drive(self, broker: BrokerClient, stop: StopRequest) -> SweepOutcome:
 
         sampler = sampler_for(self._sweep, self._placer)
         started_at = self._write_beginning()
@@ -260,13 +257,11 @@ class _Run:
             loggers.close()
             wandb.close()
 
-    def _run_tuner(self, callbacks: "Sequence[SweepCallback]") -> "RunTuner":
-        from tune_jobs.driver.tuner import TunerSettings, run_tuner
-        from tune_jobs.trial.run_trial import run_trial
+    def _run_tuner(self, callbacks: Sequence[SweepCallback]) -> RunTuner:
 
         runs = iter(range(10**9))
 
-        def run(driver: "SweepDriver") -> None:
+        def run(driver: SweepDriver) -> None:
             settings = TunerSettings(
                 folder=self._folder.path.resolve() / "tune",
                 name=f"{self._clocks.now():.0f}_{next(runs)}",
@@ -282,7 +277,7 @@ class _Run:
         earlier = self._folder.load().sweep
         started_at = earlier.started_at if earlier and earlier.started_at is not None else self._clocks.now()
         rungs = self._sweep.early_terminate.rungs(self._longest)
-        self._folder.append(_sweep_record(self._sweep, self._options, started_at, rungs, self._placer.inventory))
+        self._folder.append(sweep_record(self._sweep, self._options, started_at, rungs, self._placer.inventory))
         write_bytes(self._folder.sweep_file, kept_text(self._sweep))
         keep_code(self._folder.snapshot, self._options.command, {"search": self._sweep.search.seed})
         return started_at
@@ -303,8 +298,6 @@ class _Run:
         )
 
     def _state(self, sampler: Sampler, journal: Journal, started_at: float) -> SweepState:
-        from tune_jobs.search.early_stopping import EarlyStopping
-        from tune_jobs.search.tune_schedulers import scheduler_for
 
         sweep = self._sweep
         output_dir = Path(sweep.tracking.output_dir)
@@ -356,9 +349,10 @@ def _opening(
     )
 
 
-def _sweep_record(
+def sweep_record(
     sweep: Sweep, options: RunOptions, started_at: float, rungs: tuple[int, ...], inventory: Inventory
 ) -> SweepRecord:
+    """Returns what the ledger says of a sweep."""
     stop = sweep.early_terminate
     shown = f", eta {stop.eta:g}" if stop.type in ("asha", "hyperband") else ""
     return SweepRecord(

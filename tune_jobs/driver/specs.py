@@ -10,6 +10,7 @@ from typing import cast
 from dialsum.config import RunConfig
 from tune_jobs.config.naming import generation_name, trial_name
 from tune_jobs.config.result_paths import SharedFolders
+from tune_jobs.config.space import as_written
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.placing.placer import Option, Placer
 from tune_jobs.records.ledger import ExperimentFolder, SweepFolder
@@ -63,7 +64,7 @@ class SweepSpecs:
             number=number,
             name=name,
             sweep=self._sweep.name,
-            sampled={key: list(value) if isinstance(value, tuple) else value for key, value in sampled.items()},
+            sampled={key: as_written(value) for key, value in sampled.items()},
             config=_with_whole_paths(trial.resolved, self._folders).to_dict(),
             folder=str(ExperimentFolder.of(self._output_dir, name).path),
             sweep_folder=str(SweepFolder.of(self._output_dir, self._sweep.name).path),

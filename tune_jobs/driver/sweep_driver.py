@@ -8,36 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.scheduling.broker_client import BrokerClient
+from tune_jobs.driver import events
 from tune_jobs.driver.callbacks import SweepCallback
 from tune_jobs.driver.card_watch import CardWatch
-from tune_jobs.driver.events import (
-    Allocated,
-    AskToSave,
-    AttemptEnded,
-    AttemptStarted,
-    CancelLaunch,
-    CheckpointSaved,
-    CloseTrial,
-    ConfirmStart,
-    EndAttempt,
-    Event,
-    ForgetCheckpoints,
-    Instruction,
-    KillProcess,
-    Launch,
-    Notify,
-    PauseRequested,
-    Release,
-    Reported,
-    ReturnAllocation,
-    StillWaiting,
-    StopRequested,
-    Submit,
-    TimePassed,
-    TunerDied,
-    Unplaceable,
-    Withdraw,
-)
 from tune_jobs.driver.housekeeping import forget_checkpoints
 from tune_jobs.driver.stop_signals import StopRequest
 from tune_jobs.driver.storage_pause import StoragePause
@@ -146,11 +119,11 @@ class SweepDriver:
         for known in (self._launches, self._cancelled, self._ending):  # of attempts that are gone
             known.clear()
         caused_by = self._trials_of(_process_ids(str(error)))
-        self._apply(TunerDied(error=_last_line(error), kind=kind, caused_by=caused_by))
+        self._apply(events.TunerDied(error=_last_line(error), kind=kind, caused_by=caused_by))
 
     def _trials_of(self, processes: Collection[int]) -> tuple[int, ...]:
-        running = (trial for trial in self._journal.trials.values() if trial.running)
-        return tuple(trial.number for trial in running if trial.attempts[-1].get("pid") in processes)
+        trials = self._journal.trials
+        return tuple(one for one in self._journal.running if trials[one].attempts[-1].get("pid") in processes)
 
     # tuner.AttemptHost
 
@@ -165,18 +138,17 @@ class SweepDriver:
     def started(self, number: int) -> None:
         """Takes in that the process of an attempt runs."""
         with self._guarded():
-            self._apply(AttemptStarted(number=number))
+            self._apply(events.AttemptStarted(number=number))
 
     def reported(self, number: int, result: Mapping[str, object]) -> bool:
         """Takes in a report and returns whether the attempt should end here."""
         if EVALUATION_KEY in result:
             self._deaths = 0
             self._pause.succeeded()
-        if EVALUATION_KEY in result:
             self._sample_cards()
             result = {**result, **self._cards.take(number)}
         with self._guarded():
-            self._apply(Reported(number=number, result=result))
+            self._apply(events.Reported(number=number, result=result))
         ends = number in self._ending
         self._ending.discard(number)
         return ends
@@ -184,7 +156,7 @@ class SweepDriver:
     def saved(self, number: int, folder: Path) -> None:
         """Takes in that a checkpoint is complete in the sweep's storage."""
         with self._guarded():
-            self._apply(CheckpointSaved(number=number, folder=folder))
+            self._apply(events.CheckpointSaved(number=number, folder=folder))
 
     def ended(self, number: int, error: str | None) -> None:
         """Takes in that an attempt has ended; asks the broker at once, so that a warm process is used again."""
@@ -192,17 +164,17 @@ class SweepDriver:
             return
         with self._guarded():
             self._cancelled.discard(number)
-            self._apply(AttemptEnded(number=number, error=error))
+            self._apply(events.AttemptEnded(number=number, error=error))
             self._poll(WARM_S)
 
     def tick(self) -> None:
         """Passes on what the broker decided and what the time brings."""
         with self._guarded():
             if self._stop.requested and not self.state.stopping:
-                self._apply(StopRequested())
+                self._apply(events.StopRequested())
             self._poll()
             self._sample_cards()
-            self._apply(TimePassed())
+            self._apply(events.TimePassed())
             self._show_waiting()
 
     def take_cancelled(self) -> Collection[int]:
@@ -231,59 +203,56 @@ class SweepDriver:
 
     def _poll(self, wait_s: float = 0.0) -> None:
         decisions = self._broker.poll(wait_s)
-        events: list[Event] = [
-            Allocated(number=_number(one.name), alternative=one.alternative, nodes=one.nodes)
+        happened: list[events.Event] = [
+            events.Allocated(number=_number(one.name), alternative=one.alternative, nodes=one.nodes)
             for one in decisions.allocations
         ]
-        events += [PauseRequested(number=_number(one.name), reason=one.reason) for one in decisions.pauses]
-        events += [Unplaceable(number=_number(one.name), reason=one.reason) for one in decisions.refusals]
-        if events:
-            self._apply(*events)
+        happened += [events.PauseRequested(number=_number(one.name), reason=one.reason) for one in decisions.pauses]
+        happened += [events.Unplaceable(number=_number(one.name), reason=one.reason) for one in decisions.refusals]
+        if happened:
+            self._apply(*happened)
 
     def _show_waiting(self) -> None:
         now_s = self._clocks.elapsed_s()
         self._notices.update(self.state.stalled_in_queue(SHOWN_WAITING), now_s)
         for number, waited_s in self._notices.due(now_s).items():
             reason = f"for {format_duration(waited_s)}: {self._broker.waiting_reason(self.state.request_name(number))}"
-            self._apply(StillWaiting(number=number, reason=reason))
+            self._apply(events.StillWaiting(number=number, reason=reason))
 
-    def _apply(self, *events: Event) -> None:
-        for instruction in self.state.handle(*events):
+    def _apply(self, *happened: events.Event) -> None:
+        for instruction in self.state.handle(*happened):
             self._execute(instruction)
 
-    def _execute(self, instruction: Instruction) -> None:
-        if isinstance(instruction, Submit):
-            self._broker.submit(instruction.request)
-        elif isinstance(instruction, Launch):
-            self._launches.append(instruction.spec)
-        elif isinstance(instruction, EndAttempt):
-            self._ending.add(instruction.number)
-        elif isinstance(instruction, CancelLaunch):
-            self._cancel_launch(instruction.number)
-        elif isinstance(instruction, KillProcess):
-            self._kill(self._journal.trials[instruction.number].attempts[-1])
-        elif isinstance(instruction, CloseTrial):
-            for callback in self._callbacks:
-                callback.trial_closed(instruction.number)
-        elif isinstance(instruction, ForgetCheckpoints):
-            forget_checkpoints(instruction.folder, SweepFolder(self._folder))
-        elif isinstance(instruction, AskToSave):
-            write_text(self._folder / STOP_FILE, "the driver asks the trials to save and end\n")
-        elif isinstance(instruction, Notify):
-            self._notify(instruction.text)
-        else:
-            self._tell_broker(instruction)
-
-    def _tell_broker(self, instruction: Withdraw | ConfirmStart | ReturnAllocation | Release) -> None:
-        name = self.state.request_name(instruction.number)
-        if isinstance(instruction, Withdraw):
-            self._broker.withdraw(name)
-        elif isinstance(instruction, ConfirmStart):
-            self._broker.started(name)
-        elif isinstance(instruction, ReturnAllocation):
-            self._broker.not_placed(name, instruction.reason)
-        else:
-            self._broker.ended(name)
+    def _execute(self, instruction: events.Instruction) -> None:
+        name_of = self.state.request_name
+        match instruction:
+            case events.Submit(request=request):
+                self._broker.submit(request)
+            case events.Withdraw(number=number):
+                self._broker.withdraw(name_of(number))
+            case events.ConfirmStart(number=number):
+                self._broker.started(name_of(number))
+            case events.ReturnAllocation(number=number, reason=reason):
+                self._broker.not_placed(name_of(number), reason)
+            case events.Release(number=number):
+                self._broker.ended(name_of(number))
+            case events.Launch(spec=spec):
+                self._launches.append(spec)
+            case events.EndAttempt(number=number):
+                self._ending.add(number)
+            case events.CancelLaunch(number=number):
+                self._cancel_launch(number)
+            case events.KillProcess(number=number):
+                self._kill(self._journal.trials[number].attempts[-1])
+            case events.CloseTrial(number=number):
+                for callback in self._callbacks:
+                    callback.trial_closed(number)
+            case events.ForgetCheckpoints(folder=folder):
+                forget_checkpoints(folder, SweepFolder(self._folder))
+            case events.AskToSave():
+                write_text(self._folder / STOP_FILE, "the driver asks the trials to save and end\n")
+            case events.Notify(text=text):
+                self._notify(text)
 
     def _cancel_launch(self, number: int) -> None:
         """Ends a launch: one that Tune does not know yet ends here."""
@@ -291,7 +260,7 @@ class SweepDriver:
         for spec in waiting:
             self._launches.remove(spec)
         if waiting:
-            self._apply(AttemptEnded(number=number))
+            self._apply(events.AttemptEnded(number=number))
         else:
             self._cancelled.add(number)
 

@@ -5,62 +5,25 @@ a failure. The journal is its only memory that outlives the driver: a new state 
 broker's decision; which trials continue is the decision of the sweep's scheduler (EarlyStopping).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
-from tune_jobs.driver.events import (
-    Allocated,
-    AskToSave,
-    AttemptEnded,
-    AttemptStarted,
-    CheckpointSaved,
-    CloseTrial,
-    ConfirmStart,
-    EndAttempt,
-    Event,
-    ForgetCheckpoints,
-    Instruction,
-    KillProcess,
-    Notify,
-    PauseRequested,
-    Release,
-    Reported,
-    StillWaiting,
-    StopRequested,
-    TimePassed,
-    TunerDied,
-    Unplaceable,
-)
-from tune_jobs.driver.recovery import LOST, SuspectNodes, failed_alike, next_bytes
+from tune_jobs.driver import events
+from tune_jobs.driver.exploits import PendingExploits
+from tune_jobs.driver.recovery import LOST, SuspectNodes, failed_alike
 from tune_jobs.driver.replay import completed_trial, is_half_refused, replay, result_for_scheduler
 from tune_jobs.driver.stall_watch import StallWatch
 from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
 from tune_jobs.driver.trial_queue import TrialQueue
 from tune_jobs.placing.submission import request_name
+from tune_jobs.records import trial_spec
 from tune_jobs.records.journal import EndStatus, Journal, TrialHistory
-from tune_jobs.records.trial_spec import (
-    DAMAGED_EVALUATION_KEY,
-    DAMAGED_KEY,
-    DAMAGED_START_KEY,
-    EVALUATION_KEY,
-    FAILURE_KEY,
-    FAILURE_MESSAGE_KEY,
-    INTERRUPTED_KEY,
-    LOCATION_KEYS,
-    STARTED_KEY,
-    STOP_FILE,
-    WAITING_KEY,
-    FailureKind,
-    TrialSpec,
-)
-from tune_jobs.search.early_stopping import Exploit, Ruling
-from tune_jobs.search.samplers import Sampled
+from tune_jobs.records.trial_spec import FailureKind, TrialSpec
+from tune_jobs.search.early_stopping import Ruling
+from tune_jobs.search.samplers import CompletedTrial, Sampled
 from tuning_common.errors import RequestError
-from tuning_common.goal import best_of
-from tuning_common.units import format_duration
 
 _STOPPED = "the driver was asked to stop"
 
@@ -77,38 +40,32 @@ class SweepState:
 
     def __init__(self, parts: SweepParts, limits: SweepLimits, journal: Journal, clocks: Clocks) -> None:
         self._sampler, self._scheduler = parts.sampler, parts.early_stopping
-        self._retry, self._inherit, self._limits = parts.retry, parts.inherit, limits
-        self._learning = parts.learning
+        self._retry, self._learning, self._limits = parts.retry, parts.learning, limits
         self._journal, self._clocks = journal, clocks
         self._queue = TrialQueue(parts, limits, journal, clocks)
-        self._out: list[Instruction] = []
+        self._out: list[events.Instruction] = []
         self._ending: dict[int, str] = {}  # will end at its present report, as stopped: why
         self._pausing: dict[int, str] = {}  # will give its share back: why
         self._pause_requests: dict[int, str] = {}
         self._failures: dict[int, tuple[FailureKind, str]] = {}
-        self._exploits: dict[int, Exploit] = {}
+        self._exploits = PendingExploits(journal, self._scheduler, parts.inherit)
         self._stalls = StallWatch(self._retry.anomalies.stall_limit_s)
         self._suspects = SuspectNodes()
-        self._stopping = self.leaves_stop_file = False
+        self.stopping = self.leaves_stop_file = False
         self.waiting: dict[int, str] = {}
         self._resume()
 
     # What others read
 
     @property
-    def stopping(self) -> bool:
-        """Whether the driver was asked to stop."""
-        return self._stopping
-
-    @property
     def is_over(self) -> bool:
         """Whether every trial has ended and none is left to suggest."""
-        return self._queue.is_empty and not self._open()
+        return self._queue.is_empty and not self._journal.open
 
     @property
     def is_idle(self) -> bool:
         """Whether no attempt runs or is being launched."""
-        return not self._queue.launching and not self._running()
+        return not self._queue.launching and not self._journal.running
 
     def stalled_in_queue(self, most: int) -> list[int]:
         """Returns queued trials whose waiting is news: that ran before, or all where nothing of the sweep runs."""
@@ -121,9 +78,9 @@ class SweepState:
 
     # The entry
 
-    def handle(self, *events: Event) -> list[Instruction]:
+    def handle(self, *taken: events.Event) -> list[events.Instruction]:
         """Takes in events and returns what to do, in order."""
-        for event in events:
+        for event in taken:
             self._dispatch(event)
         self._carry_out_exploits()
         self._submit_more()
@@ -131,46 +88,46 @@ class SweepState:
         out, self._out = self._out, []
         return out
 
-    def _dispatch(self, event: Event) -> None:
+    def _dispatch(self, event: events.Event) -> None:
         match event:
-            case Allocated():
+            case events.Allocated():
                 self._out.append(self._queue.allocate(event))
-            case PauseRequested(number=number, reason=reason):
+            case events.PauseRequested(number=number, reason=reason):
                 self._pause_requests[number] = reason
-            case Unplaceable(number=number, reason=reason):
+            case events.Unplaceable(number=number, reason=reason):
                 self._queue.set_unplaceable(event)
                 self._wait(number, reason)
-            case StillWaiting(number=number, reason=reason):
+            case events.StillWaiting(number=number, reason=reason):
                 if number in self._journal.trials:
                     self._journal.write("waits", number, reason=reason)
                 self._wait(number, reason)
-            case AttemptStarted(number=number):
+            case events.AttemptStarted(number=number):
                 self._started(number)
-            case Reported(number=number, result=result):
+            case events.Reported(number=number, result=result):
                 self._reported(number, result)
-            case CheckpointSaved(number=number, folder=folder):
+            case events.CheckpointSaved(number=number, folder=folder):
                 self._saved(number, folder)
-            case AttemptEnded():
+            case events.AttemptEnded():
                 self._attempt_ended(event)
-            case TunerDied():
+            case events.TunerDied():
                 self._tuner_died(event)
-            case StopRequested():
+            case events.StopRequested():
                 self._stop()
-            case TimePassed():
+            case events.TimePassed():
                 self._tick()
 
     # From a suggestion to an attempt
 
     def _submit_more(self) -> None:
         """Submits trials that the scheduler lets run, and suggests more."""
-        while not self._stopping:
+        while not self.stopping:
             for number in self._scheduler.runnable():
                 if not self._has_attempt(number):  # else it is submitted when its attempt has ended
                     self._submit(number)
             if self._is_out_of_time():
                 self._end_what_waits()
                 return
-            suggested = self._queue.suggest(len(self._running()))
+            suggested = self._queue.suggest(len(self._journal.running))
             if suggested is None:
                 return
             self._scheduler.add(*suggested)
@@ -183,7 +140,7 @@ class SweepState:
             self._refuse(number, sampled, error)
 
     def _submit(self, number: int, *, first: bool = False) -> None:
-        if self._stopping or number in self._exploits:  # with an exploit it is submitted when that is carried out
+        if self.stopping or number in self._exploits:  # with an exploit it is submitted when that is carried out
             return
         try:
             self._out += self._queue.submit(number, first=first)
@@ -200,11 +157,12 @@ class SweepState:
         spec = TrialSpec.from_dict(self._journal.trials[number].spec)
         trial = self._journal.write("started", number, bundle=asdict(spec.bundle), **self._times())
         self._stalls.started(number, self._clocks.elapsed_s())
-        self._out.append(ConfirmStart(number=number))
+        self._out.append(events.ConfirmStart(number=number))
         attempt = trial.starts - trial.pauses
         again = f" again (attempt {attempt})" if attempt > 1 else ""
+        held = f", {held}" if (held := spec.bundle.describe()) else ""
         verb = "continues after a pause" if trial.pauses and not again else f"starts{again}"
-        self._notify(f"trial {number} {verb}{_described(spec)}: {trial.name}")
+        self._notify(f"trial {number} {verb}{held}: {trial.name}")
 
     # While it runs
 
@@ -213,29 +171,31 @@ class SweepState:
         kept = {one.parent for one in (trial.checkpoint, trial.earlier_checkpoint) if one is not None}
         for one in [one for one in trial.checkpoint_folders if one not in kept]:
             trial.checkpoint_folders.remove(one)
-            self._out.append(ForgetCheckpoints(folder=one))
+            self._out.append(events.ForgetCheckpoints(folder=one))
 
     def _reported(self, number: int, result: Mapping[str, object]) -> None:
         if not self._journal.trials[number].running:  # it was given up meanwhile
-            self._out.append(EndAttempt(number=number))
+            self._out.append(events.EndAttempt(number=number))
             return
         now_s = self._clocks.elapsed_s()
-        if STARTED_KEY in result:
-            location = {key.partition("/")[2]: result[key] for key in LOCATION_KEYS if key in result}
+        if trial_spec.STARTED_KEY in result:
+            location = {key.partition("/")[2]: result[key] for key in trial_spec.LOCATION_KEYS if key in result}
             self._journal.write("located", number, location=location)
             return
-        if DAMAGED_KEY in result:
+        if trial_spec.DAMAGED_KEY in result:
             self._damaged(number, result)
             return
-        if FAILURE_KEY in result:
-            self._failures[number] = cast("FailureKind", result[FAILURE_KEY]), str(result[FAILURE_MESSAGE_KEY])
+        if trial_spec.FAILURE_KEY in result:
+            kind, message = result[trial_spec.FAILURE_KEY], result[trial_spec.FAILURE_MESSAGE_KEY]
+            self._failures[number] = cast("FailureKind", kind), str(message)
             return  # its process ends by itself
-        if INTERRUPTED_KEY in result:
-            self._found_stop_file()
+        if trial_spec.INTERRUPTED_KEY in result:
+            # Where the driver did not write it, a person did.
+            self._stop_for_good(f"somebody left a file {trial_spec.STOP_FILE!r} in the sweep's results")
             self._pausing[number] = _STOPPED
-        elif WAITING_KEY in result:
+        elif trial_spec.WAITING_KEY in result:
             self._stalls.started(number, now_s)
-            self._wait(number, str(result[WAITING_KEY]), shown="waits with its share")
+            self._wait(number, str(result[trial_spec.WAITING_KEY]), shown="waits with its share")
             self._end_or_pause(number, Ruling())
         else:
             self._stalls.reported(number, now_s)
@@ -243,21 +203,22 @@ class SweepState:
             self.waiting.pop(number, None)
             self._evaluated(number, result)
         if number in self._ending or number in self._pausing:
-            self._out.append(EndAttempt(number=number))
+            self._out.append(events.EndAttempt(number=number))
 
     def _damaged(self, number: int, result: Mapping[str, object]) -> None:
-        start = cast("str | None", result[DAMAGED_START_KEY])
-        evaluation = cast("int", result[DAMAGED_EVALUATION_KEY])
-        reasons = cast("list[str]", result[DAMAGED_KEY])
+        start = cast("str | None", result[trial_spec.DAMAGED_START_KEY])
+        evaluation = cast("int", result[trial_spec.DAMAGED_EVALUATION_KEY])
+        reasons = cast("list[str]", result[trial_spec.DAMAGED_KEY])
         self._journal.write("damaged", number, reasons=reasons, folder=start, evaluation=evaluation)
         instead = f"it continues from evaluation {evaluation}" if start else "it starts anew"
         self._notify(f"trial {number}: {'; '.join(reasons)}; {instead}")
 
     def _evaluated(self, number: int, result: Mapping[str, object]) -> None:
         metric = str(self._journal.trials[number].spec["metric"])
-        evaluation, value = cast("int", result[EVALUATION_KEY]), float(cast("float", result[metric]))
+        evaluation, value = cast("int", result[trial_spec.EVALUATION_KEY]), float(cast("float", result[metric]))
+        metrics = trial_spec.kept_metrics(result)
         trial = self._journal.write(
-            "reported", number, evaluation=evaluation, value=value, metrics=_plain(result), **self._times()
+            "reported", number, evaluation=evaluation, value=value, metrics=metrics, **self._times()
         )
         if learned := self._learning.reported(trial.spec, result, self._queue.to_come):
             self._notify(learned)
@@ -271,61 +232,38 @@ class SweepState:
             self._ending[number] = self._stopped_by_scheduler(number)
         elif self._is_out_of_time():
             self._ending[number] = "the sweep's time is over"
-        elif self._stopping:
+        elif self.stopping:
             self._pausing[number] = _STOPPED
         elif number in self._pause_requests:
             self._pausing[number] = self._pause_requests.pop(number)
         elif number in self._exploits:
-            exploit = self._exploits[number]
-            changes = f"; {'; '.join(exploit.changes)}" if exploit.changes else ""
-            self._pausing[number] = f"continues with the weights of trial {exploit.donor}{changes}"
+            self._pausing[number] = self._exploits.describe(number)
         elif ruling.decision == "pause":
             self._pausing[number] = f"{self._limits.scheduler} paused it"
 
     def _stopped_by_scheduler(self, number: int) -> str:
-        evaluation = max(self._journal.trials[number].evaluations, default=0)
-        return f"{self._limits.scheduler} stopped it at evaluation {evaluation}"
+        return f"{self._limits.scheduler} stopped it at evaluation {self._journal.trials[number].last_evaluation}"
 
     def _apply(self, ruling: Ruling) -> None:
         """Does what the scheduler decided about other trials."""
-        for exploit in ruling.exploits:
-            self._exploits[exploit.number] = exploit
+        self._exploits.add(ruling.exploits)
         for number in ruling.stopped:
-            trial = self._journal.trials.get(number)
             if self._has_attempt(number):
                 self._ending[number] = self._stopped_by_scheduler(number)
                 self._out += self._queue.cancel([number])
-            elif trial is not None and trial.status is None:
+            elif number in self._journal.open:
                 self._close(number, "stopped", self._stopped_by_scheduler(number), None)
 
     def _carry_out_exploits(self) -> None:
-        """Copies weights as soon as the donor's checkpoint is complete and the trial has given its share back."""
-        for number, exploit in sorted(self._exploits.items()):
-            trial, donor = self._journal.trials[number], self._journal.trials[exploit.donor]
-            if trial.status is not None:
-                self._exploits.pop(number)
-                continue
-            behind = donor.checkpoint_evaluation < exploit.donor_evaluation and self._will_save(donor)
-            if self._has_attempt(number) or behind:
-                continue
-            self._exploits.pop(number)
-            copied = self._inherit(trial, donor, exploit)
-            if copied is None:
-                self._scheduler.keep(number, cast("Sampled", trial.spec["sampled"]))
-            else:
-                self._journal.write("copied", number, **copied)
+        for number, is_changed in self._exploits.carry_out(self._has_attempt):
+            if is_changed:
                 self._queue.forget_options(number)
             if self._scheduler.is_running(number):
                 self._submit(number)
 
-    def _will_save(self, donor: TrialHistory) -> bool:
-        """Whether a donor writes another checkpoint: it runs, or makes again what was lost with an earlier driver."""
-        is_next = donor.status is None and donor.number not in self._exploits
-        return donor.running or (is_next and self._scheduler.is_running(donor.number))
-
     # When an attempt ends
 
-    def _attempt_ended(self, event: AttemptEnded) -> None:
+    def _attempt_ended(self, event: events.AttemptEnded) -> None:
         number, trial = event.number, self._journal.trials[event.number]
         hung = self._stalls.left(number)
         launching = self._queue.started(number)
@@ -337,7 +275,7 @@ class SweepState:
             failure = ("stalled", hung) if hung is not None else (event.kind, event.error)
         if not launching and not trial.running:  # Tune reports the end of a lost process more than once
             return
-        self._out.append(Release(number=number))
+        self._out.append(events.Release(number=number))
         self._pause_requests.pop(number, None)  # the share is free now
         reason, stopped = self._pausing.pop(number, None), self._ending.pop(number, None)
         if failure is not None:
@@ -347,27 +285,27 @@ class SweepState:
         else:
             self._close(number, "stopped" if stopped else "finished", stopped or "", None)
 
-    def _tuner_died(self, event: TunerDied) -> None:
+    def _tuner_died(self, event: events.TunerDied) -> None:
         """All attempts are gone; only those that caused it have failed."""
         self._notify(f"Ray Tune ended with an error ({event.error}); the sweep continues from its journal")
         for number in self._queue.launching:
             self._queue.started(number)
-            self._out.append(Release(number=number))
+            self._out.append(events.Release(number=number))
             self._submit(number)
-        for number in list(self._running()):
+        for number in list(self._journal.running):
             if event.kind is not None and (number in event.caused_by or not event.caused_by):
-                self._attempt_ended(AttemptEnded(number=number, error=event.error, kind=event.kind))
+                self._attempt_ended(events.AttemptEnded(number=number, error=event.error, kind=event.kind))
             else:
                 self._pausing[number] = "Ray Tune ended with an error"
-                self._attempt_ended(AttemptEnded(number=number))
+                self._attempt_ended(events.AttemptEnded(number=number))
 
     def _launch_cancelled(self, number: int) -> None:
-        if self._stopping:
-            self._out.append(Release(number=number))
+        if self.stopping:
+            self._out.append(events.Release(number=number))
             return
-        reason = f"Ray did not start it within {format_duration(self._queue.launch_limit_s(number))}"
-        self._out.append(self._queue.return_allocation(number, reason))
-        self._wait(number, reason)
+        returned = self._queue.return_allocation(number)
+        self._out.append(returned)
+        self._wait(number, returned.reason)
 
     def _paused(self, number: int, reason: str) -> None:
         trial = self._journal.write("paused", number, reason=reason, **self._times())
@@ -377,63 +315,50 @@ class SweepState:
 
     def _failed(self, number: int, kind: FailureKind, message: str) -> None:
         trial = self._journal.trials[number]
-        if kind in LOST and (suspect := self._suspects.lost(_node_of(trial), number)):
+        if kind in LOST and (suspect := self._suspects.lost(trial.node, number)):
             self._notify(suspect)
         if not self._retry.starts_again(trial, kind):
             if kind in LOST and trial.lost_in_a_row:
-                message += f"; lost {trial.lost_in_a_row + 1} times in a row, last on {_node_of(trial)}"
+                message += f"; lost {trial.lost_in_a_row + 1} times in a row, last on {trial.node}"
             self._close(number, "failed", message, kind)
             self._stop_if_all_fail()
             return
-        found: dict[str, int] = {}
+        found = {"lost_in_a_row": trial.lost_in_a_row + 1} if kind in LOST else {}
         change = ""
         if kind == "out_of_memory":
             try:
-                found, change = self._wants_more(number)
+                found["least_bytes"], change = self._queue.enlarge(number)
             except RequestError as error:
-                reason = f"{message}; it had all that a card here can give: {error}"
-                self._close(number, "failed", reason, "out_of_memory")
+                self._close(number, "failed", f"{message}; it had all that a card here can give: {error}", kind)
                 return
-        if kind in LOST:
-            found = {"lost_in_a_row": trial.lost_in_a_row + 1}
         self._journal.write("retried", number, kind=kind, message=message, **found, **self._times())
         self._notify(f"trial {number} failed and starts again: {kind.replace('_', ' ')}{change} ({message})")
         self._submit(number, first=kind == "out_of_memory")
 
-    def _wants_more(self, number: int) -> tuple[dict[str, int], str]:
-        """Finds larger alternatives after an out-of-memory; raises RequestError where no card can give more."""
-        spec = self._queue.spec(number)
-        least_bytes = next_bytes(spec.bundle.gpus, spec.usable_bytes or 0)
-        options = self._queue.replace_options(number, least_bytes)
-        same = [one.placement.bundle for one in options if one.placement.gpu_model == spec.gpu_model]
-        change = "; a larger card is needed"
-        if same:
-            change = f"; {spec.bundle.gpus:g} -> {same[0].gpus:g} {'cards' if same[0].ranks > 1 else 'of a card'}"
-        return {"least_bytes": least_bytes}, change
-
     def _close(self, number: int, status: EndStatus, reason: str, kind: FailureKind | None) -> None:
         self._out += self._queue.forget(number)
-        for kept in (self.waiting, self._pause_requests, self._exploits):
+        for kept in (self.waiting, self._pause_requests):
             kept.pop(number, None)
-        trial = self._journal.write("ended", number, status=status, reason=reason, failure=kind, **self._times())
-        self._out.append(CloseTrial(number=number))
-        self._learning.ended(trial)
-        best = best_of(trial.values, lambda one: one[1], self._limits.goal)
-        scored = f", best {best[1]:.3f} after {len(trial.evaluations)} evaluations" if best is not None else ""
+        self._exploits.drop(number)
+        ended = self._write_end(number, status, reason, kind)
+        self._learning.ended(self._journal.trials[number])
+        scored = f", best {ended.value:.3f} after {ended.step} evaluations" if ended.value is not None else ""
         self._notify(f"trial {number} {status}{scored}{': ' + reason if reason else ''}")
-        self._sampler.observe(number, completed_trial(trial, self._limits.goal))
         self._apply(self._scheduler.fail(number) if kind else self._scheduler.complete(number))
 
     def _refuse(self, number: int, sampled: Sampled, error: RequestError) -> None:
         self._queue.forget(number)
         self._journal.write("submitted", number, spec={"name": f"trial {number}", "sampled": dict(sampled)})
-        self._journal.write(
-            "ended", number, status="refused", reason=str(error), failure="wrong_request", **self._times()
-        )
-        self._out.append(CloseTrial(number=number))
+        self._write_end(number, "refused", str(error), "wrong_request")
         self._notify(f"trial {number} refused: {error}")
-        self._sampler.observe(number, completed_trial(self._journal.trials[number], self._limits.goal))
         self._apply(self._scheduler.remove(number))
+
+    def _write_end(self, number: int, status: EndStatus, reason: str, kind: FailureKind | None) -> CompletedTrial:
+        trial = self._journal.write("ended", number, status=status, reason=reason, failure=kind, **self._times())
+        self._out.append(events.CloseTrial(number=number))
+        ended = completed_trial(trial, self._limits.goal)
+        self._sampler.observe(number, ended)
+        return ended
 
     # Time, and the end
 
@@ -441,38 +366,34 @@ class SweepState:
         self._out += self._queue.cancel(self._queue.overdue())
         for number, reason in self._stalls.hanging(self._clocks.elapsed_s()).items():
             self._notify(f"trial {number} hangs: {reason}")
-            self._out.append(KillProcess(number=number))
+            self._out.append(events.KillProcess(number=number))
         for number in self._queue.due_again():
             self._submit(number)
         for number, reason in self._queue.given_up(is_idle=self.is_idle).items():
             self._close(number, "failed", reason, "wrong_request")
 
     def _stop(self) -> None:
-        if self._stopping:
+        if self.stopping:
             return
-        self._stopping = True
+        self.stopping = True
         self._notify("asked to stop: trials save a checkpoint at their next step and end")
-        self._out.append(AskToSave())
+        self._out.append(events.AskToSave())
         self._out += self._queue.withdraw_all()
 
     def _stop_if_all_fail(self) -> None:
-        """Stops where the first trials failed alike; the stop file stays, so that no supervisor starts it again."""
         reason = failed_alike(self._journal.trials.values())
-        if reason is None or self.is_over or self._stopping:
-            return
-        self.leaves_stop_file = True
-        ended = sum(trial.status is not None for trial in self._journal.trials.values())
-        self._notify(
-            f"the first {ended} trials failed alike, so the others are not tried: {reason}. Correct it and run the"
-            " sweep again; --resume tries only those that are left"
-        )
-        self._stop()
+        if reason is not None and not self.is_over:
+            ended = len(self._journal.trials) - len(self._journal.open)
+            self._stop_for_good(
+                f"the first {ended} trials failed alike, so the others are not tried: {reason}. Correct it and run the"
+                " sweep again; --resume tries only those that are left"
+            )
 
-    def _found_stop_file(self) -> None:
-        """Stops where a trial found the stop file and the driver did not write it: a person did."""
-        if not self._stopping:
+    def _stop_for_good(self, reason: str) -> None:
+        """Stops, unless that was asked before; the stop file stays, so that no supervisor starts the sweep again."""
+        if not self.stopping:
             self.leaves_stop_file = True
-            self._notify(f"somebody left a file {STOP_FILE!r} in the sweep's results")
+            self._notify(reason)
             self._stop()
 
     def _is_out_of_time(self) -> bool:
@@ -482,24 +403,18 @@ class SweepState:
     def _end_what_waits(self) -> None:
         """Leaves out trials that never ran, and ends those that paused where they are: the time is over."""
         self._out += self._queue.drop_unwritten()
-        for number in self._open():
+        for number in self._journal.open:
             if not self._has_attempt(number):
                 self._close(number, "stopped", "the sweep's time is over", None)
 
-    def _open(self) -> dict[int, TrialHistory]:
-        return {number: trial for number, trial in self._journal.trials.items() if trial.status is None}
-
     def _made_all_evaluations(self, trial: TrialHistory) -> bool:
-        return max(trial.evaluations, default=0) >= self._limits.longest
-
-    def _running(self) -> list[int]:
-        return [number for number, trial in self._journal.trials.items() if trial.running]
+        return trial.last_evaluation >= self._limits.longest
 
     # Another driver's journal
 
     def _resume(self) -> None:
         """Continues where an earlier driver was; with an empty journal, begins."""
-        self._exploits = replay(self._journal, self._sampler, self._scheduler, self._limits.goal)
+        self._exploits.add(replay(self._journal, self._sampler, self._scheduler, self._limits.goal).values())
         for number, trial in sorted(self._journal.trials.items()):
             if trial.running:  # its driver was killed
                 self._journal.write("interrupted", number)
@@ -507,7 +422,7 @@ class SweepState:
                 self._journal.write("reopened", number)
                 self._scheduler.add(number, cast("Sampled", trial.spec["sampled"]))
                 self._notify(f"trial {number} had failed with its process and is tried again")
-        for number, trial in self._open().items():
+        for number, trial in self._journal.open.items():
             if self._made_all_evaluations(trial):
                 self._submit(number)
             elif not is_half_refused(trial) and self._scheduler.is_finished(number):  # as decided by the last report
@@ -524,31 +439,7 @@ class SweepState:
         self.waiting[number] = reason
 
     def _notify(self, text: str) -> None:
-        self._out.append(Notify(text=text))
+        self._out.append(events.Notify(text=text))
 
     def _times(self) -> dict[str, float]:
         return {"at": self._clocks.now(), "elapsed_s": self._clocks.elapsed_s()}
-
-
-def _described(spec: TrialSpec) -> str:
-    gpus = spec.bundle.gpus
-    if spec.bundle.ranks > 1:
-        return f", {gpus:g} cards"
-    return f", {gpus:g} of a card" if 0 < gpus < 1 else ""
-
-
-def _node_of(trial: TrialHistory) -> str:
-    attempt = trial.attempts[-1] if trial.attempts else {}
-    nodes = cast("list[str]", trial.bundle.get("nodes") or [])
-    return str(attempt.get("node") or (nodes[0] if nodes else "this machine"))
-
-
-def _plain(result: Mapping[str, object]) -> dict[str, object]:
-    """Keeps what the trial reported (its names have a slash), without Tune's own and without what JSON cannot hold."""
-    return {
-        name: value
-        for name, value in result.items()
-        if "/" in name
-        and not name.startswith("config/")
-        and not (isinstance(value, float) and not math.isfinite(value))
-    }

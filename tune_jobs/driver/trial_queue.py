@@ -5,17 +5,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from cluster.scheduling.request import Request
-from tune_jobs.driver.events import (
-    Allocated,
-    CancelLaunch,
-    Instruction,
-    Launch,
-    Release,
-    ReturnAllocation,
-    Submit,
-    Unplaceable,
-    Withdraw,
-)
+from tune_jobs.driver import events
+from tune_jobs.driver.recovery import next_bytes
 from tune_jobs.driver.replay import is_half_refused
 from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
 from tune_jobs.placing.placer import Option
@@ -24,6 +15,7 @@ from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import PLACEMENT_FIELDS, TrialSpec
 from tune_jobs.search.samplers import Sampled
 from tuning_common.errors import RequestError
+from tuning_common.units import format_duration
 
 LAUNCH_LIMIT_S = 60.0  # a granted trial that Ray has not started by then goes back to the queue; doubles each time
 RESUBMIT_S = 30.0  # a trial that no node can hold asks again: nodes come and go
@@ -107,11 +99,11 @@ class TrialQueue:
         if not self._sampler.is_list:
             self._write(number)
 
-    def drop_unwritten(self) -> list[Instruction]:
+    def drop_unwritten(self) -> list[events.Instruction]:
         """Leaves out trials that never ran: there is no time for them."""
         self._new.clear()
         dropped = [number for number in self._unwritten if number not in self._launching]
-        out: list[Instruction] = []
+        out: list[events.Instruction] = []
         for number in dropped:
             out += self.forget(number)
         return out
@@ -122,7 +114,7 @@ class TrialQueue:
 
     # The broker
 
-    def submit(self, number: int, *, first: bool = False) -> list[Instruction]:
+    def submit(self, number: int, *, first: bool = False) -> list[events.Instruction]:
         """Asks the broker for a share.
 
         Raises:
@@ -133,9 +125,9 @@ class TrialQueue:
         if number not in self._options:
             self._options[number] = self._specs.options(self.spec(number), self._journal.trials[number].least_bytes)
         self._queued[number] = self._request(number, first=first)
-        return [Submit(number=number, request=self._queued[number])]
+        return [events.Submit(number=number, request=self._queued[number])]
 
-    def renew(self) -> list[Instruction]:
+    def renew(self) -> list[events.Instruction]:
         """Submits everything that waits once more, in its order, where what is learned meanwhile changes a request."""
         learning = self._learning
         if not learning.is_stale:
@@ -153,31 +145,42 @@ class TrialQueue:
         return [
             one
             for number, request in renewed.items()
-            for one in (Withdraw(number=number), Submit(number=number, request=request))
+            for one in (events.Withdraw(number=number), events.Submit(number=number, request=request))
         ]
 
     def _request(self, number: int, *, first: bool = False) -> Request:
         request = request_for(self._limits.sweep, number, self._options[number], first=first)
         return self._learning.limited(request)
 
-    def replace_options(self, number: int, least_bytes: int) -> tuple[Option, ...]:
-        """Finds out how a trial can run with more memory.
+    def enlarge(self, number: int) -> tuple[int, str]:
+        """Finds out how a trial can run with more memory after an out-of-memory.
+
+        Returns:
+            What its cards must give together from now on, in bytes, and how its share changes, in words.
 
         Raises:
             RequestError: When no card can give more.
         """
-        self._options[number] = self._specs.options(self.spec(number), least_bytes)
-        return self._options[number]
+        spec = self.spec(number)
+        least_bytes = next_bytes(spec.bundle.gpus, spec.usable_bytes or 0)
+        self._options[number] = self._specs.options(spec, least_bytes)
+        same = [one.placement.bundle for one in self._options[number] if one.placement.gpu_model == spec.gpu_model]
+        if not same:
+            return least_bytes, "; a larger card is needed"
+        return (
+            least_bytes,
+            f"; {spec.bundle.gpus:g} -> {same[0].gpus:g} {'cards' if same[0].ranks > 1 else 'of a card'}",
+        )
 
     def forget_options(self, number: int) -> None:
         """Has the options of a trial found again when it is submitted: its configuration has changed."""
         self._options.pop(number, None)
 
-    def allocate(self, event: Allocated) -> Instruction:
+    def allocate(self, event: events.Allocated) -> events.Instruction:
         """Launches a granted trial; gives the share back where the trial was withdrawn meanwhile."""
         number = event.number
         if number not in self._queued:
-            return Release(number=number)
+            return events.Release(number=number)
         del self._queued[number]
         self._unplaceable.pop(number, None)
         if number in self._unwritten:
@@ -190,7 +193,7 @@ class TrialQueue:
         if any(before.get(name) != value for name, value in placement.items()):
             self._journal.write("allocated", number, placement=placement)
         self._launching[number] = self._clocks.elapsed_s()
-        return Launch(spec=spec)
+        return events.Launch(spec=spec)
 
     def spec(self, number: int) -> TrialSpec:
         """Returns the specification with which a trial runs next."""
@@ -200,7 +203,7 @@ class TrialQueue:
         starts = {"resume_from": trial.checkpoint, "resume_before": trial.earlier_checkpoint}
         return TrialSpec.from_dict({**trial.spec, **{name: path and str(path) for name, path in starts.items()}})
 
-    def set_unplaceable(self, event: Unplaceable) -> None:
+    def set_unplaceable(self, event: events.Unplaceable) -> None:
         """Takes in that no node can hold a trial now; it asks again later."""
         self._queued.pop(event.number, None)
         self._unplaceable[event.number] = event.reason, self._clocks.elapsed_s() + RESUBMIT_S
@@ -229,7 +232,7 @@ class TrialQueue:
                 self._write(number)
         return {number: reason for number, (reason, _) in self._unplaceable.items()}
 
-    def forget(self, number: int) -> list[Instruction]:
+    def forget(self, number: int) -> list[events.Instruction]:
         """Drops everything about a trial that has ended or is left out."""
         self._unwritten.pop(number, None)
         self._options.pop(number, None)
@@ -237,11 +240,11 @@ class TrialQueue:
         if number not in self._queued:
             return []
         del self._queued[number]
-        return [Withdraw(number=number)]
+        return [events.Withdraw(number=number)]
 
-    def withdraw_all(self) -> list[Instruction]:
+    def withdraw_all(self) -> list[events.Instruction]:
         """Takes back everything that has not started."""
-        out: list[Instruction] = [Withdraw(number=number) for number in self._queued]
+        out: list[events.Instruction] = [events.Withdraw(number=number) for number in self._queued]
         self._queued.clear()
         return [*out, *self.cancel(self._launching)]
 
@@ -251,21 +254,22 @@ class TrialQueue:
         """Takes a trial out of the launches; returns whether it was one."""
         return self._launching.pop(number, None) is not None
 
-    def cancel(self, numbers: Iterable[int]) -> list[Instruction]:
+    def cancel(self, numbers: Iterable[int]) -> list[events.Instruction]:
         """Cancels launches."""
-        return [CancelLaunch(number=number) for number in numbers if number in self._launching]
+        return [events.CancelLaunch(number=number) for number in numbers if number in self._launching]
 
     def overdue(self) -> list[int]:
         """Returns launches that Ray should have started by now."""
         now_s = self._clocks.elapsed_s()
-        return [number for number, at_s in self._launching.items() if now_s - at_s > self.launch_limit_s(number)]
+        return [number for number, at_s in self._launching.items() if now_s - at_s > self._launch_limit_s(number)]
 
-    def launch_limit_s(self, number: int) -> float:
-        """Returns how long Ray may take to start a trial; processes start slowly on a machine that is busy."""
-        return LAUNCH_LIMIT_S * 2.0 ** self._returns[number]
-
-    def return_allocation(self, number: int, reason: str) -> Instruction:
+    def return_allocation(self, number: int) -> events.ReturnAllocation:
         """Puts a trial that Ray did not start back into the broker's queue."""
+        reason = f"Ray did not start it within {format_duration(self._launch_limit_s(number))}"
         self._returns[number] += 1
         self._queued[number] = self._request(number)
-        return ReturnAllocation(number=number, reason=reason)
+        return events.ReturnAllocation(number=number, reason=reason)
+
+    def _launch_limit_s(self, number: int) -> float:
+        """Returns how long Ray may take to start a trial; processes start slowly on a machine that is busy."""
+        return LAUNCH_LIMIT_S * 2.0 ** self._returns[number]

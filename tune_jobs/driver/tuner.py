@@ -73,8 +73,6 @@ class TunerSettings:
     Attributes:
         folder: Where checkpoints are kept; shared by all nodes.
         name: Folder below it for this run of the Tuner.
-        max_pending: Attempts that were sent to Ray and have not started yet.
-        reuse_actors: Whether a process serves one attempt after another: saves seconds of imports each.
         callbacks: Further callbacks, called after the host.
         actor_name: What Ray's dashboard and `ray list actors --detail` show for the trials' processes (`repr_name`).
             One name for all: a process that is reused serves several trials, and Ray asks for the name once.
@@ -82,8 +80,6 @@ class TunerSettings:
 
     folder: Path
     name: str
-    max_pending: int = 64
-    reuse_actors: bool = True
     callbacks: Sequence[tune.Callback] = ()
     actor_name: str = "trial"
 
@@ -99,7 +95,7 @@ def run_tuner(trainable: Callable[[dict[str, object]], None], host: AttemptHost,
     Raises:
         Exception: When Tune's controller fails; its attempts have ended then.
     """
-    configure_tune(settings.max_pending)
+    configure_tune()
     tune.run(  # and not Tuner.fit, which unpickles each failed trial's error.pkl out of the sweep's storage
         tune.with_resources(_named(trainable, settings.actor_name), _resources),
         name=settings.name,
@@ -107,7 +103,7 @@ def run_tuner(trainable: Callable[[dict[str, object]], None], host: AttemptHost,
         search_alg=_LaunchSearch(_LaunchSearcher(host)),
         scheduler=_ReportScheduler(host),
         num_samples=-1,
-        reuse_actors=settings.reuse_actors,
+        reuse_actors=True,  # saves seconds of imports each
         trial_name_creator=_trial_name,
         trial_dirname_creator=_trial_folder,
         verbose=0,
@@ -142,16 +138,12 @@ def _named(trainable: Callable[[dict[str, object]], None], name: str) -> Callabl
     return attempt
 
 
-def configure_tune(max_pending: int) -> None:
-    """Sets what Tune reads from the environment.
-
-    Args:
-        max_pending: Trials that wait for their process at most.
-    """
+def configure_tune() -> None:
+    """Sets what Tune reads from the environment."""
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # our ledger replaces its csv, json and TensorBoard files
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # the trial checks, with a better message
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the driver has its own: trials save first
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max_pending)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "64"  # sent to Ray and not started yet
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"  # Tune's own state is not used: the journal is
     os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with it, Tune prints its own tables even at verbose=0

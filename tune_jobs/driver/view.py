@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tune_jobs.analysis.further_trials import further_gain
 from tune_jobs.config.language import duration_text, tr
-from tune_jobs.records.progress import ENDED, SweepProgress, TrialProgress, TrialStatus
+from tune_jobs.records.progress import ENDED, SweepProgress, TrialProgress, TrialStatus, status_text
 from tuning_common.cli import visible
 
 REDRAW_S = 0.5
@@ -80,25 +80,6 @@ def _gain_text(progress: SweepProgress) -> str:
     scores = [one.best for one in ended if one.best is not None]
     gain = further_gain(scores, len(scores) // 2, progress.frame.goal) if progress.frame.is_random else None
     return "" if gain is None else gain.text
-
-
-def status_text(status: TrialStatus) -> str:
-    """Formats the state of a trial.
-
-    >>> status_text("stopped"), status_text("waiting")
-    ('stopped early', 'waiting')
-    """
-    texts: dict[TrialStatus, str] = {
-        "waiting": tr("waiting"),
-        "running": tr("running"),
-        "paused": tr("paused"),
-        "finished": tr("finished"),
-        "stopped": tr("stopped early"),
-        "failed": tr("failed"),
-        "refused": tr("refused"),
-        "interrupted": tr("interrupted"),
-    }
-    return texts[status]
 
 
 def layout(progress: SweepProgress) -> Group:

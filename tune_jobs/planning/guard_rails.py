@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dialsum.config import COMPOSITE, RunConfig
-from tune_jobs.config.space import Categorical, Constant, Range
+from tune_jobs.config.space import Categorical, Constant, Range, as_written
 from tune_jobs.config.sweep import Sweep
 from tuning_common.units import format_duration
 
@@ -301,7 +301,7 @@ def _always(sweep: Sweep, name: str, configs: list[RunConfig], holds: Callable[[
 def _fixed_configs(sweep: Sweep) -> list[RunConfig]:
     """Base configurations with the constants of the file."""
     constants = {one.name: one.value for one in sweep.space.parameters if isinstance(one, Constant)}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in constants.items()}
+    plain = {name: as_written(value) for name, value in constants.items()}
     return [base.with_changes(plain) for base in sweep.base_by_model.values() or [sweep.base]]
 
 

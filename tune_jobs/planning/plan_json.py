@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from tune_jobs.config.space import as_written
 from tune_jobs.placing.placer import Option
 from tune_jobs.placing.throughput import Speed
 from tune_jobs.planning.guard_rails import Remark
@@ -98,7 +99,7 @@ def _trial_json(plan: SweepPlan, trial: PlannedTrial) -> dict[str, object]:
         "phase": trial.phase,
         "number": trial.number,
         "known": trial.known,
-        "sampled": {name: _plain(value) for name, value in trial.trial.sampled.items()},
+        "sampled": {name: as_written(value) for name, value in trial.trial.sampled.items()},
         "resolved": trial.trial.resolved.to_dict(),
         "notes": list(trial.trial.notes),
         "estimate": trial.group,
@@ -174,7 +175,3 @@ def _quota_json(quota: QuotaEnd | None) -> dict[str, object] | None:
 
 def _hours(time_s: float, timed: bool) -> float | None:
     return round(time_s / 3600, 4) if timed else None
-
-
-def _plain(value: object) -> object:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value

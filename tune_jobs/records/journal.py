@@ -107,6 +107,18 @@ class TrialHistory:
         """Experiment name."""
         return str(self.spec["name"])
 
+    @property
+    def last_evaluation(self) -> int:
+        """Number of the last evaluation; 0 before the first."""
+        return max(self.evaluations, default=0)
+
+    @property
+    def node(self) -> str:
+        """The machine of the last attempt."""
+        attempt = self.attempts[-1] if self.attempts else {}
+        nodes = cast("list[str]", self.bundle.get("nodes") or [])
+        return str(attempt.get("node") or (nodes[0] if nodes else "this machine"))
+
 
 class Journal:
     """Events on disk, and the resulting state of each trial in memory.
@@ -153,6 +165,16 @@ class Journal:
             self._retry.run(lambda: self._append(written), self._path)
         self._apply(whole)
         return self.trials[number]
+
+    @property
+    def open(self) -> dict[int, TrialHistory]:
+        """The trials that have not ended."""
+        return {number: trial for number, trial in self.trials.items() if trial.status is None}
+
+    @property
+    def running(self) -> list[int]:
+        """Numbers of the trials of which an attempt runs."""
+        return [number for number, trial in self.trials.items() if trial.running]
 
     def drop(self, number: int) -> None:
         """Forgets a trial that cannot be continued."""

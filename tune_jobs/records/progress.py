@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
+from tune_jobs.config.language import tr
 from tune_jobs.config.naming import brief_settings
 from tune_jobs.records.journal import TrialHistory
 from tuning_common.goal import Goal, best_of
@@ -13,6 +14,25 @@ STATUSES: tuple[TrialStatus, ...] = (
     "waiting", "running", "paused", "finished", "stopped", "failed", "refused", "interrupted",
 )  # fmt: skip
 ENDED: tuple[TrialStatus, ...] = ("finished", "stopped", "failed", "refused")
+
+
+def status_text(status: TrialStatus) -> str:
+    """Formats the state of a trial.
+
+    >>> status_text("stopped"), status_text("waiting")
+    ('stopped early', 'waiting')
+    """
+    texts: dict[TrialStatus, str] = {
+        "waiting": tr("waiting"),
+        "running": tr("running"),
+        "paused": tr("paused"),
+        "finished": tr("finished"),
+        "stopped": tr("stopped early"),
+        "failed": tr("failed"),
+        "refused": tr("refused"),
+        "interrupted": tr("interrupted"),
+    }
+    return texts[status]
 
 
 @dataclass(frozen=True, kw_only=True)

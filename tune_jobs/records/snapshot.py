@@ -156,12 +156,11 @@ def load_snapshot(folder: Path) -> Snapshot | None:
     return from_mapping(Snapshot, content, where=str(path))
 
 
-def current_state(config: Mapping[str, object], command: str = "") -> Snapshot:
+def current_state(config: Mapping[str, object]) -> Snapshot:
     """Returns a snapshot of the current state; writes nothing."""
     redactor = Redactor.of_environment(os.environ)
     return Snapshot(
         taken_at=time.time(),
-        command=redactor.hide(command),
         code=read_code(CODE_FOLDER, redactor),
         surroundings=read_surroundings(),
         data={name: file_state(Path(str(config[name]))) for name in _FILE_FIELDS if config.get(name)},

@@ -1,6 +1,7 @@
 """The specification that the driver sends to a trial's process, and the keys of the process's reports."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Literal
@@ -25,6 +26,17 @@ FAILURE_MESSAGE_KEY: Final = "trial/failure_message"
 FailureKind = Literal[
     "out_of_memory", "host_memory", "worker_lost", "stalled", "diverged", "wrong_request", "work_failed", "error"
 ]
+
+
+def kept_metrics(result: Mapping[str, object]) -> dict[str, object]:
+    """Returns what a trial reported (its names have a slash), without Tune's own and without what JSON cannot hold."""
+    return {
+        name: value
+        for name, value in result.items()
+        if "/" in name
+        and not name.startswith("config/")
+        and not (isinstance(value, float) and not math.isfinite(value))
+    }
 
 
 _PLANNED: Final = {
@@ -123,6 +135,16 @@ class Bundle:
         [1, 1, 1, 2]
         """
         return max(1, int(self.gpus))
+
+    def describe(self) -> str:
+        """Returns what is held of cards as text; empty for one whole card, and for none.
+
+        >>> [Bundle(cpus=1, gpus=gpus).describe() for gpus in (0, 0.5, 1, 2)]
+        ['', '0.5 of a card', '', '2 cards']
+        """
+        if self.ranks > 1:
+            return f"{self.gpus:g} cards"
+        return f"{self.gpus:g} of a card" if 0 < self.gpus < 1 else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,15 @@ class Axis:
         part = (value - low) / (high - low) if high > low else 0.5
         return self.start + part * (self.end - self.start)
 
+    def ticks(self, count: int = 5, *, whole: bool = False) -> list[tuple[float, str]]:
+        """Returns about `count` round numbers as (position, text), whole numbers only where that is asked for.
+
+        >>> Axis(low=0, high=2, start=0, end=100).ticks(whole=True)
+        [(0.0, '0'), (50.0, '1'), (100.0, '2')]
+        """
+        values = linear_ticks(self.low, self.high, count)
+        return [(self.at(value), number_text(value)) for value in values if not whole or value == int(value)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
@@ -154,7 +163,7 @@ def spread_out(positions: Sequence[float], least: float) -> list[float]:
     return moved
 
 
-def draw_y_axis(canvas: Canvas, plot: Plot, axis: Axis, ticks: list[tuple[float, str]]) -> None:
+def draw_y_axis(canvas: Canvas, plot: Plot, ticks: list[tuple[float, str]]) -> None:
     """Draws grid lines with their numbers to the left of the plot; ticks are (position, text)."""
     for position, text in ticks:
         canvas.add(Polyline(points=((plot.left, position), (plot.right, position)), ink="grid"))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dialsum.config import COMPOSITE
 from tune_jobs.analysis.comparison import COMBINED, Comparison, Side
 from tune_jobs.config.language import tr
-from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded, spread_out
+from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, padded, spread_out
 from tune_jobs.report.drawing import Anchor, Canvas, Dot, Drawing, Ink, Label, Polyline, Rectangle
 from tune_jobs.report.formatting import NARROW, Chart, inner_plot, metric_name
 from tune_jobs.report.symbols import dot_swatch, lay_legend
@@ -54,7 +54,7 @@ def draw_gains(comparison: Comparison, width: float) -> Drawing:
     plot = inner_plot(width, canvas.height, left=48.0, top=26.0, bottom=20.0)
     low, high = padded(min(min(gains), 0.0), max(max(gains), 0.0))
     axis = Axis(low=low, high=high, start=plot.bottom, end=plot.top)
-    draw_y_axis(canvas, plot, axis, [(axis.at(tick), number_text(tick)) for tick in linear_ticks(low, high)])
+    draw_y_axis(canvas, plot, axis.ticks())
     slot = plot.width / len(shown)
     zero = axis.at(0.0)
     for number, gain in enumerate(shown):
@@ -90,7 +90,7 @@ def draw_curves(comparison: Comparison, width: float) -> Drawing:
     axis = Axis(low=low, high=high, start=plot.bottom, end=plot.top)
     longest = max(len(scores) for scores in curves)
     across = Axis(low=1.0, high=max(longest, 2.0), start=plot.left + 6, end=plot.right - 8)
-    draw_y_axis(canvas, plot, axis, [(axis.at(tick), number_text(tick)) for tick in linear_ticks(low, high)])
+    draw_y_axis(canvas, plot, axis.ticks())
     ticks = sorted({round(tick) for tick in linear_ticks(1.0, float(longest), 8) if tick >= 1} | {1, longest})
     draw_x_axis(canvas, plot, [(across.at(tick), str(tick)) for tick in ticks], tr("evaluations"), grid=False)
     for side, ink, scores in zip(comparison.sides, SIDE_INKS, curves, strict=False):

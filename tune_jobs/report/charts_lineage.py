@@ -7,7 +7,7 @@ from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.config.language import tr
 from tune_jobs.config.parameters import Parameter, show_value
 from tune_jobs.records.ledger import TrialRecord
-from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, parameter_axis
+from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, parameter_axis
 from tune_jobs.report.drawing import Canvas, Drawing, DrawnShape, Label, Polyline, text_width
 from tune_jobs.report.formatting import inner_plot, show_score, trial_tip, trials_text
 from tune_jobs.report.symbols import is_winner, outcome_symbol
@@ -64,8 +64,7 @@ def draw_lineage(analysis: Analysis, width: float) -> Drawing:
     longest = max((len(trial.history) for trial in trials), default=1)
     across = Axis(low=0.0, high=max(longest, 1.0), start=plot.left + 4, end=plot.right)
     rows = {trial.trial_id: plot.top + (i + 0.5) * _ROW for i, trial in enumerate(trials)}
-    steps = [step for step in linear_ticks(0.0, longest) if step == int(step)]
-    draw_x_axis(canvas, plot, [(across.at(step), number_text(step)) for step in steps], tr("evaluations"))
+    draw_x_axis(canvas, plot, across.ticks(whole=True), tr("evaluations"))
     canvas.add(Label(x=0.0, y=8.0, text=tr("trial")), Label(x=width, y=8.0, text=tr("score"), anchor="end"))
     for trial in trials:
         y, won = rows[trial.trial_id], is_winner(analysis, trial.trial_id)
@@ -126,11 +125,10 @@ def draw_schedule(analysis: Analysis, parameter: Parameter, width: float) -> Dra
     left = max((text_width(text) for _, text in ticks), default=30.0) + 16.0
     plot = inner_plot(width, canvas.height, left=left)
     axis, ticks = parameter_axis(parameter, plot.bottom, plot.top)
-    draw_y_axis(canvas, plot, axis, ticks)
+    draw_y_axis(canvas, plot, ticks)
     longest = max((len(trial.history) for trial in trials), default=1)
     across = Axis(low=0.0, high=max(longest, 1.0), start=plot.left + 4, end=plot.right - 8)
-    steps = [step for step in linear_ticks(0.0, longest) if step == int(step)]
-    draw_x_axis(canvas, plot, [(across.at(step), number_text(step)) for step in steps], tr("evaluations"), grid=False)
+    draw_x_axis(canvas, plot, across.ticks(whole=True), tr("evaluations"), grid=False)
     for trial in trials:
         ends = [*(copy.evaluation for copy in copies_of(trial)), len(trial.history)]
         values = [one.get(parameter.name) for one in all_values(trial)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tune_jobs.config.language import tr
 from tune_jobs.config.parameters import to_number
 from tune_jobs.records.ledger import TrialRecord
-from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text
+from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis
 from tune_jobs.report.drawing import Canvas, Cross, Dot, Drawing, Label, Polyline, Rectangle, shorten, text_width
 from tune_jobs.report.formatting import NARROW, inner_plot, plain_value, trials_text
 from tuning_common.units import format_bytes
@@ -90,8 +90,7 @@ def _draw_bars(kinds: Sequence[MemoryKind], width: float) -> Drawing:
     plot = inner_plot(width, canvas.height, left=left, top=4.0 if above else 10.0)
     most = max(max(point.upper, point.measured or 0.0) for kind in kinds for point in kind.points)
     axis = Axis(low=0.0, high=most / _GIB, start=plot.left, end=plot.right)
-    ticks = linear_ticks(0.0, axis.high, 3 if width < NARROW else 5)
-    draw_x_axis(canvas, plot, [(axis.at(tick), number_text(tick)) for tick in ticks], tr("GiB on the device"))
+    draw_x_axis(canvas, plot, axis.ticks(3 if width < NARROW else 5), tr("GiB on the device"))
     for i, (name, kind) in enumerate(zip(names, kinds, strict=True)):
         y = plot.top + (i + (0.7 if above else 0.5)) * plot.height / len(kinds)
         label = (
@@ -120,9 +119,8 @@ def _draw_cloud(points: Sequence[MemoryPoint], width: float) -> Drawing:
     high = max(max(point.upper, point.measured or 0.0) for point in known) / _GIB * 1.05
     across = Axis(low=0.0, high=high, start=plot.left, end=plot.right)
     up = Axis(low=0.0, high=high, start=plot.bottom, end=plot.top)
-    ticks = linear_ticks(0.0, high)
-    draw_y_axis(canvas, plot, up, [(up.at(tick), number_text(tick)) for tick in ticks])
-    draw_x_axis(canvas, plot, [(across.at(tick), number_text(tick)) for tick in ticks], tr("estimate, GiB"))
+    draw_y_axis(canvas, plot, up.ticks())
+    draw_x_axis(canvas, plot, across.ticks(), tr("estimate, GiB"))
     canvas.add(Polyline(points=((across.at(0), up.at(0)), (across.at(high), up.at(high))), ink="muted", dashed=True))
     canvas.add(Label(x=2.0, y=8.0, text=tr("measured, GiB"), ink="ink"))
     canvas.extend(

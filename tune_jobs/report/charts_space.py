@@ -13,8 +13,6 @@ from tune_jobs.report.axes import (
     Plot,
     draw_x_axis,
     draw_y_axis,
-    linear_ticks,
-    number_text,
     padded,
     parameter_axis,
 )
@@ -69,7 +67,7 @@ def draw_slice(analysis: Analysis, parameter: Parameter, width: float) -> Drawin
     canvas = Canvas(width=width, height=300.0)
     plot = inner_plot(width, canvas.height, left=48.0, top=26.0 if score_axis(analysis, 1.0, 0.0)[1] else 10.0)
     axis, beyond = score_axis(analysis, plot.bottom, plot.top)
-    draw_y_axis(canvas, plot, axis, [(axis.at(t), number_text(t)) for t in linear_ticks(axis.low, axis.high)])
+    draw_y_axis(canvas, plot, axis.ticks())
     across, ticks = parameter_axis(parameter, plot.left, plot.right)
     is_listed = parameter.scale == "category"
     draw_x_axis(canvas, plot, ticks, parameter.name, grid=not is_listed, categories=is_listed)
@@ -173,9 +171,10 @@ def draw_parallel(analysis: Analysis, important: Sequence[str], width: float) ->
     for i, (parameter, (_, ticks)) in enumerate(zip(parameters, axes, strict=True)):
         high = crowded and i % 2 == 1
         _add_upright(canvas, plot, xs[i], parameter.name, ticks, room=room, tick_room=gap - 12, high_title=high)
-    score_ticks = [(score.at(t), number_text(t)) for t in linear_ticks(score.low, score.high)]
     high = crowded and len(parameters) % 2 == 1
-    _add_upright(canvas, plot, xs[-1], tr("score"), score_ticks, bold=True, room=room, tick_room=42.0, high_title=high)
+    _add_upright(
+        canvas, plot, xs[-1], tr("score"), score.ticks(), bold=True, room=room, tick_room=42.0, high_title=high
+    )
     return canvas.finish(tr("Settings of {trials} and the score that each led to.", trials=trials_text(len(drawn))))
 
 

@@ -8,7 +8,7 @@ from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.sweep_analysis import Analysis
 from tune_jobs.config.language import tr
 from tune_jobs.records.ledger import TrialRecord
-from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, linear_ticks, number_text, padded
+from tune_jobs.report.axes import Axis, draw_x_axis, draw_y_axis, padded
 from tune_jobs.report.charts_space import place_score, score_axis, thinned
 from tune_jobs.report.drawing import Canvas, Dot, Drawing, DrawnShape, Label, Polyline, Rectangle, shorten, text_width
 from tune_jobs.report.formatting import NARROW, inner_plot, metric_name, plain_value, show_score, trial_tip, trials_text
@@ -44,8 +44,7 @@ def draw_leaders(analysis: Analysis, width: float) -> Drawing:
         text = tr("tie: within {band}", band=show_score(band, metric))
         x = min(max((x1 + x2) / 2, plot.left + text_width(text) / 2), plot.right - text_width(text) / 2)
         canvas.add(Label(x=x, y=plot.top - 10, text=text, anchor="middle"))
-    ticks = [(axis.at(tick), number_text(tick)) for tick in linear_ticks(low, high, 4 if width < NARROW else 6)]
-    draw_x_axis(canvas, plot, ticks, metric_name(metric))
+    draw_x_axis(canvas, plot, axis.ticks(4 if width < NARROW else 6), metric_name(metric))
     for i, candidate in enumerate(leaders):
         y = plot.top + (i + (0.75 if above else 0.5)) * row
         label_y = y - 17.0 if above else y
@@ -148,11 +147,9 @@ def draw_curves(analysis: Analysis, width: float) -> Drawing:
     low, high = padded(min(ys), max(ys), 0.04)
     low, high = (min(low, best.low), best.high) if analysis.maximize else (best.low, min(high, best.high * 1.5))
     axis = Axis(low=low, high=high, start=plot.bottom, end=plot.top)
-    draw_y_axis(canvas, plot, axis, [(axis.at(t), number_text(t)) for t in linear_ticks(low, high)])
-    steps = linear_ticks(0.0, longest)
-    if all(x == int(x) for curve in curves for x, _ in curve.points):
-        steps = [step for step in steps if step == int(step)]
-    draw_x_axis(canvas, plot, [(across.at(step), number_text(step)) for step in steps], x_name, grid=False)
+    draw_y_axis(canvas, plot, axis.ticks())
+    whole = all(x == int(x) for curve in curves for x, _ in curve.points)
+    draw_x_axis(canvas, plot, across.ticks(whole=whole), x_name, grid=False)
     free_from = 0.0
     for x in map(across.at, _rungs(analysis, curves)):
         canvas.add(Polyline(points=((x, plot.top), (x, plot.bottom)), ink="muted", dashed=True))

@@ -86,7 +86,7 @@ def draw_days(week: Week, width: float, what: str | None) -> Drawing:
     highest = max(sum(size(run) for run in runs) for _, runs in days) or 1.0
     axis = Axis(low=0.0, high=highest * 1.05, start=plot.bottom, end=plot.top)
     whole = [tick for tick in linear_ticks(0.0, highest) if what or tick == int(tick)]
-    draw_y_axis(canvas, plot, axis, [(axis.at(tick), number_text(tick)) for tick in whole])
+    draw_y_axis(canvas, plot, [(axis.at(tick), number_text(tick)) for tick in whole])
     slot = plot.width / len(days)
     draw_x_axis(
         canvas,

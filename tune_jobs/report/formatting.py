@@ -8,6 +8,7 @@ from tune_jobs.analysis.sweep_analysis import Analysis, describe_settings
 from tune_jobs.config.language import duration_text, tr
 from tune_jobs.config.parameters import show_value
 from tune_jobs.records.ledger import TrialOutcome, TrialRecord
+from tune_jobs.records.progress import status_text
 from tune_jobs.report.axes import Plot
 from tune_jobs.report.drawing import Drawing
 
@@ -41,15 +42,9 @@ def outcome_text(outcome: TrialOutcome) -> str:
     >>> outcome_text("oom"), outcome_text("running")
     ('out of memory', 'not over')
     """
-    texts: dict[TrialOutcome, str] = {
-        "finished": tr("finished"),
-        "stopped": tr("stopped early"),
-        "failed": tr("failed"),
-        "oom": tr("out of memory"),
-        "refused": tr("refused"),
-        "running": tr("not over"),
-    }
-    return texts[outcome]
+    if outcome == "oom":
+        return tr("out of memory")
+    return tr("not over") if outcome == "running" else status_text(outcome)
 
 
 def plain_value(value: object) -> str:

@@ -52,13 +52,13 @@ class PageContent:
     remarks: Sequence[str] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Table:
     """A table of the page; `key` is its anchor, `note` explains it."""
 
-    title: str = ""
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    title: str = ""
     note: str = ""
     key: str = ""
 
@@ -124,18 +124,12 @@ def build_page(content: PageContent) -> str:
         lineage=_lineage(analysis),
         failures=failures[:_MOST_FAILURES],
         more_failures=len(failures) - _MOST_FAILURES,
-        phases=_table(*phase_rows(analysis)) if analysis.phases else None,
-        every=_table(every[0], every[1][:_MOST_TRIALS]),
+        phases=Table(*phase_rows(analysis)) if analysis.phases else None,
+        every=Table(every[0], every[1][:_MOST_TRIALS]),
         more_trials=len(every[1]) - _MOST_TRIALS,
         notes=_notes(analysis, content.remarks),
         wandb_page=wandb_page(analysis),
     )
-
-
-def _table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", note: str = "", key: str = ""
-) -> Table:
-    return Table(title=title, header=header, rows=rows, note=note, key=key)
 
 
 def _best_runs(analysis: Analysis) -> BestRuns:
@@ -202,8 +196,8 @@ def _lineage(analysis: Analysis) -> list[Table]:
         "The first {shown} of {count}; all are in {file}.", shown=MOST_COPIES, count=copies, file="all_results.jsonl"
     )
     return [
-        _table(*path_rows(analysis), title=tr("How the winner's weights came about"), key="way"),
-        _table(
+        Table(*path_rows(analysis), title=tr("How the winner's weights came about"), key="way"),
+        Table(
             *copy_rows(analysis),
             title=tr("Every change of weights"),
             note=note if copies > MOST_COPIES else "",

@@ -75,13 +75,13 @@ def outcome_bar(
     return shapes
 
 
-def trial_symbol(analysis: Analysis, one: Scored, x: float, y: float, *, radius: float = 4.0) -> DrawnShape:
+def trial_symbol(analysis: Analysis, one: Scored, x: float, y: float) -> DrawnShape:
     """Draws a trial with a score; the winner is a large dot."""
     trial = one.trial
     tip = trial_tip(analysis, trial, one.score)
     if is_winner(analysis, trial.trial_id):
-        return Dot(x=x, y=y, radius=radius + 2.5, ink="accent", tip=tip, trial=trial.trial_id)
-    return outcome_symbol(trial.status, x, y, radius=radius, tip=tip, trial=trial.trial_id)
+        return Dot(x=x, y=y, radius=6.5, ink="accent", tip=tip, trial=trial.trial_id)
+    return outcome_symbol(trial.status, x, y, tip=tip, trial=trial.trial_id)
 
 
 def is_winner(analysis: Analysis, trial_id: str) -> bool:

@@ -12,7 +12,7 @@ from tuning_common.errors import Problems, RequestError
 _MISSES = 100  # repeats in a row before the rest of a nearly exhausted space is listed instead of guessed
 
 
-def sampled_configs(sweep: Sweep, seed: int | None = None) -> tuple[dict[str, Value], ...]:
+def sampled_configs(sweep: Sweep) -> tuple[dict[str, Value], ...]:
     """Returns the sampled configurations of a grid or random search, in the order in which they are tried.
 
     No configuration comes twice. Random: a larger count only adds trials behind the same first ones. A grid with a
@@ -21,7 +21,6 @@ def sampled_configs(sweep: Sweep, seed: int | None = None) -> tuple[dict[str, Va
 
     Args:
         sweep: A plain sweep with method grid or random.
-        seed: Instead of the sweep's own.
 
     >>> from tune_jobs.config.space import Categorical
     >>> beams, seed = Categorical(name="num_beams", options=(1, 4)), Categorical(name="seed", options=(7,))
@@ -30,7 +29,7 @@ def sampled_configs(sweep: Sweep, seed: int | None = None) -> tuple[dict[str, Va
     ({'num_beams': 1, 'seed': 7}, {'num_beams': 4, 'seed': 7})
     """
     assert sweep.method in ("grid", "random"), f"{sweep.method} decides by the results so far"
-    rng = random.Random(sweep.search.seed if seed is None else seed)
+    rng = random.Random(sweep.search.seed)
     if sweep.search.points:
         every = grid_of_points(sweep)
         return tuple(every[place] for place in sorted(rng.sample(range(len(every)), sweep.trials)))
@@ -53,7 +52,7 @@ def drawn_configs(sweep: Sweep, count: int) -> tuple[dict[str, Value], ...]:
     return tuple(sweep.space.sample(rng) for _ in range(count))
 
 
-def planned_trials(sweep: Sweep, seed: int | None = None) -> tuple[ResolvedTrial, ...]:
+def planned_trials(sweep: Sweep) -> tuple[ResolvedTrial, ...]:
     """Returns every trial of a grid or random search as it would be run.
 
     Raises:
@@ -61,7 +60,7 @@ def planned_trials(sweep: Sweep, seed: int | None = None) -> tuple[ResolvedTrial
     """
     problems = Problems()
     trials: list[ResolvedTrial] = []
-    for sampled in sampled_configs(sweep, seed):
+    for sampled in sampled_configs(sweep):
         try:
             trials.append(sweep.resolve(sampled))
         except RequestError as error:

@@ -10,7 +10,7 @@ from tune_jobs.analysis.sweep_analysis import Analysis, analyse
 from tune_jobs.config.early_terminate import EarlyTerminate, default_stop
 from tune_jobs.config.fields import to_value
 from tune_jobs.config.points import SCORE
-from tune_jobs.config.space import Categorical, Constant, Parameter, Space, Value
+from tune_jobs.config.space import Categorical, Constant, Parameter, Space, Value, as_written
 from tune_jobs.config.sweep import Sweep
 from tune_jobs.config.sweep_file import load_sweep
 from tune_jobs.config.sweep_writer import sweep_text
@@ -122,7 +122,7 @@ def confirming(
     fixed = [one for one in after.space.parameters if isinstance(one, Constant) and one.name not in (*names, "seed")]
     axes: list[Parameter] = [Categorical(name=name, options=_different(best, name)) for name in names]
     space = Space(parameters=(*axes, Categorical(name="seed", options=tuple(seeds)), *fixed))
-    points = tuple({name: _plain(to_value(one.best.trial.sampled[name])) for name in names} for one in best)
+    points = tuple({name: as_written(to_value(one.best.trial.sampled[name])) for name in names} for one in best)
     sweep = dataclasses.replace(
         after,
         method="grid",
@@ -251,7 +251,7 @@ def _points(box: Box, searched: Sequence[str], *, known: bool) -> tuple[dict[str
     points: list[dict[str, object]] = []
     for one in [one for one in box.best if one.whole]:  # the others might have become better
         if all(name in one.sampled and box.space[name].contains(one.sampled[name]) for name in searched):
-            point: dict[str, object] = {name: _plain(one.sampled[name]) for name in searched}
+            point: dict[str, object] = {name: as_written(one.sampled[name]) for name in searched}
             points.append(point | ({SCORE: float(f"{one.score:.6g}")} if known else {}))
     return tuple(points[: MOST_POINTS if known else 2])
 
@@ -282,7 +282,3 @@ def _different(best: Sequence[Candidate], name: str) -> tuple[Value, ...]:
 
 def _values(sampled: Mapping[str, object]) -> dict[str, Value]:
     return {name: to_value(value) for name, value in sampled.items()}
-
-
-def _plain(value: Value) -> object:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -12,7 +12,7 @@ from cluster.scheduling.shares import UNITS, Share
 from tests.tune_jobs.driver.ray_sweep import Made, never_inherit
 from tests.tune_jobs.options_of import GIB
 from tests.tune_jobs.specs_of import spec_of
-from tune_jobs.driver.events import Allocated, CancelLaunch, Launch, ReturnAllocation, Submit
+from tune_jobs.driver.events import Allocated, CancelLaunch, Launch, Submit
 from tune_jobs.driver.recovery import RetryPolicy
 from tune_jobs.driver.sweep_parts import Clocks, SweepLimits, SweepParts
 from tune_jobs.driver.trial_queue import LAUNCH_LIMIT_S, TrialQueue
@@ -76,4 +76,4 @@ def test_ray_has_twice_as_long_to_start_a_trial_each_time_that_it_did_not(tmp_pa
         now_s += 1.0
         assert queue.cancel(queue.overdue()) == [CancelLaunch(number=1)]
         assert queue.started(1)
-        assert queue.return_allocation(1, "slow") == ReturnAllocation(number=1, reason="slow")
+        assert queue.return_allocation(1).reason.startswith("Ray did not start it within")

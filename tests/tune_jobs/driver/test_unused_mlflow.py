@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 RAY_COUNTS_LOGGERS = (
-    "from tune_jobs.driver.tuner import configure_tune; configure_tune(1);"
+    "from tune_jobs.driver.tuner import configure_tune; configure_tune();"
     "from ray.air.integrations.mlflow import MLflowLoggerCallback; import mlflow"
 )
 
