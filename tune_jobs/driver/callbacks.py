@@ -36,6 +36,10 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]  # ray publishes no ty
     def trial_closed(self, number: int) -> None:
         """Takes in that a trial has ended for good."""
 
+    def run_ended(self) -> None:
+        """Takes in that no trial runs any more."""
+        self.update()
+
     def on_step_end(self, iteration: int, trials: Sequence[object], **info: object) -> None:
         """Is called by Tune several times a second."""
         self.update()
@@ -97,9 +101,9 @@ class LedgerCallback(SweepCallback):
     def update(self) -> None:
         """Removes weights when it is time: it looks at all trials, which short ones must not wait for."""
         if self._has_closed and self._clock() >= self._next_removal_s:
-            self.remove_weights()
+            self.run_ended()
 
-    def remove_weights(self) -> None:
+    def run_ended(self) -> None:
         """Removes the weights of trials that cannot win any more."""
         self._has_closed = False
         self._next_removal_s = self._clock() + REMOVAL_S

@@ -245,7 +245,6 @@ class _Run:
         wandb.start()
         try:
             driver.run(self._run_tuner(callbacks))
-            ledger.remove_weights()
             wandb.sweep_ended()
             if not state.leaves_stop_file:  # else it tells a supervisor; the next driver removes it
                 (self._folder.path / STOP_FILE).unlink(missing_ok=True)

@@ -89,7 +89,8 @@ class SweepDriver:
             if not self._launches or self._pause.is_on:
                 time.sleep(IDLE_S)
                 self.tick()
-                self.update_callbacks()
+                for callback in self._callbacks:
+                    callback.update()
                 continue
             try:
                 run_tuner(self)
@@ -98,12 +99,8 @@ class SweepDriver:
             self.tick()
         if self._fatal is not None:  # raised within Tune, which may have taken it for the failure of a trial
             raise self._fatal
-        self.update_callbacks()
-
-    def update_callbacks(self) -> None:
-        """Lets ledger, view, metrics and W&B catch up with the journal."""
         for callback in self._callbacks:
-            callback.update()
+            callback.run_ended()
 
     def _tuner_died(self, error: Exception) -> None:
         if self._fatal is not None:
