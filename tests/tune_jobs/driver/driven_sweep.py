@@ -280,7 +280,7 @@ class DrivenSweep:
             rungs=(1,),
             started_s=self.now_s,
         )
-        ledger = LedgerCallback(
+        self.ledger = LedgerCallback(
             self.folder,
             self.journal,
             self.frame,
@@ -289,8 +289,9 @@ class DrivenSweep:
             to_come=lambda: [
                 self.sampler.suggest(number) or {} for number in self.sampler.order if number not in self.journal.trials
             ],
+            clock=clocks.elapsed_s,
         )
-        ledger.write_missing()
+        self.ledger.write_missing()
         self.state = SweepState(
             SweepParts(
                 sampler=self.sampler,
@@ -316,7 +317,7 @@ class DrivenSweep:
             self.journal,
             self.broker,
             folder,
-            callbacks=(ledger,),
+            callbacks=(self.ledger,),
             notify=self.shown.append,
             stop=self.stop,
             clocks=clocks,
@@ -367,6 +368,7 @@ class DrivenSweep:
         """Time passes, and Tune calls the driver."""
         self.now_s += seconds
         self.driver.tick()
+        self.ledger.update()
 
     def send(self) -> list[int]:
         """Tune takes all launches that there are; returns their trials."""

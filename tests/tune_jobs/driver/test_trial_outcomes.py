@@ -8,6 +8,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from tests.tune_jobs.driver.driven_sweep import DrivenSweep, ObservedList, Setup
 from tests.tune_jobs.specs_of import METRIC
+from tune_jobs.driver.callbacks import REMOVAL_S
 from tune_jobs.driver.housekeeping import KEPT_MODELS
 from tune_jobs.records.journal import Journal
 from tune_jobs.records.trial_spec import FailureKind
@@ -139,6 +140,7 @@ def test_the_weights_of_the_best_trials_stay_and_all_numbers(tmp_path: Path) -> 
         (Path(spec.folder) / "models" / "best_model").mkdir(parents=True)
         sweep.report(spec.number, 100.0 - 7 * (index % 4) - index)
         sweep.end(spec.number)
+        sweep.tick(REMOVAL_S)
     records = sorted(sweep.records.values(), key=lambda record: -record.best_metrics.get(METRIC, 0.0))
     kept = [(Path(record.experiment_dir) / "models").exists() for record in records if record.status != "refused"]
     assert kept == [True] * KEPT_MODELS + [False] * (9 - KEPT_MODELS)
