@@ -115,7 +115,7 @@ imports*: CPU of the whole process. *padded tokens*: positions of all batches, l
 The order of dialogues differs, so losses cannot be equal bit by bit. The table has the dev loss (64 dialogues, the
 model's own loss, mean over tokens) after the same number of samples. *equal*: the mean difference is within the
 spread between plain's own seeds. At one and the same batch loss and gradient are equal within fp32's rounding
-(`tests/dialsum/test_models_step.py`).
+(`tests/dialsum/test_step.py`).
 
 {losses}
 

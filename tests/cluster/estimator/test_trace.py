@@ -1,10 +1,12 @@
 """What the tracer writes down, on tiny models whose bytes can be counted."""
 
 import doctest
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor, nn
 
 from cluster.estimator import cuda_imitation
 from cluster.estimator.cuda_imitation import KERNEL_FAMILIES, choose_kernel
@@ -12,6 +14,7 @@ from cluster.estimator.template_tape import BLOCK_BYTES, TERMS, round_up
 from cluster.estimator.trace import Part, Trace, trace, traced_peaks
 from cluster.estimator.trace_recorder import RawTape
 from cluster.estimator.workload import Recipe, Shape, Workload
+from dialsum.models import SPECS
 from tests.cluster.estimator.tiny_models import BART, FAMILIES, GPT2, T5
 
 SHAPE = Shape(batch=3, encoder_len=40, decoder_len=5, beams=2)
@@ -32,6 +35,20 @@ def kept_bytes(tape: RawTape, term: str) -> int:
         live[abs(event) - 1] = event > 0
     assert {TERMS[index] for index in tape.terms[live]} <= {term}
     return int(tape.sizes[live].sum())
+
+
+def test_with_the_models_own_loss_a_peak_is_that_of_an_independent_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3,195 MiB: facts-memory, peaks at B8 S512 T128."""
+
+    def own_loss(model: nn.Module, batch: Mapping[str, Tensor], **_: object) -> Tensor:
+        loss: Tensor = model(**{name: batch[name] for name in batch if name != "positions"}, use_cache=False)["loss"]
+        return loss
+
+    monkeypatch.setattr("dialsum.workload.forward_loss", own_loss)
+    kobart = workload(model_config={"model_type": "bart", **SPECS["kobart"].shape}, precision="bf16")
+    shape = Shape(batch=8, encoder_len=512, decoder_len=128)
+    found = traced_peaks(kobart, shape, family="efficient", generated=Shape(batch=1, encoder_len=8, decoder_len=2))
+    assert found.train / 2**20 == pytest.approx(3195, rel=0.002)
 
 
 def test_docstring_examples_hold() -> None:
