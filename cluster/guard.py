@@ -18,6 +18,7 @@ ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch
 EXPANDABLE = "expandable_segments:True"  # pages instead of fixed segments: little fragmentation
 ROOM_S = 3600.0  # wait for other users' processes before trials fail
 ROOM_NOTICE_AFTER_S = 5.0  # a stopped trial has released its memory by then
+_CHECK_S = 1.0  # between two looks at the card's memory
 OUTSIDE_TOLERANCE_BYTES = 64 * 2**20  # NVML counts in pages of 2 MiB, and a context grows a little with new kernels
 
 
@@ -208,7 +209,6 @@ def wait_for_room(
     notify: Callable[[str], None] = lambda text: None,
     *,
     timeout_s: float,
-    pause_s: float = 1.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> float:
     """Waits until the card has free memory for the share: a stopped trial releases its memory with a delay.
@@ -221,7 +221,6 @@ def wait_for_room(
         free_bytes: Returns the card's free bytes; None (unknown) ends the wait.
         notify: Called with the reason after ROOM_NOTICE_AFTER_S and then every minute.
         timeout_s: Longest wait.
-        pause_s: Seconds between two checks.
         sleep: Sleeps for a number of seconds.
 
     Returns:
@@ -244,5 +243,5 @@ def wait_for_room(
         if waited_s >= next_said_s:
             notify(why)
             next_said_s = waited_s + 60.0
-        sleep(pause_s)
-        waited_s += pause_s
+        sleep(_CHECK_S)
+        waited_s += _CHECK_S

@@ -329,15 +329,13 @@ class RunConfig:
         """
         return from_mapping(cls, values, where=where)
 
-    def with_changes(
-        self, changes: Mapping[str, object], *, where: str = "changes of the run configuration"
-    ) -> typing.Self:
+    def with_changes(self, changes: Mapping[str, object]) -> typing.Self:
         """Returns a copy with some values replaced, checked as in from_dict.
 
         >>> RunConfig().with_changes({"num_beams": 4}).num_beams
         4
         """
-        return from_mapping(type(self), self.to_dict() | dict(changes), where=where)
+        return from_mapping(type(self), self.to_dict() | dict(changes), where="changes of the run configuration")
 
 
 WITHOUT_ADAPTER: Mapping[str, object] = MappingProxyType(

@@ -192,12 +192,11 @@ def resolve(name: str) -> ModelSpec:
     return ModelSpec(name=name, architecture=str(config.model_type), kind=kind, hub_id=name, source="its own config")
 
 
-def hf_config(name: str, *, dropout: float | None = None) -> "PretrainedConfig":
+def hf_config(name: str) -> "PretrainedConfig":
     """Builds a model's configuration without its weights and, for a named model, without the hub.
 
     Args:
         name: See resolve; tiny models need a tokenizer first, see tiny_models.
-        dropout: Replaces the model's dropout; None keeps it.
 
     Raises:
         RequestError: When the name is unknown, tiny, or its configuration cannot be loaded.
@@ -206,10 +205,11 @@ def hf_config(name: str, *, dropout: float | None = None) -> "PretrainedConfig":
     if not spec.shape:
         if spec.hub_id is None:
             raise RequestError(f"{name}: a tiny model's shape depends on its data; use tiny_models.tiny_config")
-        return with_dropout(load_config(spec.hub_id), dropout)
+        return load_config(spec.hub_id)
     from transformers import AutoConfig
 
-    return with_dropout(AutoConfig.for_model(spec.architecture, **spec.shape), dropout)
+    made: PretrainedConfig = AutoConfig.for_model(spec.architecture, **spec.shape)
+    return made
 
 
 def repository_of(model: str) -> tuple[str, str | None]:

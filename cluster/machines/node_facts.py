@@ -53,18 +53,17 @@ def pinned(requirements: Path = ROOT / "requirements.txt") -> dict[str, str]:
     return {name.lower().replace("_", "-"): version for name, version in found}
 
 
-def this_machine(wanted: Wanted, name: str = "this machine") -> Answers:
+def this_machine(wanted: Wanted) -> Answers:
     """Collects the facts of this machine."""
     wanted = replace(wanted, cluster=False)
-    return Answers(nodes=(_facts(wanted, name, None, None),), silent=(), wanted=wanted)
+    return Answers(nodes=(_facts(wanted, "this machine", None, None),), silent=(), wanted=wanted)
 
 
-def every_node(wanted: Wanted, answer_s: float = ANSWER_S) -> Answers:
+def every_node(wanted: Wanted) -> Answers:
     """Collects the facts of every node of the connected Ray cluster, by a task on each node.
 
     Args:
         wanted: The parameters of the check; without a storage, the nodes' own is checked.
-        answer_s: Longest wait for all nodes, in seconds.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -87,12 +86,12 @@ def every_node(wanted: Wanted, answer_s: float = ANSWER_S) -> Answers:
             )
             for entry in alive
         }
-        done, _ = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=answer_s)
+        done, _ = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=ANSWER_S)
         nodes, silent = [], []
         for entry in alive:
             task, name = tasks[entry["NodeID"]], _name(entry, alive)
             if task not in done:
-                silent.append(f"{name}: no answer in {answer_s:g} s")
+                silent.append(f"{name}: no answer in {ANSWER_S:g} s")
                 continue
             try:
                 facts: NodeFacts = ray.get(task)

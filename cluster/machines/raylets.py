@@ -44,12 +44,10 @@ class HeadOptions:
     Attributes:
         state_dir: A folder on a persistent disk: Ray's embedded RocksDB stores the cluster's state there for a restart
             of the head.
-        dashboard_host: The loopback by default: use an SSH tunnel from other machines.
         autoscaling_config: From `ray up`; None without it.
     """
 
     state_dir: str
-    dashboard_host: str = "127.0.0.1"
     autoscaling_config: str | None = None
 
 
@@ -115,7 +113,7 @@ def raylet_starts(
 
 
 def _head_arguments(head: HeadOptions) -> list[str]:
-    arguments = [f"--dashboard-host={head.dashboard_host}"]
+    arguments = [f"--dashboard-host={LOOPBACK}"]  # from other machines through an SSH tunnel
     return arguments + ([f"--autoscaling-config={head.autoscaling_config}"] if head.autoscaling_config else [])
 
 

@@ -176,18 +176,18 @@ class Capacity:
             others_units=frozenset(others.values()) - {0},
         )
 
-    def find(self, alternative: Alternative, *, avoid: Collection[str] = ()) -> Slot | None:
-        """Finds where an alternative fits now; takes nothing.
+    def find(self, alternative: Alternative) -> Slot | None:
+        """Finds where an alternative fits now; takes nothing."""
+        found = self.cheapest(alternative)
+        return found[1] if found else None
+
+    def cheapest(self, alternative: Alternative, *, avoid: Collection[str] = ()) -> tuple[float, Slot] | None:
+        """Finds the slot that costs later requests least (see fragmentation), and what it costs them.
 
         Args:
             alternative: What would be held.
             avoid: Names of nodes that are left out.
         """
-        found = self.cheapest(alternative, avoid=avoid)
-        return found[1] if found else None
-
-    def cheapest(self, alternative: Alternative, *, avoid: Collection[str] = ()) -> tuple[float, Slot] | None:
-        """Finds the slot that costs later requests least (see fragmentation), and what it costs them."""
         if alternative.share is None:
             return self._find_cpus(alternative, avoid)
         free = self._free.get(alternative.model)

@@ -17,6 +17,8 @@ from cluster.scheduling.linear_program import least_time
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _TINY = 1e-9
+_GAP = 3e-3  # from the best prices, as a part of the time, is near enough
+_ROUNDS = 300  # in which mixes are looked for on each pool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,18 +78,16 @@ class Mixes:
             for kind in np.flatnonzero(kinds.rates[:, pool] > 0):
                 self._add(pool, np.eye(len(kinds.busy))[kind] * kinds.rates[kind, pool])
 
-    def prices(self, work_s: Floats, *, gap: float = 3e-3, rounds: int = 300) -> Prices:
+    def prices(self, work_s: Floats) -> Prices:
         """Finds what progress is worth.
 
         Args:
             work_s: What there is to do of each kind, in seconds alone on its quickest pool [kinds].
-            gap: How far from the best prices, as a part of the time, is near enough.
-            rounds: Most mixes looked for on each pool.
         """
         work_s = np.maximum(work_s, _TINY * work_s.sum())
         unit_s = float(work_s.sum())  # so that the solver sees numbers near 1
         best: Prices | None = None
-        for _ in range(rounds):
+        for _ in range(_ROUNDS):
             attainable, worth, asked = least_time(np.array(self._columns), self._pools, self._cards, work_s / unit_s)
             found = [self._best_mix(worth, pool) for pool in range(len(self._cards))]
             needed = np.array([value for value, _ in found])
@@ -96,7 +96,7 @@ class Mixes:
             if best is None or least > best.least_s:
                 best = Prices(progress=worth / scale, cards=needed / scale, least_s=least)
             new = [pool for pool, (value, _) in enumerate(found) if value > asked[pool] * (1 + 1e-7) + 1e-12]
-            if not new or attainable * unit_s <= best.least_s * (1 + gap):
+            if not new or attainable * unit_s <= best.least_s * (1 + _GAP):
                 break
             for pool in new:
                 self._add(pool, found[pool][1])

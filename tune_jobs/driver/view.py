@@ -169,8 +169,10 @@ class TerminalView:
 class LogView:
     """Writes one line an event and a summary line now and then: for log files, pipes and `ray job logs`."""
 
-    def __init__(self, stream: TextIO, interval_s: float = SUMMARY_S) -> None:
-        self._stream, self.interval_s = stream, interval_s
+    interval_s = SUMMARY_S
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
     def event(self, text: str) -> None:
         """Writes a line."""

@@ -7,12 +7,11 @@ from dialsum.config import RunConfig
 CACHE = Path(".cache/dialsum")
 
 
-def lengths_of(config: RunConfig, *, cache: Path = CACHE) -> tuple[tuple[int, int], ...]:
+def lengths_of(config: RunConfig) -> tuple[tuple[int, int], ...]:
     """Counts the tokens of each dialogue and its summary, cut as the trainer cuts them.
 
     Args:
         config: Gives the data, the tokenizer and the longest lengths.
-        cache: Of tokenizers and encodings, shared with trials.
 
     Raises:
         RequestError: When the file or the tokenizer cannot be used.
@@ -23,5 +22,5 @@ def lengths_of(config: RunConfig, *, cache: Path = CACHE) -> tuple[tuple[int, in
 
     examples = load_examples(Path(config.train_file), columns=config.columns)[: config.max_train_samples]
     texts = [text for example in examples for text in (example.dialogue, *example.summaries)]
-    encoding = encode(examples, build_tokenizer(config, texts, cache), config, cache)
+    encoding = encode(examples, build_tokenizer(config, texts, CACHE), config, CACHE)
     return tuple((len(source), len(target)) for source, target in zip(encoding.sources, encoding.targets, strict=True))

@@ -55,7 +55,7 @@ class Surroundings:
     variables: dict[str, str] = field(default_factory=dict)
 
 
-def read_surroundings(environment: Mapping[str, str] = os.environ) -> Surroundings:
+def read_surroundings() -> Surroundings:
     """Reads the surroundings of this process."""
     import torch
 
@@ -73,7 +73,7 @@ def read_surroundings(environment: Mapping[str, str] = os.environ) -> Surroundin
         cudnn=_cudnn_version(),
         driver=nvml.driver or None,
         cards=[reading.name for reading in nvml.cards],
-        variables={name: environment[name] for name in _VARIABLES if name in environment},
+        variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
     )
 
 

@@ -162,11 +162,10 @@ class SweepMirror:
 
     Args:
         settings: Settings of the mirror.
-        poll_s: Seconds between two polls of the files.
     """
 
-    def __init__(self, settings: MirrorSettings, poll_s: float = _POLL_S) -> None:
-        self._settings, self._poll_s = settings, poll_s
+    def __init__(self, settings: MirrorSettings) -> None:
+        self._settings = settings
         self._folder = SweepFolder(Path(settings.folder))
         self._status_file = self._folder.path / FOLDER / STATUS_NAME
         self.status = MirrorStatus.read(self._status_file)
@@ -185,7 +184,7 @@ class SweepMirror:
     def follow(self, ended: threading.Event) -> None:
         """Mirrors new records until the sweep has ended and all of its records are mirrored."""
         while True:
-            is_last = ended.wait(self._poll_s)
+            is_last = ended.wait(_POLL_S)
             self._poll()
             if is_last:
                 break
