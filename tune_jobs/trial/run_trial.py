@@ -98,6 +98,9 @@ def run_trial(config: dict[str, object], device_of: DeviceOf = card_of, train: T
     meter = TrialMeter(Meters(), spec, here.address, here.card or "")
     try:
         train = train or _work(spec, where, send, device_of)
+        if not gc.get_freeze_count():  # each run begins with collections, which then pass over the libraries
+            gc.collect()
+            gc.freeze()
         attempt(spec, train, send, keep, start, meter, last_checkpoint, device_of)
     finally:
         meter.close()
