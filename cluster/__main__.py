@@ -28,9 +28,7 @@ def make_parser() -> CommandParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command; see --help."""
-    chosen = make_parser().parse_args(arguments)
-    code: int = chosen.run(chosen)
-    return code
+    return make_parser().run(arguments)
 
 
 def command() -> int:

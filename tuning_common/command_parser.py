@@ -33,6 +33,12 @@ class CommandParser(argparse.ArgumentParser):
             module = f"{package}.{name.replace('-', '_')}_cli"
             parsers.add_parser(name, help=text).later = partial(_add_arguments, module)
 
+    def run(self, arguments: Sequence[str]) -> int:
+        """Runs the command that the arguments choose; returns its exit code."""
+        chosen = self.parse_args(arguments)
+        code: int = chosen.run(chosen)
+        return code
+
     def fill(self) -> None:
         """Adds the arguments that were left for later."""
         later, self.later = self.later, None

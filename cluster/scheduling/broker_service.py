@@ -27,10 +27,10 @@ from cluster.scheduling.events import (
     SweepLeft,
     Tick,
 )
+from cluster.scheduling.explain import describe_team
 from cluster.scheduling.messages import Details, Join, Reply, Report
 from cluster.scheduling.quotas import Team, refuse_models
 from cluster.scheduling.request import Request
-from cluster.scheduling.team_status import describe_team
 from tuning_common.errors import RequestError
 from tuning_common.strict import from_mapping
 

@@ -1,14 +1,15 @@
 """What a request waits for, and what a broker holds, for people. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from cluster.machines.hardware import Inventory
 from cluster.scheduling.capacity import Capacity
 from cluster.scheduling.held import Held, SweepUse
 from cluster.scheduling.queue import WaitsFor
 from cluster.scheduling.quota_use import QuotaUse
-from cluster.scheduling.quotas import open_window
+from cluster.scheduling.quotas import Team, next_change, open_window, quota_gpus
 from cluster.scheduling.request import Alternative, Request
 from tuning_common.units import format_bytes, format_duration
 
@@ -86,24 +87,52 @@ def status_of(
             }
             for request, reason in waiting
         ],
-    } | ({} if found.use is None else _quotas_of(found.use, sweeps, waiting))
+    } | ({} if found.use is None else {"members": _members(found.use, sweeps, waiting)})
 
 
-def _quotas_of(use: QuotaUse, sweeps: dict[str, SweepUse], waiting: Sequence[tuple[Request, str]]) -> dict[str, object]:
-    window = open_window(use.team, use.instant)
+def describe_team(team: Team, instant: datetime, status: Mapping[str, object] | None = None) -> dict[str, object]:
+    """Lists quotas and members.
+
+    Args:
+        team: The file.
+        instant: With a time zone.
+        status: As Broker.status gives it, for what members hold; None where there is no cluster.
+    """
+    window, change = open_window(team, instant), next_change(team, instant)
+    used = status["members"] if status is not None else ()
+    assert isinstance(used, list | tuple), used
+    use = {str(one["member"]): one for one in used}
     return {
+        "time_zone": team.time_zone,
+        "lend_idle": team.lend_idle,
+        "now_s": instant.timestamp(),
         "window": window.name if window else None,
-        "lend_idle": use.team.lend_idle,
+        "next_change_s": change.timestamp() if change else None,
         "members": [
             {
                 "member": name,
-                "quota_gpus": use.quota_gpus(name),
-                "held_gpus": round(use.quota_gpus(name) - use.left_gpus(name), 4),
-                "waiting_gpus": round(sum(one.least_gpus for one, _ in waiting if sweeps[one.sweep].member == name), 4),
+                "focus": member.focus,
+                "models": list(member.models),
+                "quota_gpus": quota_gpus(team, name, instant),
+                "held_gpus": use[name]["held_gpus"] if name in use else None,
+                "waiting_gpus": use[name]["waiting_gpus"] if name in use else None,
             }
-            for name in use.team.members
+            for name, member in team.members.items()
         ],
     }
+
+
+def _members(
+    use: QuotaUse, sweeps: dict[str, SweepUse], waiting: Sequence[tuple[Request, str]]
+) -> list[dict[str, object]]:
+    return [
+        {
+            "member": name,
+            "held_gpus": round(use.quota_gpus(name) - use.left_gpus(name), 4),
+            "waiting_gpus": round(sum(one.least_gpus for one, _ in waiting if sweeps[one.sweep].member == name), 4),
+        }
+        for name in use.team.members
+    ]
 
 
 def _explain_room(request: Request, held: Sequence[Held]) -> str:

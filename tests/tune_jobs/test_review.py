@@ -22,8 +22,7 @@ from tune_jobs.records.ledger import Ledger, TrialRecord
 from tune_jobs.report.anomalies import find_anomalies
 from tune_jobs.report.build import build_report
 from tune_jobs.report.findings import find_findings
-from tune_jobs.report.review import build_review, find_improvements
-from tune_jobs.report.review_file import is_edited, write_review
+from tune_jobs.report.review import build_review, find_improvements, is_edited, write_review
 from tuning_common.errors import RequestError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "review.md"

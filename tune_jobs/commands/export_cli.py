@@ -38,7 +38,7 @@ def run(chosen: argparse.Namespace) -> int:
     """
     from tune_jobs.after.optuna_study import write_study
     from tune_jobs.records.ledger import SweepFolder
-    from tune_jobs.report.unfinished import with_unfinished
+    from tune_jobs.report.findings import with_unfinished
 
     folders = [SweepFolder(path) for path in chosen.folders]
     problems = Problems()

@@ -39,7 +39,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _review(chosen: argparse.Namespace) -> int:
     from tune_jobs.report.findings import find_findings
-    from tune_jobs.report.review_file import write_review
+    from tune_jobs.report.review import write_review
 
     findings = find_findings(chosen.folder)
     path = write_review(findings, overwrite=chosen.overwrite)

@@ -40,8 +40,8 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _status(chosen: argparse.Namespace) -> Values:
     from cluster.scheduling.broker_process import apply_team, broker_status
+    from cluster.scheduling.explain import describe_team
     from cluster.scheduling.quotas import load_team
-    from cluster.scheduling.team_status import describe_team
     from tune_jobs.driver.ray_session import looking_at
 
     wanted = load_team(chosen.apply) if chosen.apply else None

@@ -24,7 +24,7 @@ FILE_FIELDS = ("train_file", "dev_file", "test_file", "model")  # named in full 
 
 
 class SweepSpecs:
-    """Makes the specifications of one sweep; see sweep_state.SpecMaker.
+    """Makes the specifications of one sweep; see sweep_parts.SpecMaker.
 
     Args:
         sweep: A plain sweep.
@@ -55,7 +55,7 @@ class SweepSpecs:
         self._taken.update(self._names.values())
 
     def make(self, number: int, sampled: Sampled) -> TrialSpec:
-        """Returns the specification of a new trial; see sweep_state.SpecMaker."""
+        """Returns the specification of a new trial; see sweep_parts.SpecMaker."""
         trial = self._sweep.resolve(sampled)
         name = self._names.get(number) or self._new_name(trial.resolved, self._taken)
         placement = self._placer.options(name, trial.resolved)[0].placement
@@ -100,7 +100,7 @@ class SweepSpecs:
         ).to_dict()
 
     def options(self, spec: TrialSpec, least_bytes: int = 0) -> tuple[Option, ...]:
-        """Returns every way to run a trial; see sweep_state.SpecMaker."""
+        """Returns every way to run a trial; see sweep_parts.SpecMaker."""
         return self._placer.options(spec.name, RunConfig.from_dict(spec.config), least_bytes)
 
     def _new_name(self, config: RunConfig, taken: Collection[str]) -> str:

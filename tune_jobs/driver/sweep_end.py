@@ -73,7 +73,7 @@ def reported(folder: SweepFolder) -> "Analysis | None":
         from tune_jobs.after.hand_over import write_winner_card
         from tune_jobs.report.build import build_report
         from tune_jobs.report.findings import find_findings
-        from tune_jobs.report.review_file import write_review
+        from tune_jobs.report.review import write_review
         from tune_jobs.tracking.mirroring import keep_report_address
 
         keep_report_address(folder)

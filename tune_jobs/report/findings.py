@@ -10,12 +10,13 @@ from tune_jobs.analysis.importance import Importances, find_importances
 from tune_jobs.analysis.sweep_analysis import Analysis, analyse
 from tune_jobs.analysis.winner_summaries import WinnerSummaries, read_winner_summaries
 from tune_jobs.config.language import tr
+from tune_jobs.records.journal import FILE_NAME, Journal
 from tune_jobs.records.ledger import ExperimentFolder, Ledger, SweepFolder, TrialRecord
+from tune_jobs.records.outcomes import record_of
 from tune_jobs.records.snapshot import Snapshot, load_snapshot
 from tune_jobs.records.sweep_lock import is_held
 from tune_jobs.report.advice import Advice, advise
 from tune_jobs.report.summary import wandb_page
-from tune_jobs.report.unfinished import with_unfinished
 from tuning_common.errors import RequestError
 
 
@@ -76,6 +77,20 @@ def find_findings(folder: Path, *, is_running: bool | None = None) -> Findings:
         advice=advise(analysis, importances, _display_path(folder), winner_path),
         snapshot=_snapshot(sweep, trial),
     )
+
+
+def with_unfinished(folder: SweepFolder, ledger: Ledger) -> Ledger:
+    """Adds the trials that have started and not ended; returns the ledger unchanged if there is no journal."""
+    path = folder.path / FILE_NAME
+    if ledger.sweep is None or not path.exists():
+        return ledger
+    known = {trial.trial_id for trial in ledger.trials}
+    started = [
+        record_of(trial, goal=ledger.sweep.goal)
+        for trial in Journal(path).trials.values()
+        if trial.status is None and trial.starts and str(trial.number) not in known
+    ]
+    return replace(ledger, trials=(*ledger.trials, *started))
 
 
 def _snapshot(sweep: SweepFolder, trial: TrialRecord | None) -> Snapshot | None:

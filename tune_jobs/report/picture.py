@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -63,6 +64,7 @@ _KOREAN_FONTS = (
 )
 _PLAIN_FONT = "DejaVu Sans"  # comes with matplotlib
 _WIDTH, _GAP, _PADDING, _DPI = 1120.0, 16.0, 18.0, 110
+_CARD = 26 + 2 * _PADDING  # height of a card beside its drawing
 _DEJAVU = 1.12  # matplotlib's own font is wider than those of a browser
 _POINT = 0.72  # one unit is a hundredth of an inch, which has 72 points
 
@@ -97,25 +99,15 @@ def lay_out(analysis: Analysis, charts: Sequence[Chart]) -> Drawing:
     canvas.add(Label(x=_GAP, y=54, text=shorten(headline(analysis), inner, 22.0), ink="ink", size=22.0, bold=True))
     top = 80.0 + _tile_row(canvas, analysis, inner)
     half = (inner - _GAP) / 2
-    waiting: tuple[Chart, Drawing] | None = None
-    for chart in charts:
-        if chart.draw is None:
-            continue
-        drawing = chart.draw((inner if chart.wide else half) - 2 * _PADDING)
-        if chart.wide:
-            if waiting is not None:
-                top += _card(canvas, *waiting, x=_GAP, y=top, width=half, height=waiting[1].height)
-                waiting = None
-            top += _card(canvas, chart, drawing, x=_GAP, y=top, width=inner, height=drawing.height)
-        elif waiting is None:
-            waiting = (chart, drawing)
-        else:
-            height = max(waiting[1].height, drawing.height)
-            _card(canvas, *waiting, x=_GAP, y=top, width=half, height=height)
-            top += _card(canvas, chart, drawing, x=_GAP + half + _GAP, y=top, width=half, height=height)
-            waiting = None
-    if waiting is not None:
-        top += _card(canvas, *waiting, x=_GAP, y=top, width=half, height=waiting[1].height)
+    drawn = iter([chart for chart in charts if chart.draw is not None])
+    for chart in drawn:
+        row = [chart] if chart.wide else [chart, *itertools.islice(drawn, 1)]  # see charts.arrange: halves are in pairs
+        width = inner if chart.wide else half
+        drawings = [one.draw(width - 2 * _PADDING) for one in row if one.draw is not None]
+        height = max(drawing.height for drawing in drawings)
+        for i, (one, drawing) in enumerate(zip(row, drawings, strict=True)):
+            _add_card(canvas, one, drawing, x=_GAP + i * (half + _GAP), y=top, width=width, height=height)
+        top += height + _CARD + _GAP
     canvas.height = top
     return canvas.finish(headline(analysis))
 
@@ -181,13 +173,13 @@ def _wrapped(text: str, width: float, size: float, lines: int) -> list[str]:
     return found
 
 
-def _card(canvas: Canvas, chart: Chart, drawing: Drawing, *, x: float, y: float, width: float, height: float) -> float:
-    """Adds a chart with its title on a white card; returns its height with the gap below."""
-    whole = height + 40 + 2 * _PADDING - 14
-    canvas.add(Rectangle(x=x, y=y, width=width, height=whole, ink="surface", radius=8.0))
+def _add_card(
+    canvas: Canvas, chart: Chart, drawing: Drawing, *, x: float, y: float, width: float, height: float
+) -> None:
+    """Adds a chart with its title on a white card that has room for a drawing of this height."""
+    canvas.add(Rectangle(x=x, y=y, width=width, height=height + _CARD, ink="surface", radius=8.0))
     canvas.add(Label(x=x + _PADDING, y=y + 22, text=chart.title, ink="ink", size=14.0, bold=True))
     canvas.extend(_moved(shape, x + _PADDING, y + 42) for shape in drawing.shapes)
-    return whole + _GAP
 
 
 def _moved(shape: DrawnShape, right: float, down: float) -> DrawnShape:

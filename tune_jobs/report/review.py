@@ -1,8 +1,11 @@
-"""The experiment review of a sweep as Markdown: filled in by the program, with boxes to tick."""
+"""The experiment review of a sweep as Markdown: filled in by the program, with boxes to tick; no edited one is lost."""
 
+import hashlib
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tune_jobs.analysis.importance import Importances
 from tune_jobs.analysis.sweep_analysis import Analysis
@@ -15,8 +18,10 @@ from tune_jobs.report.findings import Findings, find_links
 from tune_jobs.report.formatting import metric_name, show_moment, show_score, trials_text
 from tune_jobs.report.markdown import code, link, markdown_table, plain, section
 from tune_jobs.report.summary import facts, headline, notes, runs_table, tiles
+from tuning_common.files import write_text
 
 _SHOWN_RUNS = 5
+_SIGNATURE = re.compile(r"\n<!-- written by tune_jobs, sha256 (?P<digest>[0-9a-f]{64}) -->\n\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,34 @@ def build_review(findings: Findings) -> str:
         section(tr("Notes"), f"- [ ] {tr('read by')}: ____________\n\n" + _list(notes(analysis))),
     ]
     return "\n\n".join(one.rstrip() for one in sections) + "\n"
+
+
+def write_review(findings: Findings, *, overwrite: bool = False) -> Path | None:
+    """Writes the review unless a person has edited the existing one.
+
+    Args:
+        findings: The findings of the sweep.
+        overwrite: Whether to write it in any case.
+
+    Returns:
+        Its path; None if an edited review was left alone.
+    """
+    path = findings.sweep.review
+    if is_edited(path) and not overwrite:
+        return None
+    text = build_review(findings)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    write_text(path, f"{text}\n<!-- written by tune_jobs, sha256 {digest} -->\n")
+    return path
+
+
+def is_edited(path: Path) -> bool:
+    """Returns whether a review differs from what the program wrote; an absent one is not edited."""
+    if not path.exists():
+        return False
+    content = path.read_text(encoding="utf-8")
+    signature = _SIGNATURE.search(content)
+    return signature is None or hashlib.sha256(content[: signature.start()].encode()).hexdigest() != signature["digest"]
 
 
 def find_improvements(analysis: Analysis) -> list[Improvement]:

@@ -37,7 +37,7 @@ Watch = Callable[[Mapping[int, TrialHistory]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """Makes trials; see sweep_state.SpecMaker.
+    """Makes trials; see sweep_parts.SpecMaker.
 
     Attributes:
         make_spec: Returns the specification of a trial without its number and placement.

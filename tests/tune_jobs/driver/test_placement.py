@@ -8,7 +8,8 @@ import pytest
 
 from cluster.estimator.calibration import load_calibration
 from cluster.machines.hardware import parse_simulated
-from tests.tune_jobs.driver.driven_sweep import GIB, DrivenSweep, ObservedList, Setup
+from tests.tune_jobs.driver.driven_parts import GIB
+from tests.tune_jobs.driver.driven_sweep import DrivenSweep, ObservedList, Setup
 from tests.tune_jobs.specs_of import METRIC
 from tune_jobs.config.space import Categorical, Space
 from tune_jobs.placing.submission import SubmissionLimits
