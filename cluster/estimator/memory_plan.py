@@ -159,13 +159,16 @@ def plan(
     step_s, needed_bytes, micro_batch, checkpointed = min(found)
     pieces = effective_batch // micro_batch
     slowdown = max(1.0, step_s / model.step_s(effective_batch, 1, False))
+    why = "faster so than many small micro-steps" if len(found) > 1 else "nothing fits without it"
+    if False not in checkpointing:
+        why = "as asked"
     return Plan(
         micro_batch=micro_batch,
         accumulation=pieces,
         gradient_checkpointing=checkpointed,
         upper_bytes=needed_bytes,
         slowdown=slowdown,
-        reason=_reason(micro_batch, pieces, checkpointed, slowdown, len(found)),
+        reason=_reason(micro_batch, pieces, slowdown, why if checkpointed else ""),
     )
 
 
@@ -194,11 +197,10 @@ def divisors(number: int) -> tuple[int, ...]:
     return tuple(sorted({*small, *(number // d for d in small)}))
 
 
-def _reason(micro_batch: int, pieces: int, checkpointed: bool, slowdown: float, ways: int) -> str:
-    if pieces == 1 and not checkpointed:
+def _reason(micro_batch: int, pieces: int, slowdown: float, checkpointed_because: str) -> str:
+    if pieces == 1 and not checkpointed_because:
         return "the whole batch fits at once, which is the fastest way"
     text = f"the largest micro-batch that fits is {micro_batch}"
-    if checkpointed:
-        why = "faster so than many small micro-steps" if ways > 1 else "nothing fits without it"
-        text += f" with gradient checkpointing ({why})"
+    if checkpointed_because:
+        text += f" with gradient checkpointing ({checkpointed_because})"
     return f"{text}; a step takes {slowdown:.2f} x the time of one with unlimited memory (predicted, not measured)"

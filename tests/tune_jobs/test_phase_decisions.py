@@ -46,9 +46,11 @@ def trial(number: int, score: float | None, **changes: object) -> TrialRecord:
     return TrialRecord(**(values | changes))  # type: ignore[arg-type]
 
 
-def done(whole: Sweep, name: str, trials: list[TrialRecord], sweep: Sweep | None = None) -> Done:
+def done(
+    whole: Sweep, name: str, trials: list[TrialRecord], sweep: Sweep | None = None, goal: str = "maximize"
+) -> Done:
     phase = next(phase for phase in whole.phases if phase.name == name)
-    ledger = Ledger(sweep=sweep_record(sweep=f"s_{name}", metric=METRIC), trials=tuple(trials))
+    ledger = Ledger(sweep=sweep_record(sweep=f"s_{name}", metric=METRIC, goal=goal), trials=tuple(trials))
     return Done(phase=phase, sweep=sweep or phase.sweep, analysis=analyse(ledger))
 
 
@@ -91,7 +93,11 @@ def test_a_second_narrow_phase_cuts_the_first_ones_box_and_scores_of_another_tra
     old, new = first.space["learning_rate"], second.space["learning_rate"]
     assert isinstance(old, Range)
     assert isinstance(new, Range)
-    assert old.low < new.low < new.high < old.high
+    twentieth = (old.high / old.low) ** 0.05  # of the first box, not of the whole space
+    assert (new.low, new.high) == (
+        pytest.approx(1.5e-4 / twentieth, rel=0.01),
+        pytest.approx(1.7e-4 * twentieth, rel=0.01),
+    )
     assert second.space["num_epochs"] == Constant(name="num_epochs", value=9)
     assert len(second.search.points) == 2
     assert all("score" not in point for point in second.search.points), "nine epochs are another training"
@@ -101,6 +107,7 @@ def test_confirm_trains_the_best_of_all_searching_phases_with_the_same_seeds(who
     narrow = done(whole, "narrow", [trial(1, 35.0, sampled={"learning_rate": 1.5e-4, "batch_size": 16})])
     check = done(whole, "quick_check", [trial(1, 99.0, sampled={"learning_rate": 1e-3, "batch_size": 8})])
     found = prepare(whole, whole.phases[-1], [check, wide(whole), narrow])
+    assert found.head == ("Trains the best 2 of wide and narrow again with 2 seeds each.",)
     assert [(one["learning_rate"], one["batch_size"], one["seed"]) for one in sampled_configs(found.sweep)] == [
         (1.5e-4, 16, 1),
         (1.5e-4, 16, 2),
@@ -112,14 +119,16 @@ def test_confirm_trains_the_best_of_all_searching_phases_with_the_same_seeds(who
 
 
 def test_decisions_are_said_with_their_reasons(whole: Sweep) -> None:
-    check = done(
-        whole,
-        "quick_check",
-        [trial(1, 5.0), trial(2, None, status="oom", error=TrialError(type="out_of_memory", message="needs 30 GiB"))],
-    )
+    error = TrialError(type="out_of_memory", message="needs 30 GiB")
+    ended = [trial(1, 5.0), trial(2, 4.0, status="stopped", wall_s=30.0), trial(3, None, status="oom", error=error)]
+    check = done(whole, "quick_check", ended)
     assert describe([check], None) == (
-        "the pipeline runs: 1 of 2 trials ended well, 10 s each; the others: out_of_memory: needs 30 GiB"
+        "the pipeline runs: 2 of 3 trials ended well, 20 s each; the others: out_of_memory: needs 30 GiB"
     )
+    labels = [
+        (one.trial_id, one.phase) for part in (check, done(whole, "closer", [trial(1, 1.0)])) for one in part.trials
+    ]
+    assert (labels[0], labels[-1]) == (("quick_check-1", "quick_check"), ("closer-1", "closer"))
     first = wide(whole)
     following = prepare(whole, whole.phases[2], [first])
     assert describe([first], following) == (
@@ -127,11 +136,25 @@ def test_decisions_are_said_with_their_reasons(whole: Sweep) -> None:
         "batch_size 8, 16"
     )
     better = done(whole, "narrow", [trial(1, 31.0, sampled={"learning_rate": 1.5e-4, "batch_size": 16})])
-    assert "; 1 better than wide" in describe([first, better], None)
+    assert describe([first, better], None).endswith("; 1 better than wide")
     confirming = prepare(whole, whole.phases[-1], [first, better])
     assert describe([first, better], confirming).endswith("; next, the best 2 are trained again with 2 seeds each")
     tied = done(whole, "narrow", [trial(1, 30.4, sampled={"learning_rate": 1.5e-4, "batch_size": 16})])
     assert "; a tie with wide: 0.4 apart, and 0.5 may be chance" in describe([first, tied], None)
+    for score, verdict in ((9.5, "0.5 better"), (10.5, "0.5 worse")):
+        loss = [
+            done(whole, name, [trial(1, one, resolved={"model": "tiny-t5"})], goal="minimize")
+            for name, one in (("wide", 10.0), ("narrow", score))
+        ]
+        assert f"; {verdict} than wide (how much of it is chance is not known" in describe(loss, None)
+
+
+def test_decoding_is_searched_with_the_best_model_of_the_phase_before(whole: Sweep) -> None:
+    phase = replace(whole.phases[-1], name="generation", kind="generation")
+    found = prepare(whole, phase, [wide(whole), done(whole, "confirm", [trial(1, 31.0)])])
+    folder = Path(whole.tracking.output_dir, "sweep_results", "s_confirm")
+    assert (found.sweep.name, found.sweep.trained_model) == ("s_confirm", str(folder))
+    assert found.head == (f"Settings of the decoding, with the best model of {folder}.",)
 
 
 def test_a_confirmation_tells_a_lead_from_a_tie(whole: Sweep) -> None:

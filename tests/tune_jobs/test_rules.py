@@ -39,6 +39,13 @@ def test_long_dialogues_are_computed_in_more_pieces_of_the_same_batch(
     assert trial.resolved.batch_size == batch
 
 
+@pytest.mark.parametrize("name", ["batch_size", "gradient_accumulation_steps"])
+def test_nothing_is_divided_where_there_is_nothing_to_divide(name: str) -> None:
+    sampled = {"batch_size": 8, "encoder_max_len": 1024, name: 0}
+    with pytest.raises(RequestError, match=rf"1 problem\n  - {name} must be at least 1, but is 0$"):
+        resolve(RunConfig(), sampled, Rules(accumulate_above_tokens=512))
+
+
 def test_user_rules_see_what_earlier_ones_set_and_leave_a_note() -> None:
     rules = Rules(
         set={
@@ -79,6 +86,26 @@ def test_a_rule_that_overwrites_is_told_from_one_that_adjusts() -> None:
         True,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("rules", "read"),
+    [
+        (Rules(), set()),
+        (Rules(scale_learning_rate_from_batch=16), {"batch_size"}),
+        (Rules(accumulate_above_tokens=512), {"encoder_max_len"}),
+        (Rules(set={"seed": "num_epochs + 1", "num_beams": 4}), {"num_epochs"}),
+    ],
+)
+def test_which_fields_rules_read(rules: Rules, read: set[str]) -> None:
+    assert {name for name in RunConfig().to_dict() if rules.reads(name)} == read
+
+
+def test_a_rule_names_fields_that_there_are() -> None:
+    with pytest.raises(RequestError, match="2 problems") as caught:
+        Rules(set={"num_beans": "batch_sise", "seed": "batch_sise", "num_beams": 4})
+    for text in ("set.num_beans: no field", "set.seed: no field of a run configuration is called 'batch_sise'"):
+        assert text in str(caught.value)
 
 
 @pytest.mark.parametrize(

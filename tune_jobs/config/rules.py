@@ -140,9 +140,10 @@ def _scale_learning_rate(values: dict[str, Value], reference: int, notes: list[s
 
 def _accumulate(values: dict[str, Value], above_tokens: int, notes: list[str]) -> None:
     length, batch = cast("int", values["encoder_max_len"]), cast("int", values["batch_size"])
-    wanted = cast("int", values["gradient_accumulation_steps"]) * math.ceil(length / above_tokens)
-    if length > above_tokens and batch >= 1:
-        pieces = next((pieces for pieces in range(wanted, batch + 1) if batch % pieces == 0), batch)
+    before = cast("int", values["gradient_accumulation_steps"])
+    if length > above_tokens and min(batch, before) >= 1:  # RunConfig refuses others
+        wanted = before * math.ceil(length / above_tokens)
+        pieces = next((pieces for pieces in range(wanted, batch) if batch % pieces == 0), batch)
         reason = f"{length} tokens are more than {above_tokens}; the batch stays {batch}"
         _change(values, "gradient_accumulation_steps", pieces, reason, notes)
 

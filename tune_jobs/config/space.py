@@ -149,15 +149,17 @@ class Range:
         """Number of values; None for a continuous range."""
         if self.distribution == "int_uniform":
             return int(self.high) - int(self.low) + 1
-        first, last = self._multiples()
-        return None if self.q is None else last - first + 1
+        if self.q is None:
+            return None
+        first, last = self._multiples(self.q)
+        return last - first + 1
 
     def values(self) -> tuple[Value, ...]:
         """Returns all values, ascending; only for a countable range."""
         if self.distribution == "int_uniform":
             return tuple(range(int(self.low), int(self.high) + 1))
         assert self.q is not None, f"{self.name} is continuous"
-        first, last = self._multiples()
+        first, last = self._multiples(self.q)
         return tuple(_multiple(times, self.q) for times in range(first, last + 1))
 
     def at(self, fraction: float) -> Value:
@@ -176,7 +178,7 @@ class Range:
         value = self.from_log(low + fraction * (high - low))
         if self.q is None:
             return value
-        first, last = self._multiples()
+        first, last = self._multiples(self.q)
         return _multiple(min(max(round(value / self.q), first), last), self.q)
 
     def contains(self, value: object) -> bool:
@@ -204,10 +206,8 @@ class Range:
         step = {} if self.q is None else {"q": self.q}
         return {"distribution": self.distribution, "min": self.low, "max": self.high, **step}
 
-    def _multiples(self) -> tuple[int, int]:
-        if self.q is None:
-            return 0, 0
-        return math.ceil(self.low / self.q - _SLACK), math.floor(self.high / self.q + _SLACK)
+    def _multiples(self, q: float) -> tuple[int, int]:
+        return math.ceil(self.low / q - _SLACK), math.floor(self.high / q + _SLACK)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,6 +33,7 @@ def test_less_memory_means_a_smaller_micro_batch_first() -> None:
     assert isinstance(found, Plan)
     assert (found.micro_batch, found.accumulation, found.gradient_checkpointing) == (16, 4, False)
     assert found.upper_bytes == 1000 + 16 * 400 + 300
+    assert found.reason.startswith("the largest micro-batch that fits is 16; a step takes 1.00 x")
 
 
 def test_checkpointing_is_taken_where_tiny_micro_steps_would_be_slower() -> None:
@@ -50,6 +51,10 @@ def test_the_person_may_fix_checkpointing() -> None:
     assert isinstance(found, Plan)
     assert found.gradient_checkpointing
     assert found.slowdown == pytest.approx(4 / 3)
+    assert found.reason.startswith("the largest micro-batch that fits is 64 with gradient checkpointing (as asked); ")
+    found = plan(64, 1700, cost(plain=900), MODEL)
+    assert isinstance(found, Plan)
+    assert "(nothing fits without it)" in found.reason
 
 
 def test_the_whole_batch_is_found_although_accumulation_needs_more() -> None:
