@@ -233,13 +233,16 @@ def planned(sweep: Sweep, cards: Inventory = CARDS) -> SweepPlan:
     return make_plan(sweep, cards, described=True, options=options, sizes=sizes)
 
 
-def test_a_thousand_trials_in_seconds_each_placed_once_and_never_more_than_a_card() -> None:
+def test_a_thousand_trials_in_little_more_than_linear_time_each_placed_once_and_never_more_than_a_card() -> None:
     rate = Range(name="learning_rate", distribution="log_uniform_values", low=1e-5, high=1e-4)
     batch = Categorical(name="batch_size", options=(8, 16, 32))
     space = Space(parameters=(rate, batch))
-    began = time.perf_counter()
-    plan = planned(Sweep(name="a", source="a", method="random", count=1000, space=space))
-    assert time.perf_counter() - began < 10
+    sweep = Sweep(name="a", source="a", method="random", count=1000, space=space)
+    began_s = time.process_time()
+    planned(dataclasses.replace(sweep, count=200))
+    between_s = time.process_time()
+    plan = planned(sweep)
+    assert time.process_time() - between_s < 15 * (between_s - began_s)
     assert len(plan.groups) == 3
     (phase,) = plan.phases
     assert sorted(int(run.name) for run in phase.timeline.runs) == list(range(1, 1001))
