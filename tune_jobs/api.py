@@ -27,6 +27,8 @@ from tuning_common.strict import dump_yaml, nearest
 if TYPE_CHECKING:
     import pandas
 
+    from tune_jobs.driver.sweep_end import Outcome
+
 SweepSource = str | Path | Mapping[str, object]
 
 
@@ -168,11 +170,8 @@ def run(
                 view.event(f"warning: {text}")
         with use_language(read.tracking.language):
             if read.phases:
-                staged = run_staged(read, options, view)
-                return _result(read, staged.folder, staged.best, staged.score, staged.interrupted)
-            outcome = run_sweep(read, options, view)
-        score = outcome.best.best_metrics.get(read.metric.name) if outcome.best is not None else None
-        return _result(read, outcome.folder, outcome.best, score, outcome.interrupted)
+                return _result(run_staged(read, options, view))
+            return _result(run_sweep(read, options, view))
 
 
 def plan(sweep: SweepSource, **options: object) -> SweepPlanned:
@@ -259,19 +258,17 @@ def _cluster(address: str | None) -> Iterator[None]:
             os.environ["RAY_ADDRESS"] = earlier
 
 
-def _result(
-    sweep: Sweep, folder: SweepFolder, best: TrialRecord | None, score: float | None, interrupted: bool
-) -> SweepResult:
-    ledger = folder.load()
+def _result(outcome: "Outcome") -> SweepResult:
+    ledger, best = outcome.folder.load(), outcome.best
     winner = None
-    if best is not None and score is not None:
+    if best is not None and outcome.score is not None:
         model = Path(best.model_folder)
-        winner = BestTrial(name=best.name, score=score, config=best.as_run, model_folder=model)
+        winner = BestTrial(name=best.name, score=outcome.score, config=best.as_run, model_folder=model)
     return SweepResult(
-        folder=folder.path,
-        metric=sweep.metric.name,
+        folder=outcome.folder.path,
+        metric=outcome.metric,
         best=winner,
         trials=tuple(ledger.trials),
-        interrupted=interrupted,
+        interrupted=outcome.interrupted,
         simulated=any(one.simulated for one in ledger.trials),
     )

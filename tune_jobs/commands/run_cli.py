@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_jobs.commands.language_option import add_language
-from tune_jobs.config.language import duration_text, tr, use_language
+from tune_jobs.config.language import use_language
 from tune_jobs.driver.orphan import end_with_job
 from tuning_common import cli
 from tuning_common.errors import RequestError, WorkError
@@ -19,7 +19,6 @@ from tuning_common.errors import RequestError, WorkError
 if TYPE_CHECKING:
     from tune_jobs.config.sweep import Sweep
     from tune_jobs.driver.run_sweep import RunOptions, Trainable
-    from tune_jobs.driver.sweep_end import SweepOutcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +98,10 @@ def _read(chosen: argparse.Namespace) -> "Sweep":
 
 
 def _run(sweep: "Sweep", options: "RunOptions", chosen: argparse.Namespace, trainable: "Trainable | None") -> int:
+    from tune_jobs.commands.outcome_text import as_json, as_text
+    from tune_jobs.driver.phases import StagedOutcome, run_staged
     from tune_jobs.driver.run_sweep import run_sweep
+    from tune_jobs.driver.sweep_end import SweepOutcome
     from tune_jobs.driver.trained_model import with_trained_base
     from tune_jobs.driver.view import view_for
     from tune_jobs.jobs.sealed_key import take_own_key
@@ -127,11 +129,14 @@ def _run(sweep: "Sweep", options: "RunOptions", chosen: argparse.Namespace, trai
         cli.note(f"warning: {remark}")
     if chosen.start_at is not None:
         _wait(sweep, chosen.start_at)
+    outcome: StagedOutcome | SweepOutcome
     if sweep.phases:
-        return _run_staged(sweep, options, chosen)
-    outcome = run_sweep(sweep, options, view_for())
-    cli.answer(chosen.format, _summary(outcome), _text(outcome))
-    if outcome.interrupted:
+        outcome = run_staged(sweep, options, view_for(), until=chosen.until)
+        is_as_asked = bool(outcome.phases) and outcome.phases[-1].name == chosen.until
+    else:
+        outcome, is_as_asked = run_sweep(sweep, options, view_for()), False
+    cli.answer(chosen.format, as_json(outcome), as_text(outcome))
+    if outcome.interrupted and not is_as_asked:
         raise WorkError(_how_to_resume(chosen))
     if outcome.best is None:
         raise WorkError(f"no trial has a result; the reasons are in {outcome.folder.ledger}")
@@ -167,18 +172,6 @@ def _wait(sweep: "Sweep", text: str) -> None:
     wait_until(next_moment(text, datetime.now(UTC), zone), zone, cli.note)
 
 
-def _run_staged(sweep: "Sweep", options: "RunOptions", chosen: argparse.Namespace) -> int:
-    from tune_jobs.commands.staged_text import staged_summary, staged_text
-    from tune_jobs.driver.phases import run_staged
-    from tune_jobs.driver.view import view_for
-
-    outcome = run_staged(sweep, options, view_for(), until=chosen.until)
-    cli.answer(chosen.format, staged_summary(outcome), staged_text(outcome))
-    if outcome.interrupted and not (outcome.phases and outcome.phases[-1].name == chosen.until):
-        raise WorkError(_how_to_resume(chosen))
-    return 0
-
-
 def _how_to_resume(chosen: argparse.Namespace) -> str:
     """Returns the message with the command that resumes the sweep, with its folder, member and cards."""
     arguments = [str(chosen.sweep)]
@@ -188,33 +181,3 @@ def _how_to_resume(chosen: argparse.Namespace) -> str:
     arguments += ["--cpu-only"] if chosen.cpu_only else []
     arguments += ["--dashboard"] if chosen.dashboard else []
     return f"stopped before the end; resume with: python -m tune_jobs run {shlex.join(arguments)} --resume"
-
-
-def _summary(outcome: "SweepOutcome") -> dict[str, object]:
-    best, progress = outcome.best, outcome.progress
-    return {
-        "sweep": progress.frame.sweep,
-        "metric": progress.frame.metric,
-        "trials": {trial.number: trial.status for trial in progress.trials.values()},
-        "best": None if best is None else {"name": best.name, "value": best.best_metrics.get(progress.frame.metric)},
-        "best_model_dir": None if best is None else best.model_folder,
-        "folder": str(outcome.folder.path),
-        "wandb_report": None if outcome.analysis is None else outcome.analysis.sweep.wandb_report,
-        "interrupted": outcome.interrupted,
-        "simulated": progress.frame.simulated,
-    }
-
-
-def _text(outcome: "SweepOutcome") -> str:
-    from tune_jobs.commands.staged_text import best_lines
-
-    best, progress = outcome.best, outcome.progress
-    lines = []
-    if best is not None:
-        value = best.best_metrics[progress.frame.metric]
-        score = f"{progress.frame.metric} {value:.3f}   ({duration_text(best.wall_s)})"
-        lines += best_lines(best, score, outcome.folder)
-    lines.append(f"{tr('results')}: {outcome.folder.path}")
-    if progress.frame.simulated:
-        lines.append(tr("The cards were simulated: trials ran on the CPU."))
-    return "\n".join(lines)

@@ -15,10 +15,10 @@ from tune_jobs.config.sweep_parts import name_problems
 from tune_jobs.driver.identity import check_identity, identity_of, keep_identity
 from tune_jobs.driver.run_sweep import RunOptions, at_hand, check_placement, run_sweep, sweep_record
 from tune_jobs.driver.stop_signals import StopRequest, stop_on_signals
-from tune_jobs.driver.sweep_end import reported
+from tune_jobs.driver.sweep_end import Outcome, reported
 from tune_jobs.driver.sweep_parts import Clocks
 from tune_jobs.driver.view import View
-from tune_jobs.records.ledger import SweepFolder, SweepRecord, TrialRecord
+from tune_jobs.records.ledger import SweepFolder, SweepRecord
 from tune_jobs.records.sweep_lock import alone, check_owner, put_aside
 from tune_jobs.search.inputs import prepare_inputs
 from tune_jobs.search.next_sweep import NextSweep
@@ -61,26 +61,14 @@ class PhaseRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StagedOutcome:
+class StagedOutcome(Outcome):
     """What a staged sweep ended with.
 
     Attributes:
-        folder: Results of the whole.
-        metric: What it is compared by.
         phases: Those that are over.
-        best: The confirmed winner, else the best trial so far; None where no trial has a score.
-        score: The mean of its configuration over its seeds, where it has several.
-        interrupted: Whether phases are left, so that --resume continues.
-        simulated: Whether the cards were simulated ones.
     """
 
-    folder: SweepFolder
-    metric: str
     phases: tuple[PhaseRecord, ...]
-    best: TrialRecord | None
-    score: float | None
-    interrupted: bool
-    simulated: bool
 
 
 def run_staged(

@@ -12,22 +12,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOutcome:
-    """What a sweep ended with.
+class Outcome:
+    """What a sweep, plain or staged, ended with.
 
     Attributes:
         folder: Its results.
-        best: The trial with the best value; None where no trial has one.
-        progress: All trials.
+        metric: That ranks its trials.
+        best: The trial that won; None where no trial has a score.
+        score: Its score, of a staged sweep the mean over its seeds; None without one.
         interrupted: Whether it was stopped before the end, so that --resume continues.
+        simulated: Whether its cards were simulated.
+    """
+
+    folder: SweepFolder
+    metric: str
+    best: TrialRecord | None
+    score: float | None
+    interrupted: bool
+    simulated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOutcome(Outcome):
+    """What a plain sweep ended with.
+
+    Attributes:
+        progress: All trials.
         analysis: What the reports show; None where they could not be built.
         hurried: Whether a job server or a batch system waits for the process to end, so that no report was built.
     """
 
-    folder: SweepFolder
-    best: TrialRecord | None
     progress: SweepProgress
-    interrupted: bool
     analysis: "Analysis | None" = None
     hurried: bool = False
 
@@ -54,7 +69,15 @@ def outcome_of(folder: SweepFolder, progress: SweepProgress, *, is_over: bool, h
             folder.write_best_config(analysis.winner.trial)
         best = analysis.winner.trial
     return SweepOutcome(
-        folder=folder, best=best, progress=progress, interrupted=not is_over, analysis=analysis, hurried=hurried
+        folder=folder,
+        metric=progress.frame.metric,
+        best=best,
+        score=None if best is None else best.best_metrics.get(progress.frame.metric),
+        interrupted=not is_over,
+        simulated=progress.frame.simulated,
+        progress=progress,
+        analysis=analysis,
+        hurried=hurried,
     )
 
 

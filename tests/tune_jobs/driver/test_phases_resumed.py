@@ -64,7 +64,10 @@ class Runs:
         progress = SweepProgress(frame=frame)
         analysis = analyse(folder.load())
         interrupted = how == "interrupted"
-        return SweepOutcome(folder=folder, best=None, progress=progress, interrupted=interrupted, analysis=analysis)
+        return SweepOutcome(
+            folder=folder, metric=METRIC, best=None, score=None, interrupted=interrupted, simulated=False,
+            progress=progress, analysis=analysis,
+        )  # fmt: skip
 
 
 @pytest.fixture
