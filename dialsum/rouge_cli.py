@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tuning_common import cli
 from tuning_common.errors import Problems, RequestError
+from tuning_common.units import counted
 
 _PREDICTION_KEYS = ("prediction", "summary", "text")  # keys of a record's text, in this order
 _REFERENCE_KEYS = ("references", "reference", "summary", "text")
@@ -57,7 +58,8 @@ def run(chosen: argparse.Namespace) -> int:
     scores = RougeScorer(chosen.language).score([entry.texts[0] for entry in predictions], references)
     numbers = scores.to_dict()
     rows = [[name, f"{value:.2f}"] for name, value in numbers.items() if isinstance(value, float) and "f1" in name]
-    cli.answer(chosen.format, numbers, cli.table(["score", "value"], rows) + f"\n{scores.count} summaries")
+    shown = cli.table(["score", "value"], rows) + f"\n{counted(scores.count, 'summary', 'summaries')}"
+    cli.answer(chosen.format, numbers, shown)
     return 0
 
 

@@ -15,6 +15,7 @@ from tuning_common.faults import describe
 from tuning_common.files import write_text
 from tuning_common.schemas import json_schema
 from tuning_common.strict import dump_yaml, parse_yaml
+from tuning_common.units import counted
 
 CACHE_DIR = Path(".cache/dialsum")
 
@@ -161,7 +162,7 @@ def _generate(chosen: argparse.Namespace) -> int:
     else:
         write_text(chosen.output, submission([example.fname for example in examples], texts))
     summary = {"output": str(chosen.output), "count": len(texts)}
-    cli.answer(chosen.format, summary, f"{len(texts)} summaries: {chosen.output}")
+    cli.answer(chosen.format, summary, f"{counted(len(texts), 'summary', 'summaries')}: {chosen.output}")
     return 0
 
 

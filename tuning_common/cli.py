@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -240,6 +241,11 @@ def joined(parts: Sequence[str], separator: str, columns: int) -> list[str]:
         else:
             lines.append(shortened(part, columns))
     return lines
+
+
+def terminal_columns() -> int:
+    """Returns the width of this process's terminal; 120 in a pipe or a file."""
+    return shutil.get_terminal_size((120, 24)).columns
 
 
 def text_columns(text: str) -> int:

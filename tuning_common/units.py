@@ -53,6 +53,20 @@ def format_bytes(size_bytes: float) -> str:
     return f"{sign}{_three_digits(size)} TiB"
 
 
+def counted(count: float, noun: str, plural: str = "") -> str:
+    """Formats a number with its noun.
+
+    Args:
+        count: How many.
+        noun: For one of them.
+        plural: For others; the noun with an s where empty.
+
+    >>> counted(1, "CPU"), counted(2500, "trial"), counted(0.5, "CPU"), counted(0, "summary", "summaries")
+    ('1 CPU', '2,500 trials', '0.5 CPUs', '0 summaries')
+    """
+    return f"{count:,g} {noun if count == 1 else plural or noun + 's'}"
+
+
 def parse_duration(text: str) -> float:
     """Parses a duration.
 

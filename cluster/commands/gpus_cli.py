@@ -8,7 +8,7 @@ from cluster.machines.hardware import Card, Inventory, Node
 from cluster.machines.inventory import Survey, this_machine
 from cluster.machines.node_watch import ray_cluster
 from tuning_common import cli
-from tuning_common.units import format_bytes
+from tuning_common.units import counted, format_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +93,7 @@ def _row(inventory: Inventory, node: Node, card: Card) -> list[object]:
 
 def _without(node: Node) -> str:
     why = node.gpus_unavailable or "no card here"
-    what = f"{node.cpus:g} CPUs and {format_bytes(node.memory_bytes)} of host memory"
+    what = f"{counted(node.cpus, 'CPU')} and {format_bytes(node.memory_bytes)} of host memory"
     return f"{_where(node)}: {why}; trials are placed by its {what} (run --cpu-only), or on simulated cards"
 
 

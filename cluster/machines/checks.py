@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from tuning_common.units import format_bytes
+from tuning_common.units import counted, format_bytes
 
 Status = Literal["ok", "warning", "failed", "skipped"]
 SKEW_WARNING_S, SKEW_S = 0.5, 2.0  # ledgers, windows and names contain times of several machines
@@ -166,7 +166,7 @@ def as_text(checks: Sequence[Check]) -> str:
         lines += [f"{indent}-> {check.remedy}"] if check.remedy else []
     counts = Counter(check.status for check in checks)
     skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
-    lines.append(f"{counts['failed']} failed, {counts['warning']} warnings, {counts['ok']} ok{skipped}")
+    lines.append(f"{counts['failed']} failed, {counted(counts['warning'], 'warning')}, {counts['ok']} ok{skipped}")
     return "\n".join(lines)
 
 
@@ -289,7 +289,7 @@ def _gpu_memory(nodes: Sequence[NodeFacts]) -> Check:
         remedy = "nvidia-smi names the processes; end them, or shares are computed for what is left"
         return Check(name="gpu memory", status="warning", detail="\n".join(taken), remedy=remedy)
     total = format_bytes(sum(card.total_bytes for _, card in cards))
-    return Check(name="gpu memory", status="ok", detail=f"{len(cards)} cards, {total}, free of others")
+    return Check(name="gpu memory", status="ok", detail=f"{counted(len(cards), 'card')}, {total}, free of others")
 
 
 def _storage(nodes: Sequence[NodeFacts], folder: str | None) -> Check:
@@ -317,7 +317,7 @@ def _data(nodes: Sequence[NodeFacts], files: Sequence[str]) -> Check:
     if wrong:
         remedy = "put the files on the shared storage, and name their whole paths in the sweep"
         return Check(name="data", status="failed", detail="not there: " + "\n".join(wrong), remedy=remedy)
-    return Check(name="data", status="ok", detail=f"{len(files)} files, on every node")
+    return Check(name="data", status="ok", detail=f"{counted(len(files), 'file')}, on every node")
 
 
 def _clock(nodes: Sequence[NodeFacts]) -> Check:

@@ -141,8 +141,15 @@ class Jobs:
         Raises:
             WorkError: When the cluster does not answer.
         """
-        self.find(name)
-        return str(self._asked(lambda: self._client.get_job_logs(name)))
+        return self.output(self.find(name))
+
+    def output(self, job: Job) -> str:
+        """Returns the output so far of a job that is known.
+
+        Raises:
+            WorkError: When the cluster does not answer, or does not have the output any more.
+        """
+        return str(self._asked(lambda: self._client.get_job_logs(job.name)))
 
     def stop(self, name: str) -> Job:
         """Stops a job cleanly and waits for its end; does nothing for an ended job.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cluster.machines.hardware import Inventory, Pool, total_bytes_for
 from cluster.scheduling.request import Alternative
 from cluster.scheduling.shares import MAX_TENANTS, UNITS, Share, share_for
-from tuning_common.units import format_bytes
+from tuning_common.units import counted, format_bytes
 
 _WITHOUT_LIMIT = 10**6
 
@@ -107,9 +107,9 @@ def explain_cpu_refusal(name: str, *, cpus: float, host_bytes: int, inventory: I
     most_cpus = max((node.cpus for node in inventory.nodes), default=0.0)
     most_bytes = max((node.memory_bytes for node in inventory.nodes), default=0)
     return (
-        f"{name}: needs {cpus:g} CPUs and {format_bytes(host_bytes)} of host memory on one machine, found at most"
-        f" {most_cpus:g} CPUs and {format_bytes(most_bytes)}; would fit with fewer cpu_threads, or a smaller batch,"
-        " length or model"
+        f"{name}: needs {counted(cpus, 'CPU')} and {format_bytes(host_bytes)} of host memory on one machine,"
+        f" found at most {counted(most_cpus, 'CPU')} and {format_bytes(most_bytes)}; would fit with fewer cpu_threads,"
+        " or a smaller batch, length or model"
     )
 
 

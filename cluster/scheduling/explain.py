@@ -11,7 +11,7 @@ from cluster.scheduling.queue import WaitsFor
 from cluster.scheduling.quota_use import QuotaUse
 from cluster.scheduling.quotas import Team, next_change, open_window, quota_gpus
 from cluster.scheduling.request import Alternative, Request
-from tuning_common.units import format_bytes, format_duration
+from tuning_common.units import counted, format_bytes, format_duration
 
 _NAMED = 6  # holders; more are counted
 
@@ -38,7 +38,7 @@ def explain_waiting(waits_for: WaitsFor, request: Request, sweep: SweepUse, foun
             f"the broker was started again; it allocates in {format_duration(found.closed_s)}, when all have reported"
         )
     if waits_for == "concurrency":
-        return f"its sweep runs {sweep.count} trials, as many as may run at a time"
+        return f"its sweep runs {counted(sweep.count, 'trial')}, as many as may run at a time"
     if waits_for == "quota" and found.use is not None:
         lends = "free GPUs are owed to others" if found.use.team.lend_idle else "the team does not lend idle GPUs"
         return f"{found.use.describe(sweep.member)}; {lends}{found.use.until()}"
@@ -139,7 +139,7 @@ def _explain_room(request: Request, held: Sequence[Held]) -> str:
     models = {one.model for one in request.alternatives}
     holders = [one for one in held if one.gpus and one.allocation.alternative.model in models]
     if not any(one.gpus for one in request.alternatives):
-        return f"needs {_needs(request.alternatives)}; {len(held)} trials run"
+        return f"needs {_needs(request.alternatives)}, beside {counted(len(held), 'running trial')}"
     if not holders:
         return f"needs {_needs(request.alternatives)}; no trial of the broker runs there, so others hold them"
     named = " and ".join(f"{one.request.name} holds {one.gpus:g}" for one in holders[:_NAMED])
@@ -151,12 +151,14 @@ def _needs(alternatives: Sequence[Alternative]) -> str:
     """Says what any of these alternatives takes.
 
     >>> from cluster.scheduling.shares import Share
-    >>> _needs([Alternative(model="A40", share=Share(units=5000), cpus=2)])
-    '0.5 of a card (A40) with 2 CPUs'
+    >>> _needs([Alternative(model=model, share=Share(units=5000), cpus=2) for model in ("A40", "L4")])
+    '0.5 of a card (A40 or L4) with 2 CPUs'
     """
-    texts = []
+    models: dict[tuple[str, str], list[str]] = {}  # by share and what goes with it
     for one in alternatives:
         memory = f" and {format_bytes(one.host_bytes)} of host memory" if one.host_bytes else ""
-        cpus = f"{one.cpus:g} CPUs{memory}"
-        texts.append(f"{one.share} ({one.model}) with {cpus}" if one.share else f"{cpus} of one machine")
-    return " or ".join(dict.fromkeys(texts))
+        models.setdefault((str(one.share or ""), f"{counted(one.cpus, 'CPU')}{memory}"), []).append(one.model)
+    return " or ".join(
+        f"{share} ({' or '.join(dict.fromkeys(names))}) with {rest}" if share else f"{rest} of one machine"
+        for (share, rest), names in models.items()
+    )

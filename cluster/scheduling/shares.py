@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from cluster.machines.hardware import Card, Pool
+from tuning_common.units import counted
 
 UNITS = 10_000  # shares of one card add up to at most so many
 DENOMINATORS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
@@ -52,7 +53,7 @@ class Share:
 
     def __str__(self) -> str:
         if self.units == UNITS:
-            return "1 card" if self.cards == 1 else f"{self.cards} cards"
+            return counted(self.cards, "card")
         return f"{self.gpus:.4f}".rstrip("0") + " of a card"
 
 

@@ -11,11 +11,14 @@ import pytest
 
 from cluster.machines.jobs import Job
 from tune_jobs.commands import jobs_cli
+from tune_jobs.config.language import Language, use_language
 from tune_jobs.config.result_paths import shared_folders_of, with_output_folder
 from tune_jobs.config.sweep_file import load_sweep
+from tune_jobs.driver.view import screen
 from tune_jobs.jobs.package import LIMIT_BYTES, files_of, write_package
 from tune_jobs.jobs.sealed_key import FILE, opened, own_key, seal, take_key
 from tune_jobs.jobs.submission import Submission, entrypoint_of, free_name, is_same, job_name, write_submission
+from tune_jobs.records.progress import SweepFrame, SweepProgress, TrialProgress
 from tuning_common.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -277,5 +280,15 @@ def test_the_list_of_jobs_shows_progress_while_they_run_and_when_they_ended() ->
     begun, ended = jobs_cli.row(over, "", 2_000_000.0)[3:5]
     assert begun
     assert ended
-    assert len(jobs_cli.last_line("x" * 500)) == 100
-    assert jobs_cli.last_line("\n \n") == ""
+    assert jobs_cli.progress_of("\n \n") == ""
+    assert jobs_cli.progress_of("refused\n") == "refused"
+    frame = SweepFrame(sweep="wide", metric="m", goal="maximize", total=1, longest=2, slots=1)
+    trial = TrialProgress(number=1, name="wide_1", status="finished", iteration=2, last=7.25, best=7.25, run_s=10.0)
+    shown: dict[Language, str] = {
+        "en": "1 of 1 trials ended | best 7.250 (trial 1) | 10 s",
+        "ko": "시도 1개 중 1개 끝남 | 최고 7.250(시도 1) | 10초",
+    }
+    for language, line in shown.items():
+        with use_language(language):
+            output = screen(SweepProgress(frame=frame, trials={1: trial}, now_s=10.0))
+        assert jobs_cli.progress_of(f"{output}\nbest model: ...\n") == line

@@ -13,6 +13,7 @@ from tune_jobs.records.ledger import ExperimentFolder, TrialRecord
 from tune_jobs.records.run_numbers import RunNumbers
 from tuning_common.files import read_jsonl
 from tuning_common.goal import best_first
+from tuning_common.units import counted
 
 REPETITIONS = "reproductions"  # beside experiments/
 RESULT_FILE = "reproduction.json"
@@ -99,7 +100,8 @@ def judge(
             f"all numbers are equal, but {summaries[1] - summaries[0]} of {summaries[1]} summaries differ; {reason}"
         )
     elif deviation is None:
-        outcome, reason = "same", f"all {numbers} numbers of {_evaluations(len(before.history))} are equal bit for bit"
+        made = counted(len(before.history), "evaluation")
+        outcome, reason = "same", f"all {numbers} numbers of {made} are equal bit for bit"
     else:
         outcome, reason = _by_noise(metric, config.model, old, new, paired, dialogues)
     if other_scorer:
@@ -188,10 +190,6 @@ def _without_scores(run: RunNumbers) -> RunNumbers:
 
 def _row(run: RunNumbers, number: int) -> Mapping[str, float]:
     return run.history[number - 1] if number <= len(run.history) else {}
-
-
-def _evaluations(count: int) -> str:
-    return "1 evaluation" if count == 1 else f"{count} evaluations"
 
 
 def _sha256(path: Path) -> str:

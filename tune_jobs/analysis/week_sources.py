@@ -8,6 +8,7 @@ from pathlib import Path
 from tune_jobs.analysis.weekly import WeekRun, runs_of
 from tune_jobs.records.ledger import SweepFolder
 from tuning_common.errors import RequestError
+from tuning_common.units import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ def read_output(output: Path) -> Source:
         found, undated = runs_of(ledger)
         runs |= {(run.name, run.sweep, run.at): run for run in found}
         if undated:
-            remarks.append(f"{undated} trials of {folder.name} have no time and belong to no week")
+            remarks.append(f"{counted(undated, 'trial')} of {folder.name} without a time: in no week")
         if ledger.torn:
             remarks.append(f"{len(ledger.torn)} torn lines of {folder.name} could not be read: {ledger.torn[0]}")
     return Source(runs=tuple(runs.values()), remarks=tuple(remarks))

@@ -11,6 +11,7 @@ from cluster.commands import check_cli as nodes_cli
 from cluster.machines.checks import Check, NodeFacts, Wanted, as_json, as_text, evaluate, exit_code
 from tuning_common import cli
 from tuning_common.errors import RequestError
+from tuning_common.units import counted
 
 if TYPE_CHECKING:
     from dialsum.config import RunConfig
@@ -81,7 +82,7 @@ def _check_inputs(sweep: "Sweep", configs: "Mapping[str, tuple[RunConfig, ...]]"
     except RequestError as error:
         remedy = "correct the files and names above, in the sweep file or its data"
         return Check(name="sweep", status="failed", detail=str(error), remedy=remedy)
-    detail = f"{sweep.trials} trials; its data files, tokenizers and models can be read"
+    detail = f"{counted(sweep.trials, 'trial')}; its data files, tokenizers and models can be read"
     if cut_texts:
         remedy = "a larger encoder_max_len or decoder_max_len, if memory allows"
         return Check(name="sweep", status="warning", detail="\n".join((detail, *cut_texts)), remedy=remedy)

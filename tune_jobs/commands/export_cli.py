@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tuning_common import cli
 from tuning_common.errors import Problems, RequestError
+from tuning_common.units import counted
 
 if TYPE_CHECKING:
     from tune_jobs.records.ledger import Ledger
@@ -52,7 +53,7 @@ def run(chosen: argparse.Namespace) -> int:
         return 0
     for ledger in ledgers:
         name = write_study(ledger, chosen.optuna)
-        cli.emit(f"{chosen.optuna}: study {name}, {len(ledger.trials)} trials")
+        cli.emit(f"{chosen.optuna}: study {name}, {counted(len(ledger.trials), 'trial')}")
     cli.emit(f"open it with: optuna-dashboard {chosen.optuna}")
     return 0
 

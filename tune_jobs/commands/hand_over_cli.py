@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tuning_common import cli
 from tuning_common.errors import RequestError
-from tuning_common.units import format_bytes
+from tuning_common.units import counted, format_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +75,7 @@ def run(chosen: argparse.Namespace) -> int:
     if done.predictions is not None:
         cli.emit(f"predictions: {done.predictions}")
     if done.submission is not None:
-        cli.emit(f"submission:  {done.submission} ({done.summaries} summaries)")
+        cli.emit(f"submission:  {done.submission} ({counted(done.summaries, 'summary', 'summaries')})")
     else:
         cli.note("no submission.csv: the run had no test_file; --data FILE writes one")
     if pushed is not None:

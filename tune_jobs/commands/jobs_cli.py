@@ -2,18 +2,21 @@
 
 import argparse
 import os
+import re
 import time
 from dataclasses import asdict
+from functools import cache
 from typing import TYPE_CHECKING
 
+from tune_jobs.config.language import korean
 from tuning_common import cli
+from tuning_common.errors import WorkError
 from tuning_common.units import format_duration
 
 if TYPE_CHECKING:
     from cluster.machines.jobs import Job, Jobs
 
 _SHOWN_LINES = 5  # of a job's output in `jobs status`
-_WIDTH = 100  # of its progress in `jobs list`, in characters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,12 +48,22 @@ def list_jobs(chosen: argparse.Namespace) -> int:
     """Lists all jobs."""
     jobs = _jobs(chosen)
     found = jobs.list()
-    progress = {job.name: last_line(jobs.logs(job.name)) for job in found if job.status == "RUNNING"}
-    rows = [row(job, progress.get(job.name, ""), time.time()) for job in found]
-    text = cli.table(["job", "status", "time", "started", "ended", "progress"], rows)
-    values = [_summary(job) | {"progress": progress.get(job.name, "")} for job in found]
+    progress = [_progress(jobs, job) for job in found]
+    rows = [row(job, shown, time.time()) for job, shown in zip(found, progress, strict=True)]
+    header = ["job", "status", "time", "started", "ended", "progress"]
+    text = cli.narrow_table(header, rows, cli.terminal_columns(), expendable=(3, 2))
+    values = [_summary(job) | {"progress": shown} for job, shown in zip(found, progress, strict=True)]
     cli.answer(chosen.format, values, text if found else "no job was submitted yet; python -m tune_jobs submit SWEEP")
     return 0
+
+
+def _progress(jobs: "Jobs", job: "Job") -> str:
+    if job.started_at is None:
+        return ""
+    try:
+        return progress_of(jobs.output(job))
+    except WorkError:  # its node is gone, or Ray has removed it
+        return "its output is not there any more"
 
 
 def status(chosen: argparse.Namespace) -> int:
@@ -105,21 +118,36 @@ def row(job: "Job", progress: str, now: float) -> list[object]:
 
     Args:
         job: See Job.
-        progress: The last line of its output; empty unless it runs.
+        progress: See progress_of.
         now: Unix seconds.
     """
     ended = _moment(job.ended_at) if job.is_over else ""
     return [job.name, job.status.lower(), _duration(job, now), _moment(job.started_at), ended, progress]
 
 
-def last_line(output: str) -> str:
-    """Returns the last line of an output that is not empty, short enough for a table.
+def progress_of(output: str) -> str:
+    """Returns how far a sweep is: the last line of its output that counts its trials, with the best score.
 
-    >>> last_line("trial 1 starts\\n3 of 10 trials ended, 2 running | best 24.6 (trial 1) | 4 min\\n\\n")
+    The last line of all where no line counts trials.
+
+    >>> progress_of("3 of 10 trials ended, 2 running | best 24.6 (trial 1) | 4 min\\ntrial 6 starts: wide_6\\n\\n")
     '3 of 10 trials ended, 2 running | best 24.6 (trial 1) | 4 min'
+    >>> progress_of("10 of 10 trials ended\\nbest 24.6 (trial 1) | 9 min\\nbest model: outputs/...\\n")
+    '10 of 10 trials ended | best 24.6 (trial 1) | 9 min'
     """
-    line = (_filled(output) or [""])[-1]
-    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
+    lines = _filled(output)
+    counts = [number for number, line in enumerate(lines) if _counts_trials().match(line)]
+    if not counts:
+        return lines[-1] if lines else ""
+    shown = lines[counts[-1]]
+    return shown if " | " in shown else " | ".join(lines[counts[-1] :][:2])  # two lines at the end of a sweep
+
+
+@cache
+def _counts_trials() -> re.Pattern[str]:
+    message = "{count} of {total} trials ended"
+    texts = [re.escape(text) for text in (message, korean()[message])]
+    return re.compile("|".join(re.sub(r"\\{\w+\\}", r"\\d+", text) for text in texts))
 
 
 def _filled(output: str) -> list[str]:

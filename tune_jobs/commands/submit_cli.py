@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tune_jobs.commands.language_option import add_language
 from tuning_common import cli
 from tuning_common.errors import RequestError, WorkError
-from tuning_common.units import format_bytes
+from tuning_common.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from cluster.machines.jobs import Job, Jobs
@@ -145,7 +145,8 @@ def _send(submission: "Submission", jobs: "Jobs") -> str:
         write_submission(submission, Path(folder))
         jobs.submit(name, submission.entrypoint, Path(folder), submission.metadata)
     cli.note(
-        f"{name} is submitted to {jobs.address}: {len(submission.files)} files, {format_bytes(submission.size_bytes)}"
+        f"{name} is submitted to {jobs.address}: {counted(len(submission.files), 'file')},"
+        f" {format_bytes(submission.size_bytes)}"
     )
     return name
 
@@ -186,7 +187,7 @@ def _finish(job: "Job", chosen: argparse.Namespace) -> int:
 
 def _described(submission: "Submission") -> str:
     lines = [f"job:     {submission.name}", f"command: {submission.entrypoint}"]
-    lines.append(f"package: {len(submission.files)} files, {format_bytes(submission.size_bytes)}")
+    lines.append(f"package: {counted(len(submission.files), 'file')}, {format_bytes(submission.size_bytes)}")
     code = {"tuning_common", "dialsum", "cluster", "tune_jobs"}
     others = [file.target for file in submission.files if file.target.parts[0] not in code]
     lines += [f"         {target}" for target in others]

@@ -72,7 +72,7 @@ def text_of(status: Values) -> str:
     now_s = cast("float", status["now_s"])
     lines = [_headline(status, now_s), _cards(status)]
     lines += [
-        f"{_cell(one['gpus'])} GPUs of {one['node']} are held by other Ray programs" for one in _rows(status, "others")
+        f"other Ray programs hold {_cell(one['gpus'])} of the GPUs of {one['node']}" for one in _rows(status, "others")
     ]
     lines += [f"problem: {problem}" for problem in cast("list[str]", status.get("problems", []))]
     members, held, waiting = _rows(status, "members"), _rows(status, "held"), _rows(status, "waiting")

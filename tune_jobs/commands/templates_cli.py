@@ -11,7 +11,7 @@ from tune_jobs.placing.template_shipping import SHIPPED_MODELS, check_archive, f
 from tuning_common import cli
 from tuning_common.errors import Problems, RequestError
 from tuning_common.strict import nearest
-from tuning_common.units import format_bytes
+from tuning_common.units import counted, format_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def _check(chosen: argparse.Namespace, names: list[str]) -> int:
     lines = [
         line
         for name, texts in found.items()
-        for line in (f"{name}: {len(texts)} differences", *(f"  {text}" for text in texts))
+        for line in (f"{name}: {counted(len(texts), 'difference')}", *(f"  {text}" for text in texts))
     ]
     values = {"torch": version("torch"), "transformers": version("transformers"), "differences": found}
     cli.answer(chosen.format, values, "\n".join(lines))

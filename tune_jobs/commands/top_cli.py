@@ -1,7 +1,6 @@
 """python -m tune_jobs top: shows the running sweeps of an output folder."""
 
 import argparse
-import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -11,8 +10,6 @@ from tune_jobs.commands.language_option import add_language
 from tune_jobs.config.language import tr, use_language
 from tuning_common import cli
 from tuning_common.errors import RequestError
-
-_NO_TERMINAL = 120  # columns in a pipe or a file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +65,7 @@ def _screen(chosen: argparse.Namespace) -> str:
     sweeps = read_sweeps(chosen.output_dir, time.time())
     shown = [sweep for sweep in sweeps if sweep.is_running or chosen.all]
     if shown:
-        return text_of(shown, shutil.get_terminal_size((_NO_TERMINAL, 24)).columns)
+        return text_of(shown, cli.terminal_columns())
     if sweeps:
         count = len(sweeps)
         return tr(

@@ -8,6 +8,7 @@ from tune_jobs.records.journal import FILE_NAME, Journal
 from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.search.samplers import Sampler
 from tuning_common.errors import RequestError
+from tuning_common.units import counted
 
 
 def check_paths(folder: SweepFolder) -> None:
@@ -39,7 +40,7 @@ def adopt(journal: Journal, sampler: Sampler, specs: SweepSpecs, notify: Callabl
     """
     if journal.torn:
         lines = "; ".join(f"line {line} {text}" for line, text in sorted(journal.torn.items())[:3])
-        notify(f"{len(journal.torn)} lines of {FILE_NAME} could not be used: {lines}")
+        notify(f"{counted(len(journal.torn), 'line')} of {FILE_NAME} could not be used: {lines}")
     numbers = set(sampler.order)
     for number, trial in list(journal.trials.items()):
         if number not in numbers:

@@ -55,6 +55,7 @@ from tune_jobs.trial.run_trial import run_trial
 from tuning_common.errors import RequestError
 from tuning_common.files import write_bytes
 from tuning_common.storage import StorageRetry
+from tuning_common.units import counted
 
 Trainable = Callable[[dict[str, object]], None]
 
@@ -339,12 +340,14 @@ def _opening(
     sweep: Sweep, sampler: Sampler, rungs: tuple[int, ...], longest: int, inventory: Inventory, side_by_side: int
 ) -> str:
     compared = (
-        f"compared at evaluations {', '.join(map(str, rungs))} of {longest}" if rungs else f"{longest} evaluations"
+        f"compared at evaluations {', '.join(map(str, rungs))} of {longest}"
+        if rungs
+        else counted(longest, "evaluation")
     )
     where = inventory.describe() if inventory.cards else f"{sum(node.cpus for node in inventory.nodes):g} CPUs"
     return (
-        f"sweep {sweep.name}: {sampler.total} trials ({sweep.method}) on {where}, up to {side_by_side} side by side,"
-        f" {compared}"
+        f"sweep {sweep.name}: {counted(sampler.total, 'trial')} ({sweep.method}) on {where},"
+        f" up to {side_by_side} side by side, {compared}"
     )
 
 

@@ -24,6 +24,7 @@ from tune_jobs.records.trial_spec import FailureKind, TrialSpec
 from tune_jobs.search.early_stopping import Ruling
 from tune_jobs.search.samplers import CompletedTrial, Sampled
 from tuning_common.errors import RequestError
+from tuning_common.units import counted
 
 _STOPPED = "the driver was asked to stop"
 
@@ -342,7 +343,8 @@ class SweepState:
         self._exploits.drop(number)
         ended = self._write_end(number, status, reason, kind)
         self._learning.ended(self._journal.trials[number])
-        scored = f", best {ended.value:.3f} after {ended.step} evaluations" if ended.value is not None else ""
+        made = counted(ended.step, "evaluation")
+        scored = f", best {ended.value:.3f} after {made}" if ended.value is not None else ""
         self._notify(f"trial {number} {status}{scored}{': ' + reason if reason else ''}")
         self._apply(self._scheduler.fail(number) if kind else self._scheduler.complete(number))
 

@@ -10,6 +10,7 @@ from typing import cast
 from dialsum.config import RunConfig
 from tune_jobs.records.card_sharing import SLOWDOWN_KEY
 from tune_jobs.records.ledger import TrialRecord
+from tuning_common.units import counted
 
 CPU = "CPU"
 _ALIKE = ("model", "encoder_max_len", "decoder_max_len", "num_beams", "gradient_checkpointing", "generation_max_len")
@@ -159,7 +160,7 @@ def _speed(config: RunConfig, card: str, alike: Sequence[Observation]) -> Speed:
     batches = sorted({one.config.batch_size for one in taken})
     scaled = f", from batch {' and '.join(map(str, batches))}" if nearest > 0 else ""
     sources = ", ".join(sorted({one.source for one in taken}))
-    runs = "1 run" if len(taken) == 1 else f"{len(taken)} runs"
+    runs = counted(len(taken), "run")
     return Speed(
         train_s=statistics.median(one.train_s for one in taken),
         evaluate_s=statistics.median(one.evaluate_s for one in taken),

@@ -12,6 +12,7 @@ from tune_jobs.records.ledger import Ledger, SweepFolder
 from tuning_common.cli import note
 from tuning_common.errors import RequestError
 from tuning_common.goal import Goal
+from tuning_common.units import counted
 
 
 def earlier_ledgers(output_dir: Path) -> list[Ledger]:
@@ -20,7 +21,9 @@ def earlier_ledgers(output_dir: Path) -> list[Ledger]:
     for folder in sorted(path.parent for path in SweepFolder.of(output_dir, "").path.glob("*/all_results.jsonl")):
         ledger = SweepFolder(folder).load()
         if ledger.torn:
-            note(f"{folder}: {len(ledger.torn)} lines are not used for the plan: {ledger.torn[0]}")
+            note(
+                f"{folder}: not used for the plan: {counted(len(ledger.torn), 'line')} of the ledger: {ledger.torn[0]}"
+            )
         found.append(ledger)
     return found
 
@@ -63,7 +66,7 @@ def importances_of(ledgers: Sequence[Ledger], metric: str, goal: Goal) -> tuple[
         parameters, _ = find_parameters([one.trial.sampled for one in scored], ledger.sweep.parameters)
         found = find_importances(scored, parameters, maximize=goal == "maximize")
         if found.parameters:
-            best, most = (f"{ledger.sweep.sweep}, {found.trials} trials", found.parameters), len(scored)
+            best, most = (f"{ledger.sweep.sweep}, {counted(found.trials, 'trial')}", found.parameters), len(scored)
     return best
 
 

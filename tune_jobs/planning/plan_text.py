@@ -11,7 +11,7 @@ from tune_jobs.planning.quota_end import QuotaEnd
 from tune_jobs.records.trial_spec import Placement
 from tune_jobs.search.inputs import ASSUMED_DIALOGUES
 from tuning_common.cli import table
-from tuning_common.units import format_bytes, format_duration
+from tuning_common.units import counted, format_bytes, format_duration
 
 METHODS = {
     "grid": "grid: every combination, or a random part of them",
@@ -48,7 +48,7 @@ def as_text(
     total = sum(len(phase.trials) for phase in plan.phases)
     where = plan.inventory.describe() if plan.inventory.cards else _cpus(plan)
     described = ", as described" if plan.described else ""
-    head = [f"plan of {sweep.name}: {total} trials on {where}{described}"]
+    head = [f"plan of {sweep.name}: {counted(total, 'trial')} on {where}{described}"]
     head += [sweep.description] if sweep.description else []
     parts = ["\n".join(head), *(_phase_text(plan, phase) for phase in plan.phases), _memory(plan)]
     parts += [_picture(plan)] if plan.inventory.cards else []
@@ -60,7 +60,7 @@ def as_text(
 
 def _phase_text(plan: SweepPlan, phase: PlannedPhase) -> str:
     sweep, stop = phase.sweep, phase.sweep.early_terminate
-    title = f"phase {phase.name}: {len(phase.trials)} trials; " if phase.name else ""
+    title = f"phase {phase.name}: {counted(len(phase.trials), 'trial')}; " if phase.name else ""
     lines = [title + phase_method(phase)]
     longest = max((trial.evaluations for trial in phase.trials), default=1)
     if phase.rungs:
@@ -75,7 +75,7 @@ def _phase_text(plan: SweepPlan, phase: PlannedPhase) -> str:
     elif stop.type == "median":
         lines.append(f"early termination: median of the others, from evaluation {stop.min_iter or 1} of {longest}")
     else:
-        lines.append(f"early termination: {stop.type}; {longest} evaluations")
+        lines.append(f"early termination: {stop.type}; {counted(longest, 'evaluation')}")
     shown = phase.trials[:_TRIALS_SHOWN]
     names = [one.name for one in sweep.space.searched]
     names += ["seed"] if phase.kind == "confirm" else []

@@ -18,6 +18,7 @@ from tune_jobs.config.space import (
     Value,
 )
 from tuning_common.goal import Goal, best_first
+from tuning_common.units import counted
 
 LEAST_BEST = 3  # fewer trials span no box
 LEAST_PAD = 0.05  # of the whole range, on each side: also a box around one point has a width
@@ -123,7 +124,7 @@ def _choose(ranked: Sequence[Tried], keep_fraction: float, noise: float | None) 
     first = scored[0].score
     ties = [one for one in scored[count:] if abs((one.score or 0.0) - (first or 0.0)) <= (noise or 0.0)]
     more = f", and {len(ties)} more that tie with the very best (noise {noise or 0.0:.2g})" if ties else ""
-    return (*scored[:count], *ties), f"the best {count} of {len(ranked)} trials{more}"
+    return (*scored[:count], *ties), f"the best {count} of {counted(len(ranked), 'trial')}{more}"
 
 
 def _narrow_one(

@@ -18,6 +18,7 @@ from tune_jobs.records.ledger import SweepFolder
 from tune_jobs.search.narrowing import Box, Tried, narrow
 from tuning_common.errors import RequestError
 from tuning_common.files import write_text
+from tuning_common.units import counted
 
 MOST_POINTS = 8  # that a search starts from; more would only make the file longer
 LEAST_COUNT = 8
@@ -135,7 +136,7 @@ def confirming(
     shown = [f"{one.best.trial.name}: {one.score:.4g}" for one in best]
     reasons = {name: f"of the best {len(best)}: {', '.join(shown)}" for name in names[:1]}
     reasons["seed"] = "the same seeds for each: their spread is the noise that a difference must exceed"
-    head = (f"Trains the best {len(best)} of {of} again with {len(seeds)} seeds each.",)
+    head = (f"Trains the best {len(best)} of {of} again with {counted(len(seeds), 'seed')} each.",)
     return NextSweep(sweep=sweep, reasons=reasons, head=head)
 
 

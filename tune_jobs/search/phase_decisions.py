@@ -13,6 +13,7 @@ from tune_jobs.config.sweep import Phase, PhaseKind, Sweep
 from tune_jobs.records.ledger import Ledger, SweepFolder, TrialRecord
 from tune_jobs.search.next_sweep import NextSweep, confirming, narrowed
 from tuning_common.errors import RequestError
+from tuning_common.units import counted
 
 SEARCHED: tuple[PhaseKind, ...] = ("wide", "narrow")
 
@@ -128,7 +129,7 @@ def _checked(last: Done) -> str:
     well = [one for one in trials if one.status in ("finished", "stopped")]
     each_s = sum(one.wall_s for one in well) / max(len(well), 1)
     failed = sorted({f"{one.error.type}: {one.error.message}" for one in last.analysis.failures if one.error})
-    text = f"the pipeline runs: {len(well)} of {len(trials)} trials ended well, {each_s:.0f} s each"
+    text = f"the pipeline runs: {len(well)} of {counted(len(trials), 'trial')} ended well, {each_s:.0f} s each"
     return text + (f"; the others: {'; '.join(failed[:3])}" if failed else "")
 
 

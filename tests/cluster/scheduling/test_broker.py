@@ -193,7 +193,7 @@ def test_a_request_that_no_node_can_hold_is_refused_after_a_while() -> None:
     (refusal,) = driven.wait(1).refusals
     assert (refusal.name, refusal.reason) == (
         "s/2",
-        "needs 0.9 of a card (simulated-80GiB) with 1 CPUs, found 1 x simulated-24GiB (simulated)",
+        "needs 0.9 of a card (simulated-80GiB) with 1 CPU, found 1 x simulated-24GiB (simulated)",
     )
 
 
@@ -216,7 +216,8 @@ def test_cpus_and_host_memory_of_a_node_limit_its_trials() -> None:
     requests = [Request(name=f"s/{number}", sweep="s", alternatives=(on_cpus,)) for number in range(4)]
     done = hosts.send(*(Submitted(request=request) for request in requests))
     assert [one.nodes for one in done.allocations] == [("n",), ("n",), ("small",)]
-    assert hosts.broker.waiting_reason("s/3") == "needs 1 CPUs and 2.00 GiB of host memory of one machine; 3 trials run"
+    shown = "needs 1 CPU and 2.00 GiB of host memory of one machine, beside 3 running trials"
+    assert hosts.broker.waiting_reason("s/3") == shown
 
 
 def test_several_cards_lie_on_one_node_unless_they_may_be_spread() -> None:

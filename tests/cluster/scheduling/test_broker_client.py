@@ -32,7 +32,7 @@ def test_requests_start_in_order_and_each_is_decided_once(make: Make) -> None:
         client.started(f"s/{number}")
     client.waiting_reason("s/5")
     assert names(shells.wait(2, client)[0]) == []
-    assert client.waiting_reason("s/5").startswith("needs 1 card (simulated-24GiB) with 1 CPUs, where s/1 holds 1")
+    assert client.waiting_reason("s/5").startswith("needs 1 card (simulated-24GiB) with 1 CPU, where s/1 holds 1")
     client.ended("s/3")
     (decided,) = shells.wait(2, client)
     assert names(decided) == ["s/5"]

@@ -117,7 +117,7 @@ def test_gpus_that_a_raw_job_holds_are_not_allocated_and_are_named(cluster: "Clu
             text=True,
             check=True,
         ).stdout
-        assert "1 GPUs of 127.0.0.2 are held by other Ray programs" in shown
+        assert "other Ray programs hold 1 of the GPUs of 127.0.0.2" in shown
         assert "problem: node 127.0.0.2: Ray counts 2 GPUs and NVML sees none" in shown
         assert not driver.has("starts c/3")
         ray.kill(raw)

@@ -60,7 +60,7 @@ def test_trials_finish_stop_fail_and_are_refused_and_the_ledger_tells_them_apart
         3: ("out_of_memory", None),
         4: ("out_of_memory", None),
     }
-    assert "trial 2 stopped, best 10.000 after 1 evaluations: asha stopped it at evaluation 1" in sweep.shown
+    assert "trial 2 stopped, best 10.000 after 1 evaluation: asha stopped it at evaluation 1" in sweep.shown
     assert not sweep.holding
 
 

@@ -116,7 +116,7 @@ def test_ledgers_of_an_output_folder_are_read_and_a_broken_one_is_told(
     broken.parent.mkdir()
     broken.write_text('{"event": "other"}\n')
     ledgers = earlier_ledgers(tmp_path)
-    assert "broken: 1 lines are not used for the plan: line 1: event must be" in capsys.readouterr().err
+    assert "broken: not used for the plan: 1 line of the ledger: line 1: event must be" in capsys.readouterr().err
     assert len(observations_of(ledgers)) == 12
     name, parts = importances_of(ledgers, "eval/loss", "minimize")
     assert name == "earlier, 12 trials"
