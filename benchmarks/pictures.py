@@ -9,9 +9,9 @@ import argparse
 import asyncio
 import io
 import os
-import pty
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,19 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from PIL import Image
 from rich.console import Console
-from rich.text import Text
 
 from benchmarks.browser import Browser, browser
 from cluster.machines.tokens import token_path
+from tune_jobs.driver.view import layout
+from tune_jobs.records.journal import FILE_NAME, Journal
+from tune_jobs.records.ledger import SweepFolder
+from tune_jobs.records.progress import SweepFrame, progress_of
 from tuning_common import cli
 from tuning_common.errors import WorkError
+from tuning_common.files import read_jsonl
 
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
 LAPTOP, PHONE, DOCUMENT = 1280, 390, 1010  # widths in CSS pixels
 _COLUMNS, _COLOURS = 80, 96  # of the terminal; of a picture
 _POPULATION = """
@@ -44,7 +49,7 @@ search: {perturbation_interval: 2, seed: 0}
 SWEEPS: Mapping[str, str] = {  # by name: arguments of `python -m tune_jobs run`
     "sample": "tune_jobs/sweeps/sample.yaml",
     "quick_check_sample": "tune_jobs/sweeps/quick_check_sample.yaml",
-    "population_sample": "WORK/population_sample.yaml",
+    "population_sample": "population_sample.yaml",
     "model_comparison_sample": "tune_jobs/sweeps/model_comparison_sample.yaml --simulate 1x24GiB,1x11GiB --member jun",
 }
 
@@ -85,12 +90,12 @@ SHOTS: Mapping[str, Shot] = {
         page="outputs/sweep_results/model_comparison_sample/analysis_report.html",
         dark=True,
         start="#curves",
-        height=1200,
+        height=1230,
     ),
     "population_laptop_light": Shot(
         page="outputs/sweep_results/population_sample/analysis_report.html", start="#lineage", height=1100
     ),
-    "terminal": Shot(page="terminal.svg", width=998),
+    "terminal": Shot(page="terminal.html", width=1014),
 }
 
 
@@ -101,10 +106,11 @@ async def main(arguments: Sequence[str]) -> int:
     work = parser.parse_args(arguments).work
     work.mkdir(parents=True, exist_ok=True)
     (work / "population_sample.yaml").write_text(_POPULATION, encoding="utf-8")
+    shutil.copy(ROOT / "team.yaml", work)
     async with browser() as tab:
         for name, sweep in SWEEPS.items():
             if not (work / "outputs" / "sweep_results" / name / "best_config.yaml").exists():
-                await _run(tab, work, name, sweep.replace("WORK", str(work)))
+                await _run(tab, work, name, sweep)
         _write_pages(work)
         for name, shot in SHOTS.items():
             _save(name, await _draw(tab, work, shot), shot.columns)
@@ -112,41 +118,46 @@ async def main(arguments: Sequence[str]) -> int:
 
 
 async def _run(tab: Browser, work: Path, name: str, sweep: str) -> None:
-    """Runs a sweep in a terminal of 80 columns; the last one with Ray's dashboard, which is drawn while trials run."""
-    last = name == list(SWEEPS)[-1]
-    more = ["--output", str(work / "outputs"), *(["--dashboard"] if last else [])]
-    command = [sys.executable, "-m", "tune_jobs", "run", *shlex.split(sweep), *more]
-    ours, theirs = pty.openpty()
-    environment = os.environ | {"COLUMNS": str(_COLUMNS), "TERM": "xterm-256color"}
-    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=environment)
-    os.close(theirs)
-    shown, drawing = "", None
-    while text := await asyncio.to_thread(_read, ours):
-        shown += text
-        if drawing is None and (found := re.search(r"dashboard: (http://127\.0\.0\.1:\d+)", shown)):
+    """Runs a sweep; the last one with Ray's dashboard, which is drawn while trials run."""
+    more = ["--dashboard"] if name == list(SWEEPS)[-1] else []
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tune_jobs", "run", *shlex.split(sweep), *more),
+        stderr=asyncio.subprocess.PIPE,
+        cwd=work,
+        env=_environment(),
+    )
+    assert process.stderr is not None
+    drawing = None
+    async for line in process.stderr:
+        print(line.decode(), end="", file=sys.stderr)
+        if found := re.search(r"dashboard: (http://127\.0\.0\.1:\d+)", line.decode()):
             drawing = asyncio.create_task(_draw_dashboard(tab, found[1]))
     if drawing is not None:
         await drawing
-    os.close(ours)
-    if process.wait():
-        raise WorkError(f"{shlex.join(command)} ended with {process.returncode}:\n{shown[-2000:]}")
-    if name == "sample":
-        (work / "terminal.svg").write_text(terminal_svg(shown, f"tune-jobs run {sweep}"), encoding="utf-8")
+    if await process.wait():
+        raise WorkError(f"the sweep {name} ended with {process.returncode}")
 
 
-def _read(terminal: int) -> str:
-    try:
-        return os.read(terminal, 65536).decode(errors="replace")
-    except OSError:  # of a pseudo-terminal whose program has ended
-        return ""
-
-
-def terminal_svg(shown: str, title: str) -> str:
-    """Draws what a terminal shows at the end, from all that a program wrote to it: the last redrawn screen."""
-    screen = shown.rpartition("\x1b[2K")[2].replace("\r", "").split("\n\n")[0]
+def terminal_svg(folder: SweepFolder) -> str:
+    """Draws the live view as it was at the end of a sweep."""
+    record, journal = folder.load().sweep, Journal(folder.path / FILE_NAME)
+    assert record is not None
+    times = [float(str(event["elapsed_s"])) for event in read_jsonl(folder.path / FILE_NAME)[0] if "elapsed_s" in event]
+    longest = max(max(trial.evaluations, default=0) for trial in journal.trials.values())
+    frame = SweepFrame(
+        sweep=record.sweep,
+        metric=record.metric,
+        goal=record.goal,
+        total=len(journal.trials),
+        longest=longest,
+        slots=1,
+        rungs=tuple(int(rung) for rung in record.stopping.partition("rungs ")[2].split(", ") if rung),
+        started_s=min(times),
+        simulated=record.simulated,
+    )
     console = Console(record=True, width=_COLUMNS, file=io.StringIO())
-    console.print(Text.from_ansi(screen))
-    return console.export_svg(title=title)
+    console.print(layout(progress_of(frame, journal.trials, max(times))))
+    return console.export_svg(title=record.command)
 
 
 async def _draw_dashboard(tab: Browser, url: str) -> None:
@@ -159,15 +170,18 @@ async def _draw_dashboard(tab: Browser, url: str) -> None:
 
 
 def _write_pages(work: Path) -> None:
-    results = work / "outputs" / "sweep_results"
-    _tune_jobs("report", results / "sample", "--language", "ko")
-    (results / "sample" / "analysis_report.html").replace(work / "korean.html")
+    results = Path("outputs/sweep_results")
+    sample = results / "sample"
+    _tune_jobs(work, "report", sample, "--language", "ko")
+    (work / sample / "analysis_report.html").replace(work / "korean.html")
     for name in SWEEPS:
-        _tune_jobs("report", results / name)
-    _tune_jobs("compare", results / "sample", "--html", work / "compare.html")
-    _tune_jobs("week", work / "outputs", "--html", work / "week.html")
-    _tune_jobs("review", results / "sample", "--overwrite")
-    review = (results / "sample" / "review.md").read_text(encoding="utf-8").replace("- [ ]", "- ☐")
+        _tune_jobs(work, "report", results / name)
+    _tune_jobs(work, "compare", sample, "--html", "compare.html")
+    svg = terminal_svg(SweepFolder(work / sample))
+    (work / "terminal.html").write_text(f"<!doctype html><meta charset=utf-8><body>{svg}", encoding="utf-8")
+    _tune_jobs(work, "week", "outputs", "--html", "week.html")
+    _tune_jobs(work, "review", sample, "--overwrite")
+    review = (work / sample / "review.md").read_text(encoding="utf-8").replace("- [ ]", "- <input type=checkbox>")
     body = MarkdownIt("gfm-like", {"linkify": False}).render(review)
     page = f"<!doctype html><meta charset=utf-8><style>{_FORGE}</style>{body}"
     (work / "review.html").write_text(page, encoding="utf-8")
@@ -177,11 +191,16 @@ _FORGE = """body { font: 16px/1.5 "Noto Sans CJK KR", sans-serif; margin: 24px; 
 h1, h2 { border-bottom: 1px solid #d1d9e0; padding-bottom: 6px; } table { border-collapse: collapse; font-size: 13px; }
 th, td { border: 1px solid #d1d9e0; padding: 6px 10px; text-align: left; }
 code { background: #eff1f3; font-size: 12px; }
-a { color: #0969da; } tr:has(> th:empty) { display: none; } li:has(p) { list-style: none; }"""
+a { color: #0969da; } tr:has(> th:empty) { display: none; } li:has(input) { list-style: none; }"""
 
 
-def _tune_jobs(*arguments: str | Path) -> None:
-    subprocess.run([sys.executable, "-m", "tune_jobs", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+def _tune_jobs(work: Path, *arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "tune_jobs", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=work, env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 async def _draw(tab: Browser, work: Path, shot: Shot) -> bytes:

@@ -118,7 +118,7 @@ def test_a_sweep_that_is_not_complete_says_so_and_how_to_resume(tmp_path: Path) 
     page = build_report(folder.path).html.read_text(encoding="utf-8")
     assert "Best so far: " in page
     assert '<span class="badge">not complete</span>' in page
-    assert "3 trials of it have no end yet" in page
+    assert "3 trials have not ended" in page
     assert "--resume" in page
 
 
@@ -128,7 +128,7 @@ def test_a_sweep_that_runs_now_is_not_told_to_go_on(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         page = build_report(folder.path).html.read_text(encoding="utf-8")
     assert '<span class="badge">still running</span>' in page
-    assert "it runs now" in page
+    assert "the sweep is running" in page
     assert "--resume" not in page
 
 

@@ -280,8 +280,8 @@ def test_the_list_of_jobs_shows_progress_while_they_run_and_when_they_ended() ->
     begun, ended = jobs_cli.row(over, "", 2_000_000.0)[3:5]
     assert begun
     assert ended
-    assert jobs_cli.progress_of("\n \n") == ""
-    assert jobs_cli.progress_of("refused\n") == "refused"
+    assert jobs_cli.progress_line("\n \n") == ""
+    assert jobs_cli.progress_line("refused\n") == "refused"
     frame = SweepFrame(sweep="wide", metric="m", goal="maximize", total=1, longest=2, slots=1)
     trial = TrialProgress(number=1, name="wide_1", status="finished", iteration=2, last=7.25, best=7.25, run_s=10.0)
     shown: dict[Language, str] = {
@@ -291,4 +291,4 @@ def test_the_list_of_jobs_shows_progress_while_they_run_and_when_they_ended() ->
     for language, line in shown.items():
         with use_language(language):
             output = screen(SweepProgress(frame=frame, trials={1: trial}, now_s=10.0))
-        assert jobs_cli.progress_of(f"{output}\nbest model: ...\n") == line
+        assert jobs_cli.progress_line(f"{output}\nbest model: ...\n") == line

@@ -75,7 +75,9 @@ def _text(comparison: "Comparison", page: Path, examples: int) -> str:
     from tune_jobs.analysis.comparison import COMBINED, largest_differences
     from tune_jobs.report.compare_page import difference_rows, headline, notes, score_rows, setting_rows
 
-    parts = [headline(comparison), cli.table(*score_rows(comparison))]
+    width = cli.terminal_columns()
+    expendable = (9, 8, 3, 2, 1)  # the time, evaluations, ROUGE-L, -2, -1
+    parts = [headline(comparison), cli.narrow_table(*score_rows(comparison), width, expendable)]
     if comparison.summaries:
         parts.append(cli.table(*difference_rows(comparison)))
     header, rows = setting_rows(comparison)
@@ -86,7 +88,7 @@ def _text(comparison: "Comparison", page: Path, examples: int) -> str:
             f"  {side.letter} {scores[COMBINED]:5.1f} {text or tr('(nothing)')}"
             for side, text, scores in zip(comparison.sides, one.predictions, one.scores, strict=True)
         ]
-        parts.append("\n".join(lines))
+        parts.append("\n".join(cli.shortened(line, 2 * width) for line in lines))  # the page has all of a long one
     return "\n\n".join([*parts, "\n".join(notes(comparison)), str(page)])
 
 

@@ -64,7 +64,7 @@ def as_text(
 
 def _times(request: MemoryRequest, seconds: StepSeconds | None) -> str:
     if seconds is None:
-        return f"time: not known, as the peaks of {request.gpu.name} are not; name a GPU model (--gpu)"
+        return f"time: not known: the speed of {request.gpu.name} is not; name a GPU model with --gpu"
     step, dev = seconds.step, seconds.evaluate + seconds.generate
     thousand_s = step.total_s * 1000 / request.batch_size
     dev_thousand_s = dev.total_s * 1000 / request.generation_batch_size

@@ -61,7 +61,7 @@ def _progress(jobs: "Jobs", job: "Job") -> str:
     if job.started_at is None:
         return ""
     try:
-        return progress_of(jobs.output(job))
+        return progress_line(jobs.output(job))
     except WorkError:  # its node is gone, or Ray has removed it
         return "its output is not there any more"
 
@@ -118,21 +118,21 @@ def row(job: "Job", progress: str, now: float) -> list[object]:
 
     Args:
         job: See Job.
-        progress: See progress_of.
+        progress: See progress_line.
         now: Unix seconds.
     """
     ended = _moment(job.ended_at) if job.is_over else ""
     return [job.name, job.status.lower(), _duration(job, now), _moment(job.started_at), ended, progress]
 
 
-def progress_of(output: str) -> str:
+def progress_line(output: str) -> str:
     """Returns how far a sweep is: the last line of its output that counts its trials, with the best score.
 
     The last line of all where no line counts trials.
 
-    >>> progress_of("3 of 10 trials ended, 2 running | best 24.6 (trial 1) | 4 min\\ntrial 6 starts: wide_6\\n\\n")
+    >>> progress_line("3 of 10 trials ended, 2 running | best 24.6 (trial 1) | 4 min\\ntrial 6 starts: wide_6\\n\\n")
     '3 of 10 trials ended, 2 running | best 24.6 (trial 1) | 4 min'
-    >>> progress_of("10 of 10 trials ended\\nbest 24.6 (trial 1) | 9 min\\nbest model: outputs/...\\n")
+    >>> progress_line("10 of 10 trials ended\\nbest 24.6 (trial 1) | 9 min\\nbest model: outputs/...\\n")
     '10 of 10 trials ended | best 24.6 (trial 1) | 9 min'
     """
     lines = _filled(output)

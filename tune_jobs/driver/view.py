@@ -121,7 +121,7 @@ def _table(trials: list[TrialProgress], progress: SweepProgress) -> Table:
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for name in (tr("last"), tr("best"), "GPUs"):
         table.add_column(name, justify="right", no_wrap=True)
-    note = Text(tr("settings, or why it waits or ended"), no_wrap=True, overflow="ellipsis")
+    note = Text(tr("settings or reason"), no_wrap=True, overflow="ellipsis")
     table.add_column(note)  # the only column that shrinks
     for trial in trials:
         row = [Text(visible(cell), no_wrap=True, overflow="ellipsis") for cell in _row(trial, progress.frame.longest)]
@@ -208,5 +208,6 @@ def _row(trial: TrialProgress, longest: int) -> list[str]:
         "-" if trial.last is None else f"{trial.last:.3f}",
         "-" if trial.best is None else f"{trial.best:.3f}",
         f"{trial.share:g}" if trial.share else "-",
-        "; ".join(part for part in (trial.settings, trial.reason) if part) or trial.name,
+        "; ".join(part for part in (trial.settings, "" if trial.status == "stopped" else trial.reason) if part)
+        or trial.name,
     ]

@@ -72,13 +72,9 @@ def _unfinished(analysis: Analysis) -> list[Advice]:
     missing = analysis.missing
     if missing <= 0:
         return []
-    have = (
-        tr("1 trial of it has no end yet")
-        if missing == 1
-        else tr("{trials} of it have no end yet", trials=trials_text(missing))
-    )
+    have = tr("1 trial has not ended") if missing == 1 else tr("{trials} have not ended", trials=trials_text(missing))
     if analysis.is_running:
-        reason = tr("{have}; it runs now", have=have)
+        reason = tr("{have}; the sweep is running", have=have)
         return [Advice(title=tr("Wait for the sweep"), reason=reason, command="python -m tune_jobs top")]
     return [Advice(title=tr("Let the sweep end"), reason=have, command=resuming(analysis.sweep.command, source))]
 
