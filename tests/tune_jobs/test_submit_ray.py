@@ -1,6 +1,5 @@
 """Submitted sweeps on a three-node simulated cluster with a token: two at once, a stop, a killed driver, no secret."""
 
-import base64
 import json
 import re
 import subprocess
@@ -28,17 +27,9 @@ pytestmark = [
 ]
 ROOT = Path(__file__).resolve().parents[2]
 IP = OUTER.partition("/")[0]  # with several GPU models, Ray needs another address than the loopback
+METRIC = "eval/rouge_combined_f1"
 KEY = "0123456789abcdef" * 2 + "01234567"
-WANDB_SERVER = """
-import http.server, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        open(sys.argv[1], "a").write(self.headers.get("Authorization", "") + chr(10))
-        self.send_response(401); self.end_headers()
-    do_GET = do_POST
-    def log_message(self, *_): pass
-http.server.ThreadingHTTPServer(("127.0.0.1", 8088), Handler).serve_forever()
-"""
+WANDB = "http://127.0.0.1:8088"
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +49,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def start_nodes(machine: Machine) -> "subprocess.CompletedProcess[str]":
-    machine.start([sys.executable, "-c", WANDB_SERVER, str(machine.home / "wandb_asked")])
+    machine.start([sys.executable, "-m", "tests.tune_jobs.wandb_server", WANDB.rpartition(":")[2]])
     shared = machine.home / "shared"
     shared.mkdir()
     made = machine.python("-m", "cluster", "token")
@@ -66,7 +57,7 @@ def start_nodes(machine: Machine) -> "subprocess.CompletedProcess[str]":
     return machine.python(
         *("-m", "cluster", "start", "--head", "--ip", IP, "--state-dir", str(machine.home / "state")),
         *("--storage", str(shared), "--simulate", "1x24GiB,1x40GiB,1x80GiB"),
-        WANDB_BASE_URL="http://127.0.0.1:8088",
+        WANDB_BASE_URL=WANDB,
     )
 
 
@@ -111,6 +102,20 @@ def check_complete(machine: Machine, sweep: str, trials: int, evaluations: int) 
     assert folder.report_html.exists()
 
 
+def check_mirrored(machine: Machine, sweep: str, trials: int, evaluations: int) -> None:
+    """W&B's server has one ended run for each trial, with each evaluation once, by the member's key."""
+    kept = document(machine.run("curl", "-s", f"{WANDB}/kept").stdout)
+    assert (kept["credentials"], kept["unknown"]) == ([f"api:{KEY}"], [])
+    runs = {str(run["name"]): run for run in kept["runs"] if run["group"] == sweep}
+    records = results(machine, sweep).load().trials
+    scores = {Path(one.experiment_dir).name: [row[METRIC] for row in one.history] for one in records}
+    assert sum(run["group"] == sweep for run in kept["runs"]) == trials
+    assert [len(found) for found in scores.values()] == [evaluations] * trials
+    for name, run in runs.items():
+        rows = cast("list[dict[str, object]]", run["history"])
+        assert ([row[METRIC] for row in rows if METRIC in row], run["exit_code"]) == (scores[name], 0), name
+
+
 def test_a_cluster_takes_no_job_without_its_token(machine: Machine, desk: Path) -> None:
     sweep = write_sweep(desk, "refused")
     refused = tune(machine, desk, "submit", sweep, RAY_AUTH_MODE="disabled")
@@ -147,12 +152,7 @@ def test_two_members_submit_at_once_and_both_sweeps_end_right(machine: Machine, 
     ]
     said = [ended(process, 2 * LIMIT_S)[0] for process in processes]  # two whole sweeps at once
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
-    asked = {
-        base64.b64decode(line.removeprefix("Basic "))
-        for line in (machine.home / "wandb_asked").read_text().split("\n")
-        if line
-    }
-    assert asked == {f"api:{KEY}".encode()}, "the mirror had the member's key"
+    check_mirrored(machine, "first", 2, 2)
     for text, member, name in zip(said, ("ann", "bob"), ("first", "second"), strict=True):
         assert f"{member}-{name} is submitted to http://127.0.0.1:8265: " in text
         assert f"results go to {machine.home}/shared/outputs" in text
@@ -164,7 +164,9 @@ def test_two_members_submit_at_once_and_both_sweeps_end_right(machine: Machine, 
     assert [jobs[name]["status"] for name in ("ann-first", "bob-second")] == ["SUCCEEDED"] * 2
     assert jobs["ann-first"]["entrypoint"] == "python -m tune_jobs run first.yaml"
     assert [jobs[name]["member"] for name in ("ann-first", "bob-second")] == ["ann", "bob"]
-    assert (jobs["ann-first"]["sweep"], jobs["ann-first"]["progress"]) == ("first", "")
+    assert jobs["ann-first"]["sweep"] == "first"
+    assert re.match(r"2 of 2 trials ended \| best [\d.]+ \(trial \d\) \|", str(jobs["ann-first"]["progress"]))
+    assert jobs["ann-first"]["ended_at"] is not None
     assert jobs["ann-first"]["report"] == "sweep_results/first/analysis_report.html"
     status = tune(machine, desk, "jobs", "status", "ann-first").stdout
     assert "ann-first: succeeded" in status
@@ -260,12 +262,13 @@ def test_a_stop_loses_nothing_and_resume_repeats_nothing(machine: Machine, desk:
 
 
 def test_a_driver_that_dies_is_started_again_and_goes_on(machine: Machine, desk: Path) -> None:
-    sweep = write_sweep(desk, "killed", epochs=8)
+    sweep = write_sweep(desk, "killed", epochs=8, wandb="auto")
     began = time.time()
     process = machine.start(
         [sys.executable, "-m", "tune_jobs", "submit", sweep, "--member", "dan", "--supervise"],
         cwd=desk,
         PYTHONPATH=str(ROOT),
+        WANDB_API_KEY=KEY,
     )
     wait_until(
         lambda: len(events(machine, "killed", "saved")) >= 2,
@@ -280,6 +283,7 @@ def test_a_driver_that_dies_is_started_again_and_goes_on(machine: Machine, desk:
     assert process.returncode == 0, said
     assert "the driver was ended by signal 9; it starts again and goes on where it was" in said
     check_complete(machine, "killed", 2, 8)
+    check_mirrored(machine, "killed", 2, 8)
     starts = [float(str(event["at"])) for event in events(machine, "killed", "started")]
     again = min(at for at in starts if at > died)
     assert again - died < stretched(60, quiet_s=30, took_s=min(starts) - began)

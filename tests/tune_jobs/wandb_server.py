@@ -4,9 +4,11 @@ It speaks what wandb 0.31 and wandb-workspaces 0.4 ask for, refuses calls it doe
 so that tests compare values instead of believing that something arrived.
 """
 
+import base64
 import gzip
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,6 +60,7 @@ class WandbServer:
         requests: Path or operation of every request.
         unknown: Operations that were refused.
         refuses: Operations that are answered with an error.
+        credentials: Every user and key that a request had, as `user:key`.
     """
 
     url: str = ""
@@ -68,6 +71,7 @@ class WandbServer:
     requests: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     refuses: set[str] = field(default_factory=set)
+    credentials: set[str] = field(default_factory=set)
     closing: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -78,6 +82,15 @@ class WandbServer:
     def run(self, name: str) -> StoredRun:
         """The run of this id; made when needed."""
         return self.runs.setdefault(name, StoredRun())
+
+    def kept(self) -> dict[str, object]:
+        """What a test in another process asks for: `/kept`."""
+        runs = [
+            {"name": run.fields["displayName"], "group": run.fields["groupName"], "exit_code": run.exit_code}
+            | {"history": run.rows()}
+            for run in self.runs.values()
+        ]
+        return {"runs": runs, "credentials": sorted(self.credentials), "unknown": self.unknown}
 
     def graphql(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         """Answers one GraphQL document."""
@@ -281,6 +294,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(self._handle(body), 200)
 
     def _handle(self, body: bytes) -> object:
+        if self.path == "/kept":
+            return self.state.kept()
+        scheme, _, told = self.headers.get("authorization", "").partition(" ")
+        if scheme == "Basic":
+            self.state.credentials.add(base64.b64decode(told).decode())
         if self.path.startswith("/graphql"):
             document = json.loads(body)
             return self.state.graphql(document["query"], document.get("variables") or {})
@@ -315,10 +333,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def wandb_server(mode: Mode = "ok") -> Iterator[WandbServer]:
-    """Serves on a free port of the loopback until the block ends; from then on the port is closed ("dead")."""
+def wandb_server(mode: Mode = "ok", port: int = 0) -> Iterator[WandbServer]:
+    """Serves on a port of the loopback, a free one where 0, until the block ends; then the port is closed ("dead")."""
     state = WandbServer(mode=mode)
-    server = _QuietServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
+    server = _QuietServer(("127.0.0.1", port), type("Handler", (_Handler,), {"state": state}))
     state.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -329,3 +347,8 @@ def wandb_server(mode: Mode = "ok") -> Iterator[WandbServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+if __name__ == "__main__":  # on a machine of its own, until it is killed
+    with wandb_server(port=int(sys.argv[1])):
+        threading.Event().wait()
