@@ -1,6 +1,5 @@
 """Ray's files are their owner's: no other user of the machine enters, exchanges or redirects them."""
 
-import doctest
 import os
 import shutil
 import subprocess
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import cluster.machines.ray_folder
 from cluster.machines.ray_folder import ROOM_BYTES, own_address, private_ray, private_root, ray_folder, restore_umask
 from tuning_common.errors import RequestError, WorkError
 
@@ -50,10 +48,6 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("TUNE_JOBS_UMASK")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def test_worked_examples_are_right() -> None:
-    assert doctest.testmod(cluster.machines.ray_folder).failed == 0
 
 
 def test_ray_starts_below_a_folder_of_mode_700_and_with_a_umask_of_its_own(temporary: Path) -> None:

@@ -1,8 +1,5 @@
 """A machine joins with one raylet for each GPU model; only the head keeps state, and nothing listens wide."""
 
-import doctest
-
-import cluster.machines.raylets
 from cluster.machines.hardware import Card, Node, split_by_model
 from cluster.machines.loopback import SINGLE_MACHINE
 from cluster.machines.raylets import HeadOptions, raylet_starts
@@ -17,10 +14,6 @@ MACHINE = Node(name="box", address="10.0.0.2", cpus=12, memory_bytes=96 * GIB)
 
 def options(arguments: tuple[str, ...]) -> dict[str, str]:
     return dict(argument.removeprefix("--").split("=", 1) for argument in arguments if "=" in argument)
-
-
-def test_worked_examples_are_right() -> None:
-    assert doctest.testmod(cluster.machines.raylets).failed == 0
 
 
 def test_a_mixed_box_is_one_raylet_a_model_with_its_own_cards_labels_and_ports() -> None:

@@ -1,6 +1,5 @@
 """A machine starts its raylets: no token, no start; wrong arguments are all named at once."""
 
-import doctest
 import os
 import subprocess
 import sys
@@ -8,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import cluster.commands.start_cli
-import cluster.machines.tokens
 from cluster.__main__ import main
 from cluster.machines.tokens import make_token, token_path, token_problem
 from tuning_common.errors import RequestError
@@ -33,13 +30,6 @@ def command(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 def home(tmp_path: Path) -> Path:
     make_token(token_path({}, tmp_path))
     return tmp_path
-
-
-def test_worked_examples_are_right() -> None:
-    assert [doctest.testmod(module).failed for module in (cluster.commands.start_cli, cluster.machines.tokens)] == [
-        0,
-        0,
-    ]
 
 
 def test_a_token_is_long_random_and_its_owners_only(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What a run says about itself: numbers under their names, a warning near the memory limit, overflows left out."""
 
-import doctest
 import json
 import logging
 import math
@@ -42,10 +41,6 @@ class Bench:
         self.state.global_step, self.state.epoch = step, step / 10
         self.numbers.on_evaluate(self.args, self.state, self.control, metrics)
         self.numbers.on_save(self.args, self.state, self.control)
-
-
-def test_worked_examples_are_right() -> None:
-    assert doctest.testmod(dialsum.callbacks).failed == 0
 
 
 def test_used_memory_is_in_gib_and_in_percent_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:

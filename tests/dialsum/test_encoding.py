@@ -1,14 +1,11 @@
 """Encoding keeps what the model needs, pads as each model kind needs it, and is done once."""
 
-import doctest
 import errno
 import random
 from pathlib import Path
 
 import pytest
 
-import dialsum.encoding
-import dialsum.tokenizers
 from dialsum.config import RunConfig
 from dialsum.data import Example
 from dialsum.encoding import EncodedDataset, encode
@@ -21,11 +18,6 @@ EXAMPLES = [
     Example(fname="b", dialogue="#Person1#: 네.", summaries=("#Person1#은 답한다.", "둘째"), topic=None),
 ]
 TEXTS = [text for example in EXAMPLES for text in (example.dialogue, *example.summaries)] * 3
-
-
-@pytest.mark.parametrize("module", [dialsum.encoding, dialsum.tokenizers])
-def test_worked_examples_are_right(module: object) -> None:
-    assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
 
 
 def test_seq2seq_sources_begin_and_end_and_targets_end(tmp_path: Path) -> None:

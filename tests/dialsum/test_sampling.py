@@ -1,16 +1,9 @@
 """The order of an epoch is a permutation in batches of similar length, decided by seed and epoch alone."""
 
-import doctest
-
 import hypothesis.strategies as st
 from hypothesis import given
 
-import dialsum.sampling
 from dialsum.sampling import GroupedSampler, grouped_order
-
-
-def test_worked_examples_are_right() -> None:
-    assert doctest.testmod(dialsum.sampling) == (0, 2)
 
 
 @given(

@@ -1,6 +1,5 @@
 """The loss is each family's own, in value and gradient, though the output head sees only positions that count."""
 
-import doctest
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-import dialsum.step
 from dialsum.models import model_class
 from dialsum.step import counted_positions, forward_loss, has_other_loss, shifted_right
 from tests.cluster.estimator.families import FAMILIES
@@ -84,10 +82,6 @@ def assert_equal(
         gradients.append(gradient_of(model, found))
     assert losses[1] == pytest.approx(losses[0], rel=loss)
     assert (gradients[1] - gradients[0]).norm() < gradient * gradients[0].norm()
-
-
-def test_worked_examples_are_right() -> None:
-    assert doctest.testmod(dialsum.step).failed == 0
 
 
 @pytest.mark.parametrize("name", SHAPES)

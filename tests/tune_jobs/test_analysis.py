@@ -1,6 +1,5 @@
 """Winners, ties, costs and importances of ledgers whose truth is known."""
 
-import doctest
 import random
 from pathlib import Path
 
@@ -9,12 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tune_jobs.synthetic import METRIC, START, sweep_record, truth, wide_ledger
-from tune_jobs.analysis import candidates, significance
 from tune_jobs.analysis.candidates import Scored, find_noise, group_seeds, score_of
 from tune_jobs.analysis.importance import LEAST_TRIALS, find_importances
 from tune_jobs.analysis.significance import PairedDifference, paired_bootstrap
 from tune_jobs.analysis.sweep_analysis import analyse, describe_settings
-from tune_jobs.config import parameters
 from tune_jobs.config.parameters import find_parameters
 from tune_jobs.records.ledger import Ledger, SweepRecord, TrialRecord
 from tune_jobs.report.summary import tiles
@@ -271,10 +268,3 @@ def test_the_made_up_ledger_has_the_winner_that_it_was_made_with() -> None:
     assert truth(found.winner.trial.sampled) == pytest.approx(best, abs=0.5)
     assert isinstance(found.sweep, SweepRecord)
     assert Path(found.winner.trial.experiment_dir).parent == Path("outputs/experiments")
-
-
-@pytest.mark.parametrize("module", [candidates, parameters, significance])
-def test_worked_examples_hold(module: object) -> None:
-    outcome = doctest.testmod(module)  # type: ignore[arg-type]
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

@@ -1,6 +1,5 @@
 """What is sent to a cluster: the files that a sweep names, a name, a command, a sealed key; no secret in the open."""
 
-import doctest
 import json
 import os
 import subprocess
@@ -272,7 +271,6 @@ def test_where_no_cluster_answers_the_remedy_is_named(project: Path) -> None:
 
 
 def test_the_list_of_jobs_shows_progress_while_they_run_and_when_they_ended() -> None:
-    assert doctest.testmod(jobs_cli).failed == 0
     running = Job(name="ann-wide", status="RUNNING", started_at=1_000_000.0)
     assert jobs_cli.row(running, "3 of 10 trials ended", 1_000_060.0)[1:3] == ["running", "1 min 00 s"]
     assert jobs_cli.row(running, "3 of 10 trials ended", 1_000_060.0)[4:] == ["", "3 of 10 trials ended"]

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.estimator import calibration
 from cluster.estimator.calibration import (
     DEFAULT_MARGIN,
     Margin,
@@ -166,11 +165,3 @@ def test_many_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     loaded = load_calibration(ledger)
     assert loaded.unreadable == 0
     assert {p.run for p in loaded.peaks} == {f"{w}-{i}" for w in range(4) for i in range(50)}
-
-
-def test_examples_hold() -> None:
-    import doctest
-
-    outcome = doctest.testmod(calibration)
-    assert outcome.attempted >= 4
-    assert outcome.failed == 0

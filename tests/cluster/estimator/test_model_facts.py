@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cluster.estimator import model_facts as module
 from cluster.estimator.model_facts import model_facts, read_model_folder
 from tuning_common.errors import RequestError
 
@@ -83,11 +82,3 @@ def test_an_adapter_without_its_base_is_refused_with_what_is_estimated_instead(t
     with pytest.raises(RequestError, match=r"an adapter \(LoRA\) without its base's config.json") as caught:
         read_model_folder(tmp_path)
     assert "--model BASE --adapter-type lora" in str(caught.value)
-
-
-def test_examples_hold() -> None:
-    import doctest
-
-    outcome = doctest.testmod(module)
-    assert outcome.attempted >= 2
-    assert outcome.failed == 0

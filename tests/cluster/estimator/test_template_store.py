@@ -1,7 +1,6 @@
 """Templates are shipped, cached or traced; what cannot be trusted is made again."""
 
 import dataclasses
-import doctest
 import lzma
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.estimator import template_keys, template_store
+from cluster.estimator import template_store
 from cluster.estimator.template import Template, TemplateKey
 from cluster.estimator.template_archive import write_archive
 from cluster.estimator.template_build import build_part
@@ -48,12 +47,6 @@ def cache(tmp_path: Path, parts: dict[str, Part]) -> Path:
 
 def find(cache: Path, key: TemplateKey = KEY) -> Template:
     return find_template(key, SIZES, RECIPE, cache=cache, shipped=cache / "none", note=pytest.fail)
-
-
-def test_docstring_examples_hold() -> None:
-    outcome = doctest.testmod(template_keys)
-    assert outcome.attempted > 0
-    assert outcome.failed == 0
 
 
 def test_a_file_gives_back_what_was_written(cache: Path, parts: dict[str, Part]) -> None:
