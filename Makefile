@@ -1,6 +1,7 @@
 # make sweep   a fresh machine -> environment -> the sample sweep -> best model and report
 # make test    environment -> lint, types and every test but the longest
 # make long    the longest tests: machines over SSH, a job on Slurm, every block of README.md
+# make coverage   lines of the pure rooms that the tests without Ray reach; fails under 95 %
 # make lock    writes requirements.lock anew after a change of requirements*.txt; keeps what still fits
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,9 +10,9 @@ SWEEP ?= tune_jobs/sweeps/sample.yaml
 # Two files of tests at a time, each by one process in its order; `make test SIDE_BY_SIDE=` runs them one after another.
 SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE :=
-unit ray long: export OMP_NUM_THREADS := 1
+unit ray long coverage: export OMP_NUM_THREADS := 1
 
-.PHONY: sweep test lint unit ray long lock environment development clean
+.PHONY: sweep test lint unit ray long coverage lock environment development clean
 
 sweep: environment
 	$(PY) -m tune_jobs run $(SWEEP)
@@ -31,6 +32,10 @@ ray: development
 
 long: development
 	$(PY) -m pytest $(SIDE_BY_SIDE) --durations 15 -m long
+
+coverage: development
+	$(PY) -m coverage run -m pytest -m "not ray and not gpu and not long"
+	$(PY) -m coverage report
 
 lock: environment
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
