@@ -1,8 +1,8 @@
 """Renews the pictures of docs/images from sweeps that it runs on simulated cards: `python -m benchmarks.pictures`.
 
-Takes about ten minutes on two cores; needs Chromium and a Korean font (apt-get install chromium fonts-noto-cjk).
-Ends with an error where a page is wider than its window. charts_altair.png is of a comparison that was made once
-(docs/reports.md).
+Needs Chromium and a Korean font (apt-get install chromium fonts-noto-cjk); takes minutes. A sweep that the working
+folder has is not run again. Ends with an error where a page is wider than its window. charts_altair.png is of a
+comparison that was made once (docs/reports.md).
 """
 
 import argparse
