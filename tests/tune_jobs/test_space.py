@@ -43,6 +43,10 @@ def test_steps_are_whole_multiples_without_binary_dust() -> None:
     assert steps.values() == (0.1, 0.2, 0.3, 0.4, 0.5)
     assert steps.contains(0.3)
     assert not steps.contains(0.35)
+    assert [Range(name="x", distribution="uniform", low=0.0, high=2.0).contains(value) for value in (True, "1")] == [
+        False,
+        False,
+    ]
 
 
 def test_a_bell_is_symmetric_and_its_logarithm_too() -> None:
@@ -67,6 +71,7 @@ def test_a_configuration_is_in_a_space_with_all_its_parameters_or_not_at_all() -
     assert not space.contains({"rouge_weights": [0.3, 0.8], "seed": 1})
     assert not space.contains({"rouge_weights": [0.3, 0.7], "seed": 2})
     assert not space.contains({"rouge_weights": [0.3, 0.7]})
+    assert (space["seed"], "seed" in space, "dropout" in space) == (Constant(name="seed", value=1), True, False)
 
 
 def test_one_is_not_true_but_it_is_one_point_nought() -> None:
