@@ -40,7 +40,7 @@ def test_json_has_what_the_design_promises(capsys: pytest.CaptureFixture[str]) -
     assert promised <= set(answer)
     assert answer["model_parameters"] == 123_859_968
     assert sum(answer["terms"].values()) == answer["device_bytes"] < answer["upper_bytes"]
-    assert (answer["gpu"], answer["gpu_share"], answer["fits"]) == ("NVIDIA GeForce RTX 3090", 0.1875, True)
+    assert (answer["gpu"], answer["gpu_share"], answer["fits"]) == ("NVIDIA GeForce RTX 3090", 0.1666, True)
     assert answer["peak_phase"].split("/")[0] == "train"
 
 
@@ -107,8 +107,8 @@ def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     lines = text.splitlines()
     assert lines[0] == ("kobart (bart, 123,859,968 parameters, tied output head) on NVIDIA GeForce RTX 3090 (24.0 GiB)")
     assert max(line.count("█") for line in lines) == 32
-    assert "share: 0.1875 of a card, as " in text
-    assert "5 such trials fit beside each other and would each take 5.0 times as long as alone" in text
+    assert "share: 0.1666 of a card, as " in text
+    assert "6 such trials fit beside each other and would each take 6.0 times as long as alone" in text
     assert "note: margin: default, no measured peak yet" in text
     assert "not measured on this project" in text
 
@@ -128,7 +128,7 @@ def test_a_card_that_is_too_small_gets_a_plan(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_dev_batch_needs_no_more_than_training_unless_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ("--num-beams", "4", "--batch-size", "4", "--gpu", "T4")
+    flags = ("--num-beams", "4", "--gpu", "T4")
     asked = ask(capsys, *flags, "--generation-batch-size", "64")
     assert (asked["peak_phase"], asked["generation_batch"]) == ("generate/decode", 64)
     chosen = ask(capsys, *flags)

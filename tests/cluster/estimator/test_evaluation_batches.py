@@ -52,7 +52,7 @@ def test_what_the_configuration_sets_stays() -> None:
     asked = replace(request("kogpt2"), loss_batch_size=3, generation_batch_size=5)
     assert with_evaluation_batches(ESTIMATOR, asked, ()) == asked
     found = with_evaluation_batches(ESTIMATOR, asked, ("loss_batch_size",))
-    assert (found.loss_batch, found.generation_batch_size) == (8, 5)
+    assert (found.loss_batch, found.generation_batch_size) == (32, 5)
     assert found.generation_batch_size not in SIZES
 
 
