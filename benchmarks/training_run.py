@@ -1,14 +1,13 @@
 """Measured training runs in a process of their own; benchmarks/training.py and techniques.py start it.
 
 `python -m benchmarks.training_run '{"system": "dialsum", "config": {...}, "purpose": "time"}'` prints a JSON object for
-each argument. Imports, preparation and training are timed apart, in seconds of wall and of this process's CPU, training
-from its begin to the end of its last step, without evaluation and saving.
+each argument. Imports, preparation and training are timed apart, in seconds of wall and of the CPU of this process and
+of those that it starts, training from its begin to the end of its last step, without evaluation and saving.
 """
 
 import json
 import logging
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from benchmarks.training_watch import peak_bytes, reset_peak, watch_training
 from dialsum.config import RunConfig
 from tuning_common.cli import note
 from tuning_common.errors import WorkError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from dialsum.preparation import Prepared
 
-System = Literal["dialsum", "own_loss", "ungrouped", "plain", "plain_padded"]
+System = Literal["dialsum", "own_loss", "ungrouped", "looped", "plain", "plain_padded"]
 Purpose = Literal["time", "memory", "profile"]
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path("../shared/data/dialogsum")  # from ROOT, where every run starts
@@ -44,9 +44,9 @@ class TrainingRun:
 
     Attributes:
         system: dialsum; own_loss: the same with the model's own loss; ungrouped: the same with a random order of
-            dialogues; plain: Seq2SeqTrainer with its defaults and DataCollatorForSeq2Seq; plain_padded: the same on
-            data that are padded to the longest allowed lengths.
-        config: Values of a RunConfig, for both alike; max_steps bounds the run.
+            dialogues; looped: with AdamW as a loop over the parameters; plain: Seq2SeqTrainer with its defaults and
+            DataCollatorForSeq2Seq; plain_padded: the same on data that are padded to the longest allowed lengths.
+        config: Values of a RunConfig, for all alike; max_steps bounds the run.
         purpose: time; memory: each larger tensor is a mapping of its own, so that resident memory follows tensors;
             profile: torch's profiler runs beside it. Only the first one's times are of use.
     """
@@ -71,13 +71,14 @@ class Measured:
         train_cpu_s: CPU seconds of the steps, user and system.
         train_user_s: User part of train_cpu_s.
         train_wall_s: Wall seconds of the steps.
-        steps: Optimizer steps.
+        step_cpu_s: CPU seconds of each optimizer step.
+        optimizer_cpu_s: Part of all but the first of them in the optimizer; the first one makes its states.
         samples: Dialogues that were trained on.
-        first_step_s: CPU seconds of the first step (compilation, states of the optimizer).
-        padded_tokens: Input and label positions of all batches of an epoch, padding included.
+        batches: Rows, longest dialogue and longest summary of each micro-batch of an epoch.
         dev_loss: Loss on the dev data after the last step, mean over tokens.
         weight_bytes: Bytes of the parameters.
-        peak_bytes: Peak resident memory of training less that before it, plus weight_bytes.
+        peak_bytes: Peak resident memory of training less that before it, plus weight_bytes, and what processes of the
+            data loader have for themselves.
         operations: Self CPU seconds by operation, where the run was profiled.
     """
 
@@ -86,18 +87,23 @@ class Measured:
     train_cpu_s: float
     train_user_s: float
     train_wall_s: float
-    steps: int
+    step_cpu_s: list[float]
+    optimizer_cpu_s: float
     samples: int
-    first_step_s: float
-    padded_tokens: int
+    batches: list[list[int]]
     dev_loss: float
     weight_bytes: int
     peak_bytes: int
     operations: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def padded_tokens(self) -> int:
+        """Positions of all batches of an epoch, padding included."""
+        return sum(rows * (source + target) for rows, source, target in self.batches)
+
 
 def start(runs: Sequence[TrainingRun]) -> list[Measured]:
-    """Runs trainings one after another in a fresh process on one core.
+    """Runs trainings one after another in a fresh process with one thread, the first without compiled code at hand.
 
     Raises:
         WorkError: When one fails; with the end of its output.
@@ -105,10 +111,12 @@ def start(runs: Sequence[TrainingRun]) -> list[Measured]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if runs[0].purpose == "memory":  # glibc: mallopt(3)
         environment |= {"MALLOC_MMAP_THRESHOLD_": OWN_MAPPING_BYTES, "MALLOC_TRIM_THRESHOLD_": OWN_MAPPING_BYTES}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.training_run", *(run.key for run in runs)],
-        capture_output=True, text=True, check=False, env=environment, cwd=ROOT,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        environment |= {"TORCHINDUCTOR_CACHE_DIR": folder, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.training_run", *(run.key for run in runs)],
+            capture_output=True, text=True, check=False, env=environment, cwd=ROOT,
+        )  # fmt: skip
     if done.returncode:
         raise WorkError(f"{runs[0].key} or later: failed:\n" + "\n".join(done.stderr.splitlines()[-6:]))
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"')]  # transformers prints its own between
@@ -162,12 +170,19 @@ def main(arguments: Sequence[str]) -> int:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    for job in map(json.loads, arguments):
-        config = RunConfig.from_dict(job["config"], where="benchmark")
-        with tempfile.TemporaryDirectory() as folder:
-            measured = measure(config, job["system"], Path(folder), profile=job["purpose"] == "profile")
-        sys.stdout.write(json.dumps({"import_cpu_s": import_cpu_s} | measured) + "\n")
+    runs = [TrainingRun(**json.loads(argument)) for argument in arguments]
+    if runs[0].purpose == "memory":  # libraries allocate for themselves in a process's first training
+        _measured(runs[0])
+    for run in runs:
+        torch.compiler.reset()  # only what a process that starts would find on the disk
+        sys.stdout.write(json.dumps({"import_cpu_s": import_cpu_s} | _measured(run)) + "\n")
     return 0
+
+
+def _measured(run: TrainingRun) -> dict[str, object]:
+    config = RunConfig.from_dict(run.config, where="benchmark")
+    with tempfile.TemporaryDirectory() as folder:
+        return measure(config, run.system, Path(folder), profile=run.purpose == "profile")
 
 
 def measure(config: RunConfig, system: System, folder: Path, *, profile: bool) -> dict[str, object]:
@@ -178,21 +193,31 @@ def measure(config: RunConfig, system: System, folder: Path, *, profile: bool) -
     prepared = prepare(config, CACHE)
     prepare_cpu_s = time.process_time() - begin_s
     trainer = build_trainer(config, system, prepared, folder)
-    watch = _watch(trainer)
-    before_bytes = _reset_peak()
+    watch = watch_training(trainer)
+    before_bytes = reset_peak()
     operations = _profiled(trainer) if profile else _trained(trainer)
-    peak_bytes = _peak_bytes() - before_bytes
+    grown_bytes = peak_bytes() - before_bytes
     weight_bytes = sum(parameter.nbytes for parameter in prepared.model.parameters())
-    batches = list(trainer.get_train_dataloader())
     return watch.values() | {
         "prepare_cpu_s": prepare_cpu_s,
         "samples": int(trainer.state.global_step) * config.batch_size,
-        "padded_tokens": sum(batch["input_ids"].numel() + batch["labels"].numel() for batch in batches),
+        "batches": [_shape(batch, causal=prepared.kind == "causal") for batch in trainer.get_train_dataloader()],
         "dev_loss": dev_loss(prepared, config),
         "weight_bytes": weight_bytes,
-        "peak_bytes": peak_bytes + weight_bytes,
+        "peak_bytes": grown_bytes + weight_bytes + watch.worker_bytes,
         "operations": operations,
     }
+
+
+def _shape(batch: Mapping[str, "Tensor"], *, causal: bool) -> list[int]:
+    """Returns rows, longest dialogue and longest summary; a causal model's input has both."""
+    from dialsum.step import IGNORED_LABEL
+
+    rows, source = batch["input_ids"].shape
+    if not causal:
+        return [rows, source, batch["labels"].shape[1]]
+    target = int((batch["labels"] != IGNORED_LABEL).sum(1).max())
+    return [rows, source - target, target]
 
 
 def build_trainer(config: RunConfig, system: System, prepared: "Prepared", folder: Path) -> "Trainer":
@@ -227,7 +252,11 @@ def build_trainer(config: RunConfig, system: System, prepared: "Prepared", folde
     run_folder, scorer = RunFolder(folder), RougeScorer(config.language)
     numbers = NumbersCallback(config, NullReporter(), run_folder, scorer.identity)
     kinds: Mapping[str, type[SummarizerTrainer]] = {"ungrouped": Ungrouped, "own_loss": OwnLoss}
-    return kinds.get(system, SummarizerTrainer)(config, prepared, run_folder, scorer, numbers, Ranks())
+    trainer = kinds.get(system, SummarizerTrainer)(config, prepared, run_folder, scorer, numbers, Ranks())
+    if system == "looped":
+        for group in trainer.create_optimizer().param_groups:
+            group.update(foreach=False, fused=False)
+    return trainer
 
 
 def plain_trainer(config: RunConfig, prepared: "Prepared", folder: Path, *, padded: bool) -> "Trainer":
@@ -285,51 +314,6 @@ def dev_loss(prepared: "Prepared", config: RunConfig) -> float:
     return total / tokens
 
 
-class _Watch:
-    """Times from the begin of training to the end of its last step."""
-
-    def __init__(self) -> None:
-        self.began = self.first = self.ended = (0.0, 0.0, 0.0)
-        self.steps = 0
-
-    @staticmethod
-    def now() -> tuple[float, float, float]:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return time.perf_counter(), used.ru_utime, used.ru_utime + used.ru_stime
-
-    def step_done(self) -> None:
-        self.ended, self.steps = self.now(), self.steps + 1
-        if self.steps == 1:
-            self.first = self.ended
-
-    def values(self) -> dict[str, object]:
-        wall, user, cpu = (end - begin for begin, end in zip(self.began, self.ended, strict=True))
-        return {
-            "train_wall_s": wall, "train_user_s": user, "train_cpu_s": cpu, "steps": self.steps,
-            "first_step_s": self.first[2] - self.began[2],
-        }  # fmt: skip
-
-
-def _watch(trainer: "Trainer") -> _Watch:
-    from transformers import TrainerCallback
-
-    watch = _Watch()
-
-    class Callback(TrainerCallback):  # type: ignore[misc]  # transformers publishes no types
-        """Feeds the watch."""
-
-        def on_train_begin(self, *arguments: object, **kwargs: object) -> None:
-            """Starts it."""
-            watch.began = watch.now()
-
-        def on_step_end(self, *arguments: object, **kwargs: object) -> None:
-            """Counts a step."""
-            watch.step_done()
-
-    trainer.add_callback(Callback)
-    return watch
-
-
 def _trained(trainer: "Trainer") -> dict[str, float]:
     trainer.train()
     return {}
@@ -342,23 +326,6 @@ def _profiled(trainer: "Trainer") -> dict[str, float]:
         trainer.train()
     events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
     return {event.key: event.self_cpu_time_total / 1e6 for event in events[:TOP_OPERATIONS]}
-
-
-def _reset_peak() -> int:
-    """Resets the kernel's peak of resident memory; returns what is resident now."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS")
-
-
-def _peak_bytes() -> int:
-    return _status("VmHWM")
-
-
-def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise WorkError(f"/proc/self/status has no {name}; resident memory is measured on Linux only")
 
 
 if __name__ == "__main__":
