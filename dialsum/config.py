@@ -132,7 +132,7 @@ class RunConfig:
     )
     attention: Annotated[Attention, "Attention kernels: sdpa (fast) or eager (plain)."] = "sdpa"
     gradient_checkpointing: Annotated[bool, "Recompute activations in the backward pass: less memory, slower."] = False
-    torch_compile: Annotated[bool, "Compile the model; pays on long runs on a GPU."] = False
+    torch_compile: Annotated[bool, "Compile the model with torch.compile."] = False
     fsdp: Annotated[bool, "Shard weights, gradients and optimizer over a run's processes: less memory each."] = False
     cpu_threads: Annotated[int, Field(ge=1, le=1024), "Threads of torch in this process."] = 1
     dataloader_workers: Annotated[

@@ -19,7 +19,7 @@ from tune_jobs.planning.expected_stops import expected_evaluations, left_at
 from tune_jobs.planning.plan_values import MemoryGroup, PlannedPhase, PlannedTrial, SweepPlan
 from tune_jobs.planning.timeline import TimedTrial, Timeline, run_timeline
 from tune_jobs.search.grid import drawn_configs, planned_trials
-from tune_jobs.search.inputs import DataSizes, count_evaluations
+from tune_jobs.search.inputs import DataSizes, count_evaluations, count_steps
 from tuning_common.errors import RequestError
 
 FindOptions = Callable[[str, RunConfig], Sequence[Option]]  # see placer.Placer.options
@@ -143,9 +143,28 @@ class _Groups:
 
     def _group(self, config: RunConfig) -> MemoryGroup:
         try:
-            return MemoryGroup(config=config, options=self.options(config))
+            options = self.options(config)
         except RequestError as error:
             return MemoryGroup(config=config, refused=str(error))
+        return MemoryGroup(
+            config=config, options=options, needless_checkpointing=self._is_needless_checkpointing(config, options)
+        )
+
+    def _is_needless_checkpointing(self, config: RunConfig, options: Sequence[Option]) -> bool:
+        """See MemoryGroup.needless_checkpointing; without it a plan may turn it on again, by the shape."""
+        if not config.gradient_checkpointing or not any(option.alternative.model for option in options):
+            return False
+        try:
+            others = self.options(config.with_changes({"gradient_checkpointing": False}))
+        except RequestError:
+            return False
+        turned_on_again = any(option.placement.shape.gradient_checkpointing for option in others)
+        return not turned_on_again and sorted(map(_place, others)) == sorted(map(_place, options))
+
+
+def _place(option: Option) -> tuple[str, float, int, int, int]:
+    shape, asked = option.placement.shape, option.alternative
+    return asked.model, asked.gpus, asked.bundles, shape.micro_batch, shape.accumulation
 
 
 def _planned(
@@ -166,6 +185,7 @@ def _planned(
         group=group,
         evaluations=evaluations,
         expected_evaluations=evaluations,
+        steps=count_steps(config, sizes.train(config)) if trains else 0,
         epochs=epochs_of(config, sizes.train(config)) if trains else 0.0,
         options=() if groups.found[group].refused else groups.options(config),
     )

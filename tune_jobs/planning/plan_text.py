@@ -8,6 +8,7 @@ from tune_jobs.planning.guard_rails import Remark
 from tune_jobs.planning.impact import Impact
 from tune_jobs.planning.plan_values import MemoryGroup, PlannedPhase, PlannedTrial, SweepPlan
 from tune_jobs.planning.quota_end import QuotaEnd
+from tune_jobs.planning.technique_hints import technique_hints
 from tune_jobs.records.trial_spec import Placement
 from tune_jobs.search.inputs import ASSUMED_DIALOGUES
 from tuning_common.cli import table
@@ -252,7 +253,7 @@ def plan_notes(plan: SweepPlan) -> list[str]:
         notes.append(f"at most {most} trials share a card; fewer, where their reports show that a card gets more done")
     if plan.timed and len(plan.inventory.pools) > 1:
         notes.append("a card is taken to be as fast as the one on which a trial was measured, or as described")
-    return notes
+    return notes + technique_hints(plan)
 
 
 def phase_starts(plan: SweepPlan) -> dict[str, float]:

@@ -19,11 +19,14 @@ class MemoryGroup:
         config: One of them.
         options: Every option to run them; empty where there is none.
         refused: Why they can never run here; empty where they can.
+        needless_checkpointing: Whether their configuration has gradient checkpointing, and without it they would get
+            the same shares with the same micro-batches.
     """
 
     config: RunConfig
     options: tuple[Option, ...] = ()
     refused: str = ""
+    needless_checkpointing: bool = False
 
     @property
     def on_cards(self) -> tuple[Option, ...]:
@@ -50,6 +53,7 @@ class PlannedTrial:
         group: Index of its memory group in the plan.
         evaluations: When it is never stopped.
         expected_evaluations: When trials differ by chance alone.
+        steps: Optimizer steps when it is never stopped; none where nothing is trained.
         epochs: Passes over the data when it is never stopped.
         options: Every option to run it; empty where there is none.
     """
@@ -61,6 +65,7 @@ class PlannedTrial:
     group: int
     evaluations: int
     expected_evaluations: int
+    steps: int
     epochs: float
     options: tuple[Option, ...]
 

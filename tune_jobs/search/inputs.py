@@ -134,10 +134,20 @@ def count_evaluations(config: RunConfig, num_examples: int) -> int:
     >>> count_evaluations(RunConfig(num_epochs=2, batch_size=10, eval_steps=4), 100)
     5
     """
-    examples = min(num_examples, config.max_train_samples or num_examples)
-    steps_an_epoch = -(-examples // config.batch_size)
-    steps = config.max_steps or steps_an_epoch * config.num_epochs
-    return max(1, steps // (config.eval_steps or steps_an_epoch))
+    return max(1, count_steps(config, num_examples) // (config.eval_steps or _steps_an_epoch(config, num_examples)))
+
+
+def count_steps(config: RunConfig, num_examples: int) -> int:
+    """Counts the optimizer steps of a run that is never stopped early.
+
+    >>> count_steps(RunConfig(num_epochs=2, batch_size=10), 95)
+    20
+    """
+    return config.max_steps or _steps_an_epoch(config, num_examples) * config.num_epochs
+
+
+def _steps_an_epoch(config: RunConfig, num_examples: int) -> int:
+    return -(-min(num_examples, config.max_train_samples or num_examples) // config.batch_size)
 
 
 def _known_configs(sweep: Sweep) -> tuple[RunConfig, ...]:
