@@ -53,7 +53,7 @@ def test_a_cluster_without_quotas_shows_its_queue_and_what_others_hold() -> None
     head, cards, others, *_, last = text_of(shells.service.status() | {"problems": ["node x: no answer"]}).splitlines()
     assert head.endswith("   no quotas")
     assert cards == "4 GPUs, 0 free"
-    assert others == "3.5 GPUs of 127.0.0.1 are held by other Ray programs"
+    assert others == "other Ray programs hold 3.5 of the GPUs of 127.0.0.1"
     assert last.split()[:2] == ["s/1", "1"]
 
 
