@@ -2,7 +2,7 @@
 
 from tune_jobs.planning.plan_values import PlannedTrial, SweepPlan
 
-COMPILE_S = 24  # CPU seconds that it added to a trial of BART with 2 layers, with the code of an earlier trial at hand
+COMPILE_S = 8  # CPU seconds at least that it added to a trial of a small model, with the code of an earlier one at hand
 _SOURCE = "benchmarks/techniques.md; GPUs are not measured"
 
 
@@ -19,7 +19,7 @@ def technique_hints(plan: SweepPlan) -> list[str]:
     checkpointed = sum(plan.groups[trial.group].needless_checkpointing for trial in trials if trial.steps)
     hints = []
     if compiled and on_cpu:
-        hints.append(f"torch_compile: on a CPU compiled steps of a small BART were no quicker ({_SOURCE})")
+        hints.append(f"torch_compile: on a CPU compiled steps of small models were no quicker ({_SOURCE})")
     elif short:
         hints.append(
             f"torch_compile: {short} trials train for fewer seconds than compilation took of a small model, {COMPILE_S}"
