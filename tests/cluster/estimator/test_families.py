@@ -25,7 +25,7 @@ WITHOUT_SDPA = frozenset({"Gemma-2", "BLOOM", "LED", "BigBird-Pegasus", "Prophet
 # ProphetNet hands a tensor's value to a check.
 REFUSED = frozenset({"Kanana-2", "LED", "BigBird-Pegasus", "ProphetNet"})
 # In tiny models every block's rounding to 512 bytes is a large part, and an estimate bounds it.
-MOST_OVER = 0.07
+MOST_OVER = 0.06
 
 
 def request_of(facts: ModelFacts, name: str, *, encoder_len: int = 200, decoder_len: int = 56) -> MemoryRequest:
@@ -57,13 +57,13 @@ def trained(request: MemoryRequest, *, exact: bool = False) -> Template:
     )  # fmt: skip
 
 
-def compare(config: Mapping[str, object], name: str, **lengths: int) -> float:
-    """Estimate over a direct trace at the same sizes, less 1."""
+def compare(config: Mapping[str, object], name: str, *, shorter: int = 0, **lengths: int) -> float:
+    """Estimate over a direct trace at the same sizes, or at dialogues that are so many tokens shorter, less 1."""
     request = request_of(model_facts(name, config), name, **lengths)
     template = trained(request)
     workload = summarizer_workload(**settings_of(request))  # type: ignore[arg-type]
     encoder_len, decoder_len = request.padded_lengths
-    shape = Shape(batch=request.micro_batch, encoder_len=encoder_len, decoder_len=decoder_len)
+    shape = Shape(batch=request.micro_batch, encoder_len=encoder_len - shorter, decoder_len=decoder_len)
     family = "flash" if request.attention == "sdpa" else "efficient"
     direct = traced_peaks(workload, shape, family=family, generated=replace(shape, decoder_len=2)).train
     assert template.model_parameters == empty_model(config, untied=request.model.untied).num_parameters()
@@ -87,7 +87,10 @@ def test_a_family_that_cannot_be_traced_is_refused_in_words(name: str) -> None:
 @pytest.mark.parametrize("encoder_len", [200, 400, 600, 900])  # the window is 512 tokens
 @pytest.mark.parametrize("name", ["Gemma-3", "EXAONE-4"])
 def test_a_sliding_window_is_traced_at_two_lengths_on_each_side(name: str, encoder_len: int) -> None:
-    assert 0 <= compare(FAMILIES[name], name, encoder_len=encoder_len) < MOST_OVER
+    """Lengths of whole steps need no padded copies of the masks, of which the estimate has room as of other lengths."""
+    whole = compare(FAMILIES[name], name, encoder_len=encoder_len)
+    assert whole >= 0
+    assert min(whole, compare(FAMILIES[name], name, encoder_len=encoder_len, shorter=1)) < 0.01
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_SDPA))
