@@ -46,7 +46,7 @@ class _Card:
     paces: dict[int, deque[Pace]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=KEPT)))
     totals: dict[int, float] = field(default_factory=dict)  # of the numbers with enough rates
     best: int = 0  # number of trials with which a card gets most done; 0 before anything is known
-    limit: int = 0  # the best, or another number that is tried
+    limit: int = 0  # the best, or another number that is tried; 0 while nothing speaks for one
     unread: int = 0  # rates since totals were found, which is done less often once many are known
 
 
@@ -55,8 +55,9 @@ class CoTenants:
 
     Of numbers with equal totals the smallest is the best. While no smaller number is known, one trial fewer is tried;
     one more than the best is let in as long as that was not seen to lower the total. Another number is tried only while
-    so many trials wait that it could pay: a process cannot be reused for a trial with another share. Before anything is
-    known, as many are let in as fill a card by the part that each is expected to keep busy, or all where nobody knows.
+    so many trials wait that it could pay: a process cannot be reused for a trial with another share. Until a number is
+    tried or more are seen to be too many, as many are let in as fill a card by the part that each is expected to keep
+    busy, or all where nobody knows.
 
     Args:
         most: Trials on one card at most.
@@ -93,8 +94,10 @@ class CoTenants:
         if fewest < card.best or card.totals.get(card.best, 0.0) < (1 - 2 * NOISE) * most:
             card.best = fewest
         tried = self._tried(card)
-        is_tried = card.limit == tried or self.waiting >= _WORTH_A_TRIAL * tried
-        card.limit = min(self._most, tried if is_tried else card.best)
+        if self.waiting >= _WORTH_A_TRIAL * tried:
+            card.limit = min(self._most, tried)
+        elif card.limit != tried and (card.limit or card.best < max(card.totals)):
+            card.limit = card.best
 
     def limit(self, model: str) -> int:
         """Returns how many trials a card of a GPU model takes next time; at least 1."""
@@ -137,7 +140,7 @@ class CoTenants:
 
     def _limit_for(self, one: Alternative) -> int:
         """Returns how many trials like this a card takes; where its duration is known too, the broker compares more."""
-        if self._cards[one.model].best or not one.busy or one.expected_s is not None:
+        if self._cards[one.model].limit or not one.busy or one.expected_s is not None:
             return self.limit(one.model)
         return min(self._most, math.ceil(1 / one.busy))
 

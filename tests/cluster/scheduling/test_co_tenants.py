@@ -180,7 +180,19 @@ def test_another_number_is_tried_only_while_many_wait_and_then_until_it_is_known
         for _ in range(KEPT):
             found.observe(Pace(model="A40", kind="t5", tenants=tenants, rate=10.0 / tenants))
         limits.append(found.limit("A40"))
-    assert limits == [2, 3, 3, 2]
+    assert limits == [8, 3, 3, 2]
+
+
+@pytest.mark.parametrize(("busy", "units"), [(None, 1250), (0.5, 5000)])
+def test_where_too_few_wait_shares_stay_as_they_are_while_nothing_speaks_against_them(
+    busy: float | None, units: int
+) -> None:
+    """Another share would cost each trial a new process."""
+    found, request = CoTenants(8), request_of(1250, busy)
+    found.waiting = 3.0
+    for _ in range(KEPT):
+        found.observe(Pace(model="A40", kind="t5", tenants=2, rate=5.0))
+    assert found.limited(request).alternatives[0].share == Share(units=units)
 
 
 def test_a_card_that_idles_lets_in_more_than_predicted() -> None:
